@@ -1,0 +1,34 @@
+"""Engines by name: the only place where `engine: NAME` becomes a running model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.engines.base import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """How to build an engine inside an actor. `options` are the constructor's keyword arguments."""
+
+    kind: str
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _transformers(spec: EngineSpec) -> Engine:
+    from actors.engines.transformers import TransformersEngine
+
+    return TransformersEngine(spec.model, **spec.options)
+
+
+ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {"transformers": _transformers}
+
+
+def build_engine(spec: EngineSpec) -> Engine:
+    """The engine of a spec; heavy imports happen here, inside the actor."""
+    return ENGINES[spec.kind](spec)

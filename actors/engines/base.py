@@ -1,0 +1,141 @@
+"""The engine protocol: the one way to run a model. An engine is a plain object inside an actor; it owns one copy of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+class EngineError(RuntimeError):
+    """An engine cannot serve: it must be killed and restarted at the champion."""
+
+
+class SwapError(EngineError):
+    """A weight swap failed; what the engine holds is undefined."""
+
+
+class WeightMismatchError(ValueError):
+    """An update does not fit the served model. Raised before anything is touched: the engine still serves its old weights."""
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # the model's end token or a stop string
+    LENGTH = "length"  # max_new_tokens reached
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt about one image."""
+
+    image: Image.Image
+    prompt: str
+    """The user's text; the engine applies the model's chat template."""
+    answer_prefix: str = ""
+    """What the assistant has already said; the completion continues it."""
+    image_key: str = ""
+    """Equal keys mean equal pixels: what an engine may cache image features by. Empty: do not cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to decode. `temperature` 0 is greedy."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    """Decoding of a row ends once its text holds one of these; the stop string is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model wrote. Log-probabilities are natural, at temperature 1, of the tokens in `token_ids`."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """Generated tokens, the end token excluded."""
+    logprob: float
+    """Summed over `token_ids` and, when the model ended by itself, its end token."""
+    num_logprob_tokens: int
+    finish_reason: FinishReason
+    weight_version: str
+
+    @property
+    def mean_logprob(self) -> float:
+        return self.logprob / max(1, self.num_logprob_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log-probability of a given continuation."""
+
+    logprob: float
+    num_tokens: int
+    weight_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name-independent facts of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """torch's name: `float32`, `bfloat16`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """New weights for an engine: exactly one of `checkpoint` and `tensors` is given."""
+
+    version: str
+    digest: str
+    """SHA-256 over names, shapes, dtypes and bytes, as `actors.engines.weights.digest_of` computes it."""
+    manifest: Mapping[str, TensorSpec]
+    checkpoint: Path | None = None
+    """A Hugging Face folder with safetensors, readable where the engine runs."""
+    tensors: Mapping[str, torch.Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """What an engine says of the weights that it serves after a swap: computed from the served tensors, not from the update."""
+
+    version: str
+    digest: str
+    num_bytes: int
+    seconds: float
+
+
+class Engine(Protocol):
+    """Runs one model. Not safe for concurrent calls: its actor serialises them."""
+
+    @property
+    def weight_version(self) -> str:
+        """Version of the weights that the next completion comes from."""
+        ...
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """One completion per request, in order. The same requests, sampling and weights give the same completions
+        on engines that promise it (`transformers` on the CPU does)."""
+        ...
+
+    def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
+        """Log-probability of each continuation after its request; with `blank_image` the pixels are replaced by mid-grey."""
+        ...
+
+    def swap(self, update: WeightUpdate) -> Attestation:
+        """Serve the update's weights from now on.
+
+        Raises:
+            WeightMismatchError: names, shapes, dtypes or digest do not fit; nothing has changed.
+            SwapError: applying failed half way; the engine must be killed.
+        """
+        ...

@@ -1,0 +1,59 @@
+"""The filter: a CPU actor that judges a shard by the chain of filter policies and writes its part file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import pyarrow as pa
+
+from actors.images import Oracle
+from actors.shards import Shard, ShardResult, timed
+from policies.filters import FilterChain
+from policies.records import Record, from_table, to_table
+
+
+class PartWriter(Protocol):
+    """Where a finished shard goes: durable and verified before this returns."""
+
+    def __call__(self, round_index: int, name: str, records: pa.Table, extra: dict[str, object]) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FilteredShard:
+    """What the driver hears of a finished shard; the records themselves are in its part file."""
+
+    name: str
+    num_records: int
+    num_accepted: int
+    seconds: dict[str, float]
+
+
+class FilterWorker:
+    """A thin shell around a `FilterChain`, made a Ray actor by the driver."""
+
+    def __init__(self, chain: FilterChain, write_part: PartWriter) -> None:
+        self._chain = chain
+        self._write_part = write_part
+
+    def filter(self, shard: Shard, corrected: ShardResult) -> FilteredShard:
+        """Judge the shard and write its part; a second call writes the same bytes."""
+        seconds = dict(corrected.seconds)
+        with timed(seconds, "filter"):
+            result = self._chain.apply(from_table(corrected.records))
+            records = [_audited(record, shard.source) for record in result.records]
+            counts = [list(count) for count in result.counts]
+            accepted = sum(record.accepted for record in records)
+            self._write_part(shard.round, shard.name, to_table(records), {"filters": counts, "seconds": corrected.seconds})
+        return FilteredShard(shard.name, len(records), accepted, seconds)
+
+
+def _audited(record: Record, source: object) -> Record:
+    """Note what is right where the world knows it: after the verdict, so that it decides nothing."""
+    if not isinstance(source, Oracle) or not record.question:
+        return record
+    return replace(
+        record,
+        original_correct=source.is_correct(record.image_id, record.question, record.original_answer),
+        answer_correct=source.is_correct(record.image_id, record.question, record.answer),
+    )

@@ -1,0 +1,71 @@
+"""The generator: VIG. An image and an instruction become a question and an answer, in the model's own words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from actors.engines.base import Completion, Engine, Request, Sampling
+from actors.images import BadImageError
+from actors.shards import ShardImages, Shard
+from policies.instructions import parse_vig
+from policies.records import Reason, Record
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorOptions:
+    """How VIG samples."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 96
+
+
+class Generator:
+    """Runs VIG (VIGC, section 3.1) on an engine it borrows."""
+
+    def __init__(self, engine: Engine, options: GeneratorOptions, images: ShardImages) -> None:
+        self._engine = engine
+        self._options = options
+        self._images = images
+
+    def generate(self, shard: Shard) -> list[Record]:
+        """One record per task, in the order of the tasks. A bad image makes a rejected record and stops nothing."""
+        records = [self._blank_record(shard, index) for index in range(len(shard.tasks))]
+        requests: dict[int, Request] = {}
+        for index, task in enumerate(shard.tasks):
+            try:
+                requests[index] = Request(self._images.open(task.image_id), task.instruction, image_key=task.image_id)
+            except BadImageError:
+                records[index] = records[index].rejected(Reason.UNREADABLE_IMAGE)
+        options = self._options
+        sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, seed=shard.seed)
+        completions = self._engine.complete(list(requests.values()), sampling)
+        for index, completion in zip(requests, completions, strict=True):
+            records[index] = _filled(records[index], completion)
+        return records
+
+    def _blank_record(self, shard: Shard, index: int) -> Record:
+        task = shard.tasks[index]
+        return Record(
+            record_id=f"r{shard.round}-s{shard.index:05d}-{index:04d}",
+            round=shard.round,
+            shard=shard.index,
+            image_id=task.image_id,
+            question_type=task.question_type,
+            instruction=task.instruction,
+            seed=shard.seed,
+            generator_weight_version=self._engine.weight_version,
+        )
+
+
+def _filled(record: Record, completion: Completion) -> Record:
+    pair = parse_vig(completion.text)
+    return replace(
+        record,
+        generated_text=completion.text,
+        question=pair.question if pair else "",
+        original_answer=pair.answer if pair else "",
+        generated_logprob=completion.logprob,
+        generated_num_tokens=completion.num_logprob_tokens,
+        generator_weight_version=completion.weight_version,
+    )

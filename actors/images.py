@@ -1,0 +1,59 @@
+"""Where images come from: the protocol that generators, correctors and trainers read pictures through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from policies.records import HeldOutQuestion, TrainingSample
+
+
+class BadImageError(ValueError):
+    """An image cannot be read safely. It is set aside with this reason; it stops nothing."""
+
+
+class ImageSource(Protocol):
+    """A set of images addressed by id. Instances are pickled to actors: keep them small, open files in `open`."""
+
+    def image_ids(self) -> list[str]:
+        """All ids of the set, in a fixed order."""
+        ...
+
+    def open(self, image_id: str) -> Image.Image:
+        """The image as RGB.
+
+        Raises:
+            BadImageError: the image is missing, corrupt, oversized or of a format that is not read.
+        """
+        ...
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """A source that knows the truth about its images. Used to measure, never to decide."""
+
+    def is_correct(self, image_id: str, question: str, answer: str) -> bool: ...
+
+
+class LabelledSource(ImageSource, Protocol):
+    """A set of images with questions and right answers: the seed data, and the held-out sets."""
+
+    def training_samples(self, num_samples: int, seed: int) -> list[TrainingSample]:
+        """A mix of VIG samples (instruction -> question and answer) and VIC samples (question -> answer)."""
+        ...
+
+    def questions(self, num_questions: int, seed: int) -> list[HeldOutQuestion]:
+        """Held-out questions with their right answers."""
+        ...
+
+
+def perturbed(image: Image.Image, noise: float, seed: int) -> Image.Image:
+    """Another view of an image: its pixels plus normal noise of standard deviation `noise` (0..1 of the pixel range)."""
+    import numpy as np
+    from PIL import Image as PilImage
+
+    pixels = np.asarray(image, dtype=np.float32)
+    grain = np.random.default_rng(seed).normal(0.0, 255 * noise, pixels.shape)
+    return PilImage.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))

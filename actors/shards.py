@@ -1,0 +1,74 @@
+"""Messages of the pipeline: what a shard is, and what comes out of its stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from actors.images import BadImageError, ImageSource
+from policies.instructions import GenerationTask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A fixed list of tasks. Everything that an engine needs is in it, so it can be made again anywhere with the same result."""
+
+    round: int
+    index: int
+    seed: int
+    tasks: tuple[GenerationTask, ...]
+    """All tasks of an image are in the same shard."""
+    source: ImageSource
+
+    @property
+    def name(self) -> str:
+        return f"records-{self.index:05d}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """Records of a shard after a stage, and the seconds each stage has worked on it."""
+
+    records: pa.Table
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class ShardImages:
+    """The images of one source, opened once: generation, correction and its views read the same few."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+        self._images: dict[str, Image.Image | BadImageError] = {}
+
+    def open(self, image_id: str) -> Image.Image:
+        """The image, RGB.
+
+        Raises:
+            BadImageError: as the source says; remembered, so that a bad file is read once.
+        """
+        if image_id not in self._images:
+            try:
+                self._images[image_id] = self._source.open(image_id)
+            except BadImageError as error:
+                self._images[image_id] = error
+        found = self._images[image_id]
+        if isinstance(found, BadImageError):
+            raise found
+        return found
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the wall-clock seconds of the block to `seconds[stage]`."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

@@ -1,0 +1,212 @@
+"""Conversations as token ids and labels, and batches of them with their pixels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from actors.images import BadImageError
+from actors.training.pixels import Augmentation, ImageInputs, PixelReader
+from policies.records import TrainingSample
+
+IGNORED = -100
+"""Label of a token without a loss."""
+
+_PAD_MULTIPLE = 8
+_CACHED_TEXTS = 200_000
+_PROBE_SIZES = ((64, 64), (97, 151))
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class BadSampleError(ValueError):
+    """A conversation cannot be trained on. It is passed over and counted; it stops nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """Token ids and labels of one conversation, both [tokens] int32; labels are the id itself or `IGNORED`."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch."""
+
+    inputs: Mapping[str, torch.Tensor]
+    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], and what the image processor makes."""
+    labels: torch.Tensor
+    """[rows, tokens]"""
+    num_target_tokens: int
+    """Labels that have a prediction and are not `IGNORED`."""
+    num_skipped: int
+    """Rows without a loss because their image or text is bad."""
+
+
+class ConversationEncoder:
+    """A training sample as token ids, with a loss on the assistant's words and their end token only.
+
+    The processor itself expands the image placeholder. Where the number of image tokens does not depend on the image's size,
+    as `_PROBE_SIZES` tell, the encoding of a text is made once, whatever the image.
+    """
+
+    def __init__(self, processor: Any, max_tokens: int) -> None:
+        """Look at the processor.
+
+        Raises:
+            ValueError: it has no chat template, or `max_tokens` has no room for an image.
+        """
+        template = processor.chat_template
+        template = template.get("default") if isinstance(template, dict) else template
+        if not template:
+            raise ValueError(f"{type(processor).__name__} has no chat template: training needs one to tell the turns apart")
+        self._processor = processor
+        self._max_tokens = max_tokens
+        self._has_generation_tag = _GENERATION_TAG.search(template) is not None
+        self._end_id = processor.tokenizer.eos_token_id
+        self._placeholder = str(getattr(processor, "image_token", "") or "")
+        self._texts: dict[tuple[object, ...], EncodedText] = {}
+        probe = (("?", "!"),)
+        small, large = (self._tokens(probe, size) for size in _PROBE_SIZES)
+        self.has_fixed_image_tokens = bool(np.array_equal(small.ids, large.ids))
+        """Whether every image takes the same tokens."""
+        if len(small.ids) > max_tokens:
+            raise ValueError(f"max_tokens {max_tokens} is too short: an image and the shortest question take {len(small.ids)} tokens")
+
+    def encode(self, turns: Sequence[tuple[str, str]], image_size: tuple[int, int]) -> EncodedText:
+        """Ids and labels of a conversation about an image of `image_size` (width, height) in pixels.
+
+        Raises:
+            BadSampleError: there are no turns, a turn holds the image placeholder, or the image alone fills `max_tokens`.
+        """
+        size = _PROBE_SIZES[0] if self.has_fixed_image_tokens else image_size
+        key = (tuple(turns), size)
+        known = self._texts.get(key)
+        if known is None:
+            known = self._encode(key[0], size)
+            if len(self._texts) < _CACHED_TEXTS:
+                self._texts[key] = known
+        return known
+
+    def _encode(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
+        if not turns:
+            raise BadSampleError("a conversation without turns")
+        if self._placeholder and any(self._placeholder in text for turn in turns for text in turn):
+            raise BadSampleError(f"a turn contains the image placeholder {self._placeholder!r}")
+        whole = self._tokens(turns, size)
+        if not (whole.labels[: self._max_tokens] != IGNORED).any():
+            raise BadSampleError(f"no word of an answer is among the first {self._max_tokens} tokens")
+        return EncodedText(whole.ids[: self._max_tokens], whole.labels[: self._max_tokens])
+
+    def _tokens(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
+        messages = _messages(turns, Image.new("RGB", size))
+        if self._has_generation_tag:
+            rendered = self._render(messages, return_assistant_tokens_mask=True)
+            ids = np.asarray(rendered["input_ids"][0], dtype=np.int32)
+            mask = self._with_end_tokens(ids, np.asarray(rendered["assistant_masks"][0], dtype=bool))
+        else:
+            ids = self._ids(messages)
+            mask = self._mask_by_prefixes(messages, ids)
+        return EncodedText(ids, np.where(mask, ids, IGNORED).astype(np.int32))
+
+    def _with_end_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Many templates close the `generation` block before the end token; the model must learn to write that as well."""
+        follows = np.zeros_like(mask)
+        follows[1:] = mask[:-1]
+        return mask | (follows & (ids == self._end_id))
+
+    def _mask_by_prefixes(self, messages: list[dict[str, Any]], ids: np.ndarray) -> np.ndarray:
+        """Without a `generation` tag: the assistant's tokens are what the conversation gains when its message is added."""
+        mask = np.zeros(len(ids), dtype=bool)
+        for index in range(1, len(messages), 2):
+            start = _common_prefix(ids, self._ids(messages[:index], add_generation_prompt=True))
+            end = _common_prefix(ids, self._ids(messages[: index + 1]))
+            ends = np.flatnonzero(ids[start:end] == self._end_id)
+            mask[start : start + int(ends[-1]) + 1 if len(ends) else end] = True
+        return mask
+
+    def _ids(self, messages: list[dict[str, Any]], **options: Any) -> np.ndarray:
+        return np.asarray(self._render(messages, **options)["input_ids"][0], dtype=np.int32)
+
+    def _render(self, messages: list[dict[str, Any]], **options: Any) -> Mapping[str, Any]:
+        return self._processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+
+
+class BatchBuilder:
+    """Samples of one rank as batches."""
+
+    def __init__(self, encoder: ConversationEncoder, reader: PixelReader, augmentation: Augmentation, pad_id: int) -> None:
+        self._encoder = encoder
+        self._reader = reader
+        self._augmentation = augmentation
+        self._pad_id = pad_id
+
+    def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
+        """A batch of `(position in the global batch, sample)`. A bad sample's row has no loss.
+
+        Raises:
+            ValueError: the images' tensors do not fit together, or augmentation does not fit them.
+        """
+        rows = [(position, *self._row(sample)) for position, sample in samples]
+        inputs, labels = collate([text for _, text, _, _ in rows], self._pad_id)
+        inputs.update(_joined([self._augmented(image, step, position) for position, _, image, _ in rows]))
+        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()), sum(skipped for *_, skipped in rows))
+
+    def _row(self, sample: TrainingSample) -> tuple[EncodedText, ImageInputs, bool]:
+        """Text, image, and whether they only stand in for a bad sample."""
+        try:
+            image = self._reader.read(sample.image_id)
+            return self._encoder.encode(sample.turns, image.size), image, False
+        except (BadImageError, BadSampleError):
+            blank = self._reader.blank()
+            text = self._encoder.encode((("?", "!"),), blank.size)
+            return EncodedText(text.ids, np.full_like(text.labels, IGNORED)), blank, True
+
+    def _augmented(self, image: ImageInputs, step: int, position: int) -> Mapping[str, torch.Tensor]:
+        if not self._augmentation.is_on:
+            return image.tensors
+        return {**image.tensors, "pixel_values": self._augmentation.apply(image.tensors["pixel_values"], step, position)}
+
+
+def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """`input_ids` and `attention_mask`, and the labels, each [rows, tokens] padded on the right to a multiple of 8."""
+    longest = max(len(text.ids) for text in texts)
+    shape = (len(texts), -(-longest // _PAD_MULTIPLE) * _PAD_MULTIPLE)
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    labels = np.full(shape, IGNORED, dtype=np.int64)
+    for row, text in enumerate(texts):
+        ids[row, : len(text.ids)] = text.ids
+        mask[row, : len(text.ids)] = 1
+        labels[row, : len(text.ids)] = text.labels
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}, torch.from_numpy(labels)
+
+
+def _joined(images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    try:
+        return {name: torch.cat([image[name] for image in images]) for name in images[0]}
+    except (RuntimeError, KeyError) as error:
+        shapes = sorted({(name, tuple(value.shape)) for image in images for name, value in image.items()})
+        raise ValueError(f"images of one batch do not fit together, {shapes}: use an image processor of one size") from error
+
+
+def _messages(turns: Sequence[tuple[str, str]], image: Image.Image) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    for user, assistant in turns:
+        messages.append({"role": "user", "content": [{"type": "text", "text": user}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
+    messages[0]["content"].insert(0, {"type": "image", "image": image})
+    return messages
+
+
+def _common_prefix(first: np.ndarray, second: np.ndarray) -> int:
+    length = min(len(first), len(second))
+    differing = np.flatnonzero(first[:length] != second[:length])
+    return int(differing[0]) if len(differing) else length

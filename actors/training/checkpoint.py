@@ -1,0 +1,128 @@
+"""Checkpoints in and out: Hugging Face folders of an image-text-to-text model and its processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.engines.weights import digest_of, read_checkpoint
+from actors.training.job import TrainingJob, TrainingResult
+
+RESULT_FILE = "training_result.json"
+"""Written into the checkpoint's folder: the result and the fingerprint of the job it came from."""
+
+_PROJECTOR_MARKS = ("projector", "projection", "connector", "merger", "qformer", "query_tokens", "aligner")
+_VISION_MARKS = ("vision", "visual", "image_encoder")
+
+
+def load_model(folder: Path) -> Any:
+    """The model in float32, on the CPU, in training mode.
+
+    Raises:
+        ValueError: the folder holds no image-text-to-text checkpoint.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} is not an image-text-to-text checkpoint with safetensors weights: {error}") from error
+    return model.train()
+
+
+def load_processor(folder: Path) -> Any:
+    """The model's processor.
+
+    Raises:
+        ValueError: the folder holds no processor of images and text.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} has no processor: {error}") from error
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise ValueError(f"the processor of {folder}, {type(processor).__name__}, does not take both images and text")
+    return processor
+
+
+def group_of(parameter_name: str) -> str:
+    """The group of `actors.training.job.PARAMETER_GROUPS` that a parameter belongs to, told by its name."""
+    name = parameter_name.lower()
+    in_language_model = "language_model." in name
+    if not in_language_model and any(mark in name for mark in _PROJECTOR_MARKS):
+        return "projector"
+    if not in_language_model and any(mark in name for mark in _VISION_MARKS):
+        return "vision_tower"
+    return "language_model"
+
+
+def write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult) -> TrainingResult:
+    """Write weights, processor and result into `job.output`, which appears by one rename when all is on disk.
+
+    Returns:
+        the result with the digest of what was written.
+
+    Raises:
+        ValueError: `job.output` holds something already.
+    """
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{job.output.name}.", dir=job.output.parent))
+    try:
+        model.save_pretrained(folder, state_dict=state)
+        load_processor(job.base_checkpoint).save_pretrained(folder)
+        digested = replace(result, digest=digest_of(read_checkpoint(folder)))
+        (folder / RESULT_FILE).write_text(json.dumps({"job": job.fingerprint(), "result": asdict(digested)}, indent=1))
+        folder.chmod(0o755)  # mkdtemp makes it private; an engine may run as another user
+        _flush(folder)
+        try:
+            folder.rename(job.output)
+        except OSError as error:
+            raise ValueError(f"cannot put the checkpoint at {job.output}: {error}; give an output folder that does not exist") from error
+        _flush_entry(job.output.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return digested
+
+
+def finished_result(job: TrainingJob) -> TrainingResult | None:
+    """The result of this very job if `job.output` holds it, its weights verified; `None` if there is nothing yet.
+
+    Raises:
+        ValueError: the folder holds another job's checkpoint, or this job's with damaged weights.
+    """
+    if not job.output.exists() or not any(job.output.iterdir()):
+        return None
+    file = job.output / RESULT_FILE
+    said = json.loads(file.read_text()) if file.exists() else {}
+    if said.get("job") != job.fingerprint():
+        raise ValueError(f"{job.output} holds something that is not this job's checkpoint; give an output folder that does not exist")
+    losses = tuple((int(step), float(loss)) for step, loss in said["result"].pop("losses"))
+    result = TrainingResult(**said["result"], losses=losses)
+    if digest_of(read_checkpoint(job.output)) != result.digest:
+        raise ValueError(f"the weights in {job.output} are not those that training wrote; remove the folder to train again")
+    return result
+
+
+def _flush(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        _flush_entry(file)
+    _flush_entry(folder)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

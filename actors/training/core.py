@@ -1,0 +1,315 @@
+"""The trainer: one job on one rank, with DeepSpeed. A plain class; `actors.trainer` runs it in Ray actors."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from actors.images import ImageSource
+from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder
+from actors.training.checkpoint import finished_result, group_of, load_model, load_processor, write_checkpoint
+from actors.training.distributed import LOOPBACK, join_process_group
+from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingJob, TrainingResult
+from actors.training.order import global_batches, rank_share
+from actors.training.pixels import Augmentation, PixelReader
+
+_LOSS_POINTS = 100
+_BUCKET_ELEMENTS = 200_000_000
+_JOIN_TIMEOUT_S = 120.0
+
+
+def run_local(
+    job: TrainingJob, source: ImageSource, threads: int = 1, on_progress: Callable[[Progress], None] | None = None
+) -> TrainingResult:
+    """Train in this process, as a group of one rank.
+
+    Args:
+        job: what to train.
+        source: where the samples' images come from.
+        threads: torch's intra-op threads.
+        on_progress: called after each step.
+
+    Raises:
+        ValueError: the job does not fit its checkpoint, its images or its output folder.
+        TrainerError: the loss is no longer a number.
+    """
+    torch.set_num_threads(threads)
+    join_process_group(0, 1, LOOPBACK, 0, None, _JOIN_TIMEOUT_S)
+    result = Trainer(job, source, on_progress=on_progress).run()
+    assert result is not None, "rank 0 has the result"
+    return result
+
+
+class Trainer:
+    """One rank's part of a job. The process must have joined its group, and every rank runs the same job."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        source: ImageSource,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Check the split of the batch; nothing is loaded before `run`.
+
+        Raises:
+            ValueError: the global batch cannot be split over the ranks and micro-batches.
+        """
+        self._job = job
+        self._hyper = job.hyper
+        self._source = source
+        self._rank = rank
+        self._world_size = world_size
+        self._on_progress = on_progress
+        self._micro_batch_size = job.hyper.micro_batch_size(world_size)
+
+    def run(self) -> TrainingResult | None:
+        """Train and write the checkpoint; on rank 0 the result, on others `None`. A job that is finished is read, not redone.
+
+        Raises:
+            ValueError: the job does not fit its checkpoint, its images or its output folder.
+            TrainerError: the loss is no longer a number.
+        """
+        finished = finished_result(self._job) if self._rank == 0 else None
+        if _sum_over_ranks(torch.tensor([0.0 if finished is None else 1.0]), self._world_size).item() > 0:
+            return finished
+        started = time.perf_counter()
+        torch.manual_seed(self._job.seed)
+        model = load_model(self._job.base_checkpoint)
+        builder = self._batch_builder(model)
+        engine, optimizer = self._initialize(model)
+        try:
+            log, average = self._train(engine, optimizer, builder)
+            state = _gathered_state(model, average, self._hyper.zero_stage, keep=self._rank == 0)
+        finally:
+            engine.destroy()
+            del engine, optimizer
+            gc.collect()  # the engine and its hooks refer to one another; a rank outlives many of them
+        if self._rank != 0:
+            return None
+        return write_checkpoint(self._job, model, state, log.result(time.perf_counter() - started))
+
+    def _batch_builder(self, model: Any) -> BatchBuilder:
+        processor = load_processor(self._job.base_checkpoint)
+        tokenizer = processor.tokenizer
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        augmentation = Augmentation(self._hyper, processor.image_processor, self._job.seed)
+        encoder = ConversationEncoder(processor, self._hyper.max_tokens)
+        return BatchBuilder(encoder, PixelReader(processor.image_processor, self._source), augmentation, pad_id)
+
+    def _initialize(self, model: Any) -> tuple[Any, torch.optim.Optimizer]:
+        import deepspeed
+
+        optimizer = torch.optim.AdamW(_parameter_groups(model, self._hyper), betas=self._hyper.betas, fused=True)
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, dist_init_required=False, config=_deepspeed_config(model, self._hyper, self._micro_batch_size)
+        )
+        if self._world_size == 1 and self._hyper.zero_stage == 0:
+            engine.enable_backward_allreduce = False  # alone there is nothing to reduce, and the flat copies would cost
+        return engine, optimizer
+
+    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> tuple[_LossLog, _WeightAverage | None]:
+        hyper, samples = self._hyper, self._job.samples
+        lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in samples]
+        order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
+        log = _LossLog(hyper.num_steps, self._world_size)
+        averaged_from = hyper.num_steps - math.ceil(hyper.averaged_share * hyper.num_steps)
+        average = _WeightAverage(engine.module) if averaged_from < hyper.num_steps else None
+        for step, indices in enumerate(order):
+            batches = [
+                builder.build([(position, samples[indices[position]]) for position in positions], step)
+                for positions in self._micro_batches(indices)
+            ]
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * learning_rate_factor(step, hyper)
+            loss, num_tokens = self._step(engine, batches)
+            log.add(loss, num_tokens, sum(batch.num_skipped for batch in batches))
+            if average is not None and step >= averaged_from:
+                average.update(engine.module)
+            if self._on_progress is not None:
+                self._on_progress(log.progress())
+        return log, average
+
+    def _micro_batches(self, indices: list[int]) -> list[range]:
+        share = rank_share(indices, self._rank, self._world_size)
+        return [share[start : start + self._micro_batch_size] for start in range(0, len(share), self._micro_batch_size)]
+
+    def _step(self, engine: Any, batches: list[Batch]) -> tuple[torch.Tensor, int]:
+        """One update.
+
+        Returns:
+            this rank's part of the global batch's mean loss (the parts add up to it), and the global number of target tokens.
+        """
+        counted = torch.tensor([sum(batch.num_target_tokens for batch in batches)], dtype=torch.int64)
+        num_tokens = int(_sum_over_ranks(counted, self._world_size).item())
+        part = torch.zeros((), device=engine.device)
+        for batch in batches:
+            loss = _summed_loss(engine, batch) / max(1, num_tokens)
+            part += loss.detach()
+            # DeepSpeed takes the mean of the ranks' gradients: the factor makes it the sum
+            engine.backward(loss * self._world_size, scale_wrt_gas=False)
+            engine.step()
+        return part, num_tokens
+
+
+def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
+    """Share of the peak learning rate at a step, counted from 0: linear warm-up, then a cosine down to the minimum ratio."""
+    num_warmup = round(hyper.warmup_share * hyper.num_steps)
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    done = (step - num_warmup) / max(1, hyper.num_steps - num_warmup)
+    floor = hyper.min_learning_rate_ratio
+    return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+
+
+class _LossLog:
+    """Losses by window of steps; only at a window's end do ranks talk and does the device wait."""
+
+    def __init__(self, num_steps: int, world_size: int) -> None:
+        self._num_steps = num_steps
+        self._world_size = world_size
+        self._window = max(1, num_steps // _LOSS_POINTS)
+        self._pending: list[torch.Tensor] = []
+        self._points: list[tuple[int, float]] = []
+        self._summed = 0.0
+        self._step = 0
+        self._num_target_tokens = 0
+        self._num_skipped = 0  # of this rank, in the open window
+        self._num_skipped_samples = 0  # of all ranks, before it
+
+    def add(self, loss: torch.Tensor, num_tokens: int, num_skipped: int) -> None:
+        """Note a step: this rank's part of the loss, the global number of tokens, this rank's skipped samples."""
+        self._step += 1
+        self._pending.append(loss)
+        self._num_target_tokens += num_tokens
+        self._num_skipped += num_skipped
+        if self._step % self._window == 0 or self._step == self._num_steps:
+            self._close_window()
+
+    def progress(self) -> Progress:
+        return Progress(self._step, self._num_steps, self._points[-1][1] if self._points else None)
+
+    def result(self, seconds: float) -> TrainingResult:
+        """The result, its digest still open."""
+        return TrainingResult(
+            num_steps=self._num_steps,
+            final_loss=self._points[-1][1],
+            mean_loss=self._summed / self._num_steps,
+            losses=tuple(self._points),
+            num_target_tokens=self._num_target_tokens,
+            num_skipped_samples=self._num_skipped_samples,
+            seconds=seconds,
+            digest="",
+        )
+
+    def _close_window(self) -> None:
+        told = torch.tensor([torch.stack(self._pending).sum().item(), self._num_skipped], dtype=torch.float64)
+        summed, num_skipped = _sum_over_ranks(told, self._world_size).tolist()
+        if not math.isfinite(summed):
+            raise TrainerError(f"the loss is {summed} at step {self._step} of {self._num_steps}; lower the learning rate")
+        self._points.append((self._step, summed / len(self._pending)))
+        self._summed += summed
+        self._num_skipped_samples += int(num_skipped)
+        self._num_skipped = 0
+        self._pending.clear()
+
+
+class _WeightAverage:
+    """The running mean of the trained weights in float32."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._count = 0
+        self._mean = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        self._count += 1
+        for name, parameter in model.named_parameters():
+            if name in self._mean:
+                self._mean[name].lerp_(parameter.float(), 1.0 / self._count)
+
+    def replace(self, state: dict[str, torch.Tensor]) -> None:
+        """Write the means over a state's weights."""
+        for name, mean in self._mean.items():
+            state[name].copy_(mean)
+
+
+def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:
+    """Cross-entropy in float32, summed over the batch's target tokens; logits are only kept where there is a target."""
+    dtype = next(engine.module.parameters()).dtype
+    inputs = {
+        name: tensor.to(engine.device, dtype) if tensor.is_floating_point() else tensor.to(engine.device)
+        for name, tensor in batch.inputs.items()
+    }
+    logits = engine(**inputs, use_cache=False).logits[:, :-1]
+    targets = batch.labels[:, 1:].to(engine.device)
+    wanted = targets != IGNORED
+    return torch.nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
+
+
+def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]]:
+    """Freeze what is frozen; the rest by learning rate and weight decay. `peak_lr` is what the schedule scales."""
+    found: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        group = group_of(name)
+        parameter.requires_grad_(group not in hyper.frozen)
+        if parameter.requires_grad:
+            found.setdefault((group, parameter.ndim > 1), []).append(parameter)
+    missing = sorted(set(hyper.learning_rate_groups) - {group for group, _ in found})
+    if missing or not found:
+        raise ValueError(f"the model has no trainable parameters of {missing or 'any group'}")
+    rates = {group: hyper.learning_rate_groups.get(group, hyper.learning_rate) for group, _ in found}
+    return [
+        {"params": parameters, "lr": rates[group], "peak_lr": rates[group], "weight_decay": hyper.weight_decay if is_matrix else 0.0}
+        for (group, is_matrix), parameters in found.items()
+    ]
+
+
+def _deepspeed_config(model: Any, hyper: Hyperparameters, micro_batch_size: int) -> dict[str, Any]:
+    bucket = min(_BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": hyper.gradient_accumulation,
+        "gradient_clipping": hyper.max_grad_norm,
+        "bf16": {"enabled": hyper.precision == "bf16"},
+        "zero_optimization": {
+            "stage": hyper.zero_stage,
+            "reduce_bucket_size": bucket,  # buffers of this size are allocated whole: DeepSpeed's own default is 2 GB
+            "allgather_bucket_size": bucket,
+        },
+        "steps_per_print": None,
+    }
+
+
+def _gathered_state(model: Any, average: _WeightAverage | None, zero_stage: int, *, keep: bool) -> dict[str, torch.Tensor]:
+    """The whole state dict on the CPU where `keep`; every rank must call this, since stage 3 gathers parameter by parameter."""
+    from deepspeed.runtime.zero import GatheredParameters
+
+    state: dict[str, torch.Tensor] = {}
+    copies: dict[int, torch.Tensor] = {}  # a tied weight has several names, and must stay one tensor to be written once
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        with GatheredParameters([tensor], enabled=zero_stage == 3 and isinstance(tensor, torch.nn.Parameter)):
+            if keep:
+                if id(tensor) not in copies:
+                    copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
+                state[name] = copies[id(tensor)]
+    if average is not None and keep:
+        average.replace(state)
+    return state
+
+
+def _sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
+    """The sum of every rank's tensor, on the CPU."""
+    if world_size == 1:
+        return tensor
+    summed = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+    dist.all_reduce(summed)
+    return summed.cpu()

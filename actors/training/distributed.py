@@ -1,0 +1,127 @@
+"""The ranks' process group: torch.distributed and DeepSpeed on top of a store that listens only where it must."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from actors.training.job import TrainerError
+
+LOOPBACK = "127.0.0.1"
+COLLECTIVE_TIMEOUT_S = 600.0
+"""Longest that one rank waits for the others inside a step or an export."""
+
+_BUILD_TIMEOUT_S = 600.0
+_BUILD_POLL_S = 0.2
+
+
+def reserve_port(host: str) -> socket.socket:
+    """A listening socket on a free port of `host`: held until the store takes it over, so that nobody else gets the port."""
+    return socket.create_server((host, 0))
+
+
+def join_process_group(rank: int, world_size: int, host: str, port: int, listener: socket.socket | None, timeout_s: float) -> None:
+    """Make this process a rank; the process may be in one group only, and stays in it over any number of jobs.
+
+    Args:
+        rank: of this process.
+        world_size: number of ranks.
+        host: where rank 0 listens; with `LOOPBACK` all traffic of the group stays on this machine.
+        port: of `listener`.
+        listener: what `reserve_port` gave rank 0, which owns it no longer; `None` on other ranks, and in a group of one.
+        timeout_s: longest wait for the other ranks, here.
+
+    Raises:
+        TrainerError: this process is in another group already.
+    """
+    prepare_deepspeed()
+    import deepspeed
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        if (dist.get_rank(), dist.get_world_size()) != (rank, world_size):
+            raise TrainerError(f"this process is rank {dist.get_rank()} of {dist.get_world_size()} and cannot become {rank} of {world_size}")
+        return
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without
+    if host == LOOPBACK:
+        _stay_on_loopback()
+    if world_size == 1:
+        store: dist.Store = dist.HashStore()
+    else:
+        listen_fd = listener.detach() if listener is not None else None
+        store = dist.TCPStore(
+            host, port, world_size, is_master=rank == 0, timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False, master_listen_fd=listen_fd,
+        )  # fmt: skip
+    backend = "nccl" if os.environ["DS_ACCELERATOR"] == "cuda" else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    dist.barrier()
+
+
+def prepare_deepspeed() -> None:
+    """Import DeepSpeed for the accelerator that is here, quietly, with its CPU communication op built.
+
+    Raises:
+        TrainerError: another process has been building the op for too long.
+    """
+    import torch
+
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    if shutil.which("ninja") is None:  # it is installed beside this interpreter, whose environment may not be activated
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is not None and deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
+        with _only_builder(builder.NAME):
+            builder.load()
+
+
+@contextmanager
+def _only_builder(name: str) -> Iterator[None]:
+    """Let one process at a time build an extension.
+
+    torch guards a build with a file that outlives a killed process, and then waits for it without end. Under a lock that the
+    kernel drops with its holder, such a file can only be a dead process's, and is removed.
+    """
+    from torch.utils.cpp_extension import _get_build_directory
+
+    folder = Path(_get_build_directory(name, False))
+    with (folder.parent / f"{name}.vigc-lock").open("w") as lock:
+        deadline = time.monotonic() + _BUILD_TIMEOUT_S
+        while not _locked(lock.fileno()):
+            if time.monotonic() > deadline:
+                raise TrainerError(f"another process has been building {name} for more than {_BUILD_TIMEOUT_S:.0f} s: {lock.name}")
+            time.sleep(_BUILD_POLL_S)
+        (folder / "lock").unlink(missing_ok=True)
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _stay_on_loopback() -> None:
+    """Bind gloo and NCCL to the loopback interface; by default they listen on the machine's address."""
+    interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    if interface is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface

@@ -1,0 +1,159 @@
+"""What a training job is, and what comes back from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from policies.records import TrainingSample
+
+PARAMETER_GROUPS = ("vision_tower", "projector", "language_model")
+
+
+class TrainerError(RuntimeError):
+    """Training did not finish: a rank died, a wait ran out, or the loss is no longer a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """How to train. A step is one optimizer update on one global batch.
+
+    Raises:
+        ValueError: a value is out of range, or two values exclude each other.
+    """
+
+    batch_size: int
+    """Conversations per step over all ranks and micro-batches; a multiple of ranks x `gradient_accumulation`."""
+    num_steps: int
+    learning_rate: float
+    """Peak of the schedule: linear warm-up, then a cosine down to `min_learning_rate_ratio` of it."""
+    learning_rate_groups: Mapping[str, float] = field(default_factory=dict)
+    """Another peak for a group of `PARAMETER_GROUPS`."""
+    frozen: tuple[str, ...] = ()
+    """Groups of `PARAMETER_GROUPS` that stay as they are, bit for bit when the precision is the checkpoint's."""
+    weight_decay: float = 0.01
+    """On matrices only: norms, biases and other vectors are exempt."""
+    warmup_share: float = 0.03
+    min_learning_rate_ratio: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.98)
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 = off."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    gradient_accumulation: int = 1
+    """Micro-batches per rank and step."""
+    pixel_noise: float = 0.0
+    """Gaussian noise on the pixels, its standard deviation drawn per image from 0 to this, where white is 1."""
+    brightness: float = 0.0
+    """Largest relative change of an image's brightness."""
+    color_jitter: float = 0.0
+    """Largest relative change of each color channel by itself."""
+    max_tokens: int = 512
+    """Conversations are cut after so many tokens, the image's included."""
+    length_grouping: bool = True
+    """Batch conversations of like length together; which ones meet in a batch then is less random, and padding is rarer."""
+    averaged_share: float = 0.0
+    """The checkpoint holds the mean of the weights after each of the last steps, this share of all; 0 = the last weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_steps", "gradient_accumulation", "max_tokens"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("weight_decay", "max_grad_norm", "pixel_noise", "brightness", "color_jitter"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
+        for name in ("warmup_share", "min_learning_rate_ratio", "averaged_share"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        for name, rate in {"learning_rate": self.learning_rate, **self.learning_rate_groups}.items():
+            _require(rate > 0, f"the learning rate of {name} must be positive, not {rate}; to freeze a group name it in `frozen`")
+        unknown = sorted({*self.frozen, *self.learning_rate_groups} - set(PARAMETER_GROUPS))
+        _require(not unknown, f"unknown parameter groups {unknown}; expected some of {PARAMETER_GROUPS}")
+        both = sorted(set(self.frozen) & set(self.learning_rate_groups))
+        _require(not both, f"{both} are frozen and have a learning rate; give one of the two")
+        _require(set(self.frozen) != set(PARAMETER_GROUPS), "all parameter groups are frozen: there is nothing to train")
+        _require(self.precision in ("fp32", "bf16"), f"precision must be fp32 or bf16, not {self.precision!r}")
+        _require(self.zero_stage in (0, 1, 2, 3), f"zero_stage must be 0, 1, 2 or 3, not {self.zero_stage}")
+        _require(
+            self.precision == "fp32" or self.zero_stage > 0,
+            "bf16 needs zero_stage 1, 2 or 3: the float32 master weights live in the ZeRO optimizer",
+        )
+        _require(
+            not (self.averaged_share and self.zero_stage == 3),
+            "averaged_share needs zero_stage 0, 1 or 2: at stage 3 no rank holds the weights to average",
+        )
+
+    def micro_batch_size(self, world_size: int) -> int:
+        """Conversations per forward pass of one rank.
+
+        Raises:
+            ValueError: the global batch cannot be split evenly.
+        """
+        parts = world_size * self.gradient_accumulation
+        _require(
+            self.batch_size % parts == 0,
+            f"batch_size {self.batch_size} cannot be split over {world_size} ranks x {self.gradient_accumulation} micro-batches",
+        )
+        return self.batch_size // parts
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """One training run, from a checkpoint to a checkpoint."""
+
+    base_checkpoint: Path
+    """Hugging Face folder of an image-text-to-text model with its processor."""
+    output: Path
+    """Folder to write the trained checkpoint and the processor to; it appears whole or not at all."""
+    samples: Sequence[TrainingSample]
+    """Shuffled by `seed` anew for each pass, and cycled until `num_steps` are done."""
+    seed: int
+    hyper: Hyperparameters
+
+    def __post_init__(self) -> None:
+        _require(len(self.samples) > 0, "a training job needs at least one sample")
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the result; `output` does not."""
+        said = {
+            "base_checkpoint": str(self.base_checkpoint),
+            "samples": [[sample.image_id, sample.turns] for sample in self.samples],
+            "seed": self.seed,
+            "hyper": asdict(self.hyper),
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a finished job reports. Losses are means of cross-entropy per target token, natural logarithm."""
+
+    num_steps: int
+    final_loss: float
+    """Mean of the last window of steps."""
+    mean_loss: float
+    losses: tuple[tuple[int, float], ...]
+    """`(steps done, mean loss of the steps since the point before)`, about 100 points."""
+    num_target_tokens: int
+    """Tokens with a loss, over all steps and ranks."""
+    num_skipped_samples: int
+    """Times a sample was passed over because its image or its text is bad."""
+    seconds: float
+    digest: str
+    """`actors.engines.weights.digest_of` the checkpoint in `output`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is."""
+
+    step: int
+    num_steps: int
+    loss: float | None
+    """Mean loss of the last finished window of steps; `None` before there is one."""
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)

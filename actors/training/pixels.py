@@ -1,0 +1,103 @@
+"""Pixels of training images: read once, kept within a bound, augmented by a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from actors.images import ImageSource
+from actors.training.job import Hyperparameters
+
+CACHE_BYTES = 1 << 30
+"""Room for 38,000 images of 48 x 48 x 3 float32."""
+
+_BLANK_SIZE = (64, 64)
+_MID_GREY = (128, 128, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInputs:
+    """One image as the model takes it."""
+
+    tensors: Mapping[str, torch.Tensor]
+    """Every tensor that the image processor makes; the first dimension is 1, or the image's patches."""
+    size: tuple[int, int]
+    """Width and height of the original in pixels."""
+
+
+class PixelReader:
+    """Turns image ids into model inputs, and keeps as many of them as fit into `CACHE_BYTES`.
+
+    What fits is kept for good: training passes over all images in turn, where evicting the oldest would keep none.
+    """
+
+    def __init__(self, image_processor: Any, source: ImageSource) -> None:
+        self._image_processor = image_processor
+        self._source = source
+        self._kept: dict[str, ImageInputs] = {}
+        self._free_bytes = CACHE_BYTES
+
+    def read(self, image_id: str) -> ImageInputs:
+        """The image's tensors.
+
+        Raises:
+            BadImageError: the source cannot read the image.
+        """
+        kept = self._kept.get(image_id)
+        if kept is not None:
+            return kept
+        made = self._process(self._source.open(image_id))
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in made.tensors.values())
+        if num_bytes <= self._free_bytes:
+            self._kept[image_id] = made
+            self._free_bytes -= num_bytes
+        return made
+
+    def blank(self) -> ImageInputs:
+        """What stands in for an image that cannot be read."""
+        return self._process(Image.new("RGB", _BLANK_SIZE, _MID_GREY))
+
+    def _process(self, image: Image.Image) -> ImageInputs:
+        processed = self._image_processor([image], return_tensors="pt")
+        return ImageInputs({name: value for name, value in processed.items() if isinstance(value, torch.Tensor)}, image.size)
+
+
+class Augmentation:
+    """Brightness, color gain and noise on normalised pixels, drawn from (seed, step, position in the global batch)."""
+
+    def __init__(self, hyper: Hyperparameters, image_processor: Any, seed: int) -> None:
+        self._noise, self._brightness, self._color_jitter = hyper.pixel_noise, hyper.brightness, hyper.color_jitter
+        self._seed = seed
+        normalises = bool(getattr(image_processor, "do_normalize", False))
+        mean, std = (image_processor.image_mean, image_processor.image_std) if normalises else ((0.0,) * 3, (1.0,) * 3)
+        self._mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
+
+    @property
+    def is_on(self) -> bool:
+        return max(self._noise, self._brightness, self._color_jitter) > 0
+
+    def apply(self, pixels: torch.Tensor, step: int, position: int) -> torch.Tensor:
+        """A changed copy of one image's pixels, [..., 3, height, width], its values still those of a picture between black and white.
+
+        Raises:
+            ValueError: the pixels are laid out in another way.
+        """
+        if pixels.ndim < 3 or pixels.shape[-3] != 3:
+            raise ValueError(
+                f"pixel augmentation needs pixel values [..., 3, height, width]; this image processor makes {tuple(pixels.shape)}; "
+                "set pixel_noise, brightness and color_jitter to 0"
+            )
+        rng = np.random.default_rng([self._seed, 2, step, position])
+        brightness, *channels, noise = rng.uniform(-1.0, 1.0, 5)
+        gains = [(1.0 + self._brightness * brightness) * (1.0 + self._color_jitter * channel) for channel in channels]
+        picture = (pixels * self._std + self._mean) * torch.tensor(gains, dtype=torch.float32).view(3, 1, 1)
+        if self._noise:
+            drawn = torch.from_numpy(rng.standard_normal(tuple(pixels.shape), dtype=np.float32))
+            picture += drawn * (self._noise * abs(noise))
+        return (picture.clamp_(0.0, 1.0) - self._mean) / self._std

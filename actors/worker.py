@@ -1,0 +1,75 @@
+"""The engine worker: the actor that owns a device. Generator, corrector and evaluator borrow its one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors.corrector import Corrector
+from actors.engines import EngineSpec, build_engine
+from actors.engines.base import Attestation, Engine, EngineError, WeightUpdate
+from actors.evaluator import Evaluator
+from actors.generator import Generator, GeneratorOptions
+from actors.images import ImageSource
+from actors.shards import ShardImages, Shard, ShardResult, timed
+from policies.correction import CorrectionPolicy
+from policies.records import HeldOutQuestion, Prediction, from_table, to_table
+
+
+class EngineWorker:
+    """A thin shell, made a Ray actor by `cluster.fleet`. Every method may be called again with the same result."""
+
+    def __init__(self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy) -> None:
+        self._spec = spec
+        self._generator_options = generator
+        self._correction = correction
+        self._engine: Engine | None = None
+        self._images: tuple[tuple[int, int], ShardImages] | None = None
+
+    def ping(self) -> str:
+        """The served weight version; empty before the first swap."""
+        return "" if self._engine is None else self._engine.weight_version
+
+    def start(self) -> None:
+        """Load the engine, once."""
+        if self._engine is None:
+            self._engine = build_engine(self._spec)
+
+    def swap(self, update: WeightUpdate) -> Attestation:
+        """Serve other weights; see `Engine.swap`."""
+        return self._running().swap(update)
+
+    def generate(self, shard: Shard) -> ShardResult:
+        """VIG over a shard."""
+        seconds: dict[str, float] = {}
+        with timed(seconds, "generate"):
+            records = Generator(self._serving(), self._generator_options, self._images_of(shard)).generate(shard)
+        return ShardResult(to_table(records), seconds)
+
+    def correct(self, shard: Shard, generated: ShardResult) -> ShardResult:
+        """VIC over what `generate` returned for the same shard."""
+        seconds = dict(generated.seconds)
+        with timed(seconds, "correct"):
+            records = Corrector(self._serving(), self._correction, self._images_of(shard)).correct(shard, from_table(generated.records))
+        return ShardResult(to_table(records), seconds)
+
+    def evaluate(self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int) -> list[Prediction]:
+        """Answers to held-out questions."""
+        return Evaluator(self._serving()).evaluate(source, questions, max_new_tokens)
+
+    def _images_of(self, shard: Shard) -> ShardImages:
+        """The open images of a shard, kept from its generation to its correction."""
+        key = (shard.round, shard.index)
+        if self._images is None or self._images[0] != key:
+            self._images = (key, ShardImages(shard.source))
+        return self._images[1]
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise EngineError("the engine was asked to work before it was started")
+        return self._engine
+
+    def _serving(self) -> Engine:
+        engine = self._running()
+        if not engine.weight_version:
+            raise EngineError("the engine has not completed a swap: it may not serve")
+        return engine

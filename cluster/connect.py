@@ -1,0 +1,140 @@
+"""Connecting to Ray: a local one on the loopback interface by default, or a cluster that runs already."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+from cluster.errors import TimeoutExceededError
+
+_POLL_S = 0.5
+_ONE_HOST_ENV = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """What there is, over all live nodes."""
+
+    num_nodes: int
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def connected(
+    address: str | None,
+    *,
+    num_cpus: int | None,
+    temp_dir: Path | None,
+    timeout_s: float,
+    dashboard: bool = False,
+    object_store_bytes: int = 512 * 1024**2,
+) -> Iterator[ClusterInfo]:
+    """Connects this process to Ray for the length of a `with`.
+
+    Without `address` (and without `RAY_ADDRESS` in the environment) a Ray is started on this machine; nothing of it listens beyond
+    loopback. `num_cpus`, `temp_dir`, `dashboard` and `object_store_bytes` are about that Ray. A process that is connected already
+    (a notebook, a test session) stays connected, as it was.
+
+    Raises:
+        ValueError: `num_cpus`, `temp_dir` or `dashboard` is given for a cluster that runs already.
+        TimeoutExceededError: the cluster could not be reached, or showed no live node, within `timeout_s` seconds.
+    """
+    if ray.is_initialized():
+        yield _await_nodes(time.monotonic() + timeout_s)
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    deadline = time.monotonic() + timeout_s
+    try:
+        if address:
+            _refuse_local_options(address, num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
+            _join(address, deadline)
+        else:
+            _start_local(num_cpus, temp_dir, dashboard, object_store_bytes)
+        yield _await_nodes(deadline)
+    finally:
+        ray.shutdown()
+
+
+def _refuse_local_options(address: str, **options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)} can only be set for a local Ray; drop them, or drop the address {address}")
+
+
+def _common_options() -> dict[str, Any]:
+    return {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        # Two torch threads beside another busy process run many times slower than one: actors ask for more by themselves.
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
+    }
+
+
+def _start_local(num_cpus: int | None, temp_dir: Path | None, dashboard: bool, object_store_bytes: int) -> None:
+    with _one_host():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=object_store_bytes,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(temp_dir.absolute()) if temp_dir else None,
+            **_common_options(),
+        )
+
+
+@contextmanager
+def _one_host() -> Iterator[None]:
+    """While Ray starts: nothing is reported or exported, and its servers bind to loopback.
+
+    On Linux Ray replaces a node address of 127.0.0.1 by a reachable one and then listens on every interface, unless it is told
+    that it will not be part of a cluster. The constant is for this process, the environment for the processes that it starts.
+    """
+    settings = {_ONE_HOST_ENV: "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
+    before = {name: os.environ.get(name) for name in settings}
+    constant = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(settings)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _join(address: str, deadline: float) -> None:
+    """Tries until the deadline: the head of a cluster may be coming up at the same time."""
+    while True:
+        try:
+            ray.init(address=address, **_common_options())
+            return
+        except ConnectionError as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutExceededError(f"no Ray cluster answers at {address}: {error}; is its head up and the port open?") from error
+            time.sleep(_POLL_S)
+
+
+def _await_nodes(deadline: float) -> ClusterInfo:
+    while True:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        resources = ray.cluster_resources()
+        if nodes and resources.get("CPU"):
+            return ClusterInfo(len(nodes), resources["CPU"], resources.get("GPU", 0.0))
+        if time.monotonic() >= deadline:
+            raise TimeoutExceededError(f"the Ray cluster shows {len(nodes)} live node(s) and no CPU; look at `ray status`")
+        time.sleep(_POLL_S)

@@ -1,0 +1,236 @@
+"""Handing tasks to the engines of a fleet: bounded work in flight, deadlines, retries elsewhere.
+
+Data errors and machine errors are told apart: a task that fails by its own data ends the run at once, one that fails otherwise is
+tried again on another engine, and an engine that dies, hangs or declares itself unfit is restarted while the others go on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+
+from actors.engines.base import EngineError, WeightMismatchError
+from cluster.errors import EngineLostError, FleetError, TaskFailedError
+from cluster.health import Event, State
+from cluster.slot import EngineSlot, Timeouts
+from cluster.weights import Published
+
+T = TypeVar("T")
+
+Submit = Callable[[ActorHandle, T], ray.ObjectRef]
+"""Starts a task on an engine, as one remote call or a chain through other actors; returns the reference of the last."""
+
+_DRAIN_S = 30.0
+"""How long a closed run waits for work that nobody wants any more; restarting an engine takes about as long."""
+
+_MAX_NAME_CHARS = 200
+
+_NO_MORE: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_attempts: int
+    """Engines that a task may fail on."""
+    max_in_flight_per_engine: int
+
+
+@dataclass(eq=False, slots=True)
+class _Work(Generic[T]):
+    task: T
+    failed_on: list[int] = field(default_factory=list)
+    """Indices of the engines it failed on, one per attempt."""
+
+
+@dataclass(eq=False, slots=True)
+class _Flight(Generic[T]):
+    work: _Work[T]
+    slot: EngineSlot
+    ref: ray.ObjectRef
+
+
+class Dispatch(Generic[T]):
+    """One run over the tasks. `results` drives it; `abandon` leaves the engines quiet, however it ended."""
+
+    def __init__(
+        self, slots: Sequence[EngineSlot], target: Published, tasks: Iterable[T], submit: Submit[T], timeouts: Timeouts, limits: Limits
+    ) -> None:
+        self._slots = slots
+        self._target = target
+        self._tasks = iter(tasks)
+        self._submit = submit
+        self._timeouts = timeouts
+        self._limits = limits
+        self._retries: deque[_Work[T]] = deque()
+        self._exhausted = False
+        self._flights: dict[int, list[_Flight[T]]] = {slot.index: [] for slot in slots}
+        """By engine, oldest first: an actor works in the order of submission."""
+        self._last_error = "none"
+
+    def results(self) -> Iterator[tuple[T, Any]]:
+        """Yields each task with its result, as they complete.
+
+        Raises:
+            TaskFailedError: a task failed by its data, or on `max_attempts` engines.
+            FleetError: no engine is left, and no restart.
+        """
+        while True:
+            self._restart_dead()
+            self._fill()
+            if not any(self._flights.values()) and not self._retries and self._exhausted:
+                return
+            yield from self._collect()
+            self._enforce_deadlines()
+
+    def abandon(self) -> None:
+        """Waits, bounded, until the engines have got through what was submitted; kills those that have not.
+
+        Queued calls are not cancelled: a cancelled call that waits for its arguments stalls the actor's later calls (Ray 2.60).
+        """
+        busy = [slot for slot in self._slots if self._flights[slot.index] and slot.health.state is not State.DEAD]
+        for slot in busy:
+            self._flights[slot.index].clear()
+            slot.health.record(Event.WORK_ABANDONED)
+            slot.health.expect_within(_DRAIN_S)
+        for slot in busy:
+            if slot.answers(slot.health.remaining_s):
+                slot.health.record(Event.ANSWERED)
+                slot.health.expect_nothing()
+            else:
+                slot.kill("it did not finish abandoned work")
+
+    def _restart_dead(self) -> None:
+        for slot in self._slots:
+            if slot.health.state is State.DEAD and slot.health.can_restart:
+                slot.launch(self._target)
+        if all(slot.health.state is State.DEAD for slot in self._slots):
+            raise FleetError(f"all {len(self._slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
+
+    def _fill(self) -> None:
+        """Gives work to healthy engines, least busy first, until they or the tasks are used up."""
+        while open_slots := self._open_slots():
+            assignment = self._next_assignment(open_slots)
+            if assignment is None:
+                return
+            slot, work = assignment
+            flights = self._flights[slot.index]
+            flights.append(_Flight(work, slot, self._submit(slot.handle, work.task)))
+            if len(flights) == 1:
+                slot.health.expect_within(self._timeouts.task_s)
+
+    def _open_slots(self) -> list[EngineSlot]:
+        limit = self._limits.max_in_flight_per_engine
+        healthy = [slot for slot in self._slots if slot.health.state is State.HEALTHY and len(self._flights[slot.index]) < limit]
+        return sorted(healthy, key=lambda slot: len(self._flights[slot.index]))
+
+    def _next_assignment(self, open_slots: list[EngineSlot]) -> tuple[EngineSlot, _Work[T]] | None:
+        alive = {slot.index for slot in self._slots if slot.health.state is not State.DEAD}
+        for work in self._retries:
+            for slot in open_slots:
+                if slot.index not in work.failed_on or alive <= set(work.failed_on):
+                    self._retries.remove(work)
+                    return slot, work
+        task = next(self._tasks, _NO_MORE)
+        if task is _NO_MORE:
+            self._exhausted = True
+            return None
+        return open_slots[0], _Work(task)
+
+    def _collect(self) -> Iterator[tuple[T, Any]]:
+        """Waits for one task or launch to end, at most until the next deadline."""
+        flights = {flight.ref: flight for flights in self._flights.values() for flight in flights}
+        launches = {slot.launched: slot for slot in self._slots if slot.is_launching}
+        wait_s = min(slot.health.remaining_s for slot in self._slots)
+        ready, _ = ray.wait([*flights, *launches], num_returns=1, timeout=wait_s)
+        for ref in ready:
+            if ref in launches:
+                self._finish_launch(launches[ref])
+                continue
+            try:
+                result = ray.get(ref, timeout=self._timeouts.task_s)
+            except RayError as error:
+                self._handle_failure(flights[ref], error)
+                continue
+            self._land(flights[ref])
+            flights[ref].slot.health.record(Event.TASK_OK)
+            yield flights[ref].work.task, result
+
+    def _finish_launch(self, slot: EngineSlot) -> None:
+        try:
+            slot.finish_launch()
+        except (EngineLostError, WeightMismatchError) as error:  # others serve these weights: a refusal is this machine's fault
+            self._lose(slot, str(error))
+
+    def _enforce_deadlines(self) -> None:
+        for slot in self._slots:
+            if not slot.health.is_overdue:
+                continue
+            oldest = None if slot.is_launching else self._flights[slot.index][0]
+            awaited = oldest.ref if oldest else slot.launched
+            if ray.wait([awaited], timeout=0)[0]:
+                continue  # done, and collected next
+            if oldest is None:
+                self._lose(slot, "it did not start in time")
+            else:
+                slot.health.record(Event.MISSED_DEADLINE)
+                self._lose(slot, f"a task took longer than {self._timeouts.task_s:g} s", oldest)
+
+    def _land(self, flight: _Flight[T]) -> None:
+        """Takes a flight off its engine; the clock of the next one starts when it becomes the oldest."""
+        flights = self._flights[flight.slot.index]
+        was_oldest = flights[0] is flight
+        flights.remove(flight)
+        if not flights:
+            flight.slot.health.expect_nothing()
+        elif was_oldest:
+            flight.slot.health.expect_within(self._timeouts.task_s)
+
+    def _handle_failure(self, flight: _Flight[T], error: RayError) -> None:
+        cause = _root_cause(error)
+        described = f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, RayError) and flight.slot.owns(cause):
+            # Which of the queued tasks killed the engine is not known; it was working on the oldest.
+            self._lose(flight.slot, described, self._flights[flight.slot.index][0])
+        elif isinstance(cause, EngineError):
+            self._lose(flight.slot, described, flight)
+        elif isinstance(cause, ValueError) and not isinstance(cause, RayError):
+            self._land(flight)
+            raise TaskFailedError(_name(flight.work.task), len(flight.work.failed_on) + 1, described) from error
+        else:
+            self._land(flight)
+            self._charge(flight, described)
+
+    def _lose(self, slot: EngineSlot, reason: str, to_blame: _Flight[T] | None = None) -> None:
+        """Kills an engine and takes its tasks back; only the one to blame is charged with an attempt."""
+        self._last_error = f"engine {slot.index}: {reason}"
+        slot.kill(reason)
+        flights, self._flights[slot.index] = self._flights[slot.index], []
+        self._retries.extend(flight.work for flight in flights if flight is not to_blame)
+        if to_blame is not None:
+            self._charge(to_blame, reason)
+
+    def _charge(self, flight: _Flight[T], reason: str) -> None:
+        work = flight.work
+        work.failed_on.append(flight.slot.index)
+        if len(work.failed_on) >= self._limits.max_attempts:
+            raise TaskFailedError(_name(work.task), len(work.failed_on), reason)
+        self._retries.append(work)
+
+
+def _root_cause(error: RayError) -> Exception:
+    """What happened at the start of a chain: an error in one call is wrapped once more by every call that depends on it."""
+    cause: Exception = error
+    while isinstance(cause, RayTaskError) and isinstance(cause.cause, Exception):
+        cause = cause.cause
+    return cause
+
+
+def _name(task: object) -> str:
+    text = str(task)
+    return text if len(text) <= _MAX_NAME_CHARS else f"{text[:_MAX_NAME_CHARS]}..."

@@ -1,0 +1,36 @@
+"""What can go wrong between machines. Every error keeps its parts in `args`, so that it survives pickling."""
+
+from __future__ import annotations
+
+
+class ClusterError(RuntimeError):
+    """Something about where the work runs failed; the work itself may be fine."""
+
+
+class NotEnoughResourcesError(ClusterError, ValueError):
+    """More CPUs, GPUs or nodes are asked for than there are. The message says what to change."""
+
+
+class TimeoutExceededError(ClusterError, TimeoutError):
+    """A bounded wait ran out."""
+
+
+class EngineLostError(ClusterError):
+    """One engine died, hung or served something else than it was told to. The fleet restarts it."""
+
+
+class FleetError(ClusterError):
+    """The fleet cannot go on: no engine is left, or the weights it was told to serve cannot be brought to all engines."""
+
+
+class TaskFailedError(ClusterError):
+    """A task failed for good: on `num_attempts` engines, or at once when its own data is wrong."""
+
+    def __init__(self, task: str, num_attempts: int, last_error: str) -> None:
+        super().__init__(task, num_attempts, last_error)
+        self.task = task
+        self.num_attempts = num_attempts
+        self.last_error = last_error
+
+    def __str__(self) -> str:
+        return f"task {self.task} failed for good after {self.num_attempts} attempt(s); the last error: {self.last_error}"

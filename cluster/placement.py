@@ -1,0 +1,66 @@
+"""Reserving what a plan needs as one Ray placement group, with a bound on the wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.errors import NotEnoughResourcesError
+from cluster.plan import ResourcePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A reserved plan. Its methods give the keyword arguments for an actor's `.options(...)`."""
+
+    plan: ResourcePlan
+    group: PlacementGroup
+
+    def engine_options(self, index: int) -> dict[str, Any]:
+        return self._options(self.plan.engine_cpus, self.plan.engine_gpus, self.plan.engine_bundle(index))
+
+    def trainer_options(self, rank: int) -> dict[str, Any]:
+        return self._options(self.plan.trainer_cpus, self.plan.trainer_gpus, self.plan.trainer_bundle(rank))
+
+    def filter_options(self, index: int) -> dict[str, Any]:
+        return self._options(self.plan.filter_cpus, 0, self.plan.filter_bundle(index))
+
+    def _options(self, cpus: float, gpus: float, bundle: int) -> dict[str, Any]:
+        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+        return {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
+
+
+@contextmanager
+def reserve(plan: ResourcePlan, timeout_s: float) -> Iterator[Placement]:
+    """Holds the plan's resources for the length of a `with`, packed on as few nodes as possible; actors placed in the group die
+    with it.
+
+    Raises:
+        NotEnoughResourcesError: they were not free within `timeout_s` seconds.
+    """
+    group = placement_group([dict(bundle) for bundle in plan.bundles], strategy="PACK")
+    try:
+        # A group that cannot be met never becomes ready, and never fails, by itself.
+        if not group.wait(timeout_s):
+            raise NotEnoughResourcesError(_explain(plan, timeout_s))
+        yield Placement(plan, group)
+    finally:
+        remove_placement_group(group)
+
+
+def _explain(plan: ResourcePlan, timeout_s: float) -> str:
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return (
+        f"cannot reserve {list(plan.bundles)} within {timeout_s:g} s: the cluster has {_amounts(total)}, of which {_amounts(free)} are "
+        f"free. A bundle must fit on one node. Ask for fewer engines or trainer ranks, wait for another job, or add nodes."
+    )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return f"{resources.get('CPU', 0):g} CPU(s) and {resources.get('GPU', 0):g} GPU(s)"

@@ -1,0 +1,149 @@
+"""Who gets which CPUs and GPUs: arithmetic on numbers, done before any actor starts.
+
+Colocated: generation and training alternate, so an engine, a trainer rank and the filters share one *slot* (some CPUs, and one
+GPU where GPUs are used), each with a fraction of it. Disaggregated: every actor has its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cluster.errors import NotEnoughResourcesError
+
+ENGINE_SHARE = 0.5
+TRAINER_SHARE = 0.4
+FILTER_SHARE = 0.1
+"""Parts of a colocated slot; they sum to one. They only tell Ray who fits together: it neither pins nor throttles."""
+
+_RAY_RESOLUTION = 10_000
+"""Ray counts resources in units of 1/10,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRequest:
+    """What a run asks for."""
+
+    num_engines: int
+    num_filters: int
+    trainer_ranks: int
+    cpus_per_actor: int
+    """CPUs of an engine or a trainer rank; when colocated, of the slot that they share."""
+    use_gpus: bool
+    """One GPU for each engine and each trainer rank; when colocated, for each slot."""
+    colocated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePlan:
+    """What each actor reserves, and in which bundle of the placement group it lives."""
+
+    num_engines: int
+    engine_cpus: float
+    engine_gpus: float
+    num_filters: int
+    filter_cpus: float
+    trainer_ranks: int
+    trainer_cpus: float
+    trainer_gpus: float
+    colocated: bool
+    bundles: tuple[dict[str, float], ...]
+
+    def engine_bundle(self, index: int) -> int:
+        assert 0 <= index < self.num_engines
+        return index
+
+    def trainer_bundle(self, rank: int) -> int:
+        assert 0 <= rank < self.trainer_ranks
+        return rank if self.colocated else self.num_engines + rank
+
+    def filter_bundle(self, index: int) -> int:
+        assert 0 <= index < self.num_filters
+        return index % len(self.bundles) if self.colocated else self.num_engines + self.trainer_ranks + index
+
+
+def plan_resources(available_cpus: float, available_gpus: float, requested: ResourceRequest) -> ResourcePlan:
+    """Fits a request into what there is.
+
+    Raises:
+        ValueError: a count is below one.
+        NotEnoughResourcesError: it does not fit; the message says what was asked for, what there is, and what to change.
+    """
+    _check_counts(requested)
+    plan = _colocated(requested) if requested.colocated else _disaggregated(requested)
+    cpus = sum(bundle["CPU"] for bundle in plan.bundles)
+    gpus = sum(bundle.get("GPU", 0) for bundle in plan.bundles)
+    if cpus > available_cpus or gpus > available_gpus:
+        raise NotEnoughResourcesError(_explain(requested, cpus, gpus, available_cpus, available_gpus))
+    return plan
+
+
+def _check_counts(requested: ResourceRequest) -> None:
+    for name in ("num_engines", "num_filters", "trainer_ranks", "cpus_per_actor"):
+        if getattr(requested, name) < 1:
+            raise ValueError(f"{name} is {getattr(requested, name)}; expected at least 1")
+
+
+def _colocated(requested: ResourceRequest) -> ResourcePlan:
+    num_slots = max(requested.num_engines, requested.trainer_ranks)
+    cpus, gpus = requested.cpus_per_actor, float(requested.use_gpus)
+    filters_per_slot = math.ceil(requested.num_filters / num_slots)
+    return ResourcePlan(
+        num_engines=requested.num_engines,
+        engine_cpus=ENGINE_SHARE * cpus,
+        engine_gpus=ENGINE_SHARE * gpus,
+        num_filters=requested.num_filters,
+        filter_cpus=math.floor(FILTER_SHARE * cpus / filters_per_slot * _RAY_RESOLUTION) / _RAY_RESOLUTION,
+        trainer_ranks=requested.trainer_ranks,
+        trainer_cpus=TRAINER_SHARE * cpus,
+        trainer_gpus=TRAINER_SHARE * gpus,
+        colocated=True,
+        # Whole GPUs per bundle, whatever its actors take of them: fractions would let Ray pack two engines on one GPU.
+        bundles=tuple(_bundle(cpus, gpus) for _ in range(num_slots)),
+    )
+
+
+def _disaggregated(requested: ResourceRequest) -> ResourcePlan:
+    cpus, gpus = requested.cpus_per_actor, float(requested.use_gpus)
+    num_model_actors = requested.num_engines + requested.trainer_ranks
+    models = (_bundle(cpus, gpus) for _ in range(num_model_actors))
+    filters = (_bundle(1, 0) for _ in range(requested.num_filters))
+    return ResourcePlan(
+        num_engines=requested.num_engines,
+        engine_cpus=cpus,
+        engine_gpus=gpus,
+        num_filters=requested.num_filters,
+        filter_cpus=1,
+        trainer_ranks=requested.trainer_ranks,
+        trainer_cpus=cpus,
+        trainer_gpus=gpus,
+        colocated=False,
+        bundles=(*models, *filters),
+    )
+
+
+def _bundle(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": float(cpus), "GPU": gpus} if gpus else {"CPU": float(cpus)}
+
+
+def _explain(requested: ResourceRequest, cpus: float, gpus: float, available_cpus: float, available_gpus: float) -> str:
+    mode = "colocated" if requested.colocated else "disaggregated"
+    return (
+        f"{requested.num_engines} engine(s), {requested.trainer_ranks} trainer rank(s) and {requested.num_filters} filter(s), {mode}, "
+        f"{requested.cpus_per_actor} CPU(s) per actor, need {cpus:g} CPU(s) and {gpus:g} GPU(s); "
+        f"there are {available_cpus:g} CPU(s) and {available_gpus:g} GPU(s). "
+        f"{_advice(requested, gpus > available_gpus, available_cpus, available_gpus)}"
+    )
+
+
+def _advice(requested: ResourceRequest, lacks_gpus: bool, available_cpus: float, available_gpus: float) -> str:
+    if lacks_gpus and available_gpus < 1:
+        return "Turn GPUs off, or join a cluster that has some."
+    if not requested.colocated:
+        return "Colocate engines and trainer ranks, ask for fewer of them, or join a larger cluster."
+    slots_by_cpu = available_cpus // requested.cpus_per_actor
+    fits = int(min(slots_by_cpu, available_gpus) if requested.use_gpus else slots_by_cpu)
+    if fits < 1:
+        return f"Lower cpus_per_actor to at most {max(1, int(available_cpus))}, or join a larger cluster."
+    names = [name for name in ("num_engines", "trainer_ranks") if getattr(requested, name) > fits]
+    return f"Set {' and '.join(names)} to at most {fits}, or join a larger cluster."

@@ -1,0 +1,208 @@
+"""One place in the fleet: the engine that runs there now, its health, and the weights it has attested."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from actors.engines.base import Attestation, WeightMismatchError, WeightUpdate
+from cluster.errors import EngineLostError
+from cluster.health import EngineHealth, Event, State
+from cluster.weights import Published
+
+logger = logging.getLogger(__name__)
+
+_READY_S = 1.0
+"""Enough to fetch what is there already, where a deadline has passed meanwhile."""
+
+Spawn = Callable[[int], ActorHandle]
+"""Makes the actor for the engine of this index, without waiting for it and with `max_restarts=0`: the fleet restarts."""
+
+
+class EngineWorker(Protocol):
+    """What an engine actor must offer beside its task methods. Calls must be served one at a time, in order."""
+
+    def start(self) -> None:
+        """Loads the model. Safe to call twice."""
+        ...
+
+    def swap(self, update: WeightUpdate) -> Attestation:
+        """See `actors.engines.base.Engine.swap`."""
+        ...
+
+    def ping(self) -> str:
+        """The weight version that is served; empty before the first swap."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Bounds on waits, in seconds."""
+
+    task_s: float
+    """From when a task is the oldest one on its engine."""
+    start_s: float
+    """From asking for an engine's process until its model is loaded."""
+    swap_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    target: Published
+    whereabouts: ray.ObjectRef
+    started: ray.ObjectRef
+    swapped: ray.ObjectRef
+
+
+class EngineSlot:
+    """Launches, swaps, and kills one engine. Every wait is bounded; every failure but a refused update is an `EngineLostError`,
+    after which the caller kills the slot."""
+
+    def __init__(self, index: int, spawn: Spawn, health: EngineHealth, timeouts: Timeouts) -> None:
+        self.index = index
+        self.health = health
+        self.serving: Published | None = None
+        self._spawn = spawn
+        self._timeouts = timeouts
+        self._handle: ActorHandle | None = None
+        self._launch: _Launch | None = None
+        self._process: psutil.Process | None = None
+        self._killed: list[psutil.Process] = []
+
+    @property
+    def handle(self) -> ActorHandle:
+        assert self._handle is not None, f"engine {self.index} has no actor"
+        return self._handle
+
+    @property
+    def is_launching(self) -> bool:
+        return self._launch is not None
+
+    @property
+    def launched(self) -> ray.ObjectRef:
+        """Ready when a launch has ended, well or badly."""
+        assert self._launch is not None
+        return self._launch.swapped
+
+    def launch(self, target: Published) -> None:
+        """Begins to make a new engine that serves `target`; a dead one is restarted, at the cost of its budget."""
+        if self.health.state is State.DEAD:
+            self.health.record(Event.RESTART_BEGAN)
+            logger.warning("engine %d: restart %d", self.index, self.health.num_restarts)
+        handle: Any = self._spawn(self.index)
+        self._handle = handle
+        self.health.expect_within(self._timeouts.start_s + self._timeouts.swap_s)
+        # Calls of one actor run in this order, so that the last one is ready after all of them.
+        whereabouts = handle.__ray_call__.remote(_whereabouts)
+        self._launch = _Launch(target, whereabouts, handle.start.remote(), handle.swap.remote(target.ref))
+
+    def finish_launch(self) -> Attestation:
+        """Waits for the launched engine and admits it.
+
+        Raises:
+            EngineLostError: it did not start in time, failed, or attests other weights.
+            WeightMismatchError: it started but refuses the update.
+        """
+        launch = self._launch
+        assert launch is not None
+        node_id, pid = self._get(launch.whereabouts, self.health.remaining_s)
+        self._process = _local_process(node_id, pid)
+        self._get(launch.started, self.health.remaining_s)
+        self._launch = None
+        self.health.record(Event.STARTED)
+        return self._admit(launch.target, launch.swapped, self.health.remaining_s)
+
+    def swap(self, target: Published) -> Attestation:
+        """Makes the running engine serve `target`. The driver must have no task on it.
+
+        Raises:
+            WeightMismatchError: the engine refuses the update and serves what it served.
+            EngineLostError: anything else; what it serves is unknown.
+        """
+        swapped = self.handle.swap.remote(target.ref)
+        return self._admit(target, swapped, self._timeouts.swap_s)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether the engine gets through everything queued on it within `timeout_s` seconds."""
+        try:
+            self._get(self.handle.ping.remote(), timeout_s)
+        except EngineLostError as error:
+            logger.warning("%s", error)
+            return False
+        return True
+
+    def kill(self, reason: str, level: int = logging.WARNING) -> None:
+        """Ends the engine's process. Does nothing to a dead engine."""
+        if self.health.state is State.DEAD:
+            return
+        logger.log(level, "engine %d is killed: %s", self.index, reason)
+        self._find_process()
+        self.health.record(Event.DIED)
+        if self._handle is not None:
+            ray.kill(self._handle)
+        if self._process is not None:
+            self._killed.append(self._process)
+        self._handle = self._launch = self._process = self.serving = None
+
+    def killed_processes(self) -> list[psutil.Process]:
+        """Processes of killed engines on this machine that may still be going down."""
+        self._killed = [process for process in self._killed if process.is_running()]
+        return self._killed
+
+    def owns(self, error: RayError) -> bool:
+        """Whether `error` says that this slot's engine is dead or out of reach."""
+        return isinstance(error, RayActorError) and self._handle is not None and error.actor_id == self._handle._actor_id.hex()
+
+    def _find_process(self) -> None:
+        """Learns of a process that is killed while it is launched, if it came up at all."""
+        if self._launch is None or not ray.wait([self._launch.whereabouts], timeout=0)[0]:
+            return
+        try:
+            self._process = _local_process(*ray.get(self._launch.whereabouts, timeout=_READY_S))
+        except RayError as error:
+            logger.debug("engine %d had no process: %s", self.index, error)
+
+    def _admit(self, target: Published, swapped: ray.ObjectRef, timeout_s: float) -> Attestation:
+        attestation: Attestation = self._get(swapped, timeout_s)
+        if (attestation.version, attestation.digest) != (target.version, target.digest):
+            raise EngineLostError(
+                f"engine {self.index} was told to serve {target.version} ({target.digest[:12]}) "
+                f"and attests {attestation.version} ({attestation.digest[:12]})"
+            )
+        self.serving = target
+        self.health.record(Event.SWAP_COMPLETED)
+        return attestation
+
+    def _get(self, ref: ray.ObjectRef, timeout_s: float) -> Any:
+        try:
+            return ray.get(ref, timeout=max(timeout_s, _READY_S))
+        except GetTimeoutError as error:
+            raise EngineLostError(f"engine {self.index} did not answer within {timeout_s:.1f} s") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, WeightMismatchError):
+                raise WeightMismatchError(f"engine {self.index}: {error.cause}") from error
+            raise EngineLostError(f"engine {self.index}: {type(error.cause).__name__}: {error.cause}") from error
+        except RayError as error:
+            raise EngineLostError(f"engine {self.index}: {type(error).__name__}: {error}") from error
+
+
+def _whereabouts(_actor: object) -> tuple[str, int]:
+    return ray.get_runtime_context().get_node_id(), os.getpid()
+
+
+def _local_process(node_id: str, pid: int) -> psutil.Process | None:
+    """The engine's process if it runs on this machine. Elsewhere its raylet alone sees to its end."""
+    if node_id != ray.get_runtime_context().get_node_id():
+        return None
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None

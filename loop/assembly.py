@@ -1,0 +1,140 @@
+"""From a config to its parts: policies, image sources and samples. All that can be wrong with a config shows here, before any actor starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.images import ImageSource, LabelledSource
+from loop.config import FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
+from loop.errors import UserError
+from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
+from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
+from policies.filters import FILTER_POLICIES, FilterChain, MissingMeasurementError, check_measurements
+from policies.instructions import INSTRUCTION_POLICIES, InstructionPolicy
+from policies.mixing import MIXING_POLICIES, MixingPolicy
+from policies.records import HeldOutQuestion
+from policies.registry import Registry, UnknownPolicyError
+from policies.schedule import SCHEDULE_POLICIES, START_POLICIES, STOP_POLICIES, SchedulePolicy, StartPolicy, StopPolicy
+from policies.selection import SELECTION_POLICIES, SelectionPolicy
+
+
+@dataclass(frozen=True)
+class Policies:
+    """Every decision of a run, as plain objects."""
+
+    instructions: InstructionPolicy
+    correction: CorrectionPolicy
+    filters: FilterChain
+    selection: SelectionPolicy
+    mixing: MixingPolicy
+    schedule: SchedulePolicy
+    start: StartPolicy
+    acceptance: AcceptancePolicy
+    stop: StopPolicy
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out set with its questions drawn."""
+
+    name: str
+    source: LabelledSource
+    questions: tuple[HeldOutQuestion, ...]
+
+
+def build_policies(config: RunConfig) -> Policies:
+    """The policies a config names.
+
+    Raises:
+        UserError: a policy does not exist or refuses its options.
+    """
+
+    def build(registry: Registry[Any], spec: Any) -> Any:
+        return registry.build(spec.policy, spec.options)
+
+    try:
+        policies = Policies(
+            instructions=build(INSTRUCTION_POLICIES, config.generation.instructions),
+            correction=build(CORRECTION_POLICIES, config.correction),
+            filters=FilterChain([build(FILTER_POLICIES, spec) for spec in config.filters]),
+            selection=build(SELECTION_POLICIES, config.selection),
+            mixing=build(MIXING_POLICIES, config.mixing),
+            schedule=build(SCHEDULE_POLICIES, config.schedule),
+            start=build(START_POLICIES, config.start),
+            acceptance=build(ACCEPTANCE_POLICIES, config.acceptance),
+            stop=build(STOP_POLICIES, config.stop),
+        )
+        check_measurements(policies.filters.policies, policies.correction)
+    except (UnknownPolicyError, MissingMeasurementError) as error:
+        raise UserError(str(error)) from error
+    return policies
+
+
+def build_images(spec: ShapesSet | FolderSet) -> ImageSource:
+    """The image source of an unlabelled set; a folder that is missing, unreadable or without images raises `UserError`."""
+    if isinstance(spec, FolderSet):
+        from loop.sources.folder import ImageFolder
+
+        return ImageFolder(spec.path, limit=spec.num_images)
+    return _shapes(spec)
+
+
+def build_labelled(spec: ShapesSet | LlavaJsonSet) -> LabelledSource:
+    """The source of a labelled set."""
+    if isinstance(spec, LlavaJsonSet):
+        from loop.sources.llava_json import LlavaJsonData
+
+        return LlavaJsonData(spec.path, spec.images)
+    return _shapes(spec)
+
+
+def build_held_out(sets: dict[str, HeldOutSet], seed: int) -> list[HeldOut]:
+    """The held-out sets with their questions, the same for a run seed."""
+    built = []
+    for name, spec in sets.items():
+        source = build_labelled(spec.data)
+        built.append(HeldOut(name, source, tuple(source.questions(spec.num_questions, seed))))
+    return built
+
+
+def check_model(path: str) -> None:
+    """Make sure that `path` is an image-text-to-text model with a processor, from its config alone.
+
+    Raises:
+        UserError: it is not, or it cannot be read.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    try:
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {path!r} cannot be read: {str(error).splitlines()[0]}; give `embedded`, a Hugging Face id or a folder") from error
+    if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
+    folder = Path(path)
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        raise UserError(f"model {path!r} has no *.safetensors file; convert its weights with save_pretrained first")
+
+
+def derived_seed(run_seed: int, round_index: int, stage: str, shard: int = 0) -> int:
+    """A seed of 63 bits from (run seed, round, stage, shard): the root of the loop's determinism."""
+    text = f"{run_seed}/{round_index}/{stage}/{shard}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def evenly(items: Sequence[Any], num_parts: int) -> list[list[Any]]:
+    """`items` cut into at most `num_parts` contiguous parts whose sizes differ by at most one; no part is empty."""
+    num_parts = min(num_parts, len(items))
+    bounds = [len(items) * part // num_parts for part in range(num_parts + 1)] if num_parts else [0]
+    return [list(items[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+
+
+def _shapes(spec: ShapesSet) -> Any:
+    from loop.sources.shapes.source import ShapesImages
+
+    return ShapesImages(spec.seed, spec.min_shift, spec.max_shift, spec.num_images)

@@ -1,0 +1,277 @@
+"""The config of a run: one YAML file plus dotted overrides, every key checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from actors.generator import GeneratorOptions
+from loop.errors import UserError
+from policies.instructions import QuestionType
+
+EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
+"""The seed model shipped with the project; `model: embedded` in a config."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _shorthand(value: Any) -> Any:
+    """`name` and `{name: {option: value}}` are both a policy."""
+    if isinstance(value, str):
+        return {"policy": value}
+    if isinstance(value, dict) and len(value) == 1 and "policy" not in value:
+        (name, options), *_ = value.items()
+        return {"policy": name, "options": options or {}}
+    return value
+
+
+class _Policy(_Section):
+    policy: str = Field(description="registered name, or a class of your own as module:Name")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the policy")
+
+
+PolicySpec = Annotated[_Policy, BeforeValidator(_shorthand)]
+
+
+class ShapesSet(_Section):
+    """Images of the embedded world."""
+
+    kind: Literal["shapes"] = "shapes"
+    seed: int = Field(ge=0, description="seed of the world; sets with different seeds share no image")
+    min_shift: float = Field(ge=0, le=1, description="least shift of an image")
+    max_shift: float = Field(ge=0, le=1, description="largest shift of an image")
+    num_images: int = Field(ge=1, description="images in the set")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ShapesSet:
+        if self.min_shift > self.max_shift:
+            raise ValueError(f"min_shift {self.min_shift} is above max_shift {self.max_shift}; swap them")
+        return self
+
+
+class FolderSet(_Section):
+    """A folder of JPEG, PNG and WebP photos, without labels."""
+
+    kind: Literal["folder"]
+    path: Path = Field(description="the folder, searched with its subfolders")
+    num_images: int | None = Field(None, ge=1, description="take the first so many images in the order of their names; null takes all")
+
+
+class LlavaJsonSet(_Section):
+    """Labelled data in LLaVA's JSON format."""
+
+    kind: Literal["llava_json"]
+    path: Path = Field(description="the JSON file")
+    images: Path = Field(description="folder that its `image` fields are relative to")
+
+
+ImageSet = Annotated[ShapesSet | FolderSet, Field(discriminator="kind")]
+LabelledSet = Annotated[ShapesSet | LlavaJsonSet, Field(discriminator="kind")]
+
+
+class SeedData(_Section):
+    """The labelled data that every training set replays."""
+
+    data: LabelledSet = Field(description="where the samples come from")
+    num_samples: int = Field(8000, ge=1, description="samples drawn from it, VIG and VIC mixed")
+
+
+class HeldOutSet(_Section):
+    """Questions with right answers that are never trained on."""
+
+    data: LabelledSet = Field(description="where the questions come from")
+    num_questions: int = Field(200, ge=1, description="questions drawn from it")
+
+
+class EngineConfig(_Section):
+    kind: Literal["transformers"] = Field("transformers", description="engine that runs the model")
+    batch_size: int = Field(64, ge=1, description="rows per forward pass")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the served weights")
+    device: str = Field("cpu", description="cpu, or cuda for the GPU that the placement group assigns")
+    num_threads: int = Field(1, ge=1, description="torch threads per engine")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"kind"})
+
+
+class ClusterConfig(_Section):
+    address: str | None = Field(None, description="Ray address to join; null starts a local Ray on loopback")
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; null takes the machine's")
+    num_engines: int = Field(2, ge=1, description="generator actors, each with one engine")
+    cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the slot they share")
+    use_gpus: bool = Field(False, description="one GPU for each engine and each trainer rank; when colocated, for each slot")
+    num_filters: int = Field(1, ge=1, description="filter actors")
+    trainer_ranks: int = Field(2, ge=1, description="DeepSpeed ranks")
+    colocated: bool = Field(True, description="engines and trainer ranks take turns on the same cores or devices")
+    dashboard: bool = Field(False, description="Ray's dashboard, on loopback")
+    start_timeout_s: float = Field(180, gt=0, description="bound on starting Ray, an engine or the trainer")
+    task_timeout_s: float = Field(600, gt=0, description="bound on one shard or one evaluation task")
+    swap_timeout_s: float = Field(120, gt=0, description="bound on one weight swap")
+    max_restarts: int = Field(3, ge=0, description="restarts allowed per engine before the run ends")
+
+
+class GenerationConfig(_Section):
+    instructions: PolicySpec = Field(default_factory=lambda: _Policy(policy="canonical"), description="instruction policy")
+    type_mix: dict[QuestionType, float] = Field(
+        default_factory=lambda: {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.2, QuestionType.COMPLEX: 0.35},
+        description="shares of the question types",
+    )
+    num_per_image: int = Field(2, ge=1, description="records tried per image")
+    num_shards: int = Field(64, ge=1, description="shards a round is cut into; the unit of work and of resuming")
+    temperature: float = Field(1.0, ge=0, description="sampling temperature of VIG; 0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus of VIG's sampling")
+    max_new_tokens: int = Field(96, ge=1, description="bound on a VIG output")
+
+    @property
+    def options(self) -> GeneratorOptions:
+        return GeneratorOptions(self.temperature, self.top_p, self.max_new_tokens)
+
+    @model_validator(mode="after")
+    def _some_type(self) -> GenerationConfig:
+        if not self.type_mix or min(self.type_mix.values()) < 0 or sum(self.type_mix.values()) <= 0:
+            raise ValueError(f"type_mix {self.type_mix} has no positive share; give at least one type a share above 0")
+        return self
+
+
+class TrainingConfig(_Section):
+    num_steps: int = Field(200, ge=1, description="optimizer steps per round")
+    batch_size: int = Field(64, ge=1, description="samples per step over all ranks")
+    gradient_accumulation: int = Field(1, ge=1, description="micro-batches per step and rank")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
+    learning_rate_groups: dict[str, float] = Field(default_factory=dict, description="peak rates of vision_tower, projector, language_model")
+    frozen: tuple[str, ...] = Field((), description="groups that are not trained: vision_tower, projector, language_model")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay; none on norms and biases")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate")
+    min_learning_rate_ratio: float = Field(0.05, ge=0, le=1, description="where the cosine ends, as a share of the peak")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="training precision")
+    zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO stage")
+    pixel_noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of noise on training images, 0..1 of the pixel range")
+    brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness of training images")
+    color_jitter: float = Field(0.0, ge=0, lt=1, description="largest relative change of each color channel's gain")
+    averaged_share: float = Field(0.0, ge=0, lt=1, description="share of the last steps whose weights are averaged into the checkpoint")
+    max_tokens: int = Field(512, ge=8, description="longer samples are dropped and counted")
+    num_threads: int = Field(1, ge=1, description="torch threads per rank")
+    timeout_s: float = Field(3600, gt=0, description="bound on the training of a round")
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> TrainingConfig:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of gradient_accumulation {self.gradient_accumulation}")
+        return self
+
+
+class TrackingConfig(_Section):
+    enabled: bool = Field(True, description="mirror the run to MLflow")
+    experiment: str = Field("vigc", description="MLflow experiment and registered model name")
+    num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
+
+
+def _policy(name: str, **options: Any) -> Any:
+    return Field(default_factory=lambda: _Policy(policy=name, options=options))
+
+
+class RunConfig(_Section):
+    """Everything a run is made of."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run and of its folder")
+    seed: int = Field(17, ge=0, description="the run seed; every shard's seed derives from it")
+    rounds: int = Field(3, ge=1, description="rounds at most")
+    model: str = Field("embedded", description="`embedded`, a folder, or a Hugging Face id of an image-text-to-text model")
+    seed_data: SeedData = Field(description="labelled data that training replays")
+    image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
+    held_out: dict[str, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
+    acceptance_sets: dict[str, HeldOutSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
+    answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
+    engine: Annotated[EngineConfig, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)] = EngineConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    generation: GenerationConfig = GenerationConfig()
+    correction: PolicySpec = _policy("sentence_by_sentence")
+    filters: tuple[PolicySpec, ...] = Field(description="the chain of filters, in order; empty keeps everything that has a question")
+    selection: PolicySpec = _policy("all")
+    mixing: PolicySpec = _policy("replay")
+    schedule: PolicySpec = _policy("in_order")
+    start: PolicySpec = _policy("champion")
+    training: TrainingConfig = TrainingConfig()
+    acceptance: PolicySpec = _policy("paired_test")
+    stop: PolicySpec = _policy("rounds")
+    transport: Literal["checkpoint", "object_store"] = Field("checkpoint", description="how weights travel to the engines")
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _ranks_divide_the_batch(self) -> RunConfig:
+        micro = self.training.batch_size // self.training.gradient_accumulation
+        if micro % self.cluster.trainer_ranks:
+            raise ValueError(
+                f"training.batch_size / gradient_accumulation = {micro} cannot be shared by {self.cluster.trainer_ranks} trainer ranks; "
+                "choose a multiple"
+            )
+        return self
+
+    @property
+    def model_path(self) -> str:
+        return str(EMBEDDED_MODEL) if self.model == "embedded" else self.model
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config in a YAML file with dotted overrides such as `training.num_steps=50` applied.
+
+    Raises:
+        UserError: the file cannot be read, or a key or value does not fit; one line per finding.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the config {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"the config {path} holds {type(document).__name__}; expected a mapping of keys such as those in loop/recipes/shapes.yaml")
+    for override in overrides:
+        _apply(document, override)
+    return parse_config(document)
+
+
+def parse_config(document: dict[str, Any]) -> RunConfig:
+    """The config in a mapping; raises `UserError` with one line per finding."""
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        raise UserError("\n".join(_finding(item) for item in error.errors())) from error
+
+
+def _finding(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "config"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key; remove it or correct its spelling"
+    given = "" if item["type"] == "missing" else f" (given: {str(item['input'])[:80]!r})"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"override {override!r} is not of the form key=value, such as training.num_steps=50")
+    *parents, last = key.split(".")
+    target: Any = document
+    for parent in parents:
+        target = target[int(parent)] if isinstance(target, list) and parent.isdigit() and int(parent) < len(target) else _child(target, parent, key)
+    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
+        target[int(last)] = yaml.safe_load(text)
+    elif isinstance(target, dict):
+        target[last] = yaml.safe_load(text)
+    else:
+        raise UserError(f"override {key!r}: {last!r} is not inside a mapping or list of the config")
+
+
+def _child(target: Any, parent: str, key: str) -> Any:
+    if not isinstance(target, dict):
+        raise UserError(f"override {key!r}: {parent!r} is not inside a mapping of the config")
+    if isinstance(target.get(parent), str):
+        target[parent] = _shorthand(target[parent]) if parent != "engine" else {"kind": target[parent]}
+    return target.setdefault(parent, {})

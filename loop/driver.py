@@ -1,0 +1,94 @@
+"""The driver: opens the house, runs rounds until the stop policy says so, and mirrors what is committed."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator
+
+import psutil
+import torch
+from rich.console import Console
+
+from cluster.plan import plan_resources
+from loop.assembly import build_held_out, build_images, build_labelled, build_policies, check_model
+from loop.commits import RoundCommit
+from loop.config import RunConfig, parse_config
+from loop.errors import UserError
+from loop.house import House, open_house, resource_request
+from loop.mirroring import mirrored
+from loop.progress import RunProgress
+from loop.round import run_baseline, run_round
+from loop.store import RunInfo, Store
+
+log = logging.getLogger(__name__)
+
+
+def check(config: RunConfig) -> None:
+    """Everything that can be found wrong with a config before an actor starts.
+
+    Raises:
+        UserError: with one clear line.
+    """
+    build_policies(config)
+    for spec in config.image_sets:
+        build_images(spec)
+    build_labelled(config.seed_data.data)
+    build_held_out(config.held_out, config.seed)
+    build_held_out(config.acceptance_sets, config.seed)
+    check_model(config.model_path)
+    if config.cluster.address is None:
+        available = config.cluster.num_cpus or psutil.cpu_count() or 1
+        try:
+            plan_resources(available, torch.cuda.device_count(), resource_request(config))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def start(config: RunConfig, run_dir: str, console: Console) -> Store:
+    """A new run in `run_dir`, driven to its end. The store holds everything that came of it."""
+    check(config)
+    info = RunInfo(run_id=f"{config.name}-{uuid.uuid4().hex[:12]}", config=config.model_dump(mode="json"))
+    store = Store.create(run_dir, info)
+    drive(config, store, console)
+    return store
+
+
+def resume(run_dir: str, console: Console) -> Store:
+    """Continue an interrupted run from its last finished shard; a finished run only has its mirror completed."""
+    store = Store.open(run_dir)
+    config = parse_config(store.read_run().config)
+    check(config)
+    drive(config, store, console)
+    return store
+
+
+def drive(config: RunConfig, store: Store, console: Console) -> None:
+    """Rounds from where the store stands to where the stop policy ends them."""
+    with store.locked() as locked, mirrored(config, locked) as mirror, RunProgress(console) as progress:
+        policies = build_policies(config)
+        commits = locked.commits()
+        if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
+            progress.note("the run is finished; nothing is left to do")
+            if mirror:
+                mirror.publish(commits)
+            return
+        with open_house(config, locked, locked.read_run().run_id, progress) as house:
+            for commit in rounds(house):
+                if mirror:
+                    mirror.publish(house.commits)
+                log.info("round %d is committed: %s", commit.round, commit.state)
+
+
+def rounds(house: House) -> Iterator[RoundCommit]:
+    """The loop: a baseline, then one round after the other, each committed before it is yielded."""
+    if not house.commits:
+        house.progress.round(0, house.config.rounds)
+        house.commits.append(run_baseline(house))
+        yield house.commits[-1]
+    while not (reason := house.policies.stop.stop([commit.state for commit in house.commits[1:]], house.config.rounds)):
+        index = len(house.commits)
+        house.progress.round(index, house.config.rounds)
+        house.commits.append(run_round(house, index))
+        yield house.commits[-1]
+    house.progress.note(f"the loop ends: {reason}")

@@ -1,0 +1,72 @@
+"""The errors of the loop, in one tree. Every one of them survives pickling, so that it crosses process borders as itself.
+
+`UserError` is for what the caller can put right (exit code 2); everything else is a fault of the run (exit code 1).
+"""
+
+from __future__ import annotations
+
+
+class LoopError(Exception):
+    """Base of all errors that the loop raises by name."""
+
+    exit_code = 1
+
+
+class UserError(LoopError, ValueError):
+    """What was given cannot work. The text says what was given, what was expected and what to do."""
+
+    exit_code = 2
+
+
+class StoreError(LoopError):
+    """The run folder is not as it must be, or was asked for something that would break its promises."""
+
+
+class DamagedFileError(StoreError):
+    """A file of the run is missing, truncated or altered."""
+
+    def __init__(self, path: str, expected: str, found: str, remedy: str) -> None:
+        super().__init__(path, expected, found, remedy)
+        self.path, self.expected, self.found, self.remedy = path, expected, found, remedy
+
+    def __str__(self) -> str:
+        return f"{self.path} is damaged: expected {self.expected}, found {self.found}; {self.remedy}"
+
+
+class RunExistsError(UserError):
+    """A new run was asked for where one already is."""
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__(run_dir)
+        self.run_dir = run_dir
+
+    def __str__(self) -> str:
+        return f"{self.run_dir} already holds a run; continue it with `vigc resume {self.run_dir}` or choose another --run-dir"
+
+
+class NoRunError(UserError):
+    """There is no run where one was expected."""
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__(run_dir)
+        self.run_dir = run_dir
+
+    def __str__(self) -> str:
+        return f"{self.run_dir} holds no run (no run.json); start one with `vigc run --run-dir {self.run_dir}` or check the path"
+
+
+class LockedError(StoreError, UserError):
+    """Another driver holds the run, or has taken it over from this one."""
+
+    exit_code = 2
+
+
+class SchemaVersionError(UserError):
+    """A file of the run was written in another version of its schema."""
+
+    def __init__(self, path: str, found: object, expected: int) -> None:
+        super().__init__(path, found, expected)
+        self.path, self.found, self.expected = path, found, expected
+
+    def __str__(self) -> str:
+        return f"{self.path} has schema version {self.found}; this vigc-loop reads version {self.expected}; use the one that wrote it"

@@ -1,0 +1,241 @@
+"""The house of a run: everything that lives as long as the driver does, behind the few questions a round asks of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from actors.engines import EngineSpec
+from actors.engines.weights import digest_of, read_checkpoint, weight_version
+from actors.filter import FilterWorker
+from actors.images import ImageSource
+from actors.trainer import TrainerGroup
+from actors.training.job import Hyperparameters, TrainingJob, TrainingResult
+from actors.worker import EngineWorker
+from cluster.connect import connected
+from cluster.fleet import Fleet
+from cluster.placement import Placement, reserve
+from cluster.plan import ResourceRequest, plan_resources
+from cluster.weights import prepare
+from loop.assembly import HeldOut, Policies, build_held_out, build_images, build_labelled, build_policies, derived_seed
+from loop.commits import FileEntry, RoundCommit, RoundState
+from loop.config import RunConfig
+from loop.errors import DamagedFileError
+from loop.progress import RunProgress, Stage
+from loop.sources.routed import RoutedSource, routed
+from loop.store import Store
+from policies.records import Record, TrainingSample, from_table
+
+if TYPE_CHECKING:
+    from loop.round import Predictions
+
+_SEED_SET = "seed"
+_SHUTDOWN_S = 30.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint of the run."""
+
+    version: str
+    path: str
+    """Relative to the run folder."""
+    digest: str
+    files: tuple[FileEntry, ...]
+
+
+@dataclass
+class House:
+    """What a round works with. Built by `open_house`."""
+
+    config: RunConfig
+    policies: Policies
+    store: Store
+    run_id: str
+    fleet: Fleet
+    trainer: TrainerGroup
+    progress: RunProgress
+    filters: Iterator[Any]
+    held_out: list[HeldOut]
+    acceptance: list[HeldOut]
+    commits: list[RoundCommit] = field(default_factory=list)
+    """Committed rounds so far; the driver appends."""
+
+    def next_filter(self) -> Any:
+        """Filter actors take shards in turn."""
+        return next(self.filters)
+
+    # ---- models
+
+    def adopt_base_model(self) -> Model:
+        """Copy the seed model into the run: a run folder is complete in itself."""
+        name = "round-0000"
+        receipt = self.store.finished_checkpoint(name)
+        if receipt is None:
+            folder = self.store.checkpoint_dir(name)
+            shutil.copytree(_downloaded(self.config.model_path), folder, dirs_exist_ok=True)
+            receipt = self.store.publish_checkpoint(folder, name)
+        digest = digest_of(read_checkpoint(self.store.local_checkpoint(receipt.path)))
+        return Model(weight_version(0, digest), receipt.path, digest, tuple(receipt.files))
+
+    def base(self) -> Model:
+        """The seed model of the run."""
+        return self._model(self.commits[0])
+
+    def champion(self) -> Model:
+        """The newest accepted model."""
+        return self._model(self._champion_commit())
+
+    def start_fleet(self, model: Model) -> None:
+        """Construct the engines; they serve only after their first completed swap."""
+        with self.progress.stage("start engines", total=1, unit="fleet") as stage:
+            self.fleet.start(self._update(model))
+            stage.advance(1)
+
+    def serve(self, model: Model) -> None:
+        """Make every engine serve `model`: starts the fleet if need be, does nothing where the model is served already."""
+        if not self.fleet.weight_version:
+            self.start_fleet(model)
+        elif self.fleet.weight_version != model.version:
+            self.fleet.swap(self._update(model))
+
+    # ---- data
+
+    def image_set(self, index: int) -> tuple[str, ImageSource]:
+        """Name and source of the unlabelled images of round `index`."""
+        stage = self.policies.schedule.stage(index, len(self.config.image_sets))
+        return f"set{stage}", self._sources[f"set{stage}"]
+
+    def routed_id(self, record: Record) -> str:
+        """The id of a record's image among all sets of the run."""
+        return routed(self.image_set(record.round)[0], record.image_id)
+
+    def seed_samples(self) -> list[TrainingSample]:
+        """The labelled samples that training replays."""
+        return self._seed_samples
+
+    def selected_records(self, commit: RoundCommit) -> list[Record]:
+        """What a committed round was trained on."""
+        return from_table(self.store.read_part(self._file(commit, "selected.parquet")))
+
+    def champion_predictions(self) -> Predictions:
+        """The champion's answers to the held-out questions, from the round that made it."""
+        from loop.round import read_predictions
+
+        return read_predictions(self.store.read_part(self._file(self._champion_commit(), "predictions.parquet")))
+
+    # ---- training
+
+    def hyperparameters(self) -> Hyperparameters:
+        return Hyperparameters(**self.config.training.model_dump(exclude={"num_threads", "timeout_s"}))
+
+    def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
+        """Run a job on the trainer's ranks, showing its steps."""
+        done = 0
+
+        def show(progress: Any) -> None:
+            nonlocal done
+            stage.advance(progress.step - done)
+            done = progress.step
+
+        return self.trainer.train(job, RoutedSource(self._sources), self.config.training.timeout_s, show)
+
+    # ---- inside
+
+    @cached_property
+    def _sources(self) -> dict[str, ImageSource]:
+        unlabelled = {f"set{number}": build_images(spec) for number, spec in enumerate(self.config.image_sets)}
+        return {_SEED_SET: build_labelled(self.config.seed_data.data), **unlabelled}
+
+    @cached_property
+    def _seed_samples(self) -> list[TrainingSample]:
+        source = build_labelled(self.config.seed_data.data)
+        samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
+        return [
+            TrainingSample(routed(_SEED_SET, sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples
+        ]
+
+    def _update(self, model: Model) -> Any:
+        return prepare(self.store.local_checkpoint(model.path), model.version, self.config.transport)
+
+    def _champion_commit(self) -> RoundCommit:
+        return next(commit for commit in reversed(self.commits) if commit.state is not RoundState.REJECTED)
+
+    def _model(self, commit: RoundCommit) -> Model:
+        files = tuple(file for file in commit.files if file.path.startswith(f"{commit.champion_path}/"))
+        digest = digest_of(read_checkpoint(self.store.local_checkpoint(commit.champion_path)))
+        if commit.champion != weight_version(commit.round, digest):
+            raise DamagedFileError(commit.champion_path, f"weights {commit.champion}", weight_version(commit.round, digest), "restore it")
+        return Model(commit.champion, commit.champion_path, digest, files)
+
+    def _file(self, commit: RoundCommit, name: str) -> FileEntry:
+        return next(file for file in commit.files if file.path.endswith(f"/{name}"))
+
+
+@contextmanager
+def open_house(config: RunConfig, store: Store, run_id: str, progress: RunProgress) -> Iterator[House]:
+    """Join or start Ray, reserve what the plan needs, spawn the actors; all of it ends with the block."""
+    policies = build_policies(config)
+    cluster = config.cluster
+    with ExitStack() as stack:
+        info = stack.enter_context(
+            connected(cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s, dashboard=cluster.dashboard)
+        )
+        plan = plan_resources(info.cpus, info.gpus, resource_request(config))
+        placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
+        trainer = _trainer(config, placement)
+        stack.callback(trainer.shutdown)
+        fleet = _fleet(config, policies, placement)
+        stack.callback(fleet.shutdown, _SHUTDOWN_S)
+        yield House(
+            config, policies, store, run_id, fleet, trainer, progress, cycle(_filters(config, policies, store, placement)),
+            build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), store.commits(),
+        )  # fmt: skip
+
+
+def resource_request(config: RunConfig) -> ResourceRequest:
+    """What a config asks of the cluster."""
+    cluster = config.cluster
+    return ResourceRequest(
+        cluster.num_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated
+    )
+
+
+def _downloaded(model: str) -> Path:
+    """A local folder of the model: a hub id is fetched by the hub's client, weights in safetensors only."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+
+
+def _fleet(config: RunConfig, policies: Policies, placement: Placement) -> Fleet:
+    spec = EngineSpec(config.engine.kind, str(_downloaded(config.model_path)), config.engine.options)
+    worker = ray.remote(EngineWorker)
+
+    def spawn(index: int) -> Any:
+        return worker.options(**placement.engine_options(index)).remote(spec, config.generation.options, policies.correction)
+
+    cluster = config.cluster
+    return Fleet(
+        spawn, placement.plan.num_engines, max_restarts_per_engine=cluster.max_restarts, task_timeout_s=cluster.task_timeout_s,
+        start_timeout_s=cluster.start_timeout_s, swap_timeout_s=cluster.swap_timeout_s,
+    )  # fmt: skip
+
+
+def _filters(config: RunConfig, policies: Policies, store: Store, placement: Placement) -> list[Any]:
+    worker = ray.remote(FilterWorker)
+    restarts = config.cluster.max_restarts
+    return [
+        worker.options(**placement.filter_options(index), max_restarts=restarts, max_task_retries=restarts).remote(policies.filters, store.write_part)
+        for index in range(placement.plan.num_filters)
+    ]

@@ -1,0 +1,159 @@
+"""What the driver shows while it runs: a live line per stage on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+
+DEFAULT_LINE_EVERY_S = 5.0
+RATE_OF = "records"  # the total whose speed is shown; a stage that has none shows the speed of its units
+
+
+class Stage:
+    """One stage of a round, counted as it advances. Made by `RunProgress.stage`; safe to advance from one thread at a time."""
+
+    def __init__(self, name: str, total: int | None, unit: str, clock: Callable[[], float], on_change: Callable[[Stage], None]) -> None:
+        self.name = name
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.totals: dict[str, int] = {}
+        self._clock = clock
+        self._started_s = clock()
+        self._on_change = on_change
+
+    def advance(self, count: int = 1, **totals: int) -> None:
+        """`count` more units are done, and brought so many more of each of `totals` (`records`, `kept` and the like)."""
+        self.done += count
+        for name, number in totals.items():
+            self.totals[name] = self.totals.get(name, 0) + number
+        self._on_change(self)
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._started_s
+
+    def counted(self) -> str:
+        """How far it is: `12/64 shards`."""
+        of_total = "" if self.total is None else f"/{self.total}"
+        return f"{self.done}{of_total} {self.unit}"
+
+    def details(self) -> str:
+        """What it brought and how fast: `records 480, kept 102, 31.2 records/s`."""
+        parts = [f"{name} {number}" for name, number in self.totals.items()]
+        elapsed_s = self.elapsed_s
+        name, number = (RATE_OF, self.totals[RATE_OF]) if RATE_OF in self.totals else (self.unit, self.done)
+        if number and elapsed_s > 0:
+            parts.append(f"{number / elapsed_s:.1f} {name}/s")
+        return ", ".join(parts)
+
+
+class RunProgress:
+    """Shows rounds and stages on `console`: live when it is a terminal, otherwise as lines.
+
+    A line tells a stage's start, then at most one every `line_every_s` seconds how far it is, and one its end with totals and
+    seconds. On a terminal the start and the middle are a live progress bar instead.
+
+        with RunProgress(console) as progress:
+            progress.round(1, 5)
+            with progress.stage("generate", total=64, unit="shards") as stage:
+                stage.advance(1, records=48, kept=11)
+    """
+
+    def __init__(self, console: Console, line_every_s: float = DEFAULT_LINE_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._line_every_s = line_every_s
+        self._clock = clock
+        self._last_line_s = clock()
+        self._round = ""
+        self._live = _live_display(console) if console.is_terminal and not console.is_dumb_terminal else None
+        self._tasks: dict[Stage, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def round(self, number: int, total: int) -> None:
+        """The stages from here on belong to round `number` of `total`."""
+        self._round = f"round {number}/{total}"
+        self._line(f"[bold]{self._round}[/bold]")
+
+    def note(self, text: str) -> None:
+        """One line of text, as it is."""
+        self._line(escape(text))
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "steps") -> Iterator[Stage]:
+        """A stage of `total` units (None: not known beforehand), over when the block ends."""
+        stage = Stage(name, total, unit, self._clock, self._on_change)
+        self._begin(stage)
+        try:
+            yield stage
+        except BaseException:
+            self._end(stage, f"stopped at {stage.counted()}")
+            raise
+        self._end(stage, f"done, {stage.counted()}" if stage.done else "done")
+
+    def _begin(self, stage: Stage) -> None:
+        if self._live is not None:
+            self._tasks[stage] = self._live.add_task(stage.name, total=stage.total, round=self._round, counted="", details="")
+            return
+        self._line(self._titled(stage, "started" if stage.total is None else f"started, {stage.total} {stage.unit}"))
+
+    def _on_change(self, stage: Stage) -> None:
+        if self._live is not None:
+            self._live.update(self._tasks[stage], completed=stage.done, counted=stage.counted(), details=stage.details())
+        elif self._clock() - self._last_line_s >= self._line_every_s and stage.done != stage.total:
+            self._line(self._titled(stage, stage.counted(), stage.details()))
+
+    def _end(self, stage: Stage, outcome: str) -> None:
+        if self._live is not None:
+            self._live.remove_task(self._tasks.pop(stage))
+        self._line(self._titled(stage, outcome, stage.details(), f"{stage.elapsed_s:.1f} s"))
+
+    def _titled(self, stage: Stage, *parts: str) -> str:
+        """What is told of a stage, under the round and the name."""
+        title = " ".join(filter(None, (self._round, stage.name)))
+        return escape(f"{title}: {', '.join(filter(None, parts))}")
+
+    def _line(self, markup: str) -> None:
+        self._last_line_s = self._clock()
+        self._console.print(markup, highlight=False, soft_wrap=True)
+
+
+class _BarWhereKnown(ProgressColumn):
+    """A bar for stages that know how long they are; a pulsing one would only say again that it is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = BarColumn(bar_width=24)
+
+    def render(self, task: Task) -> RenderableType:
+        return "" if task.total is None else self._bar.render(task)
+
+
+def _live_display(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.fields[round]}", style="bold", markup=False),
+        TextColumn("{task.description}", markup=False),
+        _BarWhereKnown(),
+        TextColumn("{task.fields[counted]}", markup=False),
+        TextColumn("{task.fields[details]}", style="green", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+    )

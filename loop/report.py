@@ -1,0 +1,198 @@
+"""What a run has to say for itself: the tables at the end of `vigc run`, and `vigc status` as a table or as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loop.commits import RoundCommit, RoundState
+
+MISSING = "\u2013"  # an en dash
+TABLE_WIDTH = 100  # columns: what a plain terminal, a log and a README show without wrapping
+MIN_COLUMN_WIDTH = 7
+COLUMN_PADDING = 3
+
+Column = tuple[str, Callable[[RoundCommit], str]]
+"""A heading, and the cell of a round."""
+
+
+def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str]) -> list[Table]:
+    """What each round wrote, what each filter kept of it, and what the champion can do on the held-out sets `set_names`.
+
+    Shares and accuracies are in percent. A number that was not measured is a dash. Tables with more columns than fit into
+    100 characters are continued in a further one.
+    """
+    commits = sorted(commits, key=lambda commit: commit.round)
+    rounds = [commit for commit in commits if commit.state is not RoundState.BASELINE]
+    tables = _tables("What each round wrote", _round_columns(), rounds) if rounds else []
+    filters = list(dict.fromkeys(count.filter for commit in rounds for count in commit.filters))
+    if filters:
+        generated = _count_column("generated", "generated")
+        tables += _tables("Records kept by each filter", [generated, *map(_filter_column, filters)], rounds)
+    return [*tables, *_champion_tables(commits, set_names)]
+
+
+def print_results(console: Console, commits: Sequence[RoundCommit], set_names: Sequence[str]) -> None:
+    """Print the tables of `results_tables`."""
+    for table in results_tables(commits, set_names):
+        console.print(table)
+
+
+def status_table(run_id: str, state: str, commits: Sequence[RoundCommit]) -> Table:
+    """One line per committed round, under the state of the run and its champion."""
+    commits = sorted(commits, key=lambda commit: commit.round)
+    champion = commits[-1].champion if commits else MISSING
+    columns: list[Column] = [
+        ("state", lambda commit: commit.state.value),
+        _count_column("generated", "generated"),
+        _count_column("kept", "accepted"),
+        _count_column("trained on", "trained_on"),
+        ("champion", lambda commit: commit.champion),
+        ("seconds", _seconds),
+        ("committed (UTC)", lambda commit: datetime.fromtimestamp(commit.committed_at, UTC).strftime("%m-%d %H:%M")),
+    ]
+    return _table(f"run {run_id}: {state}, champion {champion}", columns, commits, left_aligned={"state", "champion"})
+
+
+def status_dict(run_id: str, state: str, commits: Sequence[RoundCommit]) -> dict[str, Any]:
+    """The same for programs: plain values that JSON can hold (a number that is not finite is None)."""
+    commits = sorted(commits, key=lambda commit: commit.round)
+    return {
+        "run_id": run_id,
+        "state": state,
+        "champion": commits[-1].champion if commits else None,
+        "rounds": [_round_dict(commit) for commit in commits],
+    }
+
+
+def print_status(console: Console, run_id: str, state: str, commits: Sequence[RoundCommit]) -> None:
+    """Print the table of `status_table`."""
+    console.print(status_table(run_id, state, commits))
+
+
+def _round_columns() -> list[Column]:
+    return [
+        _count_column("generated", "generated"),
+        _count_column("kept", "accepted"),
+        _count_column("trained on", "trained_on"),
+        _count_column("images set aside", "set_aside_images"),
+        _percent_column("correct before, %", "correct_before"),
+        _percent_column("correct after, %", "correct_after"),
+        _percent_column("correct kept, %", "correct_kept"),
+        ("seconds", _seconds),
+    ]
+
+
+def _champion_tables(commits: Sequence[RoundCommit], set_names: Sequence[str]) -> list[Table]:
+    columns = [_percent_column(name, f"accuracy/{name}") for name in set_names]
+    gains = {name: _gain(commits, f"accuracy/{name}") for name in set_names}
+    columns.append(("outcome", _outcome))
+    footer = {**gains, "outcome": "points over the seed model"}
+    return _tables("What the champion can do after each round: exact accuracy, %", columns, commits, {"outcome"}, footer)
+
+
+def _tables(
+    title: str,
+    columns: Sequence[Column],
+    commits: Sequence[RoundCommit],
+    left_aligned: Iterable[str] = (),
+    last_row: Mapping[str, str] | None = None,
+) -> list[Table]:
+    """As many tables as it takes to stay within `TABLE_WIDTH`."""
+    chunks: list[list[Column]] = [[]]
+    used = round_width = MIN_COLUMN_WIDTH + COLUMN_PADDING
+    for column in columns:
+        width = max(MIN_COLUMN_WIDTH, _heading_width(column[0])) + COLUMN_PADDING
+        if used + width > TABLE_WIDTH:
+            chunks.append([])
+            used = round_width
+        chunks[-1].append(column)
+        used += width
+    titles = [title, *[f"{title} (continued)"] * (len(chunks) - 1)]
+    return [_table(title, chunk, commits, left_aligned, last_row) for title, chunk in zip(titles, chunks, strict=True)]
+
+
+def _table(
+    title: str,
+    columns: Sequence[Column],
+    commits: Sequence[RoundCommit],
+    left_aligned: Iterable[str] = (),
+    last_row: Mapping[str, str] | None = None,
+) -> Table:
+    width = min(len(title), TABLE_WIDTH)  # a title is wrapped at the width of its table
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, min_width=width)
+    table.add_column("round", justify="right")
+    for heading, _ in columns:
+        left = heading in left_aligned
+        table.add_column(escape(heading.replace("_", " ")), justify="left" if left else "right", min_width=_heading_width(heading))
+    for commit in commits:
+        table.add_row(str(commit.round), *(escape(cell(commit)) for _, cell in columns))
+    if last_row is not None:
+        table.add_section()
+        table.add_row("gain", *(last_row[heading] for heading, _ in columns), style="bold")
+    return table
+
+
+def _heading_width(heading: str) -> int:
+    """Headings wrap between words, so that the longest word decides."""
+    return max(len(word) for word in heading.replace("_", " ").split())
+
+
+def _count_column(heading: str, count: str) -> Column:
+    return heading, lambda commit: str(commit.counts[count]) if count in commit.counts else MISSING
+
+
+def _filter_column(name: str) -> Column:
+    def cell(commit: RoundCommit) -> str:
+        return next((str(count.kept) for count in commit.filters if count.filter == name), MISSING)
+
+    return name.rpartition(":")[2], cell
+
+
+def _percent_column(heading: str, metric: str) -> Column:
+    def cell(commit: RoundCommit) -> str:
+        value = _metric(commit, metric)
+        return MISSING if value is None else f"{100 * value:.1f}"
+
+    return heading, cell
+
+
+def _gain(commits: Sequence[RoundCommit], metric: str) -> str:
+    """The champion's accuracy now, less the seed model's, in points."""
+    seed = next((commit for commit in commits if commit.state is RoundState.BASELINE), None)
+    before = None if seed is None else _metric(seed, metric)
+    after = _metric(commits[-1], metric) if commits else None
+    return MISSING if before is None or after is None else f"{100 * (after - before):+.1f}"
+
+
+def _outcome(commit: RoundCommit) -> str:
+    if commit.state is RoundState.BASELINE:
+        return "seed model"
+    return commit.state.value if commit.decision is None else f"{commit.state.value}: {commit.decision.reason}"
+
+
+def _seconds(commit: RoundCommit) -> str:
+    return f"{commit.stage_seconds['round']:.1f}" if "round" in commit.stage_seconds else MISSING
+
+
+def _metric(commit: RoundCommit, name: str) -> float | None:
+    value = commit.metrics.get(name)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _round_dict(commit: RoundCommit) -> dict[str, Any]:
+    return {
+        "round": commit.round,
+        "state": commit.state.value,
+        "accepted": commit.state is RoundState.ACCEPTED,
+        "champion": commit.champion,
+        "counts": dict(commit.counts),
+        "metrics": {name: _metric(commit, name) for name in commit.metrics},
+    }

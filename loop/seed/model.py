@@ -1,0 +1,115 @@
+"""The seed model's anatomy: a small LLaVA of transformers classes with a word-level tokenizer and a real processor."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from loop.sources.shapes.questions import DETAIL_QUESTIONS, ask, captions, cell_listing, truth
+from loop.sources.shapes.render import IMAGE_SIZE
+from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, image_id, scene_of
+from policies.instructions import TRAINING_INSTRUCTIONS, QuestionType
+
+PATCH_SIZE = 16
+CELL_LISTING_PROMPT = "List every cell of the image."
+CAPTION_PROMPT = "What can be seen?"
+
+_SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
+_CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}"
+    "USER:{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %} <image>{% else %} {{ item['text'] }}{% endif %}"
+    "{% endfor %}"
+    "{% else %}"
+    " ASSISTANT:{% for item in message['content'] %}"
+    "{% generation %} {{ item['text'] }}{{ eos_token }}{% endgeneration %}"
+    "{% endfor %}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+def build_model() -> LlavaForConditionalGeneration:
+    """A freshly initialised LLaVA, about 2M parameters; draw from torch's global generator, so seed it first."""
+    vision = CLIPVisionConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
+        image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, projection_dim=128,
+    )  # fmt: skip
+    vocabulary = words()
+    text = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=160, intermediate_size=480, num_hidden_layers=4, num_attention_heads=5,
+        num_key_value_heads=5, max_position_embeddings=512, tie_word_embeddings=False,
+        pad_token_id=0, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_id=vocabulary.index("<image>"), vision_feature_layer=-1,
+        vision_feature_select_strategy="default", image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+        tie_word_embeddings=False, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    return LlavaForConditionalGeneration(config)
+
+
+def build_processor() -> LlavaProcessor:
+    """Word-level tokenizer over the world's language, CLIP image processor at the world's size, Vicuna-like chat template."""
+    vocabulary = {word: index for index, word in enumerate(words())}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True),
+            pre_tokenizers.Split(Regex(r"[.,?:]|\n"), behavior="isolated"),
+        ]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="never", split=True)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        padding_side="left", model_max_length=512, extra_special_tokens={"image_token": "<image>"}, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    images = CLIPImageProcessor(
+        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_convert_rgb=True
+    )
+    return LlavaProcessor(
+        image_processor=images, tokenizer=fast, patch_size=PATCH_SIZE, vision_feature_select_strategy="default",
+        chat_template=_CHAT_TEMPLATE, image_token="<image>", num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def save_untrained(folder: Path) -> None:
+    """Write an untrained model and its processor as a Hugging Face folder."""
+    build_model().save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+
+
+def words() -> list[str]:
+    """The vocabulary, special tokens first. A word that follows a space carries the mark `▁`."""
+    texts = [CELL_LISTING_PROMPT, CAPTION_PROMPT, "USER: ASSISTANT: Question: Answer: yes no Yes No none 0 1 2 3 4 5 6 7 8 9 10", *DETAIL_QUESTIONS]
+    texts += [text for options in TRAINING_INSTRUCTIONS.values() for text in options]
+    texts += [" ".join(group) for group in (SHAPES, COLORS, SIZES, POSITIONS)]
+    for index in range(2000):  # the grammar's words all appear many times over in so many questions and answers
+        scene, rng = scene_of(image_id(0, index, 0.0)), _rng(index)
+        texts += [*captions(scene), cell_listing(scene)]
+        for question_type in QuestionType:
+            question = ask(scene, question_type, rng, false_premise=index % 3 == 0)
+            texts += [question, truth(scene, question).answer]
+    found = sorted({piece for text in texts for word in text.split() for piece in re.findall(r"[.,?:]|[^.,?:]+", word)} | {"\n"})
+    marked = ["▁"] + [form for piece in found for form in ((piece,) if piece in ".,?:\n" else (piece, f"▁{piece}"))]
+    return [*_SPECIAL, *marked]
+
+
+def _rng(index: int):  # noqa: ANN202
+    import numpy as np
+
+    return np.random.default_rng([0, index])

@@ -1,0 +1,35 @@
+"""Several image sets behind one: ids are `SET|ID`, so that sets may use the same names for different pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actors.images import BadImageError, ImageSource
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SEPARATOR = "|"
+
+
+def routed(set_name: str, image_id: str) -> str:
+    """The id of an image of a set."""
+    return f"{set_name}{_SEPARATOR}{image_id}"
+
+
+@dataclass(frozen=True)
+class RoutedSource:
+    """Opens `SET|ID` in the source of that set."""
+
+    sources: Mapping[str, ImageSource]
+
+    def image_ids(self) -> list[str]:
+        return [routed(name, image_id) for name, source in self.sources.items() for image_id in source.image_ids()]
+
+    def open(self, image_id: str) -> Image.Image:
+        name, _, inner = image_id.partition(_SEPARATOR)
+        if name not in self.sources:
+            raise BadImageError(f"image {image_id!r} names no set; there are {sorted(self.sources)}")
+        return self.sources[name].open(inner)

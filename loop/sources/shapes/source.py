@@ -1,0 +1,76 @@
+"""The embedded world as an image source, a labelled source and an oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from actors.images import BadImageError
+from loop.sources.shapes.questions import ask, is_correct, truth
+from loop.sources.shapes.render import render
+from loop.sources.shapes.scene import image_id, scene_of
+from policies.instructions import TRAINING_INSTRUCTIONS, QuestionType, vig_target
+from policies.records import HeldOutQuestion, TrainingSample
+
+_TYPE_SHARES = {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.2, QuestionType.COMPLEX: 0.35}
+"""Mix of the labelled data: detail answers are long, so that a smaller share of them teaches as many tokens."""
+
+_VIG_SHARE = 0.4
+_FALSE_PREMISE_SHARE = 0.12
+"""Share of VIC samples and held-out questions whose premise is false: what teaches the model to say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShapesImages:
+    """`num_images` images of world `seed`, the shift of each drawn evenly from [`min_shift`, `max_shift`]."""
+
+    seed: int
+    min_shift: float
+    max_shift: float
+    num_images: int
+
+    def image_ids(self) -> list[str]:
+        shifts = np.random.default_rng([self.seed, 1]).uniform(self.min_shift, self.max_shift, self.num_images)
+        return [image_id(self.seed, index, float(shift)) for index, shift in enumerate(shifts)]
+
+    def open(self, image_id: str) -> Image.Image:
+        try:
+            return render(scene_of(image_id))
+        except ValueError as error:
+            raise BadImageError(str(error)) from error
+
+    def is_correct(self, image_id: str, question: str, answer: str) -> bool:
+        return is_correct(scene_of(image_id), question, answer)
+
+    def training_samples(self, num_samples: int, seed: int) -> list[TrainingSample]:
+        """VIG and VIC samples, images taken in turn so that each is seen about equally often."""
+        rng = np.random.default_rng([self.seed, seed, 2])
+        ids = self.image_ids()
+        order = np.concatenate([rng.permutation(len(ids)) for _ in range(-(-num_samples // len(ids)))])[:num_samples]
+        return [self._sample(ids[index], rng) for index in order.tolist()]
+
+    def questions(self, num_questions: int, seed: int) -> list[HeldOutQuestion]:
+        """Held-out questions, the three types in equal shares; one per image while images last."""
+        rng = np.random.default_rng([self.seed, seed, 3])
+        ids = self.image_ids()
+        types = list(QuestionType)
+        return [self._question(index, ids[index % len(ids)], types[index % len(types)], rng) for index in range(num_questions)]
+
+    def _sample(self, identifier: str, rng: np.random.Generator) -> TrainingSample:
+        scene = scene_of(identifier)
+        question_type = list(_TYPE_SHARES)[int(rng.choice(len(_TYPE_SHARES), p=list(_TYPE_SHARES.values())))]
+        if rng.random() < _VIG_SHARE:
+            question = ask(scene, question_type, rng)
+            instructions = TRAINING_INSTRUCTIONS[question_type]
+            turn = (instructions[int(rng.integers(len(instructions)))], vig_target(question, truth(scene, question).answer))
+        else:
+            question = ask(scene, question_type, rng, false_premise=rng.random() < _FALSE_PREMISE_SHARE)
+            turn = (question, truth(scene, question).answer)
+        return TrainingSample(identifier, (turn,), question_type=question_type)
+
+    def _question(self, index: int, identifier: str, question_type: QuestionType, rng: np.random.Generator) -> HeldOutQuestion:
+        scene = scene_of(identifier)
+        question = ask(scene, question_type, rng, false_premise=rng.random() < _FALSE_PREMISE_SHARE)
+        return HeldOutQuestion(f"{identifier}-{index}", identifier, question, truth(scene, question).answer, question_type)

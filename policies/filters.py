@@ -1,0 +1,387 @@
+"""Filters: which records are kept, and for which reason the others are not.
+
+No single signal tells a right answer from a wrong one; independent signals multiply, so filters come in a chain. A filter sees
+only what its predecessors kept, and a rejected record stays in the data with its first reason.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from policies.checks import any_of, check_at_least, check_at_most, check_choice, check_range, check_share, check_texts
+from policies.correction import CorrectionPolicy
+from policies.instructions import parse_vig
+from policies.metrics import normalise, view_agreement
+from policies.records import Reason, Record
+from policies.registry import Registry
+
+
+class MissingMeasurementError(ValueError):
+    """A filter reads what the correction policy does not measure."""
+
+
+class FilterPolicy(Protocol):
+    """One reason to keep or reject records."""
+
+    @property
+    def name(self) -> str:
+        """Name under which its counts are kept."""
+        ...
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        """A reason against each record, in order, or None to keep it.
+
+        `records` are those of one shard that survived so far; all tasks of an image are in the same shard.
+        """
+        ...
+
+
+@runtime_checkable
+class MeasuringFilter(Protocol):
+    """A filter that needs certain settings of the correction policy."""
+
+    def missing(self, correction: CorrectionPolicy) -> list[str]:
+        """What to change in the correction settings, one text per change; empty when the filter can work."""
+        ...
+
+
+class StageCount(NamedTuple):
+    """How many records a filter saw and kept."""
+
+    name: str
+    seen: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainResult:
+    """All records of a shard, judged, in their order; and the counts in the order of the chain."""
+
+    records: list[Record]
+    counts: list[StageCount]
+
+
+class FilterChain:
+    """Filters one after the other."""
+
+    def __init__(self, policies: Sequence[FilterPolicy]) -> None:
+        self.policies = tuple(policies)
+
+    def apply(self, records: Sequence[Record]) -> ChainResult:
+        """Judge the records of one shard: survivors become `accepted`, the others carry their first reason.
+
+        Records that come with reasons (`UNREADABLE_IMAGE`) stay rejected, unseen by any filter.
+
+        Raises:
+            ValueError: a filter gave another number of verdicts than it was given records.
+        """
+        reasons: dict[int, Reason] = {}
+        alive = [index for index, record in enumerate(records) if not record.reasons]
+        counts = []
+        for policy in self.policies:
+            verdicts = policy.judge([records[index] for index in alive])
+            if len(verdicts) != len(alive):
+                raise ValueError(f"filter {policy.name!r} gave {len(verdicts)} verdicts on {len(alive)} records; expected one each")
+            reasons |= {index: Reason(verdict) for index, verdict in zip(alive, verdicts, strict=True) if verdict is not None}
+            counts.append(StageCount(policy.name, len(alive), len(alive) - len(verdicts) + verdicts.count(None)))
+            alive = [index for index in alive if index not in reasons]
+        survivors = set(alive)
+        judged = [replace(record, accepted=index in survivors) for index, record in enumerate(records)]
+        for index, reason in reasons.items():
+            judged[index] = judged[index].rejected(reason)
+        return ChainResult(judged, counts)
+
+
+def check_measurements(filters: Iterable[FilterPolicy], correction: CorrectionPolicy) -> None:
+    """Hold the filters against the correction settings, before a run starts.
+
+    Raises:
+        MissingMeasurementError: a filter reads what is not measured; the message names the settings to change.
+    """
+    faults = [
+        f"filter {policy.name!r} needs {change}"
+        for policy in filters
+        if isinstance(policy, MeasuringFilter)
+        for change in policy.missing(correction)
+    ]
+    if faults:
+        raise MissingMeasurementError("; ".join(faults))
+
+
+FILTER_POLICIES: Registry[FilterPolicy] = Registry("filter policy")
+
+
+def _one_by_one(records: Sequence[Record], reason: Callable[[Record], Reason | None]) -> list[Reason | None]:
+    """`reason` of every record that has a question and an answer; the others were never measured and are `EMPTY`."""
+    return [reason(record) if record.question and record.answer else Reason.EMPTY for record in records]
+
+
+@FILTER_POLICIES.register("parsable")
+@dataclass(frozen=True)
+class Parsable:
+    """VIG wrote one question and one answer."""
+
+    name: str = field(default="parsable", init=False)
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return [None if record.question and parse_vig(record.generated_text) else Reason.UNPARSABLE for record in records]
+
+
+@FILTER_POLICIES.register("length")
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """Question and answer are neither empty nor outside their range of words."""
+
+    min_question_words: int = 3
+    max_question_words: int = 60
+    min_answer_words: int = 1
+    max_answer_words: int = 300
+    name: str = field(default="length", init=False)
+
+    def __post_init__(self) -> None:
+        check_range("question_words", self.min_question_words, self.max_question_words)
+        check_range("answer_words", self.min_answer_words, self.max_answer_words)
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return [self._reason(record) for record in records]
+
+    def _reason(self, record: Record) -> Reason | None:
+        question, answer = len(record.question.split()), len(record.answer.split())
+        if not question or not answer:
+            return Reason.EMPTY
+        if question < self.min_question_words or answer < self.min_answer_words:
+            return Reason.TOO_SHORT
+        return Reason.TOO_LONG if question > self.max_question_words or answer > self.max_answer_words else None
+
+
+@FILTER_POLICIES.register("duplicates")
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """No question comes twice, and no question with its answer comes almost twice; the first in record order is kept.
+
+    Options:
+        scope: `image` compares the records of an image with each other, `shard` those of the whole shard.
+        threshold: Jaccard similarity (0.5..1) of the sets of word shingles of question and answer from which two records are
+            near duplicates. MinHash finds the candidates (Broder 1997), the exact similarity decides.
+        shingle_words: words per shingle.
+    """
+
+    scope: str = "image"
+    threshold: float = 0.9
+    shingle_words: int = 3
+    name: str = field(default="duplicates", init=False)
+
+    def __post_init__(self) -> None:
+        check_choice("scope", self.scope, ("image", "shard"))
+        check_at_least("threshold", self.threshold, 0.5)
+        check_at_most("threshold", self.threshold, 1.0)
+        check_at_least("shingle_words", self.shingle_words, 1)
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        kept = _Kept(self.threshold)
+        return [kept.enter(*self._keys(record)) for record in records]
+
+    def _keys(self, record: Record) -> tuple[str, frozenset[str]]:
+        """Question and shingles, each marked with the scope: records of different scopes then have nothing in common."""
+        scope = record.image_id if self.scope == "image" else ""
+        words = re.findall(r"\w+", f"{record.question} {record.answer}".lower())
+        starts = range(max(1, len(words) - self.shingle_words + 1))
+        shingles = frozenset(" ".join([scope, *words[i : i + self.shingle_words]]) for i in starts)
+        return f"{scope} {normalise(record.question)}", shingles
+
+
+_BANDS, _ROWS = 42, 3
+"""Of the locality-sensitive hash: it overlooks 4 in 1,000 pairs of similarity 0.5 and 2 in 100 million of similarity 0.7."""
+
+
+class _Kept:
+    """The records kept so far, and what they are compared by."""
+
+    def __init__(self, threshold: float) -> None:
+        from datasketch import MinHash, MinHashLSH  # here because it takes more than a second to import
+
+        self._threshold = threshold
+        self._new_hash = MinHash(num_perm=_BANDS * _ROWS)
+        self._index = MinHashLSH(threshold, num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
+        self._shingles: dict[Hashable, frozenset[str]] = {}
+
+    def enter(self, question: str, shingles: frozenset[str]) -> Reason | None:
+        """Keep a record, unless it is a duplicate of a kept one."""
+        if question in self._shingles:
+            return Reason.EXACT_DUPLICATE
+        minhash = self._new_hash.copy()
+        minhash.update_batch([shingle.encode() for shingle in shingles])
+        if any(self._is_near(shingles, self._shingles[index]) for index in self._index.query(minhash)):
+            return Reason.NEAR_DUPLICATE
+        self._index.insert(question, minhash)
+        self._shingles[question] = shingles
+        return None
+
+    def _is_near(self, one: frozenset[str], other: frozenset[str]) -> bool:
+        return len(one & other) >= self._threshold * len(one | other)
+
+
+@FILTER_POLICIES.register("agreement")
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """The answer is given again: by VIG in the first place (`require_original`), and on at least `min_view_share` of the
+    perturbed views. Answers are compared after `normalise`."""
+
+    require_original: bool = True
+    min_view_share: float = 1.0
+    name: str = field(default="agreement", init=False)
+
+    def __post_init__(self) -> None:
+        check_share("min_view_share", self.min_view_share)
+        if not self.require_original and not self.min_view_share:
+            raise ValueError("require_original is off with min_view_share 0; expected one of them, nothing would be compared")
+
+    def missing(self, correction: CorrectionPolicy) -> list[str]:
+        if self.min_view_share and not correction.num_views:
+            return ["correction num_views of 1 or more (or its own min_view_share 0)"]
+        if not self.min_view_share and correction.skip:
+            return ["a correction other than `none`, which keeps the original answer"]
+        return []
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return _one_by_one(records, self._reason)
+
+    def _reason(self, record: Record) -> Reason | None:
+        if self.require_original and normalise(record.original_answer) != normalise(record.answer):
+            return Reason.ANSWERS_DISAGREE
+        if not self.min_view_share:
+            return None
+        agreement = view_agreement(record)
+        if agreement is None:
+            raise MissingMeasurementError(f"{record.record_id} has no view answers; set correction num_views to 1 or more")
+        return None if agreement >= self.min_view_share else Reason.ANSWERS_DISAGREE
+
+
+@FILTER_POLICIES.register("confidence")
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """The mean log-probability per token (nats) of the corrected answer is at least `min_mean_logprob`, and that of what VIG
+    wrote at least `min_vig_mean_logprob`, where given."""
+
+    min_mean_logprob: float = -0.05
+    min_vig_mean_logprob: float | None = None
+    name: str = field(default="confidence", init=False)
+
+    def __post_init__(self) -> None:
+        check_at_most("min_mean_logprob", self.min_mean_logprob, 0.0)
+        if self.min_vig_mean_logprob is not None:
+            check_at_most("min_vig_mean_logprob", self.min_vig_mean_logprob, 0.0)
+
+    def missing(self, correction: CorrectionPolicy) -> list[str]:
+        return ["a correction other than `none`, which measures no log-probability of an answer"] if correction.skip else []
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return _one_by_one(records, self._reason)
+
+    def _reason(self, record: Record) -> Reason | None:
+        mean = record.mean_logprob
+        if mean is None:
+            raise MissingMeasurementError(f"{record.record_id} has no log-probability of its answer; set a correction other than `none`")
+        return Reason.LOW_CONFIDENCE if mean < self.min_mean_logprob or self._vig_is_unsure(record) else None
+
+    def _vig_is_unsure(self, record: Record) -> bool:
+        if self.min_vig_mean_logprob is None:
+            return False
+        if record.generated_logprob is None or not record.generated_num_tokens:
+            raise MissingMeasurementError(f"{record.record_id} has no log-probability of what VIG wrote; set min_vig_mean_logprob to null")
+        return record.generated_logprob / record.generated_num_tokens < self.min_vig_mean_logprob
+
+
+@FILTER_POLICIES.register("image_dependence")
+@dataclass(frozen=True, kw_only=True)
+class ImageDependence:
+    """The image makes the answer likelier by at least `min_gain` nats than a blank image does."""
+
+    min_gain: float = 0.5
+    name: str = field(default="image_dependence", init=False)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.min_gain):
+            raise ValueError(f"min_gain is {self.min_gain}; expected a finite number of nats")
+
+    def missing(self, correction: CorrectionPolicy) -> list[str]:
+        return [] if correction.measure_blank else ["correction measure_blank on"]
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return _one_by_one(records, self._reason)
+
+    def _reason(self, record: Record) -> Reason | None:
+        if record.blank_logprob is None or record.answer_logprob is None:
+            raise MissingMeasurementError(f"{record.record_id} has no log-probability on a blank image; set correction measure_blank on")
+        return Reason.IMAGE_INDEPENDENT if record.answer_logprob - record.blank_logprob < self.min_gain else None
+
+
+_FUNCTION_WORDS = (
+    "a an the this that these those and or but if than then so as of in on at to from by for with about into over is are was were "
+    "be been being am do does did have has had can could will would should may might must what which who whom whose where when why "
+    "how it its they them their there here he she his her you your we our i me my not no any some all both each other more most "
+    "many much very just also only"
+)
+_ASKING_WORDS = (
+    "image", "picture", "photo", "scene", "shown", "show", "see", "seen", "visible", "describe", "description", "detail", "detailed",
+    "give", "object", "objects", "thing", "color", "colour", "shape", "size", "kind", "type", "number", "position", "large", "small",
+    "big", "left", "right", "above", "below", "same", "different",
+)  # fmt: skip
+"""Words that ask for or compare things rather than name one: a description need not hold them."""
+
+
+@FILTER_POLICIES.register("basis")
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What the question takes for granted is there: the answer does not deny it, and the model's own description of the image,
+    written without the question, names it.
+
+    Options:
+        denials: regular expressions of answers that deny the question's premise.
+        require_in_description: every content word of the question must be in the description (up to a plural s).
+        ignore_words: words of a question, beside function words, that need not be.
+        exempt: regular expressions of questions that take nothing for granted; they are not looked at.
+    """
+
+    denials: Sequence[str] = ("^There is no ", "^There is more than one ", "^There is nothing ")
+    require_in_description: bool = True
+    ignore_words: Sequence[str] = _ASKING_WORDS
+    exempt: Sequence[str] = ("^Is there", "^How many", "^Describe")
+    name: str = field(default="basis", init=False)
+
+    def __post_init__(self) -> None:
+        any_of("denials", self.denials)
+        any_of("exempt", self.exempt)
+        check_texts("ignore_words", self.ignore_words)
+
+    def missing(self, correction: CorrectionPolicy) -> list[str]:
+        if self.require_in_description and not correction.describe:
+            return ["correction describe on (or its own require_in_description off)"]
+        return []
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        denials, exempt = any_of("denials", self.denials), any_of("exempt", self.exempt)
+        ignored = _words(" ".join([_FUNCTION_WORDS, *self.ignore_words]))
+
+        def reason(record: Record) -> Reason | None:
+            if exempt.search(record.question):
+                return None
+            if denials.search(record.answer):
+                return Reason.NO_BASIS
+            unnamed = _words(record.question) - ignored - _words(record.view_description)
+            return Reason.NO_BASIS if self.require_in_description and unnamed else None
+
+        return _one_by_one(records, reason)
+
+
+def _words(text: str) -> set[str]:
+    return {_singular(word) for word in re.findall(r"\w+", text.lower())}
+
+
+def _singular(word: str) -> str:
+    """The word without a plural s: crude, and the same for both sides of a comparison."""
+    return word[:-1] if len(word) > 3 and word.endswith("s") else word

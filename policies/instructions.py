@@ -1,0 +1,160 @@
+"""Instructions: how a model is asked to generate (VIG) and to answer (VIC), after VIGC (arXiv 2308.12714, section 3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+
+from policies.checks import check_at_least
+from policies.registry import Registry
+
+
+class QuestionType(StrEnum):
+    """LLaVA's three types of instruction data."""
+
+    CONVERSATION = "conversation"
+    DETAIL = "detail"
+    COMPLEX = "complex"
+
+
+CANONICAL_INSTRUCTIONS: dict[QuestionType, str] = {
+    QuestionType.CONVERSATION: "Generate a question based on the content of the given image and then answer it.",
+    QuestionType.DETAIL: "Generate a question to describe the image content in detail and then answer it.",
+    QuestionType.COMPLEX: "Based on the given image, generate an in-depth reasoning question and then answer it.",
+}
+"""The only instructions used at inference, as VIGC's published configurations have them."""
+
+TRAINING_INSTRUCTIONS: dict[QuestionType, tuple[str, ...]] = {
+    QuestionType.CONVERSATION: (
+        CANONICAL_INSTRUCTIONS[QuestionType.CONVERSATION],
+        "Look at the image, ask a question about what it shows and then answer it.",
+        "Write a question about the content of the image and then its answer.",
+        "Ask something about the given image and then answer it.",
+    ),
+    QuestionType.DETAIL: (
+        CANONICAL_INSTRUCTIONS[QuestionType.DETAIL],
+        "Look at the image, ask for a detailed description and then give it.",
+        "Write a question that asks for all details of the image and then its answer.",
+        "Ask for a description of the given image in detail and then answer it.",
+    ),
+    QuestionType.COMPLEX: (
+        CANONICAL_INSTRUCTIONS[QuestionType.COMPLEX],
+        "Look at the image, ask a question that needs reasoning and then answer it.",
+        "Write a reasoning question about the content of the image and then its answer.",
+        "Ask something about the given image that requires reasoning and then answer it.",
+    ),
+}
+"""Wordings that a VIG training sample draws from, so that the model does not hang on one phrase."""
+
+_FORM = re.compile(r"Question:(.*?)Answer:(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedPair:
+    """What VIG wrote: a question and the answer it gave itself."""
+
+    question: str
+    answer: str
+
+
+def vig_target(question: str, answer: str) -> str:
+    """The text a VIG sample is trained to write (VIGC's form; the space before `Question:` is left to the chat template)."""
+    return f"Question: {question} Answer: {answer}"
+
+
+def parse_vig(text: str) -> GeneratedPair | None:
+    """Question and answer of a VIG output, or None unless it holds exactly one `Question:` followed by exactly one `Answer:`."""
+    if text.count("Question:") != 1 or text.count("Answer:") != 1:
+        return None
+    match = _FORM.search(text)
+    if match is None:
+        return None
+    return GeneratedPair(" ".join(match[1].split()), " ".join(match[2].split()))
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTask:
+    """One thing for VIG to do: generate a question of a type, and its answer, about an image."""
+
+    image_id: str
+    question_type: QuestionType
+    instruction: str
+
+
+class InstructionPolicy(Protocol):
+    """How a model is asked to generate a question of a type."""
+
+    def choose(self, question_type: QuestionType, rng: np.random.Generator) -> str:
+        """The instruction of one task."""
+        ...
+
+
+INSTRUCTION_POLICIES: Registry[InstructionPolicy] = Registry("instruction policy")
+
+
+@INSTRUCTION_POLICIES.register("canonical")
+class CanonicalInstructions:
+    """One fixed wording per type, as VIGC does at inference."""
+
+    def choose(self, question_type: QuestionType, rng: np.random.Generator) -> str:
+        return CANONICAL_INSTRUCTIONS[question_type]
+
+
+@INSTRUCTION_POLICIES.register("varied")
+class VariedInstructions:
+    """Any of the wordings that the model was trained on, evenly drawn."""
+
+    def choose(self, question_type: QuestionType, rng: np.random.Generator) -> str:
+        wordings = TRAINING_INSTRUCTIONS[question_type]
+        return wordings[int(rng.integers(len(wordings)))]
+
+
+def plan_tasks(
+    image_ids: Sequence[str],
+    type_mix: Mapping[QuestionType, float],
+    num_per_image: int,
+    seed: int,
+    instructions: InstructionPolicy | None = None,
+) -> list[GenerationTask]:
+    """`num_per_image` tasks for every image, in the order of `image_ids`; the same arguments give the same plan.
+
+    The types of an image are drawn by the weights of `type_mix` (they need not sum to 1) without repeats until the types are
+    used up. The types do not depend on `instructions`, which is `canonical` unless given.
+
+    Raises:
+        ValueError: a type is unknown, a weight negative, all weights zero, or `num_per_image` below 1.
+    """
+    check_at_least("num_per_image", num_per_image, 1)
+    types, weights = _checked_mix(type_mix)
+    wording = instructions or CanonicalInstructions()
+    type_rng, wording_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    return [
+        GenerationTask(image_id, question_type, wording.choose(question_type, wording_rng))
+        for image_id in image_ids
+        for question_type in _draw_types(types, weights, num_per_image, type_rng)
+    ]
+
+
+def _checked_mix(type_mix: Mapping[QuestionType, float]) -> tuple[list[QuestionType], np.ndarray]:
+    known = [str(member) for member in QuestionType]
+    if unknown := sorted(set(type_mix) - set(known)):
+        raise ValueError(f"type_mix names {unknown}; expected some of {known}")
+    weights = np.array([float(type_mix.get(member, 0.0)) for member in QuestionType])
+    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
+        raise ValueError(f"type_mix is {dict(type_mix)}; expected weights of 0 or more, at least one above 0")
+    types = [member for member, weight in zip(QuestionType, weights, strict=True) if weight > 0]
+    positive = weights[weights > 0]
+    return types, positive / positive.sum()
+
+
+def _draw_types(types: list[QuestionType], weights: np.ndarray, num: int, rng: np.random.Generator) -> list[QuestionType]:
+    drawn: list[QuestionType] = []
+    while len(drawn) < num:
+        size = min(num - len(drawn), len(types))
+        drawn += [types[index] for index in rng.choice(len(types), size=size, replace=False, p=weights)]
+    return drawn

@@ -1,0 +1,96 @@
+"""Metrics: plain functions from texts, flags and records to numbers. Shares are 0..1; an empty input gives 0."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from policies.records import Reason, Record
+
+_FINAL_PUNCTUATION = ".,;:!?…。！？ "  # noqa: RUF001
+
+
+def normalise(text: str) -> str:
+    """`text` for comparing answers: lower case, single spaces, no final punctuation."""
+    return " ".join(text.lower().split()).rstrip(_FINAL_PUNCTUATION)
+
+
+def exact_match(prediction: str, answer: str) -> bool:
+    """Whether two texts are the same up to white space."""
+    return prediction.split() == answer.split()
+
+
+def view_agreement(record: Record) -> float | None:
+    """Share of the answers on perturbed views that equal the corrected answer after `normalise`; None without views."""
+    if not record.view_answers:
+        return None
+    answer = normalise(record.answer)
+    return share(normalise(view) == answer for view in record.view_answers)
+
+
+def distinct_n(texts: Iterable[str], n: int) -> float:
+    """Distinct word n-grams over all word n-grams, over all texts together (Li et al. 2016, arXiv 1510.03055)."""
+    if n < 1:
+        raise ValueError(f"n is {n}; expected 1 or more")
+    words = (text.lower().split() for text in texts)
+    grams = Counter(tuple(found[i : i + n]) for found in words for i in range(len(found) - n + 1))
+    return len(grams) / grams.total() if grams else 0.0
+
+
+def mean_words(texts: Iterable[str]) -> float:
+    """Mean number of words, split at white space."""
+    lengths = [len(text.split()) for text in texts]
+    return sum(lengths) / len(lengths) if lengths else 0.0
+
+
+def share(flags: Iterable[bool]) -> float:
+    """Share of flags that are true."""
+    known = list(flags)
+    return sum(known) / len(known) if known else 0.0
+
+
+def type_entropy(types: Iterable[str]) -> float:
+    """Entropy of the distribution of types, in nats: 0 when all are of one type, ln(k) when k types are equally frequent."""
+    counts = Counter(types)
+    total = counts.total()
+    return sum(-count / total * math.log(count / total) for count in counts.values()) if len(counts) > 1 else 0.0
+
+
+def correctness(records: Sequence[Record]) -> dict[str, float]:
+    """Shares of right answers, where the truth is known; a key is left out where it is known for no record.
+
+    `correct_before` is over VIG's own answers and `correct_after` over the corrected ones, of the same records: those with a
+    question and both truths known. `correct_kept` is over the corrected answers of accepted records.
+    """
+    known = [r for r in records if r.question and r.original_correct is not None and r.answer_correct is not None]
+    kept = [r for r in records if r.accepted and r.answer_correct is not None]
+    found = {}
+    if known:
+        found["correct_before"] = share(bool(r.original_correct) for r in known)
+        found["correct_after"] = share(bool(r.answer_correct) for r in known)
+    if kept:
+        found["correct_kept"] = share(bool(r.answer_correct) for r in kept)
+    return found
+
+
+def count_reasons(records: Iterable[Record]) -> dict[str, int]:
+    """Number of records by `rejected_REASON`, in the order of `Reason`; a record counts once for each of its reasons."""
+    counts = Counter(reason for record in records for reason in set(record.reasons))
+    return {f"rejected_{reason}": counts[reason] for reason in Reason if counts[reason]}
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share, 95 % at the default `z` (Wilson 1927); (0, 1) when `n` is 0.
+
+    Raises:
+        ValueError: not 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}; expected 0 <= successes <= n")
+    if n == 0:
+        return 0.0, 1.0
+    share_, z2 = successes / n, z * z
+    center = (share_ + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(share_ * (1 - share_) / n + z2 / (4 * n * n))
+    return max(0.0, center - half), min(1.0, center + half)

@@ -1,0 +1,187 @@
+"""The record: one question and answer about one image, with everything needed to know where it came from.
+
+Records travel between actors as Arrow tables of `RECORD_SCHEMA`; `Record` is one row, for code that decides row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+class RecordSchemaError(ValueError):
+    """A table is not of the record schema of this version."""
+
+
+class Reason(StrEnum):
+    """Why a record was rejected. An enum, so that reasons can be counted; a record may have several."""
+
+    UNREADABLE_IMAGE = "unreadable_image"
+    UNPARSABLE = "unparsable"
+    EMPTY = "empty"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    ANSWERS_DISAGREE = "answers_disagree"
+    LOW_CONFIDENCE = "low_confidence"
+    IMAGE_INDEPENDENT = "image_independent"
+    NO_BASIS = "no_basis"
+    USER_POLICY = "user_policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row. Log-probabilities are natural, summed over tokens; `None` means not measured."""
+
+    record_id: str
+    """`r{round}-s{shard}-{index}`: unique within a run, the same when the shard is made again."""
+    round: int
+    shard: int
+    image_id: str
+    question_type: str
+    instruction: str
+    seed: int
+    """Seed of the shard that made the record."""
+    generated_text: str = ""
+    """What VIG wrote, unparsed."""
+    question: str = ""
+    original_answer: str = ""
+    """The answer VIG gave itself."""
+    generated_logprob: float | None = None
+    generated_num_tokens: int = 0
+    answer: str = ""
+    """The corrected answer: `sentences` joined by a space."""
+    sentences: tuple[str, ...] = ()
+    sentence_logprobs: tuple[float, ...] = ()
+    """Summed log-probability of each corrected sentence."""
+    answer_logprob: float | None = None
+    answer_num_tokens: int = 0
+    view_answers: tuple[str, ...] = ()
+    """The answers given again on perturbed views of the image, one per view."""
+    view_description: str = ""
+    """The model's own description of the image, when the corrector asked for one."""
+    blank_logprob: float | None = None
+    """Summed log-probability of `answer` when the image is blank: the yardstick for what the image adds."""
+    generator_weight_version: str = ""
+    corrector_weight_version: str = ""
+    accepted: bool = False
+    reasons: tuple[str, ...] = ()
+    """`Reason` values, in the order of the filter chain. Empty for an accepted record."""
+    score: float | None = None
+    """What selection ranks by; higher is better."""
+    original_correct: bool | None = None
+    """Whether `original_answer` is right: known in worlds that know the truth, never seen by a policy that decides."""
+    answer_correct: bool | None = None
+    """Whether `answer` is right, likewise."""
+    trained_on: bool = False
+    """Whether selection took the record into the training set of its round."""
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability per token of the corrected answer."""
+        if self.answer_logprob is None or self.answer_num_tokens == 0:
+            return None
+        return self.answer_logprob / self.answer_num_tokens
+
+    def rejected(self, *reasons: Reason) -> Record:
+        """This record with further reasons against it."""
+        return replace(self, accepted=False, reasons=(*self.reasons, *reasons))
+
+
+RECORD_SCHEMA = pa.schema(
+    [
+        pa.field("record_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("question_type", pa.string(), nullable=False),
+        pa.field("instruction", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("generated_text", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("original_answer", pa.string(), nullable=False),
+        pa.field("generated_logprob", pa.float64()),
+        pa.field("generated_num_tokens", pa.int32(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("sentences", pa.list_(pa.string()), nullable=False),
+        pa.field("sentence_logprobs", pa.list_(pa.float64()), nullable=False),
+        pa.field("answer_logprob", pa.float64()),
+        pa.field("answer_num_tokens", pa.int32(), nullable=False),
+        pa.field("view_answers", pa.list_(pa.string()), nullable=False),
+        pa.field("view_description", pa.string(), nullable=False),
+        pa.field("blank_logprob", pa.float64()),
+        pa.field("generator_weight_version", pa.string(), nullable=False),
+        pa.field("corrector_weight_version", pa.string(), nullable=False),
+        pa.field("accepted", pa.bool_(), nullable=False),
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("original_correct", pa.bool_()),
+        pa.field("answer_correct", pa.bool_()),
+        pa.field("trained_on", pa.bool_(), nullable=False),
+    ],
+    metadata={"vigc_record_schema": str(SCHEMA_VERSION)},
+)
+
+_LISTS = tuple(field_.name for field_ in RECORD_SCHEMA if pa.types.is_list(field_.type))
+
+
+def to_table(records: Iterable[Record]) -> pa.Table:
+    """Records as one Arrow table of `RECORD_SCHEMA`."""
+    return pa.Table.from_pylist([asdict(record) for record in records], schema=RECORD_SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Record]:
+    """Rows of a table as records.
+
+    Raises:
+        RecordSchemaError: the table is not of this version's schema.
+    """
+    found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode()
+    if found != str(SCHEMA_VERSION) or table.schema.names != RECORD_SCHEMA.names:
+        raise RecordSchemaError(f"record schema {found} with columns {table.schema.names}; this version reads schema {SCHEMA_VERSION}")
+    return [Record(**_tuples(row)) for row in table.to_pylist()]
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, **{name: tuple(row[name]) for name in _LISTS}}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSample:
+    """One conversation about one image, as the trainer takes it."""
+
+    image_id: str
+    turns: tuple[tuple[str, str], ...]
+    """`(user, assistant)` pairs; the loss is on the assistant's text and its end token only."""
+    origin: str = "seed"
+    """`seed` or the `record_id` it was made from."""
+    question_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutQuestion:
+    """One question with its right answer, for evaluation."""
+
+    question_id: str
+    image_id: str
+    question: str
+    answer: str
+    question_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A model's answer to a held-out question."""
+
+    question_id: str
+    answer: str
+    correct: bool
+    weight_version: str
+    num_tokens: int = field(default=0)

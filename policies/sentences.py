@@ -1,0 +1,114 @@
+"""Where a sentence ends. Rules of our own, because a corrector decides on a prefix while the rest is not yet written, which
+libraries for finished text do not offer.
+
+The rules, for a mark that white space follows (no white space is needed after the full-width marks):
+
+- `!` and `?` end a sentence, and so does a `.` after an ordinary word. `3.5` and `a.b` have no white space, so they hold together.
+- A `.` ends nothing after a title or `e.g.`, nor after a list number at the start (`1.`), nor after `No.` before a digit.
+- After `etc.` and its like a lower-case word continues the sentence; after initials (`J.`, `U.S.`) any word does but a common
+  first word of sentences (`The`, `It`).
+- After an ellipsis, or closing quotes and brackets, a lower-case word continues the sentence.
+- A line break ends a sentence: models do not wrap lines, they list items.
+"""
+
+from __future__ import annotations
+
+import re
+
+# ruff: noqa: RUF001
+
+_CLOSERS = "\"'”’)\\]}»」』）】》"
+_BOUNDARY = re.compile(rf"(?P<mark>[.!?…。！？]+)(?P<closers>[{_CLOSERS}]*)|\n")
+_OPENERS = "\"'“‘([{«「『（【《"
+_FULL_WIDTH = "。！？"
+_INITIALS = re.compile(r"[A-Z]|(?:[A-Za-z]{1,2}\.)+[A-Za-z]{1,2}")
+_NEXT_WORD = re.compile(r"[\W_]*(?P<word>\w+)")
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_NEVER_FINAL = _set("mr mrs ms dr prof rev gen col capt lt sgt hon messrs mme mlle e.g i.e eg ie vs cf viz approx")
+_BEFORE_NUMBERS = _set("no nos fig figs p pp vol vols eq eqs sec ch nr")
+_BEFORE_LOWER_CASE = _set("etc inc ltd co corp jr sr dept ave blvd rd al bros est min max")
+_BEFORE_NAMES = _set("st mt ft")
+_FIRST_WORDS = _set(
+    "a an the this that these those there here it its he his she her they their we our you your i my in on at by for from with as "
+    "if when while where what who why how which is are was were do does did so but and or yes no not both all some each every one "
+    "two three four many most several another other behind above below next to near under however also then overall"
+)
+
+
+def split_sentences(text: str, *, final: bool = True) -> list[str]:
+    """The sentences of `text`, white space normalised; without `final`, those that nothing written later could change.
+
+    Joined by a space, the sentences of a final text are the white-space-normalised text again, but for a space after a
+    full-width mark that had none.
+    """
+    sentences = []
+    while (end := first_sentence_end(text, final=final)) is not None:
+        sentences.append(" ".join(text[:end].split()))
+        text = text[end:]
+    return sentences
+
+
+def first_sentence_end(text: str, *, final: bool) -> int | None:
+    """Index just after the first sentence of `text`, its closing quotes and brackets included.
+
+    None when the text so far does not decide it: what is returned for a prefix stays right whatever follows. With `final`
+    nothing follows, so that any text left over is a sentence; None then means that the text is blank.
+    """
+    start = len(text) - len(text.lstrip())
+    for match in _BOUNDARY.finditer(text, start):
+        ends = _ends(text, start, match, final)
+        if ends:
+            return len(text[: match.end()].rstrip())
+        if ends is None:
+            return None
+    return len(text.rstrip()) if final and start < len(text) else None
+
+
+def _ends(text: str, start: int, match: re.Match[str], final: bool) -> bool | None:
+    """Whether the sentence from `start` ends at a boundary; None when what follows must be seen first."""
+    mark, rest = match["mark"], text[match.end() :]
+    following = rest.lstrip()
+    if mark is None or (final and not following):
+        return True
+    if not rest:
+        return None
+    if mark[-1] in _FULL_WIDTH:
+        return True
+    if not rest[0].isspace():
+        return False
+    if "\n" in rest[: len(rest) - len(following)]:
+        return True
+    if match["closers"] or mark.endswith(("..", "…")):
+        return not following[0].islower() if following else None
+    return mark != "." or _period_ends(text[start : match.start()], following, final)
+
+
+def _period_ends(before: str, following: str, final: bool) -> bool | None:
+    """Whether a `.` ends the sentence that reads `before` up to it, when white space and then `following` come after it."""
+    words = before.split()
+    word = words[-1].lstrip(_OPENERS) if words else ""
+    lower = word.lower()
+    is_list_marker = len(words) == 1 and (word.isdecimal() or (len(word) == 1 and word.isalpha()))
+    if is_list_marker or lower in _NEVER_FINAL:
+        return False
+    if lower in _BEFORE_NUMBERS:
+        return not following[0].isdecimal() if following else None
+    if lower in _BEFORE_LOWER_CASE:
+        return not following[0].islower() if following else None
+    if lower in _BEFORE_NAMES or _INITIALS.fullmatch(word):
+        return _starts_sentence(following, final)
+    return True
+
+
+def _starts_sentence(following: str, final: bool) -> bool | None:
+    """Whether the next word is a common first word of sentences, capitalised; None until the word is complete."""
+    match = _NEXT_WORD.match(following)
+    if match is None or (match.end() == len(following) and not final):
+        return False if final else None
+    word = match["word"]
+    return word[0].isupper() and word.lower() in _FIRST_WORDS

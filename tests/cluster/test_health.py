@@ -1,0 +1,81 @@
+import math
+
+import pytest
+
+from cluster.health import EngineHealth, Event, IllegalTransitionError, RestartBudget, State
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def healthy(budget: RestartBudget | None = None, clock: Clock | None = None) -> EngineHealth:
+    health = EngineHealth(budget or RestartBudget(3, 16), clock or Clock())
+    health.record(Event.STARTED)
+    health.record(Event.SWAP_COMPLETED)
+    return health
+
+
+def test_only_a_completed_swap_makes_a_stale_engine_healthy() -> None:
+    for event in Event:
+        health = EngineHealth(RestartBudget(3, 16), Clock())
+        assert health.record(Event.STARTED) is State.STALE
+        try:
+            after = health.record(event)
+        except IllegalTransitionError:
+            after = health.state
+        assert (after is State.HEALTHY) == (event is Event.SWAP_COMPLETED)
+
+
+def test_a_dead_engine_comes_back_through_restart_start_and_swap_only() -> None:
+    health = healthy()
+    states = [health.record(event) for event in (Event.DIED, Event.RESTART_BEGAN, Event.STARTED, Event.SWAP_COMPLETED)]
+    assert states == [State.DEAD, State.RESTARTING, State.STALE, State.HEALTHY]
+    assert health.num_restarts == 1
+
+
+def test_a_suspect_engine_answers_or_dies() -> None:
+    health = healthy()
+    assert health.record(Event.WORK_ABANDONED) is State.SUSPECT
+    assert health.record(Event.ANSWERED) is State.HEALTHY
+    assert health.record(Event.MISSED_DEADLINE) is State.SUSPECT
+    assert health.record(Event.DIED) is State.DEAD
+
+
+@pytest.mark.parametrize("event", [Event.SWAP_COMPLETED, Event.TASK_OK, Event.STARTED, Event.DIED, Event.ANSWERED])
+def test_a_dead_engine_does_nothing(event: Event) -> None:
+    health = healthy()
+    health.record(Event.DIED)
+    with pytest.raises(IllegalTransitionError, match="dead"):
+        health.record(event)
+
+
+def test_restarts_are_bounded_per_engine_and_in_total() -> None:
+    budget = RestartBudget(max_per_engine=2, max_total=3)
+    first, second = healthy(budget), healthy(budget)
+    for health, num_allowed in ((first, 2), (second, 1)):
+        for _ in range(num_allowed):
+            health.record(Event.DIED)
+            health.record(Event.RESTART_BEGAN)
+        health.record(Event.DIED)
+        assert not health.can_restart
+        with pytest.raises(IllegalTransitionError, match="no restart left"):
+            health.record(Event.RESTART_BEGAN)
+    assert budget.num_restarts == 3
+
+
+def test_deadlines_follow_the_clock_and_end_with_the_engine() -> None:
+    clock = Clock()
+    health = healthy(clock=clock)
+    assert health.remaining_s == math.inf
+    health.expect_within(5)
+    clock.now = 4
+    assert (health.remaining_s, health.is_overdue) == (1, False)
+    clock.now = 6
+    assert (health.remaining_s, health.is_overdue) == (0, True)
+    health.record(Event.DIED)
+    assert not health.is_overdue

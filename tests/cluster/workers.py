@@ -1,0 +1,92 @@
+"""Small real engine workers: they hold real tensors, verify and attest as engines do, and can be broken from outside."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from actors.engines.base import Attestation, EngineError, SwapError, WeightUpdate
+from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
+
+
+def weights(fill: float) -> dict[str, torch.Tensor]:
+    return {"head.weight": torch.full((4, 3), fill), "norm.bias": torch.full((3,), -fill, dtype=torch.bfloat16)}
+
+
+def update_of(tensors: dict[str, torch.Tensor], version: str, digest: str | None = None) -> WeightUpdate:
+    return WeightUpdate(version, digest or digest_of(tensors), manifest_of(tensors), tensors=tensors)
+
+
+def save(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+class Worker:
+    """Serves one number: the first of its weights. `folder` is where tests leave marks that change what happens."""
+
+    def __init__(self, index: int, folder: Path) -> None:
+        self.index = index
+        self.folder = folder
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.version = ""
+
+    def start(self) -> None:
+        self.tensors = weights(0.0)
+
+    def ping(self) -> str:
+        return self.version
+
+    def swap(self, update: WeightUpdate) -> Attestation:
+        started = time.monotonic()
+        if (self.folder / f"break_swap_{self.index}_{update.version}").exists():
+            raise SwapError("half way")
+        tensors = load_update(update)
+        verify(update, tensors, manifest_of(self.tensors))
+        self.tensors, self.version = tensors, update.version
+        served = dict(self.tensors)
+        if (self.folder / f"lie_{self.index}_{update.version}").exists():
+            served["norm.bias"] = served["norm.bias"] + 1
+        return Attestation(self.version, digest_of(served), num_bytes_of(served), time.monotonic() - started)
+
+    def serve(self, task: int) -> tuple[int, str, float]:
+        return task, self.version, float(self.tensors["head.weight"][0, 0])
+
+    def slow(self, task: int, seconds: float) -> tuple[int, int]:
+        (self.folder / f"working_{self.index}").write_text(str(os.getpid()))
+        time.sleep(seconds)
+        return task, self.index
+
+    def data_error(self, task: int) -> None:
+        (self.folder / f"tried_{task}_{time.monotonic_ns()}").touch()
+        raise ValueError(f"record {task} is broken")
+
+    def flaky(self, task: int) -> int:
+        mark = self.folder / f"flaky_{task}"
+        if not mark.exists():
+            mark.touch()
+            raise OSError("the disk was busy")
+        return self.index
+
+    def always_fails(self, task: int) -> None:
+        (self.folder / f"failed_{task}_on_{self.index}").touch()
+        raise OSError("never works")
+
+    def unfit_once(self, task: int) -> int:
+        mark = self.folder / "unfit"
+        if not mark.exists():
+            mark.touch()
+            raise EngineError("the device has fallen off the bus")
+        return task
+
+
+class Doubler:
+    """Another actor in a chain of calls."""
+
+    def double(self, served: tuple[int, str, float]) -> float:
+        return 2 * served[2]
