@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from ray._private import ray_constants
 from cluster.errors import TimeoutExceededError
 
 _POLL_S = 0.5
+_ADDRESS = re.compile(r"auto|[^/]+:\d+")
 _ONE_HOST_ENV = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
 
@@ -46,13 +49,16 @@ def connected(
     (a notebook, a test session) stays connected, as it was.
 
     Raises:
-        ValueError: `num_cpus`, `temp_dir` or `dashboard` is given for a cluster that runs already.
+        ValueError: the address is neither `HOST:PORT` nor `auto`, or `num_cpus`, `temp_dir` or `dashboard` is given for a cluster
+            that runs already.
         TimeoutExceededError: the cluster could not be reached, or showed no live node, within `timeout_s` seconds.
     """
     if ray.is_initialized():
         yield _await_nodes(time.monotonic() + timeout_s)
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and not _ADDRESS.fullmatch(address):
+        raise ValueError(f"{address!r} is not the address of a Ray cluster; expected HOST:PORT or auto (from outside: `ray job submit`)")
     deadline = time.monotonic() + timeout_s
     try:
         if address:
@@ -121,12 +127,21 @@ def _join(address: str, deadline: float) -> None:
     """Tries until the deadline: the head of a cluster may be coming up at the same time."""
     while True:
         try:
+            _knock(address, deadline)
             ray.init(address=address, **_common_options())
             return
-        except ConnectionError as error:
+        except OSError as error:
             if time.monotonic() >= deadline:
                 raise TimeoutExceededError(f"no Ray cluster answers at {address}: {error}; is its head up and the port open?") from error
             time.sleep(_POLL_S)
+
+
+def _knock(address: str, deadline: float) -> None:
+    """Raises an `OSError` unless something listens at `HOST:PORT`: Ray itself would go on trying for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=max(_POLL_S, deadline - time.monotonic())).close()
 
 
 def _await_nodes(deadline: float) -> ClusterInfo:

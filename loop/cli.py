@@ -96,14 +96,14 @@ def export(
     """Write the accepted records of committed rounds for use elsewhere."""
     from loop.config import parse_config
     from loop.export import export as write
-    from loop.house import run_images
+    from loop.house import routing, run_images
     from loop.store import Store
 
     if round != "all" and not round.isdigit():
         raise UserError(f"--round is {round!r}; expected a number or all")
     store = Store.open(run_dir)
-    images, image_id_of = run_images(parse_config(store.read_run().config))
-    report = write(store, "all" if round == "all" else int(round), format, out, images, image_id_of)
+    config = parse_config(store.read_run().config)
+    report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), routing(config))
     for problem in report.bad_images:
         typer.echo(f"left out: {problem}", err=True)
     typer.echo(f"{report.num_records} records in {report.path}")

@@ -250,5 +250,5 @@ def _whole(out: Path) -> Iterator[Path]:
     finally:
         if tmp.is_dir():
             shutil.rmtree(tmp)
-        else:
-            tmp.unlink(missing_ok=True)
+        elif tmp.exists():
+            tmp.unlink()

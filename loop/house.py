@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +17,7 @@ from actors.engines import EngineSpec
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from actors.filter import FilterWorker
 from actors.images import ImageSource
-from actors.trainer import TrainerGroup
+from actors.trainer import RankOptions, TrainerGroup
 from actors.training.job import Hyperparameters, TrainingJob, TrainingResult
 from actors.worker import EngineWorker
 from cluster.connect import connected
@@ -109,14 +109,13 @@ class House:
 
     # ---- data
 
-    def image_set(self, index: int) -> tuple[str, ImageSource]:
-        """Name and source of the unlabelled images of round `index`."""
-        stage = self.policies.schedule.stage(index, len(self.config.image_sets))
-        return f"set{stage}", self._sources[f"set{stage}"]
+    def image_set(self, index: int) -> ImageSource:
+        """The unlabelled images of round `index`."""
+        return self._images.sources[f"set{self._stage(index)}"]
 
     def routed_id(self, record: Record) -> str:
-        """The id of a record's image among all sets of the run."""
-        return routed(self.image_set(record.round)[0], record.image_id)
+        """The id of a record's image among all images of the run."""
+        return self._routing(record)
 
     def seed_samples(self) -> list[TrainingSample]:
         """The labelled samples that training replays."""
@@ -146,14 +145,20 @@ class House:
             stage.advance(progress.step - done)
             done = progress.step
 
-        return self.trainer.train(job, RoutedSource(self._sources), self.config.training.timeout_s, show)
+        return self.trainer.train(job, self._images, self.config.training.timeout_s, show)
 
     # ---- inside
 
     @cached_property
-    def _sources(self) -> dict[str, ImageSource]:
-        unlabelled = {f"set{number}": build_images(spec) for number, spec in enumerate(self.config.image_sets)}
-        return {_SEED_SET: build_labelled(self.config.seed_data.data), **unlabelled}
+    def _routing(self) -> Callable[[Record], str]:
+        return routing(self.config)
+
+    def _stage(self, index: int) -> int:
+        return self.policies.schedule.stage(index, len(self.config.image_sets))
+
+    @cached_property
+    def _images(self) -> RoutedSource:
+        return run_images(self.config)
 
     @cached_property
     def _seed_samples(self) -> list[TrainingSample]:
@@ -201,6 +206,18 @@ def open_house(config: RunConfig, store: Store, run_id: str, progress: RunProgre
         )  # fmt: skip
 
 
+def run_images(config: RunConfig) -> RoutedSource:
+    """All images of a run: the labelled set `seed`, and `set0`, `set1`, ... as the config lists them."""
+    unlabelled = {f"set{number}": build_images(spec) for number, spec in enumerate(config.image_sets)}
+    return RoutedSource({_SEED_SET: build_labelled(config.seed_data.data), **unlabelled})
+
+
+def routing(config: RunConfig) -> Callable[[Record], str]:
+    """How a record's image is called among all images of its run."""
+    schedule = build_policies(config).schedule
+    return lambda record: routed(f"set{schedule.stage(record.round, len(config.image_sets))}", record.image_id)
+
+
 def resource_request(config: RunConfig) -> ResourceRequest:
     """What a config asks of the cluster."""
     cluster = config.cluster
@@ -216,6 +233,15 @@ def _downloaded(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+
+
+def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
+    plan = placement.plan
+    options = RankOptions(
+        plan.trainer_cpus, plan.trainer_gpus, config.training.num_threads, placement.group,
+        [plan.trainer_bundle(rank) for rank in range(plan.trainer_ranks)],
+    )  # fmt: skip
+    return TrainerGroup(plan.trainer_ranks, options)
 
 
 def _fleet(config: RunConfig, policies: Policies, placement: Placement) -> Fleet:

@@ -11,8 +11,10 @@ from typing import Self
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 DEFAULT_LINE_EVERY_S = 5.0
+BAR_WIDTH = 12
 RATE_OF = "records"  # the total whose speed is shown; a stage that has none shows the speed of its units
 
 
@@ -137,8 +139,8 @@ class _BarWhereKnown(ProgressColumn):
     """A bar for stages that know how long they are; a pulsing one would only say again that it is running."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._bar = BarColumn(bar_width=24)
+        super().__init__(Column(min_width=BAR_WIDTH))
+        self._bar = BarColumn(bar_width=BAR_WIDTH)
 
     def render(self, task: Task) -> RenderableType:
         return "" if task.total is None else self._bar.render(task)
@@ -151,9 +153,10 @@ def _live_display(console: Console) -> Progress:
         TextColumn("{task.description}", markup=False),
         _BarWhereKnown(),
         TextColumn("{task.fields[counted]}", markup=False),
-        TextColumn("{task.fields[details]}", style="green", markup=False),
-        TimeElapsedColumn(),
+        TimeElapsedColumn(Column(min_width=7)),
+        TextColumn("{task.fields[details]}", style="green", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         console=console,
+        expand=True,
         transient=True,
         refresh_per_second=4,
     )

@@ -149,7 +149,7 @@ def write_records(house: House, index: int) -> list[PartReceipt]:
 def plan_shards(house: House, index: int) -> list[Shard]:
     """The round's tasks, cut into shards between images."""
     generation = house.config.generation
-    _, source = house.image_set(index)
+    source = house.image_set(index)
     seed = derived_seed(house.config.seed, index, "tasks")
     tasks = plan_tasks(source.image_ids(), generation.type_mix, generation.num_per_image, seed, house.policies.instructions)
     per_image = [tasks[start : start + generation.num_per_image] for start in range(0, len(tasks), generation.num_per_image)]

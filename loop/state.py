@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from loop.assembly import build_policies
 from loop.config import parse_config
-from loop.errors import LockedError
 from loop.store import Store
 
 
@@ -14,4 +13,8 @@ def run_state(store: Store) -> str:
     commits = store.commits()
     if commits and build_policies(config).stop.stop([commit.state for commit in commits[1:]], config.rounds):
         return "finished"
-    return "running" if store.is_driven() else "interrupted"
+    try:
+        with store.storage.exclusive():  # an object store has no lock to look at: its runs read as interrupted until they finish
+            return "interrupted"
+    except BlockingIOError:
+        return "running"

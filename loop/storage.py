@@ -89,7 +89,7 @@ def open_storage(uri: str | Path) -> Storage:
     """
     text = str(uri)
     if "://" not in text:
-        return LocalStorage(Path(text).absolute())
+        return LocalStorage(Path(text).expanduser().absolute())
     try:
         filesystem, root = fs.FileSystem.from_uri(text)
     except (pa.ArrowException, ValueError, ImportError) as error:
@@ -167,7 +167,8 @@ class LocalStorage:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold `flock` on the file `lock`. The kernel releases it when the holder dies, however it dies."""
+        """Hold `flock` on the file `lock`. The kernel releases it when the holder dies, however it dies; a child that the holder
+        forked without exec holds it too. The filesystem must support it (NFS from version 4 on does)."""
         _make_folder(self.root)
         with (self.root / "lock").open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Stage 0 of the seed model: its vision tower learns to tell shapes, colors and sizes apart, patch by patch.
+"""Stage 0 of the seed model: its vision tower learns to tell shapes, colors, sizes and places apart, patch by patch.
 
 The stand-in for a CLIP tower that has seen the world: without it the language model learns to ignore the image.
 """
@@ -16,13 +16,13 @@ from torch import nn
 from actors.images import ImageSource
 from loop.sources.shapes.scene import COLORS, SHAPES, SIZES, scene_of
 
-_NUM_CLASSES = (len(SHAPES) + 1, len(COLORS) + 1, len(SIZES) + 1)
-"""Per patch and property: its values, and class 0 for an empty cell."""
+_NUM_CLASSES = (len(SHAPES) + 1, len(COLORS) + 1, len(SIZES) + 1, 9)
+"""Per patch: shape, color and size, class 0 for an empty cell; and which cell it is, so that the features say where they are."""
 
 
 def pretrain_vision(tower: nn.Module, image_processor: Any, source: ImageSource, *, num_steps: int, batch_size: int = 64, seed: int = 0) -> float:
     """Train `tower` in place on per-patch labels with AdamW (peak 1e-3, cosine); returns the share of occupied patches whose
-    three labels are all right in the last 20 batches."""
+    labels are all right in the last 20 batches."""
     generator = torch.Generator().manual_seed(seed)
     ids = source.image_ids()
     pixels = torch.cat([image_processor([source.open(one) for one in ids[i : i + 256]], return_tensors="pt")["pixel_values"] for i in range(0, len(ids), 256)])
@@ -47,9 +47,10 @@ def pretrain_vision(tower: nn.Module, image_processor: Any, source: ImageSource,
 
 
 def patch_labels(ids: Sequence[str]) -> np.ndarray:
-    """Shape, color and size class of every cell: [images, 9, 3], int64, 0 where the cell is empty."""
-    labels = np.zeros((len(ids), 9, 3), dtype=np.int64)
+    """Shape, color and size class (0 where the cell is empty) and number of every cell: [images, 9, 4], int64."""
+    labels = np.zeros((len(ids), 9, 4), dtype=np.int64)
+    labels[..., 3] = np.arange(9)
     for row, identifier in enumerate(ids):
         for thing in scene_of(identifier).things:
-            labels[row, thing.cell] = (1 + SHAPES.index(thing.shape), 1 + COLORS.index(thing.color), 1 + SIZES.index(thing.size))
+            labels[row, thing.cell, :3] = (1 + SHAPES.index(thing.shape), 1 + COLORS.index(thing.color), 1 + SIZES.index(thing.size))
     return labels

@@ -21,7 +21,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 """The only decoders that are tried, whatever a file is called."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 50_000_000
-"""Default limit, below the size at which Pillow itself begins to warn of a decompression bomb."""
+"""Default limit of an image's width times height."""
+_PILLOW_MAX_PIXELS = 89_478_485
+"""Where Pillow itself begins to warn of a decompression bomb; its default `Image.MAX_IMAGE_PIXELS`."""
 
 _PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, MemoryError, RuntimeError,
@@ -46,8 +48,8 @@ class ImageFolder:
         Raises:
             UserError: the folder is missing, unreadable or holds no image, or a limit makes no sense.
         """
-        if not 1 <= max_pixels <= (ceiling := Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
-            raise UserError(f"max_pixels is {max_pixels}; expected 1 to {ceiling}")
+        if not 1 <= max_pixels <= _PILLOW_MAX_PIXELS:
+            raise UserError(f"max_pixels is {max_pixels}; expected 1 to {_PILLOW_MAX_PIXELS}")
         if limit is not None and limit < 1:
             raise UserError(f"the limit of images is {limit}; expected at least 1, or none for all images")
         self.path = checked_folder(path)
@@ -106,12 +108,12 @@ def _file_inside(folder: Path, image_id: str) -> Path:
     """The regular file behind an id. Ids also come from data files, so one may point anywhere."""
     try:
         path = (folder / image_id).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise BadImageError(f"{image_id}: lies outside the image folder {folder}")
-        if not path.is_file():
-            raise BadImageError(f"{image_id}: {'is no regular file' if path.exists() else 'does not exist'} in the image folder {folder}")
-    except (OSError, RuntimeError) as error:  # links in a circle, names too long
-        raise BadImageError(f"{image_id}: cannot be looked up in {folder}: {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL in the name
+        raise BadImageError(f"{image_id!r}: cannot be looked up in {folder}: {error}") from error
+    if not path.is_relative_to(folder.resolve()):
+        raise BadImageError(f"{image_id}: lies outside the image folder {folder}")
+    if not os.path.isfile(path):
+        raise BadImageError(f"{image_id}: {'is no regular file' if os.path.exists(path) else 'does not exist'} in {folder}")
     return path
 
 

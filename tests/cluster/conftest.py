@@ -11,7 +11,7 @@ import ray
 
 from cluster.connect import ClusterInfo, connected
 from cluster.fleet import Fleet
-from tests.cluster.workers import Worker
+from tests.cluster.workers import Worker, update_of, weights
 
 MakeFleet = Callable[..., Fleet]
 
@@ -22,17 +22,42 @@ def cluster() -> Iterator[ClusterInfo]:
         yield info
 
 
+def _fleet(folder: Path, size: int, **options: Any) -> Fleet:
+    worker: Any = ray.remote(num_cpus=0.1)(Worker)
+    bounds = {"task_timeout_s": 20.0, "start_timeout_s": 30.0, "swap_timeout_s": 10.0}
+    return Fleet(lambda index: worker.remote(index, folder), size, **{**bounds, **options})
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shared fleet's workers look for marks."""
+    return tmp_path_factory.mktemp("shared_fleet")
+
+
+@pytest.fixture(scope="session")
+def _shared_fleet(cluster: ClusterInfo, shared_folder: Path) -> Iterator[Fleet]:
+    fleet = _fleet(shared_folder, 2, max_restarts_per_engine=100, max_restarts=100)
+    fleet.start(update_of(weights(0.0), "r0"))
+    yield fleet
+    fleet.shutdown(20)
+
+
+@pytest.fixture
+def fleet(_shared_fleet: Fleet) -> Fleet:
+    """Two engines that serve `weights(1.0)` as `r1`: shared by the tests, as a process with torch takes seconds to start."""
+    _shared_fleet.swap(update_of(weights(1.0), "r1"))
+    return _shared_fleet
+
+
 @pytest.fixture
 def make_fleet(cluster: ClusterInfo, tmp_path: Path) -> Iterator[MakeFleet]:
-    """Makes fleets of `Worker` and shuts them down after the test."""
+    """Makes fleets of a test's own, whose workers look for marks in `tmp_path`, and shuts them down after the test."""
     fleets: list[Fleet] = []
-    worker: Any = ray.remote(num_cpus=0.1)(Worker)
 
-    def make(size: int = 2, **options: Any) -> Fleet:
-        bounds = {"task_timeout_s": 20.0, "start_timeout_s": 30.0, "swap_timeout_s": 10.0}
-        fleets.append(Fleet(lambda index: worker.remote(index, tmp_path), size, **{**bounds, **options}))
+    def make(size: int, **options: Any) -> Fleet:
+        fleets.append(_fleet(tmp_path, size, **options))
         return fleets[-1]
 
     yield make
-    for fleet in fleets:
-        fleet.shutdown(20)
+    for each in fleets:
+        each.shutdown(20)

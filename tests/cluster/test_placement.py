@@ -10,19 +10,23 @@ from cluster.connect import ClusterInfo
 from cluster.errors import NotEnoughResourcesError
 from cluster.placement import reserve
 from cluster.plan import ResourceRequest, plan_resources
-from tests.cluster.workers import Doubler
 
 REQUEST = ResourceRequest(num_engines=2, num_filters=2, trainer_ranks=2, cpus_per_actor=1, use_gpus=False, colocated=True)
 
 
+class Echo:
+    def say(self, word: str) -> str:
+        return word
+
+
 def test_all_actors_of_a_colocated_plan_run_at_once(cluster: ClusterInfo) -> None:
     plan = plan_resources(cluster.cpus, cluster.gpus, REQUEST)
-    actor: Any = ray.remote(Doubler)
+    actor: Any = ray.remote(Echo)
     with reserve(plan, timeout_s=30) as placement:
         options = [placement.engine_options(0), placement.trainer_options(0), placement.filter_options(0), placement.engine_options(1)]
         actors = [actor.options(**option).remote() for option in options]
-        calls = [each.double.remote((0, "", 2.0)) for each in actors]
-        assert ray.get(calls, timeout=60) == [4.0] * 4
+        calls = [each.say.remote("here") for each in actors]
+        assert ray.get(calls, timeout=60) == ["here"] * 4
     deadline = time.monotonic() + 10
     while placement_group_table(placement.group)["state"] != "REMOVED":
         assert time.monotonic() < deadline

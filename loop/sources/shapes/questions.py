@@ -102,9 +102,9 @@ def captions(scene: Scene) -> list[str]:
 
 
 def cell_listing(scene: Scene) -> str:
-    """Every cell in reading order, `empty` or size, color and shape: the dense caption a model learns to look with."""
+    """Every cell by name in reading order, `empty` or size, color and shape: the dense caption a model learns to look with."""
     by_cell = {thing.cell: _full(thing) for thing in scene.things}
-    return ", ".join(by_cell.get(cell, "empty") for cell in range(9)) + "."
+    return ", ".join(f"{position} {by_cell.get(cell, 'empty')}" for cell, position in enumerate(POSITIONS)) + "."
 
 
 def _full(thing: Thing) -> str:

@@ -1,0 +1,42 @@
+# `make demo` and `make test` set everything up by themselves; nothing here needs root or a network beyond the package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := runs/demo
+
+.PHONY: install demo test test-slow lint types check clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "vigc-loop needs Python 3.11 or 3.12; set PYTHON=python3.11")'
+	@command -v g++ >/dev/null || { echo "g++ is missing: install it first (Debian: apt-get install g++); DeepSpeed compiles one operator with it" >&2; exit 1; }
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	grep -E '^(torch|setuptools)==' requirements.lock | xargs $(BIN)/pip install --quiet --disable-pip-version-check
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m actors.training.precompile
+	touch $@
+
+demo: $(STAMP)
+	@if [ -e $(RUN) ]; then mv $(RUN) $(RUN)-$$(date +%Y%m%d-%H%M%S); fi
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/vigc run loop/recipes/shapes.yaml --run-dir $(RUN)
+
+test: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/pyright
+
+check: lint types test
+
+clean:
+	rm -rf .pytest_cache .ruff_cache build *.egg-info

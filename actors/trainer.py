@@ -1,0 +1,257 @@
+"""The trainer as Ray actors: one actor per rank, and the group of them as the driver sees it.
+
+    launch ──► every rank tells its node ──► rank 0 holds a port ──► all import DeepSpeed and join    (no wait in the driver)
+    train  ──► every rank trains its share; rank 0 writes the checkpoint and returns the result       (progress is polled)
+
+The ranks stay joined over any number of jobs. A rank that dies takes the group with it; the next `train` starts a new one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.images import ImageSource
+from actors.training.job import Progress, TrainerError, TrainingJob, TrainingResult
+
+_POLL_S = 0.5
+_SHUTDOWN_TIMEOUT_S = 20.0
+_JOIN_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class RankOptions:
+    """What each rank gets."""
+
+    num_cpus: float = 1.0
+    """What Ray counts; torch uses `threads`."""
+    num_gpus: float = 0.0
+    threads: int = 1
+    placement_group: PlacementGroup | None = None
+    """Where the ranks go; `None`: wherever Ray has room."""
+    bundles: Sequence[int] = ()
+    """Bundle of each rank in `placement_group`; empty: rank i takes bundle i."""
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    """Further environment of the ranks' processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """Where a group meets."""
+
+    host: str
+    port: int
+    node_ids: tuple[str, ...]
+    """Node of each rank."""
+
+
+class TrainerRank:
+    """One rank, a thin shell around `actors.training.core.Trainer`. Every method may be called again with the same result."""
+
+    def __init__(self, rank: int, world_size: int, threads: int) -> None:
+        self._rank = rank
+        self._world_size = world_size
+        self._threads = threads
+        self._listener: socket.socket | None = None
+        self._rendezvous: Rendezvous | None = None
+        self._progress: Progress | None = None
+
+    def node_id(self) -> str:
+        """The Ray node that this rank is on."""
+        return ray.get_runtime_context().get_node_id()
+
+    def rendezvous(self, *node_ids: str) -> Rendezvous:
+        """Rank 0 only: hold a port for the group, on the loopback interface if all ranks are on one node."""
+        from actors.training.distributed import LOOPBACK, reserve_port
+
+        if self._rendezvous is None:
+            host = LOOPBACK if len(set(node_ids)) == 1 else ray.util.get_node_ip_address()
+            self._listener = reserve_port(host)
+            self._rendezvous = Rendezvous(host, int(self._listener.getsockname()[1]), node_ids)
+        return self._rendezvous
+
+    def prepare(self, rendezvous: Rendezvous) -> int:
+        """Do the heavy imports and join the group; returns this process's id."""
+        import torch
+
+        from actors.training.distributed import join_process_group
+
+        torch.set_num_threads(self._threads)
+        os.environ.update(self._environment(rendezvous))
+        join_process_group(self._rank, self._world_size, rendezvous.host, rendezvous.port, self._listener, _JOIN_TIMEOUT_S)
+        return os.getpid()
+
+    def train(self, job: TrainingJob, source: ImageSource) -> TrainingResult | None:
+        """Run this rank's part of a job; see `Trainer.run`."""
+        from actors.training.core import Trainer
+
+        self._progress = None
+        trainer = Trainer(job, source, rank=self._rank, world_size=self._world_size, on_progress=self._note)
+        return trainer.run()
+
+    @ray.method(concurrency_group="watch")
+    def progress(self) -> Progress | None:
+        """How far the running job is; answered while `train` runs."""
+        return self._progress
+
+    def _note(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def _environment(self, rendezvous: Rendezvous) -> dict[str, str]:
+        here = rendezvous.node_ids[self._rank]
+        # Ray shows a process only the GPUs that are its own: the first of them is the one
+        local_rank = 0 if os.environ["DS_ACCELERATOR"] == "cuda" else rendezvous.node_ids[: self._rank].count(here)
+        return {
+            "RANK": str(self._rank),
+            "WORLD_SIZE": str(self._world_size),
+            "LOCAL_RANK": str(local_rank),
+            "LOCAL_WORLD_SIZE": str(rendezvous.node_ids.count(here)),
+            "MASTER_ADDR": rendezvous.host,
+            "MASTER_PORT": str(rendezvous.port),
+        }
+
+
+class TrainerGroup:
+    """The driver's handle on the ranks. A plain class; not for concurrent use."""
+
+    def __init__(self, num_ranks: int, options: RankOptions) -> None:
+        """Note what to start; nothing runs before `launch`, `start` or `train`.
+
+        Raises:
+            ValueError: fewer than one rank, or as many bundles as ranks were expected and others given.
+        """
+        if num_ranks < 1:
+            raise ValueError(f"a trainer group needs at least one rank, not {num_ranks}")
+        if options.bundles and len(options.bundles) != num_ranks:
+            raise ValueError(f"{len(options.bundles)} bundles were given for {num_ranks} ranks; give one per rank, or none")
+        self._num_ranks = num_ranks
+        self._options = options
+        self._ranks: list[Any] = []
+        self._joining: list[Any] = []
+        self.pids: tuple[int, ...] = ()
+        """Process of each rank on its node, once started."""
+
+    def launch(self) -> None:
+        """Begin to start the ranks without waiting, so that they import and join while the driver does something else."""
+        if self._ranks:
+            return
+        self._ranks = [self._create(rank) for rank in range(self._num_ranks)]
+        nodes = [rank.node_id.remote() for rank in self._ranks]
+        rendezvous = self._ranks[0].rendezvous.remote(*nodes)
+        self._joining = [rank.prepare.remote(rendezvous) for rank in self._ranks]
+
+    def start(self, timeout_s: float) -> None:
+        """Launch the ranks unless they are, and wait until all have joined.
+
+        Raises:
+            TrainerError: they did not within `timeout_s`, or one died; none is left.
+        """
+        self.launch()
+        if not self.pids:
+            self.pids = tuple(self._await(self._joining, "start", timeout_s))
+
+    def train(
+        self, job: TrainingJob, source: ImageSource, timeout_s: float, on_progress: Callable[[Progress], None] | None = None
+    ) -> TrainingResult:
+        """Run a job, starting the ranks if need be. A job whose output is there already is verified and returned.
+
+        Args:
+            job: its paths must mean the same on rank 0's node as here.
+            source: where the samples' images come from.
+            timeout_s: for all of it.
+            on_progress: called here about twice a second while there is news.
+
+        Raises:
+            TrainerError: a rank failed or died, or the time is up. All ranks are gone then; another call starts new ones.
+        """
+        deadline = time.monotonic() + timeout_s
+        self.start(timeout_s)
+        job_ref, source_ref = ray.put(job), ray.put(source)
+        running = [rank.train.remote(job_ref, source_ref) for rank in self._ranks]
+        results = self._await(running, "train", deadline - time.monotonic(), on_progress)
+        assert isinstance(results[0], TrainingResult), "rank 0 has the result"
+        return results[0]
+
+    def shutdown(self) -> None:
+        """Kill the ranks and wait, for a bounded time, until Ray knows them dead."""
+        ranks, self._ranks, self._joining, self.pids = self._ranks, [], [], ()
+        for rank in ranks:
+            ray.kill(rank)
+        if ranks:
+            ray.wait([rank.node_id.remote() for rank in ranks], num_returns=len(ranks), timeout=_SHUTDOWN_TIMEOUT_S)
+
+    def _create(self, rank: int) -> Any:
+        options, strategy = self._options, None
+        if options.placement_group is not None:
+            bundle = options.bundles[rank] if options.bundles else rank
+            strategy = PlacementGroupSchedulingStrategy(options.placement_group, placement_group_bundle_index=bundle)
+        environment = {
+            **options.env_vars,
+            "OMP_NUM_THREADS": str(options.threads),
+            "DS_ACCELERATOR": "cuda" if options.num_gpus else "cpu",
+        }
+        actor_class: Any = ray.remote(concurrency_groups={"watch": 1})(TrainerRank)
+        return actor_class.options(
+            num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=0, max_task_retries=0,
+            scheduling_strategy=strategy, runtime_env={"env_vars": environment},
+        ).remote(rank, self._num_ranks, options.threads)  # fmt: skip
+
+    def _await(self, refs: list[Any], verb: str, timeout_s: float, on_progress: Callable[[Progress], None] | None = None) -> list[Any]:
+        """What the ranks return, in order. However this ends otherwise, no rank is left: the others would wait for it."""
+        try:
+            self._wait(refs, verb, timeout_s, on_progress)
+            return ray.get(refs, timeout=_SHUTDOWN_TIMEOUT_S)
+        except RayError as error:
+            self.shutdown()
+            raise TrainerError(f"the trainer could not {verb}: {_said(error)}") from error
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def _wait(self, refs: list[Any], verb: str, timeout_s: float, on_progress: Callable[[Progress], None] | None) -> None:
+        deadline = time.monotonic() + timeout_s
+        watch = _Watch(self._ranks[0], on_progress) if on_progress is not None else None
+        pending = refs
+        while pending:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TrainerError(f"the trainer did not {verb} within {timeout_s:.0f} s; {len(pending)} of {len(refs)} ranks are not done")
+            done, pending = ray.wait(pending, num_returns=1, timeout=min(_POLL_S, remaining))
+            ray.get(done, timeout=_SHUTDOWN_TIMEOUT_S)  # raises what a rank raised, while the others may still wait for it
+            if watch is not None:
+                watch.look()
+
+
+class _Watch:
+    """Polls a rank's progress without ever waiting for it."""
+
+    def __init__(self, rank: Any, on_progress: Callable[[Progress], None]) -> None:
+        self._rank = rank
+        self._on_progress = on_progress
+        self._asked = rank.progress.remote()
+        self._last: Progress | None = None
+
+    def look(self) -> None:
+        answered, _ = ray.wait([self._asked], timeout=0)
+        if not answered:
+            return
+        progress = ray.get(self._asked, timeout=_SHUTDOWN_TIMEOUT_S)
+        self._asked = self._rank.progress.remote()
+        if progress is not None and progress != self._last:
+            self._last = progress
+            self._on_progress(progress)
+
+
+def _said(error: RayError) -> str:
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}"
+    return str(error).strip()

@@ -1,0 +1,105 @@
+"""`vigc doctor`: what this machine has for running the loop, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from loop.config import EMBEDDED_MODEL
+
+_PACKAGES = ("torch", "transformers", "deepspeed", "ray", "pyarrow", "mlflow", "datasketch", "scipy")
+_MIN_MEMORY_BYTES = 6 * 2**30
+_MIN_DISK_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+    required: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(folder: Path = Path()) -> list[Finding]:
+    """Look at Python, packages, compiler, cores, memory, disk, accelerators and the embedded model; starts nothing."""
+    return [_python(), *map(_package, _PACKAGES), _compiler(), _ninja(), _cores(), _memory(), _disk(folder), _gpus(), _vllm(), _seed_model()]
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """The findings as a table, advice where something is missing."""
+    table = Table("", "what", "found", "advice", box=None)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]absent[/]"
+        table.add_row(mark, finding.name, finding.found, "" if finding.ok else finding.advice)
+    console.print(table)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("Python", (3, 11) <= sys.version_info[:2] < (3, 13), version, "install Python 3.11 or 3.12")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, False, "not installed", "make install")
+
+
+def _compiler() -> Finding:
+    path = shutil.which("g++")
+    return Finding("g++", path is not None, path or "not found", "install g++: DeepSpeed compiles one operator, once")
+
+
+def _ninja() -> Finding:
+    path = shutil.which("ninja", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    return Finding("ninja", path is not None, path or "not found", "pip install ninja")
+
+
+def _cores() -> Finding:
+    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count() or 1
+    return Finding("CPU cores", cores >= 2, str(cores), "the recipes start two engines and two trainer ranks; set both to 1")
+
+
+def _memory() -> Finding:
+    total = psutil.virtual_memory().total
+    return Finding("memory", total >= _MIN_MEMORY_BYTES, f"{total / 2**30:.1f} GiB", "the embedded recipe needs 6 GiB")
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    return Finding("free disk", free >= _MIN_DISK_BYTES, f"{free / 2**30:.1f} GiB", "keep 2 GiB free for run folders")
+
+
+def _gpus() -> Finding:
+    import torch
+
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return Finding("GPU", bool(names), ", ".join(names) or "none", "not needed for the embedded world", required=False)
+
+
+def _vllm() -> Finding:
+    present = importlib.util.find_spec("vllm") is not None
+    return Finding("vLLM", present, "installed" if present else "not installed", "pip install '.[gpu]' on a GPU machine", required=False)
+
+
+def _seed_model() -> Finding:
+    weights = EMBEDDED_MODEL / "model.safetensors"
+    return Finding("embedded seed model", weights.exists(), str(EMBEDDED_MODEL), "make it with: vigc seed --out loop/seed/checkpoint")

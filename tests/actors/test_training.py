@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
+
+from actors.engines.weights import digest_of, read_checkpoint
+from actors.training.checkpoint import group_of
+from actors.training.core import learning_rate_factor, run_local
+from actors.training.job import Hyperparameters, TrainerError
+from tests.actors.training_helpers import Shapes, job_of, save_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+def test_training_lowers_the_loss_and_writes_what_it_says(base, tmp_path):
+    seen = []
+    job = job_of(base, tmp_path / "out", num_steps=12, pixel_noise=0.05)
+    result = run_local(job, Shapes(), on_progress=seen.append)
+    assert result.final_loss < 0.8 * result.losses[0][1]
+    assert result.num_target_tokens > 0
+    assert [progress.step for progress in seen] == list(range(1, 13))
+    assert digest_of(read_checkpoint(job.output)) == result.digest
+    AutoProcessor.from_pretrained(job.output)
+    model = AutoModelForImageTextToText.from_pretrained(job.output)
+    assert model.dtype == torch.float32
+    assert run_local(job, Shapes()) == result
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(base, tmp_path):
+    job = job_of(base, tmp_path / "first", pixel_noise=0.1)
+    first = run_local(job, Shapes())
+    second = run_local(dataclasses.replace(job, output=tmp_path / "second"), Shapes())
+    other = run_local(dataclasses.replace(job, output=tmp_path / "other", seed=4), Shapes())
+    assert first.digest == second.digest
+    assert first.losses == second.losses
+    assert other.digest != first.digest
+
+
+def test_frozen_groups_stay_bit_for_bit(base, tmp_path):
+    job = job_of(base, tmp_path / "out", num_steps=2, frozen=("vision_tower", "projector"), warmup_share=0.0)
+    run_local(job, Shapes())
+    before, after = read_checkpoint(base), read_checkpoint(job.output)
+    changed = {group_of(name) for name in before if not torch.equal(before[name], after[name])}
+    assert set(before) == set(after)
+    assert changed == {"language_model"}
+
+
+def test_group_learning_rate_moves_its_group_only_a_little(base, tmp_path):
+    job = job_of(base, tmp_path / "out", num_steps=2, learning_rate_groups={"vision_tower": 1e-9}, warmup_share=0.0)
+    run_local(job, Shapes())
+    before, after = read_checkpoint(base), read_checkpoint(job.output)
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    assert max(moved[name] for name in moved if group_of(name) == "vision_tower") < 1e-7
+    assert max(moved[name] for name in moved if group_of(name) == "projector") > 1e-4
+
+
+@pytest.mark.parametrize("hyper", [{"zero_stage": 2}, {"zero_stage": 3}, {"gradient_accumulation": 4}], ids=str)
+def test_zero_stages_and_accumulation_train_alike(base, tmp_path, hyper):
+    plain = run_local(job_of(base, tmp_path / "plain"), Shapes())
+    other = run_local(job_of(base, tmp_path / "other", **hyper), Shapes())
+    assert other.losses == pytest.approx(plain.losses, abs=1e-4)
+    expected, found = read_checkpoint(tmp_path / "plain"), read_checkpoint(tmp_path / "other")
+    assert set(expected) == set(found)
+    assert all(torch.allclose(expected[name], found[name], atol=1e-3) for name in expected)
+
+
+def test_bf16_writes_a_bf16_checkpoint(base, tmp_path):
+    job = job_of(base, tmp_path / "out", precision="bf16", zero_stage=1, averaged_share=0.5)
+    result = run_local(job, Shapes())
+    assert result.final_loss < result.losses[0][1]
+    assert {tensor.dtype for tensor in read_checkpoint(job.output).values()} == {torch.bfloat16}
+
+
+def test_averaged_checkpoint_is_the_mean_of_the_last_steps(base, tmp_path):
+    settings = {"warmup_share": 0.0, "min_learning_rate_ratio": 1.0, "length_grouping": False}
+    runs = {steps: job_of(base, tmp_path / str(steps), num_steps=steps, **settings) for steps in (3, 4)}
+    averaged = job_of(base, tmp_path / "averaged", num_steps=4, averaged_share=0.5, **settings)
+    for job in (*runs.values(), averaged):
+        run_local(job, Shapes())
+    third, fourth, mean = (read_checkpoint(job.output) for job in (runs[3], runs[4], averaged))
+    assert all(torch.allclose(mean[name], (third[name] + fourth[name]) / 2, atol=1e-6) for name in mean)
+
+
+def test_bad_images_are_counted_and_stop_nothing(base, tmp_path):
+    job = job_of(base, tmp_path / "out", count=16, num_steps=2)
+    result = run_local(job, Shapes(bad=frozenset({job.samples[0].image_id, job.samples[5].image_id})))
+    assert result.num_skipped_samples == 2
+
+
+def test_text_only_checkpoint_is_refused(tmp_path):
+    config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "text")
+    with pytest.raises(ValueError, match="not an image-text-to-text checkpoint"):
+        run_local(job_of(tmp_path / "text", tmp_path / "out"), Shapes())
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_of_another_job_is_not_overwritten(base, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not this job's checkpoint"):
+        run_local(job_of(base, tmp_path / "out"), Shapes())
+
+
+def test_loss_that_is_no_number_is_a_named_error(base, tmp_path):
+    with pytest.raises(TrainerError, match="the loss is"):
+        run_local(job_of(base, tmp_path / "out", learning_rate=1e25, warmup_share=0.0, max_grad_norm=0.0), Shapes())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frozen": ("vision_tower", "projector", "language_model")}, "nothing to train"),
+        ({"frozen": ("head",)}, "unknown parameter groups"),
+        ({"precision": "bf16"}, "bf16 needs zero_stage"),
+        ({"averaged_share": 0.5, "zero_stage": 3}, "averaged_share needs zero_stage"),
+        ({"frozen": ("projector",), "learning_rate_groups": {"projector": 1.0}}, "frozen and have a learning rate"),
+    ],
+)
+def test_combinations_without_a_meaning_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Hyperparameters(**{"batch_size": 8, "num_steps": 1, "learning_rate": 1e-3, **change})
+
+
+def test_batch_that_cannot_be_split_is_refused():
+    hyper = Hyperparameters(batch_size=8, num_steps=1, learning_rate=1e-3, gradient_accumulation=2)
+    assert hyper.micro_batch_size(2) == 2
+    with pytest.raises(ValueError, match="cannot be split"):
+        hyper.micro_batch_size(3)
+
+
+def test_schedule_warms_up_and_ends_at_the_floor():
+    hyper = Hyperparameters(batch_size=8, num_steps=100, learning_rate=1.0, warmup_share=0.1, min_learning_rate_ratio=0.05)
+    factors = [learning_rate_factor(step, hyper) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9] == 1.0
+    assert factors[-1] == pytest.approx(0.05, abs=1e-3)
+
+
+def test_trainer_error_survives_pickling():
+    assert str(pickle.loads(pickle.dumps(TrainerError("rank 1 died")))) == "rank 1 died"

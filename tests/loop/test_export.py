@@ -1,0 +1,174 @@
+"""Exports hold the right records, are readable by the tools they are for, and appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from actors.images import BadImageError
+from loop.commits import RoundCommit, RoundState
+from loop.errors import UserError
+from loop.export import export, read_records
+from loop.store import RunInfo, Store
+from policies.records import Reason, Record, from_table, to_table
+
+KEPT = Record("r0-s0-0", 0, 0, "set/a", "conversation", "Ask.", 3, question="What <image>?", answer="A cat.", accepted=True)
+REJECTED = replace(KEPT, record_id="r0-s0-1", accepted=False, reasons=(Reason.EMPTY,))
+SECOND = replace(KEPT, record_id="r0-s1-0", shard=1, image_id="b", question="Where?", answer="There.", question_type="detail")
+LATER = replace(KEPT, record_id="r1-s0-0", round=1, image_id="b")
+
+
+class Pictures:
+    """Small images with a colour of their own; `bad` cannot be read."""
+
+    def open(self, image_id: str) -> Image.Image:
+        if image_id == "bad":
+            raise BadImageError("bad: is broken")
+        return Image.new("RGB", (8, 6), (len(image_id), 20, 30))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.create(tmp_path / "run", RunInfo(run_id="x", config={})).locked() as store:
+        yield store
+
+
+def commit(store: Store, round: int, *shards: list[Record]) -> None:
+    parts = [store.write_part(round, f"shard-{i:04d}", to_table(shard)) for i, shard in enumerate(shards)]
+    chosen = [replace(record, trained_on=True) for shard in shards for record in shard if record.accepted]
+    parts.append(store.write_part(round, "selected", to_table(chosen)))
+    parts.append(store.write_part(round, "predictions", to_table([]).select(["record_id"]).replace_schema_metadata(None)))
+    store.commit(
+        RoundCommit(
+            run_id="x", round=round, state=RoundState.ACCEPTED, epoch=store.epoch, started_at=0, committed_at=0, champion="c",
+            champion_path="checkpoints/c", files=[part.entry for part in parts],
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    commit(store, 0, [KEPT, REJECTED], [SECOND])
+    commit(store, 1, [LATER])
+    store.write_part(2, "shard-0000", to_table([replace(LATER, record_id="not committed")]))
+    return store
+
+
+def test_records_of_a_round_are_read_once_each_in_order_with_what_selection_said(filled: Store) -> None:
+    records = read_records(filled, filled.commits()[0])
+    assert records == [replace(KEPT, trained_on=True), REJECTED, replace(SECOND, trained_on=True)]
+
+
+def test_llava_holds_accepted_records_and_their_images(filled: Store, tmp_path: Path) -> None:
+    report = export(filled, "all", "llava", tmp_path / "out" / "llava", Pictures())
+    assert (report.num_records, report.path, report.bad_images) == (3, tmp_path / "out" / "llava", ())
+    entries = json.loads((report.path / "data.json").read_text())
+    assert entries[0] == {
+        "id": "r0-s0-0",
+        "image": "set/a.png",
+        "type": "conversation",
+        "conversations": [{"from": "human", "value": "<image>\nWhat ?"}, {"from": "gpt", "value": "A cat."}],
+    }
+    assert [entry["image"] for entry in entries] == ["set/a.png", "b.png", "b.png"]
+    assert sorted(path.name for path in (report.path / "images").rglob("*.png")) == ["a.png", "b.png"]
+    with Image.open(report.path / "images" / "set" / "a.png") as image:
+        assert image.getpixel((0, 0)) == (5, 20, 30)
+
+
+def test_one_round_alone(filled: Store, tmp_path: Path) -> None:
+    report = export(filled, 1, "llava", tmp_path / "out", Pictures())
+    assert [entry["id"] for entry in json.loads((report.path / "data.json").read_text())] == ["r1-s0-0"]
+
+
+def test_datasets_reads_messages_with_images(filled: Store, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    report = export(filled, "all", "messages", tmp_path / "out.parquet", Pictures())
+    loaded = datasets.load_dataset("parquet", data_files=str(report.path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == report.num_records == 3
+    row = loaded[0]
+    assert row["messages"] == [
+        {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What <image>?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+    ]
+    assert isinstance(row["images"][0], Image.Image)
+    assert np.asarray(row["images"][0])[0, 0].tolist() == [5, 20, 30]
+
+
+def test_parquet_holds_all_records_with_their_reasons(filled: Store, tmp_path: Path) -> None:
+    report = export(filled, 0, "parquet", tmp_path / "out.parquet", Pictures())
+    records = from_table(pq.read_table(report.path))
+    assert [record.record_id for record in records] == ["r0-s0-0", "r0-s0-1", "r0-s1-0"]
+    assert records[1].reasons == ("empty",)
+
+
+def test_image_ids_can_be_told_apart_between_sets(filled: Store, tmp_path: Path) -> None:
+    report = export(filled, "all", "llava", tmp_path / "out", Pictures(), lambda record: f"{record.round}/{record.image_id}")
+    names = {path.relative_to(report.path / "images").as_posix() for path in report.path.rglob("*.png")}
+    assert names == {"0/b.png", "0/set/a.png", "1/b.png"}
+
+
+def test_records_of_unreadable_images_are_left_out_and_told(store: Store, tmp_path: Path) -> None:
+    commit(store, 0, [KEPT, replace(SECOND, image_id="bad"), replace(LATER, round=0, image_id="bad")])
+    report = export(store, "all", "messages", tmp_path / "out.parquet", Pictures())
+    assert (report.num_records, report.bad_images) == (1, ("bad: is broken",))
+
+
+@pytest.mark.parametrize("format", ["llava", "messages", "parquet"])
+def test_an_existing_path_is_never_overwritten(filled: Store, tmp_path: Path, format: str) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="export never overwrites"):
+        export(filled, "all", format, tmp_path / "out", Pictures())
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("format", ["llava", "messages"])
+def test_an_empty_export_says_so_and_leaves_nothing(store: Store, tmp_path: Path, format: str) -> None:
+    commit(store, 0, [REJECTED, replace(KEPT, image_id="bad")])
+    with pytest.raises(UserError, match=r"nothing to export: rounds \[0\] .* no accepted records with readable images .*bad: is broken"):
+        export(store, "all", format, tmp_path / "out" / "x", Pictures())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_run_without_records_has_nothing_to_export(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="committed rounds are"):
+        export(store, "all", "parquet", tmp_path / "x", Pictures())
+    commit(store, 0)
+    with pytest.raises(UserError, match="no records"):
+        export(store, "all", "parquet", tmp_path / "x", Pictures())
+
+
+def test_a_failure_half_way_leaves_nothing(filled: Store, tmp_path: Path) -> None:
+    class Failing(Pictures):
+        def open(self, image_id: str) -> Image.Image:
+            if image_id == "b":
+                raise RuntimeError("engine trouble")
+            return super().open(image_id)
+
+    for format in ("llava", "messages"):
+        with pytest.raises(RuntimeError):
+            export(filled, "all", format, tmp_path / "out" / "x", Failing())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_wrong_arguments_are_named(filled: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"round 7 .* is not committed; committed rounds are \[0, 1\]"):
+        export(filled, 7, "llava", tmp_path / "x", Pictures())
+    with pytest.raises(UserError, match=r"unknown export format 'csv'; expected one of \['llava', 'messages', 'parquet'\]"):
+        export(filled, "all", "csv", tmp_path / "x", Pictures())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="failed"):
+        export(filled, "all", "parquet", tmp_path / "file" / "x", Pictures())
+
+
+def test_an_image_id_cannot_lead_out_of_the_export(store: Store, tmp_path: Path) -> None:
+    commit(store, 0, [replace(KEPT, image_id="../../outside")])
+    with pytest.raises(Exception, match="leads out"):
+        export(store, "all", "llava", tmp_path / "out", Pictures())
+    assert not list(tmp_path.rglob("outside*"))
