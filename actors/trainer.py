@@ -199,10 +199,9 @@ class TrainerGroup:
             "OMP_NUM_THREADS": str(options.threads),
             "DS_ACCELERATOR": "cuda" if options.num_gpus else "cpu",
         }
-        actor_class: Any = ray.remote(concurrency_groups={"watch": 1})(TrainerRank)
-        return actor_class.options(
+        return ray.remote(TrainerRank).options(
             num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=0, max_task_retries=0,
-            scheduling_strategy=strategy, runtime_env={"env_vars": environment},
+            concurrency_groups={"watch": 1}, scheduling_strategy=strategy, runtime_env={"env_vars": environment},
         ).remote(rank, self._num_ranks, options.threads)  # fmt: skip
 
     def _await(self, refs: list[Any], verb: str, timeout_s: float, on_progress: Callable[[Progress], None] | None = None) -> list[Any]:
@@ -244,7 +243,7 @@ class _Watch:
         answered, _ = ray.wait([self._asked], timeout=0)
         if not answered:
             return
-        progress = ray.get(self._asked, timeout=_SHUTDOWN_TIMEOUT_S)
+        progress: Any = ray.get(self._asked, timeout=_SHUTDOWN_TIMEOUT_S)
         self._asked = self._rank.progress.remote()
         if progress is not None and progress != self._last:
             self._last = progress

@@ -122,6 +122,14 @@ def seed(
 
 
 @app.command()
+def config() -> None:
+    """Every key of a config with its default and meaning, and every policy with its options."""
+    from loop.reference import print_reference
+
+    print_reference(Console())
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """What this machine has for running the loop, and what is missing."""
     from loop.doctor import examine, print_findings

@@ -138,14 +138,7 @@ class House:
 
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks, showing its steps."""
-        done = 0
-
-        def show(progress: Any) -> None:
-            nonlocal done
-            stage.advance(progress.step - done)
-            done = progress.step
-
-        return self.trainer.train(job, self._images, self.config.training.timeout_s, show)
+        return self.trainer.train(job, self._images, self.config.training.timeout_s, lambda progress: stage.reach(progress.step))
 
     # ---- inside
 

@@ -38,6 +38,10 @@ class Stage:
             self.totals[name] = self.totals.get(name, 0) + number
         self._on_change(self)
 
+    def reach(self, done: int) -> None:
+        """`done` units in all are done."""
+        self.advance(done - self.done)
+
     @property
     def elapsed_s(self) -> float:
         return self._clock() - self._started_s

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from actors.training.job import TrainerError
 
@@ -47,19 +48,21 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, listene
     import deepspeed
     import torch
     import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore, TCPStore
 
     if dist.is_initialized():
-        if (dist.get_rank(), dist.get_world_size()) != (rank, world_size):
-            raise TrainerError(f"this process is rank {dist.get_rank()} of {dist.get_world_size()} and cannot become {rank} of {world_size}")
+        joined = (dist.get_rank(), dist.get_world_size())
+        if joined != (rank, world_size):
+            raise TrainerError(f"this process is rank {joined[0]} of {joined[1]} and cannot become rank {rank} of {world_size}")
         return
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without
     if host == LOOPBACK:
         _stay_on_loopback()
     if world_size == 1:
-        store: dist.Store = dist.HashStore()
+        store: Any = HashStore()
     else:
         listen_fd = listener.detach() if listener is not None else None
-        store = dist.TCPStore(
+        store = TCPStore(
             host, port, world_size, is_master=rank == 0, timeout=timedelta(seconds=timeout_s),
             wait_for_workers=False, master_listen_fd=listen_fd,
         )  # fmt: skip
@@ -86,7 +89,9 @@ def prepare_deepspeed() -> None:
     from deepspeed.accelerator import get_accelerator
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    accelerator = get_accelerator()
+    assert accelerator is not None, "DS_ACCELERATOR names one"
+    builder = accelerator.create_op_builder("ShareMemCommBuilder")
     if builder is not None and deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
         with _only_builder(builder.NAME):
             builder.load()

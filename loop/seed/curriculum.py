@@ -28,6 +28,7 @@ from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
 from cluster.connect import connected
 from loop.errors import UserError
+from loop.progress import RunProgress
 from loop.seed.model import CELL_LISTING_PROMPT, build_model, build_processor
 from loop.seed.vision import pretrain_vision
 from loop.sources.shapes.questions import cell_listing
@@ -42,10 +43,11 @@ LABELLED = ShapesImages(seed=1, min_shift=0.0, max_shift=0.15, num_images=12_000
 _TEST_SETS = {"0-0.15": (0.0, 0.15), "0.2-0.4": (0.2, 0.4), "0.4-0.7": (0.4, 0.7), "0.7-1.0": (0.7, 1.0)}
 _NUM_TEST_QUESTIONS = 500
 _VISION_STEPS = 1000
+_TIMEOUT_S = 7200.0
 _LOOKING = Hyperparameters(
-    batch_size=64, num_steps=600, learning_rate=1e-3, frozen=("vision_tower",), warmup_share=0.1, min_learning_rate_ratio=0.1
+    batch_size=64, num_steps=400, learning_rate=1e-3, frozen=("vision_tower",), warmup_share=0.1, min_learning_rate_ratio=0.1
 )
-_INSTRUCTIONS = replace(_LOOKING, num_steps=4000, warmup_share=0.02, min_learning_rate_ratio=0.01)
+_INSTRUCTIONS = replace(_LOOKING, num_steps=3000, warmup_share=0.02, min_learning_rate_ratio=0.01)
 
 
 def make_seed_model(out: Path, seed: int, num_ranks: int, console: Console) -> dict[str, float]:
@@ -58,13 +60,14 @@ def make_seed_model(out: Path, seed: int, num_ranks: int, console: Console) -> d
         raise UserError(f"{out} exists; choose another --out or remove it first")
     started = time.perf_counter()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="vigc-seed-") as scratch, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="vigc-seed-") as scratch, ExitStack() as stack, RunProgress(console) as progress:
         folder = Path(scratch)
         _stage_zero(folder / "vision", seed, console)
         trainer = _trainer(stack, num_ranks)
         for name, samples, hyper in _stages(seed):
             base = folder / ("vision" if name == "looking" else "looking")
-            result = trainer.train(TrainingJob(base, folder / name, samples, seed, hyper), LABELLED, 7200.0, None)
+            with progress.stage(name, total=hyper.num_steps) as stage:
+                result = trainer.train(TrainingJob(base, folder / name, samples, seed, hyper), LABELLED, _TIMEOUT_S, lambda now, stage=stage: stage.reach(now.step))
             (folder / name / RESULT_FILE).unlink()
             console.print(f"stage {name}: {result.num_steps} steps, final loss {result.final_loss:.4f}, {result.seconds:.0f} s")
         shutil.copytree(folder / "instructions", out)

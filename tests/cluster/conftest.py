@@ -23,7 +23,7 @@ def cluster() -> Iterator[ClusterInfo]:
 
 
 def _fleet(folder: Path, size: int, **options: Any) -> Fleet:
-    worker: Any = ray.remote(num_cpus=0.1)(Worker)
+    worker: Any = ray.remote(num_cpus=0)(Worker)
     bounds = {"task_timeout_s": 20.0, "start_timeout_s": 30.0, "swap_timeout_s": 10.0}
     return Fleet(lambda index: worker.remote(index, folder), size, **{**bounds, **options})
 

@@ -78,11 +78,11 @@ class Worker:
         raise OSError("never works")
 
     def unfit_once(self, task: int) -> int:
-        mark = self.folder / "unfit"
-        if not mark.exists():
-            mark.touch()
-            raise EngineError("the device has fallen off the bus")
-        return task
+        try:
+            (self.folder / "unfit").touch(exist_ok=False)
+        except FileExistsError:
+            return task
+        raise EngineError("the device has fallen off the bus")
 
 
 class Doubler:

@@ -1,0 +1,147 @@
+"""What the loop gains on the embedded world, against a control and against ablations of its parts.
+
+    python -m benchmarks.gain --seeds 17,18,19 --out benchmarks/results/gain.json
+
+Every variant is the recipe `shapes` run through the real command with a few overrides. The control shares everything but the
+generated data: steps, schedule of training, augmentation, acceptance; its training sets are seed data alone. Each seed changes
+the run seed and the unlabelled images; all start from the shipped seed model. Runs that exist in the work folder are resumed,
+so an interrupted benchmark continues.
+
+Intervals are 95 % percentile bootstraps over seeds and, within a seed, over questions; differences are paired by question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from loop.round import read_predictions
+from loop.store import Store
+
+RECIPE = Path("loop/recipes/shapes.yaml")
+SETS = ("0-0.15", "0.2-0.4", "0.4-0.7", "0.7-1.0")
+UNLABELLED_SEED = 1000
+"""Image set i of run seed s is drawn from world 1000 + 10 s + i: no run sees another's images."""
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "loop": (),
+    "control": ("mixing.options.seed_share=1.0", *(f"image_sets.{stage}.num_images=8" for stage in range(3))),
+    "no correction": ("correction=none", "filters=[parsable, {length: {max_answer_words: 60}}, duplicates, {confidence: {min_mean_logprob: -0.05}}]"),
+    "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]",),
+    "replace": ("mixing.options.accumulate=false",),
+}
+
+Flags = dict[str, np.ndarray]
+"""Held-out set -> whether each question was answered right, [questions] of bool."""
+
+
+def main() -> None:
+    """Run what is missing, then print the table and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="17,18,19", help="run seeds, separated by commas")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="some of: " + ", ".join(VARIANTS))
+    parser.add_argument("--questions", type=int, default=500, help="held-out questions per set")
+    parser.add_argument("--work", type=Path, default=Path("runs/gain"), help="folder for the runs")
+    parser.add_argument("--parallel", type=int, default=2, help="runs side by side, one engine and one trainer rank each")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gain.json"))
+    args = parser.parse_args()
+    seeds, variants = [int(seed) for seed in args.seeds.split(",")], args.variants.split(",")
+    with ThreadPoolExecutor(args.parallel) as pool:
+        jobs = [(variant, seed) for seed in seeds for variant in variants]
+        list(pool.map(lambda job: run(*job, args.work, args.questions), jobs))
+    results = {variant: [champions(folder_of(variant, seed, args.work)) for seed in seeds] for variant in variants}
+    report = summarise(results)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"seeds": seeds, "questions": args.questions, "rows": report}, indent=1) + "\n")
+    print_report(report)
+
+
+def folder_of(variant: str, seed: int, work: Path) -> Path:
+    return work / f"{variant.replace(' ', '-')}-{seed}"
+
+
+def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
+    """One run through the command line; an interrupted one is resumed, a finished one left alone."""
+    folder = folder_of(variant, seed, work)
+    if (folder / "run.json").exists():
+        command = ["resume", str(folder)]
+    else:
+        sets = [f"held_out.{name}.num_questions={num_questions}" for name in ()]
+        images = [f"image_sets.{stage}.seed={UNLABELLED_SEED + 10 * seed + stage}" for stage in range(3)]
+        size = ["cluster.num_engines=1", "cluster.trainer_ranks=1", "cluster.num_cpus=1", f"seed={seed}", f"name={folder.name}"]
+        command = ["run", str(RECIPE), "--run-dir", str(folder), *size, *images, *sets, *VARIANTS[variant]]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.log").open("a") as log:
+        subprocess.run([sys.executable, "-m", "loop", *command], check=True, stdout=log, stderr=log)
+
+
+def champions(folder: Path) -> tuple[Flags, Flags]:
+    """What the seed model and the last champion got right."""
+    store = Store.open(folder)
+    commits = store.commits()
+    last = next(commit for commit in reversed(commits) if commit.state != "rejected")
+    return _flags(store, 0), _flags(store, last.round)
+
+
+def _flags(store: Store, index: int) -> Flags:
+    entry = next(file for file in store.commits()[index].files if file.path.endswith("/predictions.parquet"))
+    predictions = read_predictions(store.read_part(entry))
+    return {name: np.array([one.correct for one in predictions[f"held_out/{name}"]]) for name in SETS}
+
+
+def summarise(results: dict[str, list[tuple[Flags, Flags]]]) -> list[dict[str, object]]:
+    """One row per variant and set: accuracy, gain over the seed model and over the control, each with its interval, in points."""
+    rows = []
+    for variant, runs in results.items():
+        for name in SETS:
+            final = [last[name] for _, last in runs]
+            row: dict[str, object] = {"variant": variant, "set": name, "accuracy": interval(final)}
+            row["over_seed"] = interval([last[name].astype(float) - first[name] for first, last in runs])
+            if variant != "control" and "control" in results:
+                row["over_control"] = interval(
+                    [last[name].astype(float) - control[name] for (_, last), (_, control) in zip(runs, results["control"], strict=True)]
+                )
+            rows.append(row)
+    return rows
+
+
+def interval(per_seed: Sequence[np.ndarray], num_resamples: int = 4000) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval over seeds and questions, in percent."""
+    rng = np.random.default_rng(0)
+    values = np.stack(per_seed).astype(float)
+    num_seeds, num_questions = values.shape
+    means = np.empty(num_resamples)
+    for index in range(num_resamples):
+        seeds = rng.integers(num_seeds, size=num_seeds)
+        questions = rng.integers(num_questions, size=num_questions)
+        means[index] = values[seeds][:, questions].mean()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return round(100 * values.mean(), 2), round(100 * low, 2), round(100 * high, 2)
+
+
+def print_report(rows: Sequence[dict[str, object]]) -> None:
+    table = Table("variant", "shift", "accuracy, %", "over the seed model", "over the control", box=None)
+    for row in rows:
+        cells = [_cell(row.get(key)) for key in ("accuracy", "over_seed", "over_control")]
+        table.add_row(str(row["variant"]), str(row["set"]), *cells)
+    Console(width=110).print(table)
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, tuple | list):
+        return ""
+    mean, low, high = value
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+if __name__ == "__main__":
+    main()
