@@ -199,9 +199,10 @@ class TrainerGroup:
             "OMP_NUM_THREADS": str(options.threads),
             "DS_ACCELERATOR": "cuda" if options.num_gpus else "cpu",
         }
-        return ray.remote(TrainerRank).options(
+        actor_class: Any = ray.remote(concurrency_groups={"watch": 1})(TrainerRank)
+        return actor_class.options(
             num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=0, max_task_retries=0,
-            concurrency_groups={"watch": 1}, scheduling_strategy=strategy, runtime_env={"env_vars": environment},
+            scheduling_strategy=strategy, runtime_env={"env_vars": environment},
         ).remote(rank, self._num_ranks, options.threads)  # fmt: skip
 
     def _await(self, refs: list[Any], verb: str, timeout_s: float, on_progress: Callable[[Progress], None] | None = None) -> list[Any]:

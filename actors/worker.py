@@ -10,7 +10,7 @@ from actors.engines.base import Attestation, Engine, EngineError, WeightUpdate
 from actors.evaluator import Evaluator
 from actors.generator import Generator, GeneratorOptions
 from actors.images import ImageSource
-from actors.shards import ShardImages, Shard, ShardResult, timed
+from actors.shards import Shard, ShardImages, ShardResult, timed
 from policies.correction import CorrectionPolicy
 from policies.records import HeldOutQuestion, Prediction, from_table, to_table
 

@@ -108,6 +108,8 @@ class Fleet:
         """
         assert self._target is not None, "start the fleet first"
         assert not self._running, "one run at a time"
+        served = {slot.serving for slot in self._slots if slot.health.state is State.HEALTHY}
+        assert served <= {self._target}, "a swap was interrupted: the fleet serves mixed weights"
         dispatch = Dispatch(self._slots, self._target, tasks, submit, self._timeouts, self._limits)
         self._running = True
         try:

@@ -1,16 +1,21 @@
-"""From a config to its parts: policies, image sources and samples. All that can be wrong with a config shows here, before any actor starts."""
+"""From a config to its parts: policies, image sources and samples.
+
+All that can be wrong with a config shows here, before any actor starts.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from actors.images import ImageSource, LabelledSource
-from loop.config import FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
-from loop.errors import UserError
+from loop.config import EMBEDDED_MODEL, FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
+from loop.errors import UserError, one_line
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
 from policies.filters import FILTER_POLICIES, FilterChain, MissingMeasurementError, check_measurements
@@ -50,7 +55,7 @@ def build_policies(config: RunConfig) -> Policies:
     """The policies a config names.
 
     Raises:
-        UserError: a policy does not exist or refuses its options.
+        UserError: a policy does not exist or refuses its options, or a filter needs what the correction does not measure.
     """
 
     def build(registry: Registry[Any], spec: Any) -> Any:
@@ -70,7 +75,7 @@ def build_policies(config: RunConfig) -> Policies:
         )
         check_measurements(policies.filters.policies, policies.correction)
     except (UnknownPolicyError, MissingMeasurementError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(one_line(error)) from error
     return policies
 
 
@@ -101,8 +106,10 @@ def build_held_out(sets: dict[str, HeldOutSet], seed: int) -> list[HeldOut]:
     return built
 
 
-def check_model(path: str) -> None:
-    """Make sure that `path` is an image-text-to-text model with a processor, from its config alone.
+def check_model(path: str, dtype: str = "float32") -> None:
+    """Make sure that `path` is an image-text-to-text model with a processor and weights that an engine of `dtype` can serve.
+
+    Reads configs and the headers of the weights, not the weights.
 
     Raises:
         UserError: it is not, or it cannot be read.
@@ -110,15 +117,50 @@ def check_model(path: str) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+    folder = Path(path)
+    if folder.is_absolute() and not folder.is_dir():
+        advice = "make the embedded one with `vigc seed --out loop/seed/checkpoint`" if folder == EMBEDDED_MODEL else "check the path"
+        raise UserError(f"model folder {path} does not exist; {advice}")
     try:
         found = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {path!r} cannot be read: {str(error).splitlines()[0]}; give `embedded`, a Hugging Face id or a folder") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give `embedded`, a Hugging Face id or a folder") from error
     if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
-    folder = Path(path)
-    if folder.is_dir() and not list(folder.glob("*.safetensors")):
-        raise UserError(f"model {path!r} has no *.safetensors file; convert its weights with save_pretrained first")
+    _check_processor(path)
+    if folder.is_dir():
+        _check_weights(folder, dtype)
+
+
+def _check_processor(path: str) -> None:
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # of a damaged file tokenizers says so with a plain Exception
+        raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}") from error
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise UserError(f"model {path!r} has no processor of images and text; save its processor beside its weights")
+    if not getattr(processor, "chat_template", None):
+        raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")
+
+
+def _check_weights(folder: Path, dtype: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    remedy = "fetch the folder again, or convert its weights with save_pretrained"
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+        dtypes: set[str] = set()
+        for name in names:
+            with safe_open(folder / name, framework="pt") as file:
+                dtypes |= {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"the weights of model {str(folder)!r} cannot be read as safetensors: {one_line(error)}; {remedy}") from error
+    served = {"float32": "F32", "bfloat16": "BF16"}[dtype]
+    if other := sorted(dtypes & {"F64", "F32", "F16", "BF16"} - {served}):
+        raise UserError(f"the weights of model {str(folder)!r} are {', '.join(other)}, but engine.dtype is {dtype}; make the two the same")
 
 
 def derived_seed(run_seed: int, round_index: int, stage: str, shard: int = 0) -> int:
@@ -131,7 +173,7 @@ def evenly(items: Sequence[Any], num_parts: int) -> list[list[Any]]:
     """`items` cut into at most `num_parts` contiguous parts whose sizes differ by at most one; no part is empty."""
     num_parts = min(num_parts, len(items))
     bounds = [len(items) * part // num_parts for part in range(num_parts + 1)] if num_parts else [0]
-    return [list(items[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [list(items[start:end]) for start, end in pairwise(bounds)]
 
 
 def _shapes(spec: ShapesSet) -> Any:

@@ -7,16 +7,22 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import yaml
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from loop.errors import LoopError, UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Closed-loop self-enhancement of vision-language models.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Closed-loop self-enhancement of vision-language models.",
+)
 
 RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="run folder, or its URI")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
@@ -25,15 +31,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as loop/recipes/shapes.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as training.num_steps=50")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as training.num_steps=50")
+    ] = None,
     run_dir: Annotated[str | None, typer.Option(help="run folder or pyarrow.fs URI; default runs/NAME")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the resolved config and stop")] = False,
 ) -> None:
     """Start a new run and drive it to its end."""
-    from loop import driver
     from loop.config import load_config
 
     resolved = load_config(config, overrides or [])
+    from loop import driver  # after the config: it takes seconds to import, and a typo should not
+
     if dry_run:
         driver.check(resolved)
         typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
@@ -76,11 +85,13 @@ def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
 
     report = Store.open(run_dir).verify()
     if as_json:
-        typer.echo(json.dumps({"ok": report.ok, "digest": report.digest, "num_files": report.num_files, "num_bytes": report.num_bytes, "problems": report.problems}))
+        fields = ("ok", "digest", "num_files", "num_bytes", "problems")
+        typer.echo(json.dumps({name: getattr(report, name) for name in fields}))
     else:
         for problem in report.problems:
             typer.echo(f"damaged: {problem}", err=True)
-        typer.echo(f"{report.num_files} files, {report.num_bytes} bytes, {'all intact' if report.ok else f'{len(report.problems)} damaged'}")
+        state = "all intact" if report.ok else f"{len(report.problems)} damaged"
+        typer.echo(f"{report.num_files} files, {report.num_bytes} bytes, {state}")
         typer.echo(f"digest {report.digest}")
     if not report.ok:
         raise typer.Exit(1)
@@ -146,12 +157,28 @@ def doctor(as_json: AsJson = False) -> None:
 def main() -> None:
     """Entry point: errors of the loop become one clear line and their exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on torchvision would stand before every error line
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False, console=Console(stderr=True))])
     try:
         app(prog_name="vigc")
     except LoopError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {str(error)}", markup=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except RuntimeError as error:
+        from actors.engines.base import EngineError
+        from actors.training.job import TrainerError
+        from cluster.errors import ClusterError, NotEnoughResourcesError
+
+        if not isinstance(error, ClusterError | EngineError | TrainerError):
+            raise
+        _fail(f"{type(error).__name__}: {error}", UserError.exit_code if isinstance(error, NotEnoughResourcesError) else 1)
+
+
+def _fail(text: str, exit_code: int) -> NoReturn:
+    """One line per finding on stderr, whatever brackets it holds, and out."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for line in text.splitlines():
+        console.print(Text.assemble(("error:", "bold red"), " ", line))
+    sys.exit(exit_code)
 
 
 def _print_results(console: Console, uri: str) -> None:

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
-from loop.errors import UserError
+from actors.training.job import Hyperparameters
+from loop.errors import UserError, one_line
 from policies.instructions import QuestionType
 
 EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
@@ -18,16 +19,20 @@ EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _shorthand(value: Any) -> Any:
     """`name` and `{name: {option: value}}` are both a policy."""
     if isinstance(value, str):
         return {"policy": value}
-    if isinstance(value, dict) and len(value) == 1 and "policy" not in value:
+    if not isinstance(value, dict | _Policy):
+        raise ValueError("a policy is expected, as NAME or {NAME: {OPTION: VALUE}}")
+    if isinstance(value, dict) and "policy" not in value:
+        if len(value) != 1:
+            raise ValueError(f"one policy is expected, as NAME or {{NAME: {{OPTION: VALUE}}}}, but the keys are {list(value)}")
         (name, options), *_ = value.items()
-        return {"policy": name, "options": options or {}}
+        return {"policy": name, "options": {} if options is None else options}
     return value
 
 
@@ -42,7 +47,7 @@ PolicySpec = Annotated[_Policy, BeforeValidator(_shorthand)]
 class ShapesSet(_Section):
     """Images of the embedded world."""
 
-    kind: Literal["shapes"] = "shapes"
+    kind: Literal["shapes"] = Field("shapes", description="images of the embedded world")
     seed: int = Field(ge=0, description="seed of the world; sets with different seeds share no image")
     min_shift: float = Field(ge=0, le=1, description="least shift of an image")
     max_shift: float = Field(ge=0, le=1, description="largest shift of an image")
@@ -58,7 +63,7 @@ class ShapesSet(_Section):
 class FolderSet(_Section):
     """A folder of JPEG, PNG and WebP photos, without labels."""
 
-    kind: Literal["folder"]
+    kind: Literal["folder"] = Field(description="photos of a folder")
     path: Path = Field(description="the folder, searched with its subfolders")
     num_images: int | None = Field(None, ge=1, description="take the first so many images in the order of their names; null takes all")
 
@@ -66,7 +71,7 @@ class FolderSet(_Section):
 class LlavaJsonSet(_Section):
     """Labelled data in LLaVA's JSON format."""
 
-    kind: Literal["llava_json"]
+    kind: Literal["llava_json"] = Field(description="conversations about photos, in LLaVA's JSON format")
     path: Path = Field(description="the JSON file")
     images: Path = Field(description="folder that its `image` fields are relative to")
 
@@ -92,8 +97,10 @@ class HeldOutSet(_Section):
 class EngineConfig(_Section):
     kind: Literal["transformers"] = Field("transformers", description="engine that runs the model")
     batch_size: int = Field(64, ge=1, description="rows per forward pass")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the served weights")
-    device: str = Field("cpu", description="cpu, or cuda for the GPU that the placement group assigns")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="dtype of the served weights: the model's and training.precision's"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cpu, or cuda for the GPU that the placement group assigns")
     num_threads: int = Field(1, ge=1, description="torch threads per engine")
 
     @property
@@ -102,7 +109,9 @@ class EngineConfig(_Section):
 
 
 class ClusterConfig(_Section):
-    address: str | None = Field(None, description="Ray address to join; null starts a local Ray on loopback")
+    address: str | None = Field(
+        None, pattern=r"^(auto|[^/]+:\d+)$", description="Ray cluster to join, HOST:PORT or auto; null starts a local Ray on loopback"
+    )
     num_cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; null takes the machine's")
     num_engines: int = Field(2, ge=1, description="generator actors, each with one engine")
     cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the slot they share")
@@ -115,6 +124,13 @@ class ClusterConfig(_Section):
     task_timeout_s: float = Field(600, gt=0, description="bound on one shard or one evaluation task")
     swap_timeout_s: float = Field(120, gt=0, description="bound on one weight swap")
     max_restarts: int = Field(3, ge=0, description="restarts allowed per engine before the run ends")
+
+    @model_validator(mode="after")
+    def _local_options_are_for_a_local_ray(self) -> ClusterConfig:
+        given = [name for name, is_given in (("num_cpus", self.num_cpus is not None), ("dashboard", self.dashboard)) if is_given]
+        if self.address is not None and given:
+            raise ValueError(f"{' and '.join(given)} can only be set for a local Ray; drop them, or drop the address {self.address}")
+        return self
 
 
 class GenerationConfig(_Section):
@@ -145,7 +161,9 @@ class TrainingConfig(_Section):
     batch_size: int = Field(64, ge=1, description="samples per step over all ranks")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per step and rank")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
-    learning_rate_groups: dict[str, float] = Field(default_factory=dict, description="peak rates of vision_tower, projector, language_model")
+    learning_rate_groups: dict[str, float] = Field(
+        default_factory=dict, description="other peak rates for vision_tower, projector or language_model"
+    )
     frozen: tuple[str, ...] = Field((), description="groups that are not trained: vision_tower, projector, language_model")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay; none on norms and biases")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate")
@@ -153,7 +171,7 @@ class TrainingConfig(_Section):
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="training precision")
     zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO stage")
-    pixel_noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of noise on training images, 0..1 of the pixel range")
+    pixel_noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of noise on training images, where white is 1")
     brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness of training images")
     color_jitter: float = Field(0.0, ge=0, lt=1, description="largest relative change of each color channel's gain")
     averaged_share: float = Field(0.0, ge=0, lt=1, description="share of the last steps whose weights are averaged into the checkpoint")
@@ -167,6 +185,15 @@ class TrainingConfig(_Section):
             raise ValueError(f"batch_size {self.batch_size} is no multiple of gradient_accumulation {self.gradient_accumulation}")
         return self
 
+    @model_validator(mode="after")
+    def _trainable(self) -> TrainingConfig:
+        self.hyperparameters()
+        return self
+
+    def hyperparameters(self) -> Hyperparameters:
+        """What the trainer is given; raises `ValueError` where values exclude each other."""
+        return Hyperparameters(**self.model_dump(exclude={"num_threads", "timeout_s"}))
+
 
 class TrackingConfig(_Section):
     enabled: bool = Field(True, description="mirror the run to MLflow")
@@ -174,8 +201,12 @@ class TrackingConfig(_Section):
     num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
 
 
-def _policy(name: str, **options: Any) -> Any:
-    return Field(default_factory=lambda: _Policy(policy=name, options=options))
+def _policy(name: str, description: str) -> Any:
+    return Field(default_factory=lambda: _Policy(policy=name), description=description)
+
+
+def _defaults(section: type[_Section], description: str) -> Any:
+    return Field(default_factory=section, description=description)
 
 
 class RunConfig(_Section):
@@ -190,20 +221,22 @@ class RunConfig(_Section):
     held_out: dict[str, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
     acceptance_sets: dict[str, HeldOutSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
     answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
-    engine: Annotated[EngineConfig, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)] = EngineConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    generation: GenerationConfig = GenerationConfig()
-    correction: PolicySpec = _policy("sentence_by_sentence")
+    engine: Annotated[EngineConfig, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)] = _defaults(
+        EngineConfig, "what runs the model: a kind, or a mapping with its settings"
+    )
+    cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
+    generation: GenerationConfig = _defaults(GenerationConfig, "how records are generated (VIG)")
+    correction: PolicySpec = _policy("sentence_by_sentence", "how generated questions are answered again (VIC)")
     filters: tuple[PolicySpec, ...] = Field(description="the chain of filters, in order; empty keeps everything that has a question")
-    selection: PolicySpec = _policy("all")
-    mixing: PolicySpec = _policy("replay")
-    schedule: PolicySpec = _policy("in_order")
-    start: PolicySpec = _policy("champion")
-    training: TrainingConfig = TrainingConfig()
-    acceptance: PolicySpec = _policy("paired_test")
-    stop: PolicySpec = _policy("rounds")
+    selection: PolicySpec = _policy("all", "which accepted records are trained on")
+    mixing: PolicySpec = _policy("replay", "how seed data and generated records become a training set")
+    schedule: PolicySpec = _policy("in_order", "which image set a round draws from")
+    start: PolicySpec = _policy("champion", "which checkpoint a candidate is trained from")
+    training: TrainingConfig = _defaults(TrainingConfig, "how a candidate is trained")
+    acceptance: PolicySpec = _policy("paired_test", "whether a candidate becomes the champion")
+    stop: PolicySpec = _policy("rounds", "when the loop ends")
     transport: Literal["checkpoint", "object_store"] = Field("checkpoint", description="how weights travel to the engines")
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: TrackingConfig = _defaults(TrackingConfig, "the mirror of the run in MLflow")
 
     @model_validator(mode="after")
     def _ranks_divide_the_batch(self) -> RunConfig:
@@ -215,9 +248,31 @@ class RunConfig(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gpus_are_used_or_not(self) -> RunConfig:
+        if self.cluster.use_gpus != (self.engine.device == "cuda"):
+            raise ValueError(
+                f"engine.device {self.engine.device} does not go with cluster.use_gpus {str(self.cluster.use_gpus).lower()}; "
+                "set engine.device cuda with cluster.use_gpus true, or engine.device cpu with cluster.use_gpus false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _serves_what_is_trained(self) -> RunConfig:
+        trained = {"fp32": "float32", "bf16": "bfloat16"}[self.training.precision]
+        if self.engine.dtype != trained:
+            raise ValueError(
+                f"training.precision {self.training.precision} writes {trained} weights, which an engine with engine.dtype "
+                f"{self.engine.dtype} refuses; make the two the same"
+            )
+        return self
+
     @property
     def model_path(self) -> str:
-        return str(EMBEDDED_MODEL) if self.model == "embedded" else self.model
+        """Folder (absolute: actors may have another working folder) or Hugging Face id of the seed model."""
+        if self.model == "embedded":
+            return str(EMBEDDED_MODEL)
+        return str(Path(self.model).absolute()) if Path(self.model).is_dir() else self.model
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -229,9 +284,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the config {path}: {error}") from error
+        raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
     if not isinstance(document, dict):
-        raise UserError(f"the config {path} holds {type(document).__name__}; expected a mapping of keys such as those in loop/recipes/shapes.yaml")
+        raise UserError(f"the config {path} holds no mapping; expected keys such as those in loop/recipes/shapes.yaml")
     for override in overrides:
         _apply(document, override)
     return parse_config(document)
@@ -242,36 +297,69 @@ def parse_config(document: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(document)
     except ValidationError as error:
-        raise UserError("\n".join(_finding(item) for item in error.errors())) from error
+        items = error.errors()
+        places = [item["loc"] for item in items]
+        # A bad entry is missing from its list as well, which then is "too short".
+        real = [item for item in items if item["type"] != "too_short" or not any(_is_inside(place, item["loc"]) for place in places)]
+        raise UserError("\n".join(map(_finding, real))) from error
+
+
+def _is_inside(place: tuple[str | int, ...], other: tuple[str | int, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _finding(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "config"
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key; remove it or correct its spelling"
-    given = "" if item["type"] == "missing" else f" (given: {str(item['input'])[:80]!r})"
+    given = "" if item["type"] == "missing" or isinstance(item["input"], _Section | dict) else f" (given: {str(item['input'])[:80]!r})"
     return f"{where}: {item['msg'].removeprefix('Value error, ')}{given}"
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
+    """Set one dotted key. Keys that hold dots themselves (`held_out.0-0.15.num_questions`) are known where they exist."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"override {override!r} is not of the form key=value, such as training.num_steps=50")
-    *parents, last = key.split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r} has a value that is no YAML: {one_line(error)}") from error
     target: Any = document
-    for parent in parents:
-        target = target[int(parent)] if isinstance(target, list) and parent.isdigit() and int(parent) < len(target) else _child(target, parent, key)
-    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
-        target[int(last)] = yaml.safe_load(text)
-    elif isinstance(target, dict):
-        target[last] = yaml.safe_load(text)
-    else:
-        raise UserError(f"override {key!r}: {last!r} is not inside a mapping or list of the config")
+    step, rest = _first_step(target, key.split("."))
+    while rest:
+        target = _child(target, step, key)
+        step, rest = _first_step(target, rest)
+    target[_place(target, step, key)] = value
 
 
-def _child(target: Any, parent: str, key: str) -> Any:
+def _first_step(target: Any, steps: list[str]) -> tuple[str, list[str]]:
+    """The first step of a path and what remains: the longest existing key that the path begins with, or the text up to its dot."""
+    known = (size for size in range(len(steps), 0, -1) if isinstance(target, dict) and ".".join(steps[:size]) in target)
+    size = next(known, 1)
+    return ".".join(steps[:size]), steps[size:]
+
+
+def _place(target: Any, step: str, key: str) -> Any:
+    """Where in a mapping or list a step leads. `mixing.options` and `mixing.replay` are the same where the policy is `replay`."""
+    if isinstance(target, list) and step.isdecimal() and int(step) < len(target):
+        return int(step)
     if not isinstance(target, dict):
-        raise UserError(f"override {key!r}: {parent!r} is not inside a mapping of the config")
-    if isinstance(target.get(parent), str):
-        target[parent] = _shorthand(target[parent]) if parent != "engine" else {"kind": target[parent]}
-    return target.setdefault(parent, {})
+        raise UserError(f"override {key!r}: {step!r} is not inside a mapping or list of the config")
+    if step in ("policy", "options") and len(target) == 1 and step not in target:
+        spec = _shorthand(dict(target))
+        target.clear()
+        target.update(spec)
+    return "options" if target.get("policy") == step else step
+
+
+def _child(target: Any, step: str, key: str) -> Any:
+    """The mapping or list at a step: made where there is none, unfolded where a policy or an engine is given by its name."""
+    place = _place(target, step, key)
+    child = target[place] if isinstance(target, list) else target.get(place)
+    if child is None:
+        child = {}
+    elif isinstance(child, str):
+        child = {"kind": child} if step == "engine" else _shorthand(child)
+    target[place] = child
+    return child

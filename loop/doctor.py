@@ -39,7 +39,8 @@ class Finding:
 
 def examine(folder: Path = Path()) -> list[Finding]:
     """Look at Python, packages, compiler, cores, memory, disk, accelerators and the embedded model; starts nothing."""
-    return [_python(), *map(_package, _PACKAGES), _compiler(), _ninja(), _cores(), _memory(), _disk(folder), _gpus(), _vllm(), _seed_model()]
+    machine = [_compiler(), _ninja(), _cores(), _memory(), _disk(folder), _gpus()]
+    return [_python(), *map(_package, _PACKAGES), *machine, _vllm(), _seed_model()]
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
@@ -89,9 +90,11 @@ def _disk(folder: Path) -> Finding:
 
 
 def _gpus() -> Finding:
-    import torch
+    names: list[str] = []
+    if importlib.util.find_spec("torch") is not None:  # the doctor must be able to say that it is missing
+        import torch
 
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Finding("GPU", bool(names), ", ".join(names) or "none", "not needed for the embedded world", required=False)
 
 

@@ -6,6 +6,11 @@
 from __future__ import annotations
 
 
+def one_line(error: Exception) -> str:
+    """The text of an error as one line, for errors of libraries that write several."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class LoopError(Exception):
     """Base of all errors that the loop raises by name."""
 

@@ -29,7 +29,7 @@ from loop.assembly import HeldOut, Policies, build_held_out, build_images, build
 from loop.commits import FileEntry, RoundCommit, RoundState
 from loop.config import RunConfig
 from loop.errors import DamagedFileError
-from loop.progress import RunProgress, Stage
+from loop.progress import RunProgress, Stage, loss_remark
 from loop.sources.routed import RoutedSource, routed
 from loop.store import Store
 from policies.records import Record, TrainingSample, from_table
@@ -134,11 +134,11 @@ class House:
     # ---- training
 
     def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(**self.config.training.model_dump(exclude={"num_threads", "timeout_s"}))
+        return self.config.training.hyperparameters()
 
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks, showing its steps."""
-        return self.trainer.train(job, self._images, self.config.training.timeout_s, lambda progress: stage.reach(progress.step))
+        return self.trainer.train(job, self._images, self.config.training.timeout_s, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
 
     # ---- inside
 
@@ -157,9 +157,7 @@ class House:
     def _seed_samples(self) -> list[TrainingSample]:
         source = build_labelled(self.config.seed_data.data)
         samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
-        return [
-            TrainingSample(routed(_SEED_SET, sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples
-        ]
+        return [TrainingSample(routed(_SEED_SET, sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples]
 
     def _update(self, model: Model) -> Any:
         return prepare(self.store.local_checkpoint(model.path), model.version, self.config.transport)
@@ -185,12 +183,19 @@ def open_house(config: RunConfig, store: Store, run_id: str, progress: RunProgre
     cluster = config.cluster
     with ExitStack() as stack:
         info = stack.enter_context(
-            connected(cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s, dashboard=cluster.dashboard)
+            connected(
+                cluster.address,
+                num_cpus=cluster.num_cpus,
+                temp_dir=None,
+                timeout_s=cluster.start_timeout_s,
+                dashboard=cluster.dashboard,
+            )
         )
         plan = plan_resources(info.cpus, info.gpus, resource_request(config))
         placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
+        trainer.launch()  # its ranks import and join while the engines do
         fleet = _fleet(config, policies, placement)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield House(
@@ -253,8 +258,8 @@ def _fleet(config: RunConfig, policies: Policies, placement: Placement) -> Fleet
 
 def _filters(config: RunConfig, policies: Policies, store: Store, placement: Placement) -> list[Any]:
     worker = ray.remote(FilterWorker)
-    restarts = config.cluster.max_restarts
+    restarts = {"max_restarts": config.cluster.max_restarts, "max_task_retries": config.cluster.max_restarts}
     return [
-        worker.options(**placement.filter_options(index), max_restarts=restarts, max_task_retries=restarts).remote(policies.filters, store.write_part)
+        worker.options(**placement.filter_options(index), **restarts).remote(policies.filters, store.write_part)
         for index in range(placement.plan.num_filters)
     ]

@@ -20,7 +20,8 @@ from policies.records import Record
 def mirror_of(config: RunConfig, store: Store) -> Mirror:
     """The MLflow side of a run."""
     parameters = flatten_parameters(config.model_dump(mode="json"))
-    return Mirror(default_tracking_uri(_run_folder(store), os.environ), config.tracking.experiment, config.name, store.read_run().run_id, parameters)
+    uri = default_tracking_uri(_run_folder(store), os.environ)
+    return Mirror(uri, config.tracking.experiment, config.name, store.read_run().run_id, parameters)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class Stage:
         self.unit = unit
         self.done = 0
         self.totals: dict[str, int] = {}
+        self.remark = ""
         self._clock = clock
         self._started_s = clock()
         self._on_change = on_change
@@ -38,8 +39,9 @@ class Stage:
             self.totals[name] = self.totals.get(name, 0) + number
         self._on_change(self)
 
-    def reach(self, done: int) -> None:
-        """`done` units in all are done."""
+    def reach(self, done: int, remark: str = "") -> None:
+        """`done` units in all are done; `remark` is shown until the next one."""
+        self.remark = remark
         self.advance(done - self.done)
 
     @property
@@ -58,7 +60,14 @@ class Stage:
         name, number = (RATE_OF, self.totals[RATE_OF]) if RATE_OF in self.totals else (self.unit, self.done)
         if number and elapsed_s > 0:
             parts.append(f"{number / elapsed_s:.1f} {name}/s")
+        if self.remark:
+            parts.append(self.remark)
         return ", ".join(parts)
+
+
+def loss_remark(loss: float | None) -> str:
+    """How a training stage shows its loss."""
+    return "" if loss is None else f"loss {loss:.3f}"
 
 
 class RunProgress:

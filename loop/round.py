@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -31,12 +32,12 @@ from actors.shards import Shard
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import TrainingJob
 from loop.assembly import HeldOut, derived_seed, evenly
-from loop.commits import Decision, FileEntry, FilterCount, RoundCommit, RoundState
+from loop.commits import Decision, FilterCount, RoundCommit, RoundState
 from loop.house import House, Model
 from loop.store import PartReceipt
 from policies.acceptance import GeneratedStats, Verdict
 from policies.instructions import plan_tasks
-from policies.metrics import correctness, count_reasons, distinct_n, mean_words, share, type_entropy
+from policies.metrics import correctness, count_reasons, distinct_n, mean_words, share
 from policies.records import HeldOutQuestion, Prediction, Record, TrainingSample, from_table, to_table
 
 _EVALUATION_CHUNK = 128
@@ -154,7 +155,7 @@ def plan_shards(house: House, index: int) -> list[Shard]:
     tasks = plan_tasks(source.image_ids(), generation.type_mix, generation.num_per_image, seed, house.policies.instructions)
     per_image = [tasks[start : start + generation.num_per_image] for start in range(0, len(tasks), generation.num_per_image)]
     return [
-        Shard(index, number, derived_seed(house.config.seed, index, "shard", number), tuple(task for image in images for task in image), source)
+        Shard(index, number, derived_seed(house.config.seed, index, "shard", number), tuple(chain.from_iterable(images)), source)
         for number, images in enumerate(evenly(per_image, generation.num_shards))
     ]
 
@@ -185,7 +186,11 @@ def train(house: House, index: int, selected: list[Record]) -> tuple[Model, dict
             result = house.train(job, stage)
         (folder / RESULT_FILE).unlink()  # it tells the time, and a committed file must not
         checkpoint = house.store.publish_checkpoint(folder, name)
-        measured = {"train_loss": result.mean_loss, "train_final_loss": result.final_loss, "train_target_tokens": float(result.num_target_tokens)}
+        measured = {
+            "train_loss": result.mean_loss,
+            "train_final_loss": result.final_loss,
+            "train_target_tokens": float(result.num_target_tokens),
+        }
         part = house.store.write_json_part(index, "training", {"digest": result.digest, "metrics": measured, "losses": list(result.losses)})
     document = house.store.read_json_part(part)
     model = Model(weight_version(index, document["digest"]), checkpoint.path, document["digest"], tuple(checkpoint.files))

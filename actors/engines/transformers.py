@@ -13,7 +13,15 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
@@ -26,7 +34,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class TransformersEngine:
     """Implements `actors.engines.base.Engine` on a Hugging Face folder or id."""
 
-    def __init__(self, model: str | Path, *, batch_size: int = 64, dtype: str = "float32", device: str = "cpu", num_threads: int = 1) -> None:
+    def __init__(
+        self, model: str | Path, *, batch_size: int = 64, dtype: str = "float32", device: str = "cpu", num_threads: int = 1
+    ) -> None:
         """Load the model.
 
         Args:
@@ -52,7 +62,12 @@ class TransformersEngine:
         self._model = loaded.to(self._device).eval()
         self._tokenizer = self._processor.tokenizer
         self._tokenizer.padding_side = "left"
-        self._image_token_id = int(self._model.config.image_token_id)
+        self._end_ids = _end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        pad_id = self._tokenizer.pad_token_id
+        # A checkpoint's own sampling settings (a repetition penalty, a top-k) must not mix with those of a request.
+        self._model.generation_config = GenerationConfig(eos_token_id=list(self._end_ids), pad_token_id=pad_id)
+        # Neither is text: an image placeholder would break the next prompt, and padding marks where a row has ended.
+        self._banned = [int(self._model.config.image_token_id), *({pad_id} - {None, *self._end_ids})]
         self._weight_version = ""
 
     @property
@@ -131,32 +146,35 @@ class TransformersEngine:
     @torch.inference_mode()
     def _generate(self, prompts: Sequence[str], images: Sequence[Image.Image], sampling: Sampling) -> list[Completion]:
         inputs = self._inputs(prompts, images)
-        recorder = _LogprobRecorder(self._image_token_id)
+        recorder = _LogprobRecorder(self._banned)
+        num_prompt_tokens = inputs["input_ids"].shape[1]
+        stops = [_StopAtText(sampling.stop, self._tokenizer, num_prompt_tokens)] if sampling.stop else []
         sampled = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         sequences = self._model.generate(
             **inputs,
             max_new_tokens=sampling.max_new_tokens,
             logits_processor=LogitsProcessorList([recorder]),
-            pad_token_id=self._tokenizer.pad_token_id,
             **(sampled if sampling.temperature > 0 else {"do_sample": False}),
-            stopping_criteria=StoppingCriteriaList([_StopAtText(sampling.stop, self._tokenizer, inputs["input_ids"].shape[1])] if sampling.stop else []),
+            stopping_criteria=StoppingCriteriaList(stops),
         )
-        written = sequences[:, inputs["input_ids"].shape[1] :]
+        written = sequences[:, num_prompt_tokens:]
         logprobs = recorder.finish(written)
-        return [self._completion(tokens, values) for tokens, values in zip(written.tolist(), logprobs.tolist(), strict=True)]
+        return [self._completion(tokens, values, sampling.stop) for tokens, values in zip(written.tolist(), logprobs.tolist(), strict=True)]
 
-    def _completion(self, tokens: list[int], logprobs: list[float]) -> Completion:
-        eos, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
-        ended = eos in tokens
-        length = tokens.index(eos) if ended else next((i for i, token in enumerate(tokens) if token == pad), len(tokens))
+    def _completion(self, tokens: list[int], logprobs: list[float], stop: Sequence[str]) -> Completion:
+        """A row cut where it ended: after its stop string, else at the model's end token, else at the token budget."""
+        over = {self._tokenizer.pad_token_id, *self._end_ids}
+        length = next((i for i, token in enumerate(tokens) if token in over), len(tokens))
+        text = self._tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        cut = min((text.index(one) + len(one) for one in stop if one in text), default=None)
+        ended = cut is None and length < len(tokens)
         counted = length + 1 if ended else length
-        stopped = ended or length < len(tokens)
         return Completion(
-            text=self._tokenizer.decode(tokens[:length], skip_special_tokens=True).strip(),
+            text=text.strip() if cut is None else text[:cut].lstrip(),
             token_ids=tuple(tokens[:length]),
             logprob=sum(logprobs[:counted]),
             num_logprob_tokens=counted,
-            finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
+            finish_reason=FinishReason.LENGTH if cut is None and not ended else FinishReason.STOP,
             weight_version=self._weight_version,
         )
 
@@ -165,9 +183,9 @@ class TransformersEngine:
         inputs = self._inputs(texts, images)
         prompt_mask = self._inputs(prompts, images)["attention_mask"]
         targets = inputs["attention_mask"].sum(1) - prompt_mask.sum(1)
-        longest = int(targets.max())
+        longest = max(1, int(targets.max()))
         logits = self._model(**inputs, logits_to_keep=longest + 1).logits[:, :-1].float()
-        logits[..., self._image_token_id] = -torch.inf
+        logits[..., self._banned] = -torch.inf
         logprobs = logits.log_softmax(-1).gather(-1, inputs["input_ids"][:, -longest:, None])[..., 0]
         counted = torch.arange(longest, device=self._device) >= (longest - targets)[:, None]
         sums = logprobs.masked_fill(~counted, 0.0).sum(1)
@@ -175,14 +193,14 @@ class TransformersEngine:
 
 
 class _LogprobRecorder(LogitsProcessor):
-    """Bans the image placeholder and records the log-probability of what was chosen, before temperature and top-p."""
+    """Bans what is no text and records the log-probability of what was chosen, before temperature and top-p."""
 
-    def __init__(self, banned_token_id: int) -> None:
-        self._banned = banned_token_id
+    def __init__(self, banned: Sequence[int]) -> None:
+        self._banned = list(banned)
         self._last: torch.Tensor | None = None
         self._chosen: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
         if self._last is not None:
             self._chosen.append(self._last.gather(1, input_ids[:, -1:]))
         scores = scores.float()
@@ -205,9 +223,15 @@ class _StopAtText(StoppingCriteria):
         self._tokenizer = tokenizer
         self._prompt_tokens = prompt_tokens
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
         texts = self._tokenizer.batch_decode(input_ids[:, self._prompt_tokens :], skip_special_tokens=True)
         return torch.tensor([any(stop in text for stop in self._stop) for text in texts], device=input_ids.device)
+
+
+def _end_ids(*given: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The tokens that end a row: a generation config may name one, several or none beside the tokenizer's."""
+    found = [ids if isinstance(ids, Sequence) else [ids] for ids in given if ids is not None]
+    return tuple(dict.fromkeys(one for ids in found for one in ids))
 
 
 def _user(text: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`vigc seed`: the embedded model from nothing, in stages.
 
 0. vision: the tower learns shape, color, size and place of every patch (`loop.seed.vision`), then stays frozen
-1. looking: the language model lists every cell by name; straight instruction tuning from scratch would stay blind
+1. looking: the language model drills to say what is where, and where what is (`loop.sources.shapes.drills`)
 2. instructions: VIG and VIC samples of the three types, as the loop itself trains on
 
 Stages 1 and 2 run on the trainer of `actors.training`, the same that every round uses.
@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -28,10 +29,10 @@ from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
 from cluster.connect import connected
 from loop.errors import UserError
-from loop.progress import RunProgress
-from loop.seed.model import CELL_LISTING_PROMPT, build_model, build_processor
+from loop.progress import RunProgress, loss_remark
+from loop.seed.model import build_model, build_processor
 from loop.seed.vision import pretrain_vision
-from loop.sources.shapes.questions import cell_listing
+from loop.sources.shapes.drills import cells, find
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
 from policies.metrics import share
@@ -43,11 +44,14 @@ LABELLED = ShapesImages(seed=1, min_shift=0.0, max_shift=0.15, num_images=12_000
 _TEST_SETS = {"0-0.15": (0.0, 0.15), "0.2-0.4": (0.2, 0.4), "0.4-0.7": (0.4, 0.7), "0.7-1.0": (0.7, 1.0)}
 _NUM_TEST_QUESTIONS = 500
 _VISION_STEPS = 1000
+_DRILL_SHARE = 0.1
+"""Share of drills among the instructions, so that what they taught is not lost."""
+
 _TIMEOUT_S = 7200.0
 _LOOKING = Hyperparameters(
-    batch_size=64, num_steps=400, learning_rate=1e-3, frozen=("vision_tower",), warmup_share=0.1, min_learning_rate_ratio=0.1
+    batch_size=64, num_steps=900, learning_rate=1e-3, frozen=("vision_tower",), warmup_share=0.1, min_learning_rate_ratio=0.1
 )
-_INSTRUCTIONS = replace(_LOOKING, num_steps=3000, warmup_share=0.02, min_learning_rate_ratio=0.01)
+_INSTRUCTIONS = replace(_LOOKING, num_steps=2600, warmup_share=0.02, min_learning_rate_ratio=0.01)
 
 
 def make_seed_model(out: Path, seed: int, num_ranks: int, console: Console) -> dict[str, float]:
@@ -67,7 +71,8 @@ def make_seed_model(out: Path, seed: int, num_ranks: int, console: Console) -> d
         for name, samples, hyper in _stages(seed):
             base = folder / ("vision" if name == "looking" else "looking")
             with progress.stage(name, total=hyper.num_steps) as stage:
-                result = trainer.train(TrainingJob(base, folder / name, samples, seed, hyper), LABELLED, _TIMEOUT_S, lambda now, stage=stage: stage.reach(now.step))
+                job = TrainingJob(base, folder / name, samples, seed, hyper)
+                result = trainer.train(job, LABELLED, _TIMEOUT_S, lambda now, stage=stage: stage.reach(now.step, loss_remark(now.loss)))
             (folder / name / RESULT_FILE).unlink()
             console.print(f"stage {name}: {result.num_steps} steps, final loss {result.final_loss:.4f}, {result.seconds:.0f} s")
         shutil.copytree(folder / "instructions", out)
@@ -102,9 +107,22 @@ def _stage_zero(folder: Path, seed: int, console: Console) -> None:
 
 
 def _stages(seed: int) -> list[tuple[str, list[TrainingSample], Hyperparameters]]:
-    listing = [TrainingSample(one, ((CELL_LISTING_PROMPT, cell_listing(scene_of(one))),)) for one in LABELLED.image_ids()]
-    num_samples = _INSTRUCTIONS.num_steps * _INSTRUCTIONS.batch_size
-    return [("looking", listing, _LOOKING), ("instructions", LABELLED.training_samples(num_samples, seed), _INSTRUCTIONS)]
+    rng = np.random.default_rng([seed, 1])
+    num_looking, num_instructions = (hyper.num_steps * hyper.batch_size for hyper in (_LOOKING, _INSTRUCTIONS))
+    num_drills = round(_DRILL_SHARE * num_instructions)
+    taught = LABELLED.training_samples(num_instructions - num_drills, seed)
+    return [("looking", _drills(num_looking, rng), _LOOKING), ("instructions", [*taught, *_drills(num_drills, rng)], _INSTRUCTIONS)]
+
+
+def _drills(num_samples: int, rng: np.random.Generator) -> list[TrainingSample]:
+    """Dense captions: two in three ask to find things by name, which is harder to learn than to list the cells."""
+    ids = LABELLED.image_ids()
+    samples = []
+    for index in range(num_samples):
+        identifier = ids[index % len(ids)]
+        scene = scene_of(identifier)
+        samples.append(TrainingSample(identifier, (cells(scene) if index % 3 == 0 else find(scene, rng),)))
+    return samples
 
 
 def _trainer(stack: ExitStack, num_ranks: int) -> TrainerGroup:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessor,
@@ -16,15 +19,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from loop.sources.shapes.questions import DETAIL_QUESTIONS, ask, captions, cell_listing, truth
+from loop.sources.shapes.drills import cells, find
+from loop.sources.shapes.questions import DETAIL_QUESTIONS, ask, captions, truth
 from loop.sources.shapes.render import IMAGE_SIZE
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, image_id, scene_of
 from policies.instructions import TRAINING_INSTRUCTIONS, QuestionType
 
 PATCH_SIZE = 16
-CELL_LISTING_PROMPT = "List every cell of the image."
 CAPTION_PROMPT = "What can be seen?"
 
+_FURTHER_WORDS = "USER: ASSISTANT: Question: Answer: yes no Yes No none 0 1 2 3 4 5 6 7 8 9 10"
 _SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 _CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -55,7 +59,8 @@ def build_model() -> LlavaForConditionalGeneration:
         num_key_value_heads=5, max_position_embeddings=512, tie_word_embeddings=False,
         pad_token_id=0, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
-    config = LlavaConfig(
+    llava: Any = LlavaConfig  # its declared parameters lack those that it takes from its base class
+    config = llava(
         vision_config=vision, text_config=text, image_token_id=vocabulary.index("<image>"), vision_feature_layer=-1,
         vision_feature_select_strategy="default", image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
         tie_word_embeddings=False, pad_token_id=0, bos_token_id=2, eos_token_id=3,
@@ -93,23 +98,18 @@ def save_untrained(folder: Path) -> None:
     build_processor().save_pretrained(folder)
 
 
-def words() -> list[str]:
+@cache
+def words() -> tuple[str, ...]:
     """The vocabulary, special tokens first. A word that follows a space carries the mark `▁`."""
-    texts = [CELL_LISTING_PROMPT, CAPTION_PROMPT, "USER: ASSISTANT: Question: Answer: yes no Yes No none 0 1 2 3 4 5 6 7 8 9 10", *DETAIL_QUESTIONS]
+    texts = [CAPTION_PROMPT, _FURTHER_WORDS, *DETAIL_QUESTIONS]
     texts += [text for options in TRAINING_INSTRUCTIONS.values() for text in options]
     texts += [" ".join(group) for group in (SHAPES, COLORS, SIZES, POSITIONS)]
     for index in range(2000):  # the grammar's words all appear many times over in so many questions and answers
-        scene, rng = scene_of(image_id(0, index, 0.0)), _rng(index)
-        texts += [*captions(scene), cell_listing(scene)]
+        scene, rng = scene_of(image_id(0, index, 0.0)), np.random.default_rng([0, index])
+        texts += [*captions(scene), *cells(scene), *find(scene, rng)]
         for question_type in QuestionType:
             question = ask(scene, question_type, rng, false_premise=index % 3 == 0)
             texts += [question, truth(scene, question).answer]
     found = sorted({piece for text in texts for word in text.split() for piece in re.findall(r"[.,?:]|[^.,?:]+", word)} | {"\n"})
     marked = ["▁"] + [form for piece in found for form in ((piece,) if piece in ".,?:\n" else (piece, f"▁{piece}"))]
-    return [*_SPECIAL, *marked]
-
-
-def _rng(index: int):  # noqa: ANN202
-    import numpy as np
-
-    return np.random.default_rng([0, index])
+    return (*_SPECIAL, *marked)

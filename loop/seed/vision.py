@@ -20,23 +20,27 @@ _NUM_CLASSES = (len(SHAPES) + 1, len(COLORS) + 1, len(SIZES) + 1, 9)
 """Per patch: shape, color and size, class 0 for an empty cell; and which cell it is, so that the features say where they are."""
 
 
-def pretrain_vision(tower: nn.Module, image_processor: Any, source: ImageSource, *, num_steps: int, batch_size: int = 64, seed: int = 0) -> float:
+def pretrain_vision(tower: Any, image_processor: Any, source: ImageSource, *, num_steps: int, batch_size: int = 64, seed: int = 0) -> float:
     """Train `tower` in place on per-patch labels with AdamW (peak 1e-3, cosine); returns the share of occupied patches whose
     labels are all right in the last 20 batches."""
     generator = torch.Generator().manual_seed(seed)
     ids = source.image_ids()
-    pixels = torch.cat([image_processor([source.open(one) for one in ids[i : i + 256]], return_tensors="pt")["pixel_values"] for i in range(0, len(ids), 256)])
+    chunks = ([source.open(one) for one in ids[start : start + 256]] for start in range(0, len(ids), 256))
+    pixels = torch.cat([image_processor(images, return_tensors="pt")["pixel_values"] for images in chunks])
     labels = torch.from_numpy(patch_labels(ids))
     head = nn.Linear(tower.config.hidden_size, sum(_NUM_CLASSES))
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / num_steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    )
     tower.train()
     right: list[torch.Tensor] = []
     for _ in range(num_steps):
         rows = torch.randint(len(ids), (batch_size,), generator=generator)
         scores = head(tower(pixels[rows]).last_hidden_state[:, 1:]).split(_NUM_CLASSES, dim=-1)
         target = labels[rows]
-        loss = sum(nn.functional.cross_entropy(score.flatten(0, 1), target[..., part].flatten()) for part, score in enumerate(scores))
+        losses = [nn.functional.cross_entropy(score.flatten(0, 1), target[..., part].flatten()) for part, score in enumerate(scores)]
+        loss = sum(losses, torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

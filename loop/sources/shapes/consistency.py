@@ -35,9 +35,8 @@ class FollowsFromDescription:
 
 def described_scene(description: str) -> Scene | None:
     """The scene that a description in the form of `questions.description` tells of, or None when it tells of none."""
-    things = [
-        Thing(POSITIONS.index(match["position"]), match["shape"], match["color"], match["size"]) for match in _SENTENCE.finditer(description)
-    ]
+    found = _SENTENCE.finditer(description)
+    things = [Thing(POSITIONS.index(one["position"]), one["shape"], one["color"], one["size"]) for one in found]
     consistent = len({thing.cell for thing in things}) == len(things) and _SENTENCE.sub("", description).strip() == ""
     return Scene("described", 0.0, tuple(sorted(things, key=lambda thing: thing.cell)), 0) if things and consistent else None
 

@@ -101,12 +101,6 @@ def captions(scene: Scene) -> list[str]:
     return [_count_sentence(len(scene.things), "object", "objects"), f"{listed[0].upper()}{listed[1:]}.", description(scene)]
 
 
-def cell_listing(scene: Scene) -> str:
-    """Every cell by name in reading order, `empty` or size, color and shape: the dense caption a model learns to look with."""
-    by_cell = {thing.cell: _full(thing) for thing in scene.things}
-    return ", ".join(f"{position} {by_cell.get(cell, 'empty')}" for cell, position in enumerate(POSITIONS)) + "."
-
-
 def _full(thing: Thing) -> str:
     return f"{thing.size} {thing.color} {thing.shape}"
 

@@ -73,7 +73,7 @@ def _background(rng: np.random.Generator, shift: float) -> Image.Image:
     axis = np.linspace(-1.0, 1.0, IMAGE_SIZE)
     light = 1.0 + slope[0] * axis[:, None] + slope[1] * axis[None, :]
     pixels = np.clip(light[..., None] * np.array(tint), 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).resize((IMAGE_SIZE * _OVERSAMPLING,) * 2, Image.Resampling.NEAREST)
+    return Image.fromarray(pixels).resize((IMAGE_SIZE * _OVERSAMPLING, IMAGE_SIZE * _OVERSAMPLING), Image.Resampling.NEAREST)
 
 
 def _center(thing: Thing, rng: np.random.Generator) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from loop.sources.shapes.scene import image_id, scene_of
 from policies.instructions import TRAINING_INSTRUCTIONS, QuestionType, vig_target
 from policies.records import HeldOutQuestion, TrainingSample
 
-_TYPE_SHARES = {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.2, QuestionType.COMPLEX: 0.35}
+_TYPE_SHARES = {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.15, QuestionType.COMPLEX: 0.4}
 """Mix of the labelled data: detail answers are long, so that a smaller share of them teaches as many tokens."""
 
 _VIG_SHARE = 0.4

@@ -1,0 +1,309 @@
+"""Config files and overrides: what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from loop import config as config_module
+from loop.assembly import build_policies
+from loop.config import EMBEDDED_MODEL, RunConfig, load_config, parse_config
+from loop.errors import UserError
+from policies.instructions import QuestionType
+
+RECIPE = Path(config_module.__file__).parent / "recipes" / "shapes.yaml"
+SHAPES = {"kind": "shapes", "seed": 1, "min_shift": 0.0, "max_shift": 0.1, "num_images": 10}
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """The least a config must say."""
+    held_out = {"data": SHAPES}
+    least = {"seed_data": {"data": SHAPES}, "image_sets": [SHAPES], "held_out": {"near": held_out}, "acceptance_sets": {"near": held_out}}
+    return {**least, "filters": ["parsable"], **changes}
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def findings(content: dict[str, Any]) -> list[str]:
+    with pytest.raises(UserError) as refused:
+        parse_config(content)
+    return str(refused.value).splitlines()
+
+
+def overridden(*overrides: str) -> RunConfig:
+    return load_config(RECIPE, overrides)
+
+
+def refused_override(*overrides: str) -> list[str]:
+    with pytest.raises(UserError) as refused:
+        load_config(RECIPE, overrides)
+    return str(refused.value).splitlines()
+
+
+def sections() -> list[type[BaseModel]]:
+    found = [value for value in vars(config_module).values() if isinstance(value, type) and issubclass(value, BaseModel)]
+    return [value for value in found if value.__module__ == config_module.__name__]
+
+
+def test_the_recipe_is_a_config_whose_policies_exist() -> None:
+    config = load_config(RECIPE)
+    assert (config.name, config.seed, config.rounds, config.model) == ("shapes", 17, 3, "embedded")
+    assert config.model_path == str(EMBEDDED_MODEL)
+    assert [image_set.kind for image_set in config.image_sets] == ["shapes"] * 3
+    assert build_policies(config).filters.policies[-1].name == "follows_from_description"
+
+
+def test_the_resolved_config_parses_again_to_the_same_config() -> None:
+    for config in (load_config(RECIPE), parse_config(document()), overridden("engine=transformers", "selection.top_share.share=0.3")):
+        dumped = config.model_dump(mode="json")
+        assert parse_config(json.loads(json.dumps(dumped))) == config
+        assert parse_config(yaml.safe_load(yaml.safe_dump(dumped))) == config
+
+
+def test_every_field_of_every_section_is_described() -> None:
+    assert len(sections()) >= 13
+    missing = [
+        f"{section.__name__}.{name}" for section in sections() for name, field in section.model_fields.items() if not field.description
+    ]
+    assert missing == []
+
+
+def test_every_section_is_frozen_and_refuses_unknown_keys() -> None:
+    assert all(section.model_config.get("frozen") and section.model_config.get("extra") == "forbid" for section in sections())
+
+
+def test_the_least_config_has_every_other_value_by_default() -> None:
+    config = parse_config(document())
+    assert config.correction.policy == "sentence_by_sentence"
+    assert config.engine.kind == "transformers"
+    assert config.generation.instructions.policy == "canonical"
+    assert config.filters[0].options == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ({"roundz": 3}, "roundz: unknown key; remove it or correct its spelling"),
+        ({"training": {"steps": 5}}, "training.steps: unknown key; remove it or correct its spelling"),
+        ({"rounds": 0}, "rounds: Input should be greater than or equal to 1 (given: '0')"),
+        ({"rounds": "many"}, "rounds: Input should be a valid integer, unable to parse string as an integer (given: 'many')"),
+        ({"name": "../x"}, "name: String should match pattern"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: Input should be a finite number"),
+        ({"generation": {"type_mix": {"detail": float("nan")}}}, "generation.type_mix.detail: Input should be a finite number"),
+        ({"generation": {"type_mix": {"essay": 1.0}}}, "generation.type_mix.essay.[key]: Input should be 'conversation',"),
+        ({"generation": {"type_mix": {"detail": 0.0}}}, "generation: type_mix"),
+        ({"image_sets": []}, "image_sets: Tuple should have at least 1 item"),
+        ({"image_sets": [{**SHAPES, "min_shift": 0.5}]}, "image_sets.0.shapes: min_shift 0.5 is above max_shift 0.1; swap them"),
+        ({"image_sets": [{**SHAPES, "max_shift": 1.5}]}, "image_sets.0.shapes.max_shift: Input should be less than or equal to 1"),
+        ({"image_sets": [{"kind": "video", "path": "x"}]}, "image_sets.0: Input tag 'video' found using 'kind' does not match"),
+        ({"held_out": {}}, "held_out: Dictionary should have at least 1 item"),
+        ({"engine": "vulkan"}, "engine.kind: Input should be 'transformers' (given: 'vulkan')"),
+        ({"engine": {"device": "tpu"}}, "engine.device: Input should be 'cpu' or 'cuda' (given: 'tpu')"),
+        ({"engine": {"device": "cuda"}}, "config: engine.device cuda does not go with cluster.use_gpus false"),
+        ({"cluster": {"use_gpus": True}}, "config: engine.device cpu does not go with cluster.use_gpus true"),
+        ({"engine": {"dtype": "bfloat16"}}, "config: training.precision fp32 writes float32 weights"),
+        ({"cluster": {"address": "ray://head:10001"}}, "cluster.address: String should match pattern"),
+        ({"cluster": {"address": "head:6379", "num_cpus": 2}}, "cluster: num_cpus can only be set for a local Ray; drop them, or drop"),
+        ({"training": {"batch_size": 10, "gradient_accumulation": 3}}, "training: batch_size 10 is no multiple of gradient_accumulation 3"),
+        ({"training": {"batch_size": 9}}, "config: training.batch_size / gradient_accumulation = 9 cannot be shared by 2 trainer ranks"),
+        ({"training": {"precision": "bf16"}}, "training: bf16 needs zero_stage 1, 2 or 3"),
+        ({"training": {"frozen": ["eyes"]}}, "training: unknown parameter groups ['eyes']"),
+        ({"training": {"frozen": ["projector"], "learning_rate_groups": {"projector": 0.1}}}, "training: ['projector'] are frozen"),
+        ({"training": {"averaged_share": 0.5, "zero_stage": 3}}, "training: averaged_share needs zero_stage 0, 1 or 2"),
+        ({"mixing": 7}, "mixing: a policy is expected, as NAME or {NAME: {OPTION: VALUE}} (given: '7')"),
+        ({"mixing": None}, "mixing: a policy is expected, as NAME or {NAME: {OPTION: VALUE}} (given: 'None')"),
+        ({"mixing": {}}, "mixing: one policy is expected, as NAME or {NAME: {OPTION: VALUE}}, but the keys are []"),
+        ({"mixing": {"replay": {}, "other": {}}}, "mixing: one policy is expected, as NAME or {NAME: {OPTION: VALUE}}, but the keys are"),
+        ({"mixing": {"replay": 0.5}}, "mixing.options: Input should be a valid dictionary (given: '0.5')"),
+        ({"mixing": {"policy": "replay", "seed_share": 1}}, "mixing.seed_share: unknown key"),
+        ({"filters": ["parsable", 3]}, "filters.1: a policy is expected"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_one_clear_line(change: dict[str, Any], finding: str) -> None:
+    (line,) = findings(document(**change))
+    assert line.startswith(finding)
+    assert len(line) < 400
+
+
+def test_a_missing_key_is_named() -> None:
+    content = document()
+    del content["filters"]
+    assert findings(content) == ["filters: Field required"]
+
+
+def test_several_findings_are_several_lines() -> None:
+    assert [line.partition(":")[0] for line in findings(document(rounds=0, roundz=1, transport="pigeon"))] == [
+        "rounds",
+        "transport",
+        "roundz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("mixing", "bootstrap"),
+        ("correction", "second_thoughts"),
+        ("selection", "best"),
+        ("schedule", "backwards"),
+        ("start", "nowhere"),
+        ("acceptance", "never"),
+        ("stop", "whenever"),
+    ],
+)
+def test_a_policy_that_does_not_exist_is_named_with_those_that_do(section: str, name: str) -> None:
+    with pytest.raises(UserError, match=rf"^unknown \w+ policy '{name}'; expected one of \[.*\] or your own as module:Name$"):
+        build_policies(parse_config(document(**{section: name})))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"filters": ["parsabel"]}, "unknown filter policy 'parsabel'; expected one of "),
+        ({"generation": {"instructions": "loud"}}, "unknown instruction policy 'loud'; expected one of "),
+        ({"filters": ["my_filters:Mine"]}, "cannot load filter policy 'my_filters:Mine': No module named 'my_filters'; is its module on"),
+        ({"mixing": {"replay": {"seed_share": 1.5}}}, "mixing policy 'replay' cannot be built from {'seed_share': 1.5}: seed_share is 1.5"),
+        ({"mixing": {"replay": {"seed_part": 0.5}}}, "mixing policy 'replay' cannot be built from {'seed_part': 0.5}: "),
+        ({"mixing": {"replay": {"seed_share": "half"}}}, "mixing policy 'replay' cannot be built from {'seed_share': 'half'}: "),
+        ({"correction": "none", "filters": ["agreement"]}, "filter 'agreement' needs "),
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_work_is_one_clear_line(change: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        build_policies(parse_config(document(**change)))
+    assert str(refused.value).startswith(line)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", "holds no mapping; expected keys such as those in"),
+        ("- a\n- b\n", "holds no mapping; expected keys such as those in"),
+        ("name: {a: [1\nb: }", "cannot read the config"),
+        ("a: b: c\n", "cannot read the config"),
+    ],
+)
+def test_a_file_that_is_no_config_is_one_clear_line(tmp_path: Path, content: str, line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_config(write(tmp_path, content))
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00name")
+    for path in (tmp_path / "missing.yaml", tmp_path, binary):
+        with pytest.raises(UserError, match=f"^cannot read the config {path}: "):
+            load_config(path)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="could not determine a constructor"):
+        load_config(write(tmp_path, f"name: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_overrides_reach_every_depth() -> None:
+    config = overridden(
+        "rounds=1", "training.num_steps=50", "image_sets.1.num_images=7", "generation.type_mix={detail: 1.0}", "model=org/name"
+    )
+    assert (config.rounds, config.training.num_steps, config.training.batch_size) == (1, 50, 64)
+    assert [image_set.num_images for image_set in config.image_sets] == [1000, 7, 1000]
+    assert config.generation.type_mix == {QuestionType.DETAIL: 1.0}
+    assert config.model_path == "org/name"
+
+
+def test_the_last_override_of_a_key_wins() -> None:
+    assert overridden("rounds=1", "rounds=2").rounds == 2
+
+
+def test_an_override_may_replace_a_list_or_an_entry_of_one() -> None:
+    assert [one.policy for one in overridden("filters=[parsable, {length: {max_answer_words: 9}}]").filters] == ["parsable", "length"]
+    config = overridden("filters.1=parsable", "filters.4.confidence.min_mean_logprob=-0.5")
+    assert config.filters[1].policy == "parsable"
+    assert config.filters[4].options == {"min_mean_logprob": -0.5}
+
+
+def test_an_override_reaches_keys_that_hold_dots() -> None:
+    config = overridden("held_out.0-0.15.num_questions=5", "held_out.0.2-0.4.data.num_images=6")
+    assert config.held_out["0-0.15"].num_questions == 5
+    assert config.held_out["0.2-0.4"].data.num_images == 6  # pyright: ignore[reportAttributeAccessIssue]
+    assert config.held_out["0.7-1.0"].num_questions == 200
+
+
+def test_an_engine_may_be_given_by_its_name() -> None:
+    assert overridden("engine=transformers").engine == overridden().engine
+    assert overridden("engine=transformers", "engine.batch_size=8").engine.batch_size == 8
+    assert overridden("engine.batch_size=8").engine.kind == "transformers"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["mixing.replay.seed_share=0.7"],
+        ["mixing.options.seed_share=0.7"],
+        ["mixing={replay: {seed_share: 0.7}}"],
+        ["mixing={policy: replay, options: {seed_share: 0.7}}"],
+        ["mixing=replay", "mixing.replay.seed_share=0.7"],
+        ["mixing=replay", "mixing.options.seed_share=0.7"],
+        ["mixing={policy: replay}", "mixing.replay={seed_share: 0.7}"],
+        ["mixing=null", "mixing.replay.seed_share=0.7"],
+    ],
+    ids=" ".join,
+)
+def test_a_policys_options_may_be_overridden_in_either_form(overrides: list[str]) -> None:
+    mixing = overridden(*overrides).mixing
+    assert (mixing.policy, mixing.options) == ("replay", {"seed_share": 0.7})
+
+
+def test_a_policy_by_name_alone_has_no_options() -> None:
+    assert (overridden("mixing=replay").mixing.options, overridden("selection=top_share").selection.policy) == ({}, "top_share")
+    assert overridden("generation.instructions=varied").generation.instructions.policy == "varied"
+    assert overridden("mixing.policy=other").mixing.policy == "other"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("rounds", "override 'rounds' is not of the form key=value, such as training.num_steps=50"),
+        ("=3", "override '=3' is not of the form key=value, such as training.num_steps=50"),
+        ("rounds=[1", "override 'rounds=[1' has a value that is no YAML: "),
+        ("rounds=many", "rounds: Input should be a valid integer"),
+        ("training.num_stepz=5", "training.num_stepz: unknown key; remove it or correct its spelling"),
+        ("trainings.num_steps=5", "trainings: unknown key; remove it or correct its spelling"),
+        ("rounds.of.what=5", "override 'rounds.of.what': 'of' is not inside a mapping or list of the config"),
+        ("image_sets.3.seed=5", "override 'image_sets.3.seed': '3' is not inside a mapping or list of the config"),
+        ("image_sets.-1.seed=5", "override 'image_sets.-1.seed': '-1' is not inside a mapping or list of the config"),
+        ("image_sets.first=5", "override 'image_sets.first': 'first' is not inside a mapping or list of the config"),
+        ("correction.num_views=3", "correction: one policy is expected, as NAME or {NAME: {OPTION: VALUE}}, but the keys are"),
+    ],
+)
+def test_a_bad_override_is_one_clear_line(override: str, line: str) -> None:
+    (found,) = refused_override(override)
+    assert found.startswith(line)
+
+
+def test_a_model_folder_is_absolute_so_that_actors_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_config(document(model="my-model")).model_path == str(tmp_path / "my-model")
+    assert parse_config(document(model="org/my-model")).model_path == "org/my-model"
+
+
+def test_the_trainer_and_the_engine_are_given_what_the_config_says() -> None:
+    config = overridden("training.frozen=[vision_tower]", "training.learning_rate_groups.projector=0.01", "engine.num_threads=2")
+    hyper = config.training.hyperparameters()
+    assert (hyper.num_steps, hyper.frozen, hyper.learning_rate_groups) == (160, ("vision_tower",), {"projector": 0.01})
+    assert config.engine.options == {"batch_size": 64, "dtype": "float32", "device": "cpu", "num_threads": 2}
+    assert config.generation.options.max_new_tokens == 96
