@@ -3,7 +3,8 @@
     launch ──► every rank tells its node ──► rank 0 holds a port ──► all import DeepSpeed and join    (no wait in the driver)
     train  ──► every rank trains its share; rank 0 writes the checkpoint and returns the result       (progress is polled)
 
-The ranks stay joined over any number of jobs. A rank that dies takes the group with it; the next `train` starts a new one.
+The ranks stay joined over any number of jobs of ZeRO stages 0 to 2. A rank that dies takes the group with it, and so does the
+end of a stage 3 job; the next `train` starts a new one.
 """
 
 from __future__ import annotations
@@ -179,6 +180,9 @@ class TrainerGroup:
         running = [rank.train.remote(job_ref, source_ref) for rank in self._ranks]
         results = self._await(running, "train", deadline - time.monotonic(), on_progress)
         assert isinstance(results[0], TrainingResult), "rank 0 has the result"
+        if job.hyper.zero_stage == 3:
+            # DeepSpeed 0.19 keeps a stage 3 model alive after its engine is destroyed; only the end of the process frees it
+            self.shutdown()
         return results[0]
 
     def shutdown(self) -> None:

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/gain"), help="folder for the runs")
     parser.add_argument("--parallel", type=int, default=2, help="runs side by side, one engine and one trainer rank each")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gain.json"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/gain.png"))
     args = parser.parse_args()
     seeds, variants = [int(seed) for seed in args.seeds.split(",")], args.variants.split(",")
     with ThreadPoolExecutor(args.parallel) as pool:
@@ -62,6 +63,7 @@ def main() -> None:
     report = summarise(results)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"seeds": seeds, "questions": args.questions, "rows": report}, indent=1) + "\n")
+    plot(report, args.plot)
     print_report(report)
 
 
@@ -75,10 +77,10 @@ def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
     if (folder / "run.json").exists():
         command = ["resume", str(folder)]
     else:
-        sets = [f"held_out.{name}.num_questions={num_questions}" for name in ()]
         images = [f"image_sets.{stage}.seed={UNLABELLED_SEED + 10 * seed + stage}" for stage in range(3)]
+        questions = [f"held_out.{name}.{key}={num_questions}" for name in SETS for key in ("num_questions", "data.num_images")]
         size = ["cluster.num_engines=1", "cluster.trainer_ranks=1", "cluster.num_cpus=1", f"seed={seed}", f"name={folder.name}"]
-        command = ["run", str(RECIPE), "--run-dir", str(folder), *size, *images, *sets, *VARIANTS[variant]]
+        command = ["run", str(RECIPE), "--run-dir", str(folder), *size, *images, *questions, *VARIANTS[variant]]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.log").open("a") as log:
         subprocess.run([sys.executable, "-m", "loop", *command], check=True, stdout=log, stderr=log)
@@ -126,6 +128,27 @@ def interval(per_seed: Sequence[np.ndarray], num_resamples: int = 4000) -> tuple
         means[index] = values[seeds][:, questions].mean()
     low, high = np.percentile(means, [2.5, 97.5])
     return round(100 * values.mean(), 2), round(100 * low, 2), round(100 * high, 2)
+
+
+def plot(rows: Sequence[dict[str, object]], path: Path) -> None:
+    """Gain over the seed model by shift, one group of bars per shift, with intervals."""
+    from matplotlib.figure import Figure
+
+    variants = list(dict.fromkeys(str(row["variant"]) for row in rows))
+    figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(variants)
+    for number, variant in enumerate(variants):
+        gains = np.array([row["over_seed"] for row in rows if row["variant"] == variant], dtype=float)
+        places = np.arange(len(SETS)) + (number - (len(variants) - 1) / 2) * width
+        errors = [gains[:, 0] - gains[:, 1], gains[:, 2] - gains[:, 0]]
+        axes.bar(places, gains[:, 0], width, yerr=errors, capsize=2, label=variant, error_kw={"linewidth": 0.8})
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_xticks(range(len(SETS)), [f"shift {name}" for name in SETS])
+    axes.set_ylabel("points over the seed model")
+    axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
 
 
 def print_report(rows: Sequence[dict[str, object]]) -> None:

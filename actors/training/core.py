@@ -90,8 +90,9 @@ class Trainer:
             log, average = self._train(engine, optimizer, builder)
             state = _gathered_state(model, average, self._hyper.zero_stage, keep=self._rank == 0)
         finally:
-            _release(engine)
+            engine.destroy()
             del engine, optimizer
+            gc.collect()  # the engine and its hooks refer to one another; a rank outlives many of them
         if self._rank != 0:
             return None
         return write_checkpoint(self._job, model, state, log.result(time.perf_counter() - started))
@@ -303,15 +304,6 @@ def _gathered_state(model: Any, average: _WeightAverage | None, zero_stage: int,
     if average is not None and keep:
         average.replace(state)
     return state
-
-
-def _release(engine: Any) -> None:
-    """Let go of an engine and its model: a rank outlives many of them."""
-    from deepspeed.runtime.zero import parameter_offload
-
-    engine.destroy()
-    parameter_offload.FWD_MODULE_STACK.clear()  # stage 3 leaves the model in this list of the module
-    gc.collect()  # an engine and its hooks refer to one another
 
 
 def _sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
