@@ -203,8 +203,8 @@ class TrainerGroup:
             "OMP_NUM_THREADS": str(options.threads),
             "DS_ACCELERATOR": "cuda" if options.num_gpus else "cpu",
         }
-        actor_class: Any = ray.remote(concurrency_groups={"watch": 1})(TrainerRank)
-        return actor_class.options(
+        as_actor: Any = ray.remote  # whose types leave concurrency groups out
+        return as_actor(concurrency_groups={"watch": 1})(TrainerRank).options(
             num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=0, max_task_retries=0,
             scheduling_strategy=strategy, runtime_env={"env_vars": environment},
         ).remote(rank, self._num_ranks, options.threads)  # fmt: skip

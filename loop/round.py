@@ -41,7 +41,7 @@ from policies.metrics import correctness, count_reasons, distinct_n, mean_words,
 from policies.records import HeldOutQuestion, Prediction, Record, TrainingSample, from_table, to_table
 
 _EVALUATION_CHUNK = 128
-_STATS_SAMPLE = 1000
+_STATS_SAMPLE = 200
 """Records that diversity is measured on: distinct-n falls with the number of texts, so it is taken over equally many."""
 
 Predictions = dict[str, list[Prediction]]

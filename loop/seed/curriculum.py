@@ -2,9 +2,9 @@
 
 0. vision: the tower learns shape, color, size and place of every patch (`loop.seed.vision`), then stays frozen
 1. looking: the language model drills to say what is where, and where what is (`loop.sources.shapes.drills`)
-2. instructions: VIG and VIC samples of the three types, as the loop itself trains on
+2. instructions: VIG and VIC samples of the three types, as the loop itself trains on; then a polish at a lower rate
 
-Stages 1 and 2 run on the trainer of `actors.training`, the same that every round uses.
+All but stage 0 run on the trainer of `actors.training`, the same that every round uses.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _LOOKING = Hyperparameters(
     batch_size=64, num_steps=900, learning_rate=1e-3, frozen=("vision_tower",), warmup_share=0.1, min_learning_rate_ratio=0.1
 )
 _INSTRUCTIONS = replace(_LOOKING, num_steps=2600, warmup_share=0.02, min_learning_rate_ratio=0.01)
+_POLISH = replace(_INSTRUCTIONS, num_steps=1200, learning_rate=5e-4)
 
 
 def make_seed_model(out: Path, seed: int, num_ranks: int, console: Console) -> dict[str, float]:
@@ -68,14 +69,15 @@ def make_seed_model(out: Path, seed: int, num_ranks: int, console: Console) -> d
         folder = Path(scratch)
         _stage_zero(folder / "vision", seed, console)
         trainer = _trainer(stack, num_ranks)
+        base = folder / "vision"
         for name, samples, hyper in _stages(seed):
-            base = folder / ("vision" if name == "looking" else "looking")
             with progress.stage(name, total=hyper.num_steps) as stage:
                 job = TrainingJob(base, folder / name, samples, seed, hyper)
                 result = trainer.train(job, LABELLED, _TIMEOUT_S, lambda now, stage=stage: stage.reach(now.step, loss_remark(now.loss)))
-            (folder / name / RESULT_FILE).unlink()
+            base = folder / name
+            (base / RESULT_FILE).unlink()
             console.print(f"stage {name}: {result.num_steps} steps, final loss {result.final_loss:.4f}, {result.seconds:.0f} s")
-        shutil.copytree(folder / "instructions", out)
+        shutil.copytree(base, out)
     scores = score(out)
     console.print(f"exact accuracy by shift: {json.dumps(scores)}; {time.perf_counter() - started:.0f} s in all, checkpoint in {out}")
     return scores
@@ -108,10 +110,16 @@ def _stage_zero(folder: Path, seed: int, console: Console) -> None:
 
 def _stages(seed: int) -> list[tuple[str, list[TrainingSample], Hyperparameters]]:
     rng = np.random.default_rng([seed, 1])
-    num_looking, num_instructions = (hyper.num_steps * hyper.batch_size for hyper in (_LOOKING, _INSTRUCTIONS))
-    num_drills = round(_DRILL_SHARE * num_instructions)
-    taught = LABELLED.training_samples(num_instructions - num_drills, seed)
-    return [("looking", _drills(num_looking, rng), _LOOKING), ("instructions", [*taught, *_drills(num_drills, rng)], _INSTRUCTIONS)]
+    looking = _drills(_LOOKING.num_steps * _LOOKING.batch_size, rng)
+    instructions = _taught(_INSTRUCTIONS, seed, rng)
+    return [("looking", looking, _LOOKING), ("instructions", instructions, _INSTRUCTIONS), ("polish", _taught(_POLISH, seed + 1, rng), _POLISH)]
+
+
+def _taught(hyper: Hyperparameters, seed: int, rng: np.random.Generator) -> list[TrainingSample]:
+    """Instructions with some drills among them, each sample used once."""
+    num_samples = hyper.num_steps * hyper.batch_size
+    num_drills = round(_DRILL_SHARE * num_samples)
+    return [*LABELLED.training_samples(num_samples - num_drills, seed), *_drills(num_drills, rng)]
 
 
 def _drills(num_samples: int, rng: np.random.Generator) -> list[TrainingSample]:

@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling, TensorSpec, WeightMismatchError, WeightUpdate
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint
-from loop.seed.model import build_model, build_processor, save_untrained
+from loop.seed.model import save_untrained
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
+from tests.actors.biased_model import WORDS, save_biased
 
 PROMPTS = (
     "How many objects are there?",
@@ -32,7 +32,6 @@ PROMPTS = (
     "Where is the red ring?",
 )  # fmt: skip
 REQUESTS = [Request(render(scene_of(image_id(1, index, 0.1))), prompt) for index, prompt in enumerate(PROMPTS)]
-WORDS = ("▁There", "▁is", "▁a", "▁red", "▁ring", "▁star", "▁large")
 SAMPLED = Sampling(24, temperature=1.0, seed=3)
 
 
@@ -41,29 +40,6 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("untrained")
     torch.manual_seed(0)
     save_untrained(folder)
-    return folder
-
-
-def save_biased(folder: Path, biases: Mapping[str, float], chain: Sequence[str] = ()) -> Path:
-    """An untrained model that writes the tokens of `biases` alone, each the likelier the higher its bias.
-
-    Llama's head has no bias, so one hidden unit is held up: every text embedding has it, and the head reads it.
-    After a token of `chain` the next one is likeliest by far.
-    """
-    torch.manual_seed(0)
-    model, processor = build_model(), build_processor()
-    vocabulary = processor.tokenizer.get_vocab()
-    with torch.no_grad():
-        embedding, head = model.model.language_model.embed_tokens.weight, model.lm_head.weight
-        embedding.mul_(20)  # the last token says more about the next one than the layers do
-        embedding[:, 0] = 6.0
-        head[:, 0] = -5.0
-        for token, bias in biases.items():
-            head[vocabulary[token], 0] = bias
-        for token, following in pairwise(chain):
-            head[vocabulary[following], 1:] += embedding[vocabulary[token], 1:]
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
     return folder
 
 

@@ -115,7 +115,7 @@ def test_a_missing_image_folder_is_refused(tmp_path: Path, model: Path) -> None:
 
 def test_a_checkpoint_that_is_no_image_text_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "llama").mkdir()
-    (tmp_path / "llama" / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1}))
+    (tmp_path / "llama" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     text = refusal(tmp_path, "run", config_file(tmp_path, document(tmp_path / "llama")))
     assert text.endswith("llama' is a llama model; expected an image-text-to-text model such as LLaVA")
 
@@ -217,6 +217,15 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_config_that_is_no_json_is_refused(damaged: Path) -> None:
     (damaged / "config.json").write_text("{")
+    assert refused(document(damaged)).startswith(f"model '{damaged}' cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    "change", [{"model_type": "mystery"}, {"text_config": {"model_type": "llama", "hidden_size": 7}}, {"text_config": 3}]
+)
+def test_a_config_that_makes_no_sense_is_refused(damaged: Path, change: dict[str, Any]) -> None:
+    config = damaged / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
     assert refused(document(damaged)).startswith(f"model '{damaged}' cannot be read: ")
 
 
