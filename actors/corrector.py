@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import replace
 
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling
-from actors.images import perturbed
 from actors.shards import Shard, ShardImages
+from actors.views import perturbed
 from policies.correction import CorrectionPolicy, Draft
 from policies.records import Record
 from policies.sentences import split_sentences

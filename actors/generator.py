@@ -18,6 +18,8 @@ class GeneratorOptions:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 96
+    view: str = "raw"
+    """Name in `actors.views.VIEWS` of what generator and corrector are shown."""
 
 
 class Generator:

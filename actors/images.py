@@ -47,13 +47,3 @@ class LabelledSource(ImageSource, Protocol):
     def questions(self, num_questions: int, seed: int) -> list[HeldOutQuestion]:
         """Held-out questions with their right answers."""
         ...
-
-
-def perturbed(image: Image.Image, noise: float, seed: int) -> Image.Image:
-    """Another view of an image: its pixels plus normal noise of standard deviation `noise` (0..1 of the pixel range)."""
-    import numpy as np
-    from PIL import Image as PilImage
-
-    pixels = np.asarray(image, dtype=np.float32)
-    grain = np.random.default_rng(seed).normal(0.0, 255 * noise, pixels.shape)
-    return PilImage.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))

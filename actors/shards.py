@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors.images import BadImageError, ImageSource
+from actors.views import View, raw
 from policies.instructions import GenerationTask
 
 if TYPE_CHECKING:
@@ -41,21 +42,22 @@ class ShardResult:
 
 
 class ShardImages:
-    """The images of one source, opened once: generation, correction and its views read the same few."""
+    """The images of one source in one view, opened once: generation, correction and its further looks read the same few."""
 
-    def __init__(self, source: ImageSource) -> None:
+    def __init__(self, source: ImageSource, view: View = raw) -> None:
         self._source = source
+        self._view = view
         self._images: dict[str, Image.Image | BadImageError] = {}
 
     def open(self, image_id: str) -> Image.Image:
-        """The image, RGB.
+        """The view of the image, RGB.
 
         Raises:
             BadImageError: as the source says; remembered, so that a bad file is read once.
         """
         if image_id not in self._images:
             try:
-                self._images[image_id] = self._source.open(image_id)
+                self._images[image_id] = self._view(self._source.open(image_id))
             except BadImageError as error:
                 self._images[image_id] = error
         found = self._images[image_id]

@@ -11,6 +11,7 @@ from actors.evaluator import Evaluator
 from actors.generator import Generator, GeneratorOptions
 from actors.images import ImageSource
 from actors.shards import Shard, ShardImages, ShardResult, timed
+from actors.views import VIEWS
 from policies.correction import CorrectionPolicy
 from policies.records import HeldOutQuestion, Prediction, from_table, to_table
 
@@ -60,7 +61,7 @@ class EngineWorker:
         """The open images of a shard, kept from its generation to its correction."""
         key = (shard.round, shard.index)
         if self._images is None or self._images[0] != key:
-            self._images = (key, ShardImages(shard.source))
+            self._images = (key, ShardImages(shard.source, VIEWS[self._generator_options.view]))
         return self._images[1]
 
     def _running(self) -> Engine:

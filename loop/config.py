@@ -37,7 +37,7 @@ def _shorthand(value: Any) -> Any:
 
 
 class _Policy(_Section):
-    policy: str = Field(description="registered name, or a class of your own as module:Name")
+    policy: str = Field(pattern=r"^([^:]+|[A-Za-z_][\w.]*:\w+)$", description="registered name, or a class of your own as module:Name")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the policy")
 
 
@@ -144,10 +144,11 @@ class GenerationConfig(_Section):
     temperature: float = Field(1.0, ge=0, description="sampling temperature of VIG; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus of VIG's sampling")
     max_new_tokens: int = Field(96, ge=1, description="bound on a VIG output")
+    view: Literal["raw", "flat_background"] = Field("raw", description="what generator and corrector are shown; training sees the raw image")
 
     @property
     def options(self) -> GeneratorOptions:
-        return GeneratorOptions(self.temperature, self.top_p, self.max_new_tokens)
+        return GeneratorOptions(self.temperature, self.top_p, self.max_new_tokens, self.view)
 
     @model_validator(mode="after")
     def _some_type(self) -> GenerationConfig:

@@ -138,7 +138,9 @@ class House:
 
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks, showing its steps."""
-        return self.trainer.train(job, self._images, self.config.training.timeout_s, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
+        return self.trainer.train(
+            job, self._images, self.config.training.timeout_s, lambda progress: stage.reach(progress.step, loss_remark(progress.loss))
+        )
 
     # ---- inside
 

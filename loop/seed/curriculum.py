@@ -112,7 +112,11 @@ def _stages(seed: int) -> list[tuple[str, list[TrainingSample], Hyperparameters]
     rng = np.random.default_rng([seed, 1])
     looking = _drills(_LOOKING.num_steps * _LOOKING.batch_size, rng)
     instructions = _taught(_INSTRUCTIONS, seed, rng)
-    return [("looking", looking, _LOOKING), ("instructions", instructions, _INSTRUCTIONS), ("polish", _taught(_POLISH, seed + 1, rng), _POLISH)]
+    return [
+        ("looking", looking, _LOOKING),
+        ("instructions", instructions, _INSTRUCTIONS),
+        ("polish", _taught(_POLISH, seed + 1, rng), _POLISH),
+    ]
 
 
 def _taught(hyper: Hyperparameters, seed: int, rng: np.random.Generator) -> list[TrainingSample]:

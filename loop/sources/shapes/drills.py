@@ -82,5 +82,11 @@ def _count_size(scene: Scene, rng: np.random.Generator) -> _Query:
     return f"{size} objects", lambda other: other.size == size
 
 
-_QUERIES: tuple[Callable[[Scene, np.random.Generator], _Query], ...] = (_by_color_and_shape, _by_shape, _by_color, _count_color, _count_size)
+_QUERIES: tuple[Callable[[Scene, np.random.Generator], _Query], ...] = (
+    _by_color_and_shape,
+    _by_shape,
+    _by_color,
+    _count_color,
+    _count_size,
+)
 _SHARES = (0.5, 0.15, 0.1, 0.1, 0.15)

@@ -1,0 +1,46 @@
+"""Views of an image: what a model is shown instead of the raw pixels when it writes labels, and when it is asked again.
+
+A teacher may look at a picture that is easier to read than the one its student will be trained on; the student then learns to
+do without. Views are for generation and correction only: training and evaluation see the raw image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+View = Callable[[Image.Image], Image.Image]
+
+_BLUR_PIXELS = 0.7
+_THRESHOLD = 45.0
+"""Levels (0..255, largest over the channels) from the background's color at which a pixel counts as foreground for certain."""
+_PAPER = 235.0
+"""Level of the light, even background that the labelled images of `shapes` have."""
+
+
+def raw(image: Image.Image) -> Image.Image:
+    """The image as it is."""
+    return image
+
+
+def flat_background(image: Image.Image) -> Image.Image:
+    """The image with its background made light and even: slightly blurred against grain, then every pixel blended towards
+    `_PAPER` the nearer its color is to the image's median color. For pictures of a few objects on one ground."""
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(_BLUR_PIXELS)), dtype=np.float64)
+    ground = np.median(pixels.reshape(-1, 3), axis=0)
+    distance = np.abs(pixels - ground).max(axis=-1, keepdims=True)
+    foreground = np.clip(2 * distance / _THRESHOLD - 1, 0.0, 1.0)
+    return Image.fromarray((foreground * pixels + (1 - foreground) * _PAPER).astype(np.uint8))
+
+
+VIEWS: dict[str, View] = {"raw": raw, "flat_background": flat_background}
+"""Views by the name that `generation.view` gives them."""
+
+
+def perturbed(image: Image.Image, noise: float, seed: int) -> Image.Image:
+    """An independent look at an image: its pixels plus normal noise of standard deviation `noise` (0..1 of the pixel range)."""
+    pixels = np.asarray(image, dtype=np.float32)
+    grain = np.random.default_rng(seed).normal(0.0, 255 * noise, pixels.shape)
+    return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
