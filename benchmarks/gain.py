@@ -41,7 +41,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "acceptance.options.min_diversity_ratio=0",
         "acceptance.options.max_length_ratio=1000",  # guards on generated data, of which the control has none
     ),
-    "no correction": ("correction=none", "filters=[parsable, {length: {max_answer_words: 60}}, duplicates, {confidence: {min_mean_logprob: -0.05}}]"),
+    "no correction": (
+        "correction=none",
+        "filters=[parsable, {length: {max_answer_words: 60}}, duplicates, {confidence: {min_mean_logprob: -0.05}}]",
+    ),
     "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]",),
     "replace": ("mixing.options.accumulate=false",),
 }
@@ -85,8 +88,9 @@ def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
     else:
         images = [f"image_sets.{stage}.seed={UNLABELLED_SEED + 10 * seed + stage}" for stage in range(3)]
         questions = [f"held_out.{name}.{key}={num_questions}" for name in SETS for key in ("num_questions", "data.num_images")]
-        size = ["cluster.num_engines=1", "cluster.trainer_ranks=1", "cluster.num_cpus=1", "tracking.enabled=false", f"seed={seed}", f"name={folder.name}"]
-        command = ["run", str(RECIPE), "--run-dir", str(folder), *size, *images, *questions, *VARIANTS[variant]]
+        size = ["cluster.num_engines=1", "cluster.trainer_ranks=1", "cluster.num_cpus=1", "tracking.enabled=false"]
+        names = [f"seed={seed}", f"name={folder.name}"]
+        command = ["run", str(RECIPE), "--run-dir", str(folder), *names, *size, *images, *questions, *VARIANTS[variant]]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.log").open("a") as log:
         subprocess.run([sys.executable, "-m", "loop", *command], check=True, stdout=log, stderr=log)

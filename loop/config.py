@@ -144,7 +144,9 @@ class GenerationConfig(_Section):
     temperature: float = Field(1.0, ge=0, description="sampling temperature of VIG; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus of VIG's sampling")
     max_new_tokens: int = Field(96, ge=1, description="bound on a VIG output")
-    view: Literal["raw", "flat_background"] = Field("raw", description="what generator and corrector are shown; training sees the raw image")
+    view: Literal["raw", "flat_background"] = Field(
+        "raw", description="what generator and corrector are shown; training and evaluation see the raw image"
+    )
 
     @property
     def options(self) -> GeneratorOptions:

@@ -33,7 +33,12 @@ _POLICIES: dict[str, Registry[Any]] = {
     "acceptance": ACCEPTANCE_POLICIES,
     "stop": STOP_POLICIES,
 }
-_SETS = {"KIND: shapes": ShapesSet, "KIND: folder": FolderSet, "KIND: llava_json": LlavaJsonSet, "held_out.NAME, acceptance_sets.NAME": HeldOutSet}
+_SETS = {
+    "a set of kind: shapes": ShapesSet,
+    "a set of kind: folder": FolderSet,
+    "a set of kind: llava_json": LlavaJsonSet,
+    "held_out.NAME and acceptance_sets.NAME": HeldOutSet,
+}
 
 
 def print_reference(console: Console) -> None:
@@ -84,5 +89,5 @@ def _default(field: FieldInfo) -> str:
 
 def _signature(registry: Registry[Any], name: str) -> str:
     fields = getattr(registry.find(name), "__dataclass_fields__", {})
-    options = ", ".join(f"{option}={field.default!r}" if not callable(field.default_factory) else f"{option}=..." for option, field in fields.items() if field.init)
-    return f"{name}({options})"
+    shown = {option: "..." if callable(field.default_factory) else repr(field.default) for option, field in fields.items() if field.init}
+    return f"{name}({', '.join(f'{option}={value}' for option, value in shown.items())})"

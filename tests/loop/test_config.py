@@ -42,6 +42,7 @@ def findings(content: dict[str, Any]) -> list[str]:
 
 WRITTEN = """
 name: written
+rounds: 3
 seed_data: {data: {kind: shapes, seed: 1, min_shift: 0.0, max_shift: 0.1, num_images: 10}}
 image_sets:
   - {kind: shapes, seed: 101, min_shift: 0.1, max_shift: 0.5, num_images: 1000}
