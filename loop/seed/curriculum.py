@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 
 from actors.engines.base import WeightUpdate
+from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint, weight_version
 from actors.evaluator import Evaluator
 from actors.trainer import RankOptions, TrainerGroup
@@ -85,18 +86,22 @@ def make_seed_model(out: Path, seed: int, num_ranks: int, console: Console) -> d
 
 def score(checkpoint: Path) -> dict[str, float]:
     """Exact accuracy of a checkpoint on 500 held-out questions per range of shift."""
-    from actors.engines.transformers import TransformersEngine
+    evaluator = Evaluator(served(checkpoint))
+    scores = {}
+    for number, (name, (low, high)) in enumerate(_TEST_SETS.items()):
+        source = ShapesImages(990 + number, low, high, _NUM_TEST_QUESTIONS)
+        predictions = evaluator.evaluate(source, source.questions(_NUM_TEST_QUESTIONS, seed=0), max_new_tokens=64)
+        scores[name] = share(prediction.correct for prediction in predictions)
+    return scores
 
+
+def served(checkpoint: Path) -> TransformersEngine:
+    """An engine of this process that serves a checkpoint."""
     engine = TransformersEngine(checkpoint)
     tensors = read_checkpoint(checkpoint)
     digest = digest_of(tensors)
     engine.swap(WeightUpdate(weight_version(0, digest), digest, manifest_of(tensors), checkpoint=checkpoint))
-    scores = {}
-    for number, (name, (low, high)) in enumerate(_TEST_SETS.items()):
-        source = ShapesImages(990 + number, low, high, _NUM_TEST_QUESTIONS)
-        predictions = Evaluator(engine).evaluate(source, source.questions(_NUM_TEST_QUESTIONS, seed=0), max_new_tokens=64)
-        scores[name] = share(prediction.correct for prediction in predictions)
-    return scores
+    return engine
 
 
 def _stage_zero(folder: Path, seed: int, console: Console) -> None:
