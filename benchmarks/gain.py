@@ -67,7 +67,7 @@ def main() -> None:
     seeds, variants = [int(seed) for seed in args.seeds.split(",")], args.variants.split(",")
     with ThreadPoolExecutor(args.parallel) as pool:
         jobs = [(variant, seed) for seed in seeds for variant in variants]
-        list(pool.map(lambda job: run(*job, args.work, args.questions), jobs))
+        list(pool.map(lambda job: run(job[0], job[1], args.work, args.questions), jobs))
     results = {variant: [champions(folder_of(variant, seed, args.work)) for seed in seeds] for variant in variants}
     report = summarise(results)
     args.out.parent.mkdir(parents=True, exist_ok=True)
