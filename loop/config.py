@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
 from actors.training.job import Hyperparameters
@@ -44,6 +44,10 @@ class _Policy(_Section):
 PolicySpec = Annotated[_Policy, BeforeValidator(_shorthand)]
 
 
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+"""A run remembers where its files are, from whichever folder it is resumed."""
+
+
 class ShapesSet(_Section):
     """Images of the embedded world."""
 
@@ -64,7 +68,7 @@ class FolderSet(_Section):
     """A folder of JPEG, PNG and WebP photos, without labels."""
 
     kind: Literal["folder"] = Field(description="photos of a folder")
-    path: Path = Field(description="the folder, searched with its subfolders")
+    path: AbsolutePath = Field(description="the folder, searched with its subfolders")
     num_images: int | None = Field(None, ge=1, description="take the first so many images in the order of their names; null takes all")
 
 
@@ -72,8 +76,8 @@ class LlavaJsonSet(_Section):
     """Labelled data in LLaVA's JSON format."""
 
     kind: Literal["llava_json"] = Field(description="conversations about photos, in LLaVA's JSON format")
-    path: Path = Field(description="the JSON file")
-    images: Path = Field(description="folder that its `image` fields are relative to")
+    path: AbsolutePath = Field(description="the JSON file")
+    images: AbsolutePath = Field(description="folder that its `image` fields are relative to")
 
 
 ImageSet = Annotated[ShapesSet | FolderSet, Field(discriminator="kind")]
