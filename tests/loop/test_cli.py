@@ -109,8 +109,8 @@ def test_more_ranks_than_cpus_are_refused(tmp_path: Path, model: Path) -> None:
 
 
 def test_a_missing_image_folder_is_refused(tmp_path: Path, model: Path) -> None:
-    path = config_file(tmp_path, document(model, image_sets=[{"kind": "folder", "path": "no/photos"}]))
-    assert refusal(tmp_path, "run", path) == "image folder no/photos does not exist; expected a folder of images"
+    path = config_file(tmp_path, document(model, image_sets=[{"kind": "folder", "path": str(tmp_path / "no" / "photos")}]))
+    assert refusal(tmp_path, "run", path) == f"image folder {tmp_path}/no/photos does not exist; expected a folder of images"
 
 
 def test_a_checkpoint_that_is_no_image_text_model_is_refused(tmp_path: Path) -> None:
