@@ -117,10 +117,6 @@ class House:
         """The id of a record's image among all images of the run."""
         return self._routing(record)
 
-    def seed_samples(self) -> list[TrainingSample]:
-        """The labelled samples that training replays."""
-        return self._seed_samples
-
     def selected_records(self, commit: RoundCommit) -> list[Record]:
         """What a committed round was trained on."""
         return from_table(self.store.read_part(self._file(commit, "selected.parquet")))
@@ -156,7 +152,8 @@ class House:
         return run_images(self.config)
 
     @cached_property
-    def _seed_samples(self) -> list[TrainingSample]:
+    def seed_samples(self) -> list[TrainingSample]:
+        """The labelled samples that training replays."""
         source = build_labelled(self.config.seed_data.data)
         samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
         return [TrainingSample(routed(_SEED_SET, sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples]

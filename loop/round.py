@@ -201,7 +201,7 @@ def training_set(house: House, index: int, selected: list[Record], num_samples: 
     """Seed data and generated data as the mixing policy wants them; data of rejected rounds stays out. Image ids name their set."""
     history = [house.selected_records(commit) for commit in house.commits if commit.state is RoundState.ACCEPTED]
     generated = [[replace(record, image_id=house.routed_id(record)) for record in records] for records in [*history, selected]]
-    return house.policies.mixing.mix(house.seed_samples(), generated, num_samples, derived_seed(house.config.seed, index, "mix"))
+    return house.policies.mixing.mix(house.seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))
 
 
 def evaluate(house: House, index: int) -> tuple[Predictions, PartReceipt]:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,18 +18,6 @@ from loop import errors
 from loop.store import Store
 from policies.records import from_table
 from tests.loop.make_run import RUN, checkpoint, commit_of, records
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "x"
-
-
-@pytest.fixture
-def store(run_dir: Path) -> Iterator[Store]:
-    with Store.create(run_dir, RUN).locked() as store:
-        yield store
-
 
 # ---- the order of writes
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,18 +15,6 @@ from loop.commits import RoundState
 from loop.store import Store
 from policies.records import from_table
 from tests.loop.make_run import RUN, checkpoint, commit_of, flip, records
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "x"
-
-
-@pytest.fixture
-def store(run_dir: Path) -> Iterator[Store]:
-    with Store.create(run_dir, RUN).locked() as store:
-        yield store
-
 
 # ---- creating and opening
 
