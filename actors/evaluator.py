@@ -20,7 +20,7 @@ class Evaluator:
     def evaluate(self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int) -> list[Prediction]:
         """One prediction per question, in order. A held-out image must be readable: a bad one raises `BadImageError`."""
         images = ShardImages(source)
-        requests = [Request(images.open(item.image_id), item.question, image_key=item.image_id) for item in questions]
+        requests = [Request(images.open(item.image_id), item.question, image_key=images.key(item.image_id)) for item in questions]
         completions = self._engine.complete(requests, Sampling(max_new_tokens))
         return [
             Prediction(item.question_id, done.text, exact_match(done.text, item.answer), done.weight_version, done.num_logprob_tokens)

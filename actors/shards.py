@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,10 @@ class ShardResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+_NUMBERS = itertools.count()
+"""Tells the `ShardImages` of this process apart: sources may use the same ids for different images."""
+
+
 class ShardImages:
     """The images of one source in one view, opened once: generation, correction and its further looks read the same few."""
 
@@ -48,6 +53,7 @@ class ShardImages:
         self._source = source
         self._view = view
         self._images: dict[str, Image.Image | BadImageError] = {}
+        self._number = next(_NUMBERS)
 
     def open(self, image_id: str) -> Image.Image:
         """The view of the image, RGB.
@@ -64,6 +70,11 @@ class ShardImages:
         if isinstance(found, BadImageError):
             raise found
         return found
+
+
+    def key(self, image_id: str) -> str:
+        """What an engine may keep the image's features by: another source, or another view, gives other keys."""
+        return f"{self._number}/{image_id}"
 
 
 @contextmanager

@@ -7,27 +7,25 @@ requests in a fixed way and one thread count is used throughout.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from actors.engines.base import Attestation, Completion, FinishReason, Request, Sampling, Score, SwapError, WeightUpdate
+from actors.engines.decoding import Decoder, Written, draw_numbers
+from actors.engines.families import ImageFeatures, Prompt, family_of
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
 
+_CACHED_FEATURE_BYTES = 1 << 28
+_MID_GREY = (128, 128, 128)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -61,13 +59,12 @@ class TransformersEngine:
             raise ValueError(f"cannot load {model} as an image-text-to-text model: {error}") from error
         self._model = loaded.to(self._device).eval()
         self._tokenizer = self._processor.tokenizer
-        self._tokenizer.padding_side = "left"
-        self._end_ids = _end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
-        pad_id = self._tokenizer.pad_token_id
-        # A checkpoint's own sampling settings (a repetition penalty, a top-k) must not mix with those of a request.
-        self._model.generation_config = GenerationConfig(eos_token_id=list(self._end_ids), pad_token_id=pad_id)
+        self._family = family_of(self._model, self._processor)
+        end_ids = _end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         # Neither is text: an image placeholder would break the next prompt, and padding marks where a row has ended.
-        self._banned = [int(self._model.config.image_token_id), *({pad_id} - {None, *self._end_ids})]
+        banned_ids = [int(self._model.config.image_token_id), *({self._tokenizer.pad_token_id} - {None, *end_ids})]
+        self._decoder = Decoder(self._family.language_model, self._tokenizer, end_ids, banned_ids)
+        self._features = _FeatureCache()
         self._weight_version = ""
 
     @property
@@ -75,34 +72,39 @@ class TransformersEngine:
         return self._weight_version
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        prompts = [self._render(request.prompt, request.answer_prefix) for request in requests]
-        completions: list[Completion | None] = [None] * len(requests)
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(sampling.seed)
-            for rows in self._batches(prompts):
-                written = self._generate([prompts[row] for row in rows], [requests[row].image for row in rows], sampling)
-                for row, completion in zip(rows, written, strict=True):
-                    completions[row] = completion
-        return [completion for completion in completions if completion is not None]
+        prompts = [self._prompt(request) for request in requests]
+        draws = draw_numbers(len(requests), sampling)
+        completions: dict[int, Completion] = {}
+        for rows in self._batches([prompt.rendered for prompt in prompts]):
+            features = self._encoded([_image_of(requests[row]) for row in rows])
+            asked: dict[tuple[str, int], int] = {}  # equal prompts about one image are read once
+            prompt_of_row = [asked.setdefault((prompts[row].rendered, id(features[at])), len(asked)) for at, row in enumerate(rows)]
+            first = {prompt: at for at, prompt in reversed(list(enumerate(prompt_of_row)))}
+            distinct = [first[prompt] for prompt in range(len(asked))]
+            prefill = self._family.prefill([prompts[rows[at]] for at in distinct], [features[at] for at in distinct])
+            written = self._decoder.decode(prefill, prompt_of_row, sampling, None if draws is None else draws[rows])
+            completions |= {row: self._completion(one, sampling.stop) for row, one in zip(rows, written, strict=True)}
+        return [completions[row] for row in range(len(requests))]
 
     def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
-        prompts = [self._render(request.prompt, request.answer_prefix) for request in requests]
-        texts = [
-            self._render_answered(request.prompt, request.answer_prefix, continuation)
-            for request, continuation in zip(requests, continuations, strict=True)
+        prompts = [self._prompt(request) for request in requests]
+        answered = [
+            Prompt(self._render_answered(request, continuation), prompt.spoken)
+            for request, prompt, continuation in zip(requests, prompts, continuations, strict=True)
         ]
-        scores: list[Score | None] = [None] * len(requests)
-        for rows in self._batches(texts):
-            images = [_blank_like(requests[row].image) if blank_image else requests[row].image for row in rows]
-            for row, score in zip(rows, self._score([prompts[row] for row in rows], [texts[row] for row in rows], images), strict=True):
-                scores[row] = score
-        return [score for score in scores if score is not None]
+        scores: dict[int, Score] = {}
+        for rows in self._batches([prompt.rendered for prompt in answered]):
+            features = self._encoded([_blank_of(requests[row]) if blank_image else _image_of(requests[row]) for row in rows])
+            scored = self._score([prompts[row].rendered for row in rows], [answered[row] for row in rows], features)
+            scores |= dict(zip(rows, scored, strict=True))
+        return [scores[row] for row in range(len(requests))]
 
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.perf_counter()
         tensors = load_update(update)
         served = self._served()
         verify(update, tensors, manifest_of(served))
+        self._features.clear()
         try:
             with torch.no_grad():
                 for name, tensor in tensors.items():
@@ -124,108 +126,101 @@ class TransformersEngine:
         for start in range(0, len(order), self._batch_size):
             yield order[start : start + self._batch_size]
 
-    def _render(self, prompt: str, answer_prefix: str) -> str:
-        messages = [_user(prompt)]
-        if not answer_prefix:
-            return self._processor.apply_chat_template(messages, add_generation_prompt=True)
-        return self._processor.apply_chat_template([*messages, _assistant(answer_prefix)], continue_final_message=True)
+    def _encoded(self, images: Sequence[_KeyedImage]) -> list[ImageFeatures]:
+        """Features of each image, in order; images of one key are encoded once, and kept if they have one."""
+        found = {image.key: self._features.get(image.key) for image in images}
+        missing = {image.key: image.image for image in images if found[image.key] is None}
+        for key, features in zip(missing, self._family.encode(list(missing.values())) if missing else [], strict=True):
+            found[key] = features
+            if isinstance(key, str):
+                self._features.keep(key, features)
+        return [features for image in images if (features := found[image.key]) is not None]
 
-    def _render_answered(self, prompt: str, answer_prefix: str, continuation: str) -> str:
-        answer = " ".join(part for part in (answer_prefix, continuation) if part)
-        text = self._processor.apply_chat_template([_user(prompt), _assistant(answer)])
+    def _prompt(self, request: Request) -> Prompt:
+        return Prompt(self._render(request), " ".join(part for part in (request.prompt, request.answer_prefix) if part))
+
+    def _render(self, request: Request) -> str:
+        messages = [_user(request.prompt)]
+        if not request.answer_prefix:
+            return self._processor.apply_chat_template(messages, add_generation_prompt=True)
+        return self._processor.apply_chat_template([*messages, _assistant(request.answer_prefix)], continue_final_message=True)
+
+    def _render_answered(self, request: Request, continuation: str) -> str:
+        answer = " ".join(part for part in (request.answer_prefix, continuation) if part)
+        text = self._processor.apply_chat_template([_user(request.prompt), _assistant(answer)])
         end = text.rfind(self._tokenizer.eos_token)
         return text if end < 0 else text[: end + len(self._tokenizer.eos_token)]
 
-    def _inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        inputs = self._processor(text=list(texts), images=list(images), return_tensors="pt", padding=True, add_special_tokens=False)
-        return {name: self._placed(tensor) for name, tensor in inputs.items()}
-
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._device, self._model.dtype) if tensor.is_floating_point() else tensor.to(self._device)
-
-    @torch.inference_mode()
-    def _generate(self, prompts: Sequence[str], images: Sequence[Image.Image], sampling: Sampling) -> list[Completion]:
-        inputs = self._inputs(prompts, images)
-        recorder = _LogprobRecorder(self._banned)
-        num_prompt_tokens = inputs["input_ids"].shape[1]
-        stops = [_StopAtText(sampling.stop, self._tokenizer, num_prompt_tokens)] if sampling.stop else []
-        sampled = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        sequences = self._model.generate(
-            **inputs,
-            max_new_tokens=sampling.max_new_tokens,
-            logits_processor=LogitsProcessorList([recorder]),
-            **(sampled if sampling.temperature > 0 else {"do_sample": False}),
-            stopping_criteria=StoppingCriteriaList(stops),
-        )
-        written = sequences[:, num_prompt_tokens:]
-        logprobs = recorder.finish(written)
-        return [self._completion(tokens, values, sampling.stop) for tokens, values in zip(written.tolist(), logprobs.tolist(), strict=True)]
-
-    def _completion(self, tokens: list[int], logprobs: list[float], stop: Sequence[str]) -> Completion:
-        """A row cut where it ended: after its stop string, else at the model's end token, else at the token budget."""
-        over = {self._tokenizer.pad_token_id, *self._end_ids}
-        length = next((i for i, token in enumerate(tokens) if token in over), len(tokens))
-        text = self._tokenizer.decode(tokens[:length], skip_special_tokens=True)
+    def _completion(self, written: Written, stop: Sequence[str]) -> Completion:
+        """What a row wrote, its text cut after the stop string."""
+        text = self._tokenizer.decode(written.token_ids, skip_special_tokens=True)
         cut = min((text.index(one) + len(one) for one in stop if one in text), default=None)
-        ended = cut is None and length < len(tokens)
-        counted = length + 1 if ended else length
         return Completion(
             text=text.strip() if cut is None else text[:cut].lstrip(),
-            token_ids=tuple(tokens[:length]),
-            logprob=sum(logprobs[:counted]),
-            num_logprob_tokens=counted,
-            finish_reason=FinishReason.LENGTH if cut is None and not ended else FinishReason.STOP,
+            token_ids=tuple(written.token_ids),
+            logprob=sum(written.logprobs),
+            num_logprob_tokens=len(written.logprobs),
+            finish_reason=FinishReason.STOP if written.ended or cut is not None else FinishReason.LENGTH,
             weight_version=self._weight_version,
         )
 
     @torch.inference_mode()
-    def _score(self, prompts: Sequence[str], texts: Sequence[str], images: Sequence[Image.Image]) -> list[Score]:
-        inputs = self._inputs(texts, images)
-        prompt_mask = self._inputs(prompts, images)["attention_mask"]
-        targets = inputs["attention_mask"].sum(1) - prompt_mask.sum(1)
+    def _score(self, prompts: Sequence[str], answered: Sequence[Prompt], features: Sequence[ImageFeatures]) -> list[Score]:
+        prefill = self._family.prefill(answered, features)
+        num_told = [len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts]
+        num_read = [len(self._tokenizer(prompt.rendered, add_special_tokens=False)["input_ids"]) for prompt in answered]
+        targets = torch.tensor(num_read) - torch.tensor(num_told)
         longest = max(1, int(targets.max()))
-        logits = self._model(**inputs, logits_to_keep=longest + 1).logits[:, :-1].float()
-        logits[..., self._banned] = -torch.inf
-        logprobs = logits.log_softmax(-1).gather(-1, inputs["input_ids"][:, -longest:, None])[..., 0]
-        counted = torch.arange(longest, device=self._device) >= (longest - targets)[:, None]
+        output = self._family.language_model(
+            **prefill.inputs, attention_mask=prefill.attention_mask, position_ids=prefill.position_ids, logits_to_keep=longest + 1
+        )
+        said = prefill.token_ids[:, -longest:, None]
+        logprobs = self._decoder.logprobs(output.logits[:, -longest - 1 : -1]).gather(-1, said)[..., 0].cpu()
+        counted = torch.arange(longest) >= (longest - targets)[:, None]
         sums = logprobs.masked_fill(~counted, 0.0).sum(1)
         return [Score(total, count, self._weight_version) for total, count in zip(sums.tolist(), targets.tolist(), strict=True)]
 
 
-class _LogprobRecorder(LogitsProcessor):
-    """Bans what is no text and records the log-probability of what was chosen, before temperature and top-p."""
+@dataclass(frozen=True, slots=True)
+class _KeyedImage:
+    """An image and what it is known by: its request's key, which lasts, or the object's own identity, which lasts for a call."""
 
-    def __init__(self, banned: Sequence[int]) -> None:
-        self._banned = list(banned)
-        self._last: torch.Tensor | None = None
-        self._chosen: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
-        if self._last is not None:
-            self._chosen.append(self._last.gather(1, input_ids[:, -1:]))
-        scores = scores.float()
-        scores[:, self._banned] = -torch.inf
-        self._last = scores.log_softmax(-1)
-        return scores
-
-    def finish(self, written: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities, one per written token: [rows, tokens]."""
-        assert self._last is not None
-        return torch.cat([*self._chosen, self._last.gather(1, written[:, -1:])], dim=1)
+    key: str | int
+    image: Image.Image
 
 
-class _StopAtText(StoppingCriteria):
-    """Ends a row once its text holds a stop string. Works on decoded text: transformers' own criterion maps the stop strings
-    onto the vocabulary instead, which fails for word-level tokenizers."""
+class _FeatureCache:
+    """Encoded images by key, the least recently used given up first. Of one set of weights: a swap empties it."""
 
-    def __init__(self, stop: Sequence[str], tokenizer: Any, prompt_tokens: int) -> None:
-        self._stop = stop
-        self._tokenizer = tokenizer
-        self._prompt_tokens = prompt_tokens
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str | int, ImageFeatures] = OrderedDict()
+        self._num_bytes = 0
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
-        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt_tokens :], skip_special_tokens=True)
-        return torch.tensor([any(stop in text for stop in self._stop) for text in texts], device=input_ids.device)
+    def get(self, key: str | int) -> ImageFeatures | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def keep(self, key: str, features: ImageFeatures) -> None:
+        if features.num_bytes == 0:
+            return
+        self._kept[key] = features
+        self._num_bytes += features.num_bytes
+        while self._num_bytes > _CACHED_FEATURE_BYTES:
+            self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._num_bytes = 0
+
+
+def _image_of(request: Request) -> _KeyedImage:
+    return _KeyedImage(request.image_key or id(request.image), request.image)
+
+
+def _blank_of(request: Request) -> _KeyedImage:
+    width, height = request.image.size
+    return _KeyedImage(f"\0blank {width}x{height}", Image.new("RGB", (width, height), _MID_GREY))
 
 
 def _end_ids(*given: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -240,7 +235,3 @@ def _user(text: str) -> dict[str, Any]:
 
 def _assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
-
-
-def _blank_like(image: Image.Image) -> Image.Image:
-    return Image.new("RGB", image.size, (128, 128, 128))

@@ -1,0 +1,191 @@
+"""Decoding: a batch of prompts, continued token by token.
+
+One cache of keys and values serves a batch. Equal prompts are read once and then written on separately; a row that has ended
+leaves the batch, so that the longest row alone pays for its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache, TopPLogitsWarper
+
+from actors.engines.base import Sampling
+from actors.engines.families import Prefill
+
+_REPACK_BELOW = 0.75
+"""Ended rows leave once fewer than this share of a batch still writes: copying the cache for each of them would cost more."""
+
+_TOKENS_PER_CHARACTER = 4
+"""A character takes at most so many tokens (the bytes of UTF-8)."""
+
+
+@dataclass(slots=True)
+class Written:
+    """What one row wrote. Log-probabilities are natural and at temperature 1; banned tokens have none."""
+
+    token_ids: list[int] = field(default_factory=list)
+    """The end token excluded."""
+    logprobs: list[float] = field(default_factory=list)
+    """One per token, and one more for the end token where the row ended by itself."""
+    ended: bool = False
+    """By its end token; not by a stop string and not by the token budget."""
+
+
+class Decoder:
+    """Continues prompts with one language model."""
+
+    def __init__(self, language_model: Any, tokenizer: Any, end_ids: Sequence[int], banned_ids: Sequence[int]) -> None:
+        """Wrap a model.
+
+        Args:
+            language_model: called for logits; see `actors.engines.families.Family.language_model`.
+            tokenizer: decodes what stop strings are looked for in.
+            end_ids: tokens that end a row.
+            banned_ids: tokens that are never written.
+        """
+        self._model = language_model
+        self._tokenizer = tokenizer
+        self._end_ids = list(end_ids)
+        self._banned_ids = list(banned_ids)
+
+    @torch.inference_mode()
+    def decode(self, prefill: Prefill, prompt_of_row: Sequence[int], sampling: Sampling, draws: torch.Tensor | None) -> list[Written]:
+        """Continue prompts.
+
+        Args:
+            prefill: distinct prompts.
+            prompt_of_row: for each row to write, its prompt.
+            sampling: `max_new_tokens`, `temperature`, `top_p` and `stop`; its seed has gone into `draws`.
+            draws: numbers in [0, 1) to sample by, [rows, max_new_tokens]; `None` is greedy.
+        """
+        logits, cache = self._first_pass(prefill)
+        picked = torch.tensor(prompt_of_row, device=logits.device)
+        if len(picked) != len(logits) or not torch.equal(picked, torch.arange(len(logits), device=logits.device)):
+            cache.batch_select_indices(picked)
+        batch = _Batch(cache, logits[picked], prefill.attention_mask[picked], _next_positions(prefill.position_ids)[picked], picked)
+        written = [Written() for _ in prompt_of_row]
+        num_axes = prefill.position_ids.shape[0] if prefill.position_ids.ndim == 3 else 0
+        for step in range(sampling.max_new_tokens):
+            chosen = self._write(batch, written, sampling, None if draws is None else draws[:, step])
+            if not batch.writing or step + 1 == sampling.max_new_tokens:
+                break
+            if len(batch.writing) < _REPACK_BELOW * len(batch.rows):
+                chosen = chosen[batch.repack()]
+            self._advance(batch, chosen, num_axes)
+        return written
+
+    def logprobs(self, logits: torch.Tensor) -> torch.Tensor:
+        """Natural log-probabilities in float32 over the tokens that may be written, of logits [..., vocabulary]."""
+        logits = logits.float()
+        logits[..., self._banned_ids] = -torch.inf
+        return logits.log_softmax(-1)
+
+    def _first_pass(self, prefill: Prefill) -> tuple[torch.Tensor, DynamicCache]:
+        cache = DynamicCache(config=self._model.config.get_text_config())
+        output = self._model(
+            **prefill.inputs,
+            attention_mask=prefill.attention_mask,
+            position_ids=prefill.position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1], cache
+
+    def _write(self, batch: _Batch, written: list[Written], sampling: Sampling, draws: torch.Tensor | None) -> torch.Tensor:
+        """Choose and note a token for every row that still writes.
+
+        Returns:
+            the chosen tokens, [rows in the batch].
+        """
+        logprobs = self.logprobs(batch.logits)
+        chosen = logprobs.argmax(-1) if draws is None else _sample(logprobs, sampling, draws[batch.rows.cpu()].to(logprobs.device))
+        values = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
+        still = []
+        tokens, rows = chosen.tolist(), batch.rows.tolist()
+        for place in batch.writing:
+            row = written[rows[place]]
+            row.logprobs.append(values[place])
+            if tokens[place] in self._end_ids:
+                row.ended = True
+                continue
+            row.token_ids.append(tokens[place])
+            still.append(place)
+        batch.writing = self._without_stopped(still, written, rows, sampling.stop)
+        return chosen
+
+    def _without_stopped(self, places: list[int], written: list[Written], rows: list[int], stop: Sequence[str]) -> list[int]:
+        """The places whose rows hold no stop string yet. Looks at decoded text, since word-level tokenizers have no tokens that
+        join to a stop string, and only at its end: what came before has been looked at."""
+        if not stop or not places:
+            return places
+        longest = max(map(len, stop)) * _TOKENS_PER_CHARACTER
+        ends = self._tokenizer.batch_decode([written[rows[place]].token_ids[-longest:] for place in places], skip_special_tokens=True)
+        return [place for place, end in zip(places, ends, strict=True) if not any(one in end for one in stop)]
+
+    def _advance(self, batch: _Batch, chosen: torch.Tensor, num_axes: int) -> None:
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(chosen), 1)], dim=1)
+        positions = batch.positions[:, None]
+        output = self._model(
+            input_ids=chosen[:, None],
+            attention_mask=batch.mask,
+            position_ids=positions.expand(num_axes, -1, -1) if num_axes else positions,
+            past_key_values=batch.cache,
+            use_cache=True,
+        )
+        batch.logits = output.logits[:, -1]
+        batch.positions = batch.positions + 1
+
+
+class _Batch:
+    """The rows in flight. `rows` [places] are their numbers, `writing` the places of those that have not ended."""
+
+    def __init__(
+        self, cache: DynamicCache, logits: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, picked: torch.Tensor
+    ) -> None:
+        self.cache = cache
+        self.logits = logits
+        self.mask = mask
+        self.positions = positions
+        self.rows = torch.arange(len(picked), device=picked.device)
+        self.writing = list(range(len(picked)))
+
+    def repack(self) -> torch.Tensor:
+        """Let ended rows go.
+
+        Returns:
+            the places that stay, [rows that still write].
+        """
+        kept = torch.tensor(self.writing, device=self.rows.device)
+        self.cache.batch_select_indices(kept)
+        self.mask, self.positions, self.rows = self.mask[kept], self.positions[kept], self.rows[kept]
+        self.writing = list(range(len(kept)))
+        return kept
+
+
+def draw_numbers(num_rows: int, sampling: Sampling) -> torch.Tensor | None:
+    """Numbers in [0, 1) for `Decoder.decode`, [rows, max_new_tokens]: a row's are its own, whatever batch it is written in."""
+    if sampling.temperature == 0:
+        return None
+    generator = torch.Generator().manual_seed(sampling.seed)
+    return torch.rand(num_rows, sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+
+
+def _sample(logprobs: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torch.Tensor:
+    """One token per row, [rows], by the inverse of the cumulative distribution at `draws` [rows]."""
+    warmed = logprobs / sampling.temperature
+    if sampling.top_p < 1:
+        warmed = TopPLogitsWarper(sampling.top_p)(None, warmed)  # type: ignore[arg-type]
+    cumulative = warmed.softmax(-1).double().cumsum(-1)
+    reached = cumulative <= (draws * cumulative[:, -1])[:, None]
+    return reached.sum(-1)
+
+
+def _next_positions(position_ids: torch.Tensor) -> torch.Tensor:
+    """Position of the first new token of each row, [rows]: one after the largest on any axis."""
+    largest = position_ids.amax(-1)
+    return (largest.amax(0) if largest.ndim == 2 else largest) + 1

@@ -1,0 +1,224 @@
+"""Model families: how an engine turns images and texts into what a language model reads.
+
+An image is encoded once, whatever is asked about it; a prompt is then put together from the encoded image and the text. What
+lies between differs: a LLaVA lays the vision tower's features into the text, a Qwen-VL counts positions on three axes, and a
+Q-Former (InstructBLIP) reads the text before it says what it sees, so that only the vision tower's part can be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+_LAID_IN = ("llava", "qwen2_vl", "qwen2_5_vl")
+"""Model types whose features replace the image placeholders one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """One image as its family keeps it."""
+
+    tokens: torch.Tensor | None = None
+    """[tokens, width] after the vision tower, and after the projector where that reads no text."""
+    grid: torch.Tensor | None = None
+    """Qwen-VL: [3], patches along time, height and width."""
+    image: Image.Image | None = None
+    """The image itself, where the model can only be run whole."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the tensors; images that are kept anyway count nothing."""
+        return 0 if self.tokens is None else self.tokens.numel() * self.tokens.element_size()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One text about one image."""
+
+    rendered: str
+    """The chat template applied; one image placeholder."""
+    spoken: str
+    """The user's text and what of the answer stands: what a Q-Former reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """A left-padded batch, ready for the first pass of the language model."""
+
+    inputs: dict[str, Any]
+    """Arguments beside the mask and the positions."""
+    token_ids: torch.Tensor
+    """[rows, tokens]"""
+    attention_mask: torch.Tensor
+    """[rows, tokens]"""
+    position_ids: torch.Tensor
+    """[rows, tokens], or [axes, rows, tokens] where positions have several axes."""
+
+
+class Family(Protocol):
+    """Encodes images and prompts for one loaded model."""
+
+    @property
+    def language_model(self) -> Any:
+        """What is called for logits: with `Prefill.inputs` first, then with `input_ids` alone."""
+        ...
+
+    def encode(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        """Each image by itself: what depends on no text."""
+        ...
+
+    def prefill(self, prompts: Sequence[Prompt], features: Sequence[ImageFeatures]) -> Prefill:
+        """Prompts, each with the features of its image."""
+        ...
+
+
+def family_of(model: Any, processor: Any) -> Family:
+    """The family of a loaded model. One that is not known runs whole: correct, but its images are encoded for each prompt.
+
+    Raises:
+        ValueError: an InstructBLIP whose language model is an encoder-decoder.
+    """
+    model_type = model.config.model_type
+    if model_type == "instructblip":
+        return QFormer(model, processor)
+    return LaidIn(model, processor) if model_type in _LAID_IN else Whole(model, processor)
+
+
+class LaidIn:
+    """LLaVA and Qwen-VL: each image placeholder of the text becomes one feature of the image."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.language_model = model
+        self._texts = _Texts(model, processor)
+        self._processor = processor
+        self._image_token_id = int(model.config.image_token_id)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        inputs = self._texts.placed(self._processor.image_processor(images=list(images), return_tensors="pt"))
+        features = self.language_model.get_image_features(**inputs, return_dict=True).pooler_output
+        grids = inputs.get("image_grid_thw", [None] * len(images))
+        return [ImageFeatures(tokens, grid) for tokens, grid in zip(features, grids, strict=True)]
+
+    def prefill(self, prompts: Sequence[Prompt], features: Sequence[ImageFeatures]) -> Prefill:
+        tokens = [_tokens_of(feature) for feature in features]
+        ids, mask = self._texts.encode([prompt.rendered for prompt in prompts], [len(rows) for rows in tokens])
+        grids = [feature.grid for feature in features if feature.grid is not None]
+        positions = self._positions_on_axes(ids, mask, torch.stack(grids)) if grids else _positions(mask)
+        return Prefill(
+            {"input_ids": ids, "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}},  # type: ignore[arg-type]
+            ids,
+            mask,
+            positions,
+        )
+
+    def _positions_on_axes(self, ids: torch.Tensor, mask: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+        """Qwen-VL's rotary positions, [3, rows, tokens]."""
+        kinds = (ids == self._image_token_id).int()
+        positions, _ = self.language_model.model.get_rope_index(
+            ids, mm_token_type_ids=kinds, image_grid_thw=grids.to(ids.device), attention_mask=mask
+        )
+        return positions
+
+
+class QFormer:
+    """InstructBLIP: the Q-Former looks at the vision tower's features with the text in mind, anew for every text."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        if not model.config.use_decoder_only_language_model:
+            raise ValueError("this InstructBLIP has an encoder-decoder language model; expected a decoder-only one (Vicuna, Llama)")
+        self.language_model = model.language_model
+        self._model = model
+        self._processor = processor
+        self._texts = _Texts(model, processor)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        inputs = self._texts.placed(self._processor.image_processor(images=list(images), return_tensors="pt"))
+        return [ImageFeatures(tokens) for tokens in self._model.vision_model(**inputs, return_dict=True).last_hidden_state]
+
+    def prefill(self, prompts: Sequence[Prompt], features: Sequence[ImageFeatures]) -> Prefill:
+        queries = self._queries([prompt.spoken for prompt in prompts], torch.stack([_tokens_of(feature) for feature in features]))
+        ids, mask = self._texts.encode([prompt.rendered for prompt in prompts], [queries.shape[1]] * len(prompts))
+        embedded = self._model.get_input_embeddings()(ids)
+        places = (ids == self._model.config.image_token_id)[..., None]
+        return Prefill({"inputs_embeds": embedded.masked_scatter(places, queries.to(embedded.dtype))}, ids, mask, _positions(mask))
+
+    def _queries(self, texts: Sequence[str], seen: torch.Tensor) -> torch.Tensor:
+        """What the Q-Former says of each image, as the language model reads it: [rows, query tokens, width]."""
+        model = self._model
+        asked = self._processor.qformer_tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
+        asked = self._texts.placed({"ids": asked["input_ids"], "mask": asked["attention_mask"]})
+        queries = model.query_tokens.expand(len(texts), -1, -1)
+        said = model.qformer(
+            input_ids=asked["ids"],
+            attention_mask=torch.cat([asked["mask"].new_ones(queries.shape[:2]), asked["mask"]], dim=1),
+            query_embeds=queries,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
+            return_dict=True,
+        )
+        return model.language_projection(said.last_hidden_state[:, : queries.shape[1]])
+
+
+class Whole:
+    """Any other model: the processor prepares images and texts together, and the model's own first pass reads both."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.language_model = model
+        self._texts = _Texts(model, processor)
+        self._processor = processor
+
+    def encode(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        return [ImageFeatures(image=image) for image in images]
+
+    def prefill(self, prompts: Sequence[Prompt], features: Sequence[ImageFeatures]) -> Prefill:
+        inputs = self._processor(
+            text=[prompt.rendered for prompt in prompts],
+            images=[feature.image for feature in features],
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=False,
+        )
+        placed = self._texts.placed(inputs)
+        mask = placed.pop("attention_mask")
+        return Prefill(placed, placed["input_ids"], mask, _positions(mask))
+
+
+class _Texts:
+    """Texts as left-padded token ids, the image placeholder repeated for every feature; and tensors where the model is."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._model = model
+        self._tokenizer = processor.tokenizer
+        self._placeholder = self._tokenizer.convert_ids_to_tokens(int(model.config.image_token_id))
+
+    def encode(self, texts: Sequence[str], num_features: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask, both [rows, tokens]."""
+        whole = [text.replace(self._placeholder, self._placeholder * count, 1) for text, count in zip(texts, num_features, strict=True)]
+        encoded = self._tokenizer(whole, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        return encoded["input_ids"].to(self._model.device), encoded["attention_mask"].to(self._model.device)
+
+    def placed(self, tensors: Any) -> dict[str, torch.Tensor]:
+        """On the model's device, and in its precision where they are floating point."""
+        model = self._model
+        return {
+            name: tensor.to(model.device, model.dtype) if tensor.is_floating_point() else tensor.to(model.device)
+            for name, tensor in tensors.items()
+            if isinstance(tensor, torch.Tensor)
+        }
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions along the tokens that are there, [rows, tokens]; padding is at 0."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _tokens_of(features: ImageFeatures) -> torch.Tensor:
+    assert features.tokens is not None, "features of this family have tokens"
+    return features.tokens

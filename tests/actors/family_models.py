@@ -1,0 +1,79 @@
+"""Small untrained models of several families, built from their real config classes over the world's vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+)
+
+from loop.seed.model import build_processor
+
+_TEXT = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+def build_qwen() -> tuple[Any, Any]:
+    """A Qwen2.5-VL with rotary positions on three axes, and what of its processor an engine uses: the whole one needs torchvision."""
+    torch.manual_seed(0)
+    tokenizer = build_processor().tokenizer
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(marks))
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64, "patch_size": 14,
+        "fullatt_block_indexes": [1], "initializer_range": 0.3,
+    }  # fmt: skip
+    config: Any = Qwen2_5_VLConfig
+    model: Any = Qwen2_5_VLForConditionalGeneration(
+        config(
+            text_config={**_TEXT, "vocab_size": len(tokenizer), "rope_parameters": rotary}, vision_config=vision,
+            image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
+        )
+    )  # fmt: skip
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
+    images = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112)
+    return model.eval(), SimpleNamespace(image_processor=images, tokenizer=tokenizer)
+
+
+def save_llava_next(folder: Path) -> Path:
+    """A LLaVA-NeXT, whose tiles the engine leaves to the model itself."""
+    torch.manual_seed(0)
+    seed_processor = build_processor()
+    tokenizer = seed_processor.tokenizer
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, projection_dim=32,
+    )  # fmt: skip
+    config: Any = LlavaNextConfig
+    model: Any = LlavaNextForConditionalGeneration(
+        config(
+            vision_config=vision, text_config=LlamaConfig(**{**_TEXT, "vocab_size": len(tokenizer)}),
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, image_grid_pinpoints=[[28, 56], [56, 28]],
+        )
+    )  # fmt: skip
+    images = LlavaNextImageProcessor(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=[[28, 56], [56, 28]]
+    )
+    processor = LlavaNextProcessor(
+        image_processor=images, tokenizer=tokenizer, patch_size=14, vision_feature_select_strategy="default",
+        chat_template=seed_processor.chat_template, image_token="<image>", num_additional_image_tokens=1,
+    )  # fmt: skip
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
