@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling
+from actors.asking import Asker, another_view, ended
+from actors.engines.base import Completion, Engine
+from actors.grounding import answer_grounded
+from actors.premises import check_premises
 from actors.shards import Shard, ShardImages
-from actors.views import perturbed
-from policies.correction import CorrectionPolicy, Draft
-from policies.records import Record
+from actors.short_answers import answer_shortly
+from policies.correction import CorrectionPolicy, Draft, Grounded, SentenceBySentence
+from policies.knowledge import is_knowledge
+from policies.metrics import view_agreement
+from policies.records import Reason, Record
 from policies.sentences import split_sentences
 
 
@@ -19,18 +24,47 @@ class Corrector:
     def __init__(self, engine: Engine, policy: CorrectionPolicy, images: ShardImages) -> None:
         self._engine = engine
         self._policy = policy
-        self._images = images
+        self._asker = Asker(engine, images, policy.max_new_tokens)
 
     def correct(self, shard: Shard, records: list[Record]) -> list[Record]:
-        """The records with `answer`, its sentences and scores. Records without a question pass through."""
-        asked = [index for index, record in enumerate(records) if record.question and not record.reasons]
-        if not asked:
-            return records
-        working = [records[index] for index in asked]
-        working = self._keep_original(working) if self._policy.skip else self._answer(working)
-        working = self._measure_blank(self._view(shard.seed, self._describe(working)))
-        corrected = dict(zip(asked, working, strict=True))
-        return [corrected.get(index, record) for index, record in enumerate(records)]
+        """The records with `answer`, its sentences and scores, and the evidence. Records without a question pass through; one whose
+        question is too long is rejected, one whose premise the model refutes is left unanswered."""
+        done = [self._bounded(record) for record in records]
+        asked = [index for index, record in enumerate(done) if record.question and not record.reasons]
+        for index, record in zip(asked, self._check([done[index] for index in asked]), strict=True):
+            done[index] = record
+        standing = [index for index in asked if not done[index].refuted_premises]
+        for index, record in zip(standing, self._answer(shard.seed, [done[index] for index in standing]), strict=True):
+            done[index] = record
+        return done
+
+    def _bounded(self, record: Record) -> Record:
+        too_long = len(record.question.split()) > self._policy.max_question_words
+        return record.rejected(Reason.TOO_LONG) if too_long and not record.reasons else record
+
+    def _check(self, records: list[Record]) -> list[Record]:
+        return check_premises(self._asker, self._policy, records) if self._policy.check_premises else records
+
+    def _answer(self, shard_seed: int, records: list[Record]) -> list[Record]:
+        """Answers and evidence of records that all have a question."""
+        if not records:
+            return []
+        answered = self._keep_original(records) if self._policy.skip else self._answer_by_type(shard_seed, records)
+        return self._measure_blank(self._view(shard_seed, self._describe(answered)))
+
+    def _answer_by_type(self, shard_seed: int, records: list[Record]) -> list[Record]:
+        """Questions of the knowledge types get short answers, the others sentences."""
+        policy = self._policy
+        assert isinstance(policy, Grounded | SentenceBySentence), f"{type(policy).__name__} extends neither Grounded nor SentenceBySentence"
+        is_short = [is_knowledge(record.question_type) for record in records]
+        long = [record for record, short in zip(records, is_short, strict=True) if not short]
+        short = [record for record, short in zip(records, is_short, strict=True) if short]
+        if isinstance(policy, Grounded):
+            long = answer_grounded(self._asker, policy, shard_seed, long)
+        else:
+            long = self._answer_in_sentences(policy, long)
+        answered = {True: iter(answer_shortly(self._asker, policy, shard_seed, short)), False: iter(long)}
+        return [next(answered[short]) for short in is_short]
 
     def _keep_original(self, records: list[Record]) -> list[Record]:
         """Without correction VIG's answer stands, with the confidence VIG wrote it with."""
@@ -46,18 +80,17 @@ class Corrector:
             for record in records
         ]
 
-    def _answer(self, records: list[Record]) -> list[Record]:
+    def _answer_in_sentences(self, policy: SentenceBySentence, records: list[Record]) -> list[Record]:
         drafts = [Draft(record.question) for record in records]
         written: dict[int, list[tuple[int, Completion]]] = defaultdict(list)
-        for _ in range(self._policy.max_passes):
+        for _ in range(policy.max_passes):
             open_rows = [row for row, draft in enumerate(drafts) if not draft.done]
             if not open_rows:
                 break
-            requests = [self._request(records[row], answer_prefix=drafts[row].text) for row in open_rows]
-            for row, completion in zip(open_rows, self._greedy(requests, self._policy.stop()), strict=True):
+            requests = [self._asker.request(records[row], drafts[row].text) for row in open_rows]
+            for row, completion in zip(open_rows, self._asker.greedy(requests, policy.stop()), strict=True):
                 before = len(drafts[row].sentences)
-                ended = completion.finish_reason is FinishReason.STOP and not completion.text.endswith(self._policy.stop() or ("\0",))
-                drafts[row] = self._policy.accept(drafts[row], completion.text, ended)
+                drafts[row] = policy.accept(drafts[row], completion.text, ended(completion, policy.stop()))
                 written[row].append((len(drafts[row].sentences) - before, completion))
         return [_answered(record, draft, written[row]) for row, (record, draft) in enumerate(zip(records, drafts, strict=True))]
 
@@ -66,8 +99,8 @@ class Corrector:
         if not self._policy.describe:
             return records
         first = {record.image_id: record for record in records}
-        requests = [replace(self._request(record), prompt=self._policy.describe_prompt) for record in first.values()]
-        described = dict(zip(first, self._greedy(requests), strict=True))
+        requests = [self._asker.request(record, prompt=self._policy.describe_prompt) for record in first.values()]
+        described = dict(zip(first, self._asker.greedy(requests), strict=True))
         return [replace(record, view_description=described[record.image_id].text) for record in records]
 
     def _view(self, shard_seed: int, records: list[Record]) -> list[Record]:
@@ -76,25 +109,20 @@ class Corrector:
         for view in range(self._policy.num_views):
             requests = []
             for row, record in enumerate(records):
-                request = self._request(record)
+                request = self._asker.request(record)
                 seed = (shard_seed * 31 + view * 1009 + row) % 2**63
-                requests.append(replace(request, image=perturbed(request.image, self._policy.view_noise, seed), image_key=""))
-            for row, completion in enumerate(self._greedy(requests)):
+                requests.append(another_view(request, self._policy, seed))
+            for row, completion in enumerate(self._asker.greedy(requests)):
                 answers[row].append(completion.text)
-        return [replace(record, view_answers=tuple(given)) for record, given in zip(records, answers, strict=True)]
+        viewed = [replace(record, view_answers=tuple(given)) for record, given in zip(records, answers, strict=True)]
+        return [replace(record, agreement=view_agreement(record)) for record in viewed]
 
     def _measure_blank(self, records: list[Record]) -> list[Record]:
         if not self._policy.measure_blank:
             return records
-        requests = [self._request(record) for record in records]
+        requests = [self._asker.request(record) for record in records]
         scores = self._engine.score(requests, [record.answer for record in records], blank_image=True)
         return [replace(record, blank_logprob=score.logprob) for record, score in zip(records, scores, strict=True)]
-
-    def _request(self, record: Record, answer_prefix: str = "") -> Request:
-        return Request(self._images.open(record.image_id), record.question, answer_prefix, image_key=record.image_id)
-
-    def _greedy(self, requests: list[Request], stop: tuple[str, ...] = ()) -> list[Completion]:
-        return self._engine.complete(requests, Sampling(self._policy.max_new_tokens, stop=stop))
 
 
 def _answered(record: Record, draft: Draft, written: list[tuple[int, Completion]]) -> Record:

@@ -36,14 +36,16 @@ class Generator:
         requests: dict[int, Request] = {}
         for index, task in enumerate(shard.tasks):
             try:
-                requests[index] = Request(self._images.open(task.image_id), task.instruction, image_key=task.image_id)
+                image = self._images.open(task.image_id)
             except BadImageError:
                 records[index] = records[index].rejected(Reason.UNREADABLE_IMAGE)
+            else:
+                requests[index] = Request(image, task.instruction, task.answer_prefix, image_key=self._images.key(task.image_id))
         options = self._options
         sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, seed=shard.seed)
         completions = self._engine.complete(list(requests.values()), sampling)
         for index, completion in zip(requests, completions, strict=True):
-            records[index] = _filled(records[index], completion)
+            records[index] = _filled(records[index], shard.tasks[index].answer_prefix, completion)
         return records
 
     def _blank_record(self, shard: Shard, index: int) -> Record:
@@ -60,11 +62,12 @@ class Generator:
         )
 
 
-def _filled(record: Record, completion: Completion) -> Record:
-    pair = parse_vig(completion.text)
+def _filled(record: Record, answer_prefix: str, completion: Completion) -> Record:
+    text = f"{answer_prefix} {completion.text}" if answer_prefix else completion.text
+    pair = parse_vig(text)
     return replace(
         record,
-        generated_text=completion.text,
+        generated_text=text,
         question=pair.question if pair else "",
         original_answer=pair.answer if pair else "",
         generated_logprob=completion.logprob,

@@ -71,7 +71,6 @@ class ShardImages:
             raise found
         return found
 
-
     def key(self, image_id: str) -> str:
         """What an engine may keep the image's features by: another source, or another view, gives other keys."""
         return f"{self._number}/{image_id}"

@@ -39,8 +39,22 @@ VIEWS: dict[str, View] = {"raw": raw, "flat_background": flat_background}
 """Views by the name that `generation.view` gives them."""
 
 
-def perturbed(image: Image.Image, noise: float, seed: int) -> Image.Image:
-    """An independent look at an image: its pixels plus normal noise of standard deviation `noise` (0..1 of the pixel range)."""
+def perturbed(image: Image.Image, noise: float, seed: int, shift: float = 0.0) -> Image.Image:
+    """An independent look at an image: moved a little, and grainier.
+
+    Args:
+        image: RGB.
+        noise: standard deviation of normal noise on the pixels, where white is 1.
+        seed: of the direction and the noise.
+        shift: distance it is moved in a random direction, as a share of its shorter side; its edge pixels fill what becomes free.
+    """
+    rng = np.random.default_rng(seed)
+    if shift:
+        angle, distance = rng.uniform(0, 2 * np.pi), shift * min(image.size)
+        margin = int(np.ceil(distance)) + 1
+        wide = Image.fromarray(np.pad(np.asarray(image), ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+        place = (1, 0, margin + distance * np.cos(angle), 0, 1, margin + distance * np.sin(angle))
+        image = wide.transform(image.size, Image.Transform.AFFINE, place, resample=Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.float32)
-    grain = np.random.default_rng(seed).normal(0.0, 255 * noise, pixels.shape)
+    grain = rng.normal(0.0, 255 * noise, pixels.shape)
     return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))

@@ -10,9 +10,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
-from actors.training.job import Hyperparameters
+from actors.training.job import Hyperparameters, Lora
 from loop.errors import UserError, one_line
-from policies.instructions import QuestionType
+from policies.instructions import ALL_TYPES, AnyType, QuestionType
 
 EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
 """The seed model shipped with the project; `model: embedded` in a config."""
@@ -137,9 +137,20 @@ class ClusterConfig(_Section):
         return self
 
 
+def _question_type(value: Any) -> Any:
+    """One finding for a wrong name, where the union of the two enums would give two."""
+    if value not in ALL_TYPES:
+        *most, last = map(repr, map(str, ALL_TYPES))
+        raise ValueError(f"Input should be {', '.join(most)} or {last}")
+    return value
+
+
+_TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
+
+
 class GenerationConfig(_Section):
     instructions: PolicySpec = Field(default_factory=lambda: _Policy(policy="canonical"), description="instruction policy")
-    type_mix: dict[QuestionType, float] = Field(
+    type_mix: dict[_TypeName, float] = Field(
         default_factory=lambda: {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.2, QuestionType.COMPLEX: 0.35},
         description="shares of the question types",
     )
@@ -169,9 +180,10 @@ class TrainingConfig(_Section):
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per step and rank")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     learning_rate_groups: dict[str, float] = Field(
-        default_factory=dict, description="other peak rates for vision_tower, projector or language_model"
+        default_factory=dict, description="other peak rates for some of vision_tower, qformer, projector, language_model"
     )
-    frozen: tuple[str, ...] = Field((), description="groups that are not trained: vision_tower, projector, language_model")
+    frozen: tuple[str, ...] = Field((), description="groups that are not trained: vision_tower, qformer, projector, language_model")
+    lora: Lora | None = Field(None, description="adapters on the frozen language model: rank, alpha, dropout, targets")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay; none on norms and biases")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate")
     min_learning_rate_ratio: float = Field(0.05, ge=0, le=1, description="where the cosine ends, as a share of the peak")
@@ -181,7 +193,7 @@ class TrainingConfig(_Section):
     pixel_noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of noise on training images, where white is 1")
     brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness of training images")
     color_jitter: float = Field(0.0, ge=0, lt=1, description="largest relative change of each color channel's gain")
-    averaged_share: float = Field(0.0, ge=0, lt=1, description="share of the last steps whose weights are averaged into the checkpoint")
+    interpolation: float = Field(1.0, gt=0, le=1, description="share of the way from the start's weights to the trained ones that is gone")
     max_tokens: int = Field(512, ge=8, description="longer samples are dropped and counted")
     num_threads: int = Field(1, ge=1, description="torch threads per rank")
     timeout_s: float = Field(3600, gt=0, description="bound on the training of a round")
@@ -199,7 +211,7 @@ class TrainingConfig(_Section):
 
     def hyperparameters(self) -> Hyperparameters:
         """What the trainer is given; raises `ValueError` where values exclude each other."""
-        return Hyperparameters(**self.model_dump(exclude={"num_threads", "timeout_s"}))
+        return Hyperparameters(**self.model_dump(exclude={"num_threads", "timeout_s", "lora"}), lora=self.lora)
 
 
 class TrackingConfig(_Section):

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from loop.config import EMBEDDED_MODEL
 
-_PACKAGES = ("torch", "transformers", "deepspeed", "ray", "pyarrow", "mlflow", "datasketch", "scipy")
+_PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray", "pyarrow", "mlflow", "datasketch", "scipy")
 _MIN_MEMORY_BYTES = 6 * 2**30
 _MIN_DISK_BYTES = 2 * 2**30
 

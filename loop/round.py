@@ -37,6 +37,7 @@ from loop.house import House, Model
 from loop.store import PartReceipt
 from policies.acceptance import GeneratedStats, Verdict
 from policies.instructions import plan_tasks
+from policies.knowledge import count_first_words, is_knowledge, questions_of
 from policies.metrics import correctness, count_reasons, distinct_n, mean_words, share
 from policies.records import HeldOutQuestion, Prediction, Record, TrainingSample, from_table, to_table
 
@@ -152,7 +153,8 @@ def plan_shards(house: House, index: int) -> list[Shard]:
     generation = house.config.generation
     source = house.image_set(index)
     seed = derived_seed(house.config.seed, index, "tasks")
-    tasks = plan_tasks(source.image_ids(), generation.type_mix, generation.num_per_image, seed, house.policies.instructions)
+    first_word = count_first_words(questions_of(house.seed_samples)).draw if any(map(is_knowledge, generation.type_mix)) else None
+    tasks = plan_tasks(source.image_ids(), generation.type_mix, generation.num_per_image, seed, house.policies.instructions, first_word)
     per_image = [tasks[start : start + generation.num_per_image] for start in range(0, len(tasks), generation.num_per_image)]
     return [
         Shard(index, number, derived_seed(house.config.seed, index, "shard", number), tuple(chain.from_iterable(images)), source)

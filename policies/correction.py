@@ -2,20 +2,26 @@
 
 VIGC re-prompts with the accepted sentences for every further sentence. For a decoder-only model under greedy decoding the
 accepted prefix leaves the same state as writing on, so one pass to the end token gives the same sentences; a Q-Former model
-looks at the image anew through the longer text, which is what `one_sentence_per_pass` is for.
+looks at the image anew through the longer text, which is what `one_sentence_per_pass` is for. `grounded` goes further: it
+writes every sentence several times and keeps the one that the image supports most.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar
 
-from policies.checks import check_at_least, check_share
+from policies.checks import check_at_least, check_at_most
+from policies.evidence import Evidence
 from policies.registry import Registry
-from policies.sentences import first_sentence_end, split_sentences
+from policies.sentences import first_sentence_end, repeats, split_sentences
 
-_LAST_STOP = re.compile(r".*[.!?](?=\s)", re.DOTALL)
+_LAST_STOP = re.compile(r".*(?:[.!?](?=\s)|[。！？।؟])", re.DOTALL)  # noqa: RUF001
+_SENTENCE_STOPS = (". ", "? ", "! ", "。", "！", "？", "।", "؟")  # noqa: RUF001
+"""White space belongs to the stop strings: without it decoding would end inside 3.5 and the next pass could not join it."""
 
 
 @dataclass(frozen=True)
@@ -25,59 +31,91 @@ class Draft:
     question: str
     sentences: tuple[str, ...] = ()
     done: bool = False
+    dropped: tuple[tuple[int, str], ...] = ()
+    """Sentences that were written and not kept, each with the number of sentences written before it."""
 
     @property
     def text(self) -> str:
         """The answer so far, sentences joined by a space."""
         return " ".join(self.sentences)
 
-
-class CorrectionPolicy(Protocol):
-    """What the corrector asks a model, and what it keeps of the reply. Attributes are read, never set."""
-
     @property
-    def skip(self) -> bool:
-        """Keep VIG's own answer and ask the model nothing."""
-        ...
+    def written(self) -> tuple[str, ...]:
+        """What the next pass continues: kept and dropped sentences as they were written."""
+        found = list(self.sentences)
+        for place, sentence in self.dropped:
+            found.insert(place, sentence)
+        return tuple(found)
 
-    @property
-    def max_passes(self) -> int:
-        """Most sentences of an answer, and so most passes."""
-        ...
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Token budget of one pass, of one view's answer and of the description."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a pass of one sentence wrote."""
 
-    @property
-    def num_views(self) -> int:
-        """Further independent answers, each on its own perturbed view of the image."""
-        ...
+    sentence: str
+    ended: bool
+    """Whether the model ended the answer with it."""
 
-    @property
-    def view_noise(self) -> float:
-        """Standard deviation of the pixel noise of a view, on a scale where pixels are 0..1."""
-        ...
 
-    @property
-    def describe(self) -> bool:
-        """Ask the model once for its own description of the image."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to go on with an answer, measured. Log-probabilities are natural, means per token."""
 
-    @property
-    def describe_prompt(self) -> str:
-        """How it is asked for that description."""
-        ...
+    step: Step
+    logprob: float
+    """On the image."""
+    gain: float
+    """What the image adds: `logprob` less that on a blank image."""
+    view_logprob: float = 0.0
+    """On other views of the image; low for what the model only guesses."""
 
-    @property
-    def measure_blank(self) -> bool:
-        """Score the answer on a blank image too."""
-        ...
+
+def next_sentence(text: str, ended: bool) -> Step | None:
+    """The first sentence of what a pass wrote, or None where it completes none; see `SentenceBySentence.accept` for `ended`."""
+    end = first_sentence_end(text, final=ended)
+    if end is None and (stopped := _LAST_STOP.match(text)):
+        # Stopped at something like `Mr. `, or at a `。` that a quote could still close: no text is lost, only one pass more is counted.
+        end = stopped.end()
+    return None if end is None else Step(" ".join(text[:end].split()), ended and not text[end:].strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionPolicy(Evidence):
+    """What the corrector asks a model, and what it keeps of the reply. The options of `Evidence` are options of every policy. One
+    of your own extends `SentenceBySentence` or `Grounded`."""
+
+    skip: ClassVar[bool] = False
+    """Keep VIG's own answer: only the evidence is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering(CorrectionPolicy):
+    """Options of the policies that answer again.
+
+    Options:
+        max_passes: most sentences of an answer, and so most passes.
+        num_short_answers: answers that are sampled beside the greedy one to a question of the knowledge types.
+    """
+
+    max_passes: int = 8
+    num_short_answers: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("max_passes", self.max_passes, 1)
+        check_at_least("num_short_answers", self.num_short_answers, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceBySentence(Answering):
+    """Answer sentence by sentence; done at the model's end, at `max_passes` sentences, at a pass that completes no sentence
+    and at a sentence that starts to repeat the last ones, which is dropped."""
+
+    one_sentence_per_pass: bool = False
 
     def stop(self) -> tuple[str, ...]:
         """Stop strings of a pass, for the engine."""
-        ...
+        return _SENTENCE_STOPS if self.one_sentence_per_pass else ()
 
     def accept(self, draft: Draft, text: str, ended: bool) -> Draft:
         """The draft after a pass.
@@ -87,108 +125,108 @@ class CorrectionPolicy(Protocol):
             text: what the engine wrote after the accepted sentences.
             ended: whether the model itself ended (its end token, not a stop string and not the token budget).
         """
-        ...
+        if draft.done:
+            return draft
+        if self.one_sentence_per_pass:
+            step = next_sentence(text, ended)
+            written, ended = ([step.sentence], step.ended) if step else ([], True)
+        else:
+            written = split_sentences(text, final=ended)
+        accepted = list(draft.sentences)
+        for sentence in written:
+            if len(accepted) == self.max_passes or repeats(sentence, accepted):
+                return replace(draft, sentences=tuple(accepted), done=True)
+            accepted.append(sentence)
+        return replace(draft, sentences=tuple(accepted), done=not written or len(accepted) == self.max_passes or ended)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grounded(Answering):
+    """Write every next sentence several times and keep the one that the image supports most.
+
+    The support of a sentence is its mean log p(token | image), plus `image_weight` times its gain, the mean of log p(token | image)
+    - log p(token | blank image): visual contrastive decoding (Leng et al. 2024, arXiv 2311.16922) over whole sentences; without the
+    first term the rarest sentence wins. The best one is then held against other views of the image, moved and grainier: what the
+    model saw it sees there too. One that these, or the gain, do not confirm is dropped from the answer; it stays in what the next
+    pass continues, where greedy decoding would write it again. Done at the model's end, at `max_passes` sentences (dropped ones
+    count), and at a pass whose greedy sentence is none or starts to repeat the last ones.
+
+    Options:
+        num_candidates: ways to go on that are compared: the greedy one, the others sampled at `temperature`.
+        temperature: of the sampled candidates.
+        image_weight: weight of the gain.
+        num_looks: other views (`view_noise`, `view_shift`) that the best candidate is scored on; 0 scores none.
+        min_view_logprob: nats per token, the mean over those views, under which it is dropped.
+        min_gain: nats per token that the image must add. A conclusion follows from the sentences before, not from the image, and
+            gains about 0: keep this below, or conclusions are dropped.
+    """
+
+    num_candidates: int = 4
+    temperature: float = 1.0
+    image_weight: float = 0.3
+    num_looks: int = 2
+    min_view_logprob: float = -0.1
+    min_gain: float = -0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("num_candidates", self.num_candidates, 1)
+        check_at_least("temperature", self.temperature, 0.0)
+        check_at_least("image_weight", self.image_weight, 0.0)
+        check_at_least("num_looks", self.num_looks, 0)
+        check_at_most("min_view_logprob", self.min_view_logprob, 0.0)
+        if not math.isfinite(self.min_gain):
+            raise ValueError(f"min_gain is {self.min_gain}; expected a finite number of nats per token")
+        if self.num_candidates > 1 and not self.temperature:
+            raise ValueError(
+                f"num_candidates is {self.num_candidates} with temperature 0; expected a temperature, or 1: they would be equal"
+            )
+        if self.num_looks and not (self.view_noise or self.view_shift):
+            raise ValueError(f"num_looks is {self.num_looks} with view_noise and view_shift 0; expected one above 0, or num_looks 0")
+
+    def stop(self) -> tuple[str, ...]:
+        """Stop strings of a pass, for the engine."""
+        return _SENTENCE_STOPS
+
+    def best(self, draft: Draft, candidates: Sequence[Candidate]) -> Candidate | None:
+        """The candidate that the image supports most; None where the answer ends.
+
+        Args:
+            draft: what the pass was asked to continue.
+            candidates: distinct and measured, the greedy one first; none when the greedy text held no sentence.
+        """
+        written = draft.written
+        if draft.done or not candidates or repeats(candidates[0].step.sentence, written):
+            return None
+        return max((one for one in candidates if not repeats(one.step.sentence, written)), key=self.support)
+
+    def accept(self, draft: Draft, best: Candidate | None) -> Draft:
+        """The draft after a pass, with `best` as `best` gave it and its `view_logprob` measured."""
+        if draft.done or best is None:
+            return draft if draft.done else replace(draft, done=True)
+        sentence, place = best.step.sentence, len(draft.written)
+        done = best.step.ended or place + 1 == self.max_passes
+        if best.gain < self.min_gain or best.view_logprob < self.min_view_logprob:
+            return replace(draft, dropped=(*draft.dropped, (place, sentence)), done=done)
+        return replace(draft, sentences=(*draft.sentences, sentence), done=done)
+
+    def support(self, candidate: Candidate) -> float:
+        """How well the image supports a sentence, nats per token."""
+        return candidate.logprob + self.image_weight * candidate.gain
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoCorrection(CorrectionPolicy):
+    """Keep VIG's own answer; nothing else is asked either, unless its option says so."""
+
+    skip: ClassVar[bool] = True
+    num_views: int = 0
+    describe: bool = False
+    measure_blank: bool = False
 
 
 CORRECTION_POLICIES: Registry[CorrectionPolicy] = Registry("correction policy")
-
-
-@CORRECTION_POLICIES.register("sentence_by_sentence")
-@dataclass(frozen=True, kw_only=True)
-class SentenceBySentence:
-    """Answer sentence by sentence; done at the model's end, at `max_passes` sentences, at a pass that completes no sentence
-    and at a sentence that repeats the one before, which is dropped."""
-
-    max_passes: int = 8
-    max_new_tokens: int = 64
-    num_views: int = 2
-    view_noise: float = 0.06
-    describe: bool = True
-    describe_prompt: str = "Describe the image in detail."
-    measure_blank: bool = True
-    one_sentence_per_pass: bool = False
-
-    def __post_init__(self) -> None:
-        check_at_least("max_passes", self.max_passes, 1)
-        check_at_least("max_new_tokens", self.max_new_tokens, 1)
-        check_at_least("num_views", self.num_views, 0)
-        check_share("view_noise", self.view_noise)
-        if self.num_views and not self.view_noise:
-            raise ValueError(f"num_views is {self.num_views} with view_noise 0; expected noise above 0, or num_views 0: equal views agree")
-        if self.describe and not self.describe_prompt.strip():
-            raise ValueError("describe is on with an empty describe_prompt; expected a prompt, or describe off")
-
-    @property
-    def skip(self) -> bool:
-        return False
-
-    def stop(self) -> tuple[str, ...]:
-        # White space belongs to the stop strings: without it decoding would end inside 3.5 and the next pass could not join it.
-        return (". ", "? ", "! ", "。", "！", "？") if self.one_sentence_per_pass else ()  # noqa: RUF001
-
-    def accept(self, draft: Draft, text: str, ended: bool) -> Draft:
-        if draft.done:
-            return draft
-        written = self._one_sentence(text, ended) if self.one_sentence_per_pass else split_sentences(text, final=ended)
-        accepted = list(draft.sentences)
-        for sentence in written:
-            if len(accepted) == self.max_passes or (accepted and accepted[-1] == sentence):
-                return replace(draft, sentences=tuple(accepted), done=True)
-            accepted.append(sentence)
-        done = not written or len(accepted) == self.max_passes or (ended and not self._has_more(text))
-        return replace(draft, sentences=tuple(accepted), done=done)
-
-    def _has_more(self, text: str) -> bool:
-        """Whether a pass of one sentence left further sentences of an ended text behind."""
-        return self.one_sentence_per_pass and len(split_sentences(text)) > 1
-
-    def _one_sentence(self, text: str, ended: bool) -> list[str]:
-        end = first_sentence_end(text, final=ended)
-        if end is None and (stopped := _LAST_STOP.match(text)):
-            # The engine stopped at something like `Mr. ` or `U.S. `: cut there, no text is lost, only one pass more is counted.
-            end = stopped.end()
-        return [] if end is None else [" ".join(text[:end].split())]
-
-
-@CORRECTION_POLICIES.register("none")
-@dataclass(frozen=True)
-class NoCorrection:
-    """Keep VIG's own answer: `accept` takes it whole, in sentences."""
-
-    @property
-    def skip(self) -> bool:
-        return True
-
-    @property
-    def max_passes(self) -> int:
-        return 0
-
-    @property
-    def max_new_tokens(self) -> int:
-        return 0
-
-    @property
-    def num_views(self) -> int:
-        return 0
-
-    @property
-    def view_noise(self) -> float:
-        return 0.0
-
-    @property
-    def describe(self) -> bool:
-        return False
-
-    @property
-    def describe_prompt(self) -> str:
-        return ""
-
-    @property
-    def measure_blank(self) -> bool:
-        return False
-
-    def stop(self) -> tuple[str, ...]:
-        return ()
-
-    def accept(self, draft: Draft, text: str, ended: bool) -> Draft:
-        return replace(draft, sentences=(*draft.sentences, *split_sentences(text)), done=True)
+# Not by decorator, which would hide the classes' own types: the corrector tells them apart.
+CORRECTION_POLICIES.register("sentence_by_sentence")(SentenceBySentence)
+CORRECTION_POLICIES.register("grounded")(Grounded)
+CORRECTION_POLICIES.register("none")(NoCorrection)

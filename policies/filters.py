@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from policies.checks import any_of, check_at_least, check_at_most, check_choice, check_range, check_share, check_texts
-from policies.correction import CorrectionPolicy
+from policies.content_words import ASKING_WORDS, FUNCTION_WORDS, words_of
+from policies.correction import CorrectionPolicy, Grounded
 from policies.instructions import parse_vig
+from policies.knowledge import is_knowledge
 from policies.metrics import normalise, view_agreement
+from policies.near_duplicates import KeptTexts
 from policies.records import Reason, Record
 from policies.registry import Registry
 
@@ -131,6 +134,28 @@ class Parsable:
         return [None if record.question and parse_vig(record.generated_text) else Reason.UNPARSABLE for record in records]
 
 
+@FILTER_POLICIES.register("premise")
+@dataclass(frozen=True)
+class Premise:
+    """The model itself did not refute that what the question names is there, and is single. Belongs before `length`: a question
+    with a refuted premise has no answer."""
+
+    name: str = field(default="premise", init=False)
+
+    def missing(self, correction: CorrectionPolicy) -> list[str]:
+        return [] if correction.check_premises else ["correction check_premises on"]
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return [self._reason(record) for record in records]
+
+    def _reason(self, record: Record) -> Reason | None:
+        if not record.question:
+            return Reason.EMPTY
+        if record.refuted_premises is None:
+            raise MissingMeasurementError(f"{record.record_id} has unchecked premises; set correction check_premises on")
+        return Reason.FALSE_PREMISE if record.refuted_premises else None
+
+
 @FILTER_POLICIES.register("length")
 @dataclass(frozen=True, kw_only=True)
 class Length:
@@ -166,7 +191,7 @@ class Duplicates:
     Options:
         scope: `image` compares the records of an image with each other, `shard` those of the whole shard.
         threshold: Jaccard similarity (0.5..1) of the sets of word shingles of question and answer from which two records are
-            near duplicates. MinHash finds the candidates (Broder 1997), the exact similarity decides.
+            near duplicates; see `policies.near_duplicates`.
         shingle_words: words per shingle.
     """
 
@@ -182,7 +207,7 @@ class Duplicates:
         check_at_least("shingle_words", self.shingle_words, 1)
 
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        kept = _Kept(self.threshold)
+        kept = KeptTexts(self.threshold)
         return [kept.enter(*self._keys(record)) for record in records]
 
     def _keys(self, record: Record) -> tuple[str, frozenset[str]]:
@@ -192,37 +217,6 @@ class Duplicates:
         starts = range(max(1, len(words) - self.shingle_words + 1))
         shingles = frozenset(" ".join([scope, *words[i : i + self.shingle_words]]) for i in starts)
         return f"{scope} {normalise(record.question)}", shingles
-
-
-_BANDS, _ROWS = 42, 3
-"""Of the locality-sensitive hash: it overlooks 4 in 1,000 pairs of similarity 0.5 and 2 in 100 million of similarity 0.7."""
-
-
-class _Kept:
-    """The records kept so far, and what they are compared by."""
-
-    def __init__(self, threshold: float) -> None:
-        from datasketch import MinHash, MinHashLSH  # here because it takes more than a second to import
-
-        self._threshold = threshold
-        self._new_hash = MinHash(num_perm=_BANDS * _ROWS)
-        self._index = MinHashLSH(threshold, num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
-        self._shingles: dict[Hashable, frozenset[str]] = {}
-
-    def enter(self, question: str, shingles: frozenset[str]) -> Reason | None:
-        """Keep a record, unless it is a duplicate of a kept one."""
-        if question in self._shingles:
-            return Reason.EXACT_DUPLICATE
-        minhash = self._new_hash.copy()
-        minhash.update_batch([shingle.encode() for shingle in shingles])
-        if any(self._is_near(shingles, self._shingles[index]) for index in self._index.query(minhash)):
-            return Reason.NEAR_DUPLICATE
-        self._index.insert(question, minhash)
-        self._shingles[question] = shingles
-        return None
-
-    def _is_near(self, one: frozenset[str], other: frozenset[str]) -> bool:
-        return len(one & other) >= self._threshold * len(one | other)
 
 
 @FILTER_POLICIES.register("agreement")
@@ -320,18 +314,66 @@ class ImageDependence:
         return Reason.IMAGE_INDEPENDENT if record.answer_logprob - record.blank_logprob < self.min_gain else None
 
 
-_FUNCTION_WORDS = (
-    "a an the this that these those and or but if than then so as of in on at to from by for with about into over is are was were "
-    "be been being am do does did have has had can could will would should may might must what which who whom whose where when why "
-    "how it its they them their there here he she his her you your we our i me my not no any some all both each other more most "
-    "many much very just also only"
-)
-_ASKING_WORDS = (
-    "image", "picture", "photo", "scene", "shown", "show", "see", "seen", "visible", "describe", "description", "detail", "detailed",
-    "give", "object", "objects", "thing", "color", "colour", "shape", "size", "kind", "type", "number", "position", "large", "small",
-    "big", "left", "right", "above", "below", "same", "different",
-)  # fmt: skip
-"""Words that ask for or compare things rather than name one: a description need not hold them."""
+@FILTER_POLICIES.register("grounding")
+@dataclass(frozen=True, kw_only=True)
+class Grounding:
+    """The image supports what is said. Short answers, which are weighed and not grounded, pass.
+
+    Options:
+        min_mean_gain: nats per token that the image adds, in the mean over the sentences.
+        max_dropped_sentences: an answer of which more was dropped is a torso.
+    """
+
+    min_mean_gain: float = 0.0
+    max_dropped_sentences: int = 0
+    name: str = field(default="grounding", init=False)
+
+    def __post_init__(self) -> None:
+        check_at_least("max_dropped_sentences", self.max_dropped_sentences, 0)
+        if not math.isfinite(self.min_mean_gain):
+            raise ValueError(f"min_mean_gain is {self.min_mean_gain}; expected a finite number of nats per token")
+
+    def missing(self, correction: CorrectionPolicy) -> list[str]:
+        return [] if isinstance(correction, Grounded) else ["the correction `grounded`"]
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return _one_by_one(records, self._reason)
+
+    def _reason(self, record: Record) -> Reason | None:
+        if is_knowledge(record.question_type):
+            return None
+        if not record.sentence_gains:
+            raise MissingMeasurementError(f"{record.record_id} has no gains of its sentences; set the correction `grounded`")
+        is_torso = record.num_dropped_sentences > self.max_dropped_sentences
+        mean_gain = sum(record.sentence_gains) / len(record.sentence_gains)
+        return Reason.UNGROUNDED if is_torso or mean_gain < self.min_mean_gain else None
+
+
+@FILTER_POLICIES.register("short_answer")
+@dataclass(frozen=True, kw_only=True)
+class ShortAnswerWeight:
+    """VIGC's only filter, for the knowledge types: the heaviest short answer weighs at least `min_weight` (0..100, the cubed mean
+    token probability in percent). Questions of the other types pass."""
+
+    min_weight: float = 50.0
+    name: str = field(default="short_answer", init=False)
+
+    def __post_init__(self) -> None:
+        check_at_least("min_weight", self.min_weight, 0.0)
+        check_at_most("min_weight", self.min_weight, 100.0)
+
+    def missing(self, correction: CorrectionPolicy) -> list[str]:
+        return ["a correction other than `none`, which weighs no short answers"] if correction.skip else []
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return _one_by_one(records, self._reason)
+
+    def _reason(self, record: Record) -> Reason | None:
+        if not is_knowledge(record.question_type):
+            return None
+        if not record.short_answer_weights:
+            raise MissingMeasurementError(f"{record.record_id} has no weighed short answers; set a correction other than `none`")
+        return Reason.LOW_CONFIDENCE if max(record.short_answer_weights) < self.min_weight else None
 
 
 @FILTER_POLICIES.register("basis")
@@ -349,7 +391,7 @@ class Basis:
 
     denials: Sequence[str] = ("^There is no ", "^There is more than one ", "^There is nothing ")
     require_in_description: bool = True
-    ignore_words: Sequence[str] = _ASKING_WORDS
+    ignore_words: Sequence[str] = ASKING_WORDS
     exempt: Sequence[str] = ("^Is there", "^How many", "^Describe")
     name: str = field(default="basis", init=False)
 
@@ -365,23 +407,14 @@ class Basis:
 
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
         denials, exempt = any_of("denials", self.denials), any_of("exempt", self.exempt)
-        ignored = _words(" ".join([_FUNCTION_WORDS, *self.ignore_words]))
+        ignored = words_of(" ".join([FUNCTION_WORDS, *self.ignore_words]))
 
         def reason(record: Record) -> Reason | None:
             if exempt.search(record.question):
                 return None
             if denials.search(record.answer):
                 return Reason.NO_BASIS
-            unnamed = _words(record.question) - ignored - _words(record.view_description)
+            unnamed = words_of(record.question) - ignored - words_of(record.view_description)
             return Reason.NO_BASIS if self.require_in_description and unnamed else None
 
         return _one_by_one(records, reason)
-
-
-def _words(text: str) -> set[str]:
-    return {_singular(word) for word in re.findall(r"\w+", text.lower())}
-
-
-def _singular(word: str) -> str:
-    """The word without a plural s: crude, and the same for both sides of a comparison."""
-    return word[:-1] if len(word) > 3 and word.endswith("s") else word

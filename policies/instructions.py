@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -22,14 +22,30 @@ class QuestionType(StrEnum):
     COMPLEX = "complex"
 
 
-CANONICAL_INSTRUCTIONS: dict[QuestionType, str] = {
+class KnowledgeType(StrEnum):
+    """Question types that need knowledge beside the image, with answers of a few words. Apart from LLaVA's three, because neither
+    the embedded world nor LLaVA's data has them."""
+
+    OKVQA = "okvqa"
+    AOKVQA = "aokvqa"
+
+
+AnyType = QuestionType | KnowledgeType
+ALL_TYPES: tuple[AnyType, ...] = (*QuestionType, *KnowledgeType)
+
+_KNOWLEDGE_INSTRUCTION = (
+    "Based on the content of the given image, generate a question that requires common sense to answer and then briefly answer it."
+)
+CANONICAL_INSTRUCTIONS: dict[AnyType, str] = {
     QuestionType.CONVERSATION: "Generate a question based on the content of the given image and then answer it.",
     QuestionType.DETAIL: "Generate a question to describe the image content in detail and then answer it.",
     QuestionType.COMPLEX: "Based on the given image, generate an in-depth reasoning question and then answer it.",
+    KnowledgeType.OKVQA: _KNOWLEDGE_INSTRUCTION,
+    KnowledgeType.AOKVQA: _KNOWLEDGE_INSTRUCTION,
 }
 """The only instructions used at inference, as VIGC's published configurations have them."""
 
-TRAINING_INSTRUCTIONS: dict[QuestionType, tuple[str, ...]] = {
+TRAINING_INSTRUCTIONS: dict[AnyType, tuple[str, ...]] = {
     QuestionType.CONVERSATION: (
         CANONICAL_INSTRUCTIONS[QuestionType.CONVERSATION],
         "Look at the image, ask a question about what it shows and then answer it.",
@@ -82,14 +98,16 @@ class GenerationTask:
     """One thing for VIG to do: generate a question of a type, and its answer, about an image."""
 
     image_id: str
-    question_type: QuestionType
+    question_type: AnyType
     instruction: str
+    answer_prefix: str = ""
+    """How the output begins: the first word of a knowledge question is given."""
 
 
 class InstructionPolicy(Protocol):
     """How a model is asked to generate a question of a type."""
 
-    def choose(self, question_type: QuestionType, rng: np.random.Generator) -> str:
+    def choose(self, question_type: AnyType, rng: np.random.Generator) -> str:
         """The instruction of one task."""
         ...
 
@@ -101,30 +119,32 @@ INSTRUCTION_POLICIES: Registry[InstructionPolicy] = Registry("instruction policy
 class CanonicalInstructions:
     """One fixed wording per type, as VIGC does at inference."""
 
-    def choose(self, question_type: QuestionType, rng: np.random.Generator) -> str:
+    def choose(self, question_type: AnyType, rng: np.random.Generator) -> str:
         return CANONICAL_INSTRUCTIONS[question_type]
 
 
 @INSTRUCTION_POLICIES.register("varied")
 class VariedInstructions:
-    """Any of the wordings that the model was trained on, evenly drawn."""
+    """Any of the wordings that the model was trained on, evenly drawn; the knowledge types have one."""
 
-    def choose(self, question_type: QuestionType, rng: np.random.Generator) -> str:
-        wordings = TRAINING_INSTRUCTIONS[question_type]
+    def choose(self, question_type: AnyType, rng: np.random.Generator) -> str:
+        wordings = TRAINING_INSTRUCTIONS.get(question_type, (CANONICAL_INSTRUCTIONS[question_type],))
         return wordings[int(rng.integers(len(wordings)))]
 
 
 def plan_tasks(
     image_ids: Sequence[str],
-    type_mix: Mapping[QuestionType, float],
+    type_mix: Mapping[AnyType, float] | Mapping[QuestionType, float],
     num_per_image: int,
     seed: int,
     instructions: InstructionPolicy | None = None,
+    first_word: Callable[[np.random.Generator], str] | None = None,
 ) -> list[GenerationTask]:
     """`num_per_image` tasks for every image, in the order of `image_ids`; the same arguments give the same plan.
 
     The types of an image are drawn by the weights of `type_mix` (they need not sum to 1) without repeats until the types are
-    used up. The types do not depend on `instructions`, which is `canonical` unless given.
+    used up. The types do not depend on `instructions`, which is `canonical` unless given. `first_word` draws how a question of the
+    knowledge types begins; without it the model chooses.
 
     Raises:
         ValueError: a type is unknown, a weight negative, all weights zero, or `num_per_image` below 1.
@@ -132,28 +152,33 @@ def plan_tasks(
     check_at_least("num_per_image", num_per_image, 1)
     types, weights = _checked_mix(type_mix)
     wording = instructions or CanonicalInstructions()
-    type_rng, wording_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    type_rng, wording_rng, word_rng = (np.random.default_rng([seed, stream]) for stream in range(3))
+
+    def prefix(question_type: AnyType) -> str:
+        return f"Question: {first_word(word_rng)}" if first_word and isinstance(question_type, KnowledgeType) else ""
+
     return [
-        GenerationTask(image_id, question_type, wording.choose(question_type, wording_rng))
+        GenerationTask(image_id, question_type, wording.choose(question_type, wording_rng), prefix(question_type))
         for image_id in image_ids
         for question_type in _draw_types(types, weights, num_per_image, type_rng)
     ]
 
 
-def _checked_mix(type_mix: Mapping[QuestionType, float]) -> tuple[list[QuestionType], np.ndarray]:
-    known = [str(member) for member in QuestionType]
-    if unknown := sorted(set(type_mix) - set(known)):
+def _checked_mix(type_mix: Mapping[AnyType, float] | Mapping[QuestionType, float]) -> tuple[list[AnyType], np.ndarray]:
+    given = {str(name): weight for name, weight in type_mix.items()}
+    known = [str(member) for member in ALL_TYPES]
+    if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"type_mix names {unknown}; expected some of {known}")
-    weights = np.array([float(type_mix.get(member, 0.0)) for member in QuestionType])
+    weights = np.array([float(given.get(member, 0.0)) for member in ALL_TYPES])
     if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
         raise ValueError(f"type_mix is {dict(type_mix)}; expected weights of 0 or more, at least one above 0")
-    types = [member for member, weight in zip(QuestionType, weights, strict=True) if weight > 0]
+    types = [member for member, weight in zip(ALL_TYPES, weights, strict=True) if weight > 0]
     positive = weights[weights > 0]
     return types, positive / positive.sum()
 
 
-def _draw_types(types: list[QuestionType], weights: np.ndarray, num: int, rng: np.random.Generator) -> list[QuestionType]:
-    drawn: list[QuestionType] = []
+def _draw_types(types: list[AnyType], weights: np.ndarray, num: int, rng: np.random.Generator) -> list[AnyType]:
+    drawn: list[AnyType] = []
     while len(drawn) < num:
         size = min(num - len(drawn), len(types))
         drawn += [types[index] for index in rng.choice(len(types), size=size, replace=False, p=weights)]

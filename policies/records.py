@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class RecordSchemaError(ValueError):
@@ -32,6 +32,8 @@ class Reason(StrEnum):
     ANSWERS_DISAGREE = "answers_disagree"
     LOW_CONFIDENCE = "low_confidence"
     IMAGE_INDEPENDENT = "image_independent"
+    UNGROUNDED = "ungrounded"
+    FALSE_PREMISE = "false_premise"
     NO_BASIS = "no_basis"
     USER_POLICY = "user_policy"
 
@@ -56,15 +58,29 @@ class Record:
     """The answer VIG gave itself."""
     generated_logprob: float | None = None
     generated_num_tokens: int = 0
+    premise_answers: tuple[str, ...] = ()
+    """What was asked about the objects that the question names, each with the reply."""
+    refuted_premises: tuple[str, ...] | None = None
+    """The objects among them that are missing or not single, by that reply; a question with one is not answered."""
     answer: str = ""
     """The corrected answer: `sentences` joined by a space."""
     sentences: tuple[str, ...] = ()
     sentence_logprobs: tuple[float, ...] = ()
     """Summed log-probability of each corrected sentence."""
+    sentence_gains: tuple[float, ...] = ()
+    """What the image adds to each corrected sentence, nats per token: the mean log-probability less that on a blank image."""
+    num_dropped_sentences: int = 0
+    """Sentences that were written and not kept, because the image did not support them."""
     answer_logprob: float | None = None
     answer_num_tokens: int = 0
+    short_answers: tuple[str, ...] = ()
+    """All answers given to a question of the knowledge types, the heaviest first."""
+    short_answer_weights: tuple[float, ...] = ()
+    """Weight of each, 0..100: see `policies.knowledge.ShortAnswer`."""
     view_answers: tuple[str, ...] = ()
     """The answers given again on perturbed views of the image, one per view."""
+    agreement: float | None = None
+    """Share of `view_answers` that say the same as `answer`."""
     view_description: str = ""
     """The model's own description of the image, when the corrector asked for one."""
     blank_logprob: float | None = None
@@ -109,12 +125,19 @@ RECORD_SCHEMA = pa.schema(
         pa.field("original_answer", pa.string(), nullable=False),
         pa.field("generated_logprob", pa.float64()),
         pa.field("generated_num_tokens", pa.int32(), nullable=False),
+        pa.field("premise_answers", pa.list_(pa.string()), nullable=False),
+        pa.field("refuted_premises", pa.list_(pa.string())),
         pa.field("answer", pa.string(), nullable=False),
         pa.field("sentences", pa.list_(pa.string()), nullable=False),
         pa.field("sentence_logprobs", pa.list_(pa.float64()), nullable=False),
+        pa.field("sentence_gains", pa.list_(pa.float64()), nullable=False),
+        pa.field("num_dropped_sentences", pa.int32(), nullable=False),
         pa.field("answer_logprob", pa.float64()),
         pa.field("answer_num_tokens", pa.int32(), nullable=False),
+        pa.field("short_answers", pa.list_(pa.string()), nullable=False),
+        pa.field("short_answer_weights", pa.list_(pa.float64()), nullable=False),
         pa.field("view_answers", pa.list_(pa.string()), nullable=False),
+        pa.field("agreement", pa.float64()),
         pa.field("view_description", pa.string(), nullable=False),
         pa.field("blank_logprob", pa.float64()),
         pa.field("generator_weight_version", pa.string(), nullable=False),
@@ -150,7 +173,7 @@ def from_table(table: pa.Table) -> list[Record]:
 
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, **{name: tuple(row[name]) for name in _LISTS}}
+    return {**row, **{name: tuple(row[name]) for name in _LISTS if row[name] is not None}}
 
 
 @dataclass(frozen=True, slots=True)

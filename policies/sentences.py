@@ -1,7 +1,7 @@
 """Where a sentence ends. Rules of our own, because a corrector decides on a prefix while the rest is not yet written, which
 libraries for finished text do not offer.
 
-The rules, for a mark that white space follows (no white space is needed after the full-width marks):
+The rules, for a mark that white space follows (none is needed after the marks of `_UNSPACED`):
 
 - `!` and `?` end a sentence, and so does a `.` after an ordinary word. `3.5` and `a.b` have no white space, so they hold together.
 - A `.` ends nothing after a title or `e.g.`, nor after a list number at the start (`1.`), nor after `No.` before a digit.
@@ -14,13 +14,15 @@ The rules, for a mark that white space follows (no white space is needed after t
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # ruff: noqa: RUF001
 
 _CLOSERS = "\"'”’)\\]}»」』）】》"
-_BOUNDARY = re.compile(rf"(?P<mark>[.!?…。！？]+)(?P<closers>[{_CLOSERS}]*)|\n")
+_UNSPACED = "。！？｡।॥؟۔"
+"""Marks that end a sentence whatever follows: of scripts that write no space after them, and of those whose mark has no other use."""
+_BOUNDARY = re.compile(rf"(?P<mark>[.!?…{_UNSPACED}]+)(?P<closers>[{_CLOSERS}]*)|\n")
 _OPENERS = "\"'“‘([{«「『（【《"
-_FULL_WIDTH = "。！？"
 _INITIALS = re.compile(r"[A-Z]|(?:[A-Za-z]{1,2}\.)+[A-Za-z]{1,2}")
 _NEXT_WORD = re.compile(r"[\W_]*(?P<word>\w+)")
 
@@ -30,7 +32,7 @@ def _set(words: str) -> frozenset[str]:
 
 
 _NEVER_FINAL = _set("mr mrs ms dr prof rev gen col capt lt sgt hon messrs mme mlle e.g i.e eg ie vs cf viz approx")
-_BEFORE_NUMBERS = _set("no nos fig figs p pp vol vols eq eqs sec ch nr")
+_BEFORE_NUMBERS = _set("no nos fig figs p pp vol vols eq eqs sec ch nr ca")
 _BEFORE_LOWER_CASE = _set("etc inc ltd co corp jr sr dept ave blvd rd al bros est min max")
 _BEFORE_NAMES = _set("st mt ft")
 _FIRST_WORDS = _set(
@@ -44,13 +46,22 @@ def split_sentences(text: str, *, final: bool = True) -> list[str]:
     """The sentences of `text`, white space normalised; without `final`, those that nothing written later could change.
 
     Joined by a space, the sentences of a final text are the white-space-normalised text again, but for a space after a
-    full-width mark that had none.
+    mark of `_UNSPACED` that had none.
     """
     sentences = []
     while (end := first_sentence_end(text, final=final)) is not None:
         sentences.append(" ".join(text[:end].split()))
         text = text[end:]
     return sentences
+
+
+LONGEST_CYCLE = 3
+"""Sentences of the longest loop that is looked for: a model that repeats itself says one to three sentences over and over."""
+
+
+def repeats(sentence: str, said: Sequence[str]) -> bool:
+    """Whether `sentence` starts a loop: it is one of the last `LONGEST_CYCLE` sentences said."""
+    return sentence in said[-LONGEST_CYCLE:]
 
 
 def first_sentence_end(text: str, *, final: bool) -> int | None:
@@ -77,7 +88,7 @@ def _ends(text: str, start: int, match: re.Match[str], final: bool) -> bool | No
         return True
     if not rest:
         return None
-    if mark[-1] in _FULL_WIDTH:
+    if mark[-1] in _UNSPACED:
         return True
     if not rest[0].isspace():
         return False
@@ -90,7 +101,7 @@ def _ends(text: str, start: int, match: re.Match[str], final: bool) -> bool | No
 
 def _period_ends(before: str, following: str, final: bool) -> bool | None:
     """Whether a `.` ends the sentence that reads `before` up to it, when white space and then `following` come after it."""
-    words = before.split()
+    words = before.rsplit(maxsplit=1)
     word = words[-1].lstrip(_OPENERS) if words else ""
     lower = word.lower()
     is_list_marker = len(words) == 1 and (word.isdecimal() or (len(word) == 1 and word.isalpha()))

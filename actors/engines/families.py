@@ -200,9 +200,14 @@ class _Texts:
 
     def encode(self, texts: Sequence[str], num_features: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, both [rows, tokens]."""
-        whole = [text.replace(self._placeholder, self._placeholder * count, 1) for text, count in zip(texts, num_features, strict=True)]
+        whole = [self._expanded(text, count) for text, count in zip(texts, num_features, strict=True)]
         encoded = self._tokenizer(whole, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         return encoded["input_ids"].to(self._model.device), encoded["attention_mask"].to(self._model.device)
+
+    def _expanded(self, text: str, num_features: int) -> str:
+        """A placeholder for each feature: where the text has one, else before it (InstructBLIP's processor puts them there)."""
+        features = self._placeholder * num_features
+        return text.replace(self._placeholder, features, 1) if self._placeholder in text else features + text
 
     def placed(self, tensors: Any) -> dict[str, torch.Tensor]:
         """On the model's device, and in its precision where they are floating point."""

@@ -59,6 +59,10 @@ class TransformersEngine:
             raise ValueError(f"cannot load {model} as an image-text-to-text model: {error}") from error
         self._model = loaded.to(self._device).eval()
         self._tokenizer = self._processor.tokenizer
+        if self._processor.chat_template is None:  # some classes of processors take none of their own
+            self._processor.chat_template = self._tokenizer.chat_template
+        if self._processor.chat_template is None:
+            raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
         self._family = family_of(self._model, self._processor)
         end_ids = _end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         # Neither is text: an image placeholder would break the next prompt, and padding marks where a row has ended.

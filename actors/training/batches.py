@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ IGNORED = -100
 """Label of a token without a loss."""
 
 _PAD_MULTIPLE = 8
+_QUESTION_PAD_ID = 0  # masked, so that any id of the Q-Former's vocabulary does; the language model's may lie outside of it
 _CACHED_TEXTS = 200_000
 _PROBE_SIZES = ((64, 64), (97, 151))
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -34,6 +35,8 @@ class EncodedText:
 
     ids: np.ndarray
     labels: np.ndarray
+    question: np.ndarray | None = None
+    """What a Q-Former reads beside the image, [its own tokens] int32: the user's words, never an answer. `None` without a Q-Former."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Batch:
     """One micro-batch."""
 
     inputs: Mapping[str, torch.Tensor]
-    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], and what the image processor makes."""
+    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], what the image processor makes, and for a Q-Former
+    `qformer_input_ids` and `qformer_attention_mask` [rows, question tokens]."""
     labels: torch.Tensor
     """[rows, tokens]"""
     num_target_tokens: int
@@ -54,7 +58,8 @@ class ConversationEncoder:
     """A training sample as token ids, with a loss on the assistant's words and their end token only.
 
     The processor itself expands the image placeholder. Where the number of image tokens does not depend on the image's size,
-    as `_PROBE_SIZES` tell, the encoding of a text is made once, whatever the image.
+    as `_PROBE_SIZES` tell, the encoding of a text is made once, whatever the image. A processor with a Q-Former tokenizer gets
+    the questions apart: called as a whole it would show the Q-Former the answers that the model is to learn.
     """
 
     def __init__(self, processor: Any, max_tokens: int) -> None:
@@ -72,6 +77,8 @@ class ConversationEncoder:
         self._has_generation_tag = _GENERATION_TAG.search(template) is not None
         self._end_id = processor.tokenizer.eos_token_id
         self._placeholder = str(getattr(processor, "image_token", "") or "")
+        self._image_id = processor.tokenizer.convert_tokens_to_ids(self._placeholder) if self._placeholder else None
+        self._question_tokenizer = getattr(processor, "qformer_tokenizer", None)
         self._texts: dict[tuple[object, ...], EncodedText] = {}
         probe = (("?", "!"),)
         small, large = (self._tokens(probe, size) for size in _PROBE_SIZES)
@@ -103,7 +110,7 @@ class ConversationEncoder:
         whole = self._tokens(turns, size)
         if not (whole.labels[: self._max_tokens] != IGNORED).any():
             raise BadSampleError(f"no word of an answer is among the first {self._max_tokens} tokens")
-        return EncodedText(whole.ids[: self._max_tokens], whole.labels[: self._max_tokens])
+        return replace(whole, ids=whole.ids[: self._max_tokens], labels=whole.labels[: self._max_tokens])
 
     def _tokens(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
         messages = _messages(turns, Image.new("RGB", size))
@@ -114,7 +121,16 @@ class ConversationEncoder:
         else:
             ids = self._ids(messages)
             mask = self._mask_by_prefixes(messages, ids)
-        return EncodedText(ids, np.where(mask, ids, IGNORED).astype(np.int32))
+        # a processor that puts image tokens before the text counts their characters as if they were the text's
+        mask &= ids != self._image_id
+        return EncodedText(ids, np.where(mask, ids, IGNORED).astype(np.int32), self._question(turns))
+
+    def _question(self, turns: tuple[tuple[str, str], ...]) -> np.ndarray | None:
+        if self._question_tokenizer is None:
+            return None
+        text = " ".join(user for user, _ in turns)
+        limit = min(self._max_tokens, self._question_tokenizer.model_max_length)
+        return np.asarray(self._question_tokenizer(text, truncation=True, max_length=limit)["input_ids"], dtype=np.int32)
 
     def _with_end_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Many templates close the `generation` block before the end token; the model must learn to write that as well."""
@@ -167,7 +183,7 @@ class BatchBuilder:
         except (BadImageError, BadSampleError):
             blank = self._reader.blank()
             text = self._encoder.encode((("?", "!"),), blank.size)
-            return EncodedText(text.ids, np.full_like(text.labels, IGNORED)), blank, True
+            return replace(text, labels=np.full_like(text.labels, IGNORED)), blank, True
 
     def _augmented(self, image: ImageInputs, step: int, position: int) -> Mapping[str, torch.Tensor]:
         if not self._augmentation.is_on:
@@ -176,17 +192,28 @@ class BatchBuilder:
 
 
 def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """`input_ids` and `attention_mask`, and the labels, each [rows, tokens] padded on the right to a multiple of 8."""
-    longest = max(len(text.ids) for text in texts)
-    shape = (len(texts), -(-longest // _PAD_MULTIPLE) * _PAD_MULTIPLE)
-    ids = np.full(shape, pad_id, dtype=np.int64)
-    mask = np.zeros(shape, dtype=np.int64)
-    labels = np.full(shape, IGNORED, dtype=np.int64)
-    for row, text in enumerate(texts):
-        ids[row, : len(text.ids)] = text.ids
-        mask[row, : len(text.ids)] = 1
-        labels[row, : len(text.ids)] = text.labels
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}, torch.from_numpy(labels)
+    """`input_ids` and `attention_mask`, and the labels, each [rows, tokens] padded on the right to a multiple of 8.
+
+    Questions for a Q-Former become `qformer_input_ids` and `qformer_attention_mask`, padded in the same way.
+    """
+    inputs = {
+        "input_ids": _padded([text.ids for text in texts], pad_id),
+        "attention_mask": _padded([np.ones_like(text.ids) for text in texts], 0),
+    }
+    questions = [text.question for text in texts if text.question is not None]
+    if questions:
+        inputs["qformer_input_ids"] = _padded(questions, _QUESTION_PAD_ID)
+        inputs["qformer_attention_mask"] = _padded([np.ones_like(question) for question in questions], 0)
+    return inputs, _padded([text.labels for text in texts], IGNORED)
+
+
+def _padded(rows: Sequence[np.ndarray], fill: int) -> torch.Tensor:
+    """Rows of different lengths as one tensor [rows, tokens], int64."""
+    longest = max(len(row) for row in rows)
+    padded = np.full((len(rows), -(-longest // _PAD_MULTIPLE) * _PAD_MULTIPLE), fill, dtype=np.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return torch.from_numpy(padded)
 
 
 def _joined(images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

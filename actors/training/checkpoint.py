@@ -18,7 +18,8 @@ from actors.training.job import TrainingJob, TrainingResult
 RESULT_FILE = "training_result.json"
 """Written into the checkpoint's folder: the result and the fingerprint of the job it came from."""
 
-_PROJECTOR_MARKS = ("projector", "projection", "connector", "merger", "qformer", "query_tokens", "aligner")
+_QFORMER_MARKS = ("qformer", "query_tokens")
+_PROJECTOR_MARKS = ("projector", "projection", "connector", "merger", "aligner")
 _VISION_MARKS = ("vision", "visual", "image_encoder")
 
 
@@ -40,7 +41,7 @@ def load_model(folder: Path) -> Any:
 
 
 def load_processor(folder: Path) -> Any:
-    """The model's processor.
+    """The model's processor, with the tokenizer's chat template where its class takes none of its own, as InstructBLIP's.
 
     Raises:
         ValueError: the folder holds no processor of images and text.
@@ -53,18 +54,19 @@ def load_processor(folder: Path) -> Any:
         raise ValueError(f"{folder} has no processor: {error}") from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise ValueError(f"the processor of {folder}, {type(processor).__name__}, does not take both images and text")
+    if processor.chat_template is None:
+        processor.chat_template = processor.tokenizer.chat_template
     return processor
 
 
 def group_of(parameter_name: str) -> str:
     """The group of `actors.training.job.PARAMETER_GROUPS` that a parameter belongs to, told by its name."""
     name = parameter_name.lower()
-    in_language_model = "language_model." in name
-    if not in_language_model and any(mark in name for mark in _PROJECTOR_MARKS):
-        return "projector"
-    if not in_language_model and any(mark in name for mark in _VISION_MARKS):
-        return "vision_tower"
-    return "language_model"
+    if "language_model." in name:
+        return "language_model"
+    owner = name.partition(".layers.")[0]  # inside a vision tower's layers there are projections too
+    marks = {"qformer": _QFORMER_MARKS, "projector": _PROJECTOR_MARKS, "vision_tower": _VISION_MARKS}
+    return next((group for group, parts in marks.items() if any(part in owner for part in parts)), "language_model")
 
 
 def write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult) -> TrainingResult:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from actors.images import ImageSource
+from actors.training.adapters import add_adapters, is_adapter, merged
 from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder
 from actors.training.checkpoint import finished_result, group_of, load_model, load_processor, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group
@@ -84,20 +85,26 @@ class Trainer:
         started = time.perf_counter()
         torch.manual_seed(self._job.seed)
         model = load_model(self._job.base_checkpoint)
-        builder = self._batch_builder(model)
+        if self._hyper.lora is not None:
+            add_adapters(model, self._hyper.lora)
+        builder = self._batch_builder()
         engine, optimizer = self._initialize(model)
         try:
-            log, average = self._train(engine, optimizer, builder)
-            state = _gathered_state(model, average, self._hyper.zero_stage, keep=self._rank == 0)
+            log = self._train(engine, optimizer, builder)
+            state = _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
         finally:
             engine.destroy()
             del engine, optimizer
             gc.collect()  # the engine and its hooks refer to one another; a rank outlives many of them
         if self._rank != 0:
             return None
+        if self._hyper.lora is not None:
+            state = merged(state, self._hyper.lora)
+        if self._hyper.interpolation < 1:
+            _interpolate(state, load_model(self._job.base_checkpoint).state_dict(), self._hyper.interpolation)
         return write_checkpoint(self._job, model, state, log.result(time.perf_counter() - started))
 
-    def _batch_builder(self, model: Any) -> BatchBuilder:
+    def _batch_builder(self) -> BatchBuilder:
         processor = load_processor(self._job.base_checkpoint)
         tokenizer = processor.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -116,13 +123,11 @@ class Trainer:
             engine.enable_backward_allreduce = False  # alone there is nothing to reduce, and the flat copies would cost
         return engine, optimizer
 
-    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> tuple[_LossLog, _WeightAverage | None]:
+    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> _LossLog:
         hyper, samples = self._hyper, self._job.samples
         lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in samples]
         order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
         log = _LossLog(hyper.num_steps, self._world_size)
-        averaged_from = hyper.num_steps - math.ceil(hyper.averaged_share * hyper.num_steps)
-        average = _WeightAverage(engine.module) if averaged_from < hyper.num_steps else None
         for step, indices in enumerate(order):
             batches = [
                 builder.build([(position, samples[indices[position]]) for position in positions], step)
@@ -132,11 +137,9 @@ class Trainer:
                 group["lr"] = group["peak_lr"] * learning_rate_factor(step, hyper)
             loss, num_tokens = self._step(engine, batches)
             log.add(loss, num_tokens, sum(batch.num_skipped for batch in batches))
-            if average is not None and step >= averaged_from:
-                average.update(engine.module)
             if self._on_progress is not None:
                 self._on_progress(log.progress())
-        return log, average
+        return log
 
     def _micro_batches(self, indices: list[int]) -> list[range]:
         share = rank_share(indices, self._rank, self._world_size)
@@ -222,26 +225,6 @@ class _LossLog:
         self._pending.clear()
 
 
-class _WeightAverage:
-    """The running mean of the trained weights in float32."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._count = 0
-        self._mean = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters() if p.requires_grad}
-
-    @torch.no_grad()
-    def update(self, model: torch.nn.Module) -> None:
-        self._count += 1
-        for name, parameter in model.named_parameters():
-            if name in self._mean:
-                self._mean[name].lerp_(parameter.float(), 1.0 / self._count)
-
-    def replace(self, state: dict[str, torch.Tensor]) -> None:
-        """Write the means over a state's weights."""
-        for name, mean in self._mean.items():
-            state[name].copy_(mean)
-
-
 def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:
     """Cross-entropy in float32, summed over the batch's target tokens; logits are only kept where there is a target."""
     dtype = next(engine.module.parameters()).dtype
@@ -257,15 +240,18 @@ def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:
 
 def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]]:
     """Freeze what is frozen; the rest by learning rate and weight decay. `peak_lr` is what the schedule scales."""
+    present: set[str] = set()
     found: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         group = group_of(name)
-        parameter.requires_grad_(group not in hyper.frozen)
+        present.add(group)
+        parameter.requires_grad_(group not in hyper.frozen or is_adapter(name))
         if parameter.requires_grad:
             found.setdefault((group, parameter.ndim > 1), []).append(parameter)
-    missing = sorted(set(hyper.learning_rate_groups) - {group for group, _ in found})
-    if missing or not found:
-        raise ValueError(f"the model has no trainable parameters of {missing or 'any group'}")
+    absent = sorted({*hyper.frozen, *hyper.learning_rate_groups} - present)
+    if absent or not found:
+        said = f"no parameters of {absent}" if absent else "nothing to train"
+        raise ValueError(f"the model has {said}: it has {sorted(present)}, of which {sorted(hyper.frozen)} are frozen")
     rates = {group: hyper.learning_rate_groups.get(group, hyper.learning_rate) for group, _ in found}
     return [
         {"params": parameters, "lr": rates[group], "peak_lr": rates[group], "weight_decay": hyper.weight_decay if is_matrix else 0.0}
@@ -289,7 +275,7 @@ def _deepspeed_config(model: Any, hyper: Hyperparameters, micro_batch_size: int)
     }
 
 
-def _gathered_state(model: Any, average: _WeightAverage | None, zero_stage: int, *, keep: bool) -> dict[str, torch.Tensor]:
+def _gathered_state(model: Any, zero_stage: int, *, keep: bool) -> dict[str, torch.Tensor]:
     """The whole state dict on the CPU where `keep`; every rank must call this, since stage 3 gathers parameter by parameter."""
     from deepspeed.runtime.zero import GatheredParameters
 
@@ -301,9 +287,15 @@ def _gathered_state(model: Any, average: _WeightAverage | None, zero_stage: int,
                 if id(tensor) not in copies:
                     copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
                 state[name] = copies[id(tensor)]
-    if average is not None and keep:
-        average.replace(state)
     return state
+
+
+@torch.no_grad()
+def _interpolate(state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], share: float) -> None:
+    """Move trained weights back to a `share` of their way from the base; integers and what was not trained stay as they are."""
+    for name, tensor in {id(tensor): (name, tensor) for name, tensor in state.items()}.values():  # a tied weight once
+        if tensor.is_floating_point() and not torch.equal(tensor, base[name].to(tensor.dtype)):
+            tensor.copy_(torch.lerp(base[name].double(), tensor.double(), share))
 
 
 def _sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:

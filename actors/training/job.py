@@ -11,11 +11,38 @@ from typing import Literal
 
 from policies.records import TrainingSample
 
-PARAMETER_GROUPS = ("vision_tower", "projector", "language_model")
+PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
+"""What can be frozen or have a learning rate of its own; `qformer` is a Q-Former with its query tokens, where the model has one.
+VIGC trains `qformer` and `projector` alone."""
 
 
 class TrainerError(RuntimeError):
     """Training did not finish: a rank died, a wait ran out, or the loss is no longer a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters on matrices of the frozen language model (arXiv 2106.09685), merged into them in the checkpoint.
+
+    The defaults are those of VIGC's LoRA variant.
+
+    Raises:
+        ValueError: a value is out of range, or there are no targets.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    """An adapter's product is scaled by alpha / rank."""
+    dropout: float = 0.1
+    """Share of an adapter's inputs that is dropped while training."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Names of the linear layers that get an adapter, in every layer of the language model."""
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1, f"lora rank must be at least 1, not {self.rank}; for training without adapters give no lora")
+        _require(self.alpha > 0, f"lora alpha must be positive, not {self.alpha}")
+        _require(0 <= self.dropout < 1, f"lora dropout must be at least 0 and below 1, not {self.dropout}")
+        _require(len(self.targets) > 0, "lora needs at least one target, such as q_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +62,8 @@ class Hyperparameters:
     """Another peak for a group of `PARAMETER_GROUPS`."""
     frozen: tuple[str, ...] = ()
     """Groups of `PARAMETER_GROUPS` that stay as they are, bit for bit when the precision is the checkpoint's."""
+    lora: Lora | None = None
+    """Adapters on the language model, which must be frozen then; they take `learning_rate`."""
     weight_decay: float = 0.01
     """On matrices only: norms, biases and other vectors are exempt."""
     warmup_share: float = 0.03
@@ -56,32 +85,37 @@ class Hyperparameters:
     """Conversations are cut after so many tokens, the image's included."""
     length_grouping: bool = True
     """Batch conversations of like length together; which ones meet in a batch then is less random, and padding is rarer."""
-    averaged_share: float = 0.0
-    """The checkpoint holds the mean of the weights after each of the last steps, this share of all; 0 = the last weights."""
+    interpolation: float = 1.0
+    """Share of the way from the base weights to the trained ones that the checkpoint goes; 1 = the trained weights. Half way keeps
+    most of what short training learns and loses less of what the base could (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_steps", "gradient_accumulation", "max_tokens"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("weight_decay", "max_grad_norm", "pixel_noise", "brightness", "color_jitter"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("warmup_share", "min_learning_rate_ratio", "averaged_share"):
+        for name in ("warmup_share", "min_learning_rate_ratio"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        _require(0 < self.interpolation <= 1, f"interpolation must be above 0 and at most 1, not {self.interpolation}")
         for name, rate in {"learning_rate": self.learning_rate, **self.learning_rate_groups}.items():
             _require(rate > 0, f"the learning rate of {name} must be positive, not {rate}; to freeze a group name it in `frozen`")
         unknown = sorted({*self.frozen, *self.learning_rate_groups} - set(PARAMETER_GROUPS))
         _require(not unknown, f"unknown parameter groups {unknown}; expected some of {PARAMETER_GROUPS}")
         both = sorted(set(self.frozen) & set(self.learning_rate_groups))
         _require(not both, f"{both} are frozen and have a learning rate; give one of the two")
-        _require(set(self.frozen) != set(PARAMETER_GROUPS), "all parameter groups are frozen: there is nothing to train")
+        _require(
+            set(self.frozen) != set(PARAMETER_GROUPS) or self.lora is not None,
+            "all parameter groups are frozen and there is no lora: there is nothing to train",
+        )
+        _require(
+            self.lora is None or "language_model" in self.frozen,
+            "lora trains adapters in place of the language model: name language_model in `frozen`, or give no lora",
+        )
         _require(self.precision in ("fp32", "bf16"), f"precision must be fp32 or bf16, not {self.precision!r}")
         _require(self.zero_stage in (0, 1, 2, 3), f"zero_stage must be 0, 1, 2 or 3, not {self.zero_stage}")
         _require(
             self.precision == "fp32" or self.zero_stage > 0,
             "bf16 needs zero_stage 1, 2 or 3: the float32 master weights live in the ZeRO optimizer",
-        )
-        _require(
-            not (self.averaged_share and self.zero_stage == 3),
-            "averaged_share needs zero_stage 0, 1 or 2: at stage 3 no rank holds the weights to average",
         )
 
     def micro_batch_size(self, world_size: int) -> int:

@@ -107,7 +107,11 @@ def served(checkpoint: Path) -> TransformersEngine:
 def _stage_zero(folder: Path, seed: int, console: Console) -> None:
     torch.manual_seed(seed)
     model, processor = build_model(), build_processor()
-    right = pretrain_vision(model.model.vision_tower, processor.image_processor, LABELLED, num_steps=_VISION_STEPS, seed=seed)
+    tower = model.model.vision_tower
+    right = pretrain_vision(
+        tower.parameters(), lambda pixels: tower(pixels).last_hidden_state[:, 1:], processor.image_processor, LABELLED,
+        num_steps=_VISION_STEPS, seed=seed,
+    )  # fmt: skip
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     console.print(f"stage vision: {_VISION_STEPS} steps, {right:.1%} of the occupied patches right")

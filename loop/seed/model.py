@@ -30,21 +30,6 @@ CAPTION_PROMPT = "What can be seen?"
 
 _FURTHER_WORDS = "USER: ASSISTANT: Question: Answer: yes no Yes No none 0 1 2 3 4 5 6 7 8 9 10"
 _SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
-_CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}"
-    "USER:{% for item in message['content'] %}"
-    "{% if item['type'] == 'image' %} <image>{% else %} {{ item['text'] }}{% endif %}"
-    "{% endfor %}"
-    "{% else %}"
-    " ASSISTANT:{% for item in message['content'] %}"
-    "{% generation %} {{ item['text'] }}{{ eos_token }}{% endgeneration %}"
-    "{% endfor %}"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
-)
 
 
 def build_model() -> LlavaForConditionalGeneration:
@@ -70,6 +55,22 @@ def build_model() -> LlavaForConditionalGeneration:
 
 def build_processor() -> LlavaProcessor:
     """Word-level tokenizer over the world's language, CLIP image processor at the world's size, Vicuna-like chat template."""
+    return LlavaProcessor(
+        image_processor=build_image_processor(), tokenizer=build_tokenizer(extra_special_tokens={"image_token": "<image>"}),
+        patch_size=PATCH_SIZE, vision_feature_select_strategy="default",
+        chat_template=chat_template(" <image>"), image_token="<image>", num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def build_image_processor() -> CLIPImageProcessor:
+    """CLIP's, at the world's size: pixel values [images, 3, 48, 48]."""
+    return CLIPImageProcessor(
+        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_convert_rgb=True
+    )
+
+
+def build_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
+    """The word-level tokenizer, which adds no special tokens by itself; `options` go to transformers' class."""
     vocabulary = {word: index for index, word in enumerate(words())}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -79,17 +80,29 @@ def build_processor() -> LlavaProcessor:
         ]
     )
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="never", split=True)
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-        padding_side="left", model_max_length=512, extra_special_tokens={"image_token": "<image>"}, clean_up_tokenization_spaces=False,
+        padding_side="left", model_max_length=512, clean_up_tokenization_spaces=False, **options,
     )  # fmt: skip
-    images = CLIPImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_convert_rgb=True
+
+
+def chat_template(image: str) -> str:
+    """The Vicuna-like template; `image` is what it writes for an image, nothing where the processor puts the image first by itself."""
+    return (
+        "{{ bos_token }}"
+        "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}"
+        "USER:{% for item in message['content'] %}"
+        f"{{% if item['type'] == 'image' %}}{image}{{% else %}} {{{{ item['text'] }}}}{{% endif %}}"
+        "{% endfor %}"
+        "{% else %}"
+        " ASSISTANT:{% for item in message['content'] %}"
+        "{% generation %} {{ item['text'] }}{{ eos_token }}{% endgeneration %}"
+        "{% endfor %}"
+        "{% endif %}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
     )
-    return LlavaProcessor(
-        image_processor=images, tokenizer=fast, patch_size=PATCH_SIZE, vision_feature_select_strategy="default",
-        chat_template=_CHAT_TEMPLATE, image_token="<image>", num_additional_image_tokens=1,
-    )  # fmt: skip
 
 
 def save_untrained(folder: Path) -> None:

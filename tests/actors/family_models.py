@@ -19,6 +19,7 @@ from transformers import (
     Qwen2VLImageProcessor,
 )
 
+from loop.seed.instructblip import build_instructblip, build_instructblip_processor
 from loop.seed.model import build_processor
 
 _TEXT = {
@@ -76,4 +77,16 @@ def save_llava_next(folder: Path) -> Path:
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
+
+
+def save_instructblip(folder: Path) -> Path:
+    """An InstructBLIP whose untrained weights are large enough that what it writes depends on image and text."""
+    torch.manual_seed(0)
+    model: Any = build_instructblip()
+    with torch.no_grad():
+        for parameter in (model.query_tokens, *model.language_projection.parameters()):
+            parameter.normal_(std=0.5)
+    model.save_pretrained(folder)
+    build_instructblip_processor().save_pretrained(folder)
     return folder

@@ -18,7 +18,7 @@ from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
-from tests.actors.family_models import build_qwen, save_llava_next
+from tests.actors.family_models import build_qwen, save_instructblip, save_llava_next
 
 PROMPTS = (
     "How many objects are there?",
@@ -41,9 +41,11 @@ REQUESTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["llava", "llava_next"])
+@pytest.fixture(scope="module", params=["llava", "llava_next", "instructblip"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return SEED if request.param == "llava" else save_llava_next(tmp_path_factory.mktemp("llava_next"))
+    folder = tmp_path_factory.mktemp(request.param)
+    makers = {"llava": lambda _: SEED, "llava_next": save_llava_next, "instructblip": save_instructblip}
+    return makers[request.param](folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,7 @@ def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_toke
     """`generate` of the model's own class on the processor's own inputs, one request at a time."""
     model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
     processor: Any = AutoProcessor.from_pretrained(checkpoint)
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     pad = processor.tokenizer.pad_token_id
     written = []
     for request in requests:
@@ -73,6 +76,9 @@ def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_toke
             said = {"role": "assistant", "content": [{"type": "text", "text": request.answer_prefix}]}
             text = processor.apply_chat_template([user, said], continue_final_message=True)
         inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
+        if "qformer_input_ids" in inputs:  # a Q-Former reads what was said, without the template around it
+            spoken = processor.qformer_tokenizer(f"{request.prompt} {request.answer_prefix}".strip(), return_tensors="pt")
+            inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
         ban = LogitsProcessorList([_Ban([model.config.image_token_id, pad])])
         row = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=ban)[0]
         tokens = row[inputs["input_ids"].shape[1] :].tolist()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from actors.corrector import Corrector
 from actors.engines import EngineSpec
-from actors.engines.base import Attestation, Completion, Engine, EngineError, FinishReason, Request, Sampling, Score, WeightUpdate
+from actors.engines.base import Engine, EngineError, FinishReason, Request, Sampling, WeightUpdate
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.evaluator import Evaluator
@@ -36,38 +36,11 @@ from policies.filters import FilterChain, Length, Parsable
 from policies.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
 from policies.records import HeldOutQuestion, Reason, Record, from_table, to_table
 from tests.actors.biased_model import save_biased
+from tests.actors.scripted_engine import Reply, ScriptedEngine, image_id_of
 
 SOURCE = ShapesImages(seed=5, min_shift=0.0, max_shift=0.2, num_images=3)
 IDS = SOURCE.image_ids()
 PLAIN = SentenceBySentence(num_views=0, describe=False, measure_blank=False)
-Reply = str | tuple[str, FinishReason]
-
-
-@dataclass
-class ScriptedEngine:
-    """Implements `Engine`: writes what a function of the request says, a log-probability of -0.1 a word."""
-
-    reply: Callable[[Request], Reply]
-    weight_version: str = "v1"
-    asked: list[tuple[Request, Sampling]] = field(default_factory=list)
-    scored: list[tuple[Request, str, bool]] = field(default_factory=list)
-
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        self.asked += [(request, sampling) for request in requests]
-        return [self._completion(self.reply(request)) for request in requests]
-
-    def _completion(self, reply: Reply) -> Completion:
-        text, finish = (reply, FinishReason.STOP) if isinstance(reply, str) else reply
-        num = len(text.split()) + 1
-        return Completion(text, tuple(range(num - 1)), -0.1 * num, num, finish, self.weight_version)
-
-    def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
-        self.scored += [(request, text, blank_image) for request, text in zip(requests, continuations, strict=True)]
-        return [Score(-1.5 * len(text.split()), len(text.split()), self.weight_version) for text in continuations]
-
-    def swap(self, update: WeightUpdate) -> Attestation:
-        self.weight_version = update.version
-        return Attestation(update.version, update.digest, 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -166,7 +139,7 @@ def test_an_unreadable_image_is_set_aside_and_the_shard_goes_on() -> None:
         else:
             assert record.reasons == ()
             assert (record.answer, len(record.view_answers)) == ("The ring is red.", 1)
-    assert not any(request.image_key == IDS[1] for request, _ in engine.asked)
+    assert not any(image_id_of(request) == IDS[1] for request, _ in engine.asked)
     judged = FilterChain([Parsable()]).apply(records)
     assert [record.accepted for record in judged.records] == [record.image_id != IDS[1] for record in records]
     assert judged.counts[0].seen == 6  # what was set aside is not counted as seen by any filter
@@ -220,7 +193,7 @@ def test_the_corrected_answer_carries_its_sentences_scores_and_weight_version() 
     assert record.answer_num_tokens == 7
     assert (record.generator_weight_version, record.corrector_weight_version) == ("v1", "v2")
     ((request, sampling),) = engine.asked
-    assert (request.prompt, request.answer_prefix, request.image_key) == ("What color is the ring?", "", IDS[0])
+    assert (request.prompt, request.answer_prefix, image_id_of(request)) == ("What color is the ring?", "", IDS[0])
     assert (sampling.temperature, sampling.max_new_tokens, sampling.stop) == (0.0, 64, ())
 
 
@@ -279,10 +252,11 @@ def test_records_without_a_question_or_with_a_reason_pass_through_unasked() -> N
 
 def test_every_view_is_another_look_and_is_counted() -> None:
     engine = ScriptedEngine(writes(GOOD))
-    policy = SentenceBySentence(num_views=3, view_noise=0.1, describe=False, measure_blank=False)
+    policy = SentenceBySentence(num_views=3, view_noise=0.1, view_shift=0.0, describe=False, measure_blank=False)
     shard = shard_of(image_ids=IDS[:2], types=[QuestionType.DETAIL])
     records = corrected(engine, shard, policy)
     assert [record.view_answers for record in records] == [("The ring is red.",) * 3] * 2
+    assert [record.agreement for record in records] == [1.0, 1.0]
     views = [request for request, _ in engine.asked if request.image_key == ""]
     assert len(views) == 6
     assert len({request.image.tobytes() for request in views}) == 6
@@ -293,11 +267,11 @@ def test_every_view_is_another_look_and_is_counted() -> None:
 
 
 def test_a_description_is_asked_for_once_per_image() -> None:
-    engine = ScriptedEngine(lambda request: GOOD if request.prompt in CANONICAL_INSTRUCTIONS.values() else f"About {request.image_key}.")
+    engine = ScriptedEngine(lambda request: GOOD if request.prompt in CANONICAL_INSTRUCTIONS.values() else f"About {image_id_of(request)}.")
     policy = SentenceBySentence(num_views=0, describe_prompt="Say what you see.", measure_blank=False)
     records = corrected(engine, shard_of(), policy)
     assert [record.view_description for record in records] == [f"About {record.image_id}." for record in records]
-    assert [request.image_key for request, _ in engine.asked if request.prompt == "Say what you see."] == IDS
+    assert [image_id_of(request) for request, _ in engine.asked if request.prompt == "Say what you see."] == IDS
 
 
 def test_the_answer_is_scored_on_a_blank_image() -> None:
@@ -340,7 +314,7 @@ def result_of(shard: Shard, policy: Any = PLAIN) -> ShardResult:
     def reply(request: Request) -> Reply:
         if request.prompt in CANONICAL_INSTRUCTIONS.values():
             return "Question: Describe the image in detail. Answer: There is nothing."
-        return "" if request.answer_prefix else description(scene_of(request.image_key))
+        return "" if request.answer_prefix else description(scene_of(image_id_of(request)))
 
     return ShardResult(to_table(corrected(ScriptedEngine(reply), shard, policy)), {"generate": 1.0, "correct": 2.0})
 
@@ -516,8 +490,13 @@ def test_a_worker_takes_a_shard_through_generation_and_correction(reciting: Path
 
 def test_records_survive_the_way_through_a_table(reciting: Path) -> None:
     shard = shard_of()
-    records = corrected(TransformersEngine(reciting), shard, SentenceBySentence(), question_records(shard))
+    policy = SentenceBySentence(check_premises=True, premise_refutations=("never",))
+    records = corrected(TransformersEngine(reciting), shard, policy, question_records(shard))
     assert from_table(to_table(records)) == records
+    assert records[0].refuted_premises == ()
+    assert [text.startswith("Is there a ring? There is a red ring.") for text in records[0].premise_answers] == [True, False]
+    unanswered = [replace(record, refuted_premises=None) for record in records]
+    assert from_table(to_table(unanswered)) == unanswered
     assert all(
         getattr(records[0], one.name) is not None
         for one in dataclasses.fields(Record)

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.training.checkpoint import group_of
 from actors.training.core import learning_rate_factor, run_local
-from actors.training.job import Hyperparameters, TrainerError
+from actors.training.job import PARAMETER_GROUPS, Hyperparameters, TrainerError
 from tests.actors.training_helpers import Shapes, job_of, save_base
 
 
@@ -74,20 +74,21 @@ def test_zero_stages_and_accumulation_train_alike(base: Path, tmp_path: Path, hy
 
 
 def test_bf16_writes_a_bf16_checkpoint(base: Path, tmp_path: Path) -> None:
-    job = job_of(base, tmp_path / "out", precision="bf16", zero_stage=1, averaged_share=0.5)
+    job = job_of(base, tmp_path / "out", precision="bf16", zero_stage=1, interpolation=0.5)
     result = run_local(job, Shapes())
     assert result.final_loss < result.losses[0][1]
     assert {tensor.dtype for tensor in read_checkpoint(job.output).values()} == {torch.bfloat16}
 
 
-def test_averaged_checkpoint_is_the_mean_of_the_last_steps(base: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"warmup_share": 0.0, "min_learning_rate_ratio": 1.0, "length_grouping": False}
-    runs = {steps: job_of(base, tmp_path / str(steps), num_steps=steps, **settings) for steps in (3, 4)}
-    averaged = job_of(base, tmp_path / "averaged", num_steps=4, averaged_share=0.5, **settings)
-    for job in (*runs.values(), averaged):
-        run_local(job, Shapes())
-    third, fourth, mean = (read_checkpoint(job.output) for job in (runs[3], runs[4], averaged))
-    assert all(torch.allclose(mean[name], (third[name] + fourth[name]) / 2, atol=1e-6) for name in mean)
+def test_interpolated_checkpoint_lies_between_the_base_and_the_trained_weights(base: Path, tmp_path: Path) -> None:
+    part = job_of(base, tmp_path / "part", interpolation=0.25, frozen=("vision_tower",))
+    run_local(job_of(base, tmp_path / "frozen", frozen=("vision_tower",)), Shapes())
+    run_local(part, Shapes())
+    started, trained, between = (read_checkpoint(folder) for folder in (base, tmp_path / "frozen", part.output))
+    assert any(not torch.equal(started[name], trained[name]) for name in started)
+    assert all(torch.allclose(between[name], 0.75 * started[name] + 0.25 * trained[name], atol=1e-6) for name in started)
+    assert all(torch.equal(between[name], started[name]) for name in started if "vision_tower" in name)
+    assert part.fingerprint() != job_of(base, part.output, frozen=("vision_tower",)).fingerprint()
 
 
 def test_bad_images_are_counted_and_stop_nothing(base: Path, tmp_path: Path) -> None:
@@ -120,10 +121,10 @@ def test_loss_that_is_no_number_is_a_named_error(base: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"frozen": ("vision_tower", "projector", "language_model")}, "nothing to train"),
+        ({"frozen": PARAMETER_GROUPS}, "nothing to train"),
         ({"frozen": ("head",)}, "unknown parameter groups"),
         ({"precision": "bf16"}, "bf16 needs zero_stage"),
-        ({"averaged_share": 0.5, "zero_stage": 3}, "averaged_share needs zero_stage"),
+        ({"interpolation": 0.0}, "interpolation must be above 0"),
         ({"frozen": ("projector",), "learning_rate_groups": {"projector": 1.0}}, "frozen and have a learning rate"),
     ],
 )

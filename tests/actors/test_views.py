@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from actors.shards import ShardImages
 from actors.views import VIEWS, flat_background, perturbed, raw
@@ -51,3 +52,13 @@ def test_a_perturbed_look_is_as_noisy_as_asked_and_the_same_for_a_seed(noise: fl
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
     assert abs((one - np.asarray(image, dtype=float)).std() / 255 - noise) < 0.25 * noise
+
+
+def test_a_shifted_look_moves_the_picture_by_a_share_of_its_side_and_leaves_no_gap() -> None:
+    image = Image.new("RGB", (100, 100), (200, 200, 200))
+    image.paste((0, 0, 0), (40, 40, 60, 60))
+    for seed in range(5):
+        moved = perturbed(image, 0.0, seed, shift=0.05)
+        dark = np.argwhere(np.asarray(moved)[..., 0] < 100).mean(axis=0)
+        assert 4.0 < float(np.hypot(*(dark - 49.5))) < 6.0
+        assert (np.asarray(moved)[[0, -1]] == 200).all()

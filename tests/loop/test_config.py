@@ -144,7 +144,7 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
         ({"training": {"precision": "bf16"}}, "training: bf16 needs zero_stage 1, 2 or 3"),
         ({"training": {"frozen": ["eyes"]}}, "training: unknown parameter groups ['eyes']"),
         ({"training": {"frozen": ["projector"], "learning_rate_groups": {"projector": 0.1}}}, "training: ['projector'] are frozen"),
-        ({"training": {"averaged_share": 0.5, "zero_stage": 3}}, "training: averaged_share needs zero_stage 0, 1 or 2"),
+        ({"training": {"interpolation": 0}}, "training.interpolation: Input should be greater than 0 (given: '0')"),
         ({"mixing": 7}, "mixing: a policy is expected, as NAME or {NAME: {OPTION: VALUE}} (given: '7')"),
         ({"mixing": None}, "mixing: a policy is expected, as NAME or {NAME: {OPTION: VALUE}} (given: 'None')"),
         ({"mixing": {}}, "mixing: one policy is expected, as NAME or {NAME: {OPTION: VALUE}}, but the keys are []"),

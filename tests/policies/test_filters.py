@@ -88,6 +88,46 @@ def test_length_is_counted_in_words(changes: dict, options: dict, reason: Reason
     assert verdict("length", make_record(**changes), **options) is reason
 
 
+def test_a_refuted_premise_is_rejected_before_its_missing_answer_is() -> None:
+    refuted = make_record(refuted_premises=("red ring",), answer="", sentences=())
+    assert verdict("premise", refuted) is Reason.FALSE_PREMISE
+    result = FilterChain([FILTER_POLICIES.build("premise"), FILTER_POLICIES.build("length")]).apply([make_record(), refuted])
+    assert [record.reasons for record in result.records] == [(), (Reason.FALSE_PREMISE,)]
+    assert result.counts == [StageCount("premise", 2, 1), StageCount("length", 1, 1)]
+    assert verdict("premise", make_record(question="", refuted_premises=None)) is Reason.EMPTY
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "reason"),
+    [
+        ({"sentence_gains": (-0.5, 0.4)}, {}, Reason.UNGROUNDED),
+        ({"sentence_gains": (-0.5, 0.6)}, {}, None),
+        ({"sentence_gains": (1.0, 1.2)}, {"min_mean_gain": 1.2}, Reason.UNGROUNDED),
+        ({"num_dropped_sentences": 1}, {}, Reason.UNGROUNDED),
+        ({"num_dropped_sentences": 1}, {"max_dropped_sentences": 1}, None),
+        ({"question_type": "okvqa", "sentence_gains": ()}, {}, None),
+        ({"answer": ""}, {}, Reason.EMPTY),
+    ],
+)
+def test_grounding_wants_whole_answers_that_the_image_supports(changes: dict, options: dict, reason: Reason | None) -> None:
+    assert verdict("grounding", make_record(**changes), **options) is reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "reason"),
+    [
+        ({"short_answer_weights": (49.0, 2.0)}, {}, Reason.LOW_CONFIDENCE),
+        ({"short_answer_weights": (51.0, 2.0)}, {}, None),
+        ({"short_answer_weights": (51.0,)}, {"min_weight": 60}, Reason.LOW_CONFIDENCE),
+        ({"question_type": "detail"}, {}, None),
+        ({"answer": ""}, {}, Reason.EMPTY),
+    ],
+)
+def test_the_heaviest_short_answer_has_a_least_weight(changes: dict, options: dict, reason: Reason | None) -> None:
+    record = make_record(**{"question_type": "okvqa", "short_answers": ("red", "blue"), **changes})
+    assert verdict("short_answer", record, **options) is reason
+
+
 def test_the_first_of_equal_questions_about_an_image_is_kept() -> None:
     same = [
         make_record(0, image_id="a"),
@@ -173,6 +213,9 @@ def test_a_question_needs_a_basis(changes: dict, options: dict, reason: Reason |
         ("image_dependence", {"blank_logprob": None}, "measure_blank"),
         ("agreement", {"view_answers": ()}, "num_views"),
         ("confidence", {"answer_logprob": None}, "none"),
+        ("premise", {"refuted_premises": None}, "check_premises"),
+        ("grounding", {"sentence_gains": ()}, "grounded"),
+        ("short_answer", {"question_type": "okvqa"}, "none"),
     ],
 )
 def test_a_missing_measurement_names_its_setting(name: str, changes: dict, setting: str) -> None:
@@ -182,8 +225,8 @@ def test_a_missing_measurement_names_its_setting(name: str, changes: dict, setti
 
 def test_filters_are_held_against_the_correction_settings() -> None:
     filters = [FILTER_POLICIES.build(name) for name in FILTER_POLICIES.names()]
-    check_measurements(filters, CORRECTION_POLICIES.build("sentence_by_sentence"))
-    with pytest.raises(MissingMeasurementError, match=r"num_views.*describe.*measure_blank"):
+    check_measurements(filters, CORRECTION_POLICIES.build("grounded", {"check_premises": True}))
+    with pytest.raises(MissingMeasurementError, match=r"num_views.*describe.*grounded.*measure_blank.*check_premises"):
         check_measurements(filters, CORRECTION_POLICIES.build("none"))
     bare = CORRECTION_POLICIES.build("sentence_by_sentence", {"num_views": 0, "describe": False, "measure_blank": False})
     modest = [FILTER_POLICIES.build("agreement", {"min_view_share": 0.0}), FILTER_POLICIES.build("confidence"), NoRings()]
@@ -200,6 +243,9 @@ def test_filters_are_held_against_the_correction_settings() -> None:
         ("agreement", {"min_view_share": 0, "require_original": False}, "nothing would be compared"),
         ("confidence", {"min_mean_logprob": 0.5}, "expected 0.0 or less"),
         ("image_dependence", {"min_gain": float("nan")}, "finite"),
+        ("grounding", {"min_mean_gain": float("inf")}, "finite"),
+        ("grounding", {"max_dropped_sentences": -1}, "expected 0 or more"),
+        ("short_answer", {"min_weight": 101}, "expected 100.0 or less"),
         ("basis", {"denials": ["("]}, "no regular expression"),
         ("basis", {"exempt": "^Is"}, "expected a list of texts"),
         ("agreement", {"min_views": 1}, "min_views"),

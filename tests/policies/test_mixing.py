@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -72,9 +73,52 @@ def test_wanted_seed_data_must_be_there() -> None:
         MIXING_POLICIES.build("replay").mix([], [OLD], 10, seed=1)
 
 
+def test_types_are_drawn_by_the_square_root_of_their_size() -> None:
+    sizes = {"conversation": 900, "complex": 400, "detail": 100}
+    seed_samples = [TrainingSample(f"{kind}-{i}", (("q", "a"),), question_type=kind) for kind, size in sizes.items() for i in range(size)]
+    records = [replace(OLD[0], record_id=f"{kind}-{i}", question_type=kind) for kind, size in sizes.items() for i in range(size)]
+    samples = MIXING_POLICIES.build("replay", {"balance": "sqrt", "vig_share": 0.5}).mix(seed_samples, [records], 240, seed=1)
+    for is_seed in (True, False):  # roots 30, 20 and 10: shares 1/2, 1/3 and 1/6
+        drawn = Counter(sample.question_type for sample in samples if (sample.origin == "seed") is is_seed)
+        assert drawn == {"conversation": 60, "complex": 40, "detail": 20}
+    vig = [sample for sample in samples if sample.turns[0][0] == OLD[0].instruction]
+    assert len(vig) == 60
+    assert {sample.question_type for sample in vig} == set(sizes)
+    assert len({sample.image_id for sample in samples if sample.origin == "seed"}) == 120
+
+
+def test_balance_fills_the_set_whatever_the_sizes() -> None:
+    policy = MIXING_POLICIES.build("replay", {"balance": "sqrt", "seed_share": 1.0})
+    for sizes in ((1, 1, 1), (5, 2), (7, 3, 2)):
+        types = [str(kind) for kind, size in enumerate(sizes) for _ in range(size)]
+        seed_samples = [TrainingSample(f"image-{index}", (("q", "a"),), question_type=kind) for index, kind in enumerate(types)]
+        for num in (0, 1, 10, 31):
+            drawn = Counter(sample.question_type for sample in policy.mix(seed_samples, [], num, seed=1))
+            exact = [num * size**0.5 / sum(other**0.5 for other in sizes) for size in sizes]
+            assert sum(drawn.values()) == num
+            assert all(abs(drawn[str(kind)] - share) < 1 for kind, share in enumerate(exact))
+
+
 @pytest.mark.parametrize(
-    "options", [{"seed_share": 1.2}, {"vig_share": -0.1}, {"newest_share": 2}, {"newest_share": 0.5, "accumulate": False}]
+    "options",
+    [
+        {"seed_share": 1.2},
+        {"vig_share": -0.1},
+        {"newest_share": 2},
+        {"newest_share": 0.5, "accumulate": False},
+        {"balance": "cube"},
+    ],
 )
 def test_bad_options_are_refused(options: dict) -> None:
     with pytest.raises(UnknownPolicyError):
         MIXING_POLICIES.build("replay", options)
+
+
+def test_a_knowledge_question_is_asked_briefly_and_answered_by_weight() -> None:
+    record = replace(make_record(0), question_type="okvqa", question="What drink is it?", answer="tea")
+    record = replace(record, short_answers=("tea", "soup"), short_answer_weights=(60.0, 20.0))
+    samples = MIXING_POLICIES.build("replay", {"seed_share": 0.0, "vig_share": 0.0}).mix([], [[record]], 400, 0)
+    assert {sample.turns[0][0] for sample in samples} == {"Question: What drink is it? Short answer:"}
+    answers = Counter(sample.turns[0][1] for sample in samples)
+    assert set(answers) == {"tea", "soup"}
+    assert 260 < answers["tea"] < 340

@@ -63,5 +63,9 @@ def test_vision_pretraining_teaches_the_tower() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, processor = build_model(), build_processor()
-    right = pretrain_vision(model.model.vision_tower, processor.image_processor, ShapesImages(1, 0.0, 0.1, 256), num_steps=250, seed=0)
+    tower = model.model.vision_tower
+    right = pretrain_vision(
+        tower.parameters(), lambda pixels: tower(pixels).last_hidden_state[:, 1:], processor.image_processor,
+        ShapesImages(1, 0.0, 0.1, 256), num_steps=250, seed=0,
+    )  # fmt: skip
     assert right > 0.3  # of 6 shapes x 8 colors x 2 sizes: chance is 1 %

@@ -1,0 +1,46 @@
+"""Short answers: what a question of the knowledge types is answered with, several times, each answer weighed by its probability."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from actors.asking import Asker, look_seed
+from actors.engines.base import Completion, Sampling
+from policies.correction import Answering
+from policies.knowledge import ShortAnswer, ranked
+from policies.records import Record
+
+_SHORT_ANSWER_TOKENS = 16
+"""Bound on an answer of a few words."""
+
+
+def answer_shortly(asker: Asker, policy: Answering, shard_seed: int, records: list[Record]) -> list[Record]:
+    """The records with all distinct answers, the heaviest of them as `answer`. Two calls: greedy, and sampled at temperature 1."""
+    if not records:
+        return []
+    requests = [asker.request(record) for record in records]
+    num = policy.num_short_answers
+    greedy = asker.engine.complete(requests, Sampling(_SHORT_ANSWER_TOKENS))
+    sampling = Sampling(_SHORT_ANSWER_TOKENS, temperature=1.0, seed=look_seed(shard_seed, 1))
+    sampled = asker.engine.complete([request for request in requests for _ in range(num)], sampling) if num else []
+    return [
+        _answered(record, [first, *sampled[index * num : (index + 1) * num]])
+        for index, (record, first) in enumerate(zip(records, greedy, strict=True))
+    ]
+
+
+def _answered(record: Record, written: list[Completion]) -> Record:
+    answers = ranked(ShortAnswer(" ".join(one.text.split()), one.mean_logprob) for one in written)
+    best = max(written, key=lambda one: (bool(one.text.strip()), one.mean_logprob))
+    answer = answers[0].text if answers else ""
+    return replace(
+        record,
+        answer=answer,
+        sentences=(answer,) if answer else (),
+        sentence_logprobs=(best.logprob,) if answer else (),
+        answer_logprob=best.logprob,
+        answer_num_tokens=best.num_logprob_tokens,
+        short_answers=tuple(one.text for one in answers),
+        short_answer_weights=tuple(one.weight for one in answers),
+        corrector_weight_version=best.weight_version,
+    )
