@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "correction=none",
         "filters=[parsable, {length: {max_answer_words: 60}}, duplicates, {confidence: {min_mean_logprob: -0.05}}]",
     ),
-    "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]",),
+    "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
     "replace": ("mixing.options.accumulate=false",),
 }
 

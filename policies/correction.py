@@ -108,10 +108,16 @@ class Answering(CorrectionPolicy):
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceBySentence(Answering):
-    """Answer sentence by sentence; done at the model's end, at `max_passes` sentences, at a pass that completes no sentence
-    and at a sentence that starts to repeat the last ones, which is dropped."""
+    """Answer sentence by sentence; done at the model's end, at `max_passes` sentences and at a pass that completes no sentence.
+
+    Options:
+        one_sentence_per_pass: ask anew after every sentence, which changes what a Q-Former looks at; a decoder-only model writes
+            the same in one pass. With `max_passes` 4 and `end_at_repetition` off this is what VIGC's published code does.
+        end_at_repetition: a sentence that starts to repeat the last ones is dropped and ends the answer.
+    """
 
     one_sentence_per_pass: bool = False
+    end_at_repetition: bool = True
 
     def stop(self) -> tuple[str, ...]:
         """Stop strings of a pass, for the engine."""
@@ -134,7 +140,7 @@ class SentenceBySentence(Answering):
             written = split_sentences(text, final=ended)
         accepted = list(draft.sentences)
         for sentence in written:
-            if len(accepted) == self.max_passes or repeats(sentence, accepted):
+            if len(accepted) == self.max_passes or (self.end_at_repetition and repeats(sentence, accepted)):
                 return replace(draft, sentences=tuple(accepted), done=True)
             accepted.append(sentence)
         return replace(draft, sentences=tuple(accepted), done=not written or len(accepted) == self.max_passes or ended)

@@ -75,6 +75,16 @@ class TransformersEngine:
     def weight_version(self) -> str:
         return self._weight_version
 
+    @property
+    def model(self) -> Any:
+        """The transformers model, for whoever counts its calls."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._tokenizer
+
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         prompts = [self._prompt(request) for request in requests]
         draws = draw_numbers(len(requests), sampling)

@@ -95,9 +95,9 @@ def score(checkpoint: Path) -> dict[str, float]:
     return scores
 
 
-def served(checkpoint: Path) -> TransformersEngine:
+def served(checkpoint: Path, batch_size: int = 64) -> TransformersEngine:
     """An engine of this process that serves a checkpoint."""
-    engine = TransformersEngine(checkpoint)
+    engine = TransformersEngine(checkpoint, batch_size=batch_size)
     tensors = read_checkpoint(checkpoint)
     digest = digest_of(tensors)
     engine.swap(WeightUpdate(weight_version(0, digest), digest, manifest_of(tensors), checkpoint=checkpoint))

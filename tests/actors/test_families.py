@@ -154,7 +154,7 @@ def seed_engine() -> TransformersEngine:
 
 
 def _tower(engine: TransformersEngine) -> torch.nn.Module:
-    return engine._model.model.vision_tower  # the test counts what no result shows
+    return engine.model.model.vision_tower
 
 
 def _patched_tower(tower: torch.nn.Module, seen: list[int]) -> None:

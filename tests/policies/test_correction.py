@@ -44,6 +44,12 @@ def test_a_repeated_sentence_is_dropped_and_ends_the_answer() -> None:
     assert draft == Draft("Why?", ("It is red.",), done=True)
 
 
+def test_as_in_the_published_code_a_repetition_is_a_sentence_like_any_other() -> None:
+    policy = SentenceBySentence(end_at_repetition=False, max_passes=4)
+    draft = policy.accept(Draft("Why?", ("It is red.",)), "It is red. It is small.", ended=True)
+    assert draft == Draft("Why?", ("It is red.", "It is red.", "It is small."), done=True)
+
+
 def test_an_answer_has_at_most_max_passes_sentences() -> None:
     policy = SentenceBySentence(max_passes=2)
     assert policy.accept(Draft("Why?"), ANSWER, ended=True) == Draft("Why?", SENTENCES[:2], done=True)

@@ -1,0 +1,126 @@
+"""How much of what the seed model says is wrong, with and without correction, and what chains of filters keep of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from actors.corrector import Corrector
+from actors.engines.base import Engine
+from actors.generator import Generator
+from actors.shards import Shard, ShardImages
+from actors.views import VIEWS
+from loop.assembly import build_policies
+from loop.config import EMBEDDED_MODEL, RunConfig, load_config
+from loop.seed.curriculum import served
+from loop.sources.shapes.claims import claims_of
+from loop.sources.shapes.questions import is_correct
+from loop.sources.shapes.scene import scene_of
+from loop.sources.shapes.source import ShapesImages
+from policies.correction import CorrectionPolicy, Grounded, SentenceBySentence
+from policies.filters import FilterChain, FilterPolicy
+from policies.instructions import QuestionType, plan_tasks
+from policies.records import Record
+
+_RECIPE = Path("loop/recipes/shapes.yaml")
+_IMAGE_SEED = 7001
+_TYPE_MIX = {QuestionType.CONVERSATION: 0.4, QuestionType.DETAIL: 0.3, QuestionType.COMPLEX: 0.3}
+
+
+@dataclass(frozen=True)
+class Hallucination:
+    """What is wrong in the answers of one way of correcting, shares of 0..1."""
+
+    shift: str
+    way: str
+    num_answers: int
+    contradicted: float
+    """Answers with a statement that the truth contradicts."""
+    objects_not_there: float
+    """Named objects that are not there (CHAIRi)."""
+    exact: float
+    """Answers that are exactly right, to a question with a true premise."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a chain of filters keeps of the parsable records."""
+
+    shift: str
+    chain: str
+    kept: float
+    exact: float
+
+
+def hallucinations(shift: str, num_images: int) -> list[Hallucination]:
+    """VIG's own answers, VIC's and grounded VIC's, to the same questions."""
+    config, engine = load_config(_RECIPE), served(EMBEDDED_MODEL)
+    shard, images, generated = _generated(engine, config, shift, num_images)
+    plain = SentenceBySentence(num_views=0, describe=False, measure_blank=False)
+    evidence = build_policies(config).correction
+    grounded = Grounded(check_premises=True, premise_questions=evidence.premise_questions, num_views=0, describe=False, measure_blank=False)
+    ways = {"VIG": [replace(record, answer=record.original_answer) for record in generated]}
+    for way, policy in {"VIC": plain, "grounded VIC": grounded}.items():
+        ways[way] = Corrector(engine, policy, images).correct(shard, generated)
+    return [_judged(shift, way, records) for way, records in ways.items()]
+
+
+def kept_by_chains(shift: str, num_images: int) -> list[Kept]:
+    """The recipe's evidence judged by several chains."""
+    config, engine = load_config(_RECIPE), served(EMBEDDED_MODEL)
+    policies = build_policies(config)
+    shard, images, generated = _generated(engine, config, shift, num_images)
+    unchecked = replace(policies.correction, check_premises=False)
+    found = {correction: Corrector(engine, correction, images).correct(shard, generated) for correction in (policies.correction, unchecked)}
+    parsable = sum(bool(record.question) for record in generated)
+    rows = []
+    for name, (correction, chain) in _chains(policies.correction, unchecked, policies.filters).items():
+        kept = [record for record in chain.apply(found[correction]).records if record.accepted]
+        rows.append(Kept(shift, name, len(kept) / parsable, _share_exact(kept)))
+    return rows
+
+
+def _chains(checked: CorrectionPolicy, unchecked: CorrectionPolicy, recipe: FilterChain) -> dict[str, tuple[CorrectionPolicy, FilterChain]]:
+    by_name = {policy.name: policy for policy in recipe.policies}
+    form = [by_name["parsable"], by_name["length"]]
+    premises = [by_name["parsable"], by_name["premise"], by_name["length"]]
+    follows: FilterPolicy = recipe.policies[-1]
+    return {
+        "parsable": (unchecked, FilterChain(form)),
+        "confidence (VIGC's kind)": (unchecked, FilterChain([*form, by_name["confidence"]])),
+        "agreement": (unchecked, FilterChain([*form, by_name["agreement"]])),
+        "premise": (checked, FilterChain(premises)),
+        "premise, agreement": (checked, FilterChain([*premises, by_name["agreement"]])),
+        "the recipe's": (checked, recipe),
+        "the recipe's without premise": (unchecked, FilterChain([policy for policy in recipe.policies if policy.name != "premise"])),
+        "the recipe's without agreement": (checked, FilterChain([policy for policy in recipe.policies if policy.name != "agreement"])),
+        "premise, agreement, follows": (checked, FilterChain([*premises, by_name["agreement"], follows])),
+    }
+
+
+def _generated(engine: Engine, config: RunConfig, shift: str, num_images: int) -> tuple[Shard, ShardImages, list[Record]]:
+    """What VIG writes as the recipe has it, but of all three types."""
+    low, high = map(float, shift.split("-"))
+    source = ShapesImages(_IMAGE_SEED, low, high, num_images)
+    shard = Shard(1, 0, 5, tuple(plan_tasks(source.image_ids(), _TYPE_MIX, 2, seed=1)), source)
+    images = ShardImages(source, VIEWS[config.generation.view])
+    return shard, images, Generator(engine, config.generation.options, images).generate(shard)
+
+
+def _judged(shift: str, way: str, records: Sequence[Record]) -> Hallucination:
+    answered = [record for record in records if record.question and record.answer]
+    claims = [claims_of(scene_of(record.image_id), record.question, record.answer) for record in answered]
+    return Hallucination(
+        shift,
+        way,
+        len(answered),
+        contradicted=sum(claim.num_contradicted > 0 for claim in claims) / len(answered),
+        objects_not_there=sum(claim.num_objects_not_there for claim in claims) / max(1, sum(claim.num_objects for claim in claims)),
+        exact=_share_exact(answered),
+    )
+
+
+def _share_exact(records: Sequence[Record]) -> float:
+    right = sum(is_correct(scene_of(record.image_id), record.question, record.answer) for record in records)
+    return right / max(1, len(records))
