@@ -49,6 +49,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "replace": ("mixing.options.accumulate=false",),
 }
 
+_MAIN = ("loop", "control")
+
 Flags = dict[str, np.ndarray]
 """Held-out set -> whether each question was answered right, [questions] of bool."""
 
@@ -57,6 +59,7 @@ def main() -> None:
     """Run what is missing, then print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="17,18,19", help="run seeds, separated by commas")
+    parser.add_argument("--ablation-seeds", help="run seeds of the variants other than loop and control; default: --seeds")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="some of: " + ", ".join(VARIANTS))
     parser.add_argument("--questions", type=int, default=500, help="held-out questions per set")
     parser.add_argument("--work", type=Path, default=Path("runs/gain"), help="folder for the runs")
@@ -64,14 +67,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gain.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/gain.png"))
     args = parser.parse_args()
-    seeds, variants = [int(seed) for seed in args.seeds.split(",")], args.variants.split(",")
+    seeds, fewer = [[int(seed) for seed in text.split(",")] for text in (args.seeds, args.ablation_seeds or args.seeds)]
+    seeds_of = {variant: seeds if variant in _MAIN else fewer for variant in args.variants.split(",")}
     with ThreadPoolExecutor(args.parallel) as pool:
-        jobs = [(variant, seed) for seed in seeds for variant in variants]
+        jobs = sorted(((variant, seed) for variant, own in seeds_of.items() for seed in own), key=lambda job: (job[0] not in _MAIN, job[1]))
         list(pool.map(lambda job: run(job[0], job[1], args.work, args.questions), jobs))
-    results = {variant: [champions(folder_of(variant, seed, args.work)) for seed in seeds] for variant in variants}
+    results = {variant: {seed: champions(folder_of(variant, seed, args.work)) for seed in own} for variant, own in seeds_of.items()}
     report = summarise(results)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"seeds": seeds, "questions": args.questions, "rows": report}, indent=1) + "\n")
+    args.out.write_text(json.dumps({"seeds": seeds_of, "questions": args.questions, "rows": report}, indent=1) + "\n")
     plot(report, args.plot)
     print_report(report)
 
@@ -110,18 +114,16 @@ def _flags(store: Store, index: int) -> Flags:
     return {name: np.array([one.correct for one in predictions[f"held_out/{name}"]]) for name in SETS}
 
 
-def summarise(results: dict[str, list[tuple[Flags, Flags]]]) -> list[dict[str, object]]:
+def summarise(results: dict[str, dict[int, tuple[Flags, Flags]]]) -> list[dict[str, object]]:
     """One row per variant and set: accuracy, gain over the seed model and over the control, each with its interval, in points."""
     rows = []
+    control = results.get("control", {})
     for variant, runs in results.items():
         for name in SETS:
-            final = [last[name] for _, last in runs]
-            row: dict[str, object] = {"variant": variant, "set": name, "accuracy": interval(final)}
-            row["over_seed"] = interval([last[name].astype(float) - first[name] for first, last in runs])
-            if variant != "control" and "control" in results:
-                row["over_control"] = interval(
-                    [last[name].astype(float) - control[name] for (_, last), (_, control) in zip(runs, results["control"], strict=True)]
-                )
+            row: dict[str, object] = {"variant": variant, "set": name, "accuracy": interval([last[name] for _, last in runs.values()])}
+            row["over_seed"] = interval([last[name].astype(float) - first[name] for first, last in runs.values()])
+            if variant != "control" and control.keys() >= runs.keys():
+                row["over_control"] = interval([last[name].astype(float) - control[seed][1][name] for seed, (_, last) in runs.items()])
             rows.append(row)
     return rows
 
