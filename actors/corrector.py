@@ -81,6 +81,8 @@ class Corrector:
         ]
 
     def _answer_in_sentences(self, policy: SentenceBySentence, records: list[Record]) -> list[Record]:
+        if policy.one_sentence_per_pass is None:
+            policy = replace(policy, one_sentence_per_pass=self._engine.rereads)
         drafts = [Draft(record.question) for record in records]
         written: dict[int, list[tuple[int, Completion]]] = defaultdict(list)
         for _ in range(policy.max_passes):

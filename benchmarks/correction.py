@@ -44,8 +44,8 @@ def main() -> None:
         if args.qformer is None:
             console.print(f"InstructBLIP trained: {make_instructblip(qformer, seed=17)}")
         costs = [
-            compare("LLaVA", EMBEDDED_MODEL, ShapesImages(5001, 0.0, 0.6, args.images), one_sentence_per_pass=False),
-            compare("InstructBLIP", qformer, ShapesImages(5001, 0.0, 0.15, args.images), one_sentence_per_pass=True),
+            compare("LLaVA", EMBEDDED_MODEL, ShapesImages(5001, 0.0, 0.6, args.images)),
+            compare("InstructBLIP", qformer, ShapesImages(5001, 0.0, 0.15, args.images)),
         ]
     print_costs(costs, console)
     truths = [row for shift in SHIFTS for row in hallucinations(shift, args.truth_images)]

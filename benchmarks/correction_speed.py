@@ -71,7 +71,7 @@ class Comparison:
         return published / ours
 
 
-def compare(name: str, checkpoint: Path, source: ShapesImages, *, one_sentence_per_pass: bool) -> Comparison:
+def compare(name: str, checkpoint: Path, source: ShapesImages) -> Comparison:
     """Run both ways in turn, three times each, on every image of `source` with one instruction of each type."""
     torch.set_num_threads(1)
     tasks = [GenerationTask(image_id, kind, CANONICAL_INSTRUCTIONS[kind]) for image_id in source.image_ids() for kind in QuestionType]
@@ -79,7 +79,7 @@ def compare(name: str, checkpoint: Path, source: ShapesImages, *, one_sentence_p
     plain = PublishedInference(checkpoint, _BATCH_SIZE)
     engine = _Counting(served(checkpoint, batch_size=_BATCH_SIZE))
     policy = SentenceBySentence(
-        one_sentence_per_pass=one_sentence_per_pass, end_at_repetition=False, max_passes=NUM_PASSES, max_new_tokens=MAX_NEW_TOKENS,
+        end_at_repetition=False, max_passes=NUM_PASSES, max_new_tokens=MAX_NEW_TOKENS,
         num_views=0, describe=False, measure_blank=False,
     )  # fmt: skip
     shard = Shard(1, 0, 0, tuple(tasks), source)
@@ -117,6 +117,10 @@ class _Counting:
     @property
     def weight_version(self) -> str:
         return self._engine.weight_version
+
+    @property
+    def rereads(self) -> bool:
+        return self._engine.rereads
 
     @property
     def model(self) -> torch.nn.Module:

@@ -111,12 +111,13 @@ class SentenceBySentence(Answering):
     """Answer sentence by sentence; done at the model's end, at `max_passes` sentences and at a pass that completes no sentence.
 
     Options:
-        one_sentence_per_pass: ask anew after every sentence, which changes what a Q-Former looks at; a decoder-only model writes
-            the same in one pass. With `max_passes` 4 and `end_at_repetition` off this is what VIGC's published code does.
+        one_sentence_per_pass: ask anew after every sentence. None asks a Q-Former so, which then looks at the image with the sentences
+            that stand in mind; a decoder-only model writes the same in one pass. With `max_passes` 4 and `end_at_repetition` off
+            this is what VIGC's published code does.
         end_at_repetition: a sentence that starts to repeat the last ones is dropped and ends the answer.
     """
 
-    one_sentence_per_pass: bool = False
+    one_sentence_per_pass: bool | None = None
     end_at_repetition: bool = True
 
     def stop(self) -> tuple[str, ...]:

@@ -122,6 +122,12 @@ class Engine(Protocol):
         """Version of the weights that the next completion comes from."""
         ...
 
+    @property
+    def rereads(self) -> bool:
+        """Whether what the model sees of an image depends on the text it is read with (a Q-Former): an answer then changes when
+        it is asked for anew after every sentence."""
+        ...
+
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion per request, in order. The same requests, sampling and weights give the same completions
         on engines that promise it (`transformers` on the CPU does)."""

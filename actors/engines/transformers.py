@@ -21,7 +21,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from actors.engines.base import Attestation, Completion, FinishReason, Request, Sampling, Score, SwapError, WeightUpdate
 from actors.engines.decoding import Decoder, Written, draw_numbers
-from actors.engines.families import ImageFeatures, Prompt, family_of
+from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
 
 _CACHED_FEATURE_BYTES = 1 << 28
@@ -74,6 +74,10 @@ class TransformersEngine:
     @property
     def weight_version(self) -> str:
         return self._weight_version
+
+    @property
+    def rereads(self) -> bool:
+        return isinstance(self._family, QFormer)
 
     @property
     def model(self) -> Any:

@@ -230,7 +230,8 @@ def test_only_open_answers_are_asked_for_further_sentences() -> None:
     records = [
         replace(record, question=question) for record, question in zip(generated(ScriptedEngine(writes(GOOD)), shard), answers, strict=True)
     ]
-    done = corrected(engine, shard, replace(PLAIN, one_sentence_per_pass=True), records)
+    engine.rereads = True  # as a Q-Former does
+    done = corrected(engine, shard, PLAIN, records)
     assert [record.sentences for record in done] == [("One.",), ("One.", "Two.", "Three."), ()]
     assert [len(record.sentence_logprobs) for record in done] == [1, 3, 0]
     assert [request.prompt for request, _ in engine.asked] == ["A?", "B?", "C?", "A?", "B?", "B?", "B?"]
