@@ -23,8 +23,6 @@ from policies.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, Questi
 from policies.records import Record
 
 _BATCH_SIZE = 64
-_RUNS = 3
-
 T = TypeVar("T")
 
 
@@ -71,8 +69,8 @@ class Comparison:
         return published / ours
 
 
-def compare(name: str, checkpoint: Path, source: ShapesImages) -> Comparison:
-    """Run both ways in turn, three times each, on every image of `source` with one instruction of each type."""
+def compare(name: str, checkpoint: Path, source: ShapesImages, runs: int = 3) -> Comparison:
+    """Run both ways in turn, `runs` times each, on every image of `source` with one instruction of each type."""
     torch.set_num_threads(1)
     tasks = [GenerationTask(image_id, kind, CANONICAL_INSTRUCTIONS[kind]) for image_id in source.image_ids() for kind in QuestionType]
     published, ours = Measured(), Measured()
@@ -87,7 +85,7 @@ def compare(name: str, checkpoint: Path, source: ShapesImages) -> Comparison:
     given = [opened[task.image_id] for task in tasks], [task.instruction for task in tasks]
     expected: list[PublishedRecord] = []
     records: list[Record] = []
-    for _ in range(_RUNS):
+    for _ in range(runs):
         plain.work.decoded_tokens = plain.work.kept_tokens = 0
         with _counted(plain.model) as seen:
             expected = _timed(published.generate_seconds, lambda: plain.generate(*given))

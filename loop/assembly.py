@@ -141,7 +141,7 @@ def _check_processor(path: str) -> None:
         raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}") from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise UserError(f"model {path!r} has no processor of images and text; save its processor beside its weights")
-    if not getattr(processor, "chat_template", None):
+    if not (getattr(processor, "chat_template", None) or processor.tokenizer.chat_template):
         raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")
 
 

@@ -163,7 +163,8 @@ class Grounded(Answering):
         temperature: of the sampled candidates.
         image_weight: weight of the gain.
         num_looks: other views (`view_noise`, `view_shift`) that the best candidate is scored on; 0 scores none.
-        min_view_logprob: nats per token, the mean over those views, under which it is dropped.
+        min_view_logprob: nats per token, the mean over those views, under which it is dropped. How sure a model is of what it sees
+            differs from model to model: hold this against the `sentence_logprobs` of a few records.
         min_gain: nats per token that the image must add. A conclusion follows from the sentences before, not from the image, and
             gains about 0: keep this below, or conclusions are dropped.
     """
@@ -172,7 +173,7 @@ class Grounded(Answering):
     temperature: float = 1.0
     image_weight: float = 0.3
     num_looks: int = 2
-    min_view_logprob: float = -0.1
+    min_view_logprob: float = -0.5
     min_gain: float = -0.1
 
     def __post_init__(self) -> None:
