@@ -18,8 +18,8 @@ from loop.sources.shapes.claims import claims_of
 from loop.sources.shapes.questions import is_correct
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
+from policies.chain import FilterChain
 from policies.correction import Grounded, SentenceBySentence
-from policies.filters import FilterChain
 from policies.instructions import QuestionType, plan_tasks
 from policies.records import Record
 

@@ -43,7 +43,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "no correction": (
         "correction=none",
-        "filters=[parsable, {length: {max_answer_words: 60}}, duplicates, {confidence: {min_mean_logprob: -0.05}}]",
+        "filters=[parsable, {length: {max_answer_words: 60}}, duplicates]",
     ),
     "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
     "replace": ("mixing.options.accumulate=false",),

@@ -17,8 +17,9 @@ from actors.images import ImageSource, LabelledSource
 from loop.config import EMBEDDED_MODEL, FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
 from loop.errors import UserError, one_line
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
+from policies.chain import FilterChain, MissingMeasurementError, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
-from policies.filters import FILTER_POLICIES, FilterChain, MissingMeasurementError, check_measurements
+from policies.filters import FILTER_POLICIES
 from policies.instructions import INSTRUCTION_POLICIES, InstructionPolicy
 from policies.mixing import MIXING_POLICIES, MixingPolicy
 from policies.records import HeldOutQuestion

@@ -18,8 +18,9 @@ from loop.config import EMBEDDED_MODEL
 from loop.sources.shapes.questions import Premise, ask, truth
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
+from policies.chain import FilterChain
 from policies.correction import CorrectionPolicy, Grounded, NoCorrection, SentenceBySentence
-from policies.filters import FILTER_POLICIES, FilterChain
+from policies.filters import FILTER_POLICIES
 from policies.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, KnowledgeType, QuestionType, plan_tasks
 from policies.knowledge import FirstWords
 from policies.records import Reason, Record, from_table, to_table

@@ -31,8 +31,9 @@ from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
 from loop.store import RunInfo, Store
+from policies.chain import FilterChain
 from policies.correction import NoCorrection, SentenceBySentence
-from policies.filters import FilterChain, Length, Parsable
+from policies.filters import Length, Parsable
 from policies.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
 from policies.records import HeldOutQuestion, Reason, Record, from_table, to_table
 from tests.actors.biased_model import save_biased
