@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from actors.training.job import Lora
 from loop import config as config_module
 from loop.assembly import build_policies
 from loop.config import EMBEDDED_MODEL, RunConfig, load_config, parse_config
@@ -144,6 +145,8 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
         ({"training": {"precision": "bf16"}}, "training: bf16 needs zero_stage 1, 2 or 3"),
         ({"training": {"frozen": ["eyes"]}}, "training: unknown parameter groups ['eyes']"),
         ({"training": {"frozen": ["projector"], "learning_rate_groups": {"projector": 0.1}}}, "training: ['projector'] are frozen"),
+        ({"training": {"lora": {"rank": 4}}}, "training: lora trains adapters in place of the language model"),
+        ({"training": {"lora": {"ranc": 4}, "frozen": ["language_model"]}}, "training.lora.ranc: Unexpected keyword argument"),
         ({"training": {"interpolation": 0}}, "training.interpolation: Input should be greater than 0 (given: '0')"),
         ({"mixing": 7}, "mixing: a policy is expected, as NAME or {NAME: {OPTION: VALUE}} (given: '7')"),
         ({"mixing": None}, "mixing: a policy is expected, as NAME or {NAME: {OPTION: VALUE}} (given: 'None')"),
@@ -336,3 +339,10 @@ def test_the_trainer_and_the_engine_are_given_what_the_config_says() -> None:
     assert (hyper.num_steps, hyper.frozen, hyper.learning_rate_groups) == (160, ("vision_tower",), {"projector": 0.01})
     assert config.engine.options == {"batch_size": 64, "dtype": "float32", "device": "cpu", "num_threads": 2}
     assert config.generation.options.max_new_tokens == 96
+
+
+def test_adapters_reach_the_trainer() -> None:
+    adapters = {"rank": 4, "targets": ["q_proj"]}
+    config = parse_config(document(training={"frozen": ["vision_tower", "language_model"], "lora": adapters}))
+    assert config.training.hyperparameters().lora == Lora(rank=4, targets=("q_proj",))
+    assert parse_config(config.model_dump(mode="json")) == config
