@@ -25,8 +25,10 @@ from policies.records import Record
 
 _RECIPE = Path("loop/recipes/shapes.yaml")
 _IMAGE_SEED = 7001
-_SURE = -0.01
+_SURE = -0.02
 """Mean log-probability per token that the seed model gives what it sees; most of its sentences are surer."""
+_FAR = 0.04
+"""Of an image's side: two pixels, twice as far as the recipe's views are moved."""
 _TYPE_MIX = {QuestionType.CONVERSATION: 0.4, QuestionType.DETAIL: 0.3, QuestionType.COMPLEX: 0.3}
 
 
@@ -61,7 +63,10 @@ def hallucinations(shift: str, num_images: int) -> list[Hallucination]:
     shard, images, generated = _generated(engine, config, shift, num_images)
     plain = SentenceBySentence(num_views=0, describe=False, measure_blank=False)
     evidence = build_policies(config).correction
-    grounded = Grounded(check_premises=True, premise_questions=evidence.premise_questions, num_views=0, describe=False, measure_blank=False)
+    grounded = Grounded(
+        num_looks=4, view_shift=_FAR, min_view_logprob=_SURE, check_premises=True, premise_questions=evidence.premise_questions,
+        num_views=0, describe=False, measure_blank=False,
+    )  # fmt: skip
     ways = {"VIG": [replace(record, answer=record.original_answer) for record in generated]}
     for way, policy in {"VIC": plain, "grounded VIC": grounded}.items():
         ways[way] = Corrector(engine, policy, images).correct(shard, generated)
