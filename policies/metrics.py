@@ -61,14 +61,17 @@ def correctness(records: Sequence[Record]) -> dict[str, float]:
     """Shares of right answers, where the truth is known; a key is left out where it is known for no record.
 
     `correct_before` is over VIG's own answers and `correct_after` over the corrected ones, of the same records: those with a
-    question and both truths known. `correct_kept` is over the corrected answers of accepted records.
+    question and both truths known. A question that was left unanswered, its premise refuted, counts in the first alone.
+    `correct_kept` is over the corrected answers of accepted records.
     """
     known = [r for r in records if r.question and r.original_correct is not None and r.answer_correct is not None]
     kept = [r for r in records if r.accepted and r.answer_correct is not None]
     found = {}
     if known:
         found["correct_before"] = share(bool(r.original_correct) for r in known)
-        found["correct_after"] = share(bool(r.answer_correct) for r in known)
+    answered = [r for r in known if r.answer]
+    if answered:
+        found["correct_after"] = share(bool(r.answer_correct) for r in answered)
     if kept:
         found["correct_kept"] = share(bool(r.answer_correct) for r in kept)
     return found

@@ -53,6 +53,8 @@ def test_correctness_compares_the_same_records_before_and_after() -> None:
         make_record(4, question="", original_correct=False, answer_correct=False),
         make_record(5, original_correct=False, answer_correct=None),
         make_record(6, accepted=True),
+        make_record(7, original_correct=False, answer="", answer_correct=False),
+        make_record(8, original_correct=True, answer="", answer_correct=False),
     ]
     assert metrics.correctness(records) == {"correct_before": 0.5, "correct_after": 0.5, "correct_kept": 1.0}
     assert metrics.correctness([make_record(accepted=True)]) == {}
