@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import socket
 import sys
 import time
@@ -83,8 +82,9 @@ def prepare_deepspeed() -> None:
     import torch
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    if shutil.which("ninja") is None:  # it is installed beside this interpreter, whose environment may not be activated
-        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    beside = Path(sys.executable).parent
+    if (beside / "ninja").exists():  # always this one, be the environment active or not: another version would build all anew
+        os.environ["PATH"] = os.pathsep.join([str(beside), os.environ.get("PATH", "")])
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
