@@ -29,9 +29,6 @@ from loop.store import Store
 
 RECIPE = Path("loop/recipes/shapes.yaml")
 SETS = ("0-0.15", "0.2-0.4", "0.4-0.7", "0.7-1.0")
-NUM_STEPS = 200
-"""Of each round; the recipe itself stops a little earlier, so that the demo ends within six minutes on two cores."""
-
 UNLABELLED_SEED = 1000
 """Image set i of run seed s is drawn from world 1000 + 10 s + i: no run sees another's images."""
 
@@ -96,7 +93,6 @@ def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
         images = [f"image_sets.{stage}.seed={UNLABELLED_SEED + 10 * seed + stage}" for stage in range(3)]
         questions = [f"held_out.{name}.{key}={num_questions}" for name in SETS for key in ("num_questions", "data.num_images")]
         size = [
-            f"training.num_steps={NUM_STEPS}",
             "cluster.num_engines=1",
             "cluster.trainer_ranks=1",
             "cluster.num_cpus=1",
