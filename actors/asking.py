@@ -31,6 +31,15 @@ class Asker:
         """One greedy completion each."""
         return self.engine.complete(requests, Sampling(self.max_new_tokens, stop=stop))
 
+    def several(
+        self, requests: list[Request], num_sampled: int, temperature: float, seed: int, stop: tuple[str, ...] = ()
+    ) -> list[list[Completion]]:
+        """For each request the greedy completion, then `num_sampled` at `temperature`. Two calls of the engine."""
+        sampling = Sampling(self.max_new_tokens, temperature, seed=seed, stop=stop)
+        greedy = self.greedy(requests, stop)
+        sampled = self.engine.complete([request for request in requests for _ in range(num_sampled)], sampling) if num_sampled else []
+        return [[first, *sampled[index * num_sampled : (index + 1) * num_sampled]] for index, first in enumerate(greedy)]
+
 
 def ended(completion: Completion, stop: tuple[str, ...]) -> bool:
     """Whether the model itself ended: its end token, not a stop string and not the token budget."""

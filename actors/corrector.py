@@ -22,7 +22,6 @@ class Corrector:
     """Runs VIC (VIGC, section 3.2) on the engine that generated the shard, and gathers the evidence that filters judge by."""
 
     def __init__(self, engine: Engine, policy: CorrectionPolicy, images: ShardImages) -> None:
-        self._engine = engine
         self._policy = policy
         self._asker = Asker(engine, images, policy.max_new_tokens)
 
@@ -82,7 +81,7 @@ class Corrector:
 
     def _answer_in_sentences(self, policy: SentenceBySentence, records: list[Record]) -> list[Record]:
         if policy.one_sentence_per_pass is None:
-            policy = replace(policy, one_sentence_per_pass=self._engine.rereads)
+            policy = replace(policy, one_sentence_per_pass=self._asker.engine.rereads)
         drafts = [Draft(record.question) for record in records]
         written: dict[int, list[tuple[int, Completion]]] = defaultdict(list)
         for _ in range(policy.max_passes):
@@ -123,7 +122,7 @@ class Corrector:
         if not self._policy.measure_blank:
             return records
         requests = [self._asker.request(record) for record in records]
-        scores = self._engine.score(requests, [record.answer for record in records], blank_image=True)
+        scores = self._asker.engine.score(requests, [record.answer for record in records], blank_image=True)
         return [replace(record, blank_logprob=score.logprob) for record, score in zip(records, scores, strict=True)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from actors.asking import Asker, another_view, ended, look_seed
-from actors.engines.base import Request, Sampling, Score
+from actors.engines.base import Request, Score
 from policies.correction import Candidate, Draft, Grounded, Step, next_sentence
 from policies.records import Record
 
@@ -43,13 +43,8 @@ def answer_grounded(asker: Asker, policy: Grounded, shard_seed: int, records: li
 
 def _candidates(asker: Asker, policy: Grounded, requests: list[Request], seed: int) -> list[list[Step]]:
     """Distinct next sentences of each request, the greedy one first; none where the greedy text holds no sentence."""
-    greedy = asker.greedy(requests, policy.stop())
-    num = policy.num_candidates - 1
-    sampling = Sampling(asker.max_new_tokens, policy.temperature, seed=seed, stop=policy.stop())
-    sampled = asker.engine.complete([request for request in requests for _ in range(num)], sampling) if num else []
     found = []
-    for index, first in enumerate(greedy):
-        written = [first, *sampled[index * num : (index + 1) * num]]
+    for written in asker.several(requests, policy.num_candidates - 1, policy.temperature, seed, policy.stop()):
         steps = [next_sentence(one.text, ended(one, policy.stop())) for one in written]
         distinct = {step.sentence: step for step in reversed(steps) if step is not None}
         found.append([] if steps[0] is None else list(reversed(distinct.values())))

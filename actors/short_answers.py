@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from actors.asking import Asker, look_seed
-from actors.engines.base import Completion, Sampling
+from actors.engines.base import Completion
 from policies.correction import Answering
 from policies.knowledge import ShortAnswer, ranked
 from policies.records import Record
@@ -18,15 +18,10 @@ def answer_shortly(asker: Asker, policy: Answering, shard_seed: int, records: li
     """The records with all distinct answers, the heaviest of them as `answer`. Two calls: greedy, and sampled at temperature 1."""
     if not records:
         return []
+    brief = replace(asker, max_new_tokens=_SHORT_ANSWER_TOKENS)
     requests = [asker.request(record) for record in records]
-    num = policy.num_short_answers
-    greedy = asker.engine.complete(requests, Sampling(_SHORT_ANSWER_TOKENS))
-    sampling = Sampling(_SHORT_ANSWER_TOKENS, temperature=1.0, seed=look_seed(shard_seed, 1))
-    sampled = asker.engine.complete([request for request in requests for _ in range(num)], sampling) if num else []
-    return [
-        _answered(record, [first, *sampled[index * num : (index + 1) * num]])
-        for index, (record, first) in enumerate(zip(records, greedy, strict=True))
-    ]
+    written = brief.several(requests, policy.num_short_answers, temperature=1.0, seed=look_seed(shard_seed, 1))
+    return [_answered(record, group) for record, group in zip(records, written, strict=True)]
 
 
 def _answered(record: Record, written: list[Completion]) -> Record:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.correction_speed import Comparison, compare
-from benchmarks.correction_truth import Hallucination, Kept, hallucinations, kept_by_chains
+from benchmarks.correction_truth import Hallucination, Kept, measure
 from loop.config import EMBEDDED_MODEL
 from loop.seed.instructblip import make_instructblip
 from loop.sources.shapes.source import ShapesImages
@@ -48,9 +48,9 @@ def main() -> None:
             compare("InstructBLIP", qformer, ShapesImages(5001, 0.0, 0.15, args.images)),
         ]
     print_costs(costs, console)
-    truths = [row for shift in SHIFTS for row in hallucinations(shift, args.truth_images)]
+    measured = [measure(shift, args.truth_images) for shift in SHIFTS]
+    truths, chains = ([row for rows in part for row in rows] for part in zip(*measured, strict=True))
     print_truths(truths, console)
-    chains = [row for shift in SHIFTS for row in kept_by_chains(shift, args.truth_images)]
     print_chains(chains, console)
     report: dict[str, Any] = {"costs": costs, "hallucinations": truths, "chains": chains}
     args.out.parent.mkdir(parents=True, exist_ok=True)

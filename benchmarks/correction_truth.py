@@ -7,19 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.corrector import Corrector
-from actors.engines.base import Engine
 from actors.generator import Generator
 from actors.shards import Shard, ShardImages
 from actors.views import VIEWS
 from loop.assembly import build_policies
-from loop.config import EMBEDDED_MODEL, RunConfig, load_config
+from loop.config import EMBEDDED_MODEL, load_config
 from loop.seed.curriculum import served
 from loop.sources.shapes.claims import claims_of
 from loop.sources.shapes.questions import is_correct
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
 from policies.chain import FilterChain
-from policies.correction import Grounded, SentenceBySentence
+from policies.correction import CorrectionPolicy, Grounded, SentenceBySentence
 from policies.instructions import QuestionType, plan_tasks
 from policies.records import Record
 
@@ -57,35 +56,38 @@ class Kept:
     exact: float
 
 
-def hallucinations(shift: str, num_images: int) -> list[Hallucination]:
-    """VIG's own answers, VIC's and grounded VIC's, to the same questions."""
-    config, engine = load_config(_RECIPE), served(EMBEDDED_MODEL)
-    shard, images, generated = _generated(engine, config, shift, num_images)
-    plain = SentenceBySentence(num_views=0, describe=False, measure_blank=False)
-    evidence = build_policies(config).correction
-    grounded = Grounded(
-        num_looks=4, view_shift=_FAR, min_view_logprob=_SURE, check_premises=True, premise_questions=evidence.premise_questions,
-        num_views=0, describe=False, measure_blank=False,
-    )  # fmt: skip
-    ways = {"VIG": [replace(record, answer=record.original_answer) for record in generated]}
-    for way, policy in {"VIC": plain, "grounded VIC": grounded}.items():
-        ways[way] = Corrector(engine, policy, images).correct(shard, generated)
-    return [_judged(shift, way, records) for way, records in ways.items()]
-
-
-def kept_by_chains(shift: str, num_images: int) -> list[Kept]:
-    """The recipe's evidence judged by several chains."""
+def measure(shift: str, num_images: int) -> tuple[list[Hallucination], list[Kept]]:
+    """What VIG writes about images of a range of shift, as the recipe has it but of all three types: corrected, and filtered."""
     config, engine = load_config(_RECIPE), served(EMBEDDED_MODEL)
     policies = build_policies(config)
-    shard, images, generated = _generated(engine, config, shift, num_images)
-    unchecked = replace(policies.correction, check_premises=False)
-    found = {
-        correction.check_premises: Corrector(engine, correction, images).correct(shard, generated)
-        for correction in (policies.correction, unchecked)
+    low, high = map(float, shift.split("-"))
+    source = ShapesImages(_IMAGE_SEED, low, high, num_images)
+    shard = Shard(1, 0, 5, tuple(plan_tasks(source.image_ids(), _TYPE_MIX, 2, seed=1)), source)
+    images = ShardImages(source, VIEWS[config.generation.view])
+    generated = Generator(engine, config.generation.options, images).generate(shard)
+
+    def corrected(policy: CorrectionPolicy) -> list[Record]:
+        return Corrector(engine, policy, images).correct(shard, generated)
+
+    plain = SentenceBySentence(num_views=0, describe=False, measure_blank=False)
+    grounded = Grounded(
+        num_looks=4, view_shift=_FAR, min_view_logprob=_SURE, check_premises=True, premise_questions=policies.correction.premise_questions,
+        num_views=0, describe=False, measure_blank=False,
+    )  # fmt: skip
+    ways = {
+        "VIG": [replace(record, answer=record.original_answer) for record in generated],
+        "VIC": corrected(plain),
+        "grounded VIC": corrected(grounded),
     }
-    parsable = sum(bool(record.question) for record in generated)
+    found = {checked: corrected(replace(policies.correction, check_premises=checked)) for checked in (True, False)}
+    return [_judged(shift, way, records) for way, records in ways.items()], _kept(shift, found, policies.filters)
+
+
+def _kept(shift: str, found: dict[bool, list[Record]], recipe: FilterChain) -> list[Kept]:
+    """What each chain keeps of the records, of those with checked premises where it judges by them."""
+    parsable = sum(bool(record.question) for record in found[True])
     rows = []
-    for name, chain in _chains(policies.filters).items():
+    for name, chain in _chains(recipe).items():
         is_checked = any(policy.name == "premise" for policy in chain.policies)
         kept = [record for record in chain.apply(found[is_checked]).records if record.accepted]
         rows.append(Kept(shift, name, len(kept) / parsable, _share_exact(kept)))
@@ -110,15 +112,6 @@ def _chains(recipe: FilterChain) -> dict[str, FilterChain]:
         "the recipe's without premise": without("premise"),
         "the recipe's without agreement": without("agreement"),
     }
-
-
-def _generated(engine: Engine, config: RunConfig, shift: str, num_images: int) -> tuple[Shard, ShardImages, list[Record]]:
-    """What VIG writes as the recipe has it, but of all three types."""
-    low, high = map(float, shift.split("-"))
-    source = ShapesImages(_IMAGE_SEED, low, high, num_images)
-    shard = Shard(1, 0, 5, tuple(plan_tasks(source.image_ids(), _TYPE_MIX, 2, seed=1)), source)
-    images = ShardImages(source, VIEWS[config.generation.view])
-    return shard, images, Generator(engine, config.generation.options, images).generate(shard)
 
 
 def _judged(shift: str, way: str, records: Sequence[Record]) -> Hallucination:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from policies.instructions import parse_vig
 
@@ -52,8 +52,7 @@ class PublishedInference:
         self._processor.chat_template = self._processor.chat_template or self._tokenizer.chat_template
         self._tokenizer.padding_side = "left"
         self._batch_size = batch_size
-        unwritable = _Unwritable([int(self._model.config.image_token_id), int(self._tokenizer.pad_token_id)])
-        self._processors = LogitsProcessorList([unwritable])
+        self._unwritable = [int(self._model.config.image_token_id), int(self._tokenizer.pad_token_id)]
         self.work = Work()
 
     @property
@@ -98,7 +97,7 @@ class PublishedInference:
             **inputs,
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
-            logits_processor=self._processors,
+            suppress_tokens=self._unwritable,
             pad_token_id=self._tokenizer.pad_token_id,
         )
         ends = {self._tokenizer.eos_token_id, self._tokenizer.pad_token_id}
@@ -114,14 +113,3 @@ class PublishedInference:
 
     def _texts(self, rows: Sequence[list[int]]) -> list[str]:
         return [text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
-
-
-class _Unwritable(LogitsProcessor):
-    """The tokens that no answer may hold, as in the engine."""
-
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        self._token_ids = list(token_ids)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
-        scores[:, self._token_ids] = -torch.inf
-        return scores

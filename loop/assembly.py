@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.images import ImageSource, LabelledSource
+from actors.processors import with_chat_template
 from loop.config import EMBEDDED_MODEL, FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
 from loop.errors import UserError, one_line
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
@@ -142,7 +143,7 @@ def _check_processor(path: str) -> None:
         raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}") from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise UserError(f"model {path!r} has no processor of images and text; save its processor beside its weights")
-    if not (getattr(processor, "chat_template", None) or processor.tokenizer.chat_template):
+    if not with_chat_template(processor).chat_template:
         raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")
 
 

@@ -66,7 +66,7 @@ class Decoder:
         picked = torch.tensor(prompt_of_row, device=logits.device)
         if len(picked) != len(logits) or not torch.equal(picked, torch.arange(len(logits), device=logits.device)):
             cache.batch_select_indices(picked)
-        batch = _Batch(cache, logits[picked], prefill.attention_mask[picked], _next_positions(prefill.position_ids)[picked], picked)
+        batch = _Batch(cache, logits[picked], prefill.attention_mask[picked], _next_positions(prefill.position_ids)[picked])
         written = [Written() for _ in prompt_of_row]
         num_axes = prefill.position_ids.shape[0] if prefill.position_ids.ndim == 3 else 0
         for step in range(sampling.max_new_tokens):
@@ -144,15 +144,13 @@ class Decoder:
 class _Batch:
     """The rows in flight. `rows` [places] are their numbers, `writing` the places of those that have not ended."""
 
-    def __init__(
-        self, cache: DynamicCache, logits: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, picked: torch.Tensor
-    ) -> None:
+    def __init__(self, cache: DynamicCache, logits: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> None:
         self.cache = cache
         self.logits = logits
         self.mask = mask
         self.positions = positions
-        self.rows = torch.arange(len(picked), device=picked.device)
-        self.writing = list(range(len(picked)))
+        self.rows = torch.arange(len(positions), device=positions.device)
+        self.writing = list(range(len(positions)))
 
     def repack(self) -> torch.Tensor:
         """Let ended rows go.

@@ -23,6 +23,7 @@ from actors.engines.base import Attestation, Completion, FinishReason, Request, 
 from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
+from actors.processors import with_chat_template
 
 _CACHED_FEATURE_BYTES = 1 << 28
 _MID_GREY = (128, 128, 128)
@@ -51,7 +52,7 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._device = torch.device(device)
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+            self._processor: Any = with_chat_template(AutoProcessor.from_pretrained(model, trust_remote_code=False))
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 model, dtype=_DTYPES[dtype], trust_remote_code=False, use_safetensors=True
             )
@@ -59,8 +60,6 @@ class TransformersEngine:
             raise ValueError(f"cannot load {model} as an image-text-to-text model: {error}") from error
         self._model = loaded.to(self._device).eval()
         self._tokenizer = self._processor.tokenizer
-        if self._processor.chat_template is None:  # some classes of processors take none of their own
-            self._processor.chat_template = self._tokenizer.chat_template
         if self._processor.chat_template is None:
             raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
         self._family = family_of(self._model, self._processor)
@@ -95,12 +94,13 @@ class TransformersEngine:
         completions: dict[int, Completion] = {}
         for rows in self._batches([prompt.rendered for prompt in prompts]):
             features = self._encoded([_image_of(requests[row]) for row in rows])
-            asked: dict[tuple[str, int], int] = {}  # equal prompts about one image are read once
-            prompt_of_row = [asked.setdefault((prompts[row].rendered, id(features[at])), len(asked)) for at, row in enumerate(rows)]
-            first = {prompt: at for at, prompt in reversed(list(enumerate(prompt_of_row)))}
-            distinct = [first[prompt] for prompt in range(len(asked))]
-            prefill = self._family.prefill([prompts[rows[at]] for at in distinct], [features[at] for at in distinct])
-            written = self._decoder.decode(prefill, prompt_of_row, sampling, None if draws is None else draws[rows])
+            asked = [(prompts[row].rendered, id(seen)) for row, seen in zip(rows, features, strict=True)]
+            first: dict[tuple[str, int], int] = {}  # equal prompts about one image are read once
+            for at, key in enumerate(asked):
+                first.setdefault(key, at)
+            number = {key: prompt for prompt, key in enumerate(first)}
+            prefill = self._family.prefill([prompts[rows[at]] for at in first.values()], [features[at] for at in first.values()])
+            written = self._decoder.decode(prefill, [number[key] for key in asked], sampling, None if draws is None else draws[rows])
             completions |= {row: self._completion(one, sampling.stop) for row, one in zip(rows, written, strict=True)}
         return [completions[row] for row in range(len(requests))]
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from actors.engines.weights import digest_of, read_checkpoint
+from actors.processors import with_chat_template
 from actors.training.job import TrainingJob, TrainingResult
 
 RESULT_FILE = "training_result.json"
@@ -54,9 +55,7 @@ def load_processor(folder: Path) -> Any:
         raise ValueError(f"{folder} has no processor: {error}") from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise ValueError(f"the processor of {folder}, {type(processor).__name__}, does not take both images and text")
-    if processor.chat_template is None:
-        processor.chat_template = processor.tokenizer.chat_template
-    return processor
+    return with_chat_template(processor)
 
 
 def group_of(parameter_name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from actors.engines.base import FinishReason, Request, Sampling, WeightUpdate
 from actors.engines.decoding import Decoder
@@ -53,21 +53,12 @@ def engine(checkpoint: Path) -> TransformersEngine:
     return TransformersEngine(checkpoint, batch_size=3)
 
 
-class _Ban(LogitsProcessor):
-    def __init__(self, banned: list[int]) -> None:
-        self._banned = banned
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
-        scores[:, self._banned] = -torch.inf
-        return scores
-
-
 def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_tokens: int) -> list[tuple[int, ...]]:
     """`generate` of the model's own class on the processor's own inputs, one request at a time."""
     model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
     processor: Any = AutoProcessor.from_pretrained(checkpoint)
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
-    pad = processor.tokenizer.pad_token_id
+    banned = [model.config.image_token_id, processor.tokenizer.pad_token_id]
     written = []
     for request in requests:
         user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request.prompt}]}
@@ -79,8 +70,7 @@ def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_toke
         if "qformer_input_ids" in inputs:  # a Q-Former reads what was said, without the template around it
             spoken = processor.qformer_tokenizer(f"{request.prompt} {request.answer_prefix}".strip(), return_tensors="pt")
             inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
-        ban = LogitsProcessorList([_Ban([model.config.image_token_id, pad])])
-        row = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=ban)[0]
+        row = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, suppress_tokens=banned)[0]
         tokens = row[inputs["input_ids"].shape[1] :].tolist()
         written.append(tuple(tokens[: tokens.index(3)] if 3 in tokens else tokens))
     return written
@@ -110,8 +100,7 @@ def test_a_qwen_decodes_with_positions_on_three_axes() -> None:
             text.replace("<|image_pad|>", "<|image_pad|>" * num_features), return_tensors="pt", add_special_tokens=False
         )
         inputs = {**pixels, **ids, "mm_token_type_ids": (ids["input_ids"] == model.config.image_token_id).int()}
-        ban = LogitsProcessorList([_Ban(banned)])
-        expected = model.generate(**inputs, max_new_tokens=12, do_sample=False, logits_processor=ban)[
+        expected = model.generate(**inputs, max_new_tokens=12, do_sample=False, suppress_tokens=banned)[
             0, ids["input_ids"].shape[1] :
         ].tolist()
         assert row.token_ids == (expected[: expected.index(3)] if 3 in expected else expected)
