@@ -1,13 +1,14 @@
 """Handing tasks to the engines of a fleet: bounded work in flight, deadlines, retries elsewhere.
 
 Data errors and machine errors are told apart: a task that fails by its own data ends the run at once, one that fails otherwise is
-tried again on another engine, and an engine that dies, hangs or declares itself unfit is restarted while the others go on.
+tried again on another engine, and an engine that dies, hangs or declares itself unfit is restarted while the others go on. While
+tasks run, engines come over to other weights (`cluster.rolling`): an engine with a task in flight is never swapped.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -15,11 +16,11 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from actors.engines.base import EngineError, WeightMismatchError
-from cluster.errors import EngineLostError, FleetError, TaskFailedError
+from actors.engines.base import EngineError
+from cluster.errors import TaskFailedError
 from cluster.health import Event, State
+from cluster.rolling import RollingSwap
 from cluster.slot import EngineSlot, Timeouts
-from cluster.weights import Published
 
 T = TypeVar("T")
 
@@ -59,29 +60,30 @@ class Dispatch(Generic[T]):
     """One run over the tasks. `results` drives it; `abandon` leaves the engines quiet, however it ended."""
 
     def __init__(
-        self, slots: Sequence[EngineSlot], target: Published, tasks: Iterable[T], submit: Submit[T], timeouts: Timeouts, limits: Limits
+        self, rolling: RollingSwap, tasks: Iterable[T], submit: Submit[T], timeouts: Timeouts, limits: Limits, *, pinned: bool
     ) -> None:
-        self._slots = slots
-        self._target = target
+        self._rolling = rolling
+        self._pinned = pinned
         self._tasks = iter(tasks)
         self._submit = submit
         self._timeouts = timeouts
         self._limits = limits
         self._retries: deque[_Work[T]] = deque()
         self._exhausted = False
-        self._flights: dict[int, list[_Flight[T]]] = {slot.index: [] for slot in slots}
+        self._flights: dict[int, list[_Flight[T]]] = {slot.index: [] for slot in rolling.slots}
         """By engine, oldest first: an actor works in the order of submission."""
-        self._last_error = "none"
 
     def results(self) -> Iterator[tuple[T, Any]]:
         """Yields each task with its result, as they complete.
 
         Raises:
             TaskFailedError: a task failed by its data, or on `max_attempts` engines.
-            FleetError: no engine is left, and no restart.
+            WeightMismatchError: an engine refused the weights of a roll, which is reversed.
+            FleetError: no engine is left, and no restart; or an engine could not be brought to the weights of a roll.
         """
         while True:
-            self._restart_dead()
+            self._rolling.restart_dead()
+            self._advance()
             self._fill()
             if not any(self._flights.values()) and not self._retries and self._exhausted:
                 return
@@ -93,7 +95,7 @@ class Dispatch(Generic[T]):
 
         Queued calls are not cancelled: a cancelled call that waits for its arguments stalls the actor's later calls (Ray 2.60).
         """
-        busy = [slot for slot in self._slots if self._flights[slot.index] and slot.health.state is not State.DEAD]
+        busy = [slot for slot in self._rolling.slots if self._flights[slot.index] and slot.health.state is not State.DEAD]
         for slot in busy:
             self._flights[slot.index].clear()
             slot.health.record(Event.WORK_ABANDONED)
@@ -103,17 +105,16 @@ class Dispatch(Generic[T]):
                 slot.health.record(Event.ANSWERED)
                 slot.health.expect_nothing()
             else:
-                slot.kill("it did not finish abandoned work")
+                self._rolling.lose(slot, "it did not finish abandoned work")
 
-    def _restart_dead(self) -> None:
-        for slot in self._slots:
-            if slot.health.state is State.DEAD and slot.health.can_restart:
-                slot.launch(self._target)
-        if all(slot.health.state is State.DEAD for slot in self._slots):
-            raise FleetError(f"all {len(self._slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
+    def _advance(self) -> None:
+        self._rolling.advance(self._num_in_flight, old_may_work=not self._pinned)
+
+    def _num_in_flight(self, slot: EngineSlot) -> int:
+        return len(self._flights[slot.index])
 
     def _fill(self) -> None:
-        """Gives work to healthy engines, least busy first, until they or the tasks are used up."""
+        """Gives work to engines that may take it, least busy first, until they or the tasks are used up."""
         while open_slots := self._open_slots():
             assignment = self._next_assignment(open_slots)
             if assignment is None:
@@ -126,11 +127,11 @@ class Dispatch(Generic[T]):
 
     def _open_slots(self) -> list[EngineSlot]:
         limit = self._limits.max_in_flight_per_engine
-        healthy = [slot for slot in self._slots if slot.health.state is State.HEALTHY and len(self._flights[slot.index]) < limit]
-        return sorted(healthy, key=lambda slot: len(self._flights[slot.index]))
+        fit = [slot for slot in self._rolling.slots if self._rolling.may_work(slot, self._pinned) and self._num_in_flight(slot) < limit]
+        return sorted(fit, key=self._num_in_flight)
 
     def _next_assignment(self, open_slots: list[EngineSlot]) -> tuple[EngineSlot, _Work[T]] | None:
-        alive = {slot.index for slot in self._slots if slot.health.state is not State.DEAD}
+        alive = {slot.index for slot in self._rolling.slots if slot.health.state is not State.DEAD}
         for work in self._retries:
             for slot in open_slots:
                 if slot.index not in work.failed_on or alive <= set(work.failed_on):
@@ -143,14 +144,14 @@ class Dispatch(Generic[T]):
         return open_slots[0], _Work(task)
 
     def _collect(self) -> Iterator[tuple[T, Any]]:
-        """Waits for one task or launch to end, at most until the next deadline."""
+        """Waits for one task, launch or swap to end, at most until the next deadline."""
         flights = {flight.ref: flight for flights in self._flights.values() for flight in flights}
-        launches = {slot.launched: slot for slot in self._slots if slot.is_launching}
-        wait_s = min(slot.health.remaining_s for slot in self._slots)
-        ready, _ = ray.wait([*flights, *launches], num_returns=1, timeout=wait_s)
+        changes = self._rolling.changes()
+        wait_s = min(slot.health.remaining_s for slot in self._rolling.slots)
+        ready, _ = ray.wait([*flights, *changes], num_returns=1, timeout=wait_s)
         for ref in ready:
-            if ref in launches:
-                self._finish_launch(launches[ref])
+            if ref in changes:
+                self._rolling.finish(changes[ref])
                 continue
             try:
                 result = ray.get(ref, timeout=self._timeouts.task_s)
@@ -159,27 +160,19 @@ class Dispatch(Generic[T]):
                 continue
             self._land(flights[ref])
             flights[ref].slot.health.record(Event.TASK_OK)
+            self._advance()  # before the result is worked on: an engine that has drained swaps meanwhile
             yield flights[ref].work.task, result
 
-    def _finish_launch(self, slot: EngineSlot) -> None:
-        try:
-            slot.finish_launch()
-        except (EngineLostError, WeightMismatchError) as error:  # others serve these weights: a refusal is this machine's fault
-            self._lose(slot, str(error))
-
     def _enforce_deadlines(self) -> None:
-        for slot in self._slots:
-            if not slot.health.is_overdue:
+        self._rolling.enforce_deadlines()
+        for slot in self._rolling.slots:
+            if slot.is_changing or not slot.health.is_overdue:
                 continue
-            oldest = None if slot.is_launching else self._flights[slot.index][0]
-            awaited = oldest.ref if oldest else slot.launched
-            if ray.wait([awaited], timeout=0)[0]:
+            oldest = self._flights[slot.index][0]
+            if ray.wait([oldest.ref], timeout=0)[0]:
                 continue  # done, and collected next
-            if oldest is None:
-                self._lose(slot, "it did not start in time")
-            else:
-                slot.health.record(Event.MISSED_DEADLINE)
-                self._lose(slot, f"a task took longer than {self._timeouts.task_s:g} s", oldest)
+            slot.health.record(Event.MISSED_DEADLINE)
+            self._lose(slot, f"a task took longer than {self._timeouts.task_s:g} s", oldest)
 
     def _land(self, flight: _Flight[T]) -> None:
         """Takes a flight off its engine; the clock of the next one starts when it becomes the oldest."""
@@ -206,14 +199,12 @@ class Dispatch(Generic[T]):
             self._land(flight)
             self._charge(flight, described)
 
-    def _lose(self, slot: EngineSlot, reason: str, to_blame: _Flight[T] | None = None) -> None:
+    def _lose(self, slot: EngineSlot, reason: str, to_blame: _Flight[T]) -> None:
         """Kills an engine and takes its tasks back; only the one to blame is charged with an attempt."""
-        self._last_error = f"engine {slot.index}: {reason}"
-        slot.kill(reason)
+        self._rolling.lose(slot, reason)
         flights, self._flights[slot.index] = self._flights[slot.index], []
         self._retries.extend(flight.work for flight in flights if flight is not to_blame)
-        if to_blame is not None:
-            self._charge(to_blame, reason)
+        self._charge(to_blame, reason)
 
     def _charge(self, flight: _Flight[T], reason: str) -> None:
         work = flight.work

@@ -1,8 +1,9 @@
-"""The engine fleet: several engines that always serve the same weights.
+"""The engine fleet: several engines that serve the same weights, or are being brought to others one after the other.
 
     start    every engine is made, loaded, swapped to the champion and attested; only then is it healthy
     run      tasks go to healthy engines and come back in the order of completion (`cluster.dispatch`)
-    swap     one engine after the other; all of them end at the new weights, or all of them at the old
+    roll     begins a rolling swap, which goes on while tasks run (`cluster.rolling`); `settle` ends it
+    swap     roll and settle: all engines end at the new weights, or all of them at the old
     shutdown every engine is killed, and waited for
 
 An engine whose swap fails half way never serves again: it is killed and a new one is made. Every wait is bounded.
@@ -13,23 +14,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 import psutil
 from ray.actor import ActorHandle
 
-from actors.engines.base import Attestation, WeightMismatchError, WeightUpdate
+from actors.engines.base import WeightMismatchError, WeightUpdate
 from cluster.dispatch import Dispatch, Limits, Submit
-from cluster.errors import EngineLostError, FleetError, TimeoutExceededError
-from cluster.health import Clock, EngineHealth, Event, RestartBudget, State
-from cluster.slot import EngineSlot, Spawn, Timeouts
-from cluster.weights import Published, publish
+from cluster.errors import FleetError, TimeoutExceededError
+from cluster.health import Clock, EngineHealth, RestartBudget, State
+from cluster.rolling import RollingSwap
+from cluster.slot import EngineSlot, EngineSwap, Spawn, Timeouts
+from cluster.weights import publish
 
 T = TypeVar("T")
-
-_SWAP_ATTEMPTS = 2
-"""The second one is on a fresh process; weights that fail there too are at fault themselves."""
 
 _SHUTDOWN_S = 30.0
 
@@ -57,13 +56,14 @@ class Fleet:
         self._limits = Limits(max_attempts, max_in_flight_per_engine)
         self._budget = RestartBudget(max_restarts_per_engine, max_restarts)
         self._slots = [EngineSlot(index, spawn, EngineHealth(self._budget, clock), self._timeouts) for index in range(size)]
-        self._target: Published | None = None
+        self._rolling = RollingSwap(self._slots)
         self._running = False
+        self._pinned = False
 
     @property
     def engines(self) -> list[ActorHandle]:
-        """Actors of the engines that serve the fleet's weights."""
-        return [slot.handle for slot in self._slots if slot.health.state is State.HEALTHY]
+        """Actors of the engines that serve the weights of `weight_version`."""
+        return [slot.handle for slot in self._slots if self._rolling.has_come_over(slot)]
 
     @property
     def num_restarts(self) -> int:
@@ -71,55 +71,65 @@ class Fleet:
 
     @property
     def weight_version(self) -> str:
-        """Version that the fleet serves; empty before `start`."""
-        return self._target.version if self._target else ""
+        """Version that the engines serve or are being brought to, and that pinned results come from; empty before `start`. During a
+        roll it is the new one, and the old one again once that is refused."""
+        return self._rolling.target.version if self._rolling.target else ""
 
     def states(self) -> list[State]:
         """The state of each engine, by index."""
         return [slot.health.state for slot in self._slots]
 
-    def start(self, update: WeightUpdate) -> list[Attestation]:
+    def start(self, update: WeightUpdate) -> list[EngineSwap]:
         """Makes all engines, at the same time, and brings them to the champion. What was made is killed on failure.
 
         Raises:
             WeightMismatchError: the update does not fit the model.
             FleetError: an engine could not be started.
         """
-        assert self._target is None, "a fleet starts once"
-        target = publish(update)
+        assert self._rolling.target is None, "a fleet starts once"
         with ExitStack() as undo:
             undo.callback(self.shutdown, _SHUTDOWN_S)
-            for slot in self._slots:
-                slot.launch(target)
-            attestations = [self._bring(slot, target) for slot in self._slots]
+            self._rolling.begin(publish(update))
+            self._rolling.launch_all()
+            self._rolling.settle(len(self._slots))
             undo.pop_all()
-        self._target = target
-        return attestations
+        return list(self._rolling.swaps)
 
-    def run(self, tasks: Iterable[T], submit: Submit[T]) -> Iterator[tuple[T, Any]]:
+    def run(self, tasks: Iterable[T], submit: Submit[T], *, pinned: bool = False) -> Iterator[tuple[T, Any]]:
         """Yields `(task, result)` in the order of completion. Tasks are taken as engines become free.
 
         `submit` starts a task on an engine and returns the reference of its last call, which may be on another actor. A task may
-        run more than once. Closing the iterator early waits, bounded, until the engines are quiet.
+        run more than once, but all calls of one attempt are served by one weight version. During a roll that may be another one
+        than `weight_version`, unless the run is `pinned`. A roll that is not over when the tasks are goes on in the next run.
+        Closing the iterator early waits, bounded, until no engine works on a task.
 
         Raises:
             TaskFailedError: a task raised a `ValueError`, or failed on `max_attempts` engines.
-            FleetError: all engines are lost and no restart is left.
+            WeightMismatchError: an engine refused the weights of a roll.
+            FleetError: all engines are lost and no restart is left, or an engine could not be brought to the weights of a roll.
+                After this and a refusal the fleet's weights are the old ones again: engines that had left them take no task
+                before they have returned, in the next run or with `settle`.
         """
-        assert self._target is not None, "start the fleet first"
+        assert self._rolling.target is not None, "start the fleet first"
         assert not self._running, "one run at a time"
-        served = {slot.serving for slot in self._slots if slot.health.state is State.HEALTHY}
-        assert served <= {self._target}, "a swap was interrupted: the fleet serves mixed weights"
-        dispatch = Dispatch(self._slots, self._target, tasks, submit, self._timeouts, self._limits)
-        self._running = True
+        dispatch = Dispatch(self._rolling, tasks, submit, self._timeouts, self._limits, pinned=pinned)
+        self._running, self._pinned = True, pinned
         try:
             yield from dispatch.results()
         finally:
-            self._running = False
+            self._running = self._pinned = False
             dispatch.abandon()
 
-    def swap(self, update: WeightUpdate) -> list[Attestation]:
-        """Brings every engine to `update`, one after the other, or leaves the whole fleet at what it served.
+    def roll(self, update: WeightUpdate) -> None:
+        """Begins to bring the engines to `update`, one after the other, and returns at once. May be called between two results of a
+        run that is not pinned, and before an earlier roll is over, which is then given up: one that fails goes back to the
+        weights that the whole fleet served last."""
+        assert self._rolling.target is not None, "start the fleet first"
+        assert not self._pinned, "a pinned run holds the fleet's weights"
+        self._rolling.begin(publish(update))
+
+    def settle(self, num_engines: int | None = None) -> list[EngineSwap]:
+        """Goes on with a roll until `num_engines` serve its weights, or all; returns those that have come over, in that order.
 
         Engines that are dead without a restart left are no longer part of the fleet.
 
@@ -127,19 +137,20 @@ class Fleet:
             WeightMismatchError: an engine refused the update; the fleet serves its old weights.
             FleetError: an engine could not be brought to the update; the others serve the old weights again.
         """
-        assert self._target is not None, "start the fleet first"
-        assert not self._running, "no swap while tasks are in flight"
-        target = publish(update)
-        members = [slot for slot in self._slots if slot.health.state is not State.DEAD or slot.health.can_restart]
-        if not members:
-            raise FleetError("all engines are lost and no restart is left")
+        assert self._rolling.target is not None, "start the fleet first"
+        assert not self._running, "a run that goes on brings its engines over itself"
         try:
-            attestations = [self._bring(slot, target) for slot in members]
+            self._rolling.settle(len(self._slots) if num_engines is None else num_engines)
         except (WeightMismatchError, FleetError):
-            self._restore(self._target)
+            with suppress(FleetError):  # engines that cannot go back are lost, and told of by the next run
+                self._rolling.settle(len(self._slots))
             raise
-        self._target = target
-        return attestations
+        return list(self._rolling.swaps)
+
+    def swap(self, update: WeightUpdate) -> list[EngineSwap]:
+        """Brings every engine to `update`, or leaves the whole fleet at what it served. Raises what `settle` does."""
+        self.roll(update)
+        return self.settle()
 
     def shutdown(self, timeout_s: float) -> None:
         """Kills all engines and waits until their processes on this machine are gone. Safe to call twice.
@@ -153,33 +164,3 @@ class Fleet:
         _, alive = psutil.wait_procs(processes, timeout=timeout_s)
         if alive:
             raise TimeoutExceededError(f"engine processes {[process.pid for process in alive]} are still there after {timeout_s:g} s")
-
-    def _bring(self, slot: EngineSlot, target: Published) -> Attestation:
-        """Makes one engine serve `target`, on a new process where the old one is lost."""
-        last_error = "no restart is left"
-        for _ in range(_SWAP_ATTEMPTS):
-            if slot.health.state is State.DEAD:
-                if not slot.health.can_restart:
-                    break
-                slot.launch(target)
-            try:
-                attestation = slot.finish_launch() if slot.is_launching else None
-                if attestation is not None and slot.serving is target:
-                    return attestation
-                return slot.swap(target)
-            except EngineLostError as error:
-                last_error = str(error)
-                slot.kill(last_error)
-        raise FleetError(f"engine {slot.index} cannot be brought to {target.version}: {last_error}")
-
-    def _restore(self, previous: Published) -> None:
-        """Brings the engines that left `previous` back to it. One that cannot be brought back stays dead: a fleet never mixes."""
-        for slot in self._slots:
-            if slot.health.state is State.HEALTHY and slot.serving is previous:
-                continue
-            if slot.health.state is State.HEALTHY:
-                slot.health.record(Event.OUTDATED)
-            try:
-                self._bring(slot, previous)
-            except (WeightMismatchError, FleetError) as error:
-                slot.kill(str(error))

@@ -1,7 +1,7 @@
 """How one engine is doing: a small state machine, pure, on an injected clock.
 
-    restarting --started--> stale --swap_completed--> healthy --outdated--> stale
-                                                      healthy --missed_deadline, work_abandoned--> suspect --answered--> healthy
+    restarting --started--> stale --swap_completed--> healthy --taken_out--> draining --swap_began--> stale --swap_began--> stale
+                            healthy, draining --missed_deadline, work_abandoned--> suspect --answered--> healthy
     any of them --died--> dead --restart_began--> restarting
 
 Only a completed swap makes a stale engine healthy; only a healthy engine gets work.
@@ -21,8 +21,9 @@ Clock = Callable[[], float]
 
 class State(StrEnum):
     RESTARTING = "restarting"  # its process is being made, also for the first time
-    STALE = "stale"  # it runs, but does not serve the fleet's weights
-    HEALTHY = "healthy"  # it serves the fleet's weights and gets work
+    STALE = "stale"  # it runs, and awaits a swap or is in one
+    HEALTHY = "healthy"  # it serves the weights that it has attested, and gets work
+    DRAINING = "draining"  # it is taken out of service for a swap: it ends its tasks and gets no new ones
     SUSPECT = "suspect"  # it may hang or may be busy with work that nobody waits for
     DEAD = "dead"  # it has no process
 
@@ -30,7 +31,8 @@ class State(StrEnum):
 class Event(StrEnum):
     STARTED = "started"
     SWAP_COMPLETED = "swap_completed"
-    OUTDATED = "outdated"
+    TAKEN_OUT = "taken_out"
+    SWAP_BEGAN = "swap_began"
     TASK_OK = "task_ok"
     MISSED_DEADLINE = "missed_deadline"
     WORK_ABANDONED = "work_abandoned"
@@ -46,16 +48,23 @@ class IllegalTransitionError(ClusterError):
 _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RESTARTING, Event.STARTED): State.STALE,
     (State.STALE, Event.SWAP_COMPLETED): State.HEALTHY,
-    (State.HEALTHY, Event.SWAP_COMPLETED): State.HEALTHY,
-    (State.HEALTHY, Event.OUTDATED): State.STALE,
+    (State.HEALTHY, Event.TAKEN_OUT): State.DRAINING,
+    (State.DRAINING, Event.SWAP_BEGAN): State.STALE,
+    (State.STALE, Event.SWAP_BEGAN): State.STALE,
     (State.HEALTHY, Event.TASK_OK): State.HEALTHY,
+    (State.DRAINING, Event.TASK_OK): State.DRAINING,
     (State.HEALTHY, Event.MISSED_DEADLINE): State.SUSPECT,
+    (State.DRAINING, Event.MISSED_DEADLINE): State.SUSPECT,
     (State.HEALTHY, Event.WORK_ABANDONED): State.SUSPECT,
+    (State.DRAINING, Event.WORK_ABANDONED): State.SUSPECT,
     (State.SUSPECT, Event.WORK_ABANDONED): State.SUSPECT,
     (State.SUSPECT, Event.ANSWERED): State.HEALTHY,
     (State.DEAD, Event.RESTART_BEGAN): State.RESTARTING,
     **{(state, Event.DIED): State.DEAD for state in State if state is not State.DEAD},
 }
+
+_OUT_OF_SERVICE = (State.RESTARTING, State.STALE, State.DEAD)
+"""Nothing is worked on in these."""
 
 
 class RestartBudget:
@@ -76,6 +85,7 @@ class EngineHealth:
         self._budget = budget
         self._clock = clock
         self._deadline = math.inf
+        self._out_since: float | None = clock()
 
     @property
     def can_restart(self) -> bool:
@@ -90,6 +100,11 @@ class EngineHealth:
     @property
     def is_overdue(self) -> bool:
         return self._clock() >= self._deadline
+
+    @property
+    def out_of_service_s(self) -> float:
+        """Seconds for which the engine has done no work, and has not been able to; 0 while it can."""
+        return 0.0 if self._out_since is None else self._clock() - self._out_since
 
     def expect_within(self, seconds: float) -> None:
         """Sets the deadline by which the engine must have done what it is doing."""
@@ -111,6 +126,10 @@ class EngineHealth:
             self._count_restart()
         if event in (Event.DIED, Event.SWAP_COMPLETED):
             self.expect_nothing()
+        if after not in _OUT_OF_SERVICE:
+            self._out_since = None
+        elif self._out_since is None:
+            self._out_since = self._clock()
         self.state = after
         return after
 

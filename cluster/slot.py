@@ -55,16 +55,32 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Launch:
-    target: Published
+class EngineSwap:
+    """An engine has come over to other weights."""
+
+    engine: int
+    attestation: Attestation
+    out_of_service_s: float
+    """From its last task's end, or its loss, until it was healthy again: with every attempt and restart that it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
     whereabouts: ray.ObjectRef
-    started: ray.ObjectRef
+    loaded: ray.ObjectRef
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    target: Published
     swapped: ray.ObjectRef
+    start: _Start | None
+    """Of a new process; none where a running engine is swapped."""
 
 
 class EngineSlot:
-    """Launches, swaps, and kills one engine. Every wait is bounded; every failure but a refused update is an `EngineLostError`,
-    after which the caller kills the slot."""
+    """Launches, swaps, and kills one engine. Launches and swaps are begun, and finished when `changed` is ready. Every wait is
+    bounded; every failure but a refused update is an `EngineLostError`, after which the caller kills the slot."""
 
     def __init__(self, index: int, spawn: Spawn, health: EngineHealth, timeouts: Timeouts) -> None:
         self.index = index
@@ -73,7 +89,7 @@ class EngineSlot:
         self._spawn = spawn
         self._timeouts = timeouts
         self._handle: ActorHandle | None = None
-        self._launch: _Launch | None = None
+        self._change: _Change | None = None
         self._process: psutil.Process | None = None
         self._killed: list[psutil.Process] = []
 
@@ -83,14 +99,20 @@ class EngineSlot:
         return self._handle
 
     @property
-    def is_launching(self) -> bool:
-        return self._launch is not None
+    def is_changing(self) -> bool:
+        """Whether a launch or a swap is under way."""
+        return self._change is not None
 
     @property
-    def launched(self) -> ray.ObjectRef:
-        """Ready when a launch has ended, well or badly."""
-        assert self._launch is not None
-        return self._launch.swapped
+    def changing_to(self) -> Published:
+        assert self._change is not None, f"engine {self.index} is neither launched nor swapped"
+        return self._change.target
+
+    @property
+    def changed(self) -> ray.ObjectRef:
+        """Ready when a launch or a swap has ended, well or badly."""
+        assert self._change is not None, f"engine {self.index} is neither launched nor swapped"
+        return self._change.swapped
 
     def launch(self, target: Published) -> None:
         """Begins to make a new engine that serves `target`; a dead one is restarted, at the cost of its budget."""
@@ -101,34 +123,41 @@ class EngineSlot:
         self._handle = handle
         self.health.expect_within(self._timeouts.start_s + self._timeouts.swap_s)
         # Calls of one actor run in this order, so that the last one is ready after all of them.
-        whereabouts = handle.__ray_call__.remote(_whereabouts)
-        self._launch = _Launch(target, whereabouts, handle.start.remote(), handle.swap.remote(target.ref))
+        start = _Start(handle.__ray_call__.remote(_whereabouts), handle.start.remote())
+        self._change = _Change(target, handle.swap.remote(target.ref), start)
 
-    def finish_launch(self) -> Attestation:
-        """Waits for the launched engine and admits it.
+    def begin_swap(self, target: Published) -> None:
+        """Begins to make the running engine serve `target`. The driver must have no task on it."""
+        self.health.record(Event.SWAP_BEGAN)
+        self.health.expect_within(self._timeouts.swap_s)
+        self._change = _Change(target, self.handle.swap.remote(target.ref), None)
 
-        Raises:
-            EngineLostError: it did not start in time, failed, or attests other weights.
-            WeightMismatchError: it started but refuses the update.
-        """
-        launch = self._launch
-        assert launch is not None
-        node_id, pid = self._get(launch.whereabouts, self.health.remaining_s)
-        self._process = _local_process(node_id, pid)
-        self._get(launch.started, self.health.remaining_s)
-        self._launch = None
-        self.health.record(Event.STARTED)
-        return self._admit(launch.target, launch.swapped, self.health.remaining_s)
-
-    def swap(self, target: Published) -> Attestation:
-        """Makes the running engine serve `target`. The driver must have no task on it.
+    def finish_change(self) -> EngineSwap:
+        """Waits for the launch or swap that is under way, and admits the engine.
 
         Raises:
-            WeightMismatchError: the engine refuses the update and serves what it served.
-            EngineLostError: anything else; what it serves is unknown.
+            WeightMismatchError: the engine refuses the update; it runs, stale, and may be swapped again.
+            EngineLostError: it did not start or swap in time, failed, or attests other weights; what it serves is unknown.
         """
-        swapped = self.handle.swap.remote(target.ref)
-        return self._admit(target, swapped, self._timeouts.swap_s)
+        change = self._change
+        assert change is not None, f"engine {self.index} is neither launched nor swapped"
+        if change.start is not None:
+            self._process = _local_process(*self._get(change.start.whereabouts, self.health.remaining_s))
+            self._get(change.start.loaded, self.health.remaining_s)
+            self.health.record(Event.STARTED)
+        remaining_s = self.health.remaining_s
+        self._change = None
+        self.health.expect_nothing()
+        attestation: Attestation = self._get(change.swapped, remaining_s)
+        if (attestation.version, attestation.digest) != (change.target.version, change.target.digest):
+            raise EngineLostError(
+                f"engine {self.index} was told to serve {change.target.version} ({change.target.digest[:12]}) "
+                f"and attests {attestation.version} ({attestation.digest[:12]})"
+            )
+        swap = EngineSwap(self.index, attestation, self.health.out_of_service_s)
+        self.serving = change.target
+        self.health.record(Event.SWAP_COMPLETED)
+        return swap
 
     def answers(self, timeout_s: float) -> bool:
         """Whether the engine gets through everything queued on it within `timeout_s` seconds."""
@@ -150,7 +179,7 @@ class EngineSlot:
             ray.kill(self._handle)
         if self._process is not None:
             self._killed.append(self._process)
-        self._handle = self._launch = self._process = self.serving = None
+        self._handle = self._change = self._process = self.serving = None
 
     def killed_processes(self) -> list[psutil.Process]:
         """Processes of killed engines on this machine that may still be going down."""
@@ -163,23 +192,13 @@ class EngineSlot:
 
     def _find_process(self) -> None:
         """Learns of a process that is killed while it is launched, if it came up at all."""
-        if self._launch is None or not ray.wait([self._launch.whereabouts], timeout=0)[0]:
+        start = self._change.start if self._change else None
+        if start is None or not ray.wait([start.whereabouts], timeout=0)[0]:
             return
         try:
-            self._process = _local_process(*ray.get(self._launch.whereabouts, timeout=_READY_S))
+            self._process = _local_process(*ray.get(start.whereabouts, timeout=_READY_S))
         except RayError as error:
             logger.debug("engine %d had no process: %s", self.index, error)
-
-    def _admit(self, target: Published, swapped: ray.ObjectRef, timeout_s: float) -> Attestation:
-        attestation: Attestation = self._get(swapped, timeout_s)
-        if (attestation.version, attestation.digest) != (target.version, target.digest):
-            raise EngineLostError(
-                f"engine {self.index} was told to serve {target.version} ({target.digest[:12]}) "
-                f"and attests {attestation.version} ({attestation.digest[:12]})"
-            )
-        self.serving = target
-        self.health.record(Event.SWAP_COMPLETED)
-        return attestation
 
     def _get(self, ref: ray.ObjectRef, timeout_s: float) -> Any:
         try:

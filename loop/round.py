@@ -7,12 +7,13 @@
 | generate, correct, filter | shards of tasks                 | one part of records per shard    | nothing: a pipeline     |
 | select                    | accepted records                | part `selected`                  | every shard             |
 | train                     | seed data and selected records  | a checkpoint, the candidate      | select                  |
-| evaluate                  | held-out questions              | part `predictions`               | a swap to the candidate |
+| evaluate                  | held-out questions              | part `predictions`               | one engine's swap       |
 | decide, swap              | predictions of both models      | the champion of the next round   | evaluate                |
 | commit                    | all of the above                | the round                        | everything              |
 
 A stage whose part or checkpoint is finished is not run again: that is all there is to resuming. A rejected candidate changes
-nothing but the record of its round.
+nothing but the record of its round. A stage begins with the first engine that serves its model, and the others come over while it
+runs: all that it produces is pinned to that model. `swap` counts the seconds until that first engine serves.
 """
 
 from __future__ import annotations
@@ -84,11 +85,13 @@ def run_round(house: House, index: int) -> RoundCommit:
     """Round `index` (from 1): everything from the unlabelled images to the commit record."""
     clock = RoundClock()
     champion = house.champion()
-    with clock.stage("generate_correct_filter"):
+    with clock.stage("swap"):
         house.serve(champion)
+    with clock.stage("generate_correct_filter"):
         parts = write_records(house, index)
     with clock.stage("select"):
         records, selected, selected_part = select(house, index, parts)
+        assert {record.generator_weight_version for record in records} <= {champion.version}
     with clock.stage("train"):
         candidate, training, training_part = train(house, index, selected)
     with clock.stage("swap"):
@@ -142,7 +145,7 @@ def write_records(house: House, index: int) -> list[PartReceipt]:
 
     with house.progress.stage("generate, correct, filter", total=len(shards), unit="shards") as stage:
         stage.advance(len(shards) - len(todo))
-        for _, done in house.fleet.run(todo, submit):
+        for _, done in house.fleet.run(todo, submit, pinned=True):
             stage.advance(1, records=done.num_records, kept=done.num_accepted)
     receipts = [house.store.finished_part(index, shard.name) for shard in shards]
     return [receipt for receipt in receipts if receipt is not None]
@@ -219,7 +222,8 @@ def evaluate(house: House, index: int) -> tuple[Predictions, PartReceipt]:
 
         answered: dict[tuple[str, int], list[Prediction]] = {}
         with house.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
-            for task, predictions in house.fleet.run(tasks, submit):
+            for task, predictions in house.fleet.run(tasks, submit, pinned=True):
+                assert {one.weight_version for one in predictions} == {house.fleet.weight_version}
                 answered[task] = predictions
                 stage.advance(len(predictions))
         rows = [{"set": task[0], **asdict(prediction)} for task in tasks for prediction in answered[task]]

@@ -43,8 +43,11 @@ def _shared_fleet(cluster: ClusterInfo, shared_folder: Path) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def fleet(_shared_fleet: Fleet) -> Fleet:
-    """Two engines that serve `weights(1.0)` as `r1`: shared by the tests, as a process with torch takes seconds to start."""
+def fleet(_shared_fleet: Fleet, shared_folder: Path) -> Fleet:
+    """Two engines that serve `weights(1.0)` as `r1`, and no marks: shared by the tests, as a process with torch takes seconds to
+    start."""
+    for mark in shared_folder.iterdir():
+        mark.unlink()
     _shared_fleet.swap(update_of(weights(1.0), "r1"))
     return _shared_fleet
 

@@ -14,7 +14,7 @@ from cluster.errors import FleetError, TaskFailedError
 from cluster.fleet import Fleet
 from cluster.health import State
 from tests.cluster.conftest import MakeFleet
-from tests.cluster.workers import Doubler, update_of, weights
+from tests.cluster.workers import Doubler, update_of, wait_while, weights
 
 
 def signal_when_working(folder: Path, index: int, number: int) -> threading.Thread:
@@ -22,10 +22,7 @@ def signal_when_working(folder: Path, index: int, number: int) -> threading.Thre
 
     def send() -> None:
         mark = folder / f"working_{index}"
-        deadline = time.monotonic() + 30
-        while not (mark.exists() and mark.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_while(lambda: not (mark.exists() and mark.read_text()))
         os.kill(int(mark.read_text()), number)
 
     thread = threading.Thread(target=send)
@@ -105,7 +102,7 @@ def test_a_closed_run_leaves_quiet_engines(fleet: Fleet) -> None:
     run.close()  # type: ignore[attr-defined]
     assert time.monotonic() - started < 5
     assert fleet.states() == [State.HEALTHY] * 2
-    assert fleet.swap(update_of(weights(2.0), "r2"))[0].version == "r2"
+    assert fleet.swap(update_of(weights(2.0), "r2"))[0].attestation.version == "r2"
 
 
 def test_a_fleet_without_restarts_left_says_so(make_fleet: MakeFleet, tmp_path: Path) -> None:

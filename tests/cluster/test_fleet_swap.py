@@ -27,8 +27,8 @@ def test_every_transport_swaps_in_place(fleet: Fleet, tmp_path: Path) -> None:
     num_restarts = fleet.num_restarts
     for number, transport in enumerate(sorted(TRANSPORTS), start=1):
         folder = save(tmp_path / transport, weights(float(number)))
-        attestations = fleet.swap(prepare(folder, f"r{number}", transport))
-        assert {attestation.digest for attestation in attestations} == {digest_of(weights(float(number)))}
+        swaps = fleet.swap(prepare(folder, f"r{number}", transport))
+        assert {swap.attestation.digest for swap in swaps} == {digest_of(weights(float(number)))}
         assert served(fleet) == {(f"r{number}", float(number))}
         assert fleet.weight_version == f"r{number}"
     assert fleet.num_restarts == num_restarts
@@ -82,8 +82,8 @@ def test_a_fleet_that_cannot_start_leaves_nothing_running(make_fleet: MakeFleet)
 def test_nothing_runs_after_shutdown(make_fleet: MakeFleet) -> None:
     before = engine_processes()
     fleet = make_fleet(2)
-    attestations = fleet.start(update_of(weights(1.0), "r1"))
-    assert [(attestation.version, attestation.digest) for attestation in attestations] == [("r1", digest_of(weights(1.0)))] * 2
+    attested = [(swap.attestation.version, swap.attestation.digest) for swap in fleet.start(update_of(weights(1.0), "r1"))]
+    assert attested == [("r1", digest_of(weights(1.0)))] * 2
     assert len(engine_processes() - before) == 2
     fleet.shutdown(20)
     assert engine_processes() <= before

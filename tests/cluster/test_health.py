@@ -31,6 +31,32 @@ def test_only_a_completed_swap_makes_a_stale_engine_healthy() -> None:
         assert (after is State.HEALTHY) == (event is Event.SWAP_COMPLETED)
 
 
+def test_an_engine_is_taken_out_drains_and_comes_back_swapped() -> None:
+    clock = Clock()
+    health = healthy(clock=clock)
+    events = (Event.TAKEN_OUT, Event.TASK_OK, Event.SWAP_BEGAN, Event.SWAP_COMPLETED)
+    assert [health.record(event) for event in events] == [State.DRAINING, State.DRAINING, State.STALE, State.HEALTHY]
+    with pytest.raises(IllegalTransitionError, match="healthy"):
+        health.record(Event.SWAP_BEGAN)
+    health.record(Event.TAKEN_OUT)
+    assert [health.record(event) for event in (Event.WORK_ABANDONED, Event.ANSWERED)] == [State.SUSPECT, State.HEALTHY]
+
+
+def test_time_out_of_service_counts_attempts_and_restarts_but_not_the_draining() -> None:
+    clock = Clock()
+    health = EngineHealth(RestartBudget(3, 16), clock)
+    for event, at in ((Event.STARTED, 2), (Event.SWAP_COMPLETED, 3), (Event.TAKEN_OUT, 4)):
+        clock.now = at
+        health.record(event)
+        assert health.out_of_service_s == (2 if event is Event.STARTED else 0)
+    for event, at in ((Event.SWAP_BEGAN, 10), (Event.DIED, 11), (Event.RESTART_BEGAN, 12), (Event.STARTED, 15)):
+        clock.now = at
+        health.record(event)
+        assert health.out_of_service_s == at - 10
+    health.record(Event.SWAP_COMPLETED)
+    assert health.out_of_service_s == 0
+
+
 def test_a_dead_engine_comes_back_through_restart_start_and_swap_only() -> None:
     health = healthy()
     states = [health.record(event) for event in (Event.DIED, Event.RESTART_BEGAN, Event.STARTED, Event.SWAP_COMPLETED)]

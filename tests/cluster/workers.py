@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import ray
 import torch
+from ray.actor import ActorHandle
 from safetensors.torch import save_file
 
-from actors.engines.base import Attestation, EngineError, SwapError, WeightUpdate
+from actors.engines.base import Attestation, EngineError, SwapError, WeightMismatchError, WeightUpdate
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
 
 
@@ -19,6 +23,14 @@ def weights(fill: float) -> dict[str, torch.Tensor]:
 
 def update_of(tensors: dict[str, torch.Tensor], version: str, digest: str | None = None) -> WeightUpdate:
     return WeightUpdate(version, digest or digest_of(tensors), manifest_of(tensors), tensors=tensors)
+
+
+def wait_while(holds: Callable[[], object]) -> None:
+    """Returns when it holds no more; a test that waits for nothing fails."""
+    deadline = time.monotonic() + 30
+    while holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def save(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
@@ -44,18 +56,35 @@ class Worker:
 
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.monotonic()
-        if (self.folder / f"break_swap_{self.index}_{update.version}").exists():
+        (self.folder / f"swapping_{self.index}_{update.version}").write_text(str(os.getpid()))
+        wait_while((self.folder / f"hold_swap_{self.index}_{update.version}").exists)
+        if self._told_to("break_swap", update):
             raise SwapError("half way")
+        if self._told_to("refuse", update):
+            raise WeightMismatchError(f"{update.version} does not fit")
         tensors = load_update(update)
         verify(update, tensors, manifest_of(self.tensors))
         self.tensors, self.version = tensors, update.version
         served = dict(self.tensors)
-        if (self.folder / f"lie_{self.index}_{update.version}").exists():
+        if self._told_to("lie", update):
             served["norm.bias"] = served["norm.bias"] + 1
         return Attestation(self.version, digest_of(served), num_bytes_of(served), time.monotonic() - started)
 
+    def _told_to(self, fault: str, update: WeightUpdate) -> bool:
+        """Whether there is a mark, or one for a single time, which is used up."""
+        mark = self.folder / f"{fault}_{self.index}_{update.version}"
+        once = mark.with_name(f"{mark.name}_once")
+        if once.exists():
+            once.unlink()
+            return True
+        return mark.exists()
+
     def serve(self, task: int) -> tuple[int, str, float]:
         return task, self.version, float(self.tensors["head.weight"][0, 0])
+
+    def again(self, served: tuple[int, str, float]) -> tuple[tuple[int, str, float], tuple[int, str, float], int]:
+        """The second call of a chain: what the first one served, what this one does, and the engine."""
+        return served, self.serve(served[0]), self.index
 
     def slow(self, task: int, seconds: float) -> tuple[int, int]:
         (self.folder / f"working_{self.index}").write_text(str(os.getpid()))
@@ -90,3 +119,11 @@ class Doubler:
 
     def double(self, served: tuple[int, str, float]) -> float:
         return 2 * served[2]
+
+
+class Relay:
+    """Another actor that calls an engine twice by itself."""
+
+    def shard(self, engine: ActorHandle, task: int) -> Any:
+        first = ray.get(engine.serve.remote(task), timeout=20)
+        return ray.get(engine.again.remote(first), timeout=20)
