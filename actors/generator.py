@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from actors.engines.base import Completion, Engine, Request, Sampling
 from actors.images import BadImageError
 from actors.shards import Shard, ShardImages
-from policies.instructions import parse_vig
+from policies.instructions import parse_vig, vig_form
 from policies.records import Reason, Record
 
 
@@ -20,6 +20,8 @@ class GeneratorOptions:
     max_new_tokens: int = 96
     view: str = "raw"
     """Name in `actors.views.VIEWS` of what generator and corrector are shown."""
+    structured: bool = False
+    """Force VIG's form on what is written."""
 
 
 class Generator:
@@ -34,14 +36,16 @@ class Generator:
         """One record per task, in the order of the tasks. A bad image makes a rejected record and stops nothing."""
         records = [self._blank_record(shard, index) for index in range(len(shard.tasks))]
         requests: dict[int, Request] = {}
+        options = self._options
         for index, task in enumerate(shard.tasks):
             try:
                 image = self._images.open(task.image_id)
             except BadImageError:
                 records[index] = records[index].rejected(Reason.UNREADABLE_IMAGE)
             else:
-                requests[index] = Request(image, task.instruction, task.answer_prefix, image_key=self._images.key(task.image_id))
-        options = self._options
+                form = vig_form(task.answer_prefix) if options.structured else ""
+                key = self._images.key(task.image_id)
+                requests[index] = Request(image, task.instruction, task.answer_prefix, image_key=key, form=form)
         sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, seed=shard.seed)
         completions = self._engine.complete(list(requests.values()), sampling)
         for index, completion in zip(requests, completions, strict=True):

@@ -28,6 +28,9 @@ class Placement:
     def trainer_options(self, rank: int) -> dict[str, Any]:
         return self._options(self.plan.trainer_cpus, self.plan.trainer_gpus, self.plan.trainer_bundle(rank))
 
+    def sender_options(self) -> dict[str, Any]:
+        return self._options(0, self.plan.sender_gpus, self.plan.sender_bundle)
+
     def filter_options(self, index: int) -> dict[str, Any]:
         return self._options(self.plan.filter_cpus, 0, self.plan.filter_bundle(index))
 

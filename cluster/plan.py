@@ -16,6 +16,9 @@ TRAINER_SHARE = 0.4
 FILTER_SHARE = 0.1
 """Parts of a colocated slot; they sum to one. They only tell Ray who fits together: it neither pins nor throttles."""
 
+SENDER_SHARE = 0.1
+"""Of the first trainer rank's GPU, for the actor that sends weights from there."""
+
 _RAY_RESOLUTION = 10_000
 """Ray counts resources in units of 1/10,000."""
 
@@ -32,6 +35,8 @@ class ResourceRequest:
     use_gpus: bool
     """One GPU for each engine and each trainer rank; when colocated, for each slot."""
     colocated: bool
+    gpus_per_engine: int = 1
+    """Where GPUs are used: those that share an engine's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class ResourcePlan:
     trainer_ranks: int
     trainer_cpus: float
     trainer_gpus: float
+    sender_gpus: float
     colocated: bool
     bundles: tuple[dict[str, float], ...]
 
@@ -56,6 +62,11 @@ class ResourcePlan:
     def trainer_bundle(self, rank: int) -> int:
         assert 0 <= rank < self.trainer_ranks
         return rank if self.colocated else self.num_engines + rank
+
+    @property
+    def sender_bundle(self) -> int:
+        """That of the first trainer rank, whose machine has the checkpoint."""
+        return self.trainer_bundle(0)
 
     def filter_bundle(self, index: int) -> int:
         assert 0 <= index < self.num_filters
@@ -79,9 +90,11 @@ def plan_resources(available_cpus: float, available_gpus: float, requested: Reso
 
 
 def _check_counts(requested: ResourceRequest) -> None:
-    for name in ("num_engines", "num_filters", "trainer_ranks", "cpus_per_actor"):
+    for name in ("num_engines", "num_filters", "trainer_ranks", "cpus_per_actor", "gpus_per_engine"):
         if getattr(requested, name) < 1:
             raise ValueError(f"{name} is {getattr(requested, name)}; expected at least 1")
+    if requested.colocated and requested.gpus_per_engine > 1:
+        raise ValueError(f"{requested.gpus_per_engine} GPUs per engine cannot be shared with trainer ranks; do not colocate them")
 
 
 def _colocated(requested: ResourceRequest) -> ResourcePlan:
@@ -97,6 +110,7 @@ def _colocated(requested: ResourceRequest) -> ResourcePlan:
         trainer_ranks=requested.trainer_ranks,
         trainer_cpus=TRAINER_SHARE * cpus,
         trainer_gpus=TRAINER_SHARE * gpus,
+        sender_gpus=SENDER_SHARE * gpus,
         colocated=True,
         # Whole GPUs per bundle, whatever its actors take of them: fractions would let Ray pack two engines on one GPU.
         bundles=tuple(_bundle(cpus, gpus) for _ in range(num_slots)),
@@ -105,20 +119,22 @@ def _colocated(requested: ResourceRequest) -> ResourcePlan:
 
 def _disaggregated(requested: ResourceRequest) -> ResourcePlan:
     cpus, gpus = requested.cpus_per_actor, float(requested.use_gpus)
-    num_model_actors = requested.num_engines + requested.trainer_ranks
-    models = (_bundle(cpus, gpus) for _ in range(num_model_actors))
+    engine_gpus = gpus * requested.gpus_per_engine
+    engines = (_bundle(cpus, engine_gpus) for _ in range(requested.num_engines))
+    trainers = (_bundle(cpus, gpus) for _ in range(requested.trainer_ranks))
     filters = (_bundle(1, 0) for _ in range(requested.num_filters))
     return ResourcePlan(
         num_engines=requested.num_engines,
         engine_cpus=cpus,
-        engine_gpus=gpus,
+        engine_gpus=engine_gpus,
         num_filters=requested.num_filters,
         filter_cpus=1,
         trainer_ranks=requested.trainer_ranks,
         trainer_cpus=cpus,
-        trainer_gpus=gpus,
+        trainer_gpus=(1 - SENDER_SHARE) * gpus,
+        sender_gpus=SENDER_SHARE * gpus,
         colocated=False,
-        bundles=(*models, *filters),
+        bundles=(*engines, *trainers, *filters),
     )
 
 

@@ -9,13 +9,23 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from actors.images import ImageSource, LabelledSource
-from actors.processors import with_chat_template
-from loop.config import EMBEDDED_MODEL, FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
+from actors.processors import load_processor
+from loop.config import (
+    EMBEDDED_MODEL,
+    FolderSet,
+    HeldOutSet,
+    LlavaJsonSet,
+    RunConfig,
+    ShapesSet,
+    TransformersEngineConfig,
+    VllmEngineConfig,
+)
 from loop.errors import UserError, one_line
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.chain import FilterChain, MissingMeasurementError, check_measurements
@@ -27,6 +37,9 @@ from policies.records import HeldOutQuestion
 from policies.registry import Registry, UnknownPolicyError
 from policies.schedule import SCHEDULE_POLICIES, START_POLICIES, STOP_POLICIES, SchedulePolicy, StartPolicy, StopPolicy
 from policies.selection import SELECTION_POLICIES, SelectionPolicy
+
+_NOT_IN_VLLM = ("instructblip",)
+"""Model types that the transformers engine runs and vLLM does not."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +121,8 @@ def build_held_out(sets: dict[str, HeldOutSet], seed: int) -> list[HeldOut]:
     return built
 
 
-def check_model(path: str, dtype: str = "float32") -> None:
-    """Make sure that `path` is an image-text-to-text model with a processor and weights that an engine of `dtype` can serve.
+def check_model(path: str, engine: TransformersEngineConfig | VllmEngineConfig) -> None:
+    """Make sure that `path` is an image-text-to-text model with a processor and weights that the engine can serve.
 
     Reads configs and the headers of the weights, not the weights.
 
@@ -129,21 +142,26 @@ def check_model(path: str, dtype: str = "float32") -> None:
         raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give `embedded`, a Hugging Face id or a folder") from error
     if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
+    if engine.kind == "vllm":
+        _check_vllm(path, found.model_type)
     _check_processor(path)
     if folder.is_dir():
-        _check_weights(folder, dtype)
+        _check_weights(folder, engine.dtype)
+
+
+def _check_vllm(path: str, model_type: str) -> None:
+    if find_spec("vllm") is None:
+        raise UserError("engine.kind is vllm, which is not installed: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU")
+    if model_type in _NOT_IN_VLLM:
+        raise UserError(f"model {path!r} is a {model_type} model, which vLLM does not run; set engine.kind to transformers")
 
 
 def _check_processor(path: str) -> None:
-    from transformers import AutoProcessor
-
     try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        processor = load_processor(path)
     except Exception as error:  # of a damaged file tokenizers says so with a plain Exception
-        raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}") from error
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
-        raise UserError(f"model {path!r} has no processor of images and text; save its processor beside its weights")
-    if not with_chat_template(processor).chat_template:
+        raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}; save it beside the weights") from error
+    if not processor.chat_template:
         raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")
 
 

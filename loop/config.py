@@ -44,6 +44,11 @@ class _Policy(_Section):
 PolicySpec = Annotated[_Policy, BeforeValidator(_shorthand)]
 
 
+_MAX_VLLM_TEMPERATURE = 2.0
+
+_COLOCATED_GPU_SHARE = 0.5
+"""Most of a GPU's memory that an engine may take beside a trainer rank."""
+
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 """A run remembers where its files are, from whichever folder it is resumed."""
 
@@ -98,18 +103,63 @@ class HeldOutSet(_Section):
     num_questions: int = Field(200, ge=1, description="questions drawn from it")
 
 
-class EngineConfig(_Section):
-    kind: Literal["transformers"] = Field("transformers", description="engine that runs the model")
-    batch_size: int = Field(64, ge=1, description="rows per forward pass")
+class _EngineKeys(_Section):
+    """What every engine has."""
+
+    batch_size: int = Field(64, ge=1, description="rows that are decoded together")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="dtype of the served weights: the model's and training.precision's"
     )
-    device: Literal["cpu", "cuda"] = Field("cpu", description="cpu, or cuda for the GPU that the placement group assigns")
-    num_threads: int = Field(1, ge=1, description="torch threads per engine")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cpu, or cuda for the GPUs that the placement group assigns")
+    num_threads: int = Field(1, ge=1, description="torch threads per engine, and per process of a tensor-parallel one")
 
     @property
     def options(self) -> dict[str, Any]:
         return self.model_dump(exclude={"kind"})
+
+
+class TransformersEngineConfig(_EngineKeys):
+    """Any image-text-to-text model, on a CPU or one GPU."""
+
+    kind: Literal["transformers"] = Field("transformers", description="engine that runs the model")
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        return 1
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether a swap can only be attested by what the weights say."""
+        return False
+
+
+class VllmEngineConfig(_EngineKeys):
+    """Models that vLLM knows, on GPUs, or on a CPU with vLLM's CPU build."""
+
+    kind: Literal["vllm"] = Field(description="engine that runs the model")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs (on a CPU: processes) that share one engine's weights")
+    max_model_len: int | None = Field(None, ge=16, description="longest prompt with its completion in tokens; null is the model's own")
+    block_size: int | None = Field(None, ge=1, description="tokens of a prefix-cache block; null is 32 on a CPU and vLLM's choice on GPUs")
+    gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="share of a GPU's memory that an engine takes")
+    cpu_kv_cache_gib: float = Field(0.5, gt=0, description="key-value cache of an engine on a CPU, in GiB")
+    enforce_eager: bool = Field(False, description="no CUDA graphs and no compilation; always so on a CPU")
+    attest: Literal["auto", "digest", "probe"] = Field(
+        "auto", description="what a swap is attested by: the served bytes, or log-probabilities of a probe; auto takes the bytes if it can"
+    )
+
+    @property
+    def needs_probe(self) -> bool:
+        return self.attest == "probe" or self.tensor_parallel_size > 1
+
+
+def _engine(value: Any) -> Any:
+    """A kind stands for its defaults; without one it is the embedded default."""
+    if isinstance(value, str):
+        return {"kind": value}
+    return {"kind": "transformers", **value} if isinstance(value, dict) else value
+
+
+EngineConfig = Annotated[Annotated[TransformersEngineConfig | VllmEngineConfig, Field(discriminator="kind")], BeforeValidator(_engine)]
 
 
 class ClusterConfig(_Section):
@@ -159,13 +209,14 @@ class GenerationConfig(_Section):
     temperature: float = Field(1.0, ge=0, description="sampling temperature of VIG; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus of VIG's sampling")
     max_new_tokens: int = Field(96, ge=1, description="bound on a VIG output")
+    structured: bool = Field(False, description="force VIG's form `Question: ... Answer: ...` on what is generated (engine vllm)")
     view: Literal["raw", "flat_background"] = Field(
         "raw", description="what generator and corrector are shown; training and evaluation see the raw image"
     )
 
     @property
     def options(self) -> GeneratorOptions:
-        return GeneratorOptions(self.temperature, self.top_p, self.max_new_tokens, self.view)
+        return GeneratorOptions(self.temperature, self.top_p, self.max_new_tokens, self.view, self.structured)
 
     @model_validator(mode="after")
     def _some_type(self) -> GenerationConfig:
@@ -240,9 +291,7 @@ class RunConfig(_Section):
     held_out: dict[str, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
     acceptance_sets: dict[str, HeldOutSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
     answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
-    engine: Annotated[EngineConfig, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)] = _defaults(
-        EngineConfig, "what runs the model: a kind, or a mapping with its settings"
-    )
+    engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
     cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
     generation: GenerationConfig = _defaults(GenerationConfig, "how records are generated (VIG)")
     correction: PolicySpec = _policy("sentence_by_sentence", "how generated questions are answered again (VIC)")
@@ -254,7 +303,9 @@ class RunConfig(_Section):
     training: TrainingConfig = _defaults(TrainingConfig, "how a candidate is trained")
     acceptance: PolicySpec = _policy("paired_test", "whether a candidate becomes the champion")
     stop: PolicySpec = _policy("rounds", "when the loop ends")
-    transport: Literal["checkpoint", "object_store"] = Field("checkpoint", description="how weights travel to the engines")
+    transport: Literal["checkpoint", "object_store", "native"] = Field(
+        "checkpoint", description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs"
+    )
     tracking: TrackingConfig = _defaults(TrackingConfig, "the mirror of the run in MLflow")
 
     @model_validator(mode="after")
@@ -273,6 +324,30 @@ class RunConfig(_Section):
             raise ValueError(
                 f"engine.device {self.engine.device} does not go with cluster.use_gpus {str(self.cluster.use_gpus).lower()}; "
                 "set engine.device cuda with cluster.use_gpus true, or engine.device cpu with cluster.use_gpus false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_the_engine_needs(self) -> RunConfig:
+        engine, cluster = self.engine, self.cluster
+        if self.generation.structured and engine.kind != "vllm":
+            raise ValueError(f"generation.structured needs engine.kind vllm, which can force a form; it is {engine.kind}")
+        if isinstance(engine, TransformersEngineConfig):
+            return self
+        if self.generation.temperature > _MAX_VLLM_TEMPERATURE:
+            raise ValueError(f"vLLM samples at temperatures up to {_MAX_VLLM_TEMPERATURE:g}; lower generation.temperature")
+        if cluster.colocated and cluster.use_gpus and engine.tensor_parallel_size > 1:
+            raise ValueError("an engine with engine.tensor_parallel_size above 1 has GPUs of its own; set cluster.colocated false")
+        if cluster.colocated and cluster.use_gpus and engine.gpu_memory_utilization > _COLOCATED_GPU_SHARE:
+            raise ValueError(
+                f"engine.gpu_memory_utilization {engine.gpu_memory_utilization} leaves a colocated trainer no room on the GPU; "
+                f"set it to at most {_COLOCATED_GPU_SHARE}, or set cluster.colocated false"
+            )
+        num_threads = engine.tensor_parallel_size * engine.num_threads
+        if not cluster.use_gpus and num_threads > cluster.cpus_per_actor:
+            raise ValueError(
+                f"an engine of {engine.tensor_parallel_size} processes with {engine.num_threads} thread(s) needs cluster.cpus_per_actor "
+                f"{num_threads}; it is {cluster.cpus_per_actor}"
             )
         return self
 
@@ -328,7 +403,10 @@ def _is_inside(place: tuple[str | int, ...], other: tuple[str | int, ...]) -> bo
 
 
 def _finding(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "config"
+    place = item["loc"]
+    if place[:1] == ("engine",):  # pydantic names the kind that it took, which no path in a config does
+        place = (*place[:1], *place[2:])
+    where = ".".join(map(str, place)) or "config"
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key; remove it or correct its spelling"
     given = "" if item["type"] == "missing" or isinstance(item["input"], _Section | dict) else f" (given: {str(item['input'])[:80]!r})"

@@ -100,7 +100,13 @@ def _gpus() -> Finding:
 
 def _vllm() -> Finding:
     present = importlib.util.find_spec("vllm") is not None
-    return Finding("vLLM", present, "installed" if present else "not installed", "pip install '.[gpu]' on a GPU machine", required=False)
+    return Finding(
+        "vLLM",
+        present,
+        "installed" if present else "not installed",
+        "make install-vllm on a CPU, pip install -e .[gpu] beside a GPU",
+        required=False,
+    )
 
 
 def _seed_model() -> Finding:

@@ -36,7 +36,7 @@ def check(config: RunConfig) -> None:
     build_labelled(config.seed_data.data)
     build_held_out(config.held_out, config.seed)
     build_held_out(config.acceptance_sets, config.seed)
-    check_model(config.model_path, config.engine.dtype)
+    check_model(config.model_path, config.engine)
     if config.cluster.address is None:
         available = config.cluster.num_cpus or psutil.cpu_count() or 1
         try:

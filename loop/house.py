@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.engines import EngineSpec
+from actors.engines.base import Probe
+from actors.engines.probe import make_probe
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from actors.filter import FilterWorker
 from actors.images import ImageSource
@@ -64,6 +66,8 @@ class House:
     trainer: TrainerGroup
     progress: RunProgress
     filters: Iterator[Any]
+    sender_options: dict[str, Any]
+    """Ray options of the actor that sends weights, where the transport has one."""
     held_out: list[HeldOut]
     acceptance: list[HeldOut]
     commits: list[RoundCommit] = field(default_factory=list)
@@ -101,11 +105,16 @@ class House:
             stage.advance(1)
 
     def serve(self, model: Model) -> None:
-        """Make every engine serve `model`: starts the fleet if need be, does nothing where the model is served already."""
+        """Make `model` what pinned runs come from: returns once one engine serves it; the others come over while the runs go on.
+
+        Starts the fleet if need be, does nothing where the model is served already.
+        """
         if not self.fleet.weight_version:
             self.start_fleet(model)
-        elif self.fleet.weight_version != model.version:
-            self.fleet.swap(self._update(model))
+            return
+        if self.fleet.weight_version != model.version:
+            self.fleet.roll(self._update(model))
+        self.fleet.settle(num_engines=1)
 
     # ---- data
 
@@ -159,7 +168,15 @@ class House:
         return [TrainingSample(routed(_SEED_SET, sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples]
 
     def _update(self, model: Model) -> Any:
-        return prepare(self.store.local_checkpoint(model.path), model.version, self.config.transport)
+        checkpoint = self.store.local_checkpoint(model.path)
+        update = prepare(checkpoint, model.version, self.config.transport, self.sender_options)
+        return replace(update, probe=self._probe(checkpoint)) if self.config.engine.needs_probe else update
+
+    def _probe(self, checkpoint: Path) -> Probe:
+        """What the checkpoint's weights say, found out in a process of its own."""
+        engine = self.config.engine
+        task = ray.remote(num_cpus=0, max_retries=1)(make_probe).remote(checkpoint, engine.dtype, engine.num_threads)
+        return ray.get(task, timeout=self.config.cluster.start_timeout_s)
 
     def _champion_commit(self) -> RoundCommit:
         return next(commit for commit in reversed(self.commits) if commit.state is not RoundState.REJECTED)
@@ -199,6 +216,7 @@ def open_house(config: RunConfig, store: Store, run_id: str, progress: RunProgre
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield House(
             config, policies, store, run_id, fleet, trainer, progress, cycle(_filters(config, policies, store, placement)),
+            placement.sender_options(),
             build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), store.commits(),
         )  # fmt: skip
 
@@ -219,8 +237,9 @@ def resource_request(config: RunConfig) -> ResourceRequest:
     """What a config asks of the cluster."""
     cluster = config.cluster
     return ResourceRequest(
-        cluster.num_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated
-    )
+        cluster.num_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated,
+        config.engine.tensor_parallel_size,
+    )  # fmt: skip
 
 
 def _downloaded(model: str) -> Path:

@@ -12,7 +12,15 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
-from loop.config import FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
+from loop.config import (
+    FolderSet,
+    HeldOutSet,
+    LlavaJsonSet,
+    RunConfig,
+    ShapesSet,
+    TransformersEngineConfig,
+    VllmEngineConfig,
+)
 from policies.acceptance import ACCEPTANCE_POLICIES
 from policies.correction import CORRECTION_POLICIES
 from policies.filters import FILTER_POLICIES
@@ -37,6 +45,8 @@ _SETS = {
     "a set of kind: shapes": ShapesSet,
     "a set of kind: folder": FolderSet,
     "a set of kind: llava_json": LlavaJsonSet,
+    "engine of kind: transformers": TransformersEngineConfig,
+    "engine of kind: vllm": VllmEngineConfig,
     "held_out.NAME and acceptance_sets.NAME": HeldOutSet,
 }
 

@@ -93,6 +93,12 @@ def parse_vig(text: str) -> GeneratedPair | None:
     return GeneratedPair(" ".join(match[1].split()), " ".join(match[2].split()))
 
 
+def vig_form(prefix: str) -> str:
+    """A regular expression of the texts that continue `prefix` to what `parse_vig` reads, for engines with structured output. White
+    space is free: a word-level tokenizer has none."""
+    return r"[^:]+Answer:[^:]+" if "Question:" in prefix else r"\s*Question:[^:]+Answer:[^:]+"
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationTask:
     """One thing for VIG to do: generate a question of a type, and its answer, about an image."""

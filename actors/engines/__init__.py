@@ -26,7 +26,13 @@ def _transformers(spec: EngineSpec) -> Engine:
     return TransformersEngine(spec.model, **spec.options)
 
 
-ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {"transformers": _transformers}
+def _vllm(spec: EngineSpec) -> Engine:
+    from actors.engines.vllm import VllmEngine, VllmOptions
+
+    return VllmEngine(spec.model, VllmOptions(**spec.options))
+
+
+ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {"transformers": _transformers, "vllm": _vllm}
 
 
 def build_engine(spec: EngineSpec) -> Engine:

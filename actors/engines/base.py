@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from actors.engines.stream import WeightStream
+
 
 class EngineError(RuntimeError):
     """An engine cannot serve: it must be killed and restarted at the champion."""
@@ -41,6 +43,8 @@ class Request:
     """What the assistant has already said; the completion continues it."""
     image_key: str = ""
     """Equal keys mean equal pixels: what an engine may cache image features by. Empty: do not cache."""
+    form: str = ""
+    """A regular expression that the completion is made to match, on engines with structured output (`vllm`). Empty: any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,20 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Texts, and how likely the weights of an update make them, computed apart from the engine that is to serve these weights."""
+
+    requests: tuple[Request, ...]
+    continuations: tuple[str, ...]
+    logprobs: tuple[float, ...]
+    """Summed over each continuation."""
+    tolerance: float
+    """Largest difference per token between two correct engines."""
+
+
+@dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """New weights for an engine: exactly one of `checkpoint` and `tensors` is given."""
+    """New weights for an engine: exactly one of `checkpoint`, `tensors` and `stream` is given."""
 
     version: str
     digest: str
@@ -102,11 +118,15 @@ class WeightUpdate:
     checkpoint: Path | None = None
     """A Hugging Face folder with safetensors, readable where the engine runs."""
     tensors: Mapping[str, torch.Tensor] | None = None
+    stream: WeightStream | None = None
+    """Where the engine's workers receive the weights from."""
+    probe: Probe | None = None
+    """For engines that cannot read back what they serve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """What an engine says of the weights that it serves after a swap: computed from the served tensors, not from the update."""
+    """What an engine says of the weights that it serves after a swap: found out from what it serves, not from the update."""
 
     version: str
     digest: str

@@ -15,18 +15,17 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from actors.engines.base import Attestation, Completion, FinishReason, Request, Sampling, Score, SwapError, WeightUpdate
+from actors.engines.base import Attestation, Completion, Request, Sampling, Score, SwapError, WeightUpdate
 from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of
+from actors.engines.prompting import Prompter, blank_like
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
-from actors.processors import with_chat_template
 
 _CACHED_FEATURE_BYTES = 1 << 28
-_MID_GREY = (128, 128, 128)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,21 +51,17 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._device = torch.device(device)
         try:
-            self._processor: Any = with_chat_template(AutoProcessor.from_pretrained(model, trust_remote_code=False))
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 model, dtype=_DTYPES[dtype], trust_remote_code=False, use_safetensors=True
             )
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"cannot load {model} as an image-text-to-text model: {error}") from error
         self._model = loaded.to(self._device).eval()
-        self._tokenizer = self._processor.tokenizer
-        if self._processor.chat_template is None:
-            raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
-        self._family = family_of(self._model, self._processor)
-        end_ids = _end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
-        # Neither is text: an image placeholder would break the next prompt, and padding marks where a row has ended.
-        banned_ids = [int(self._model.config.image_token_id), *({self._tokenizer.pad_token_id} - {None, *end_ids})]
-        self._decoder = Decoder(self._family.language_model, self._tokenizer, end_ids, banned_ids)
+        self._prompter = Prompter(model)
+        self._family = family_of(self._model, self._prompter.processor)
+        end_ids = self._prompter.end_ids(self._model.generation_config.eos_token_id)
+        banned_ids = self._prompter.banned_ids(int(self._model.config.image_token_id), end_ids)
+        self._decoder = Decoder(self._family.language_model, self._prompter.tokenizer, end_ids, banned_ids)
         self._features = _FeatureCache()
         self._weight_version = ""
 
@@ -86,9 +81,11 @@ class TransformersEngine:
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        return self._tokenizer
+        return self._prompter.tokenizer
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        if any(request.form for request in requests):
+            raise ValueError("the transformers engine cannot force a form on its text; leave `form` empty, or take the vllm engine")
         prompts = [self._prompt(request) for request in requests]
         draws = draw_numbers(len(requests), sampling)
         completions: dict[int, Completion] = {}
@@ -107,7 +104,7 @@ class TransformersEngine:
     def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
         prompts = [self._prompt(request) for request in requests]
         answered = [
-            Prompt(self._render_answered(request, continuation), prompt.spoken)
+            Prompt(self._prompter.render_answered(request, continuation), prompt.spoken)
             for request, prompt, continuation in zip(requests, prompts, continuations, strict=True)
         ]
         scores: dict[int, Score] = {}
@@ -155,38 +152,18 @@ class TransformersEngine:
         return [features for image in images if (features := found[image.key]) is not None]
 
     def _prompt(self, request: Request) -> Prompt:
-        return Prompt(self._render(request), " ".join(part for part in (request.prompt, request.answer_prefix) if part))
-
-    def _render(self, request: Request) -> str:
-        messages = [_user(request.prompt)]
-        if not request.answer_prefix:
-            return self._processor.apply_chat_template(messages, add_generation_prompt=True)
-        return self._processor.apply_chat_template([*messages, _assistant(request.answer_prefix)], continue_final_message=True)
-
-    def _render_answered(self, request: Request, continuation: str) -> str:
-        answer = " ".join(part for part in (request.answer_prefix, continuation) if part)
-        text = self._processor.apply_chat_template([_user(request.prompt), _assistant(answer)])
-        end = text.rfind(self._tokenizer.eos_token)
-        return text if end < 0 else text[: end + len(self._tokenizer.eos_token)]
+        return Prompt(self._prompter.render(request), " ".join(part for part in (request.prompt, request.answer_prefix) if part))
 
     def _completion(self, written: Written, stop: Sequence[str]) -> Completion:
-        """What a row wrote, its text cut after the stop string."""
-        text = self._tokenizer.decode(written.token_ids, skip_special_tokens=True)
-        cut = min((text.index(one) + len(one) for one in stop if one in text), default=None)
-        return Completion(
-            text=text.strip() if cut is None else text[:cut].lstrip(),
-            token_ids=tuple(written.token_ids),
-            logprob=sum(written.logprobs),
-            num_logprob_tokens=len(written.logprobs),
-            finish_reason=FinishReason.STOP if written.ended or cut is not None else FinishReason.LENGTH,
-            weight_version=self._weight_version,
+        return self._prompter.completion(
+            written.token_ids, written.logprobs, ended=written.ended, stop=stop, weight_version=self._weight_version
         )
 
     @torch.inference_mode()
     def _score(self, prompts: Sequence[str], answered: Sequence[Prompt], features: Sequence[ImageFeatures]) -> list[Score]:
         prefill = self._family.prefill(answered, features)
-        num_told = [len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts]
-        num_read = [len(self._tokenizer(prompt.rendered, add_special_tokens=False)["input_ids"]) for prompt in answered]
+        num_told = [len(self._prompter.token_ids(text)) for text in prompts]
+        num_read = [len(self._prompter.token_ids(prompt.rendered)) for prompt in answered]
         targets = torch.tensor(num_read) - torch.tensor(num_told)
         longest = max(1, int(targets.max()))
         output = self._family.language_model(
@@ -238,18 +215,4 @@ def _image_of(request: Request) -> _KeyedImage:
 
 def _blank_of(request: Request) -> _KeyedImage:
     width, height = request.image.size
-    return _KeyedImage(f"\0blank {width}x{height}", Image.new("RGB", (width, height), _MID_GREY))
-
-
-def _end_ids(*given: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The tokens that end a row: a generation config may name one, several or none beside the tokenizer's."""
-    found = [ids if isinstance(ids, Sequence) else [ids] for ids in given if ids is not None]
-    return tuple(dict.fromkeys(one for ids in found for one in ids))
-
-
-def _user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
-
-
-def _assistant(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+    return _KeyedImage(f"\0blank {width}x{height}", blank_like(request.image))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from actors.engines.base import TensorSpec, WeightMismatchError, WeightUpdate
+
+_DTYPE_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "I64": "int64", "I32": "int32", "BOOL": "bool"}
 
 
 def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
@@ -20,15 +23,36 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         WeightMismatchError: there are no safetensors files, or one cannot be read.
     """
-    index = folder / "model.safetensors.index.json"
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
     tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(folder / name for name in names):
+    for file in _weight_files(folder):
         try:
             tensors.update(load_file(file))
         except (OSError, SafetensorError) as error:
             raise WeightMismatchError(f"cannot read weights from {file}: {error}") from error
     return tensors
+
+
+def manifest_of_checkpoint(folder: Path) -> dict[str, TensorSpec]:
+    """Shape and dtype by name, read from the headers of a folder's safetensors files.
+
+    Raises:
+        WeightMismatchError: there are no safetensors files, or one cannot be read.
+    """
+    found: dict[str, TensorSpec] = {}
+    for file in _weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+                found |= {name: TensorSpec(tuple(one.get_shape()), _DTYPE_NAMES[one.get_dtype()]) for name, one in slices.items()}
+        except (OSError, KeyError, SafetensorError) as error:
+            raise WeightMismatchError(f"cannot read weights from {file}: {error}") from error
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return sorted(folder / name for name in names)
 
 
 def manifest_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorSpec]:
@@ -50,23 +74,39 @@ def num_bytes_of(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
+def num_bytes_in(manifest: Mapping[str, TensorSpec]) -> int:
+    """Bytes of the tensors that a manifest describes."""
+    return sum(math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize for spec in manifest.values())
+
+
 def weight_version(round_index: int, digest: str) -> str:
     """A name for weights that says where they came from and what they are: `r2-3fa9c1d07b42`."""
     return f"r{round_index}-{digest[:12]}"
 
 
 def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
-    """The tensors of an update, wherever it carries them.
+    """The tensors of an update, wherever it carries them; those of a stream come through the object store.
 
     Raises:
-        ValueError: it carries both or neither of a checkpoint and tensors.
+        ValueError: it carries none, or more than one, of a checkpoint, tensors and a stream.
         WeightMismatchError: its checkpoint cannot be read.
+        SwapError: the sender of its stream does not answer; nothing has changed.
     """
-    if update.checkpoint is not None and update.tensors is None:
+    require_one_source(update)
+    if update.checkpoint is not None:
         return read_checkpoint(update.checkpoint)
-    if update.tensors is not None and update.checkpoint is None:
-        return dict(update.tensors)
-    raise ValueError(f"update {update.version} must carry exactly one of a checkpoint and tensors")
+    if update.stream is not None:
+        return update.stream.fetch()
+    assert update.tensors is not None
+    return dict(update.tensors)
+
+
+def require_one_source(update: WeightUpdate) -> None:
+    """Raises:
+    ValueError: an update carries none, or more than one, of a checkpoint, tensors and a stream.
+    """
+    if sum(source is not None for source in (update.checkpoint, update.tensors, update.stream)) != 1:
+        raise ValueError(f"update {update.version} must carry exactly one of a checkpoint, tensors and a stream")
 
 
 def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_manifest: Mapping[str, TensorSpec]) -> None:
@@ -76,14 +116,22 @@ def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_man
         WeightMismatchError: a name is missing or unexpected, a shape or dtype differs (the first tensor by name is named), or
             the digest is another one.
     """
-    manifest = manifest_of(tensors)
+    verify_manifest(update, manifest_of(tensors), served_manifest)
+    digest = digest_of(tensors)
+    if digest != update.digest:
+        raise WeightMismatchError(f"update {update.version} has digest {digest}; {update.digest} was prepared")
+
+
+def verify_manifest(update: WeightUpdate, manifest: Mapping[str, TensorSpec], served_manifest: Mapping[str, TensorSpec]) -> None:
+    """The first half of `verify`, for tensors that are elsewhere.
+
+    Raises:
+        WeightMismatchError: a name is missing or unexpected, or a shape or dtype differs; the first tensor by name is named.
+    """
     for name in sorted(served_manifest.keys() | manifest.keys()):
         served, given = served_manifest.get(name), manifest.get(name)
         if given != served:
             raise WeightMismatchError(f"update {update.version} does not fit: {name}: {_describe(given)} given, {_describe(served)} served")
-    digest = digest_of(tensors)
-    if digest != update.digest:
-        raise WeightMismatchError(f"update {update.version} has digest {digest}; {update.digest} was prepared")
 
 
 def _describe(spec: TensorSpec | None) -> str:

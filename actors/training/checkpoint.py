@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from actors.engines.weights import digest_of, read_checkpoint
-from actors.processors import with_chat_template
+from actors.processors import load_processor
 from actors.training.job import TrainingJob, TrainingResult
 
 RESULT_FILE = "training_result.json"
@@ -39,23 +39,6 @@ def load_model(folder: Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} is not an image-text-to-text checkpoint with safetensors weights: {error}") from error
     return model.train()
-
-
-def load_processor(folder: Path) -> Any:
-    """The model's processor, with the tokenizer's chat template where its class takes none of its own, as InstructBLIP's.
-
-    Raises:
-        ValueError: the folder holds no processor of images and text.
-    """
-    from transformers import AutoProcessor
-
-    try:
-        processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder} has no processor: {error}") from error
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
-        raise ValueError(f"the processor of {folder}, {type(processor).__name__}, does not take both images and text")
-    return with_chat_template(processor)
 
 
 def group_of(parameter_name: str) -> str:

@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 
 from actors.images import ImageSource
+from actors.processors import load_processor
 from actors.training.adapters import add_adapters, is_adapter, merged
 from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder
-from actors.training.checkpoint import finished_result, group_of, load_model, load_processor, write_checkpoint
+from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group
 from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingJob, TrainingResult
 from actors.training.order import global_batches, rank_share

@@ -11,14 +11,18 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from actors.engines.vllm import VllmOptions
 from actors.training.job import Lora
+from cluster.plan import plan_resources
 from loop import config as config_module
 from loop.assembly import build_policies
-from loop.config import EMBEDDED_MODEL, RunConfig, load_config, parse_config
+from loop.config import EMBEDDED_MODEL, RunConfig, VllmEngineConfig, load_config, parse_config
 from loop.errors import UserError
+from loop.house import resource_request
 from policies.instructions import QuestionType
 
 RECIPE = Path(config_module.__file__).parent / "recipes" / "shapes.yaml"
+ON_GPUS = {"kind": "vllm", "device": "cuda"}
 SHAPES = {"kind": "shapes", "seed": 1, "min_shift": 0.0, "max_shift": 0.1, "num_images": 10}
 
 
@@ -133,11 +137,18 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
         ({"image_sets": [{**SHAPES, "max_shift": 1.5}]}, "image_sets.0.shapes.max_shift: Input should be less than or equal to 1"),
         ({"image_sets": [{"kind": "video", "path": "x"}]}, "image_sets.0: Input tag 'video' found using 'kind' does not match"),
         ({"held_out": {}}, "held_out: Dictionary should have at least 1 item"),
-        ({"engine": "vulkan"}, "engine.kind: Input should be 'transformers' (given: 'vulkan')"),
+        ({"engine": "vulkan"}, "engine: Input tag 'vulkan' found using 'kind' does not match any of the expected tags"),
         ({"engine": {"device": "tpu"}}, "engine.device: Input should be 'cpu' or 'cuda' (given: 'tpu')"),
         ({"engine": {"device": "cuda"}}, "config: engine.device cuda does not go with cluster.use_gpus false"),
         ({"cluster": {"use_gpus": True}}, "config: engine.device cpu does not go with cluster.use_gpus true"),
         ({"engine": {"dtype": "bfloat16"}}, "config: training.precision fp32 writes float32 weights"),
+        ({"engine": {"kind": "vllm", "tensor_parallel_size": 0}}, "engine.tensor_parallel_size: Input should be greater than"),
+        ({"engine": {"tensor_parallel_size": 2}}, "engine.tensor_parallel_size: unknown key"),
+        ({"engine": {"kind": "vllm", "attest": "trust"}}, "engine.attest: Input should be 'auto', 'digest' or 'probe' (given: 'trust')"),
+        ({"engine": {"kind": "vllm", "tensor_parallel_size": 2}}, "config: an engine of 2 processes with 1 thread(s) needs cluster.cpus"),
+        ({"engine": ON_GPUS | {"tensor_parallel_size": 2}, "cluster": {"use_gpus": True}}, "config: an engine with engine.tensor"),
+        ({"engine": ON_GPUS, "cluster": {"use_gpus": True}}, "config: engine.gpu_memory_utilization 0.85 leaves a colocated trainer"),
+        ({"generation": {"structured": True}}, "config: generation.structured needs engine.kind vllm"),
         ({"cluster": {"address": "ray://head:10001"}}, "cluster.address: String should match pattern"),
         ({"cluster": {"address": "head:6379", "num_cpus": 2}}, "cluster: num_cpus can only be set for a local Ray; drop them, or drop"),
         ({"training": {"batch_size": 10, "gradient_accumulation": 3}}, "training: batch_size 10 is no multiple of gradient_accumulation 3"),
@@ -272,6 +283,21 @@ def test_an_override_reaches_keys_that_hold_dots() -> None:
     assert config.held_out["0-0.15"].num_questions == 5
     assert config.held_out["0.2-0.4"].data.num_images == 6  # pyright: ignore[reportAttributeAccessIssue]
     assert (config.held_out["0.2-0.4"].num_questions, len(config.held_out)) == (200, 2)
+
+
+def test_a_vllm_engine_is_one_word() -> None:
+    config = overridden("engine=vllm")
+    assert isinstance(config.engine, VllmEngineConfig)
+    assert VllmOptions(**config.engine.options) == VllmOptions()
+    assert not config.engine.needs_probe
+    assert overridden("engine.kind=vllm", "engine.batch_size=8", "engine.attest=probe").engine.needs_probe
+    assert overridden("engine.kind=vllm", "engine.tensor_parallel_size=2", "cluster.cpus_per_actor=2").engine.needs_probe
+
+
+def test_tensor_parallel_engines_take_their_gpus() -> None:
+    given = ("engine.kind=vllm", "engine.device=cuda", "cluster.use_gpus=true", "engine.tensor_parallel_size=4", "cluster.colocated=false")
+    plan = plan_resources(64, 16, resource_request(overridden(*given)))
+    assert [bundle.get("GPU", 0) for bundle in plan.bundles] == [4, 4, 1, 1, 0]
 
 
 def test_an_engine_may_be_given_by_its_name() -> None:

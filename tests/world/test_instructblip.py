@@ -11,7 +11,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, InstructBlipForConditionalGeneration, InstructBlipProcessor
 
 from actors.engines.weights import digest_of, read_checkpoint
-from actors.training.checkpoint import load_model, load_processor
+from actors.processors import load_processor
+from actors.training.checkpoint import load_model
 from loop.errors import UserError
 from loop.seed.instructblip import NUM_QUERY_TOKENS, make_instructblip, save_untrained_instructblip
 from loop.seed.model import build_processor

@@ -1,0 +1,55 @@
+"""Probes: what weights say, computed apart from the engine that is to serve them.
+
+An engine that packs its weights for a kernel or shards them over devices cannot read them back. What it serves is then attested by
+what it says: the log-probabilities of fixed questions with fixed images must be those that transformers gives with the same weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from actors.engines.base import Engine, Probe, Request, Sampling, SwapError
+
+_PROMPTS = ("Describe the image.", "What can be seen in the image?")
+_IMAGES_PER_PROMPT = 3
+_IMAGE_SIZE = 96
+_MAX_NEW_TOKENS = 12
+_TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15, "float16": 0.03}
+"""Largest difference of a mean log-probability per token that kernels of other makes leave in these precisions."""
+
+
+def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
+    """Ask a checkpoint, run by transformers on the CPU, for greedy continuations, and measure them."""
+    from actors.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine(checkpoint, dtype=dtype, num_threads=num_threads)
+    rng = np.random.default_rng(0)
+    requests = tuple(Request(_image(rng), prompt) for prompt in _PROMPTS for _ in range(_IMAGES_PER_PROMPT))
+    continuations = tuple(one.text for one in engine.complete(requests, Sampling(_MAX_NEW_TOKENS)))
+    scores = engine.score(requests, continuations)
+    return Probe(requests, continuations, tuple(score.logprob for score in scores), _TOLERANCES[dtype])
+
+
+def check_probe(engine: Engine, probe: Probe) -> None:
+    """Make sure that an engine says what the probe's weights say.
+
+    Raises:
+        SwapError: it says something else.
+    """
+    scores = engine.score(probe.requests, probe.continuations)
+    for number, (score, expected) in enumerate(zip(scores, probe.logprobs, strict=True)):
+        difference = abs(score.logprob - expected) / max(1, score.num_tokens)
+        if not difference <= probe.tolerance:
+            raise SwapError(
+                f"probe {number} has log-probability {score.logprob:.4f}, the weights that were sent give it {expected:.4f}: "
+                f"{difference:.4f} per token apart, {probe.tolerance:g} allowed"
+            )
+
+
+def _image(rng: np.random.Generator) -> Image.Image:
+    """Coarse colored noise: large patches, so that resizing keeps it."""
+    patches = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return patches.resize((_IMAGE_SIZE, _IMAGE_SIZE), Image.Resampling.NEAREST)

@@ -1,0 +1,85 @@
+"""Requests as texts and token rows as completions: what every engine on a Hugging Face processor does alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from actors.engines.base import Completion, FinishReason, Request
+from actors.processors import load_processor
+
+_MID_GREY = (128, 128, 128)
+
+
+def blank_like(image: Image.Image) -> Image.Image:
+    """A mid-grey image of the same size: what a text is scored on without the image."""
+    return Image.new("RGB", image.size, _MID_GREY)
+
+
+class Prompter:
+    """A model's processor, and what it makes of requests."""
+
+    def __init__(self, model: str | Path) -> None:
+        """Load the processor.
+
+        Raises:
+            ValueError: there is none of images and text, or it has no chat template.
+        """
+        self.processor: Any = load_processor(model)
+        self.tokenizer: Any = self.processor.tokenizer
+        if self.processor.chat_template is None:
+            raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
+
+    def render(self, request: Request) -> str:
+        """The request in the model's chat template, up to where the assistant goes on."""
+        messages = [_user(request.prompt)]
+        if not request.answer_prefix:
+            return self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        return self.processor.apply_chat_template([*messages, _assistant(request.answer_prefix)], continue_final_message=True)
+
+    def render_answered(self, request: Request, continuation: str) -> str:
+        """The request with its whole answer, up to the end token."""
+        answer = " ".join(part for part in (request.answer_prefix, continuation) if part)
+        text = self.processor.apply_chat_template([_user(request.prompt), _assistant(answer)])
+        end = text.rfind(self.tokenizer.eos_token)
+        return text if end < 0 else text[: end + len(self.tokenizer.eos_token)]
+
+    def token_ids(self, text: str) -> list[int]:
+        """A rendered text; its template has put the special tokens in."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def end_ids(self, *given: int | Sequence[int] | None) -> tuple[int, ...]:
+        """The tokens that end a row: a generation config may name one, several or none beside the tokenizer's."""
+        found = [ids if isinstance(ids, Sequence) else [ids] for ids in (*given, self.tokenizer.eos_token_id) if ids is not None]
+        return tuple(dict.fromkeys(one for ids in found for one in ids))
+
+    def banned_ids(self, image_token_id: int, end_ids: Sequence[int]) -> list[int]:
+        """Tokens that are no text: an image placeholder would break the next prompt, and padding marks where a row has ended."""
+        return [image_token_id, *({self.tokenizer.pad_token_id} - {None, *end_ids})]
+
+    def completion(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], *, ended: bool, stop: Sequence[str], weight_version: str
+    ) -> Completion:
+        """What a row wrote, its text cut after the stop string. `token_ids` exclude the end token, `logprobs` count it where the
+        model ended by itself."""
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        cut = min((text.index(one) + len(one) for one in stop if one in text), default=None)
+        return Completion(
+            text=text.strip() if cut is None else text[:cut].lstrip(),
+            token_ids=tuple(token_ids),
+            logprob=sum(logprobs),
+            num_logprob_tokens=len(logprobs),
+            finish_reason=FinishReason.STOP if ended or cut is not None else FinishReason.LENGTH,
+            weight_version=weight_version,
+        )
+
+
+def _user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
