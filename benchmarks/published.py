@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 
+from actors.processors import load_processor
 from policies.instructions import parse_vig
 
 NUM_PASSES = 4
@@ -47,9 +48,8 @@ class PublishedInference:
 
     def __init__(self, checkpoint: Path, batch_size: int) -> None:
         self._model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        self._processor: Any = AutoProcessor.from_pretrained(checkpoint)
+        self._processor: Any = load_processor(checkpoint)
         self._tokenizer = self._processor.tokenizer
-        self._processor.chat_template = self._processor.chat_template or self._tokenizer.chat_template
         self._tokenizer.padding_side = "left"
         self._batch_size = batch_size
         self._unwritable = [int(self._model.config.image_token_id), int(self._tokenizer.pad_token_id)]

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 
 from actors.engines.base import FinishReason, Request, Sampling, WeightUpdate
 from actors.engines.decoding import Decoder
 from actors.engines.families import LaidIn, Prompt, family_of
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
+from actors.processors import load_processor
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
 from tests.actors.family_models import build_qwen, save_instructblip, save_llava_next
@@ -56,8 +57,7 @@ def engine(checkpoint: Path) -> TransformersEngine:
 def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_tokens: int) -> list[tuple[int, ...]]:
     """`generate` of the model's own class on the processor's own inputs, one request at a time."""
     model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    processor: Any = AutoProcessor.from_pretrained(checkpoint)
-    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    processor = load_processor(checkpoint)
     banned = [model.config.image_token_id, processor.tokenizer.pad_token_id]
     written = []
     for request in requests:

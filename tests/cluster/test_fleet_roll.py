@@ -263,3 +263,17 @@ def test_a_single_engine_swaps_between_its_tasks(make_fleet: MakeFleet) -> None:
     assert len(seen) == 30
     assert seen == sorted(seen)
     assert set(seen) == {"r1", "r2"}
+
+
+def test_where_old_weights_may_do_no_work_the_rest_follow_the_first_at_once(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    fleet = make_fleet(3)
+    fleet.start(OLD)
+    held = hold(tmp_path, "r2", 1, 2)
+    fleet.roll(NEW)
+    results = shards_of(fleet, itertools.count(), pinned=True)
+    until(results, lambda _: len(swapping(tmp_path, "r2")) == 3)
+    assert next(results) == ("r2", 0)
+    for mark in held:
+        mark.unlink()
+    until(results, lambda seen: len(set(seen)) == 3)
+    results.close()  # type: ignore[attr-defined]
