@@ -128,9 +128,9 @@ class TransformersEngineConfig(_EngineKeys):
         return 1
 
     @property
-    def needs_probe(self) -> bool:
-        """Whether a swap can only be attested by what the weights say."""
-        return False
+    def probed(self) -> Literal["never", "first", "always"]:
+        """Which swaps are attested by what the weights say."""
+        return "never"
 
 
 class VllmEngineConfig(_EngineKeys):
@@ -144,12 +144,16 @@ class VllmEngineConfig(_EngineKeys):
     cpu_kv_cache_gib: float = Field(0.5, gt=0, description="key-value cache of an engine on a CPU, in GiB")
     enforce_eager: bool = Field(False, description="no CUDA graphs and no compilation; always so on a CPU")
     attest: Literal["auto", "digest", "probe"] = Field(
-        "auto", description="what a swap is attested by: the served bytes, or log-probabilities of a probe; auto takes the bytes if it can"
+        "auto", description="what a swap is attested by: the served bytes, or what they say of a probe; auto: bytes, and the first by both"
     )
 
     @property
-    def needs_probe(self) -> bool:
-        return self.attest == "probe" or self.tensor_parallel_size > 1
+    def probed(self) -> Literal["never", "first", "always"]:
+        """Which swaps are attested by what the weights say: where bytes are compared, the first all the same, as the engine computes
+        with them in a way of its own."""
+        if self.attest == "probe" or self.tensor_parallel_size > 1:
+            return "always"
+        return "first" if self.attest == "auto" else "never"
 
 
 def _engine(value: Any) -> Any:

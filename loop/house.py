@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.engines import EngineSpec
-from actors.engines.base import Probe
+from actors.engines.base import Probe, WeightUpdate
 from actors.engines.probe import make_probe
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from actors.filter import FilterWorker
@@ -101,7 +101,7 @@ class House:
     def start_fleet(self, model: Model) -> None:
         """Construct the engines; they serve only after their first completed swap."""
         with self.progress.stage("start engines", total=1, unit="fleet") as stage:
-            self.fleet.start(self._update(model))
+            self.fleet.start(self._update(model, first=True))
             stage.advance(1)
 
     def serve(self, model: Model) -> None:
@@ -167,10 +167,11 @@ class House:
         samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
         return [TrainingSample(routed(_SEED_SET, sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples]
 
-    def _update(self, model: Model) -> Any:
+    def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
         checkpoint = self.store.local_checkpoint(model.path)
         update = prepare(checkpoint, model.version, self.config.transport, self.sender_options)
-        return replace(update, probe=self._probe(checkpoint)) if self.config.engine.needs_probe else update
+        probed = self.config.engine.probed
+        return replace(update, probe=self._probe(checkpoint)) if probed == "always" or (first and probed == "first") else update
 
     def _probe(self, checkpoint: Path) -> Probe:
         """What the checkpoint's weights say, found out in a process of its own."""

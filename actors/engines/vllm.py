@@ -55,7 +55,7 @@ class VllmOptions:
     """Neither CUDA graphs nor compilation; always so on a CPU."""
     attest: Literal["auto", "digest", "probe"] = "auto"
     """`digest` compares every served tensor with what was sent, and needs weights that lie as in the checkpoint; `probe` compares
-    log-probabilities with transformers'; `auto` takes the digest where it can."""
+    log-probabilities with those of the update's probe; `auto` takes the digest where it can. A probe that is there is always asked."""
 
     @property
     def on_cpu(self) -> bool:
@@ -64,7 +64,7 @@ class VllmOptions:
     def for_vllm(self) -> dict[str, Any]:
         """Keyword arguments of `vllm.LLM`."""
         options: dict[str, Any] = {
-            "load_format": "dummy",  # the first swap brings the weights
+            "load_format": "vigc",  # `actors.engines.vllm_worker.LOAD_FORMAT`
             "dtype": self.dtype,
             "seed": 0,
             "trust_remote_code": False,
@@ -88,10 +88,10 @@ class VllmEngine:
     """Implements `actors.engines.base.Engine` with vLLM. One per process: vLLM keeps state of its own in the process."""
 
     def __init__(self, model: str | Path, options: VllmOptions) -> None:
-        """Construct the engine. Its weights are random until the first swap: nothing may be served before.
+        """Construct the engine. It serves only after its first swap: no weights are attested before.
 
         Args:
-            model: folder of an image-text-to-text model with safetensors weights, of which configs and headers are read.
+            model: folder of an image-text-to-text model with safetensors weights.
             options: how it runs.
 
         Raises:
@@ -109,6 +109,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         llm_class: Any = importlib.import_module("vllm").LLM
+        importlib.import_module("actors.engines.vllm_native")  # registers what it adds to vLLM
         try:
             self._llm: Any = llm_class(str(model), **options.for_vllm())
         except (RuntimeError, OSError) as error:
@@ -261,23 +262,23 @@ class VllmEngine:
         self._llm.reset_mm_cache()
 
     def _attest(self, update: WeightUpdate, tensors: Mapping[str, torch.Tensor]) -> None:
-        """What is served is what was verified: byte by byte, else by what it says of the update's probe.
+        """What is served is what was verified: byte by byte where they can be read back, and by what it says of the update's probe.
 
         Raises:
             SwapError: it is not, or it cannot be told.
         """
+        if update.probe is not None:
+            check_probe(self, update.probe)
+            self._reset_caches()
         if self._places is not None:
             compared = ("find_difference", tensors) if update.stream is None else ("find_other_digest", update.stream.digests)
             different = next((name for name in self._rpc(*compared, self._places) if name), None)
             if different is not None:
                 raise SwapError(f"{different} is served with other bytes than were sent")
-            return
-        if update.probe is None:
+        elif update.probe is None:
             raise SwapError(
                 f"update {update.version} carries no probe, and the served weights cannot be read back; set engine.attest to probe"
             )
-        check_probe(self, update.probe)
-        self._reset_caches()
 
     def _rpc(self, method: str, *arguments: Any) -> list[Any]:
         return self._llm.collective_rpc(method, timeout=_RPC_S, args=arguments)

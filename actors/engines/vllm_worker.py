@@ -1,12 +1,15 @@
 """What a vLLM worker must be able to do for a swap, beyond what vLLM's own has. Mixed into its worker class by name
-(`worker_extension_cls`), so that it runs where the weights are, also when they are sharded over several processes."""
+(`worker_extension_cls`), so that it runs where the weights are, also when they are sharded over several processes; and how weights
+are read from a checkpoint."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,26 @@ from actors.engines.base import TensorSpec
 from actors.engines.served_names import Place, find_places, served_name
 from actors.engines.weights import read_checkpoint
 
+_loaders: Any = importlib.import_module("vllm.model_executor.model_loader")
 _PR_SET_PDEATHSIG = 1
+
+LOAD_FORMAT = "vigc"
+"""vLLM's name for the loader below."""
+
+
+@_loaders.register_model_loader(LOAD_FORMAT)
+class CheckpointLoader(_loaders.DefaultModelLoader):
+    """vLLM's loader, of safetensors alone, which also reads what transformers 5 writes."""
+
+    def __init__(self, load_config: Any) -> None:
+        safetensors_only = copy(load_config)
+        safetensors_only.load_format = "safetensors"
+        super().__init__(safetensors_only)
+
+    def get_all_weights(self, model_config: Any, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        served = dict(model.named_parameters())
+        for name, tensor in super().get_all_weights(model_config, model):
+            yield served_name(name, served), tensor
 
 
 class ServedWeights:

@@ -16,7 +16,9 @@ from transformers import (
     LlavaNextProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
 )
 
 from loop.seed.instructblip import build_instructblip, build_instructblip_processor
@@ -26,6 +28,12 @@ _TEXT = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
     "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "initializer_range": 0.3,
 }  # fmt: skip
+_QWEN_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }} {% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}{% endfor %}"
+    "{% if not (loop.last and continue_final_message) %} EOS{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
 
 
 def build_qwen() -> tuple[Any, Any]:
@@ -50,6 +58,37 @@ def build_qwen() -> tuple[Any, Any]:
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
     images = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112)
     return model.eval(), SimpleNamespace(image_processor=images, tokenizer=tokenizer)
+
+
+def save_qwen(folder: Path) -> Path:
+    """A whole Qwen2.5-VL with its processor, which needs torchvision for videos; heads wide enough for vLLM's attention on CPUs."""
+    torch.manual_seed(0)
+    tokenizer = build_processor().tokenizer
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
+    tokenizer.image_token, tokenizer.video_token = marks[2], marks[3]
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(marks))
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
+    vision = {
+        "depth": 2, "hidden_size": 128, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 128, "patch_size": 14,
+        "fullatt_block_indexes": [1], "initializer_range": 0.3,
+    }  # fmt: skip
+    text = {**_TEXT, "hidden_size": 128, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
+    config: Any = Qwen2_5_VLConfig
+    model: Any = Qwen2_5_VLForConditionalGeneration(
+        config(
+            text_config=text, vision_config=vision,
+            image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
+        )
+    )  # fmt: skip
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
+    model.save_pretrained(folder)
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112), tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(), chat_template=_QWEN_TEMPLATE.replace("EOS", tokenizer.eos_token),
+    )  # fmt: skip
+    processor.save_pretrained(folder)
+    return folder
 
 
 def save_llava_next(folder: Path) -> Path:

@@ -289,9 +289,9 @@ def test_a_vllm_engine_is_one_word() -> None:
     config = overridden("engine=vllm")
     assert isinstance(config.engine, VllmEngineConfig)
     assert VllmOptions(**config.engine.options) == VllmOptions()
-    assert not config.engine.needs_probe
-    assert overridden("engine.kind=vllm", "engine.batch_size=8", "engine.attest=probe").engine.needs_probe
-    assert overridden("engine.kind=vllm", "engine.tensor_parallel_size=2", "cluster.cpus_per_actor=2").engine.needs_probe
+    assert config.engine.probed == "first"
+    assert overridden("engine.kind=vllm", "engine.batch_size=8", "engine.attest=digest").engine.probed == "never"
+    assert overridden("engine.kind=vllm", "engine.tensor_parallel_size=2", "cluster.cpus_per_actor=2").engine.probed == "always"
 
 
 def test_tensor_parallel_engines_take_their_gpus() -> None:

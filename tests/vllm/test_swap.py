@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import psutil
 import pytest
 import ray
 from ray.exceptions import RayTaskError
+from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from actors.engines import EngineSpec
@@ -17,7 +19,9 @@ from actors.engines.base import Request, Sampling, SwapError, WeightMismatchErro
 from actors.engines.probe import make_probe
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
+from actors.engines.weights import read_checkpoint
 from loop.config import EMBEDDED_MODEL
+from tests.actors.family_models import save_qwen
 from tests.vllm.worlds import Weights, changed, checkpoint_update, requests, seed_weights, update_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -166,6 +170,23 @@ def test_a_tensor_parallel_engine_says_the_same_and_ends_with_its_actor(local_ra
     processes[0].kill()
     _, alive = psutil.wait_procs(processes, timeout=20)
     assert alive == []
+
+
+def test_a_qwen_vl_says_the_same_after_a_swap(local_ray: None, tmp_path: Path) -> None:
+    """Positions on three axes, images of as many tokens as they need, and normalisation inside the model."""
+    pytest.importorskip("vllm")
+    folder = save_qwen(tmp_path / "model")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    save_file(changed(read_checkpoint(folder), 1), other / "model.safetensors", {"format": "pt"})
+    served = server(folder, max_model_len=512)
+    for version in (folder, other):
+        ray.get(served.swap.remote(checkpoint_update(version, version.name, make_probe(version, "float32", 1))), timeout=200)
+        assert ray.get(served.state.remote(), timeout=30) == (version.name, True)
+        said = ray.get(served.say.remote(REQUESTS), timeout=60)
+        assert [one[0] for one in said] == expected(version, REQUESTS)
+    assert expected(folder, REQUESTS) != expected(other, REQUESTS)
+    ray.kill(served)
 
 
 def save_two_headed(folder: Path) -> Path:
