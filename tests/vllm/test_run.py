@@ -1,4 +1,4 @@
-"""The whole loop on vLLM engines: `engine: vllm` is all that a config says."""
+"""The whole loop on vLLM engines, with weights that travel by vLLM's own transfer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_run_on_vllm_that_is_killed_leaves_no_process_and_resumes(tmp_path: Pa
     pytest.importorskip("vllm", reason="needs vLLM: make install-vllm")
     run_dir = tmp_path / "runs" / "small"
     parts = run_dir / "rounds" / "0001" / "parts"
-    config = write_config(tmp_path, engine="vllm", rounds=1)
+    config = write_config(tmp_path, engine="vllm", transport="native", rounds=1)
     with (tmp_path / "errors").open("w") as errors:
         command = [sys.executable, "-m", "loop", "run", str(config), "--run-dir", str(run_dir)]
         driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=errors)
