@@ -78,8 +78,13 @@ class VllmOptions:
             "logprobs_mode": "raw_logprobs",
         }
         if self.on_cpu:
-            kv_cache_bytes = int(self.cpu_kv_cache_gib * (1 << 30))
-            return options | {"enforce_eager": True, "block_size": self.block_size or 32, "kv_cache_memory_bytes": kv_cache_bytes}
+            return options | {
+                "enforce_eager": True,
+                "block_size": self.block_size or 32,
+                "kv_cache_memory_bytes": int(self.cpu_kv_cache_gib * (1 << 30)),
+                # A seeded row whose prompt is read in two steps winds its generator back, which torch's on a CPU cannot.
+                "enable_chunked_prefill": False,
+            }
         memory = {"gpu_memory_utilization": self.gpu_memory_utilization}
         return options | memory | {"enforce_eager": self.enforce_eager, "block_size": self.block_size}
 

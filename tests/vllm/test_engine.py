@@ -83,6 +83,16 @@ def test_a_sampled_row_has_a_seed_of_its_own(engine: VllmEngine) -> None:
     assert engine.complete(one_image[:3], Sampling(48, temperature=1.0, seed=1))[2].token_ids == first[2].token_ids
 
 
+def test_more_sampled_prompts_than_are_read_at_once(engine: VllmEngine) -> None:
+    """Together they exceed a step's budget of tokens; a seeded row must not be read in two steps on a CPU."""
+    longest = engine.llm.model_config.max_model_len
+    words = "What is at the center? " * (longest // 8)
+    asked = [Request(one.image, words, image_key=one.image_key) for one in REQUESTS[:64]]
+    num_read = len(engine._prompter.token_ids(engine._prompter.render(asked[0]))) * len(asked)
+    assert num_read > engine.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+    assert len(engine.complete(asked, Sampling(8, temperature=1.0, seed=1))) == 64
+
+
 def test_a_form_is_forced_on_what_is_written(engine: VllmEngine) -> None:
     """Asked for something else, the model writes VIG's form only where it must."""
     prompt, sampling = "What is at the center?", Sampling(96, temperature=1.0, seed=4)
