@@ -17,7 +17,8 @@ from policies.records import HeldOutQuestion, Prediction, from_table, to_table
 
 
 class EngineWorker:
-    """A thin shell, made a Ray actor by `cluster.fleet`. Every method may be called again with the same result."""
+    """A thin shell, made a Ray actor by `cluster.slot`. Every method may be called again with the same result; `stage` alone may run
+    beside another."""
 
     def __init__(self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy) -> None:
         self._spec = spec
@@ -34,6 +35,10 @@ class EngineWorker:
         """Load the engine, once."""
         if self._engine is None:
             self._engine = build_engine(self._spec)
+
+    def stage(self, update: WeightUpdate) -> None:
+        """Load and verify other weights while the engine serves; see `Engine.stage`."""
+        self._running().stage(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
         """Serve other weights; see `Engine.swap`."""

@@ -135,6 +135,9 @@ class _Counting:
     def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
         return self._engine.score(requests, continuations, blank_image=blank_image)
 
+    def stage(self, update: WeightUpdate) -> None:
+        self._engine.stage(update)
+
     def swap(self, update: WeightUpdate) -> Attestation:
         return self._engine.swap(update)
 

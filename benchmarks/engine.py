@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -163,9 +164,8 @@ def direct_prompts(checkpoint: Path, requests: Sequence[Request]) -> list[dict[s
 
 def generate_directly(llm: Any, prompts: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
     """The tokens of vLLM's answers before their end token."""
-    from vllm import SamplingParams
-
-    outputs = llm.generate(prompts, SamplingParams(max_tokens=_MAX_NEW_TOKENS, temperature=0.0), use_tqdm=False)
+    vllm: Any = import_module("vllm")
+    outputs = llm.generate(prompts, vllm.SamplingParams(max_tokens=_MAX_NEW_TOKENS, temperature=0.0), use_tqdm=False)
     end = llm.get_tokenizer().eos_token_id
     return [tuple(token for token in output.outputs[0].token_ids if token != end) for output in outputs]
 

@@ -2,6 +2,7 @@
 
     healthy --taken out--> draining --its last task ends, the swap goes out--> stale --attested--> healthy, at the target
 
+An engine that is taken out loads and verifies the target while it ends its tasks, so that neither is waited for out of service.
 The next engine is taken out when no other one is on its way; where old weights may do no work, all the others are once one has come
 over. A target is *proven* once the whole fleet serves it. Before that, an engine that refuses it, or cannot be brought to it on a
 fresh process either, reverses the roll: the target goes back to the weights that were proven last, and engines that left them work
@@ -77,8 +78,9 @@ class RollingSwap:
             raise FleetError(f"all {len(self.slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
 
     def advance(self, num_in_flight: Callable[[EngineSlot], int], *, old_may_work: bool) -> None:
-        """Takes the next engine out, the least busy one first, and sends the swap to it once it has no task in flight. Where engines
-        with old weights have nothing to do, the first one tries the target, and then all others follow at once."""
+        """Takes the next engine out, the least busy one first, has it stage the target if it still has tasks in flight, and sends the
+        swap to it once it has none. Where engines with old weights have nothing to do, the first one tries the target, and then all
+        others follow at once."""
         assert self.target is not None
         on_their_way = [slot for slot in self.slots if slot.is_changing or slot.health.state is State.DRAINING]
         outdated = [slot for slot in self.slots if slot.health.state in _MAY_BE_TAKEN and not self.has_come_over(slot)]
@@ -88,6 +90,8 @@ class RollingSwap:
         for slot in [*on_their_way, *waiting[: max(0, num_next)]]:
             if slot.health.state is State.HEALTHY:
                 slot.health.record(Event.TAKEN_OUT)
+                if num_in_flight(slot):
+                    slot.stage(self.target)
             if not slot.is_changing and not num_in_flight(slot):
                 slot.begin_swap(self.target)
 

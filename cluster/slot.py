@@ -23,15 +23,23 @@ logger = logging.getLogger(__name__)
 _READY_S = 1.0
 """Enough to fetch what is there already, where a deadline has passed meanwhile."""
 
+_STAGING = "staging"
+"""Ray's concurrency group of one thread, beside the one for all other calls."""
+
 Spawn = Callable[[int], ActorHandle]
-"""Makes the actor for the engine of this index, without waiting for it and with `max_restarts=0`: the fleet restarts."""
+"""Makes the actor, of an `engine_actor` class, for the engine of this index, without waiting for it and with `max_restarts=0`: the
+fleet restarts."""
 
 
 class EngineWorker(Protocol):
-    """What an engine actor must offer beside its task methods. Calls must be served one at a time, in order."""
+    """What an engine actor must offer beside its task methods. Calls are served one at a time, in order, and `stage` beside them."""
 
     def start(self) -> None:
         """Loads the model. Safe to call twice."""
+        ...
+
+    def stage(self, update: WeightUpdate) -> None:
+        """See `actors.engines.base.Engine.stage`."""
         ...
 
     def swap(self, update: WeightUpdate) -> Attestation:
@@ -41,6 +49,12 @@ class EngineWorker(Protocol):
     def ping(self) -> str:
         """The weight version that is served; empty before the first swap."""
         ...
+
+
+def engine_actor(worker: type[EngineWorker], **options: Any) -> Any:
+    """The actor class of an engine worker, with the thread that its `stage` runs in. `options` are Ray's."""
+    options["concurrency_groups"] = {_STAGING: 1}
+    return ray.remote(**options)(worker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +139,12 @@ class EngineSlot:
         # Calls of one actor run in this order, so that the last one is ready after all of them.
         start = _Start(handle.__ray_call__.remote(_whereabouts), handle.start.remote())
         self._change = _Change(target, handle.swap.remote(target.ref), start)
+
+    def stage(self, target: Published) -> None:
+        """Has the running engine load and verify `target` while it ends its tasks. Nobody waits for that but the swap, which also
+        tells what went wrong, and whose deadline bounds it. Ray sends calls in the order of submission: it begins once what earlier
+        calls of the engine's tasks wait for is there."""
+        self.handle.stage.options(concurrency_group=_STAGING).remote(target.ref)
 
     def begin_swap(self, target: Published) -> None:
         """Begins to make the running engine serve `target`. The driver must have no task on it."""

@@ -26,6 +26,7 @@ from cluster.connect import connected
 from cluster.fleet import Fleet
 from cluster.placement import Placement, reserve
 from cluster.plan import ResourceRequest, plan_resources
+from cluster.slot import engine_actor
 from cluster.weights import prepare
 from loop.assembly import HeldOut, Policies, build_held_out, build_images, build_labelled, build_policies, derived_seed
 from loop.commits import FileEntry, RoundCommit, RoundState
@@ -263,7 +264,7 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
 
 def _fleet(config: RunConfig, policies: Policies, placement: Placement) -> Fleet:
     spec = EngineSpec(config.engine.kind, str(_downloaded(config.model_path)), config.engine.options)
-    worker = ray.remote(EngineWorker)
+    worker = engine_actor(EngineWorker)
 
     def spawn(index: int) -> Any:
         return worker.options(**placement.engine_options(index)).remote(spec, config.generation.options, policies.correction)

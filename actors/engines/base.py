@@ -135,7 +135,7 @@ class Attestation:
 
 
 class Engine(Protocol):
-    """Runs one model. Not safe for concurrent calls: its actor serialises them."""
+    """Runs one model. Not safe for concurrent calls, `stage` excepted: its actor serialises them."""
 
     @property
     def weight_version(self) -> str:
@@ -157,8 +157,14 @@ class Engine(Protocol):
         """Log-probability of each continuation after its request; with `blank_image` the pixels are replaced by mid-grey."""
         ...
 
+    def stage(self, update: WeightUpdate) -> None:
+        """Load and verify an update ahead of its swap; may run in another thread while the engine serves. Touches nothing that is
+        served. What it finds wrong is raised by the swap."""
+        ...
+
     def swap(self, update: WeightUpdate) -> Attestation:
-        """Serve the update's weights from now on.
+        """Serve the update's weights from now on. They are loaded and verified first, unless they were staged; nothing is staged
+        afterwards.
 
         Raises:
             WeightMismatchError: names, shapes, dtypes or digest do not fit; nothing has changed.

@@ -23,6 +23,7 @@ from actors.engines.base import Attestation, Completion, Request, Sampling, Scor
 from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of
 from actors.engines.prompting import Prompter, blank_like
+from actors.engines.staging import Staging
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
 
 _CACHED_FEATURE_BYTES = 1 << 28
@@ -64,6 +65,8 @@ class TransformersEngine:
         self._decoder = Decoder(self._family.language_model, self._prompter.tokenizer, end_ids, banned_ids)
         self._features = _FeatureCache()
         self._weight_version = ""
+        self._manifest = manifest_of(self._served())
+        self._staging = Staging(self._load)
 
     @property
     def weight_version(self) -> str:
@@ -114,11 +117,13 @@ class TransformersEngine:
             scores |= dict(zip(rows, scored, strict=True))
         return [scores[row] for row in range(len(requests))]
 
+    def stage(self, update: WeightUpdate) -> None:
+        self._staging.stage(update)
+
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.perf_counter()
-        tensors = load_update(update)
+        tensors = self._staging.take(update)
         served = self._served()
-        verify(update, tensors, manifest_of(served))
         self._features.clear()
         try:
             with torch.no_grad():
@@ -129,6 +134,12 @@ class TransformersEngine:
         self._weight_version = update.version
         attested = self._served()
         return Attestation(update.version, digest_of(attested), num_bytes_of(attested), time.perf_counter() - started)
+
+    def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
+        """The update's tensors, verified."""
+        tensors = load_update(update)
+        verify(update, tensors, self._manifest)
+        return tensors
 
     def _served(self) -> dict[str, torch.Tensor]:
         """The served tensors under their checkpoint names; renamed, never copied, so that writing to them is what is served."""

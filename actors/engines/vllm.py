@@ -21,6 +21,7 @@ from transformers import AutoConfig, GenerationConfig
 from actors.engines.base import Attestation, Completion, EngineError, Request, Sampling, Score, SwapError, WeightUpdate
 from actors.engines.probe import check_probe
 from actors.engines.prompting import Prompter, blank_like
+from actors.engines.staging import Staging
 from actors.engines.stream import Offer
 from actors.engines.weights import load_update, manifest_of_checkpoint, num_bytes_in, require_one_source, verify, verify_manifest
 
@@ -104,6 +105,7 @@ class VllmEngine:
             EngineError: vLLM cannot start.
         """
         self._manifest = manifest_of_checkpoint(Path(model))
+        self._staging = Staging(self._load)
         self._prompter = Prompter(model)
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         self._end_ids = self._prompter.end_ids(_generation_end_ids(model), getattr(config.get_text_config(), "eos_token_id", None))
@@ -113,10 +115,10 @@ class VllmEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler runs in this process: it ends with the actor
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        llm_class: Any = importlib.import_module("vllm").LLM
+        self._vllm: Any = importlib.import_module("vllm")
         importlib.import_module("actors.engines.vllm_native")  # registers what it adds to vLLM
         try:
-            self._llm: Any = llm_class(str(model), **options.for_vllm())
+            self._llm: Any = self._vllm.LLM(str(model), **options.for_vllm())
         except (RuntimeError, OSError) as error:
             raise EngineError(f"vLLM cannot serve {model}: {error}") from error
         self._llm.llm_engine.renderer.mm_processor.info.get_hf_processor().image_processor = self._prompter.processor.image_processor
@@ -168,15 +170,12 @@ class VllmEngine:
         outputs = [dict(zip(again, reread, strict=True)).get(row, output) for row, output in enumerate(outputs)]
         return [Score(_logprob_of_tail(output, said), said, self._weight_version) for output, said in zip(outputs, num_said, strict=True)]
 
+    def stage(self, update: WeightUpdate) -> None:
+        self._staging.stage(update)
+
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.perf_counter()
-        require_one_source(update)
-        offer = update.stream.offer(update.digest) if update.stream is not None else None
-        tensors = load_update(update) if offer is None else {}
-        if offer is None:
-            verify(update, tensors, self._manifest)
-        else:  # its sender has compared the digest
-            verify_manifest(update, offer.manifest, self._manifest)
+        tensors, offer = self._staging.take(update)
         self._weight_version = ""  # from here on nothing is served, unless all of it succeeds
         try:
             self._drain(_DRAIN_S)
@@ -191,10 +190,7 @@ class VllmEngine:
     # ---- requests
 
     def _params(self, sampling: Sampling, form: str, seed: int | None) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
-
-        return SamplingParams(
+        return self._vllm.SamplingParams(
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -204,7 +200,7 @@ class VllmEngine:
             include_stop_str_in_output=True,
             stop_token_ids=list(self._end_ids),
             detokenize=bool(sampling.stop),
-            structured_outputs=StructuredOutputsParams(regex=form) if form else None,
+            structured_outputs=self._vllm.sampling_params.StructuredOutputsParams(regex=form) if form else None,
         )
 
     def _prompt(self, text: str, image: Any, image_key: str) -> dict[str, Any]:
@@ -223,9 +219,7 @@ class VllmEngine:
             raise EngineError(f"vLLM failed: {error}") from error
 
     def _prompt_logprobs(self, prompts: Sequence[Any], *, read_prefix_cache: bool) -> list[Any]:
-        from vllm import SamplingParams
-
-        params = SamplingParams(
+        params = self._vllm.SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, skip_reading_prefix_cache=not read_prefix_cache
         )
         return self._generate(prompts, params)
@@ -237,6 +231,17 @@ class VllmEngine:
         return self._prompter.completion(ids[:-1] if ended else ids, logprobs, ended=ended, stop=stop, weight_version=self._weight_version)
 
     # ---- the swap
+
+    def _load(self, update: WeightUpdate) -> tuple[dict[str, torch.Tensor], Offer | None]:
+        """The update's tensors, verified; of a stream its sender's offer, whose digest the sender has compared."""
+        require_one_source(update)
+        if update.stream is not None:
+            offer = update.stream.offer(update.digest)
+            verify_manifest(update, offer.manifest, self._manifest)
+            return {}, offer
+        tensors = load_update(update)
+        verify(update, tensors, self._manifest)
+        return tensors, None
 
     def _drain(self, timeout_s: float) -> None:
         """Let requests end that a failed call has left behind."""
@@ -296,10 +301,9 @@ def _prepare_cpu(num_threads: int, *, in_checkpoint_layout: bool) -> None:
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     os.environ["TORCHDYNAMO_DISABLE"] = "1"  # else the first log-probabilities are compiled, half a minute
     if in_checkpoint_layout:
-        from vllm import _custom_ops
-
+        operators: Any = importlib.import_module("vllm._custom_ops")
         # Packed for oneDNN, weights could neither be overwritten in place nor read back; torch's own kernels take them as they are.
-        _custom_ops._supports_onednn = False
+        operators._supports_onednn = False
 
 
 def _generation_end_ids(model: str | Path) -> int | list[int] | None:

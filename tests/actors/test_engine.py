@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from transformers import AutoProcessor
 from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling, TensorSpec, WeightMismatchError, WeightUpdate
 from actors.engines.transformers import TransformersEngine
-from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint
+from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint, verify
 from loop.seed.model import save_untrained
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
@@ -305,6 +306,51 @@ def test_a_swap_serves_what_an_engine_loaded_from_the_same_checkpoint_serves(
     swappable.swap(WeightUpdate("w", digest_of(tensors), manifest_of(tensors), checkpoint=wordy))
     served, loaded = swappable.complete(REQUESTS, SAMPLED), wordy_engine.complete(REQUESTS, SAMPLED)
     assert [replace(one, weight_version="") for one in served] == [replace(one, weight_version="") for one in loaded]
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Versions of the updates that the engine has verified, in order."""
+    versions: list[str] = []
+
+    def verify_and_tell(update: WeightUpdate, *arguments: Any) -> None:
+        versions.append(update.version)
+        verify(update, *arguments)
+
+    monkeypatch.setattr("actors.engines.transformers.verify", verify_and_tell)
+    return versions
+
+
+def test_a_staged_swap_serves_what_a_whole_swap_serves_and_verifies_before(
+    swappable: TransformersEngine, untrained: Path, verified: list[str]
+) -> None:
+    old, new = read_checkpoint(untrained), perturbed(read_checkpoint(untrained))
+    before = swappable.complete(REQUESTS, SAMPLED)
+    expected = swappable.swap(update_of(new, "new")), swappable.complete(REQUESTS, SAMPLED)
+    swappable.swap(update_of(old, ""))
+    verified.clear()
+    staging = Thread(target=swappable.stage, args=(update_of(new, "new"),))
+    staging.start()
+    assert swappable.complete(REQUESTS, SAMPLED) == before
+    staging.join()
+    assert verified == ["new"]
+    attested = replace(swappable.swap(update_of(new, "new")), seconds=expected[0].seconds)
+    assert (attested, swappable.complete(REQUESTS, SAMPLED)) == expected
+    assert verified == ["new"], "not again within the swap"
+
+
+def test_what_is_wrong_with_a_staged_update_is_raised_by_its_swap(
+    swappable: TransformersEngine, untrained: Path, verified: list[str]
+) -> None:
+    old = read_checkpoint(untrained)
+    swappable.swap(update_of(old, "r0"))
+    before = swappable.complete(REQUESTS, Sampling(6))
+    bad = _of_another_digest(perturbed(old))
+    swappable.stage(bad)
+    with pytest.raises(WeightMismatchError, match="has digest"):
+        swappable.swap(bad)
+    assert verified == ["r0", "bad"]
+    assert (swappable.weight_version, swappable.complete(REQUESTS, Sampling(6))) == ("r0", before)
 
 
 def _without_one(tensors: dict[str, torch.Tensor]) -> WeightUpdate:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from cluster.connect import ClusterInfo, connected
 from cluster.fleet import Fleet
+from cluster.slot import engine_actor
 from tests.cluster.workers import Worker, update_of, weights
 
 MakeFleet = Callable[..., Fleet]
@@ -23,7 +23,7 @@ def cluster() -> Iterator[ClusterInfo]:
 
 
 def _fleet(folder: Path, size: int, **options: Any) -> Fleet:
-    worker: Any = ray.remote(num_cpus=0)(Worker)
+    worker = engine_actor(Worker, num_cpus=0)
     bounds = {"task_timeout_s": 20.0, "start_timeout_s": 30.0, "swap_timeout_s": 10.0}
     return Fleet(lambda index: worker.remote(index, folder), size, **{**bounds, **options})
 

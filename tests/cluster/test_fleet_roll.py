@@ -71,6 +71,91 @@ def swapping(folder: Path, version: str) -> dict[int, int]:
     return {engine: int(pid) for engine, pid in pids.items() if pid}
 
 
+def held(engine: ActorHandle, task: int) -> ray.ObjectRef:
+    """One call, which a mark can hold."""
+    return engine.held.remote(task)
+
+
+def loads(folder: Path, engine: int, version: str) -> int:
+    """How often an engine has begun to load a version."""
+    return len([*folder.glob(f"loaded_{engine}_{version}_*")])
+
+
+def roll_until_staging(fleet: Fleet, folder: Path) -> tuple[Iterator[Seen], Path]:
+    """A run on a fleet that is rolled to `r2`, in which engine 0 has begun to stage it; its tasks end when the mark is unlinked."""
+    holding = folder / "hold_tasks_0"
+    holding.touch()
+    results = shards_of(fleet, itertools.count(), held)
+    next(results)
+    fleet.roll(NEW)
+    until(results, lambda _: loads(folder, 0, "r2"))
+    assert fleet.states()[0] is State.DRAINING
+    assert 0 not in swapping(folder, "r2")
+    return results, holding
+
+
+def test_an_engine_stages_its_swap_while_it_ends_its_tasks(fleet: Fleet, shared_folder: Path) -> None:
+    results, holding = roll_until_staging(fleet, shared_folder)
+    assert "r2" in {version for version, _ in (next(results) for _ in range(20))}, "the other one has come over, and serves"
+    holding.unlink()
+    until_all_serve(results, "r2")
+    results.close()  # type: ignore[attr-defined]
+    assert loads(shared_folder, 0, "r2") == 1, "the swap loads nothing again"
+    assert {swap.attestation.digest for swap in fleet.settle()} == {digest_of(weights(2.0))}
+
+
+def test_what_is_staged_is_given_up_for_a_newer_roll(fleet: Fleet, shared_folder: Path) -> None:
+    results, holding = roll_until_staging(fleet, shared_folder)
+    fleet.roll(NEWER)
+    holding.unlink()
+    until_all_serve(results, "r3")
+    results.close()  # type: ignore[attr-defined]
+    assert 0 not in swapping(shared_folder, "r2")
+    assert {swap.attestation.digest for swap in fleet.settle()} == {digest_of(weights(3.0))}
+
+
+def test_a_refusal_while_staging_is_raised_by_the_swap(fleet: Fleet, shared_folder: Path) -> None:
+    holding = [shared_folder / f"hold_tasks_{engine}" for engine in (0, 1)]
+    for mark in holding:
+        mark.touch()
+    results = shards_of(fleet, itertools.count(), lambda engine, task: held(engine, task) if task else chain(engine, task))
+    next(results)
+    fleet.roll(update_of(weights(2.0), "r2", digest="0" * 64))
+
+    def release() -> None:
+        wait_while(lambda: not loads(shared_folder, 0, "r2"))
+        for mark in holding:
+            mark.unlink()
+
+    releaser = threading.Thread(target=release)
+    releaser.start()
+    with pytest.raises(WeightMismatchError, match="r2 has digest"):
+        until(results, lambda _: False)
+    releaser.join()
+    assert [loads(shared_folder, engine, "r2") for engine in (0, 1)] == [1, 0]
+    assert fleet.weight_version == "r1"
+    assert {version for version, _ in until_all_serve(shards_of(fleet, itertools.count()), "r1")} == {"r1"}
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_an_engine_that_dies_or_hangs_while_it_stages_is_replaced_in_time(make_fleet: MakeFleet, tmp_path: Path, dies: bool) -> None:
+    fleet = make_fleet(2, swap_timeout_s=2.0)
+    fleet.start(OLD)
+    loading = tmp_path / "hold_load_0_r2"
+    loading.touch()
+    results, holding = roll_until_staging(fleet, tmp_path)
+    pid = int((tmp_path / "staging_0_r2").read_text())
+    if dies:
+        os.kill(pid, signal.SIGKILL)
+    holding.unlink()
+    until(results, lambda _: fleet.num_restarts)
+    assert loads(tmp_path, 0, "r2") == 1, "the swap waits for what is staged"
+    loading.unlink()
+    until_all_serve(results, "r2")
+    results.close()  # type: ignore[attr-defined]
+    assert fleet.num_restarts == 1
+
+
 def test_the_rest_serves_while_one_swaps(fleet: Fleet, shared_folder: Path) -> None:
     holds = hold(shared_folder, "r2", 0, 1)
     num_restarts = fleet.num_restarts

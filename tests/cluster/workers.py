@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from safetensors.torch import save_file
 
 from actors.engines.base import Attestation, EngineError, SwapError, WeightMismatchError, WeightUpdate
+from actors.engines.staging import Staging
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
 
 
@@ -47,12 +48,17 @@ class Worker:
         self.folder = folder
         self.tensors: dict[str, torch.Tensor] = {}
         self.version = ""
+        self._staging = Staging(self._load)
 
     def start(self) -> None:
         self.tensors = weights(0.0)
 
     def ping(self) -> str:
         return self.version
+
+    def stage(self, update: WeightUpdate) -> None:
+        (self.folder / f"staging_{self.index}_{update.version}").write_text(str(os.getpid()))
+        self._staging.stage(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.monotonic()
@@ -62,13 +68,18 @@ class Worker:
             raise SwapError("half way")
         if self._told_to("refuse", update):
             raise WeightMismatchError(f"{update.version} does not fit")
-        tensors = load_update(update)
-        verify(update, tensors, manifest_of(self.tensors))
-        self.tensors, self.version = tensors, update.version
+        self.tensors, self.version = self._staging.take(update), update.version
         served = dict(self.tensors)
         if self._told_to("lie", update):
             served["norm.bias"] = served["norm.bias"] + 1
         return Attestation(self.version, digest_of(served), num_bytes_of(served), time.monotonic() - started)
+
+    def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
+        (self.folder / f"loaded_{self.index}_{update.version}_{time.monotonic_ns()}").touch()
+        wait_while((self.folder / f"hold_load_{self.index}_{update.version}").exists)
+        tensors = load_update(update)
+        verify(update, tensors, manifest_of(self.tensors))
+        return tensors
 
     def _told_to(self, fault: str, update: WeightUpdate) -> bool:
         """Whether there is a mark, or one for a single time, which is used up."""
@@ -85,6 +96,11 @@ class Worker:
     def again(self, served: tuple[int, str, float]) -> tuple[tuple[int, str, float], tuple[int, str, float], int]:
         """The second call of a chain: what the first one served, what this one does, and the engine."""
         return served, self.serve(served[0]), self.index
+
+    def held(self, task: int) -> tuple[tuple[int, str, float], tuple[int, str, float], int]:
+        """Ends when there is no mark that holds this engine's tasks."""
+        wait_while((self.folder / f"hold_tasks_{self.index}").exists)
+        return self.again(self.serve(task))
 
     def slow(self, task: int, seconds: float) -> tuple[int, int]:
         (self.folder / f"working_{self.index}").write_text(str(os.getpid()))

@@ -18,6 +18,7 @@ from actors.engines.transformers import TransformersEngine
 from actors.generator import GeneratorOptions
 from cluster.fleet import Fleet
 from cluster.health import State
+from cluster.slot import engine_actor
 from loop.config import EMBEDDED_MODEL
 from policies.correction import SentenceBySentence
 from tests.vllm.breakable import BreakableWorker
@@ -36,7 +37,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Pat
     pytest.importorskip("vllm", reason="needs vLLM: make install-vllm")
     folder = tmp_path_factory.mktemp("marks")
     spec = EngineSpec("vllm", str(EMBEDDED_MODEL), {"cpu_kv_cache_gib": 0.25})
-    worker: Any = ray.remote(num_cpus=1)(BreakableWorker)
+    worker = engine_actor(BreakableWorker, num_cpus=1)
 
     def spawn(index: int) -> Any:
         return worker.remote(index, folder, spec, GeneratorOptions(), SentenceBySentence())

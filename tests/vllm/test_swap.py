@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -19,7 +20,8 @@ from actors.engines.base import Request, Sampling, SwapError, WeightMismatchErro
 from actors.engines.probe import make_probe
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
-from actors.engines.weights import read_checkpoint
+from actors.engines.weights import read_checkpoint, verify, verify_manifest
+from cluster.weights import prepare
 from loop.config import EMBEDDED_MODEL
 from tests.actors.family_models import save_qwen
 from tests.vllm.worlds import Weights, changed, checkpoint_update, requests, seed_weights, update_of
@@ -58,6 +60,50 @@ def test_an_update_that_does_not_fit_is_refused_and_touches_nothing(engine: Vllm
     before = [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))]
     with pytest.raises(WeightMismatchError, match=said):
         engine.swap(bad(changed(seed_weights(), 1)))
+    assert engine.weight_version == "seed"
+    assert [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))] == before
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Versions of the updates whose names, shapes and dtypes the engine has compared itself, in order."""
+    versions: list[str] = []
+
+    def told(check: Any) -> Any:
+        def check_and_tell(update: WeightUpdate, *arguments: Any) -> None:
+            versions.append(update.version)
+            check(update, *arguments)
+
+        return check_and_tell
+
+    for check in (verify, verify_manifest):
+        monkeypatch.setattr(f"actors.engines.vllm.{check.__name__}", told(check))
+    return versions
+
+
+def test_a_staged_swap_serves_what_a_whole_swap_serves_and_verifies_before(engine: VllmEngine, verified: list[str]) -> None:
+    old, new = [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))], update_of(changed(seed_weights(), 1), "new")
+    engine.swap(new)
+    expected = [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))]
+    engine.swap(update_of(seed_weights(), "seed"))
+    verified.clear()
+    staging = Thread(target=engine.stage, args=(new,))
+    staging.start()
+    assert [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))] == old
+    staging.join()
+    assert verified == ["new"]
+    assert engine.swap(new).digest == new.digest
+    assert [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))] == expected != old
+    assert verified == ["new"], "not again within the swap"
+
+
+def test_what_is_wrong_with_a_staged_update_is_raised_by_its_swap(engine: VllmEngine, verified: list[str]) -> None:
+    before = [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))]
+    bad = with_a_wrong_digest(changed(seed_weights(), 1))
+    engine.stage(bad)
+    with pytest.raises(WeightMismatchError, match="has digest"):
+        engine.swap(bad)
+    assert verified == ["bad"]
     assert engine.weight_version == "seed"
     assert [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))] == before
 
@@ -129,6 +175,14 @@ def local_ray() -> Any:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def test_of_a_stream_the_offer_is_checked_ahead(engine: VllmEngine, verified: list[str], local_ray: None) -> None:
+    update = prepare(Path(EMBEDDED_MODEL), "streamed", "native")
+    engine.stage(update)
+    assert verified == ["streamed"]
+    assert engine.swap(update).digest == update.digest
+    assert verified == ["streamed"]
 
 
 def server(folder: Path, **options: Any) -> Any:
