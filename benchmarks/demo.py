@@ -1,11 +1,9 @@
 """What the demo costs: wall-clock, peak memory of all its processes, and the share of a round that is not work on the model.
 
-    python -m benchmarks.demo --out benchmarks/results/demo.json
-    python -m benchmarks.demo --engines transformers,vllm --out benchmarks/results/demo_engines.json
+    python -m benchmarks.demo [--engine vllm] [--out benchmarks/results/demo.json]
 
-With several engines the demo runs once on each, and the champions' answers to the same held-out questions are compared with those of
-the first engine's. Memory is the proportional set size (a page shared by n processes counts 1/n in each) of the command and all its
-descendants, Ray's daemons included, sampled twice a second.
+Memory is the proportional set size (a page shared by n processes counts 1/n in each) of the command and all its descendants,
+Ray's daemons included, sampled twice a second.
 """
 
 from __future__ import annotations
@@ -17,12 +15,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import psutil
 
-from benchmarks.gain import SETS, champions, interval
 from loop.store import Store
 
 WORK = ("generate_correct_filter", "train", "evaluate")
@@ -30,46 +25,26 @@ WORK = ("generate_correct_filter", "train", "evaluate")
 
 
 def main() -> None:
-    """Run the demo's recipe once on each engine and print what it cost."""
+    """Run the demo's recipe once and print what it cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", default="transformers", help="kinds of engine, separated by commas")
+    parser.add_argument("--engine", default="transformers", help="kind of engine")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo.json"))
     args = parser.parse_args()
-    engines = args.engines.split(",")
     with tempfile.TemporaryDirectory(prefix="vigc-demo-") as folder:
-        reports = {engine: run(engine, Path(folder) / engine / "demo") for engine in engines}
-        for engine in engines[1:]:
-            reports[engine]["accuracy_over_first_engine"] = compare(Path(folder) / engines[0] / "demo", Path(folder) / engine / "demo")
-    report = reports[engines[0]] if len(engines) == 1 else reports
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
-
-
-def run(engine: str, run_dir: Path) -> dict[str, Any]:
-    """The recipe on one engine: its cost, and the champion's accuracy by set in percent."""
-    command = [sys.executable, "-m", "loop", "run", "loop/recipes/shapes.yaml", f"engine.kind={engine}", "--run-dir", str(run_dir)]
-    seconds, peak_bytes = measure(command)
-    rounds = [commit.stage_seconds for commit in Store.open(run_dir).commits()[1:]]
+        run_dir = Path(folder) / "runs" / "demo"
+        recipe = ["loop/recipes/shapes.yaml", f"engine.kind={args.engine}"]
+        seconds, peak_bytes = measure([sys.executable, "-m", "loop", "run", *recipe, "--run-dir", str(run_dir)])
+        rounds = [commit.stage_seconds for commit in Store.open(run_dir).commits()[1:]]
     overheads = [1 - sum(stages[name] for name in WORK) / stages["round"] for stages in rounds]
-    _, champion = champions(run_dir)
-    return {
+    report = {
         "seconds": round(seconds, 1),
         "peak_memory_gib": round(peak_bytes / 2**30, 2),
         "overhead_shares": [round(share, 4) for share in overheads],
         "stage_seconds": [{name: round(value, 2) for name, value in stages.items()} for stages in rounds],
-        "accuracy": {name: round(100 * float(champion[name].mean()), 2) for name in SETS},
     }
-
-
-def compare(first: Path, other: Path) -> dict[str, tuple[float, float, float]]:
-    """By set, and over all of them: points between two runs' champions on the same questions, with the 95 % interval."""
-    (seed, one), (other_seed, two) = champions(first), champions(other)
-    differences = {name: two[name].astype(float) - one[name] for name in SETS}
-    found = {name: interval([difference]) for name, difference in differences.items()}
-    found["all"] = interval([np.concatenate(list(differences.values()))])
-    found["all, seed model"] = interval([np.concatenate([other_seed[name].astype(float) - seed[name] for name in SETS])])
-    return found
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
 
 
 def measure(command: list[str]) -> tuple[float, int]:

@@ -47,6 +47,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
     "replace": ("mixing.options.accumulate=false",),
+    "loop on vllm": ("engine.kind=vllm",),
 }
 
 _MAIN = ("loop", "control")
@@ -60,7 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="17,18,19", help="run seeds, separated by commas")
     parser.add_argument("--ablation-seeds", help="run seeds of the variants other than loop and control; default: --seeds")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="some of: " + ", ".join(VARIANTS))
+    parser.add_argument("--variants", default=",".join(list(VARIANTS)[:-1]), help="some of: " + ", ".join(VARIANTS))
+    parser.add_argument("--reference", default="control", help="variant that the others are compared with")
     parser.add_argument("--questions", type=int, default=500, help="held-out questions per set")
     parser.add_argument("--work", type=Path, default=Path("runs/gain"), help="folder for the runs")
     parser.add_argument("--parallel", type=int, default=2, help="runs side by side, one engine and one trainer rank each")
@@ -73,11 +75,11 @@ def main() -> None:
         jobs = sorted(((variant, seed) for variant, own in seeds_of.items() for seed in own), key=lambda job: (job[0] not in _MAIN, job[1]))
         list(pool.map(lambda job: run(job[0], job[1], args.work, args.questions), jobs))
     results = {variant: {seed: champions(folder_of(variant, seed, args.work)) for seed in own} for variant, own in seeds_of.items()}
-    report = summarise(results)
+    report = summarise(results, args.reference)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"seeds": seeds_of, "questions": args.questions, "rows": report}, indent=1) + "\n")
     plot(report, args.plot)
-    print_report(report)
+    print_report(report, args.reference)
 
 
 def folder_of(variant: str, seed: int, work: Path) -> Path:
@@ -119,16 +121,16 @@ def _flags(store: Store, index: int) -> Flags:
     return {name: np.array([one.correct for one in predictions[f"held_out/{name}"]]) for name in SETS}
 
 
-def summarise(results: dict[str, dict[int, tuple[Flags, Flags]]]) -> list[dict[str, object]]:
-    """One row per variant and set: accuracy, gain over the seed model and over the control, each with its interval, in points."""
+def summarise(results: dict[str, dict[int, tuple[Flags, Flags]]], reference: str) -> list[dict[str, object]]:
+    """One row per variant and set: accuracy, gain over the seed model and over the reference, each with its interval, in points."""
     rows = []
-    control = results.get("control", {})
+    others = results.get(reference, {})
     for variant, runs in results.items():
         for name in SETS:
             row: dict[str, object] = {"variant": variant, "set": name, "accuracy": interval([last[name] for _, last in runs.values()])}
             row["over_seed"] = interval([last[name].astype(float) - first[name] for first, last in runs.values()])
-            if variant != "control" and control.keys() >= runs.keys():
-                row["over_control"] = interval([last[name].astype(float) - control[seed][1][name] for seed, (_, last) in runs.items()])
+            if variant != reference and others.keys() >= runs.keys():
+                row[f"over_{reference}"] = interval([last[name].astype(float) - others[seed][1][name] for seed, (_, last) in runs.items()])
             rows.append(row)
     return rows
 
@@ -168,10 +170,10 @@ def plot(rows: Sequence[dict[str, object]], path: Path) -> None:
     figure.savefig(path)
 
 
-def print_report(rows: Sequence[dict[str, object]]) -> None:
-    table = Table("variant", "shift", "accuracy, %", "over the seed model", "over the control", box=None)
+def print_report(rows: Sequence[dict[str, object]], reference: str) -> None:
+    table = Table("variant", "shift", "accuracy, %", "over the seed model", f"over the {reference}", box=None)
     for row in rows:
-        cells = [_cell(row.get(key)) for key in ("accuracy", "over_seed", "over_control")]
+        cells = [_cell(row.get(key)) for key in ("accuracy", "over_seed", f"over_{reference}")]
         table.add_row(str(row["variant"]), str(row["set"]), *cells)
     Console(width=110).print(table)
 
