@@ -6,7 +6,6 @@ All that can be wrong with a config shows here, before any actor starts.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -168,13 +167,13 @@ def _check_processor(path: str) -> None:
 def _check_weights(folder: Path, dtype: str) -> None:
     from safetensors import SafetensorError, safe_open
 
-    index = folder / "model.safetensors.index.json"
+    from actors.engines.weights import weight_files
+
     remedy = "fetch the folder again, or convert its weights with save_pretrained"
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.exists() else ["model.safetensors"]
         dtypes: set[str] = set()
-        for name in names:
-            with safe_open(folder / name, framework="pt") as file:
+        for path in weight_files(folder):
+            with safe_open(path, framework="pt") as file:
                 dtypes |= {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"the weights of model {str(folder)!r} cannot be read as safetensors: {one_line(error)}; {remedy}") from error

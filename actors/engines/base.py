@@ -121,7 +121,7 @@ class WeightUpdate:
     stream: WeightStream | None = None
     """Where the engine's workers receive the weights from."""
     probe: Probe | None = None
-    """For engines that cannot read back what they serve."""
+    """Asked where it is given; engines that cannot read back what they serve need it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The `vllm` engine: continuous batching and prefix caching, in process, on GPUs; on a CPU with vLLM's CPU build.
 
-Greedy outputs in float32 equal the `transformers` engine's. What a row says does not depend on its seed's neighbours, but the last
+Greedy outputs in float32 equal the `transformers` engine's. A sampled row has a seed of its own, but the last
 bits of its log-probabilities depend on its batch, as on every engine that batches continuously: repeated runs agree to about 1e-5.
 """
 
@@ -25,6 +25,8 @@ from actors.engines.staging import Staging
 from actors.engines.stream import Offer
 from actors.engines.weights import load_update, manifest_of_checkpoint, num_bytes_in, require_one_source, verify, verify_manifest
 
+LOAD_FORMAT = "vigc"
+"""vLLM's name for `actors.engines.vllm_worker.CheckpointLoader`."""
 _WORKER = "actors.engines.vllm_native.ReceivedWeights"
 _DRAIN_S = 60.0
 _RPC_S = 600.0
@@ -65,7 +67,7 @@ class VllmOptions:
     def for_vllm(self) -> dict[str, Any]:
         """Keyword arguments of `vllm.LLM`."""
         options: dict[str, Any] = {
-            "load_format": "vigc",  # `actors.engines.vllm_worker.LOAD_FORMAT`
+            "load_format": LOAD_FORMAT,
             "dtype": self.dtype,
             "seed": 0,
             "trust_remote_code": False,
@@ -116,7 +118,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._vllm: Any = importlib.import_module("vllm")
-        importlib.import_module("actors.engines.vllm_native")  # registers what it adds to vLLM
+        self._native: Any = importlib.import_module("actors.engines.vllm_native")  # needs vLLM, and registers what it adds to it
         try:
             self._llm: Any = self._vllm.LLM(str(model), **options.for_vllm())
         except (RuntimeError, OSError) as error:
@@ -167,7 +169,8 @@ class VllmEngine:
             if said and output.num_cached_tokens >= len(output.prompt_token_ids) - said
         ]  # fmt: skip
         reread = self._prompt_logprobs([prompts[row] for row in again], read_prefix_cache=False)
-        outputs = [dict(zip(again, reread, strict=True)).get(row, output) for row, output in enumerate(outputs)]
+        for row, output in zip(again, reread, strict=True):
+            outputs[row] = output
         return [Score(_logprob_of_tail(output, said), said, self._weight_version) for output, said in zip(outputs, num_said, strict=True)]
 
     def stage(self, update: WeightUpdate) -> None:
@@ -253,8 +256,7 @@ class VllmEngine:
 
     def _apply(self, update: WeightUpdate, tensors: Mapping[str, torch.Tensor], offer: Offer | None) -> None:
         if offer is not None:
-            native: Any = importlib.import_module("actors.engines.vllm_native")
-            native.receive(update.stream, offer, update.digest, self._rpc)
+            self._native.receive(update.stream, offer, update.digest, self._rpc)
             return
         source = tensors if self._shares_memory or update.checkpoint is None else update.checkpoint
         if self._places is None:

@@ -17,15 +17,13 @@ import torch
 
 from actors.engines.base import TensorSpec
 from actors.engines.served_names import Place, find_places, served_name
+from actors.engines.vllm import LOAD_FORMAT
 from actors.engines.weights import read_checkpoint
 
 _loaders: Any = importlib.import_module("vllm.model_executor.model_loader")
 _PR_SET_PDEATHSIG = 1
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By size in bytes. Compared as bytes, weights take five times as long."""
-
-LOAD_FORMAT = "vigc"
-"""vLLM's name for the loader below."""
 
 
 @_loaders.register_model_loader(LOAD_FORMAT)

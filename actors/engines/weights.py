@@ -24,7 +24,7 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
         WeightMismatchError: there are no safetensors files, or one cannot be read.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         try:
             tensors.update(load_file(file))
         except (OSError, SafetensorError) as error:
@@ -39,7 +39,7 @@ def manifest_of_checkpoint(folder: Path) -> dict[str, TensorSpec]:
         WeightMismatchError: there are no safetensors files, or one cannot be read.
     """
     found: dict[str, TensorSpec] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as opened:
                 slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
@@ -49,7 +49,8 @@ def manifest_of_checkpoint(folder: Path) -> dict[str, TensorSpec]:
     return found
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, as its index lists them, or the one there is without an index."""
     index = folder / "model.safetensors.index.json"
     names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
     return sorted(folder / name for name in names)

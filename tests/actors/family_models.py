@@ -37,31 +37,8 @@ _QWEN_TEMPLATE = (
 
 
 def build_qwen() -> tuple[Any, Any]:
-    """A Qwen2.5-VL with rotary positions on three axes, and what of its processor an engine uses: the whole one needs torchvision."""
-    torch.manual_seed(0)
-    tokenizer = build_processor().tokenizer
-    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(marks))
-    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64, "patch_size": 14,
-        "fullatt_block_indexes": [1], "initializer_range": 0.3,
-    }  # fmt: skip
-    config: Any = Qwen2_5_VLConfig
-    model: Any = Qwen2_5_VLForConditionalGeneration(
-        config(
-            text_config={**_TEXT, "vocab_size": len(tokenizer), "rope_parameters": rotary}, vision_config=vision,
-            image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
-        )
-    )  # fmt: skip
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
-    images = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112)
-    return model.eval(), SimpleNamespace(image_processor=images, tokenizer=tokenizer)
-
-
-def save_qwen(folder: Path) -> Path:
-    """A whole Qwen2.5-VL with its processor, which needs torchvision for videos; heads wide enough for vLLM's attention on CPUs."""
+    """A Qwen2.5-VL with rotary positions on three axes and heads wide enough for vLLM's attention on CPUs, and what of its processor
+    the transformers engine uses: the whole one needs torchvision."""
     torch.manual_seed(0)
     tokenizer = build_processor().tokenizer
     marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -82,12 +59,16 @@ def save_qwen(folder: Path) -> Path:
         )
     )  # fmt: skip
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
+    images = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112)
+    return model.eval(), SimpleNamespace(image_processor=images, tokenizer=tokenizer)
+
+
+def save_qwen(folder: Path) -> Path:
+    """The same model with its whole processor, which needs torchvision for videos."""
+    model, parts = build_qwen()
     model.save_pretrained(folder)
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112), tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(), chat_template=_QWEN_TEMPLATE.replace("EOS", tokenizer.eos_token),
-    )  # fmt: skip
-    processor.save_pretrained(folder)
+    template = _QWEN_TEMPLATE.replace("EOS", parts.tokenizer.eos_token)
+    Qwen2_5_VLProcessor(**vars(parts), video_processor=Qwen2VLVideoProcessor(), chat_template=template).save_pretrained(folder)
     return folder
 
 
