@@ -3,12 +3,14 @@
     launch ──► every rank tells its node ──► rank 0 holds a port ──► all import DeepSpeed and join    (no wait in the driver)
     train  ──► every rank trains its share; rank 0 writes the checkpoint and returns the result       (progress is polled)
 
-The ranks stay joined over any number of jobs of ZeRO stages 0 to 2. A rank that dies takes the group with it, and so does the
-end of a stage 3 job; the next `train` starts a new one.
+The ranks stay joined over any number of jobs of ZeRO stages 0 to 2. A rank that dies or stalls takes the group with it, and so does
+the end of a stage 3 job; the next `train` starts a new one, which goes on from the job's last step checkpoint.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import socket
 import time
@@ -22,7 +24,9 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.images import ImageSource
-from actors.training.job import Progress, TrainerError, TrainingJob, TrainingResult
+from actors.training.job import Progress, RankLostError, TrainerError, TrainingJob, TrainingResult
+
+log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _SHUTDOWN_TIMEOUT_S = 20.0
@@ -53,6 +57,18 @@ class Rendezvous:
     port: int
     node_ids: tuple[str, ...]
     """Node of each rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a job may take, and how often its ranks may be lost."""
+
+    timeout_s: float
+    """For all of it, restarts included."""
+    stall_timeout_s: float = math.inf
+    """From one step to the next; also for loading the model before the first step, and for writing the checkpoint after the last."""
+    max_restarts: int = 0
+    """Times that lost ranks are replaced by new ones."""
 
 
 class TrainerRank:
@@ -95,9 +111,11 @@ class TrainerRank:
         """Run this rank's part of a job; see `Trainer.run`."""
         from actors.training.core import Trainer
 
-        self._progress = None
         trainer = Trainer(job, source, rank=self._rank, world_size=self._world_size, on_progress=self._note)
-        return trainer.run()
+        try:
+            return trainer.run()
+        finally:
+            self._progress = None  # the next job's watch may ask before that job has begun
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> Progress | None:
@@ -161,29 +179,47 @@ class TrainerGroup:
             self.pids = tuple(self._await(self._joining, "start", timeout_s))
 
     def train(
-        self, job: TrainingJob, source: ImageSource, timeout_s: float, on_progress: Callable[[Progress], None] | None = None
+        self, job: TrainingJob, source: ImageSource, bounds: Bounds, on_progress: Callable[[Progress], None] = lambda _: None
     ) -> TrainingResult:
         """Run a job, starting the ranks if need be. A job whose output is there already is verified and returned.
+
+        When a rank dies, or none makes progress any more, all of them are replaced and go on from the last step checkpoint.
 
         Args:
             job: its paths must mean the same on rank 0's node as here.
             source: where the samples' images come from.
-            timeout_s: for all of it.
+            bounds: of waits and restarts.
             on_progress: called here about twice a second while there is news.
 
         Raises:
-            TrainerError: a rank failed or died, or the time is up. All ranks are gone then; another call starts new ones.
+            RankLostError: ranks were lost once more than `bounds` allow.
+            TrainerError: the job itself failed, or the time is up. All ranks are gone then; another call starts new ones.
         """
-        deadline = time.monotonic() + timeout_s
-        self.start(timeout_s)
+        deadline = time.monotonic() + bounds.timeout_s
+        for num_restarts in range(bounds.max_restarts + 1):
+            try:
+                return self._train(job, source, deadline, bounds.stall_timeout_s, on_progress)
+            except RankLostError as error:
+                if num_restarts == bounds.max_restarts:
+                    raise
+                log.warning("%s; restart %d of %d", error, num_restarts + 1, bounds.max_restarts)
+        raise AssertionError("max_restarts is not negative")
+
+    def _train(
+        self, job: TrainingJob, source: ImageSource, deadline: float, stall_timeout_s: float, on_progress: Callable[[Progress], None]
+    ) -> TrainingResult:
+        self.start(deadline - time.monotonic())
         job_ref, source_ref = ray.put(job), ray.put(source)
         running = [rank.train.remote(job_ref, source_ref) for rank in self._ranks]
-        results = self._await(running, "train", deadline - time.monotonic(), on_progress)
-        assert isinstance(results[0], TrainingResult), "rank 0 has the result"
+        watch = _Watch(self._ranks[0], on_progress, stall_timeout_s)
+        results = self._await(running, "train", deadline - time.monotonic(), watch)
+        result = results[0]
+        assert isinstance(result, TrainingResult), "rank 0 has the result"
+        on_progress(Progress(result.num_steps, result.num_steps, result.final_loss))
         if job.hyper.zero_stage == 3:
             # DeepSpeed 0.19 keeps a stage 3 model alive after its engine is destroyed; only the end of the process frees it
             self.shutdown()
-        return results[0]
+        return result
 
     def shutdown(self) -> None:
         """Kill the ranks and wait, for a bounded time, until Ray knows them dead."""
@@ -209,21 +245,21 @@ class TrainerGroup:
             scheduling_strategy=strategy, runtime_env={"env_vars": environment},
         ).remote(rank, self._num_ranks, options.threads)  # fmt: skip
 
-    def _await(self, refs: list[Any], verb: str, timeout_s: float, on_progress: Callable[[Progress], None] | None = None) -> list[Any]:
+    def _await(self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | None = None) -> list[Any]:
         """What the ranks return, in order. However this ends otherwise, no rank is left: the others would wait for it."""
         try:
-            self._wait(refs, verb, timeout_s, on_progress)
+            self._wait(refs, verb, timeout_s, watch)
             return ray.get(refs, timeout=_SHUTDOWN_TIMEOUT_S)
         except RayError as error:
             self.shutdown()
-            raise TrainerError(f"the trainer could not {verb}: {_said(error)}") from error
+            kind = TrainerError if _is_of_the_job(error) else RankLostError
+            raise kind(f"the trainer could not {verb}: {_said(error)}") from error
         except BaseException:
             self.shutdown()
             raise
 
-    def _wait(self, refs: list[Any], verb: str, timeout_s: float, on_progress: Callable[[Progress], None] | None) -> None:
+    def _wait(self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | None) -> None:
         deadline = time.monotonic() + timeout_s
-        watch = _Watch(self._ranks[0], on_progress) if on_progress is not None else None
         pending = refs
         while pending:
             remaining = deadline - time.monotonic()
@@ -238,21 +274,40 @@ class TrainerGroup:
 class _Watch:
     """Polls a rank's progress without ever waiting for it."""
 
-    def __init__(self, rank: Any, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(self, rank: Any, on_progress: Callable[[Progress], None], stall_timeout_s: float) -> None:
         self._rank = rank
         self._on_progress = on_progress
+        self._stall_timeout_s = stall_timeout_s
         self._asked = rank.progress.remote()
         self._last: Progress | None = None
+        self._last_at = time.monotonic()
 
     def look(self) -> None:
+        """Tell of news, if there is any.
+
+        Raises:
+            RankLostError: there has been none for too long.
+        """
+        progress = self._answer()
+        if progress is not None and progress != self._last:
+            self._last, self._last_at = progress, time.monotonic()
+            self._on_progress(progress)
+        elif time.monotonic() - self._last_at > self._stall_timeout_s:
+            step = 0 if self._last is None else self._last.step
+            raise RankLostError(f"the trainer has made no progress for {self._stall_timeout_s:g} s after step {step}")
+
+    def _answer(self) -> Progress | None:
         answered, _ = ray.wait([self._asked], timeout=0)
         if not answered:
-            return
+            return None
         progress: Any = ray.get(self._asked, timeout=_SHUTDOWN_TIMEOUT_S)
         self._asked = self._rank.progress.remote()
-        if progress is not None and progress != self._last:
-            self._last = progress
-            self._on_progress(progress)
+        return progress
+
+
+def _is_of_the_job(error: RayError) -> bool:
+    """Whether a job failed by what it is: it would fail again. All else is the machine's fault."""
+    return isinstance(error, RayTaskError) and isinstance(error.cause, ValueError | TrainerError)
 
 
 def _said(error: RayError) -> str:

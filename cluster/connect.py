@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import ray
 from ray._private import ray_constants
 
 from cluster.errors import TimeoutExceededError
+from cluster.scratch import scratch_folder
+from cluster.watch import watched
 
 _POLL_S = 0.5
 _ADDRESS = re.compile(r"auto|[^/]+:\d+")
@@ -41,12 +44,14 @@ def connected(
     timeout_s: float,
     dashboard: bool = False,
     object_store_bytes: int = 512 * 1024**2,
+    owner: str | None = None,
 ) -> Iterator[ClusterInfo]:
     """Connects this process to Ray for the length of a `with`.
 
     Without `address` (and without `RAY_ADDRESS` in the environment) a Ray is started on this machine; nothing of it listens beyond
-    loopback. `num_cpus`, `temp_dir`, `dashboard` and `object_store_bytes` are about that Ray. A process that is connected already
-    (a notebook, a test session) stays connected, as it was.
+    loopback. `num_cpus`, `temp_dir`, `dashboard`, `object_store_bytes` and `owner` are about that Ray. Without `temp_dir` it and its
+    workers get a temp folder of `owner` (without one, of this process), which goes with it. A process that is connected already (a
+    notebook, a test session) stays connected, as it was. A handler of SIGTERM that the caller has installed stays in place.
 
     Raises:
         ValueError: the address is neither `HOST:PORT` nor `auto`, or `num_cpus`, `temp_dir` or `dashboard` is given for a cluster
@@ -60,15 +65,19 @@ def connected(
     if address and not _ADDRESS.fullmatch(address):
         raise ValueError(f"{address!r} is not the address of a Ray cluster; expected HOST:PORT or auto (from outside: `ray job submit`)")
     deadline = time.monotonic() + timeout_s
-    try:
-        if address:
-            _refuse_local_options(address, num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
-            _join(address, deadline)
-        else:
-            _start_local(num_cpus, temp_dir, dashboard, object_store_bytes)
+    if address:
+        _refuse_local_options(address, num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
+    with ExitStack() as stack:
+        folder = None if address else temp_dir or stack.enter_context(scratch_folder(owner or f"process {os.getpid()}"))
+        stack.callback(ray.shutdown)
+        with _sigterm_kept():
+            if folder is None:
+                assert address is not None
+                _join(address, deadline)
+            else:
+                _start_local(num_cpus, folder, dashboard, object_store_bytes)
+        stack.enter_context(watched(is_local=folder is not None))
         yield _await_nodes(deadline)
-    finally:
-        ray.shutdown()
 
 
 def _refuse_local_options(address: str, **options: object) -> None:
@@ -77,16 +86,27 @@ def _refuse_local_options(address: str, **options: object) -> None:
         raise ValueError(f"{', '.join(given)} can only be set for a local Ray; drop them, or drop the address {address}")
 
 
-def _common_options() -> dict[str, Any]:
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray installs a handler that ends its processes under the hands of a driver that is about to close them in order."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler):
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _common_options(**env_vars: str) -> dict[str, Any]:
     return {
         "logging_level": logging.ERROR,
         "log_to_driver": False,
         # Two torch threads beside another busy process run many times slower than one: actors ask for more by themselves.
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", **env_vars}},
     }
 
 
-def _start_local(num_cpus: int | None, temp_dir: Path | None, dashboard: bool, object_store_bytes: int) -> None:
+def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_store_bytes: int) -> None:
     with _one_host():
         ray.init(
             address="local",
@@ -95,8 +115,8 @@ def _start_local(num_cpus: int | None, temp_dir: Path | None, dashboard: bool, o
             dashboard_host="127.0.0.1",
             object_store_memory=object_store_bytes,
             _node_ip_address="127.0.0.1",
-            _temp_dir=str(temp_dir.absolute()) if temp_dir else None,
-            **_common_options(),
+            _temp_dir=str(temp_dir.absolute()),
+            **_common_options(TMPDIR=str(temp_dir.absolute())),
         )
 
 

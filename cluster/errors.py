@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_MAX_LINE_CHARS = 240
+
+
+def in_brief(error: Exception) -> str:
+    """An error as one line: its class, its first line and its last. Between them Ray puts tracebacks and particulars."""
+    lines = [line.strip()[:_MAX_LINE_CHARS] for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, " ... ".join(dict.fromkeys(lines[:1] + lines[-1:]))] if lines else [type(error).__name__])
+
 
 class ClusterError(RuntimeError):
     """Something about where the work runs failed; the work itself may be fine."""
@@ -19,8 +30,12 @@ class EngineLostError(ClusterError):
     """One engine died, hung or served something else than it was told to. The fleet restarts it."""
 
 
+class PoolActorLostError(ClusterError):
+    """An actor of a pool died or hung, and was killed. The pool replaces it."""
+
+
 class FleetError(ClusterError):
-    """The fleet cannot go on: no engine is left, or the weights it was told to serve cannot be brought to all engines."""
+    """The fleet cannot go on: no engine or no filter is left, or the weights it was told to serve cannot be brought to all engines."""
 
 
 class TaskFailedError(ClusterError):
@@ -34,3 +49,7 @@ class TaskFailedError(ClusterError):
 
     def __str__(self) -> str:
         return f"task {self.task} failed for good after {self.num_attempts} attempt(s); the last error: {self.last_error}"
+
+
+class FinalError(Exception):
+    """Base of errors that a task would end with on any engine, such as those of a full disk. The run ends with it, as it is."""

@@ -17,13 +17,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
-import psutil
 from ray.actor import ActorHandle
 
 from actors.engines.base import WeightMismatchError, WeightUpdate
-from cluster.dispatch import Dispatch, Limits, Submit
-from cluster.errors import FleetError, TimeoutExceededError
+from cluster.dispatch import Dispatch, Limits, Submit, Then
+from cluster.errors import FleetError
 from cluster.health import Clock, EngineHealth, RestartBudget, State
+from cluster.placement import CheckPlacement
+from cluster.process import await_end
 from cluster.rolling import RollingSwap
 from cluster.slot import EngineSlot, EngineSwap, Spawn, Timeouts
 from cluster.weights import publish
@@ -48,6 +49,7 @@ class Fleet:
         max_restarts: int = 16,
         max_attempts: int = 3,
         max_in_flight_per_engine: int = 2,
+        check_placement: CheckPlacement = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
         if size < 1:
@@ -56,7 +58,7 @@ class Fleet:
         self._limits = Limits(max_attempts, max_in_flight_per_engine)
         self._budget = RestartBudget(max_restarts_per_engine, max_restarts)
         self._slots = [EngineSlot(index, spawn, EngineHealth(self._budget, clock), self._timeouts) for index in range(size)]
-        self._rolling = RollingSwap(self._slots)
+        self._rolling = RollingSwap(self._slots, check_placement)
         self._running = False
         self._pinned = False
 
@@ -95,24 +97,26 @@ class Fleet:
             undo.pop_all()
         return list(self._rolling.swaps)
 
-    def run(self, tasks: Iterable[T], submit: Submit[T], *, pinned: bool = False) -> Iterator[tuple[T, Any]]:
+    def run(self, tasks: Iterable[T], submit: Submit[T], *, pinned: bool = False, then: Then[T] | None = None) -> Iterator[tuple[T, Any]]:
         """Yields `(task, result)` in the order of completion. Tasks are taken as engines become free.
 
-        `submit` starts a task on an engine and returns the reference of its last call, which may be on another actor. A task may
-        run more than once, but all calls of one attempt are served by one weight version. During a roll that may be another one
-        than `weight_version`, unless the run is `pinned`. A roll that is not over when the tasks are goes on in the next run.
-        Closing the iterator early waits, bounded, until no engine works on a task.
+        `submit` starts a task on an engine and returns the reference of its last call, which may be on another actor; `then` ends it
+        on an actor of a pool. A task may run more than once, but all calls of one attempt are served by one weight version. During a
+        roll that may be another one than `weight_version`, unless the run is `pinned`. A roll that is not over when the tasks are
+        goes on in the next run. Closing the iterator early waits, bounded, until no engine works on a task.
 
         Raises:
-            TaskFailedError: a task raised a `ValueError`, or failed on `max_attempts` engines.
+            TaskFailedError: a task raised a `ValueError`, or failed in `max_attempts` attempts.
+            FinalError: a task raised it.
             WeightMismatchError: an engine refused the weights of a roll.
-            FleetError: all engines are lost and no restart is left, or an engine could not be brought to the weights of a roll.
-                After this and a refusal the fleet's weights are the old ones again: engines that had left them take no task
-                before they have returned, in the next run or with `settle`.
+            FleetError: all engines, or all actors of the pool, are lost and no restart is left; or an engine could not be brought to
+                the weights of a roll. After this and a refusal the fleet's weights are the old ones again: engines that had left them
+                take no task before they have returned, in the next run or with `settle`.
+            NotEnoughResourcesError: no engine, or no actor of the pool, runs, and there is no room for one.
         """
         assert self._rolling.target is not None, "start the fleet first"
         assert not self._running, "one run at a time"
-        dispatch = Dispatch(self._rolling, tasks, submit, self._timeouts, self._limits, pinned=pinned)
+        dispatch = Dispatch(self._rolling, tasks, submit, then, self._timeouts, self._limits, pinned=pinned)
         self._running, self._pinned = True, pinned
         try:
             yield from dispatch.results()
@@ -161,6 +165,4 @@ class Fleet:
         for slot in self._slots:
             slot.kill("the fleet shuts down", logging.INFO)
         processes = [process for slot in self._slots for process in slot.killed_processes()]
-        _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-        if alive:
-            raise TimeoutExceededError(f"engine processes {[process.pid for process in alive]} are still there after {timeout_s:g} s")
+        await_end(processes, timeout_s, "engine")

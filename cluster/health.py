@@ -63,7 +63,9 @@ _TRANSITIONS: dict[tuple[State, Event], State] = {
     **{(state, Event.DIED): State.DEAD for state in State if state is not State.DEAD},
 }
 
-_OUT_OF_SERVICE = (State.RESTARTING, State.STALE, State.DEAD)
+NOT_RUNNING = (State.RESTARTING, State.DEAD)
+
+_OUT_OF_SERVICE = (*NOT_RUNNING, State.STALE)
 """Nothing is worked on in these."""
 
 

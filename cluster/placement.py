@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.errors import NotEnoughResourcesError
 from cluster.plan import ResourcePlan
+
+CheckPlacement = Callable[[], None]
+"""`Placement.check`, for those who make actors in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,18 @@ class Placement:
 
     def filter_options(self, index: int) -> dict[str, Any]:
         return self._options(self.plan.filter_cpus, 0, self.plan.filter_bundle(index))
+
+    def check(self) -> None:
+        """Whether the plan still has its place. Ray itself finds another one for what a lost node held, if there is room.
+
+        Raises:
+            NotEnoughResourcesError: it has none at the moment.
+        """
+        if placement_group_table(self.group)["state"] != "CREATED":
+            raise NotEnoughResourcesError(
+                f"a node is lost and the rest has no room for {list(self.plan.bundles)}: {_what_there_is()} A bundle must fit on one node. "
+                f"Bring the node back or add another one, then continue with `vigc resume`."
+            )
 
     def _options(self, cpus: float, gpus: float, bundle: int) -> dict[str, Any]:
         strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
@@ -58,11 +73,15 @@ def reserve(plan: ResourcePlan, timeout_s: float) -> Iterator[Placement]:
 
 
 def _explain(plan: ResourcePlan, timeout_s: float) -> str:
-    total, free = ray.cluster_resources(), ray.available_resources()
     return (
-        f"cannot reserve {list(plan.bundles)} within {timeout_s:g} s: the cluster has {_amounts(total)}, of which {_amounts(free)} are "
-        f"free. A bundle must fit on one node. Ask for fewer engines or trainer ranks, wait for another job, or add nodes."
+        f"cannot reserve {list(plan.bundles)} within {timeout_s:g} s: {_what_there_is()} A bundle must fit on one node. Ask for fewer "
+        f"engines or trainer ranks, wait for another job, or add nodes."
     )
+
+
+def _what_there_is() -> str:
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return f"the cluster has {_amounts(total)}, of which {_amounts(free)} are free."
 
 
 def _amounts(resources: Mapping[str, float]) -> str:

@@ -18,7 +18,8 @@ import ray
 
 from actors.engines.base import WeightMismatchError
 from cluster.errors import EngineLostError, FleetError
-from cluster.health import Event, State
+from cluster.health import NOT_RUNNING, Event, State
+from cluster.placement import CheckPlacement
 from cluster.slot import EngineSlot, EngineSwap
 from cluster.weights import Published
 
@@ -31,8 +32,9 @@ _MAY_BE_TAKEN = (State.HEALTHY, State.STALE)
 class RollingSwap:
     """Which weights the engines are to serve, and how far they are. Lives as long as its fleet; restarts engines that are lost."""
 
-    def __init__(self, slots: Sequence[EngineSlot]) -> None:
+    def __init__(self, slots: Sequence[EngineSlot], check_placement: CheckPlacement) -> None:
         self.slots = slots
+        self._check_placement = check_placement
         self.target: Published | None = None
         self.swaps: list[EngineSwap] = []
         """Of the engines that have come over to the target since it was set, in that order."""
@@ -119,9 +121,16 @@ class RollingSwap:
             self._prove()
 
     def enforce_deadlines(self) -> None:
-        """Loses engines whose launch or swap takes too long. Raises a `FleetError` as `finish` does."""
+        """Loses engines whose launch or swap takes too long.
+
+        Raises:
+            FleetError: as `finish` does.
+            NotEnoughResourcesError: no engine runs, and there is no room for one.
+        """
         for ref, slot in self.changes().items():
             if slot.health.is_overdue and not ray.wait([ref], timeout=0)[0]:
+                if all(one.health.state in NOT_RUNNING for one in self.slots):
+                    self._check_placement()
                 self._handle_failure(slot, slot.changing_to, "it did not start or swap in time")
 
     def lose(self, slot: EngineSlot, reason: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,17 +10,15 @@ from typing import Any, Protocol
 import psutil
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from actors.engines.base import Attestation, WeightMismatchError, WeightUpdate
-from cluster.errors import EngineLostError
+from cluster.errors import EngineLostError, in_brief
 from cluster.health import EngineHealth, Event, State
+from cluster.process import READY_S, ActorLife
 from cluster.weights import Published
 
 logger = logging.getLogger(__name__)
-
-_READY_S = 1.0
-"""Enough to fetch what is there already, where a deadline has passed meanwhile."""
 
 _STAGING = "staging"
 """Ray's concurrency group of one thread, beside the one for all other calls."""
@@ -79,16 +76,10 @@ class EngineSwap:
 
 
 @dataclass(frozen=True, slots=True)
-class _Start:
-    whereabouts: ray.ObjectRef
-    loaded: ray.ObjectRef
-
-
-@dataclass(frozen=True, slots=True)
 class _Change:
     target: Published
     swapped: ray.ObjectRef
-    start: _Start | None
+    loaded: ray.ObjectRef | None
     """Of a new process; none where a running engine is swapped."""
 
 
@@ -102,15 +93,18 @@ class EngineSlot:
         self.serving: Published | None = None
         self._spawn = spawn
         self._timeouts = timeouts
-        self._handle: ActorHandle | None = None
+        self._life: ActorLife | None = None
         self._change: _Change | None = None
-        self._process: psutil.Process | None = None
         self._killed: list[psutil.Process] = []
 
     @property
     def handle(self) -> ActorHandle:
-        assert self._handle is not None, f"engine {self.index} has no actor"
-        return self._handle
+        return self._alive.handle
+
+    @property
+    def _alive(self) -> ActorLife:
+        assert self._life is not None, f"engine {self.index} has no actor"
+        return self._life
 
     @property
     def is_changing(self) -> bool:
@@ -134,11 +128,11 @@ class EngineSlot:
             self.health.record(Event.RESTART_BEGAN)
             logger.warning("engine %d: restart %d", self.index, self.health.num_restarts)
         handle: Any = self._spawn(self.index)
-        self._handle = handle
+        self._life = ActorLife(handle)
         self.health.expect_within(self._timeouts.start_s + self._timeouts.swap_s)
         # Calls of one actor run in this order, so that the last one is ready after all of them.
-        start = _Start(handle.__ray_call__.remote(_whereabouts), handle.start.remote())
-        self._change = _Change(target, handle.swap.remote(target.ref), start)
+        loaded = handle.start.remote()
+        self._change = _Change(target, handle.swap.remote(target.ref), loaded)
 
     def stage(self, target: Published) -> None:
         """Has the running engine load and verify `target` while it ends its tasks. Nobody waits for that but the swap, which also
@@ -161,9 +155,9 @@ class EngineSlot:
         """
         change = self._change
         assert change is not None, f"engine {self.index} is neither launched nor swapped"
-        if change.start is not None:
-            self._process = _local_process(*self._get(change.start.whereabouts, self.health.remaining_s))
-            self._get(change.start.loaded, self.health.remaining_s)
+        if change.loaded is not None:
+            self._alive.locate(*self._get(self._alive.constructed, self.health.remaining_s))
+            self._get(change.loaded, self.health.remaining_s)
             self.health.record(Event.STARTED)
         remaining_s = self.health.remaining_s
         self._change = None
@@ -193,13 +187,11 @@ class EngineSlot:
         if self.health.state is State.DEAD:
             return
         logger.log(level, "engine %d is killed: %s", self.index, reason)
-        self._find_process()
         self.health.record(Event.DIED)
-        if self._handle is not None:
-            ray.kill(self._handle)
-        if self._process is not None:
-            self._killed.append(self._process)
-        self._handle = self._change = self._process = self.serving = None
+        process = self._life.end() if self._life else None
+        if process is not None:
+            self._killed.append(process)
+        self._life = self._change = self.serving = None
 
     def killed_processes(self) -> list[psutil.Process]:
         """Processes of killed engines on this machine that may still be going down."""
@@ -208,40 +200,16 @@ class EngineSlot:
 
     def owns(self, error: RayError) -> bool:
         """Whether `error` says that this slot's engine is dead or out of reach."""
-        return isinstance(error, RayActorError) and self._handle is not None and error.actor_id == self._handle._actor_id.hex()
-
-    def _find_process(self) -> None:
-        """Learns of a process that is killed while it is launched, if it came up at all."""
-        start = self._change.start if self._change else None
-        if start is None or not ray.wait([start.whereabouts], timeout=0)[0]:
-            return
-        try:
-            self._process = _local_process(*ray.get(start.whereabouts, timeout=_READY_S))
-        except RayError as error:
-            logger.debug("engine %d had no process: %s", self.index, error)
+        return self._life is not None and self._life.owns(error)
 
     def _get(self, ref: ray.ObjectRef, timeout_s: float) -> Any:
         try:
-            return ray.get(ref, timeout=max(timeout_s, _READY_S))
+            return ray.get(ref, timeout=max(timeout_s, READY_S))
         except GetTimeoutError as error:
             raise EngineLostError(f"engine {self.index} did not answer within {timeout_s:.1f} s") from error
         except RayTaskError as error:
             if isinstance(error.cause, WeightMismatchError):
                 raise WeightMismatchError(f"engine {self.index}: {error.cause}") from error
-            raise EngineLostError(f"engine {self.index}: {type(error.cause).__name__}: {error.cause}") from error
+            raise EngineLostError(f"engine {self.index}: {in_brief(error.cause)}") from error
         except RayError as error:
-            raise EngineLostError(f"engine {self.index}: {type(error).__name__}: {error}") from error
-
-
-def _whereabouts(_actor: object) -> tuple[str, int]:
-    return ray.get_runtime_context().get_node_id(), os.getpid()
-
-
-def _local_process(node_id: str, pid: int) -> psutil.Process | None:
-    """The engine's process if it runs on this machine. Elsewhere its raylet alone sees to its end."""
-    if node_id != ray.get_runtime_context().get_node_id():
-        return None
-    try:
-        return psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return None
+            raise EngineLostError(f"engine {self.index}: {in_brief(error)}") from error

@@ -8,23 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from actors.images import ImageSource, LabelledSource
-from actors.processors import load_processor
-from loop.config import (
-    EMBEDDED_MODEL,
-    FolderSet,
-    HeldOutSet,
-    LlavaJsonSet,
-    RunConfig,
-    ShapesSet,
-    TransformersEngineConfig,
-    VllmEngineConfig,
-)
+from actors.images import BadImageError, ImageSource, LabelledSource
+from loop.config import FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
 from loop.errors import UserError, one_line
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.chain import FilterChain, MissingMeasurementError, check_measurements
@@ -36,9 +24,6 @@ from policies.records import HeldOutQuestion
 from policies.registry import Registry, UnknownPolicyError
 from policies.schedule import SCHEDULE_POLICIES, START_POLICIES, STOP_POLICIES, SchedulePolicy, StartPolicy, StopPolicy
 from policies.selection import SELECTION_POLICIES, SelectionPolicy
-
-_NOT_IN_VLLM = ("instructblip",)
-"""Model types that the transformers engine runs and vLLM does not."""
 
 
 @dataclass(frozen=True)
@@ -120,66 +105,20 @@ def build_held_out(sets: dict[str, HeldOutSet], seed: int) -> list[HeldOut]:
     return built
 
 
-def check_model(path: str, engine: TransformersEngineConfig | VllmEngineConfig) -> None:
-    """Make sure that `path` is an image-text-to-text model with a processor and weights that the engine can serve.
-
-    Reads configs and the headers of the weights, not the weights.
+def check_held_out(sets: Sequence[HeldOut]) -> None:
+    """Open the images of held-out questions: a set of which some are left out would no longer be the same yardstick.
 
     Raises:
-        UserError: it is not, or it cannot be read.
+        UserError: one cannot be read.
     """
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    folder = Path(path)
-    if folder.is_absolute() and not folder.is_dir():
-        advice = "make the embedded one with `vigc seed --out loop/seed/checkpoint`" if folder == EMBEDDED_MODEL else "check the path"
-        raise UserError(f"model folder {path} does not exist; {advice}")
-    try:
-        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # what the libraries raise on a config of a stranger's is no closed set
-        raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give `embedded`, a Hugging Face id or a folder") from error
-    if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
-    if engine.kind == "vllm":
-        _check_vllm(path, found.model_type)
-    _check_processor(path)
-    if folder.is_dir():
-        _check_weights(folder, engine.dtype)
-
-
-def _check_vllm(path: str, model_type: str) -> None:
-    if find_spec("vllm") is None:
-        raise UserError("engine.kind is vllm, which is not installed: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU")
-    if model_type in _NOT_IN_VLLM:
-        raise UserError(f"model {path!r} is a {model_type} model, which vLLM does not run; set engine.kind to transformers")
-
-
-def _check_processor(path: str) -> None:
-    try:
-        processor = load_processor(path)
-    except Exception as error:  # of a damaged file tokenizers says so with a plain Exception
-        raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}; save it beside the weights") from error
-    if not processor.chat_template:
-        raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")
-
-
-def _check_weights(folder: Path, dtype: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    from actors.engines.weights import weight_files
-
-    remedy = "fetch the folder again, or convert its weights with save_pretrained"
-    try:
-        dtypes: set[str] = set()
-        for path in weight_files(folder):
-            with safe_open(path, framework="pt") as file:
-                dtypes |= {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"the weights of model {str(folder)!r} cannot be read as safetensors: {one_line(error)}; {remedy}") from error
-    served = {"float32": "F32", "bfloat16": "BF16"}[dtype]
-    if other := sorted(dtypes & {"F64", "F32", "F16", "BF16"} - {served}):
-        raise UserError(f"the weights of model {str(folder)!r} are {', '.join(other)}, but engine.dtype is {dtype}; make the two the same")
+    for one in sets:
+        for image_id in dict.fromkeys(question.image_id for question in one.questions):
+            try:
+                one.source.open(image_id)
+            except BadImageError as error:
+                raise UserError(
+                    f"an image of the held-out set {one.name} cannot be read: {error}; replace it or remove its record"
+                ) from error
 
 
 def derived_seed(run_seed: int, round_index: int, stage: str, shard: int = 0) -> int:

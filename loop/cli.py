@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from loop.errors import LoopError, UserError
+from loop.errors import LoopError, UserError, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,12 +70,14 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
     from loop.store import Store
 
     store = Store.open(run_dir)
-    info, commits = store.read_run(), store.commits()
-    state = run_state(store)
+    info, (commits, problems) = store.read_run(), store.readable_commits()
+    state = "damaged" if problems else run_state(store)
     if as_json:
-        typer.echo(json.dumps(status_dict(info.run_id, state, commits)))
-    else:
-        print_status(Console(), info.run_id, state, commits)
+        typer.echo(json.dumps({**status_dict(info.run_id, state, commits), "problems": problems}))
+        return
+    for problem in problems:
+        typer.echo(f"damaged: {printable(problem)}", err=True)
+    print_status(Console(), info.run_id, state, commits)
 
 
 @app.command()
@@ -85,13 +87,14 @@ def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
 
     report = Store.open(run_dir).verify()
     if as_json:
-        fields = ("ok", "digest", "num_files", "num_bytes", "problems")
+        fields = ("ok", "digest", "num_files", "num_bytes", "num_pruned_files", "problems")
         typer.echo(json.dumps({name: getattr(report, name) for name in fields}))
     else:
         for problem in report.problems:
-            typer.echo(f"damaged: {problem}", err=True)
+            typer.echo(f"damaged: {printable(problem)}", err=True)
         state = "all intact" if report.ok else f"{len(report.problems)} damaged"
-        typer.echo(f"{report.num_files} files, {report.num_bytes} bytes, {state}")
+        pruned = f", {report.num_pruned_files} files pruned" if report.num_pruned_files else ""
+        typer.echo(f"{report.num_files} files, {report.num_bytes} bytes, {state}{pruned}")
         typer.echo(f"digest {report.digest}")
     if not report.ok:
         raise typer.Exit(1)
@@ -116,7 +119,7 @@ def export(
     config = parse_config(store.read_run().config)
     report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), routing(config))
     for problem in report.bad_images:
-        typer.echo(f"left out: {problem}", err=True)
+        typer.echo(f"left out: {printable(problem)}", err=True)
     typer.echo(f"{report.num_records} records in {report.path}")
 
 
@@ -154,11 +157,20 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+class PrintableLines(logging.Formatter):
+    """What is logged may quote a stranger's file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
 def main() -> None:
     """Entry point: errors of the loop become one clear line and their exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on torchvision would stand before every error line
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False, console=Console(stderr=True))])
+    handler = RichHandler(show_path=False, console=Console(stderr=True))
+    handler.setFormatter(PrintableLines("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         app(prog_name="vigc")
     except LoopError as error:
@@ -176,8 +188,8 @@ def main() -> None:
 def _fail(text: str, exit_code: int) -> NoReturn:
     """One line per finding on stderr, whatever brackets it holds, and out."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    for line in text.splitlines():
-        console.print(Text.assemble(("error:", "bold red"), " ", line))
+    for line in text.split("\n"):
+        console.print(Text.assemble(("error:", "bold red"), " ", printable(line)))
     sys.exit(exit_code)
 
 

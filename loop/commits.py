@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,6 +43,11 @@ class Decision(BaseModel):
     numbers: dict[str, float] = Field(default_factory=dict)
 
 
+def champion_commit(commits: Sequence[RoundCommit]) -> RoundCommit:
+    """The round that made the champion."""
+    return next(commit for commit in reversed(commits) if commit.state is not RoundState.REJECTED)
+
+
 class RoundCommit(BaseModel):
     """Everything a later reader needs to know of a round. `stage_seconds`, `started_at` and `committed_at` (seconds since the
     epoch) and `epoch` are left out of the run's digest: they differ between two equal runs."""
@@ -70,3 +76,9 @@ class RoundCommit(BaseModel):
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     """Wall-clock of `generate_correct_filter`, `select`, `train`, `evaluate`, `swap`, `commit` and the whole `round`."""
     files: list[FileEntry] = Field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The checkpoint folders that the round made, relative to the run folder."""
+        parts = [file.path.split("/") for file in self.files if file.path.startswith("checkpoints/")]
+        return list(dict.fromkeys("/".join(part[:2]) for part in parts))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
 from actors.training.job import Hyperparameters, Lora
 from loop.errors import UserError, one_line
+from loop.yaml_input import MAX_BYTES, MAX_DEPTH, read_yaml
 from policies.instructions import ALL_TYPES, AnyType, QuestionType
 
 EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
@@ -53,6 +54,19 @@ AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 """A run remembers where its files are, from whichever folder it is resumed."""
 
 
+def _label(text: str) -> str:
+    """A name that tables, logs and MLflow show."""
+    if not (text.strip() and text.isprintable() and len(text) <= _MAX_LABEL_CHARACTERS):
+        raise ValueError(f"a name is expected: 1 to {_MAX_LABEL_CHARACTERS} printable characters")
+    return text
+
+
+_MAX_LABEL_CHARACTERS = 100
+_MAX_IMAGES = 10_000_000
+_MAX_QUESTIONS = 1_000_000
+_Label = Annotated[str, AfterValidator(_label)]
+
+
 class ShapesSet(_Section):
     """Images of the embedded world."""
 
@@ -60,7 +74,7 @@ class ShapesSet(_Section):
     seed: int = Field(ge=0, description="seed of the world; sets with different seeds share no image")
     min_shift: float = Field(ge=0, le=1, description="least shift of an image")
     max_shift: float = Field(ge=0, le=1, description="largest shift of an image")
-    num_images: int = Field(ge=1, description="images in the set")
+    num_images: int = Field(ge=1, le=_MAX_IMAGES, description="images in the set")
 
     @model_validator(mode="after")
     def _ordered(self) -> ShapesSet:
@@ -93,14 +107,14 @@ class SeedData(_Section):
     """The labelled data that every training set replays."""
 
     data: LabelledSet = Field(description="where the samples come from")
-    num_samples: int = Field(8000, ge=1, description="samples drawn from it, VIG and VIC mixed")
+    num_samples: int = Field(8000, ge=1, le=_MAX_IMAGES, description="samples drawn from it, VIG and VIC mixed")
 
 
 class HeldOutSet(_Section):
     """Questions with right answers that are never trained on."""
 
     data: LabelledSet = Field(description="where the questions come from")
-    num_questions: int = Field(200, ge=1, description="questions drawn from it")
+    num_questions: int = Field(200, ge=1, le=_MAX_QUESTIONS, description="questions drawn from it")
 
 
 class _EngineKeys(_Section):
@@ -181,7 +195,7 @@ class ClusterConfig(_Section):
     start_timeout_s: float = Field(180, gt=0, description="bound on starting Ray, an engine or the trainer")
     task_timeout_s: float = Field(600, gt=0, description="bound on one shard or one evaluation task")
     swap_timeout_s: float = Field(120, gt=0, description="bound on one weight swap")
-    max_restarts: int = Field(3, ge=0, description="restarts allowed per engine before the run ends")
+    max_restarts: int = Field(3, ge=0, description="restarts allowed per engine and per filter before the run ends")
 
     @model_validator(mode="after")
     def _local_options_are_for_a_local_ray(self) -> ClusterConfig:
@@ -251,6 +265,8 @@ class TrainingConfig(_Section):
     interpolation: float = Field(1.0, gt=0, le=1, description="share of the way from the start's weights to the trained ones that is gone")
     max_tokens: int = Field(512, ge=8, description="longer samples are dropped and counted")
     num_threads: int = Field(1, ge=1, description="torch threads per rank")
+    checkpoint_steps: int = Field(50, ge=0, description="steps between step checkpoints; 0 keeps none, and a resumed training begins anew")
+    stall_timeout_s: float = Field(600, gt=0, description="bound on one step, on loading the model, and on writing it")
     timeout_s: float = Field(3600, gt=0, description="bound on the training of a round")
 
     @model_validator(mode="after")
@@ -266,13 +282,28 @@ class TrainingConfig(_Section):
 
     def hyperparameters(self) -> Hyperparameters:
         """What the trainer is given; raises `ValueError` where values exclude each other."""
-        return Hyperparameters(**self.model_dump(exclude={"num_threads", "timeout_s", "lora"}), lora=self.lora)
+        return Hyperparameters(
+            **self.model_dump(exclude={"num_threads", "checkpoint_steps", "stall_timeout_s", "timeout_s", "lora"}), lora=self.lora
+        )
 
 
 class TrackingConfig(_Section):
     enabled: bool = Field(True, description="mirror the run to MLflow")
-    experiment: str = Field("vigc", description="MLflow experiment and registered model name")
+    experiment: _Label = Field("vigc", description="MLflow experiment and registered model name")
     num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
+
+
+class RetentionConfig(_Section):
+    keep_last: int | None = Field(
+        3, ge=1, description="rounds, from the last, whose checkpoints stay beside the seed model's and the champion's; null keeps all"
+    )
+    keep_every: int | None = Field(None, ge=1, description="the checkpoint of every round that this number divides stays too; null: none")
+
+    @model_validator(mode="after")
+    def _something_goes(self) -> RetentionConfig:
+        if self.keep_last is None and self.keep_every is not None:
+            raise ValueError(f"keep_every {self.keep_every} does nothing where keep_last null keeps all; drop one of the two")
+        return self
 
 
 def _policy(name: str, description: str) -> Any:
@@ -286,14 +317,16 @@ def _defaults(section: type[_Section], description: str) -> Any:
 class RunConfig(_Section):
     """Everything a run is made of."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run and of its folder")
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=_MAX_LABEL_CHARACTERS, description="name of the run and of its folder"
+    )
     seed: int = Field(17, ge=0, description="the run seed; every shard's seed derives from it")
     rounds: int = Field(3, ge=1, description="rounds at most")
     model: str = Field("embedded", description="`embedded`, a folder, or a Hugging Face id of an image-text-to-text model")
     seed_data: SeedData = Field(description="labelled data that training replays")
     image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
-    held_out: dict[str, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
-    acceptance_sets: dict[str, HeldOutSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
+    held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
+    acceptance_sets: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
     answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
     engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
     cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
@@ -311,6 +344,7 @@ class RunConfig(_Section):
         "checkpoint", description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs"
     )
     tracking: TrackingConfig = _defaults(TrackingConfig, "the mirror of the run in MLflow")
+    retention: RetentionConfig = _defaults(RetentionConfig, "which checkpoints stay; all other data always does")
 
     @model_validator(mode="after")
     def _ranks_divide_the_batch(self) -> RunConfig:
@@ -370,7 +404,7 @@ class RunConfig(_Section):
         """Folder (absolute: actors may have another working folder) or Hugging Face id of the seed model."""
         if self.model == "embedded":
             return str(EMBEDDED_MODEL)
-        return str(Path(self.model).absolute()) if Path(self.model).is_dir() else self.model
+        return str(Path(self.model).absolute()) if os.path.isdir(self.model) else self.model
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -380,8 +414,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         UserError: the file cannot be read, or a key or value does not fit; one line per finding.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open("rb") as file:
+            document = read_yaml(file.read(MAX_BYTES + 1).decode())
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
     if not isinstance(document, dict):
         raise UserError(f"the config {path} holds no mapping; expected keys such as those in loop/recipes/shapes.yaml")
@@ -423,11 +458,14 @@ def _apply(document: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise UserError(f"override {override!r} is not of the form key=value, such as training.num_steps=50")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r} has a value that is no YAML: {one_line(error)}") from error
+        value = read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"override {override[:80]!r} has a value that is no YAML: {one_line(error)}") from error
     target: Any = document
-    step, rest = _first_step(target, key.split("."))
+    steps = key.split(".")
+    if len(steps) > MAX_DEPTH:
+        raise UserError(f"override {override[:80]!r} has {len(steps)} steps; no key of a config has more than {MAX_DEPTH}")
+    step, rest = _first_step(target, steps)
     while rest:
         target = _child(target, step, key)
         step, rest = _first_step(target, rest)

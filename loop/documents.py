@@ -66,12 +66,24 @@ class CheckpointReceipt(_Document):
     files: list[FileEntry]
 
 
+class PrunedCheckpoint(_Document):
+    """What stands in the place of a checkpoint folder that was deleted on purpose."""
+
+    path: str
+    """Relative to the run folder."""
+    files: list[FileEntry]
+    """What was there, as its commit record lists it."""
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
     """What `Store.verify` found."""
 
     num_files: int
     num_bytes: int
+    num_pruned_files: int
+    """Committed files that retention has deleted; the digest takes them as their commit record lists them."""
     digest: str
     """SHA-256 over all committed data as it lies there: equal for two runs that made the same, wherever and whenever they did."""
     problems: list[str]
@@ -101,7 +113,7 @@ def unseal(path: str, data: bytes) -> dict[str, Any]:
     try:
         sealed = json.loads(data)
         content, wanted = sealed["content"], sealed["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFileError(path, "JSON with the keys content and sha256", f"other bytes ({error!r})", REMEDY) from error
     found = hashlib.sha256(canonical_json(content)).hexdigest()
     if not isinstance(content, dict) or found != wanted:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import logging
+import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
 from rich.console import Console
 
 from cluster.plan import plan_resources
-from loop.assembly import build_held_out, build_images, build_labelled, build_policies, check_model
+from loop.assembly import build_held_out, build_images, build_labelled, build_policies, check_held_out
 from loop.commits import RoundCommit
 from loop.config import RunConfig, parse_config
-from loop.errors import UserError
+from loop.errors import InterruptedRunError, UserError
 from loop.house import House, open_house, resource_request
 from loop.mirroring import mirrored
+from loop.models import check_model
 from loop.progress import RunProgress
+from loop.retention import check_needed, prune
 from loop.round import run_baseline, run_round
 from loop.store import RunInfo, Store
 
 log = logging.getLogger(__name__)
 
+_REPLAY_S = 600.0
+"""Bound on the mirror where nothing else is left to do: one call per request to MLflow, about fifteen a round."""
 
-def check(config: RunConfig) -> None:
-    """Everything that can be found wrong with a config before an actor starts.
+
+def check(config: RunConfig, *, with_model: bool = True) -> None:
+    """Everything that can be found wrong with a config before an actor starts; its model takes seconds to look at.
 
     Raises:
         UserError: with one clear line.
@@ -34,9 +41,10 @@ def check(config: RunConfig) -> None:
     for spec in config.image_sets:
         build_images(spec)
     build_labelled(config.seed_data.data)
-    build_held_out(config.held_out, config.seed)
-    build_held_out(config.acceptance_sets, config.seed)
-    check_model(config.model_path, config.engine)
+    check_held_out(build_held_out(config.held_out, config.seed))
+    check_held_out(build_held_out(config.acceptance_sets, config.seed))
+    if with_model:
+        check_model(config.model_path, config.engine)
     if config.cluster.address is None:
         available = config.cluster.num_cpus or psutil.cpu_count() or 1
         try:
@@ -58,26 +66,45 @@ def resume(run_dir: str, console: Console) -> Store:
     """Continue an interrupted run from its last finished shard; a finished run only has its mirror completed."""
     store = Store.open(run_dir)
     config = parse_config(store.read_run().config)
-    check(config)
+    check(config, with_model=not store.commits())  # once there is a commit, the run has a model of its own
     drive(config, store, console)
     return store
 
 
 def drive(config: RunConfig, store: Store, console: Console) -> None:
     """Rounds from where the store stands to where the stop policy ends them."""
-    with store.locked() as locked, mirrored(config, locked) as mirror, RunProgress(console) as progress:
+    with interruptible(store.uri), store.locked() as locked, mirrored(config, locked) as mirror, RunProgress(console) as progress:
         policies = build_policies(config)
         commits = locked.commits()
         if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
             progress.note("the run is finished; nothing is left to do")
             if mirror:
                 mirror.publish(commits)
+                mirror.finish("FINISHED", _REPLAY_S)
             return
+        check_needed(locked, commits)
         with open_house(config, locked, locked.read_run().run_id, progress) as house:
             for commit in rounds(house):
                 if mirror:
                     mirror.publish(house.commits)
+                prune(locked, house.commits, config.retention.keep_last, config.retention.keep_every)
                 log.info("round %d is committed: %s", commit.round, commit.state)
+
+
+@contextmanager
+def interruptible(run_dir: str) -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: all that it opened is closed in order. For the main thread.
+
+    Raises:
+        InterruptedRunError: either came.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError(run_dir) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def rounds(house: House) -> Iterator[RoundCommit]:

@@ -5,10 +5,20 @@
 
 from __future__ import annotations
 
+from cluster.errors import FinalError
+
 
 def one_line(error: Exception) -> str:
     """The text of an error as one line, for errors of libraries that write several."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """`text` as one line that a terminal only shows: escapes, control characters, turns of the writing direction and halves of
+    characters are spelled out (`\\x1b`)."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class LoopError(Exception):
@@ -23,8 +33,43 @@ class UserError(LoopError, ValueError):
     exit_code = 2
 
 
-class StoreError(LoopError):
+class InterruptedRunError(LoopError):
+    """The driver was told to stop, by Ctrl-C or SIGTERM."""
+
+    exit_code = 130
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__(run_dir)
+        self.run_dir = run_dir
+
+    def __str__(self) -> str:
+        return f"{self.run_dir} was interrupted; continue it with `vigc resume {self.run_dir}`"
+
+
+class StoreError(LoopError, FinalError):
     """The run folder is not as it must be, or was asked for something that would break its promises."""
+
+
+class WriteError(StoreError):
+    """The disk took a write no more: it is full, read-only, or gone. What was there before is whole."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"cannot write {self.path}: {self.reason}; make room or put it right, then continue with `vigc resume`"
+
+
+class PrunedCheckpointError(StoreError):
+    """A checkpoint was deleted by the run's retention; all else of its round remains."""
+
+    def __init__(self, path: str, reason: str, kept: str) -> None:
+        super().__init__(path, reason, kept)
+        self.path, self.reason, self.kept = path, reason, kept
+
+    def __str__(self) -> str:
+        return f"{self.path} was pruned: {self.reason}; kept are {self.kept}"
 
 
 class DamagedFileError(StoreError):

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -28,13 +29,16 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.commits import RoundCommit
-from loop.errors import StoreError, UserError
+from loop.errors import StoreError, UserError, printable
 from loop.storage import fsync_tree
-from loop.store import Store
-from policies.records import RECORD_SCHEMA, Record, from_table, to_table
+from loop.store import Store, records_in
+from policies.records import RECORD_SCHEMA, Record, to_table
 
 _ROWS_PER_GROUP = 100
 """Rows of a Parquet row group: with images inside, readers that stream hold one group in memory."""
+
+_ERRORS_OF_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
+"""What a file system says of names that it cannot hold, alone or beside others."""
 
 _IMAGE_TOKEN = "<image>"
 _Row = TypeVar("_Row")
@@ -111,13 +115,14 @@ def read_records(store: Store, commit: RoundCommit) -> list[Record]:
 
     Raises:
         DamagedFileError: a part is not what the commit record says.
+        SchemaVersionError: a part was written in another version of the record schema.
     """
     records: dict[str, Record] = {}
     for file in commit.files:
         if file.path.startswith("rounds/") and file.path.endswith(".parquet"):
             table = store.read_part(file)
             if b"vigc_record_schema" in (table.schema.metadata or {}):
-                records.update((record.record_id, record) for record in from_table(table))
+                records.update((record.record_id, record) for record in records_in(file.path, table))
     return list(records.values())
 
 
@@ -141,6 +146,10 @@ class _Pictures:
                 self.bad[image_id] = str(error)
         return None if image_id in self.bad else self._latest
 
+    def set_aside(self, record: Record, reason: str) -> None:
+        """Leave the image of a record out, and those of others with it."""
+        self.bad[self._image_id_of(record)] = reason
+
 
 def _png(image: Image.Image) -> bytes:
     sink = io.BytesIO()
@@ -152,9 +161,15 @@ def _write_llava(records: Iterator[Record], folder: Path, pictures: _Pictures) -
     entries = []
     for record, name, png in _illustrated(records, pictures):
         target = folder / "images" / _inside(name)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(png)
+        try:
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(png)
+        except OSError as error:
+            if error.errno not in _ERRORS_OF_NAMES:
+                raise
+            pictures.set_aside(record, f"{printable(name)}: its name cannot be written ({error.strerror})")
+            continue
         turns = [("human", f"{_IMAGE_TOKEN}\n{_plain(record.question)}"), ("gpt", _plain(record.answer))]
         entries.append(
             {
@@ -229,11 +244,10 @@ def _writer(format: ExportFormat | str) -> Callable[[Iterator[Record], Path, _Pi
 
 
 def _chosen(store: Store, rounds: Literal["all"] | int) -> list[RoundCommit]:
-    commits = store.commits()
-    chosen = [commit for commit in commits if rounds in ("all", commit.round)]
-    if not chosen:
-        raise UserError(f"round {rounds} of {store.uri} is not committed; committed rounds are {[commit.round for commit in commits]}")
-    return chosen
+    committed = store.committed_rounds()
+    if not committed or rounds not in ("all", *committed):
+        raise UserError(f"round {rounds} of {store.uri} is not committed; committed rounds are {committed}")
+    return store.commits() if rounds == "all" else [store.read_commit(rounds)]
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +18,25 @@ from actors.engines.probe import make_probe
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from actors.filter import FilterWorker
 from actors.images import ImageSource
-from actors.trainer import RankOptions, TrainerGroup
+from actors.trainer import Bounds, RankOptions, TrainerGroup
 from actors.training.job import Hyperparameters, TrainingJob, TrainingResult
 from actors.worker import EngineWorker
 from cluster.connect import connected
 from cluster.fleet import Fleet
 from cluster.placement import Placement, reserve
 from cluster.plan import ResourceRequest, plan_resources
+from cluster.pool import Pool
 from cluster.slot import engine_actor
 from cluster.weights import prepare
 from loop.assembly import HeldOut, Policies, build_held_out, build_images, build_labelled, build_policies, derived_seed
-from loop.commits import FileEntry, RoundCommit, RoundState
+from loop.commits import FileEntry, RoundCommit, champion_commit
 from loop.config import RunConfig
 from loop.errors import DamagedFileError
+from loop.models import MODEL_FILES, model_files
 from loop.progress import RunProgress, Stage, loss_remark
 from loop.sources.routed import RoutedSource, routed
 from loop.store import Store
-from policies.records import Record, TrainingSample, from_table
+from policies.records import Record, TrainingSample
 
 if TYPE_CHECKING:
     from loop.round import Predictions
@@ -66,17 +67,14 @@ class House:
     fleet: Fleet
     trainer: TrainerGroup
     progress: RunProgress
-    filters: Iterator[Any]
+    filters: Pool
     sender_options: dict[str, Any]
     """Ray options of the actor that sends weights, where the transport has one."""
     held_out: list[HeldOut]
     acceptance: list[HeldOut]
     commits: list[RoundCommit] = field(default_factory=list)
     """Committed rounds so far; the driver appends."""
-
-    def next_filter(self) -> Any:
-        """Filter actors take shards in turn."""
-        return next(self.filters)
+    _models: dict[str, Model] = field(default_factory=dict)
 
     # ---- models
 
@@ -86,7 +84,8 @@ class House:
         receipt = self.store.finished_checkpoint(name)
         if receipt is None:
             folder = self.store.checkpoint_dir(name)
-            shutil.copytree(_downloaded(self.config.model_path), folder, dirs_exist_ok=True)
+            for path in model_files(_downloaded(self.config.model_path)):
+                shutil.copyfile(path, folder / path.name)
             receipt = self.store.publish_checkpoint(folder, name)
         digest = digest_of(read_checkpoint(self.store.local_checkpoint(receipt.path)))
         return Model(weight_version(0, digest), receipt.path, digest, tuple(receipt.files))
@@ -100,10 +99,12 @@ class House:
         return self._model(self._champion_commit())
 
     def start_fleet(self, model: Model) -> None:
-        """Construct the engines; they serve only after their first completed swap."""
+        """Construct the engines; they serve only after their first completed swap. Then the trainer's ranks import and join while the
+        engines work."""
         with self.progress.stage("start engines", total=1, unit="fleet") as stage:
             self.fleet.start(self._update(model, first=True))
             stage.advance(1)
+        self.trainer.launch()
 
     def serve(self, model: Model) -> None:
         """Make `model` what pinned runs come from: returns once one engine serves it; the others come over while the runs go on.
@@ -129,7 +130,7 @@ class House:
 
     def selected_records(self, commit: RoundCommit) -> list[Record]:
         """What a committed round was trained on."""
-        return from_table(self.store.read_part(self._file(commit, "selected.parquet")))
+        return self.store.read_records(self._file(commit, "selected.parquet"))
 
     def champion_predictions(self) -> Predictions:
         """The champion's answers to the held-out questions, from the round that made it."""
@@ -144,9 +145,12 @@ class House:
 
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks, showing its steps."""
-        return self.trainer.train(
-            job, self._images, self.config.training.timeout_s, lambda progress: stage.reach(progress.step, loss_remark(progress.loss))
-        )
+        training = self.config.training
+        bounds = Bounds(training.timeout_s, training.stall_timeout_s, self.config.cluster.max_restarts)
+        result = self.trainer.train(job, self._images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
+        if result.num_steps_kept:
+            self.progress.note(f"training went on after step {result.num_steps_kept}")
+        return result
 
     # ---- inside
 
@@ -181,14 +185,18 @@ class House:
         return ray.get(task, timeout=self.config.cluster.start_timeout_s)
 
     def _champion_commit(self) -> RoundCommit:
-        return next(commit for commit in reversed(self.commits) if commit.state is not RoundState.REJECTED)
+        return champion_commit(self.commits)
 
     def _model(self, commit: RoundCommit) -> Model:
+        """A committed model, its weights read once: `driver.drive` has held its files against the record, or this process wrote them."""
+        if commit.champion in self._models:
+            return self._models[commit.champion]
         files = tuple(file for file in commit.files if file.path.startswith(f"{commit.champion_path}/"))
         digest = digest_of(read_checkpoint(self.store.local_checkpoint(commit.champion_path)))
         if commit.champion != weight_version(commit.round, digest):
             raise DamagedFileError(commit.champion_path, f"weights {commit.champion}", weight_version(commit.round, digest), "restore it")
-        return Model(commit.champion, commit.champion_path, digest, files)
+        self._models[commit.champion] = Model(commit.champion, commit.champion_path, digest, files)
+        return self._models[commit.champion]
 
     def _file(self, commit: RoundCommit, name: str) -> FileEntry:
         return next(file for file in commit.files if file.path.endswith(f"/{name}"))
@@ -207,19 +215,24 @@ def open_house(config: RunConfig, store: Store, run_id: str, progress: RunProgre
                 temp_dir=None,
                 timeout_s=cluster.start_timeout_s,
                 dashboard=cluster.dashboard,
+                owner=store.uri,
             )
         )
         plan = plan_resources(info.cpus, info.gpus, resource_request(config))
         placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
-        trainer.launch()  # its ranks import and join while the engines do
-        fleet = _fleet(config, policies, placement)
+        filters = _filters(config, policies, store, placement)
+        stack.callback(filters.shutdown, _SHUTDOWN_S)
+        filters.launch()
+        commits = store.commits()
+        model = store.local_checkpoint(commits[0].champion_path) if commits else _downloaded(config.model_path)
+        fleet = _fleet(config, policies, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield House(
-            config, policies, store, run_id, fleet, trainer, progress, cycle(_filters(config, policies, store, placement)),
+            config, policies, store, run_id, fleet, trainer, progress, filters,
             placement.sender_options(),
-            build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), store.commits(),
+            build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), commits,
         )  # fmt: skip
 
 
@@ -250,7 +263,7 @@ def _downloaded(model: str) -> Path:
         return Path(model)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    return Path(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
 
 
 def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
@@ -262,8 +275,8 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
     return TrainerGroup(plan.trainer_ranks, options)
 
 
-def _fleet(config: RunConfig, policies: Policies, placement: Placement) -> Fleet:
-    spec = EngineSpec(config.engine.kind, str(_downloaded(config.model_path)), config.engine.options)
+def _fleet(config: RunConfig, policies: Policies, placement: Placement, model: Path) -> Fleet:
+    spec = EngineSpec(config.engine.kind, str(model), config.engine.options)
     worker = engine_actor(EngineWorker)
 
     def spawn(index: int) -> Any:
@@ -272,14 +285,18 @@ def _fleet(config: RunConfig, policies: Policies, placement: Placement) -> Fleet
     cluster = config.cluster
     return Fleet(
         spawn, placement.plan.num_engines, max_restarts_per_engine=cluster.max_restarts, task_timeout_s=cluster.task_timeout_s,
-        start_timeout_s=cluster.start_timeout_s, swap_timeout_s=cluster.swap_timeout_s,
+        start_timeout_s=cluster.start_timeout_s, swap_timeout_s=cluster.swap_timeout_s, check_placement=placement.check,
     )  # fmt: skip
 
 
-def _filters(config: RunConfig, policies: Policies, store: Store, placement: Placement) -> list[Any]:
+def _filters(config: RunConfig, policies: Policies, store: Store, placement: Placement) -> Pool:
     worker = ray.remote(FilterWorker)
-    restarts = {"max_restarts": config.cluster.max_restarts, "max_task_retries": config.cluster.max_restarts}
-    return [
-        worker.options(**placement.filter_options(index), **restarts).remote(policies.filters, store.write_part)
-        for index in range(placement.plan.num_filters)
-    ]
+
+    def spawn(index: int) -> Any:
+        return worker.options(**placement.filter_options(index)).remote(policies.filters, store.write_part)
+
+    cluster = config.cluster
+    return Pool(
+        "filter", spawn, placement.plan.num_filters, max_restarts_per_actor=cluster.max_restarts, call_timeout_s=cluster.task_timeout_s,
+        start_timeout_s=cluster.start_timeout_s, check_placement=placement.check,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loop.commits import RoundCommit
 from loop.config import RunConfig
+from loop.errors import PrunedCheckpointError
 from loop.export import read_records
 from loop.store import Store
 from loop.tracking import Mirror, default_tracking_uri, flatten_parameters
@@ -26,7 +27,7 @@ def mirror_of(config: RunConfig, store: Store) -> Mirror:
 
 @contextmanager
 def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | None]:
-    """A mirror beside the loop; None where tracking is switched off. Closed as finished or failed with the block."""
+    """A mirror beside the loop; None where tracking is switched off. Closed as finished, failed or interrupted with the block."""
     if not config.tracking.enabled:
         yield None
         return
@@ -37,14 +38,18 @@ def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | Non
         rejected = [record for record in records if not record.accepted]
         return accepted[: config.tracking.num_samples], rejected[: config.tracking.num_samples]
 
-    def champion_folder(commit: RoundCommit) -> Path:
-        return store.local_checkpoint(commit.champion_path)
+    def champion_folder(commit: RoundCommit) -> Path | None:
+        try:
+            return store.local_checkpoint(commit.champion_path)
+        except PrunedCheckpointError:
+            return None
 
     mirror = BackgroundMirror(mirror_of(config, store), samples, champion_folder, _run_folder(store) / "mlflow.log")
     try:
         yield mirror
     finally:
-        mirror.finish("FAILED" if sys.exc_info()[0] else "FINISHED")
+        raised = sys.exc_info()[0]
+        mirror.finish("FINISHED" if raised is None else "KILLED" if raised is KeyboardInterrupt else "FAILED")
 
 
 def _run_folder(store: Store) -> Path:

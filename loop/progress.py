@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from loop.errors import printable
+
 DEFAULT_LINE_EVERY_S = 5.0
 BAR_WIDTH = 12
 RATE_OF = "records"  # the total whose speed is shown; a stage that has none shows the speed of its units
@@ -41,7 +43,7 @@ class Stage:
 
     def reach(self, done: int, remark: str = "") -> None:
         """`done` units in all are done; `remark` is shown until the next one."""
-        self.remark = remark
+        self.remark = printable(remark)
         self.advance(done - self.done)
 
     @property
@@ -107,7 +109,7 @@ class RunProgress:
 
     def note(self, text: str) -> None:
         """One line of text, as it is."""
-        self._line(escape(text))
+        self._line(escape(printable(text)))
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "steps") -> Iterator[Stage]:
@@ -123,7 +125,7 @@ class RunProgress:
 
     def _begin(self, stage: Stage) -> None:
         if self._live is not None:
-            self._tasks[stage] = self._live.add_task(stage.name, total=stage.total, round=self._round, counted="", details="")
+            self._tasks[stage] = self._live.add_task(printable(stage.name), total=stage.total, round=self._round, counted="", details="")
             return
         self._line(self._titled(stage, "started" if stage.total is None else f"started, {stage.total} {stage.unit}"))
 
@@ -141,7 +143,7 @@ class RunProgress:
     def _titled(self, stage: Stage, *parts: str) -> str:
         """What is told of a stage, under the round and the name."""
         title = " ".join(filter(None, (self._round, stage.name)))
-        return escape(f"{title}: {', '.join(filter(None, parts))}")
+        return escape(printable(f"{title}: {', '.join(filter(None, parts))}"))
 
     def _line(self, markup: str) -> None:
         self._last_line_s = self._clock()

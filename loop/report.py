@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loop.commits import RoundCommit, RoundState
+from loop.errors import printable
 
 MISSING = "\u2013"  # an en dash
 TABLE_WIDTH = 100  # columns: what a plain terminal, a log and a README show without wrapping
@@ -126,14 +127,17 @@ def _table(
     left_aligned: Iterable[str] = (),
     last_row: Mapping[str, str] | None = None,
 ) -> Table:
+    title = printable(title)
     width = min(len(title), TABLE_WIDTH)  # a title is wrapped at the width of its table
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, min_width=width)
     table.add_column("round", justify="right")
     for heading, _ in columns:
         left = heading in left_aligned
-        table.add_column(escape(heading.replace("_", " ")), justify="left" if left else "right", min_width=_heading_width(heading))
+        table.add_column(
+            escape(printable(heading).replace("_", " ")), justify="left" if left else "right", min_width=_heading_width(heading)
+        )
     for commit in commits:
-        table.add_row(str(commit.round), *(escape(cell(commit)) for _, cell in columns))
+        table.add_row(str(commit.round), *(escape(printable(cell(commit))) for _, cell in columns))
     if last_row is not None:
         table.add_section()
         table.add_row("gain", *(last_row[heading] for heading, _ in columns), style="bold")
@@ -142,7 +146,7 @@ def _table(
 
 def _heading_width(heading: str) -> int:
     """Headings wrap between words, so that the longest word decides."""
-    return max(len(word) for word in heading.replace("_", " ").split())
+    return max((len(word) for word in printable(heading).replace("_", " ").split()), default=0)
 
 
 def _count_column(heading: str, count: str) -> Column:

@@ -11,9 +11,9 @@
 | decide, swap              | predictions of both models      | the champion of the next round   | evaluate                |
 | commit                    | all of the above                | the round                        | everything              |
 
-A stage whose part or checkpoint is finished is not run again: that is all there is to resuming. A rejected candidate changes
-nothing but the record of its round. A stage begins with the first engine that serves its model, and the others come over while it
-runs: all that it produces is pinned to that model. `swap` counts the seconds until that first engine serves.
+A stage whose part or checkpoint is finished is not run again, and no engine is started for it: that is all there is to resuming. A
+rejected candidate changes nothing but the record of its round. A stage begins with the first engine that serves its model, and the
+others come over while it runs: all that it produces is pinned to that model. `swap` counts the seconds until that first engine serves.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from actors.engines.weights import weight_version
 from actors.shards import Shard
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import TrainingJob
+from cluster.dispatch import Then
 from loop.assembly import HeldOut, derived_seed, evenly
 from loop.commits import Decision, FilterCount, RoundCommit, RoundState
 from loop.house import House, Model
@@ -40,7 +41,7 @@ from policies.acceptance import GeneratedStats, Verdict
 from policies.instructions import plan_tasks
 from policies.knowledge import count_first_words, is_knowledge, questions_of
 from policies.metrics import correctness, count_reasons, distinct_n, mean_words, share
-from policies.records import HeldOutQuestion, Prediction, Record, TrainingSample, from_table, to_table
+from policies.records import HeldOutQuestion, Prediction, Record, TrainingSample, to_table
 
 _EVALUATION_CHUNK = 128
 _STATS_SAMPLE = 200
@@ -67,9 +68,8 @@ class RoundClock:
 def run_baseline(house: House) -> RoundCommit:
     """Round 0: the seed model is copied into the run, served, evaluated and committed as the first champion."""
     clock = RoundClock()
-    with clock.stage("swap"):
-        model = house.adopt_base_model()
-        house.start_fleet(model)
+    model = house.adopt_base_model()
+    serve_to_evaluate(house, 0, model, clock)
     with clock.stage("evaluate"):
         predictions, part = evaluate(house, 0)
     commit = RoundCommit(
@@ -85,17 +85,20 @@ def run_round(house: House, index: int) -> RoundCommit:
     """Round `index` (from 1): everything from the unlabelled images to the commit record."""
     clock = RoundClock()
     champion = house.champion()
-    with clock.stage("swap"):
-        house.serve(champion)
-    with clock.stage("generate_correct_filter"):
-        parts = write_records(house, index)
+    shards = plan_shards(house, index)
+    todo = [shard for shard in shards if house.store.finished_part(index, shard.name) is None]
+    if todo:
+        with clock.stage("swap"):
+            house.serve(champion)
+        with clock.stage("generate_correct_filter"):
+            write_records(house, todo, len(shards) - len(todo))
+    parts = [part for shard in shards if (part := house.store.finished_part(index, shard.name)) is not None]
     with clock.stage("select"):
         records, selected, selected_part = select(house, index, parts)
         assert {record.generator_weight_version for record in records} <= {champion.version}
     with clock.stage("train"):
         candidate, training, training_part = train(house, index, selected)
-    with clock.stage("swap"):
-        house.serve(candidate)
+    serve_to_evaluate(house, index, candidate, clock)
     with clock.stage("evaluate"):
         predictions, predictions_part = evaluate(house, index)
     with clock.stage("decide"):
@@ -104,7 +107,8 @@ def run_round(house: House, index: int) -> RoundCommit:
         verdict = decide(house, champion_predictions, predictions, stats)
     with clock.stage("swap"):
         winner = candidate if verdict.accepted else champion
-        house.serve(winner)
+        if house.fleet.weight_version:
+            house.serve(winner)
     clock.seconds["round"] = time.time() - clock.started_at
     commit = RoundCommit(
         run_id=house.run_id,
@@ -133,22 +137,19 @@ def run_round(house: House, index: int) -> RoundCommit:
     return commit
 
 
-def write_records(house: House, index: int) -> list[PartReceipt]:
-    """Generate, correct and filter every shard of the round; finished shards are kept. Receipts are in the order of the shards."""
-    shards = plan_shards(house, index)
-    todo = [shard for shard in shards if house.store.finished_part(index, shard.name) is None]
+def write_records(house: House, todo: Sequence[Shard], num_done: int) -> None:
+    """Generate, correct and filter the shards of the round that are still to do."""
 
     def submit(engine: Any, shard: Shard) -> ray.ObjectRef:
-        generated = engine.generate.remote(shard)
-        corrected = engine.correct.remote(shard, generated)
-        return house.next_filter().filter.remote(shard, corrected)
+        return engine.correct.remote(shard, engine.generate.remote(shard))
 
-    with house.progress.stage("generate, correct, filter", total=len(shards), unit="shards") as stage:
-        stage.advance(len(shards) - len(todo))
-        for _, done in house.fleet.run(todo, submit, pinned=True):
+    def judge(actor: Any, shard: Shard, corrected: ray.ObjectRef) -> ray.ObjectRef:
+        return actor.filter.remote(shard, corrected)
+
+    with house.progress.stage("generate, correct, filter", total=num_done + len(todo), unit="shards") as stage:
+        stage.advance(num_done)
+        for _, done in house.fleet.run(todo, submit, pinned=True, then=Then(house.filters, judge)):
             stage.advance(1, records=done.num_records, kept=done.num_accepted)
-    receipts = [house.store.finished_part(index, shard.name) for shard in shards]
-    return [receipt for receipt in receipts if receipt is not None]
 
 
 def plan_shards(house: House, index: int) -> list[Shard]:
@@ -167,12 +168,12 @@ def plan_shards(house: House, index: int) -> list[Shard]:
 
 def select(house: House, index: int, parts: Sequence[PartReceipt]) -> tuple[list[Record], list[Record], PartReceipt]:
     """All records of the round, those it trains on, and the part that holds the latter."""
-    records = [record for part in parts for record in from_table(house.store.read_part(part))]
+    records = [record for part in parts for record in house.store.read_records(part)]
     part = house.store.finished_part(index, "selected")
     if part is None:
         chosen = [record for record in house.policies.selection.select([r for r in records if r.accepted]) if record.trained_on]
         part = house.store.write_part(index, "selected", to_table(chosen))
-    return records, from_table(house.store.read_part(part)), part
+    return records, house.store.read_records(part), part
 
 
 def train(house: House, index: int, selected: list[Record]) -> tuple[Model, dict[str, float], PartReceipt]:
@@ -186,7 +187,10 @@ def train(house: House, index: int, selected: list[Record]) -> tuple[Model, dict
         samples = training_set(house, index, selected, config.num_steps * config.batch_size)
         start = house.policies.start.start(house.base(), house.champion())
         folder = house.store.checkpoint_dir(name)
-        job = TrainingJob(house.store.local_checkpoint(start.path), folder, samples, seed, house.hyperparameters())
+        job = TrainingJob(
+            house.store.local_checkpoint(start.path), folder, samples, seed, house.hyperparameters(),
+            house.store.steps_folder(name), config.checkpoint_steps,
+        )  # fmt: skip
         with house.progress.stage("train", total=config.num_steps, unit="steps") as stage:
             result = house.train(job, stage)
         (folder / RESULT_FILE).unlink()  # it tells the time, and a committed file must not
@@ -197,6 +201,7 @@ def train(house: House, index: int, selected: list[Record]) -> tuple[Model, dict
             "train_target_tokens": float(result.num_target_tokens),
         }
         part = house.store.write_json_part(index, "training", {"digest": result.digest, "metrics": measured, "losses": list(result.losses)})
+    house.store.drop_steps(name)
     document = house.store.read_json_part(part)
     model = Model(weight_version(index, document["digest"]), checkpoint.path, document["digest"], tuple(checkpoint.files))
     return model, document["metrics"], part
@@ -207,6 +212,13 @@ def training_set(house: House, index: int, selected: list[Record], num_samples: 
     history = [house.selected_records(commit) for commit in house.commits if commit.state is RoundState.ACCEPTED]
     generated = [[replace(record, image_id=house.routed_id(record)) for record in records] for records in [*history, selected]]
     return house.policies.mixing.mix(house.seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))
+
+
+def serve_to_evaluate(house: House, index: int, model: Model, clock: RoundClock) -> None:
+    """Serve a model whose answers are not there yet."""
+    if house.store.finished_part(index, "predictions") is None:
+        with clock.stage("swap"):
+            house.serve(model)
 
 
 def evaluate(house: House, index: int) -> tuple[Predictions, PartReceipt]:

@@ -4,7 +4,7 @@ The crash contract: `write` and `publish` make a file or folder visible whole or
 Locally that is tmp → fsync → rename → fsync of the folder. An object store shows an object only when it is complete; there the
 order of writes alone carries the contract (data, then receipt, then commit record).
 
-Paths are relative to the run, with `/`.
+Paths are relative to the run, with `/`. A disk that is full, read-only or gone is a `WriteError` that names the file.
 """
 
 from __future__ import annotations
@@ -24,12 +24,20 @@ from uuid import uuid4
 import pyarrow as pa
 from pyarrow import fs
 
+from cluster.scratch import make_scratch, remove_dead
 from loop.commits import FileEntry
 from loop.documents import REMEDY, canonical_json, describe
-from loop.errors import DamagedFileError, StoreError, UserError
+from loop.errors import DamagedFileError, StoreError, UserError, WriteError
 
 _CHUNK_BYTES = 1 << 20
 _TMP = ".tmp"
+
+_LEFTOVERS = (f".*{_TMP}", f"rounds/**/.*{_TMP}", f"checkpoints/*{_TMP}", "checkpoints/.*", f"checkpoints/*.steps/*{_TMP}")
+"""Half-written files, and folders in the making: under their own name and, by the trainer, under a hidden one beside it."""
+
+
+_INTACT_COPIES: set[Path] = set()
+"""Folders of the cache that this process has verified."""
 
 
 class Storage(Protocol):
@@ -45,7 +53,7 @@ class Storage(Protocol):
         ...
 
     def write(self, path: str, data: bytes) -> None:
-        """Make `data` the content of `path`: whole or not at all, durable on return."""
+        """Make `data` the content of `path`: whole or not at all, durable on return. Raises `WriteError`."""
         ...
 
     def size(self, path: str) -> int | None:
@@ -61,11 +69,19 @@ class Storage(Protocol):
         ...
 
     def scratch(self, folder: str) -> Path:
-        """An empty local folder in which the content of `folder` can be made."""
+        """An empty local folder in which the content of `folder` can be made. Raises `WriteError`."""
+        ...
+
+    def workspace(self, folder: str) -> Path:
+        """A local folder for unfinished work on `folder` that outlives its writer; it may not exist yet."""
         ...
 
     def publish(self, scratch: Path, folder: str) -> list[FileEntry]:
-        """Make the content of `scratch` the content of `folder`; `scratch` is gone afterwards."""
+        """Make the content of `scratch` the content of `folder`; `scratch` is gone afterwards. Raises `WriteError`."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Delete a file, or a folder with all that is in it. Does nothing where there is none. Raises `WriteError`."""
         ...
 
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
@@ -77,7 +93,7 @@ class Storage(Protocol):
         ...
 
     def remove_leftovers(self) -> None:
-        """Delete what writers that died have left half done."""
+        """Delete what drivers that died have left half done, in the run and in this machine's temp folder. Only the driver may."""
         ...
 
 
@@ -112,18 +128,19 @@ class LocalStorage:
 
     def write(self, path: str, data: bytes) -> None:
         target = self._at(path)
-        _make_folder(target.parent)
-        tmp = target.with_name(f".{target.name}.{os.getpid()}-{uuid4().hex}{_TMP}")
-        try:
-            with tmp.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(tmp, target)
-        except BaseException:
-            tmp.unlink(missing_ok=True)
-            raise
-        _fsync(target.parent)
+        with _writing(target):
+            _make_folder(target.parent)
+            tmp = target.with_name(f".{target.name}.{os.getpid()}-{uuid4().hex}{_TMP}")
+            try:
+                with tmp.open("xb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(tmp, target)
+            except BaseException:
+                tmp.unlink(missing_ok=True)
+                raise
+            _fsync(target.parent)
 
     def size(self, path: str) -> int | None:
         target = self._at(path)
@@ -139,23 +156,41 @@ class LocalStorage:
 
     def scratch(self, folder: str) -> Path:
         path = self._at(folder + _TMP)
-        if path.exists():
-            shutil.rmtree(path)
-        _make_folder(path)
+        with _writing(path):
+            if path.exists():
+                shutil.rmtree(path)
+            _make_folder(path)
         return path
 
+    def workspace(self, folder: str) -> Path:
+        return self._at(folder)
+
     def publish(self, scratch: Path, folder: str) -> list[FileEntry]:
-        files = _files_under(scratch, folder)
-        fsync_tree(scratch)
         target = self._at(folder)
-        replaced = target.with_name(f"{target.name}.replaced{_TMP}")
-        if target.exists():
-            os.replace(target, replaced)
-        os.replace(scratch, target)
-        _fsync(target.parent)
-        if replaced.exists():
-            shutil.rmtree(replaced)
+        with _writing(target):
+            files = _files_under(scratch, folder)
+            fsync_tree(scratch)
+            replaced = target.with_name(f"{target.name}.replaced{_TMP}")
+            if target.exists():
+                os.replace(target, replaced)
+            os.replace(scratch, target)
+            _fsync(target.parent)
+            if replaced.exists():
+                shutil.rmtree(replaced)
         return files
+
+    def remove(self, path: str) -> None:
+        """A folder is gone whole or not at all."""
+        target = self._at(path)
+        with _writing(target):
+            if target.is_dir():
+                removed = target.with_name(f"{target.name}.removed{_TMP}")
+                os.replace(target, removed)
+                _fsync(target.parent)
+                shutil.rmtree(removed)
+            elif target.exists():
+                target.unlink()
+                _fsync(target.parent)
 
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
         """The folder itself, in place; sizes are checked, hashes are left to `Store.verify`."""
@@ -169,17 +204,22 @@ class LocalStorage:
     def exclusive(self) -> Iterator[None]:
         """Hold `flock` on the file `lock`. The kernel releases it when the holder dies, however it dies; a child that the holder
         forked without exec holds it too. The filesystem must support it (NFS from version 4 on does)."""
-        _make_folder(self.root)
-        with (self.root / "lock").open("a") as stream:
+        with _writing(self.root / "lock"):
+            _make_folder(self.root)
+            stream = (self.root / "lock").open("a")
+        with stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
 
     def remove_leftovers(self) -> None:
-        for path in [*self.root.glob(f".*{_TMP}"), *self.root.glob(f"rounds/**/.*{_TMP}"), *self.root.glob(f"checkpoints/*{_TMP}")]:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        remove_dead(self.uri)
+        for pattern in _LEFTOVERS:
+            for path in self.root.glob(pattern):
+                with _writing(path):
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink(missing_ok=True)
 
     def _at(self, path: str) -> Path:
         return self.root / _inside(path)
@@ -199,7 +239,7 @@ class ArrowStorage:
             return stream.read()
 
     def write(self, path: str, data: bytes) -> None:
-        with self._sink(path) as stream:
+        with _writing(self._at(path)), self._sink(path) as stream:
             stream.write(data)
 
     def size(self, path: str) -> int | None:
@@ -215,25 +255,45 @@ class ArrowStorage:
         return sorted(info.base_name for info in found)
 
     def scratch(self, folder: str) -> Path:
-        return Path(tempfile.mkdtemp(prefix="vigc-", suffix=_TMP))
+        path = make_scratch(self.uri) / PurePosixPath(folder).name  # one level down: the trainer makes a folder beside it
+        path.mkdir()
+        return path
+
+    def workspace(self, folder: str) -> Path:
+        """In the user's cache folder: work that was begun goes on only on the same machine."""
+        return _cache_folder("work") / hashlib.sha256(self._at(folder).encode()).hexdigest()
 
     def publish(self, scratch: Path, folder: str) -> list[FileEntry]:
         files = _files_under(scratch, folder)
         for file in files:
-            with (scratch / PurePosixPath(file.path).relative_to(folder)).open("rb") as source, self._sink(file.path) as sink:
+            path = scratch / PurePosixPath(file.path).relative_to(folder)
+            with path.open("rb") as source, _writing(self._at(file.path)), self._sink(file.path) as sink:
                 shutil.copyfileobj(source, sink, _CHUNK_BYTES)
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch.parent)
         return files
 
+    def remove(self, path: str) -> None:
+        """File after file: who deletes files of a run says so first, in a file that stays."""
+        at = self._at(path)
+        with _writing(at):
+            kind = self.filesystem.get_file_info(at).type
+            if kind is fs.FileType.Directory:
+                self.filesystem.delete_dir(at)
+            elif kind is fs.FileType.File:
+                self.filesystem.delete_file(at)
+
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
-        """A copy in the user's cache folder, made once per content and verified while it is made. The cache may be deleted
-        whenever no run uses it."""
+        """A copy in the user's cache folder, made once per content, and verified while it is made and when a process first takes it.
+        The cache may be deleted whenever no run uses it."""
         key = hashlib.sha256(canonical_json([self.uri, [file.model_dump() for file in files]])).hexdigest()
-        target = _cache_folder() / key
-        if target.is_dir():
+        target = _cache_folder("checkpoints") / key
+        if target.is_dir() and (target in _INTACT_COPIES or _by_path(_files_under(target, folder)) == _by_path(files)):
+            _INTACT_COPIES.add(target)
             return target
+        if target.exists():
+            shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        copy = Path(tempfile.mkdtemp(dir=target.parent, suffix=_TMP))
+        copy = Path(tempfile.mkdtemp(prefix=f"{self._cache_prefix}-", dir=target.parent, suffix=_TMP))
         try:
             for file in files:
                 self._download(file, copy / PurePosixPath(file.path).relative_to(folder))
@@ -250,7 +310,14 @@ class ArrowStorage:
         return nullcontext()
 
     def remove_leftovers(self) -> None:
-        """Nothing to do: an upload that was cut off never becomes an object."""
+        """An upload that was cut off never becomes an object: there are leftovers on this machine alone."""
+        remove_dead(self.uri)
+        for path in _cache_folder("checkpoints").glob(f"{self._cache_prefix}-*{_TMP}"):
+            shutil.rmtree(path)
+
+    @property
+    def _cache_prefix(self) -> str:
+        return hashlib.sha256(self.uri.encode()).hexdigest()[:8]
 
     def _download(self, file: FileEntry, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -270,6 +337,15 @@ class ArrowStorage:
         return f"{self.root}/{_inside(path)}"
 
 
+@contextmanager
+def _writing(target: Path | str) -> Iterator[None]:
+    """Names the file or folder that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(str(target), error.strerror or str(error)) from error
+
+
 def _measure(stream: BinaryIO | pa.NativeFile) -> dict[str, Any]:
     digest, num_bytes = hashlib.sha256(), 0
     while chunk := stream.read(_CHUNK_BYTES):
@@ -285,6 +361,10 @@ def _files_under(scratch: Path, folder: str) -> list[FileEntry]:
             with path.open("rb") as stream:
                 entries.append(FileEntry(path=f"{folder}/{path.relative_to(scratch).as_posix()}", **_measure(stream)))
     return entries
+
+
+def _by_path(files: Sequence[FileEntry]) -> dict[str, FileEntry]:
+    return {file.path: file for file in files}
 
 
 def _inside(path: str) -> str:
@@ -317,5 +397,5 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vigc-loop" / "checkpoints"
+def _cache_folder(kind: str) -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vigc-loop" / kind

@@ -5,6 +5,8 @@
     rounds/0001/parts/NAME.json           its receipt: size, SHA-256, rows, extra; written after the data
     rounds/0001/commit.json               written last: lists every file of the round with size and SHA-256
     checkpoints/NAME/, NAME.json          a Hugging Face checkpoint folder and its receipt
+    checkpoints/NAME.pruned.json          in their place where retention has deleted them
+    checkpoints/NAME.steps/               step checkpoints of a training that goes on
     lock, lock.json                       who drives the run, and the fencing epoch
 
 A round exists when its commit record does. There is no pointer to the latest one: the newest complete commit record wins.
@@ -19,11 +21,13 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,13 +36,38 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from loop.commits import SCHEMA_VERSION, FileEntry, RoundCommit
-from loop.documents import REMEDY, CheckpointReceipt, Lease, PartReceipt, RunInfo, VerifyReport, canonical_json, describe, seal, unseal
-from loop.errors import DamagedFileError, LockedError, NoRunError, RunExistsError, SchemaVersionError, StoreError, UserError
+from loop.documents import (
+    REMEDY,
+    CheckpointReceipt,
+    Lease,
+    PartReceipt,
+    PrunedCheckpoint,
+    RunInfo,
+    VerifyReport,
+    canonical_json,
+    describe,
+    seal,
+    unseal,
+)
+from loop.errors import (
+    DamagedFileError,
+    LockedError,
+    NoRunError,
+    PrunedCheckpointError,
+    RunExistsError,
+    SchemaVersionError,
+    StoreError,
+    UserError,
+    WriteError,
+)
 from loop.storage import Storage, open_storage
+from policies.records import SCHEMA_VERSION as RECORD_SCHEMA_VERSION
+from policies.records import Record, RecordSchemaError, from_table
 
 log = logging.getLogger(__name__)
 
 _RUN, _LOCK = "run.json", "lock.json"
+_PRUNED = ".pruned.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _NOT_IN_DIGEST = {"run_id", "started_at", "committed_at", "epoch", "stage_seconds", "files"}
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -68,8 +97,8 @@ class Store:
                 store.storage.write(_RUN, seal(run.model_dump(mode="json")))
         except BlockingIOError as error:
             raise RunExistsError(str(uri)) from error
-        except OSError as error:
-            raise UserError(f"cannot create a run in {uri}: {error}; choose a folder that you can write to") from error
+        except WriteError as error:
+            raise UserError(f"cannot create a run in {uri}: {error.path}: {error.reason}; choose a folder that you can write to") from error
         return store
 
     @classmethod
@@ -121,7 +150,11 @@ class Store:
         lease = Lease(epoch=epoch, pid=os.getpid(), host=socket.gethostname(), acquired_at=time.time())
         self.storage.write(_LOCK, seal(lease.model_dump(mode="json")))
         self.storage.remove_leftovers()
-        return Store(self.storage, lease)
+        driver = Store(self.storage, lease)
+        for name in self.storage.names("checkpoints"):
+            if name.endswith(_PRUNED):
+                driver._finish_pruning("checkpoints/" + name.removesuffix(_PRUNED))
+        return driver
 
     def _holder(self) -> Lease | None:
         return None if self.storage.size(_LOCK) is None else self._load(_LOCK, Lease)
@@ -130,9 +163,10 @@ class Store:
         if self.lease is None:
             raise LockedError(f"this handle on {self.uri} only reads; write inside `with store.locked() as store:`")
         holder = self._holder()
+        if holder is None:
+            raise DamagedFileError(f"{self.uri}/{_LOCK}", f"the lease of {self.lease}", "no file", "put the run folder back")
         if holder != self.lease:
-            current = holder or "unknown"
-            raise LockedError(f"{self.uri} was taken over: this driver is {self.lease}, the current one is {current}; stop this one")
+            raise LockedError(f"{self.uri} was taken over: this driver is {self.lease}, the current one is {holder}; stop this one")
 
     # ---- parts
 
@@ -168,6 +202,10 @@ class Store:
             return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
         except (pa.ArrowException, OSError) as error:
             raise DamagedFileError(path, "a Parquet file with intact pages", str(error), REMEDY) from error
+
+    def read_records(self, part: PartReceipt | FileEntry) -> list[Record]:
+        """The records of a part. Raises `DamagedFileError` as `read_part` does, and `SchemaVersionError`."""
+        return records_in(part.path, self.read_part(part))
 
     def read_json_part(self, part: PartReceipt | FileEntry | str) -> Any:
         """The document of a JSON part. Raises `DamagedFileError`."""
@@ -232,18 +270,59 @@ class Store:
         self.storage.write(path + ".json", seal(receipt.model_dump(mode="json")))
         return receipt
 
+    def steps_folder(self, name: str) -> Path:
+        """Where the trainer of checkpoint `name` keeps its step checkpoints, for the next driver to go on from; it may not exist yet."""
+        return self.storage.workspace(_checkpoint(name) + ".steps")
+
+    def drop_steps(self, name: str) -> None:
+        """Remove the step checkpoints of checkpoint `name`, which is finished."""
+        self._check_fence()
+        folder = self.steps_folder(name)
+        if folder.exists():
+            shutil.rmtree(folder)
+
     def finished_checkpoint(self, name: str) -> CheckpointReceipt | None:
         """The receipt of a checkpoint whose every file is what the receipt says; None when it must be made (again)."""
         return self._finished(_checkpoint(name) + ".json", CheckpointReceipt, lambda receipt: receipt.files)
 
     def local_checkpoint(self, path: str) -> Path:
-        """The checkpoint folder `path` (relative to the run: `checkpoints/NAME`) on this machine: in place for a local run, a
-        verified copy in the cache folder otherwise.
+        """The checkpoint folder `path` (relative to the run: `checkpoints/NAME`) on this machine: in place for a local run, where
+        sizes are checked and `check_files` has the rest; a verified copy in the cache folder otherwise.
 
         Raises:
+            PrunedCheckpointError: it was deleted by retention.
             DamagedFileError: there is no such checkpoint, or a file of it is missing or altered.
         """
+        pruned = self._tombstone(path)
+        if pruned is not None:
+            names = [name for name in self.storage.names("checkpoints") if name.endswith(".json") and not name.endswith(_PRUNED)]
+            raise PrunedCheckpointError(path, pruned.reason, ", ".join(name.removesuffix(".json") for name in names))
         return self.storage.fetch(path, self._load(path + ".json", CheckpointReceipt).files)
+
+    def prune_checkpoint(self, path: str, reason: str) -> None:
+        """Delete the committed checkpoint folder `path` for good. First a tombstone with its files and the reason is made durable: it
+        tells what was pruned from what was lost, and has the next driver finish what this one did not.
+
+        Raises:
+            LockedError: this handle is not the run's driver.
+        """
+        self._check_fence()
+        if self._tombstone(path) is None:
+            files = [file for commit in self.commits() for file in commit.files if file.path.startswith(path + "/")]
+            assert files, f"no committed round lists {path}"
+            tombstone = PrunedCheckpoint(path=path, files=files, reason=reason)
+            self.storage.write(path + _PRUNED, seal(tombstone.model_dump(mode="json")))
+        self._finish_pruning(path)
+
+    def _finish_pruning(self, path: str) -> None:
+        receipt = path + ".json"
+        if self.storage.names(path) or self.storage.size(receipt) is not None:
+            self._load(path + _PRUNED, PrunedCheckpoint)  # a damaged one deletes nothing
+            self.storage.remove(path)
+            self.storage.remove(receipt)
+
+    def _tombstone(self, path: str) -> PrunedCheckpoint | None:
+        return None if self.storage.size(path + _PRUNED) is None else self._load(path + _PRUNED, PrunedCheckpoint)
 
     # ---- commits
 
@@ -280,24 +359,60 @@ class Store:
         """
         found: list[RoundCommit] = []
         while self.storage.size(_commit_path(len(found))) is not None:
-            found.append(self._commit_of(len(found)))
+            found.append(self.read_commit(len(found)))
         return found
+
+    def read_commit(self, round: int) -> RoundCommit:
+        """The record of one round, whatever befell the others. Raises `DamagedFileError` or `SchemaVersionError`."""
+        commit = self._load(_commit_path(round), RoundCommit)
+        if commit.round != round:
+            raise DamagedFileError(_commit_path(round), f"the record of round {round}", f"the record of round {commit.round}", REMEDY)
+        return commit
+
+    def committed_rounds(self) -> list[int]:
+        """The numbers of the rounds that have a record, damaged or not."""
+        numbers = sorted(int(name) for name in self.storage.names("rounds") if name.isdecimal())
+        return [number for number in numbers if self.storage.size(_commit_path(number)) is not None]
+
+    def readable_commits(self) -> tuple[list[RoundCommit], list[str]]:
+        """The rounds whose records are intact, and what is wrong with the others."""
+        problems: list[str] = []
+        found = [self._note_damage(partial(self.read_commit, round), problems) for round in self.committed_rounds()]
+        return [commit for commit in found if commit is not None], problems
+
+    def check_files(self, files: Iterable[FileEntry]) -> None:
+        """Hold files against what a commit record says of them. Raises `DamagedFileError` for the first that is another."""
+        for file in files:
+            found = self.file_entry(file.path)
+            if found != file:
+                raise DamagedFileError(file.path, describe(file), describe(found), REMEDY)
 
     def verify(self) -> VerifyReport:
         """Hold every committed file against its record. Reads all of them; raises nothing for what it finds."""
         digest, num_files, num_bytes, problems = hashlib.sha256(), 0, 0, list[str]()
         self._note_damage(self.read_run, problems)
-        rounds = self._rounds_with_commit()
+        pruned, num_pruned = self._pruned_files(problems), 0
+        rounds = self.committed_rounds()
         if rounds != list(range(len(rounds))):
             problems.append(f"committed rounds are {rounds}: there must be no gap, and round 0 must be there")
         for round in rounds:
-            commit = self._note_damage(lambda round=round: self._commit_of(round), problems)
+            commit = self._note_damage(partial(self.read_commit, round), problems)
             if commit is not None:
-                files = [self._found(file, problems) for file in commit.files]
-                num_files += len(files)
-                num_bytes += sum(file.num_bytes for file in files)
+                files = [file if file in pruned else self._found(file, problems) for file in commit.files]
+                present = [file for file in files if file not in pruned]
+                num_files += len(present)
+                num_bytes += sum(file.num_bytes for file in present)
+                num_pruned += len(files) - len(present)
+                for path in commit.checkpoints:
+                    if not any(file.path.startswith(path + "/") for file in pruned):
+                        self._note_damage(partial(self._load, path + ".json", CheckpointReceipt), problems)
                 digest.update(_canonical(commit.model_copy(update={"files": files})))
-        return VerifyReport(num_files, num_bytes, digest.hexdigest(), problems)
+        return VerifyReport(num_files, num_bytes, num_pruned, digest.hexdigest(), problems)
+
+    def _pruned_files(self, problems: list[str]) -> list[FileEntry]:
+        paths = ["checkpoints/" + name for name in self.storage.names("checkpoints") if name.endswith(_PRUNED)]
+        found = [self._note_damage(partial(self._load, path, PrunedCheckpoint), problems) for path in paths]
+        return [file for tombstone in found if tombstone is not None for file in tombstone.files]
 
     def _note_damage(self, load: Callable[[], _Model], problems: list[str]) -> _Model | None:
         try:
@@ -316,16 +431,6 @@ class Store:
         if found != file:
             problems.append(str(DamagedFileError(file.path, describe(file), describe(found), REMEDY)))
         return found
-
-    def _rounds_with_commit(self) -> list[int]:
-        numbers = sorted(int(name) for name in self.storage.names("rounds") if name.isdecimal())
-        return [number for number in numbers if self.storage.size(_commit_path(number)) is not None]
-
-    def _commit_of(self, round: int) -> RoundCommit:
-        commit = self._load(_commit_path(round), RoundCommit)
-        if commit.round != round:
-            raise DamagedFileError(_commit_path(round), f"the record of round {round}", f"the record of round {commit.round}", REMEDY)
-        return commit
 
     # ---- sealed documents
 
@@ -348,14 +453,20 @@ class Store:
             return None
         try:
             receipt = self._load(path, model)
-            for file in files_of(receipt):
-                found = self.file_entry(file.path)
-                if found != file:
-                    raise DamagedFileError(file.path, describe(file), describe(found), REMEDY)
+            self.check_files(files_of(receipt))
         except DamagedFileError as error:
             log.warning("%s of %s: expected %s, found %s; it will be made again", error.path, self.uri, error.expected, error.found)
             return None
         return receipt
+
+
+def records_in(path: str, table: pa.Table) -> list[Record]:
+    """The rows of the part `path` as records. Raises `SchemaVersionError`."""
+    try:
+        return from_table(table)
+    except RecordSchemaError as error:
+        found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode()
+        raise SchemaVersionError(path, found, RECORD_SCHEMA_VERSION) from error
 
 
 def _canonical(commit: RoundCommit) -> bytes:

@@ -14,7 +14,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,18 +28,21 @@ from policies.records import Record
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow.entities import Metric, Run
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 Samples = Callable[[RoundCommit], tuple[list[Record], list[Record]]]
 """Some accepted and some rejected records of a round."""
-ChampionFolder = Callable[[RoundCommit], Path | str]
-"""The champion's checkpoint folder after a round: a local path, or the URI of a store elsewhere."""
-LoopState = Literal["RUNNING", "FINISHED", "FAILED"]
+ChampionFolder = Callable[[RoundCommit], Path | str | None]
+"""The champion's checkpoint folder after a round: a local path, or the URI of a store elsewhere; None where it has been pruned."""
+LoopState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 RUN_TAG = "vigc.run_id"
 ROUND_TAG = "vigc.round"
 MIRRORED_TAG = "vigc.mirrored"
 CHAMPION_ALIAS = "champion"
+PRUNED = "pruned"
+"""Tag `checkpoint` of a model version whose weights the run has deleted."""
 SAMPLE_COLUMNS = ("image_id", "type", "question", "original_answer", "answer", "reasons", "mean_logprob")
 
 CLIENT_ENVIRONMENT = {
@@ -47,6 +51,7 @@ CLIENT_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 MAX_PARAMETER_CHARACTERS = 500  # the limit of older servers; the whole configuration is in the store
+MAX_KEY_CHARACTERS = 250
 MAX_TAG_CHARACTERS = 5000
 PARAMETERS_PER_BATCH = 100  # MLflow's limit
 
@@ -125,7 +130,11 @@ class Mirror:
         location = None
         if self.tracking_uri.startswith("sqlite:///"):
             location = (Path(self.tracking_uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
-        return self._client.create_experiment(self.experiment, artifact_location=location)
+        with _landed_before():
+            self._client.create_experiment(self.experiment, artifact_location=location)
+        created = self._client.get_experiment_by_name(self.experiment)
+        assert created is not None
+        return created.experiment_id
 
     def _runs(self, experiment_id: str) -> dict[int | None, Run]:
         """This loop's runs by round; the parent's key is None."""
@@ -192,24 +201,33 @@ class Mirror:
         self._client.set_terminated(child_id, "FINISHED", end_time=_milliseconds(commit.committed_at))
         self._client.set_tag(child_id, MIRRORED_TAG, "complete")
 
-    def _register(self, child_id: str, commit: RoundCommit, folder: Path | str) -> None:
+    def _register(self, child_id: str, commit: RoundCommit, folder: Path | str | None) -> None:
         """The champion as a version of the registered model, under its alias. The weights stay where they are."""
         name = re.sub(r"[/:'\"]", "_", self.experiment)
         if not self._client.search_registered_models(f"name='{name}'"):
-            self._client.create_registered_model(name)
+            with _landed_before():
+                self._client.create_registered_model(name)
         wanted = {RUN_TAG: self.run_id, "weight_version": commit.champion}
-        versions = self._client.search_model_versions(f"name='{name}'")
-        found = next((version for version in versions if wanted.items() <= version.tags.items()), None)
-        if found is None:
-            checkpoint = folder.resolve().as_uri() if isinstance(folder, Path) else folder
+        found = self._versions(name, wanted)
+        if not found:
+            checkpoint = folder.resolve().as_uri() if isinstance(folder, Path) else folder or PRUNED
             tags = {**wanted, "round": str(commit.round), "checkpoint": checkpoint}
             source = self._source(child_id, checkpoint, tags)
-            found = self._client.create_model_version(name, source, run_id=child_id, tags=tags)
-        self._client.set_registered_model_alias(name, CHAMPION_ALIAS, str(found.version))
+            self._client.create_model_version(name, source, run_id=child_id, tags=tags)
+            found = self._versions(name, wanted)
+        for repeated in found[1:]:  # as with runs, see `_runs`
+            self._client.delete_model_version(name, str(repeated.version))
+        self._client.set_registered_model_alias(name, CHAMPION_ALIAS, str(found[0].version))
+
+    def _versions(self, name: str, tags: Mapping[str, str]) -> list[ModelVersion]:
+        """Versions of the registered model with these tags, oldest first."""
+        versions = self._client.search_model_versions(f"name='{name}'")
+        return sorted((version for version in versions if tags.items() <= version.tags.items()), key=lambda version: int(version.version))
 
     def _source(self, child_id: str, checkpoint: str, description: dict[str, str]) -> str:
-        """A tracking server takes no local folder as the source of a model: there it is a note in the round's artifacts."""
-        if not (self.tracking_uri.startswith("http") and urlsplit(checkpoint).scheme == "file"):
+        """A tracking server takes no local folder as the source of a model: there, and in the place of a pruned checkpoint, it is a
+        note in the round's artifacts."""
+        if checkpoint != PRUNED and not (self.tracking_uri.startswith("http") and urlsplit(checkpoint).scheme == "file"):
             return checkpoint
         self._client.log_text(child_id, json.dumps(description, indent=2), "champion/checkpoint.json")
         return f"runs:/{child_id}/champion"
@@ -227,7 +245,7 @@ def replay(
 def mlflow_key(name: str) -> str:
     """`name` as a key MLflow takes: other characters become `_`, and it is a plain relative path."""
     parts = re.sub(r"[^\w.\-/ ]", "_", name).split("/")
-    return "/".join(part for part in parts if part.strip(".")) or "_"
+    return "/".join(part for part in parts if part.strip("."))[:MAX_KEY_CHARACTERS].rstrip("/") or "_"
 
 
 def round_metrics(commit: RoundCommit) -> list[Metric]:
@@ -270,7 +288,7 @@ def accuracy_figure(commits: Sequence[RoundCommit]) -> Figure:
     names = sorted({name for commit in commits for name in commit.metrics if name.startswith("accuracy/")})
     for name in names:
         measured = [commit for commit in commits if name in commit.metrics]
-        (line,) = axes.plot([c.round for c in measured], [100 * c.metrics[name] for c in measured], "o-", label=name.split("/", 1)[1])
+        (line,) = axes.plot([c.round for c in measured], [100 * c.metrics[name] for c in measured], "o-", label=_as_label(name))
         rejected = [c for c in commits if c.state is RoundState.REJECTED and f"candidate_{name}" in c.metrics]
         candidates = [100 * c.metrics[f"candidate_{name}"] for c in rejected]
         axes.plot([c.round for c in rejected], candidates, "x", color=line.get_color())
@@ -280,6 +298,24 @@ def accuracy_figure(commits: Sequence[RoundCommit]) -> Figure:
     if names:
         axes.legend()
     return figure
+
+
+def _as_label(metric: str) -> str:
+    """A set's name as matplotlib shows it: a dollar would begin a formula, and a name that begins with an underscore is left out."""
+    name = metric.split("/", 1)[1].replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
+@contextmanager
+def _landed_before() -> Iterator[None]:
+    """For a create whose answer is lost: MLflow's client tries again, and finds what it has made."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _is_mirrored(run: Run | None) -> bool:

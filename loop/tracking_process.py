@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 REPLY_TIMEOUT_S = 120.0  # mirroring one round is about fifteen requests of at most a few seconds each
 CHILD_EXIT_TIMEOUT_S = 5.0
+PATIENCE_S = 8.0  # a wait that is longer is explained
 CHILD_NICENESS = 10
 MAX_FAILURE_CHARACTERS = 600
 
@@ -71,9 +72,13 @@ class BackgroundMirror:
         Waits `timeout_s` at most, and a few seconds more for a process that had to be killed.
         """
         self._orders.put((self._newest, state))
-        self._thread.join(timeout_s)
+        self._thread.join(min(PATIENCE_S, timeout_s))
+        if self._thread.is_alive() and timeout_s > PATIENCE_S:
+            logger.warning("waiting for MLflow at %s to take what it lacks, at most %.0f s", self._mirror.tracking_uri, timeout_s)
+            self._thread.join(timeout_s - PATIENCE_S)
         if self._thread.is_alive():
-            logger.warning("MLflow at %s did not take everything within %.0f s", self._mirror.tracking_uri, timeout_s)
+            uri = self._mirror.tracking_uri
+            logger.warning("MLflow at %s did not take everything within %.0f s; `vigc resume` replays what it lacks", uri, timeout_s)
             self._stopped.set()
             child = self._child
             if child is not None:
@@ -99,7 +104,7 @@ class BackgroundMirror:
                 self._drop_child()
             if not self._is_down and not self._stopped.is_set():
                 uri = self._mirror.tracking_uri
-                logger.warning("MLflow at %s lags behind: %s; the store has everything and it is replayed later", uri, error)
+                logger.warning("MLflow at %s lags behind: %s; the next round, or `vigc resume`, replays what it lacks", uri, error)
             self._is_down = True
         else:
             if self._is_down:
@@ -113,7 +118,7 @@ class BackgroundMirror:
         folders = {commit.round: self._champion_folder(commit) for commit in commits}
         message: dict[str, Any] = {
             "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in commits],
-            "folders": {number: [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
+            "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
             "close": closing,
         }
         while True:
@@ -183,9 +188,12 @@ def _serve_driver() -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not come between the replies
     mirror = Mirror(**json.loads(sys.stdin.readline()))
-    for line in iter(sys.stdin.readline, ""):
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    while True:
+        line = lines.get()
         try:
-            _obey(mirror, json.loads(line), replies)
+            _obey(mirror, json.loads(line), lines, replies)
         except Exception as error:
             # The boundary of the process: whatever MLflow raises is told to the driver, which warns and tries again later.
             traceback.print_exc()
@@ -194,14 +202,24 @@ def _serve_driver() -> None:
             _write_line(replies, {"done": True})
 
 
-def _obey(mirror: Mirror, message: dict[str, Any], replies: IO[str]) -> None:
+def _listen(lines: queue.SimpleQueue[str]) -> None:
+    """Ends this process with the driver's end of the pipe, whatever MLflow keeps it waiting for: a mirror may be cut short anywhere."""
+    for line in iter(sys.stdin.readline, ""):
+        lines.put(line)
+    os._exit(0)
+
+
+def _obey(mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str], replies: IO[str]) -> None:
     def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
         _write_line(replies, {"samples_of": commit.round})
-        answer = json.loads(sys.stdin.readline())
+        answer = json.loads(lines.get())
         return _records(answer["accepted"]), _records(answer["rejected"])
 
-    def champion_folder(commit: RoundCommit) -> Path | str:
-        text, is_path = message["folders"][str(commit.round)]
+    def champion_folder(commit: RoundCommit) -> Path | str | None:
+        folder = message["folders"][str(commit.round)]
+        if folder is None:
+            return None
+        text, is_path = folder
         return Path(text) if is_path else text
 
     mirror.publish([RoundCommit.model_validate(commit) for commit in message["commits"]], samples, champion_folder)

@@ -166,9 +166,13 @@ def from_table(table: pa.Table) -> list[Record]:
     Raises:
         RecordSchemaError: the table is not of this version's schema.
     """
-    found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode()
+    found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode(errors="replace")
     if found != str(SCHEMA_VERSION) or table.schema.names != RECORD_SCHEMA.names:
         raise RecordSchemaError(f"record schema {found} with columns {table.schema.names}; this version reads schema {SCHEMA_VERSION}")
+    for wanted in RECORD_SCHEMA:
+        column = table.column(wanted.name)
+        if column.type != wanted.type or (column.null_count and not wanted.nullable):
+            raise RecordSchemaError(f"column {wanted.name} is {column.type} with {column.null_count} nulls; expected {wanted}")
     return [Record(**_tuples(row)) for row in table.to_pylist()]
 
 

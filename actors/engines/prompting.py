@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from actors.engines.base import Completion, FinishReason, Request
-from actors.processors import load_processor
+from actors.processors import SpecialTokens, load_processor
 
 _MID_GREY = (128, 128, 128)
 
@@ -20,7 +20,8 @@ def blank_like(image: Image.Image) -> Image.Image:
 
 
 class Prompter:
-    """A model's processor, and what it makes of requests."""
+    """A model's processor, and what it makes of requests. Special tokens that a request's texts spell are broken up: only the chat
+    template puts any in."""
 
     def __init__(self, model: str | Path) -> None:
         """Load the processor.
@@ -32,20 +33,26 @@ class Prompter:
         self.tokenizer: Any = self.processor.tokenizer
         if self.processor.chat_template is None:
             raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
+        self._plain = SpecialTokens(self.processor).broken_up
 
     def render(self, request: Request) -> str:
         """The request in the model's chat template, up to where the assistant goes on."""
-        messages = [_user(request.prompt)]
+        messages = [_user(self._plain(request.prompt))]
         if not request.answer_prefix:
             return self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        return self.processor.apply_chat_template([*messages, _assistant(request.answer_prefix)], continue_final_message=True)
+        answer = _assistant(self._plain(request.answer_prefix))
+        return self.processor.apply_chat_template([*messages, answer], continue_final_message=True)
 
     def render_answered(self, request: Request, continuation: str) -> str:
         """The request with its whole answer, up to the end token."""
-        answer = " ".join(part for part in (request.answer_prefix, continuation) if part)
-        text = self.processor.apply_chat_template([_user(request.prompt), _assistant(answer)])
+        answer = _joined(request.answer_prefix, continuation)
+        text = self.processor.apply_chat_template([_user(self._plain(request.prompt)), _assistant(self._plain(answer))])
         end = text.rfind(self.tokenizer.eos_token)
         return text if end < 0 else text[: end + len(self.tokenizer.eos_token)]
+
+    def spoken(self, request: Request) -> str:
+        """The words of a request alone, without a template: what a Q-Former reads."""
+        return self._plain(_joined(request.prompt, request.answer_prefix))
 
     def token_ids(self, text: str) -> list[int]:
         """A rendered text; its template has put the special tokens in."""
@@ -75,6 +82,10 @@ class Prompter:
             finish_reason=FinishReason.STOP if ended or cut is not None else FinishReason.LENGTH,
             weight_version=weight_version,
         )
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def _user(text: str) -> dict[str, Any]:

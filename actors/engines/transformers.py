@@ -65,7 +65,7 @@ class TransformersEngine:
         self._decoder = Decoder(self._family.language_model, self._prompter.tokenizer, end_ids, banned_ids)
         self._features = _FeatureCache()
         self._weight_version = ""
-        self._manifest = manifest_of(self._served())
+        self._manifest = manifest_of(served_tensors(self._model))
         self._staging = Staging(self._load)
 
     @property
@@ -123,7 +123,7 @@ class TransformersEngine:
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.perf_counter()
         tensors = self._staging.take(update)
-        served = self._served()
+        served = served_tensors(self._model)
         self._features.clear()
         try:
             with torch.no_grad():
@@ -132,7 +132,7 @@ class TransformersEngine:
         except RuntimeError as error:
             raise SwapError(f"weights {update.version} were applied in part: {error}") from error
         self._weight_version = update.version
-        attested = self._served()
+        attested = served_tensors(self._model)
         return Attestation(update.version, digest_of(attested), num_bytes_of(attested), time.perf_counter() - started)
 
     def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
@@ -140,11 +140,6 @@ class TransformersEngine:
         tensors = load_update(update)
         verify(update, tensors, self._manifest)
         return tensors
-
-    def _served(self) -> dict[str, torch.Tensor]:
-        """The served tensors under their checkpoint names; renamed, never copied, so that writing to them is what is served."""
-        untied = remove_tied_weights_from_state_dict(self._model.state_dict(), self._model)
-        return dict(revert_weight_conversion(self._model, untied))
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """Rows sorted by length, so that a batch pads little; ties keep their order."""
@@ -163,7 +158,7 @@ class TransformersEngine:
         return [features for image in images if (features := found[image.key]) is not None]
 
     def _prompt(self, request: Request) -> Prompt:
-        return Prompt(self._prompter.render(request), " ".join(part for part in (request.prompt, request.answer_prefix) if part))
+        return Prompt(self._prompter.render(request), self._prompter.spoken(request))
 
     def _completion(self, written: Written, stop: Sequence[str]) -> Completion:
         return self._prompter.completion(
@@ -185,6 +180,12 @@ class TransformersEngine:
         counted = torch.arange(longest) >= (longest - targets)[:, None]
         sums = logprobs.masked_fill(~counted, 0.0).sum(1)
         return [Score(total, count, self._weight_version) for total, count in zip(sums.tolist(), targets.tolist(), strict=True)]
+
+
+def served_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """A model's tensors under their checkpoint names; renamed, never copied, so that writing to them is what is served."""
+    untied = remove_tied_weights_from_state_dict(model.state_dict(), model)
+    return dict(revert_weight_conversion(model, untied))
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,20 @@ def manifest_of_checkpoint(folder: Path) -> dict[str, TensorSpec]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, as its index lists them, or the one there is without an index."""
+    """The safetensors files of a folder, as its index lists them, or the one there is without an index.
+
+    Raises:
+        WeightMismatchError: the index cannot be read, or lists anything but safetensors files of the same folder.
+    """
     index = folder / "model.safetensors.index.json"
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightMismatchError(f"cannot read the list of weights in {index}: {error!r}") from error
+    if bad := [name for name in names if not (isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name)]:
+        raise WeightMismatchError(f"{index} lists {bad[0]!r}, which is no safetensors file of the same folder")
     return sorted(folder / name for name in names)
 
 
@@ -129,10 +140,16 @@ def verify_manifest(update: WeightUpdate, manifest: Mapping[str, TensorSpec], se
     Raises:
         WeightMismatchError: a name is missing or unexpected, or a shape or dtype differs; the first tensor by name is named.
     """
-    for name in sorted(served_manifest.keys() | manifest.keys()):
-        served, given = served_manifest.get(name), manifest.get(name)
-        if given != served:
-            raise WeightMismatchError(f"update {update.version} does not fit: {name}: {_describe(given)} given, {_describe(served)} served")
+    if difference := difference_of(manifest, served_manifest):
+        raise WeightMismatchError(f"update {update.version} does not fit: {difference}")
+
+
+def difference_of(given: Mapping[str, TensorSpec], served: Mapping[str, TensorSpec]) -> str:
+    """The first tensor by name that two manifests do not have in common, in words; empty when they are equal."""
+    for name in sorted(served.keys() | given.keys()):
+        if given.get(name) != served.get(name):
+            return f"{name}: {_describe(given.get(name))} given, {_describe(served.get(name))} served"
+    return ""
 
 
 def _describe(spec: TensorSpec | None) -> str:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from actors.images import BadImageError
+from actors.processors import SpecialTokens
 from actors.training.pixels import Augmentation, ImageInputs, PixelReader
 from policies.records import TrainingSample
 
@@ -76,8 +77,9 @@ class ConversationEncoder:
         self._max_tokens = max_tokens
         self._has_generation_tag = _GENERATION_TAG.search(template) is not None
         self._end_id = processor.tokenizer.eos_token_id
-        self._placeholder = str(getattr(processor, "image_token", "") or "")
-        self._image_id = processor.tokenizer.convert_tokens_to_ids(self._placeholder) if self._placeholder else None
+        self._special_tokens = SpecialTokens(processor)
+        placeholder = str(getattr(processor, "image_token", "") or "")
+        self._image_id = processor.tokenizer.convert_tokens_to_ids(placeholder) if placeholder else None
         self._question_tokenizer = getattr(processor, "qformer_tokenizer", None)
         self._texts: dict[tuple[object, ...], EncodedText] = {}
         probe = (("?", "!"),)
@@ -91,7 +93,7 @@ class ConversationEncoder:
         """Ids and labels of a conversation about an image of `image_size` (width, height) in pixels.
 
         Raises:
-            BadSampleError: there are no turns, a turn holds the image placeholder, or the image alone fills `max_tokens`.
+            BadSampleError: there are no turns, a turn spells a special token, or the image alone fills `max_tokens`.
         """
         size = _PROBE_SIZES[0] if self.has_fixed_image_tokens else image_size
         key = (tuple(turns), size)
@@ -105,8 +107,8 @@ class ConversationEncoder:
     def _encode(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
         if not turns:
             raise BadSampleError("a conversation without turns")
-        if self._placeholder and any(self._placeholder in text for turn in turns for text in turn):
-            raise BadSampleError(f"a turn contains the image placeholder {self._placeholder!r}")
+        if special := next((found for turn in turns for text in turn if (found := self._special_tokens.first_in(text))), None):
+            raise BadSampleError(f"a turn spells the special token {special!r}")
         whole = self._tokens(turns, size)
         if not (whole.labels[: self._max_tokens] != IGNORED).any():
             raise BadSampleError(f"no word of an answer is among the first {self._max_tokens} tokens")

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.processors import load_processor
-from actors.training.job import TrainingJob, TrainingResult
+from actors.training.job import TrainerError, TrainingJob, TrainingResult
 
 RESULT_FILE = "training_result.json"
 """Written into the checkpoint's folder: the result and the fingerprint of the job it came from."""
@@ -59,7 +60,15 @@ def write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor
 
     Raises:
         ValueError: `job.output` holds something already.
+        TrainerError: the disk is full, or the folder cannot be written.
     """
+    try:
+        return _write_checkpoint(job, model, state, result)
+    except (OSError, SafetensorError) as error:
+        raise TrainerError(f"cannot write the checkpoint {job.output}: {error}; free some space, then resume") from error
+
+
+def _write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult) -> TrainingResult:
     job.output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{job.output.name}.", dir=job.output.parent))
     try:
@@ -68,12 +77,12 @@ def write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor
         digested = replace(result, digest=digest_of(read_checkpoint(folder)))
         (folder / RESULT_FILE).write_text(json.dumps({"job": job.fingerprint(), "result": asdict(digested)}, indent=1))
         folder.chmod(0o755)  # mkdtemp makes it private; an engine may run as another user
-        _flush(folder)
+        fsync_tree(folder)
         try:
             folder.rename(job.output)
         except OSError as error:
             raise ValueError(f"cannot put the checkpoint at {job.output}: {error}; give an output folder that does not exist") from error
-        _flush_entry(job.output.parent)
+        fsync_entry(job.output.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return digested
@@ -98,13 +107,15 @@ def finished_result(job: TrainingJob) -> TrainingResult | None:
     return result
 
 
-def _flush(folder: Path) -> None:
+def fsync_tree(folder: Path) -> None:
+    """Make a folder with all that is in it durable."""
     for file in folder.rglob("*"):
-        _flush_entry(file)
-    _flush_entry(folder)
+        fsync_entry(file)
+    fsync_entry(folder)
 
 
-def _flush_entry(path: Path) -> None:
+def fsync_entry(path: Path) -> None:
+    """Make a file, or the list of names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

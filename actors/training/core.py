@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from actors.training.distributed import LOOPBACK, join_process_group
 from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingJob, TrainingResult
 from actors.training.order import global_batches, rank_share
 from actors.training.pixels import Augmentation, PixelReader
+from actors.training.steps import StepCheckpoints
 
 _LOSS_POINTS = 100
 _BUCKET_ELEMENTS = 200_000_000
@@ -129,7 +131,10 @@ class Trainer:
         lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in samples]
         order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
         log = _LossLog(hyper.num_steps, self._world_size)
-        for step, indices in enumerate(order):
+        steps = self._step_checkpoints()
+        if steps is not None:
+            log.restore(steps.restore(engine))
+        for step, indices in islice(enumerate(order), log.num_steps_kept, None):
             batches = [
                 builder.build([(position, samples[indices[position]]) for position in positions], step)
                 for positions in self._micro_batches(indices)
@@ -140,7 +145,18 @@ class Trainer:
             log.add(loss, num_tokens, sum(batch.num_skipped for batch in batches))
             if self._on_progress is not None:
                 self._on_progress(log.progress())
+            if steps is not None and self._is_checkpointed(step + 1):
+                steps.save(step + 1, engine, log.position())
         return log
+
+    def _step_checkpoints(self) -> StepCheckpoints | None:
+        if self._job.steps_folder is None:
+            return None
+        return StepCheckpoints(self._job.steps_folder, self._job.fingerprint(), self._rank, self._world_size)
+
+    def _is_checkpointed(self, num_steps: int) -> bool:
+        between = self._job.steps_between
+        return between > 0 and num_steps % between == 0 and num_steps < self._hyper.num_steps
 
     def _micro_batches(self, indices: list[int]) -> list[range]:
         share = rank_share(indices, self._rank, self._world_size)
@@ -185,6 +201,7 @@ class _LossLog:
         self._points: list[tuple[int, float]] = []
         self._summed = 0.0
         self._step = 0
+        self.num_steps_kept = 0
         self._num_target_tokens = 0
         self._num_skipped = 0  # of this rank, in the open window
         self._num_skipped_samples = 0  # of all ranks, before it
@@ -197,6 +214,24 @@ class _LossLog:
         self._num_skipped += num_skipped
         if self._step % self._window == 0 or self._step == self._num_steps:
             self._close_window()
+
+    def position(self) -> dict[str, Any]:
+        """What this rank has noted so far, as tensors and plain values."""
+        return {
+            "step": self._step,
+            "pending": [loss.cpu() for loss in self._pending],
+            "points": self._points,
+            "summed": self._summed,
+            "num_target_tokens": self._num_target_tokens,
+            "num_skipped": self._num_skipped,
+            "num_skipped_samples": self._num_skipped_samples,
+        }
+
+    def restore(self, position: dict[str, Any]) -> None:
+        """Go on from a `position`; an empty one changes nothing."""
+        for name, value in position.items():
+            setattr(self, f"_{name}", value)
+        self.num_steps_kept = self._step
 
     def progress(self) -> Progress:
         return Progress(self._step, self._num_steps, self._points[-1][1] if self._points else None)
@@ -212,6 +247,7 @@ class _LossLog:
             num_skipped_samples=self._num_skipped_samples,
             seconds=seconds,
             digest="",
+            num_steps_kept=self.num_steps_kept,
         )
 
     def _close_window(self) -> None:

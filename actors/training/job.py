@@ -20,6 +20,10 @@ class TrainerError(RuntimeError):
     """Training did not finish: a rank died, a wait ran out, or the loss is no longer a number."""
 
 
+class RankLostError(TrainerError):
+    """A rank died, or the ranks made no progress any more: the machine's fault, so that another attempt may go through."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lora:
     """Low-rank adapters on matrices of the frozen language model (arXiv 2106.09685), merged into them in the checkpoint.
@@ -144,12 +148,17 @@ class TrainingJob:
     """Shuffled by `seed` anew for each pass, and cycled until `num_steps` are done."""
     seed: int
     hyper: Hyperparameters
+    steps_folder: Path | None = None
+    """Where step checkpoints go and are looked for, the same folder for all ranks; `None`: an interrupted job begins anew."""
+    steps_between: int = 0
+    """Steps from one step checkpoint to the next; 0 writes none."""
 
     def __post_init__(self) -> None:
         _require(len(self.samples) > 0, "a training job needs at least one sample")
+        _require(self.steps_between >= 0, f"steps_between must not be negative, but is {self.steps_between}")
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that decides the result; `output` does not."""
+        """SHA-256 over all that decides the result; `output` and step checkpoints do not."""
         said = {
             "base_checkpoint": str(self.base_checkpoint),
             "samples": [[sample.image_id, sample.turns] for sample in self.samples],
@@ -176,6 +185,8 @@ class TrainingResult:
     seconds: float
     digest: str
     """`actors.engines.weights.digest_of` the checkpoint in `output`."""
+    num_steps_kept: int = 0
+    """Steps that an earlier attempt had done: training went on from its step checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from actors.engines.base import WeightUpdate
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint, weight_version
 from actors.evaluator import Evaluator
-from actors.trainer import RankOptions, TrainerGroup
+from actors.trainer import Bounds, RankOptions, TrainerGroup
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
 from cluster.connect import connected
@@ -74,7 +74,8 @@ def make_seed_model(out: Path, seed: int, num_ranks: int, console: Console) -> d
         for name, samples, hyper in _stages(seed):
             with progress.stage(name, total=hyper.num_steps) as stage:
                 job = TrainingJob(base, folder / name, samples, seed, hyper)
-                result = trainer.train(job, LABELLED, _TIMEOUT_S, lambda now, stage=stage: stage.reach(now.step, loss_remark(now.loss)))
+                bounds = Bounds(_TIMEOUT_S)
+                result = trainer.train(job, LABELLED, bounds, lambda now, stage=stage: stage.reach(now.step, loss_remark(now.loss)))
             base = folder / name
             (base / RESULT_FILE).unlink()
             console.print(f"stage {name}: {result.num_steps} steps, final loss {result.final_loss:.4f}, {result.seconds:.0f} s")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from actors.images import BadImageError
-from loop.errors import UserError
+from loop.errors import UserError, printable
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 50_000_000
 """Default limit of an image's width times height."""
+MAX_ASPECT_RATIO = 100
+"""Processors bring the shorter side to what a model takes, and cut the rest off afterwards: a line of 1 x 20,000 pixels would become
+gigabytes. Qwen-VL's refuse more than 200."""
 _PILLOW_MAX_PIXELS = 89_478_485
 """Where Pillow itself begins to warn of a decompression bomb; its default `Image.MAX_IMAGE_PIXELS`."""
 
@@ -77,9 +80,12 @@ def checked_folder(path: str | Path) -> Path:
     Raises:
         UserError: it is missing, no folder, or cannot be listed.
     """
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        raise UserError(f"image folder {path} {'is a file' if folder.exists() else 'does not exist'}; expected a folder of images")
+    try:
+        folder = Path(path).expanduser().absolute()
+    except RuntimeError as error:  # ~ of a user that there is not
+        raise UserError(f"image folder {path} cannot be found: {error}") from error
+    if not os.path.isdir(folder):
+        raise UserError(f"image folder {path} {'is a file' if os.path.exists(folder) else 'does not exist'}; expected a folder of images")
     try:
         os.listdir(folder)
     except OSError as error:
@@ -91,41 +97,45 @@ def open_image(folder: Path, image_id: str, max_pixels: int = MAX_PIXELS) -> Ima
     """One image as 8-bit RGB: turned as its EXIF data says, alpha laid over white.
 
     Raises:
-        BadImageError: it is missing, outside the folder, of another format, animated, larger than `max_pixels` or corrupt.
+        BadImageError: it is missing, outside the folder, of another format, animated, larger than `max_pixels`, too thin, or corrupt.
     """
     path = _file_inside(folder, image_id)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            _refuse_oddities(image, image_id, max_pixels)
+            _refuse_oddities(image, printable(image_id), max_pixels)
             return _to_rgb(ImageOps.exif_transpose(image))
     except BadImageError:
         raise
     except _PILLOW_ERRORS as error:
-        raise BadImageError(f"{image_id}: not a readable {'/'.join(FORMATS)} image ({type(error).__name__}: {error})") from error
+        reason = f"not a readable {'/'.join(FORMATS)} image ({type(error).__name__}: {printable(str(error))})"
+        raise BadImageError(f"{printable(image_id)}: {reason}") from error
 
 
 def _file_inside(folder: Path, image_id: str) -> Path:
     """The regular file behind an id. Ids also come from data files, so one may point anywhere."""
+    name = printable(image_id)
     try:
         path = (folder / image_id).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL in the name
-        raise BadImageError(f"{image_id!r}: cannot be looked up in {folder}: {error}") from error
+        raise BadImageError(f"{name}: cannot be looked up in {folder}: {printable(str(error))}") from error
     if not path.is_relative_to(folder.resolve()):
-        raise BadImageError(f"{image_id}: lies outside the image folder {folder}")
+        raise BadImageError(f"{name}: lies outside the image folder {folder}")
     if not os.path.isfile(path):
-        raise BadImageError(f"{image_id}: {'is no regular file' if os.path.exists(path) else 'does not exist'} in {folder}")
+        raise BadImageError(f"{name}: {'is no regular file' if os.path.exists(path) else 'does not exist'} in {folder}")
     return path
 
 
-def _refuse_oddities(image: Image.Image, image_id: str, max_pixels: int) -> None:
+def _refuse_oddities(image: Image.Image, name: str, max_pixels: int) -> None:
     num_pixels = image.width * image.height
     if num_pixels == 0:
-        raise BadImageError(f"{image_id}: is {image.width} x {image.height} pixels")
+        raise BadImageError(f"{name}: is {image.width} x {image.height} pixels")
     if num_pixels > max_pixels:
-        raise BadImageError(f"{image_id}: is {image.width} x {image.height} = {num_pixels} pixels; the limit is {max_pixels}")
+        raise BadImageError(f"{name}: is {image.width} x {image.height} = {num_pixels} pixels; the limit is {max_pixels}")
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        raise BadImageError(f"{name}: is {image.width} x {image.height} pixels; the limit is {MAX_ASPECT_RATIO} times as long as wide")
     # A JPEG with several pictures is a phone's photo with previews or a depth map behind it; its first picture is the photo.
     if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise BadImageError(f"{image_id}: is animated")
+        raise BadImageError(f"{name}: is animated")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

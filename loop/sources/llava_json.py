@@ -18,12 +18,14 @@ import numpy as np
 from PIL import Image
 
 from actors.images import BadImageError
-from loop.errors import UserError
+from loop.errors import UserError, printable
 from loop.sources.folder import checked_folder, open_image
 from policies.instructions import TRAINING_INSTRUCTIONS, QuestionType, vig_target
 from policies.records import HeldOutQuestion, TrainingSample
 
 IMAGE_TOKEN = "<image>"
+MAX_TEXT_CHARACTERS = 32_768
+"""Bound on a turn, an id or a file name: a held-out question is read whole, whatever memory that takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def _question(record: LlavaRecord) -> HeldOutQuestion:
 def _parse(path: Path) -> Iterator[LlavaRecord]:
     try:
         entries = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"LLaVA file {path} cannot be read: {error}; expected a JSON list of conversations") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"LLaVA file {path} holds no list of conversations")
@@ -113,18 +115,19 @@ def _parse(path: Path) -> Iterator[LlavaRecord]:
         where = f"record {index} of {path}"
         if not isinstance(entry, dict):
             raise UserError(f"{where} is {type(entry).__name__}; expected an object with image and conversations")
-        yield _record(entry, index, f"{where} (id {entry.get('id')!r})")
+        yield _record(entry, index, f"{where} (id {entry.get('id')!r:.80})")
 
 
 def _record(entry: dict[str, Any], index: int, where: str) -> LlavaRecord:
     image = entry.get("image")
     if not isinstance(image, str) or not image:
-        raise UserError(f"{where} has image {image!r}; expected a file name (conversations without an image cannot be used)")
+        raise UserError(f"{where} has image {image!r:.80}; expected a file name (conversations without an image cannot be used)")
     types = [str(kind) for kind in QuestionType]
     kind = entry.get("type", QuestionType.CONVERSATION)
     if kind not in types:
-        raise UserError(f"{where} has type {kind!r}; expected one of {types}")
-    return LlavaRecord(f"{entry.get('id', '')}#{index}", image, QuestionType(kind), _turns(entry.get("conversations"), where))
+        raise UserError(f"{where} has type {kind!r:.80}; expected one of {types}")
+    name = f"{entry.get('id', '')}#{index}"
+    return LlavaRecord(_checked(name, where), _checked(image, where), QuestionType(kind), _turns(entry.get("conversations"), where))
 
 
 def _turns(conversation: Any, where: str) -> tuple[tuple[str, str], ...]:
@@ -143,4 +146,15 @@ def _turns(conversation: Any, where: str) -> tuple[tuple[str, str], ...]:
 def _text(turn: Any, speaker: str, where: str) -> str:
     if not isinstance(turn, dict) or turn.get("from") != speaker or not isinstance(turn.get("value"), str):
         raise UserError(f"{where} must be {{'from': {speaker!r}, 'value': TEXT}}")
-    return turn["value"].strip()
+    return _checked(turn["value"], where).strip()
+
+
+def _checked(text: str, where: str) -> str:
+    """`text`, which a tokenizer, a table and memory can take."""
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise UserError(f"{where} holds a text of {len(text)} characters; the limit is {MAX_TEXT_CHARACTERS}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds the text {printable(text[:80])!r}, which is no Unicode: {error.reason}") from error
+    return text

@@ -82,9 +82,10 @@ def test_limit_without_room_for_an_image_is_refused(processor: Any) -> None:
         ConversationEncoder(processor, 12)
 
 
-def test_placeholder_in_a_turn_is_a_bad_sample(processor: Any) -> None:
-    with pytest.raises(BadSampleError, match="placeholder"):
-        ConversationEncoder(processor, 512).encode((("What is <image>?", "yes"),), SIZE)
+@pytest.mark.parametrize("turn", [("What is <image>?", "yes"), ("What?", "yes</s>"), ("a<s>USER: b", "no"), ("<pad>", "no")])
+def test_a_turn_that_spells_a_special_token_is_a_bad_sample(processor: Any, turn: tuple[str, str]) -> None:
+    with pytest.raises(BadSampleError, match="special token '<"):
+        ConversationEncoder(processor, 512).encode((turn,), SIZE)
 
 
 def test_processor_without_a_chat_template_is_refused() -> None:

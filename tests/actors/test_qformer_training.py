@@ -13,7 +13,7 @@ import torch
 
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.processors import load_processor
-from actors.trainer import RankOptions, TrainerGroup
+from actors.trainer import Bounds, RankOptions, TrainerGroup
 from actors.training.adapters import add_adapters, merged
 from actors.training.batches import IGNORED, BatchBuilder, ConversationEncoder
 from actors.training.checkpoint import group_of, load_model
@@ -125,7 +125,7 @@ def test_two_ranks_train_like_one(base: Path, tmp_path: Path, cluster: None) -> 
     settings: dict[str, Any] = {"frozen": FROZEN_BY_VIGC, "lora": Lora(dropout=0.0)}
     single = run_local(job_of(base, tmp_path / "single", **settings), Shapes())
     group = TrainerGroup(2, RankOptions())
-    double = group.train(job_of(base, tmp_path / "double", **settings), Shapes(), TIMEOUT_S)
+    double = group.train(job_of(base, tmp_path / "double", **settings), Shapes(), Bounds(TIMEOUT_S))
     group.shutdown()
     assert dict(double.losses) == pytest.approx(dict(single.losses), abs=1e-4)
     expected, found = read_checkpoint(tmp_path / "single"), read_checkpoint(tmp_path / "double")

@@ -12,9 +12,9 @@ import pytest
 import ray
 
 from actors.engines.weights import digest_of, read_checkpoint
-from actors.trainer import RankOptions, TrainerGroup
+from actors.trainer import Bounds, RankOptions, TrainerGroup
 from actors.training.core import run_local
-from actors.training.job import Progress, TrainerError
+from actors.training.job import Progress, RankLostError, TrainerError
 from tests.actors.training_helpers import Shapes, job_of, save_base
 
 TIMEOUT_S = 180.0
@@ -39,11 +39,11 @@ def test_two_ranks_train_like_one_over_several_jobs_and_a_death_is_a_named_error
     pids = group.pids
     for stage in (0, 2):
         job = job_of(base, tmp_path / f"stage{stage}", zero_stage=stage, pixel_noise=0.05)
-        result = group.train(job, Shapes(), TIMEOUT_S)
+        result = group.train(job, Shapes(), Bounds(TIMEOUT_S))
         assert dict(result.losses) == pytest.approx(dict(single.losses), abs=1e-4)
         assert result.num_target_tokens == single.num_target_tokens
         assert result.digest == digest_of(read_checkpoint(job.output))
-    assert group.train(job, Shapes(), TIMEOUT_S) == result
+    assert group.train(job, Shapes(), Bounds(TIMEOUT_S)) == result
     assert group.pids == pids
 
     endless = job_of(base, tmp_path / "endless", num_steps=100_000)
@@ -55,11 +55,33 @@ def test_two_ranks_train_like_one_over_several_jobs_and_a_death_is_a_named_error
             os.kill(pids[1], signal.SIGKILL)
             killed_at.append(time.monotonic())
 
-    with pytest.raises(TrainerError, match="could not train"):
-        group.train(endless, Shapes(), TIMEOUT_S, on_progress=kill_once)
+    with pytest.raises(RankLostError, match="could not train"):
+        group.train(endless, Shapes(), Bounds(TIMEOUT_S), on_progress=kill_once)
     assert time.monotonic() - killed_at[0] < 60
     assert_gone(pids)
     assert not endless.output.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "blow"), [(1, signal.SIGKILL), (0, signal.SIGSTOP)])
+def test_lost_ranks_are_replaced_and_go_on_from_the_last_step(base: Path, tmp_path: Path, rank: int, blow: signal.Signals) -> None:
+    settings = {"num_steps": 12, "zero_stage": 1, "pixel_noise": 0.05}
+    job = replace(job_of(base, tmp_path / "out", **settings), steps_folder=tmp_path / "steps", steps_between=1)
+    group = TrainerGroup(2, RankOptions())
+    group.start(TIMEOUT_S)
+    undisturbed = group.train(job_of(base, tmp_path / "undisturbed", **settings), Shapes(), Bounds(TIMEOUT_S))
+    pids, seen = group.pids, list[int]()
+
+    def strike_once(progress: Progress) -> None:
+        if not seen:
+            os.kill(pids[rank], blow)
+        seen.append(progress.step)
+
+    result = group.train(job, Shapes(), Bounds(TIMEOUT_S, stall_timeout_s=40, max_restarts=1), strike_once)
+    assert_gone(pids)
+    assert (result.digest, result.losses) == (undisturbed.digest, undisturbed.losses)
+    assert seen == sorted(seen), "steps were done again that a step checkpoint had kept"
+    group.shutdown()
 
 
 def test_job_that_does_not_fit_is_a_named_error_that_says_why(base: Path, tmp_path: Path) -> None:
@@ -67,7 +89,7 @@ def test_job_that_does_not_fit_is_a_named_error_that_says_why(base: Path, tmp_pa
     group.start(TIMEOUT_S)
     pids = group.pids
     with pytest.raises(TrainerError, match=r"ValueError: .* is not an image-text-to-text checkpoint"):
-        group.train(replace(job_of(base, tmp_path / "out"), base_checkpoint=tmp_path), Shapes(), TIMEOUT_S)
+        group.train(replace(job_of(base, tmp_path / "out"), base_checkpoint=tmp_path), Shapes(), Bounds(TIMEOUT_S))
     assert_gone(pids)
     assert group.pids == ()
 

@@ -26,9 +26,9 @@ def update_of(tensors: dict[str, torch.Tensor], version: str, digest: str | None
     return WeightUpdate(version, digest or digest_of(tensors), manifest_of(tensors), tensors=tensors)
 
 
-def wait_while(holds: Callable[[], object]) -> None:
+def wait_while(holds: Callable[[], object], bound_s: float = 30) -> None:
     """Returns when it holds no more; a test that waits for nothing fails."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + bound_s
     while holds():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
@@ -49,6 +49,11 @@ class Worker:
         self.tensors: dict[str, torch.Tensor] = {}
         self.version = ""
         self._staging = Staging(self._load)
+        (folder / f"constructing_{index}").write_text(str(os.getpid()))
+        hold = folder / f"hold_constructing_{index}_once"
+        if hold.exists():
+            hold.unlink()
+            time.sleep(60)
 
     def start(self) -> None:
         self.tensors = weights(0.0)
@@ -106,6 +111,17 @@ class Worker:
         (self.folder / f"working_{self.index}").write_text(str(os.getpid()))
         time.sleep(seconds)
         return task, self.index
+
+    def greedy_once(self, task: int) -> tuple[int, str, float]:
+        """Takes memory until its process is killed for it, once."""
+        try:
+            (self.folder / "greedy").touch(exist_ok=False)
+        except FileExistsError:
+            return self.serve(task)
+        taken = []
+        while True:
+            taken.append(b"x" * 100 * 1024**2)
+            time.sleep(0.05)
 
     def data_error(self, task: int) -> None:
         (self.folder / f"tried_{task}_{time.monotonic_ns()}").touch()

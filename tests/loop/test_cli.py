@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from loop import driver
 from loop.config import EMBEDDED_MODEL, parse_config
@@ -207,6 +208,17 @@ def test_labelled_data_that_cannot_be_read_are_refused(model: Path, tmp_path: Pa
     assert refused(document(model, seed_data={"data": data})).startswith(f"LLaVA file {tmp_path / 'data.json'} cannot be read: ")
 
 
+@pytest.mark.parametrize("sets", ["held_out", "acceptance_sets"])
+def test_a_held_out_image_that_cannot_be_read_is_refused(model: Path, tmp_path: Path, sets: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    turns = [{"from": "human", "value": "<image> What?"}, {"from": "gpt", "value": "It."}]
+    (tmp_path / "data.json").write_text(json.dumps([{"image": name, "conversations": turns} for name in ("good.png", "bad.png")]))
+    data = {"kind": "llava_json", "path": str(tmp_path / "data.json"), "images": str(tmp_path)}
+    text = refused(document(model, **{sets: {"mine": {"data": data}}}))
+    assert text.startswith("an image of the held-out set mine cannot be read: bad.png: ")
+
+
 def test_a_model_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert refused(document(tmp_path / "gone")) == f"model folder {tmp_path / 'gone'} does not exist; check the path"
 
@@ -264,7 +276,7 @@ def test_a_missing_shard_of_the_weights_is_refused(damaged: Path) -> None:
 
 def test_weights_that_the_engine_would_not_serve_are_refused(model: Path) -> None:
     changes = {"engine": {"dtype": "bfloat16"}, "training": {"precision": "bf16", "zero_stage": 1}}
-    assert refused(document(model, **changes)).endswith("are F32, but engine.dtype is bfloat16; make the two the same")
+    assert refused(document(model, **changes)).endswith("are float32, but engine.dtype is bfloat16; make the two the same")
 
 
 def test_more_engines_than_cpus_are_refused(model: Path) -> None:

@@ -36,7 +36,7 @@ CONFIG: dict[str, Any] = {
     },
     "generation": {"num_shards": 6},
     "filters": ["parsable", "length", "duplicates", "agreement", "confidence", "image_dependence", "basis"],
-    "training": {"num_steps": 6, "batch_size": 16, "learning_rate": 1e-5},
+    "training": {"num_steps": 6, "batch_size": 16, "learning_rate": 1e-5, "checkpoint_steps": 2},
     "acceptance": {"paired_test": {"max_p": 1.0, "min_gain": -1.0, "max_drop": 1.0}},
 }
 
@@ -124,7 +124,10 @@ def test_exports_hold_the_accepted_records(finished: tuple[Path, str], tmp_path:
         assert result.stdout.startswith(f"{accepted} records")
 
 
-@pytest.mark.parametrize("moment", ["generating", "training"])
+MOMENTS = {"generating": "rounds/0001/parts/records-00001.json", "training": "checkpoints/round-0001.steps/step-*[0-9]"}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_run_killed_in_the_middle_resumes_to_the_same_digest(finished: tuple[Path, str], tmp_path: Path, moment: str) -> None:
     run_dir = tmp_path / "runs" / "small"
     parts = run_dir / "rounds" / "0001" / "parts"
@@ -132,8 +135,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_digest(finished: tuple[P
         [sys.executable, "-m", "loop", "run", str(write_config(tmp_path)), "--run-dir", str(run_dir)],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wanted = "records-00001.json" if moment == "generating" else "selected.json"
-    wait_until(lambda: (parts / wanted).exists(), 300)
+    wait_until(lambda: any(run_dir.glob(MOMENTS[moment])), 300)
     children = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGKILL)
     driver.wait(30)
@@ -146,6 +148,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_digest(finished: tuple[P
 
     assert result.returncode == 0, result.stderr
     assert before, "no shard was finished before the kill"
+    assert ("training went on after step" in result.stdout) == (moment == "training")
     assert {name: (parts / name).stat().st_mtime_ns for name in before} == before, "a finished shard was made again"
     assert digest_of(run_dir) == digest_of(finished[0])
 

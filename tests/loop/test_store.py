@@ -64,6 +64,9 @@ def test_a_run_of_another_schema_version_is_refused(run_dir: Path) -> None:
         errors.NoRunError("runs/x"),
         errors.LockedError("held"),
         errors.SchemaVersionError("run.json", 2, 1),
+        errors.WriteError("a/b", "No space left on device"),
+        errors.PrunedCheckpointError("checkpoints/a", "by retention", "b, c"),
+        errors.InterruptedRunError("runs/x"),
     ],
 )
 def test_errors_survive_pickling(error: errors.LoopError) -> None:
@@ -71,7 +74,8 @@ def test_errors_survive_pickling(error: errors.LoopError) -> None:
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert vars(copy) == vars(error)
-    assert error.exit_code == (2 if isinstance(error, errors.UserError) else 1)
+    interrupted = isinstance(error, errors.InterruptedRunError)
+    assert error.exit_code == (2 if isinstance(error, errors.UserError) else 130 if interrupted else 1)
 
 
 # ---- parts

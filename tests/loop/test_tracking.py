@@ -86,7 +86,7 @@ class Seen:
 
     def __init__(self, mirror: Mirror) -> None:
         self.client = MlflowClient(mirror.tracking_uri, mirror.tracking_uri)
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        experiment = self.client.get_experiment_by_name(mirror.experiment)
         assert experiment is not None
         self.experiment_id: str = experiment.experiment_id
         runs = list(self.client.search_runs([self.experiment_id]))
@@ -94,7 +94,7 @@ class Seen:
         self.children: list[Run] = sorted(
             (run for run in runs if "vigc.round" in run.data.tags), key=lambda run: run.data.tags["vigc.round"]
         )
-        self.versions = sorted(self.client.search_model_versions(f"name='{EXPERIMENT}'"), key=lambda version: int(version.version))
+        self.versions = sorted(self.client.search_model_versions(f"name='{mirror.experiment}'"), key=lambda version: int(version.version))
 
     def history(self, run: Run, key: str) -> list[tuple[int, float, int]]:
         return sorted((metric.step, metric.value, metric.timestamp) for metric in self.client.get_metric_history(run.info.run_id, key))
@@ -111,7 +111,7 @@ def assert_mirrored_once(mirror: Mirror) -> Seen:
     assert seen.history(parent, "accuracy/near") == [(0, 0.60, times_ms[0]), (1, 0.64, times_ms[1]), (2, 0.64, times_ms[2])]
     assert [seen.history(run, "counts/accepted") for run in seen.children] == [[(n, 31.0, times_ms[n])] for n in range(3)]
     assert [(version.tags["weight_version"], version.tags["round"]) for version in seen.versions] == [("w-0000", "0"), ("w-0001", "1")]
-    assert str(seen.client.get_model_version_by_alias(EXPERIMENT, "champion").version) == str(seen.versions[-1].version)
+    assert str(seen.client.get_model_version_by_alias(mirror.experiment, "champion").version) == str(seen.versions[-1].version)
     return seen
 
 
@@ -292,3 +292,15 @@ def test_metric_names_become_keys_that_mlflow_takes(name: str, key: str) -> None
 def test_a_cut_text_says_so() -> None:
     assert cut("short", 10) == "short"
     assert cut("x" * 100, 40) == "x" * 14 + " ... (cut, 100 characters)"
+
+
+def test_a_champion_whose_weights_were_pruned_is_registered_without_them(mirror: Mirror, tmp_path: Path) -> None:
+    background = BackgroundMirror(
+        mirror, samples, lambda commit: champion_folder(commit) if commit.round else None, tmp_path / "mirror.log"
+    )
+    background.publish(COMMITS)
+    assert background.finish("FINISHED", timeout_s=120)
+    assert [version.tags["checkpoint"] for version in assert_mirrored_once(mirror).versions] == [
+        "pruned",
+        "file:///runs/shapes-7/checkpoints/w-0001",
+    ]

@@ -1,0 +1,86 @@
+"""Temp folders outside a run's folder. Their names tell whose they are, so that the next owner removes what a dead one left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+_MAX_ROOT_CHARS = 20
+"""A unix socket's path ends at 107 characters: Ray takes 64 of them below its temp folder, and the name of ours 23."""
+
+_END_S = 20.0
+"""Bound on waiting for processes that use a folder and are about to end."""
+
+_DEAD_S = 2.0
+"""The same for those of a dead owner. Two agents of a Ray whose driver was killed try for a minute to tell it; nobody waits for them,
+and their folder goes when the next owner ends."""
+
+_POLL_S = 0.1
+
+
+def make_scratch(owner: str) -> Path:
+    """An empty folder of `owner`, whose path is short enough for Ray's sockets."""
+    root = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix=_prefix(owner), dir=root if len(root) <= _MAX_ROOT_CHARS else "/tmp"))
+
+
+@contextmanager
+def scratch_folder(owner: str) -> Iterator[Path]:
+    """A folder of `owner` that is gone after the block, once the processes that use it have ended, as are those of dead ones."""
+    folder = make_scratch(owner)
+    try:
+        yield folder
+    finally:
+        for each, pid in _remove_unused(_folders_of(owner), _END_S).items():
+            logger.warning("%s is still used by process %d and stays; remove it when that has ended", each, pid)
+
+
+def remove_dead(owner: str) -> None:
+    """Remove every folder of `owner` that no process uses. Call it when no other process acts for that owner any more."""
+    _remove_unused(_folders_of(owner), _DEAD_S)
+
+
+def _folders_of(owner: str) -> list[Path]:
+    roots = {Path(tempfile.gettempdir()), Path("/tmp")}
+    found = [folder for root in roots for folder in root.glob(f"{_prefix(owner)}*")]
+    return [folder for folder in found if folder.lstat().st_uid == os.getuid()]
+
+
+def _remove_unused(folders: Sequence[Path], timeout_s: float) -> dict[Path, int]:
+    """Remove folders once no other process has a file open in them; returns those that one has after `timeout_s`, and one such."""
+    deadline = time.monotonic() + timeout_s
+    while (users := _users(folders)) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    for folder in folders:
+        if folder not in users:
+            shutil.rmtree(folder)
+    return users
+
+
+def _users(folders: Sequence[Path]) -> dict[Path, int]:
+    """A process for each folder that is used: servers and workers of Ray hold their logs open there."""
+    users: dict[Path, int] = {}
+    for process in psutil.process_iter() if folders else ():
+        if process.pid == os.getpid():
+            continue
+        try:
+            opened = [Path(file.path) for file in process.open_files()]
+        except psutil.Error:  # it has just ended, or is another user's
+            continue
+        users |= {folder: process.pid for folder in folders if any(path.is_relative_to(folder) for path in opened)}
+    return users
+
+
+def _prefix(owner: str) -> str:
+    return f"vigc-{hashlib.sha256(owner.encode()).hexdigest()[:8]}-"

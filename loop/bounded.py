@@ -1,0 +1,78 @@
+"""Reading a stranger's files in a child process with bounds on its time and memory, so that they can exhaust neither."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import psutil
+
+from loop.errors import UserError, one_line
+
+_FINE = b"fine"
+
+
+def in_bounds(what: str, check: Callable[[], None], timeout_s: float, max_bytes: int) -> None:
+    """Run `check` in a forked child; what it changes is lost.
+
+    Args:
+        what: what is checked, as it begins an error's text.
+        check: raises `UserError` for what it finds. Of this process's threads only the calling one exists in the child.
+        timeout_s: bound on its wall-clock.
+        max_bytes: address space that it may take beside what this process has.
+
+    Raises:
+        UserError: what `check` raised, or a bound was reached, or the child ended without a word.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _report(check, writer, timeout_s, max_bytes)
+    os.close(writer)
+    try:
+        report = _read_all(reader, time.monotonic() + timeout_s)
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if report == _FINE:
+        return
+    if report is None:
+        raise UserError(f"{what} cannot be checked within {timeout_s:.0f} s; take one from a source that you trust")
+    raise UserError(report.decode() or f"{what} ends the process that reads it; take one from a source that you trust")
+
+
+def _report(check: Callable[[], None], writer: int, timeout_s: float, max_bytes: int) -> NoReturn:
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        num_seconds, num_bytes = int(timeout_s) + 1, psutil.Process().memory_info().vms + max_bytes
+        resource.setrlimit(resource.RLIMIT_CPU, (num_seconds, num_seconds))  # a child whose parent dies ends all the same
+        resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
+        try:
+            check()
+            report = _FINE
+        except UserError as error:
+            report = str(error).encode(errors="backslashreplace")
+        except Exception as error:
+            # The boundary of the process: what libraries raise on a stranger's file is no closed set.
+            report = f"{type(error).__name__}: {one_line(error)}".encode(errors="backslashreplace")
+        with os.fdopen(writer, "wb") as stream:
+            stream.write(report)
+    finally:
+        os._exit(0)
+
+
+def _read_all(reader: int, deadline: float) -> bytes | None:
+    """All that is written until the other end closes; None when that takes too long."""
+    chunks = []
+    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        chunk = os.read(reader, 1 << 16)
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)
+    return None

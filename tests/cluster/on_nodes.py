@@ -1,0 +1,121 @@
+"""Loses a node in the middle of a run and prints what came of it, as JSON: `python -m tests.cluster.on_nodes SCENARIO FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.actor import ActorHandle
+from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
+
+from cluster.connect import connected
+from cluster.dispatch import Submit, Then
+from cluster.errors import ClusterError
+from cluster.fleet import Fleet
+from cluster.placement import Placement, reserve
+from cluster.plan import ResourceRequest, plan_resources
+from cluster.pool import Pool
+from cluster.slot import engine_actor
+from tests.cluster.judges import Judge
+from tests.cluster.workers import Worker, update_of, weights
+
+START_S, SWAP_S, TASK_S = 20.0, 5.0, 30.0
+STORE_BYTES = 100 * 1024**2
+SPARE_BYTES = 2 * 1024**3
+NUM_TASKS, LOSE_AT, WORK_S = 60, 5, 1.0
+COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
+APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
+
+
+def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: Submit[int]) -> dict[str, Any]:
+    """Tasks through engines and judges; `lose` is called in the middle."""
+    worker: Any = engine_actor(Worker)
+    judge: Any = ray.remote(Judge)
+    fleet = Fleet(
+        lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.plan.num_engines,
+        task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S, check_placement=placement.check,
+    )  # fmt: skip
+    pool = Pool(
+        "judge", lambda index: judge.options(**placement.filter_options(index)).remote(index, folder), placement.plan.num_filters,
+        call_timeout_s=TASK_S, start_timeout_s=START_S, check_placement=placement.check,
+    )  # fmt: skip
+    found: dict[str, Any] = {"done": [], "error": ""}
+    with ExitStack() as stack:
+        stack.callback(pool.shutdown, 20)
+        stack.callback(fleet.shutdown, 20)
+        pool.launch()
+        fleet.start(update_of(weights(1.0), "r1"))
+        lost_at = time.monotonic()
+        try:
+            for task, value in fleet.run(range(NUM_TASKS), submit, pinned=True, then=Then(pool, end)):
+                assert value == 2.0
+                found["done"].append(task)
+                if len(found["done"]) == LOSE_AT:
+                    lose()
+                    lost_at = time.monotonic()
+        except ClusterError as error:
+            found["error"] = f"{type(error).__name__}: {error}"
+        found |= {"seconds": time.monotonic() - lost_at, "engine_restarts": fleet.num_restarts, "judge_restarts": pool.num_restarts}
+    return found
+
+
+def serve(engine: ActorHandle, task: int) -> ray.ObjectRef:
+    engine.slow.remote(task, WORK_S)
+    return engine.serve.remote(task)
+
+
+def end(judge: ActorHandle, task: int, served: ray.ObjectRef) -> ray.ObjectRef:
+    return judge.judge.remote(task, served)
+
+
+def on_cluster(request: ResourceRequest, cpus: Sequence[int], lost_bundle: int, folder: Path) -> dict[str, Any]:
+    """Nodes with these CPUs beside a head without any; the one that holds `lost_bundle` is lost."""
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES})
+    nodes = [machines.add_node(num_cpus=num, object_store_memory=STORE_BYTES) for num in cpus]
+    try:
+        with connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60) as info:
+            plan = plan_resources(info.cpus, info.gpus, request)
+            with reserve(plan, 60) as placement:
+                home = placement_group_table(placement.group)["bundles_to_node_id"][lost_bundle]
+                node = next(node for node in nodes if node.node_id == home)
+                return run(placement, folder, lambda: machines.remove_node(node, allow_graceful=False), serve)
+    finally:
+        machines.shutdown()
+
+
+def on_local_ray(folder: Path, submit: Submit[int]) -> dict[str, Any]:
+    """A test has a server of the local Ray die or stop when it finds the mark `lose`."""
+    with (
+        connected(None, num_cpus=2, temp_dir=None, timeout_s=60, object_store_bytes=STORE_BYTES) as info,
+        reserve(plan_resources(info.cpus, info.gpus, COLOCATED), 60) as placement,
+    ):
+        return run(placement, folder, (folder / "lose").touch, submit)
+
+
+def short_of_memory(folder: Path) -> dict[str, Any]:
+    """Ray kills what takes more than a little of the memory that is free now."""
+    memory = psutil.virtual_memory()
+    used = 1 - (memory.available - SPARE_BYTES) / memory.total
+    os.environ.update(RAY_memory_usage_threshold=f"{used:.4f}", RAY_memory_monitor_refresh_ms="100")
+    return on_local_ray(folder, lambda engine, task: engine.greedy_once.remote(task))
+
+
+if __name__ == "__main__":
+    scenario, folder = sys.argv[1], Path(sys.argv[2])
+    scenarios: dict[str, Callable[[], dict[str, Any]]] = {
+        "engines move": lambda: on_cluster(COLOCATED, (2, 2), 0, folder),
+        "no room": lambda: on_cluster(COLOCATED, (2, 1), 0, folder),
+        "judges move": lambda: on_cluster(APART, (2, 1, 1), 2, folder),
+        "local": lambda: on_local_ray(folder, serve),
+        "memory": lambda: short_of_memory(folder),
+    }
+    print(json.dumps(scenarios[scenario]()))

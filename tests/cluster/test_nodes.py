@@ -1,0 +1,81 @@
+"""A node is lost in the middle of a run: it goes on where there is room, or ends in time with an error that says what is missing."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.cluster.on_nodes import NUM_TASKS, START_S, SWAP_S
+from tests.cluster.workers import wait_while
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+HEARTBEATS_S = 30.0
+"""Within which Ray notices that a node is gone."""
+
+
+def lose(scenario: str, folder: Path) -> dict[str, Any]:
+    """In processes of its own: a process connects to one cluster, and ends with it."""
+    command = [sys.executable, "-m", "tests.cluster.on_nodes", scenario, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("scenario", "restarted"), [("engines move", "engine_restarts"), ("judges move", "judge_restarts")])
+def test_actors_of_a_lost_node_move_to_another_and_no_task_is_lost(tmp_path: Path, scenario: str, restarted: str) -> None:
+    found = lose(scenario, tmp_path)
+    assert (sorted(found["done"]), found["error"]) == ([*range(NUM_TASKS)], "")
+    assert found[restarted] > 0
+    assert found["seconds"] < HEARTBEATS_S + 2 * (START_S + SWAP_S)
+
+
+def test_a_plan_that_no_longer_fits_ends_the_run_in_time_and_says_what_is_missing(tmp_path: Path) -> None:
+    found = lose("no room", tmp_path)
+    assert "NotEnoughResourcesError: a node is lost and the rest has no room for" in found["error"]
+    assert "the cluster has 1 CPU(s)" in found["error"]
+    assert found["seconds"] < HEARTBEATS_S + START_S + SWAP_S
+
+
+def test_an_engine_that_is_killed_for_its_memory_is_replaced(tmp_path: Path) -> None:
+    found = lose("memory", tmp_path)
+    assert (sorted(found["done"]), found["error"]) == ([*range(NUM_TASKS)], "")
+    assert found["engine_restarts"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "bound_s", "said"),
+    [
+        ("raylet", signal.SIGKILL, 10, "has died"),
+        ("gcs_server", signal.SIGKILL, 10, "has died"),
+        ("raylet", signal.SIGSTOP, 45, "stands still"),
+        ("gcs_server", signal.SIGSTOP, 45, "stands still"),
+    ],
+)
+def test_a_driver_that_loses_its_ray_ends_in_time_with_a_name_and_leaves_no_process(
+    tmp_path: Path, victim: str, number: signal.Signals, bound_s: float, said: str
+) -> None:
+    command = [sys.executable, "-m", "tests.cluster.on_nodes", "local", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as driver:
+        try:
+            wait_while(lambda: not (tmp_path / "lose").exists(), bound_s=120)
+            processes = psutil.Process(driver.pid).children(recursive=True)
+            next(process for process in processes if process.name() == victim).send_signal(number)
+            started = time.monotonic()
+            _, written = driver.communicate(timeout=120)
+        finally:
+            driver.kill()
+    assert time.monotonic() - started < bound_s
+    assert driver.returncode == 1
+    assert re.search(rf"NodeLostError: {victim} \(process \d+\) of the local Ray {said}; continue with `vigc resume`", written)
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert alive == []

@@ -1,0 +1,175 @@
+"""However a driver ends, nothing of it is left: no process, no socket, no shared memory, no temp file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from loop.documents import seal
+from loop.driver import resume
+from loop.errors import DamagedFileError
+from loop.retention import needed_files
+from loop.store import Store
+from tests.loop.make_run import flip
+from tests.loop.test_run import ROOT, digest_of, wait_until, write_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+_AGENTS_S = 75.0
+"""Two agents of a Ray whose driver was killed try for 60 s to reach its control store, then end."""
+
+_STOP_S = 60.0
+"""Bound on a driver's orderly end."""
+
+
+@dataclass(frozen=True)
+class Vigc:
+    """Runs `vigc` with a temp folder of its own."""
+
+    folder: Path
+    temp: Path
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        with (self.folder / "errors.txt").open("w") as errors:
+            return subprocess.Popen(
+                [sys.executable, "-m", "loop", *arguments], cwd=self.folder, text=True, stdout=subprocess.DEVNULL, stderr=errors,
+                env={**os.environ, "TMPDIR": str(self.temp), "PYTHONPATH": str(ROOT)},
+                preexec_fn=_heed_interrupts,
+            )  # fmt: skip
+
+    def temp_files(self) -> list[str]:
+        return [path.name for path in self.temp.iterdir() if not path.name.startswith("torchinductor_")]  # torch's, one per user
+
+    def errors(self) -> str:
+        return (self.folder / "errors.txt").read_text()
+
+
+@pytest.fixture
+def vigc(tmp_path: Path) -> Iterator[Vigc]:
+    temp = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # short enough for Ray's sockets
+    yield Vigc(tmp_path, temp)
+    shutil.rmtree(temp)
+
+
+def _heed_interrupts() -> None:
+    """A shell has what it runs in the background ignore SIGINT, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def listening(processes: list[psutil.Process]) -> list[str]:
+    pids = {process.pid for process in processes}
+    return [f"{c.laddr}" for c in psutil.net_connections("inet") if c.pid in pids and c.status == psutil.CONN_LISTEN]
+
+
+def is_up(driver: subprocess.Popen[str], part: Path) -> bool:
+    """Whether a part is finished and the driver's Ray is up; or the driver has ended, which the caller looks at."""
+    return driver.poll() is not None or (part.exists() and bool(listening(psutil.Process(driver.pid).children(recursive=True))))
+
+
+def segments() -> set[str]:
+    """Shared memory that has a name and that no process has open."""
+    used = {file.path for process in psutil.process_iter() for file in _open_files(process)}
+    return {str(path) for path in Path("/dev/shm").iterdir()} - used
+
+
+def _open_files(process: psutil.Process) -> list[Any]:
+    try:
+        return process.open_files()
+    except psutil.Error:
+        return []
+
+
+def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc) -> None:
+    config = write_config(vigc.folder, rounds=1)
+    run_dir = vigc.folder / "run"
+    parts = run_dir / "rounds/0001/parts"
+    before = segments()
+    moments = {
+        signal.SIGTERM: ("run", str(config), "--run-dir", str(run_dir), "records-00000.json"),
+        signal.SIGINT: ("resume", str(run_dir), "selected.json"),
+        signal.SIGKILL: ("resume", str(run_dir), "selected.json"),
+    }
+    for number, (*arguments, moment) in moments.items():
+        driver = vigc.start(*arguments)
+        wait_until(lambda driver=driver, moment=moment: is_up(driver, parts / moment), 400)
+        assert driver.poll() is None, vigc.errors()
+        processes = psutil.Process(driver.pid).children(recursive=True)
+        assert len(vigc.temp_files()) == 1
+        driver.send_signal(number)
+        if number is signal.SIGKILL:
+            driver.wait(10)
+            _, alive = psutil.wait_procs(processes, timeout=_AGENTS_S)
+        else:
+            assert driver.wait(_STOP_S) == 130, vigc.errors()
+            assert vigc.errors().splitlines()[-1].endswith(f"was interrupted; continue it with `vigc resume {run_dir}`")
+            _, alive = psutil.wait_procs(processes, timeout=0)
+            assert vigc.temp_files() == []
+            assert _mlflow_status(vigc.folder) == "KILLED"
+        assert alive == []
+        assert listening(processes) == []
+        shown = subprocess.run([sys.executable, "-m", "loop", "status", str(run_dir), "--json"], cwd=ROOT, capture_output=True, check=True)
+        assert json.loads(shown.stdout)["state"] == "interrupted"
+
+    driver = vigc.start("resume", str(run_dir))
+    wait_until(lambda: psutil.Process(driver.pid).children(), 120)
+    second = subprocess.run([sys.executable, "-m", "loop", "resume", str(run_dir)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert f"is driven by epoch 4 (pid {driver.pid}" in " ".join(second.stderr.split())
+    processes = psutil.Process(driver.pid).children(recursive=True)
+    assert driver.wait(600) == 0, vigc.errors()
+    _, alive = psutil.wait_procs(processes, timeout=0)
+    assert alive == []
+    assert vigc.temp_files() == []
+    assert segments() <= before
+    assert [path for path in run_dir.rglob("*") if ".tmp" in path.name or (path.name.startswith(".") and path.is_dir())] == []
+    assert len(digest_of(run_dir)) == 64
+    assert len(Store.open(run_dir).commits()) == 2
+    assert _mlflow_status(vigc.folder) == "FINISHED"
+    assert_that_every_damage_is_noticed(run_dir)
+
+
+def assert_that_every_damage_is_noticed(run_dir: Path) -> None:
+    """By `vigc verify`, and before anything starts by `vigc resume` where the next round would read the file."""
+    info = json.loads((run_dir / "run.json").read_bytes())["content"]
+    info["config"] |= {"rounds": 2, "tracking": {**info["config"]["tracking"], "enabled": False}}
+    (run_dir / "run.json").write_bytes(seal(info))
+    commits = Store.open(run_dir).commits()
+    needed = {file.path for file in needed_files(commits)}
+    files = [file for commit in commits for file in commit.files]
+    assert {"tokenizer.json", "processor_config.json", "model.safetensors", "selected.parquet", "predictions.parquet"} <= {
+        Path(path).name for path in needed
+    }
+    for file in files:
+        path = run_dir / file.path
+        flip(path, file.num_bytes // 2)
+        report = Store.open(run_dir).verify()
+        assert len(report.problems) == 1
+        assert report.problems[0].startswith(f"{file.path} is damaged")
+        if file.path in needed:
+            with pytest.raises(DamagedFileError, match=file.path):
+                resume(str(run_dir), Console())
+        flip(path, file.num_bytes // 2)
+    assert Store.open(run_dir).verify().ok
+
+
+def _mlflow_status(folder: Path) -> str:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vigc")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    return next(run.info.status for run in runs if "mlflow.parentRunId" not in run.data.tags)
