@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo
 
-.PHONY: install install-vllm demo test test-slow test-vllm lint types check clean
+.PHONY: install install-vllm demo test test-slow test-vllm chaos chaos-short lint types check clean
 
 install: $(STAMP)
 
@@ -37,6 +37,13 @@ test-slow: $(STAMP)
 
 test-vllm: $(VENV)/.vllm
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m vllm
+
+chaos: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --out runs/chaos-$$(date +%Y%m%d-%H%M%S).json
+
+chaos-short: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --only drivers,actors --kills 5 \
+		--campaign-kills 5 --cells telling --matrix-repeats 1 --budget-s 390
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,41 @@
+"""The results of campaigns: kept after every fault, so that an interrupted one loses nothing, and merged from several."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+KINDS = ("undisturbed", "kill", "ending", "cell", "fuzz")
+
+
+class Results:
+    """Events by kind, in a JSON file that is replaced whole after each."""
+
+    def __init__(self, path: Path | None, events: dict[str, list[dict[str, Any]]] | None = None) -> None:
+        self._path = path
+        self._events = {kind: list((events or {}).get(kind, [])) for kind in KINDS}
+
+    @classmethod
+    def read(cls, paths: list[Path]) -> Results:
+        """The events of several files, in their order."""
+        merged = cls(None)
+        for path in paths:
+            for kind, events in json.loads(path.read_text()).items():
+                merged._events[kind] += events
+        return merged
+
+    def __getitem__(self, kind: str) -> list[dict[str, Any]]:
+        return self._events[kind]
+
+    def record(self, kind: str, event: dict[str, Any]) -> None:
+        self._events[kind].append(event)
+        if self._path is not None:
+            self.write(self._path)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.with_name(f"{path.name}.tmp")
+        tmp.write_text(json.dumps(self._events, indent=1) + "\n")
+        os.replace(tmp, path)
