@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.processes import remove_folders
-from benchmarks.chaos.session import HANG_S, Ending, Session, summary, writes
+from benchmarks.chaos.session import GONE_S, HANG_S, Ending, Session, summary, writes
 from benchmarks.chaos.world import (
     FileState,
     Outcome,
@@ -137,7 +137,8 @@ class Campaign:
         self._run_dir = self._folder / "run"
         self._finished: dict[str, FileState] = {}
         """Every finished file seen so far: none of them may change."""
-        self._before: Session | None = None
+        self._unsettled: list[tuple[Session, float]] = []
+        """Sessions that were killed, and when: what they leave behind is looked at late, because Ray's agents take a minute to go."""
         self._sessions: list[Session] = []
         self._overrides = () if number % 2 else ("tracking.enabled=false",)
 
@@ -179,14 +180,16 @@ class Campaign:
             "round": number, "stage": stage, "titles": titles, "work_after_s": session.work_after_s, "half_written": torn,
             "step_checkpoints": sorted(path.name for path in self._run_dir.glob("checkpoints/*.steps/step-*[0-9]")),
             "finished_files": len(finished), "finished_redone": redone, "shards_redone": len(half_done) + _num_working(titles),
-            "problems": problems, "beyond_loopback": session.beyond_loopback, "leftovers": self._settle_before(session),
+            "problems": problems, "beyond_loopback": session.beyond_loopback, "leftovers": self._left_behind(GONE_S),
         })  # fmt: skip
         self._finished |= finished
+        self._unsettled.append((session, time.monotonic()))
 
-    def _settle_before(self, session: Session | None) -> list[str]:
-        """What the session before this one has left behind. It is looked at late, because Ray's agents take ten seconds to go."""
-        before, self._before = self._before, session
-        return before.settled() if before else []
+    def _left_behind(self, min_age_s: float) -> list[str]:
+        """What sessions that were killed so long ago have left; it is ended."""
+        due = [entry for entry in self._unsettled if time.monotonic() - entry[1] >= min_age_s]
+        self._unsettled = [entry for entry in self._unsettled if entry not in due]
+        return [left for session, _ in due for left in session.settled()]
 
     def _changed_files(self) -> list[str]:
         """Files that were finished at an earlier kill and are not what they were."""
@@ -202,7 +205,7 @@ class Campaign:
             session.abort()
         result |= summary(session)
         result |= {"finished_redone": self._changed_files(), **self._compare(ending, session)}
-        result |= {"leftovers": [*self._settle_before(None), *session.settled()], "scratch": remove_folders(self._scratch())}
+        result |= {"leftovers": [*self._left_behind(0.0), *session.settled()], "scratch": remove_folders(self._scratch())}
         self._record("ending", result)
         if result["digest_equal"] and not result["finished_redone"]:
             shutil.rmtree(self._folder)
