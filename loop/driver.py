@@ -31,8 +31,9 @@ _REPLAY_S = 600.0
 """Bound on the mirror where nothing else is left to do: one call per request to MLflow, about fifteen a round."""
 
 
-def check(config: RunConfig, *, with_model: bool = True) -> None:
-    """Everything that can be found wrong with a config before an actor starts; its model takes seconds to look at.
+def check(config: RunConfig, *, has_begun: bool = False) -> None:
+    """Everything that can be found wrong with a config before an actor starts; of a run that has begun, what takes seconds and has been
+    looked at already is left out.
 
     Raises:
         UserError: with one clear line.
@@ -41,9 +42,9 @@ def check(config: RunConfig, *, with_model: bool = True) -> None:
     for spec in config.image_sets:
         build_images(spec)
     build_labelled(config.seed_data.data)
-    check_held_out(build_held_out(config.held_out, config.seed))
-    check_held_out(build_held_out(config.acceptance_sets, config.seed))
-    if with_model:
+    held_out = [*build_held_out(config.held_out, config.seed), *build_held_out(config.acceptance_sets, config.seed)]
+    if not has_begun:
+        check_held_out(held_out)
         check_model(config.model_path, config.engine)
     if config.cluster.address is None:
         available = config.cluster.num_cpus or psutil.cpu_count() or 1
@@ -66,7 +67,7 @@ def resume(run_dir: str, console: Console) -> Store:
     """Continue an interrupted run from its last finished shard; a finished run only has its mirror completed."""
     store = Store.open(run_dir)
     config = parse_config(store.read_run().config)
-    check(config, with_model=not store.commits())  # once there is a commit, the run has a model of its own
+    check(config, has_begun=bool(store.commits()))
     drive(config, store, console)
     return store
 
