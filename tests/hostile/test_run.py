@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from torch.utils.cpp_extension import _get_build_directory
 
 from tests.loop.test_run import ROOT, write_config
 
@@ -51,7 +52,9 @@ def test_a_run_listens_on_loopback_alone_and_writes_where_it_is_meant_to(tmp_pat
     home.mkdir()
     config = write_config(tmp_path, rounds=1)
     code_before = listing(ROOT / "loop") | listing(ROOT / "actors")
-    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    built = Path(_get_build_directory("deepspeed_shm_comm", False)).parent  # another home is no reason to compile it again
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "TORCH_EXTENSIONS_DIR": str(built)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     with (tmp_path / "out").open("w") as out:
         command = [sys.executable, "-m", "loop", "run", str(config), "--run-dir", "runs/small"]
         driver = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=out)
