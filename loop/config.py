@@ -7,42 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
 from actors.training.job import Hyperparameters, Lora
 from loop.errors import UserError, one_line
-from loop.yaml_input import MAX_BYTES, MAX_DEPTH, read_yaml
+from loop.overrides import apply_override
+from loop.sections import Policy, PolicySpec, Section
+from loop.yaml_input import MAX_BYTES, read_yaml
 from policies.instructions import ALL_TYPES, AnyType, QuestionType
 
 EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
 """The seed model shipped with the project; `model: embedded` in a config."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _shorthand(value: Any) -> Any:
-    """`name` and `{name: {option: value}}` are both a policy."""
-    if isinstance(value, str):
-        return {"policy": value}
-    if not isinstance(value, dict | _Policy):
-        raise ValueError("a policy is expected, as NAME or {NAME: {OPTION: VALUE}}")
-    if isinstance(value, dict) and "policy" not in value:
-        if len(value) != 1:
-            raise ValueError(f"one policy is expected, as NAME or {{NAME: {{OPTION: VALUE}}}}, but the keys are {list(value)}")
-        (name, options), *_ = value.items()
-        return {"policy": name, "options": {} if options is None else options}
-    return value
-
-
-class _Policy(_Section):
-    policy: str = Field(pattern=r"^([^:]+|[A-Za-z_][\w.]*:\w+)$", description="registered name, or a class of your own as module:Name")
-    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the policy")
-
-
-PolicySpec = Annotated[_Policy, BeforeValidator(_shorthand)]
 
 
 _MAX_VLLM_TEMPERATURE = 2.0
@@ -67,7 +43,7 @@ _MAX_QUESTIONS = 1_000_000
 _Label = Annotated[str, AfterValidator(_label)]
 
 
-class ShapesSet(_Section):
+class ShapesSet(Section):
     """Images of the embedded world."""
 
     kind: Literal["shapes"] = Field("shapes", description="images of the embedded world")
@@ -83,7 +59,7 @@ class ShapesSet(_Section):
         return self
 
 
-class FolderSet(_Section):
+class FolderSet(Section):
     """A folder of JPEG, PNG and WebP photos, without labels."""
 
     kind: Literal["folder"] = Field(description="photos of a folder")
@@ -91,7 +67,7 @@ class FolderSet(_Section):
     num_images: int | None = Field(None, ge=1, description="take the first so many images in the order of their names; null takes all")
 
 
-class LlavaJsonSet(_Section):
+class LlavaJsonSet(Section):
     """Labelled data in LLaVA's JSON format."""
 
     kind: Literal["llava_json"] = Field(description="conversations about photos, in LLaVA's JSON format")
@@ -103,21 +79,21 @@ ImageSet = Annotated[ShapesSet | FolderSet, Field(discriminator="kind")]
 LabelledSet = Annotated[ShapesSet | LlavaJsonSet, Field(discriminator="kind")]
 
 
-class SeedData(_Section):
+class SeedData(Section):
     """The labelled data that every training set replays."""
 
     data: LabelledSet = Field(description="where the samples come from")
     num_samples: int = Field(8000, ge=1, le=_MAX_IMAGES, description="samples drawn from it, VIG and VIC mixed")
 
 
-class HeldOutSet(_Section):
+class HeldOutSet(Section):
     """Questions with right answers that are never trained on."""
 
     data: LabelledSet = Field(description="where the questions come from")
     num_questions: int = Field(200, ge=1, le=_MAX_QUESTIONS, description="questions drawn from it")
 
 
-class _EngineKeys(_Section):
+class _EngineKeys(Section):
     """What every engine has."""
 
     batch_size: int = Field(64, ge=1, description="rows that are decoded together")
@@ -180,7 +156,7 @@ def _engine(value: Any) -> Any:
 EngineConfig = Annotated[Annotated[TransformersEngineConfig | VllmEngineConfig, Field(discriminator="kind")], BeforeValidator(_engine)]
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     address: str | None = Field(
         None, pattern=r"^(auto|[^/]+:\d+)$", description="Ray cluster to join, HOST:PORT or auto; null starts a local Ray on loopback"
     )
@@ -216,8 +192,8 @@ def _question_type(value: Any) -> Any:
 _TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
 
 
-class GenerationConfig(_Section):
-    instructions: PolicySpec = Field(default_factory=lambda: _Policy(policy="canonical"), description="instruction policy")
+class GenerationConfig(Section):
+    instructions: PolicySpec = Field(default_factory=lambda: Policy(policy="canonical"), description="instruction policy")
     type_mix: dict[_TypeName, float] = Field(
         default_factory=lambda: {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.2, QuestionType.COMPLEX: 0.35},
         description="shares of the question types",
@@ -243,7 +219,7 @@ class GenerationConfig(_Section):
         return self
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     num_steps: int = Field(200, ge=1, description="optimizer steps per round")
     batch_size: int = Field(64, ge=1, description="samples per step over all ranks")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per step and rank")
@@ -287,13 +263,13 @@ class TrainingConfig(_Section):
         )
 
 
-class TrackingConfig(_Section):
+class TrackingConfig(Section):
     enabled: bool = Field(True, description="mirror the run to MLflow")
     experiment: _Label = Field("vigc", description="MLflow experiment and registered model name")
     num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
 
 
-class RetentionConfig(_Section):
+class RetentionConfig(Section):
     keep_last: int | None = Field(
         3, ge=1, description="rounds, from the last, whose checkpoints stay beside the seed model's and the champion's; null keeps all"
     )
@@ -307,14 +283,14 @@ class RetentionConfig(_Section):
 
 
 def _policy(name: str, description: str) -> Any:
-    return Field(default_factory=lambda: _Policy(policy=name), description=description)
+    return Field(default_factory=lambda: Policy(policy=name), description=description)
 
 
-def _defaults(section: type[_Section], description: str) -> Any:
+def _defaults(section: type[Section], description: str) -> Any:
     return Field(default_factory=section, description=description)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything a run is made of."""
 
     name: str = Field(
@@ -421,7 +397,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(document, dict):
         raise UserError(f"the config {path} holds no mapping; expected keys such as those in loop/recipes/shapes.yaml")
     for override in overrides:
-        _apply(document, override)
+        apply_override(document, override)
     return parse_config(document)
 
 
@@ -448,57 +424,5 @@ def _finding(item: Any) -> str:
     where = ".".join(map(str, place)) or "config"
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key; remove it or correct its spelling"
-    given = "" if item["type"] == "missing" or isinstance(item["input"], _Section | dict) else f" (given: {str(item['input'])[:80]!r})"
+    given = "" if item["type"] == "missing" or isinstance(item["input"], Section | dict) else f" (given: {str(item['input'])[:80]!r})"
     return f"{where}: {item['msg'].removeprefix('Value error, ')}{given}"
-
-
-def _apply(document: dict[str, Any], override: str) -> None:
-    """Set one dotted key. Keys that hold dots themselves (`held_out.0-0.15.num_questions`) are known where they exist."""
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"override {override!r} is not of the form key=value, such as training.num_steps=50")
-    try:
-        value = read_yaml(text)
-    except ValueError as error:
-        raise UserError(f"override {override[:80]!r} has a value that is no YAML: {one_line(error)}") from error
-    target: Any = document
-    steps = key.split(".")
-    if len(steps) > MAX_DEPTH:
-        raise UserError(f"override {override[:80]!r} has {len(steps)} steps; no key of a config has more than {MAX_DEPTH}")
-    step, rest = _first_step(target, steps)
-    while rest:
-        target = _child(target, step, key)
-        step, rest = _first_step(target, rest)
-    target[_place(target, step, key)] = value
-
-
-def _first_step(target: Any, steps: list[str]) -> tuple[str, list[str]]:
-    """The first step of a path and what remains: the longest existing key that the path begins with, or the text up to its dot."""
-    known = (size for size in range(len(steps), 0, -1) if isinstance(target, dict) and ".".join(steps[:size]) in target)
-    size = next(known, 1)
-    return ".".join(steps[:size]), steps[size:]
-
-
-def _place(target: Any, step: str, key: str) -> Any:
-    """Where in a mapping or list a step leads. `mixing.options` and `mixing.replay` are the same where the policy is `replay`."""
-    if isinstance(target, list) and step.isdecimal() and int(step) < len(target):
-        return int(step)
-    if not isinstance(target, dict):
-        raise UserError(f"override {key!r}: {step!r} is not inside a mapping or list of the config")
-    if step in ("policy", "options") and len(target) == 1 and step not in target:
-        spec = _shorthand(dict(target))
-        target.clear()
-        target.update(spec)
-    return "options" if target.get("policy") == step else step
-
-
-def _child(target: Any, step: str, key: str) -> Any:
-    """The mapping or list at a step: made where there is none, unfolded where a policy or an engine is given by its name."""
-    place = _place(target, step, key)
-    child = target[place] if isinstance(target, list) else target.get(place)
-    if child is None:
-        child = {}
-    elif isinstance(child, str):
-        child = {"kind": child} if step == "engine" else _shorthand(child)
-    target[place] = child
-    return child
