@@ -65,6 +65,8 @@ class Bounds:
 
     timeout_s: float
     """For all of it, restarts included."""
+    start_timeout_s: float = math.inf
+    """For new ranks to import and join."""
     stall_timeout_s: float = math.inf
     """From one step to the next; also for loading the model before the first step, and for writing the checkpoint after the last."""
     max_restarts: int = 0
@@ -142,8 +144,13 @@ class TrainerRank:
 class TrainerGroup:
     """The driver's handle on the ranks. A plain class; not for concurrent use."""
 
-    def __init__(self, num_ranks: int, options: RankOptions) -> None:
+    def __init__(self, num_ranks: int, options: RankOptions, check_placement: Callable[[], None] = lambda: None) -> None:
         """Note what to start; nothing runs before `launch`, `start` or `train`.
+
+        Args:
+            num_ranks: how many.
+            options: what each gets.
+            check_placement: asked when ranks do not start; raises what is to be done about it, where there is no place for them.
 
         Raises:
             ValueError: fewer than one rank, or as many bundles as ranks were expected and others given.
@@ -154,6 +161,7 @@ class TrainerGroup:
             raise ValueError(f"{len(options.bundles)} bundles were given for {num_ranks} ranks; give one per rank, or none")
         self._num_ranks = num_ranks
         self._options = options
+        self._check_placement = check_placement
         self._ranks: list[Any] = []
         self._joining: list[Any] = []
         self.pids: tuple[int, ...] = ()
@@ -175,8 +183,13 @@ class TrainerGroup:
             TrainerError: they did not within `timeout_s`, or one died; none is left.
         """
         self.launch()
-        if not self.pids:
+        if self.pids:
+            return
+        try:
             self.pids = tuple(self._await(self._joining, "start", timeout_s))
+        except TrainerError:
+            self._check_placement()
+            raise
 
     def train(
         self, job: TrainingJob, source: ImageSource, bounds: Bounds, on_progress: Callable[[Progress], None] = lambda _: None
@@ -198,6 +211,7 @@ class TrainerGroup:
         deadline = time.monotonic() + bounds.timeout_s
         for num_restarts in range(bounds.max_restarts + 1):
             try:
+                self.start(min(bounds.start_timeout_s, deadline - time.monotonic()))
                 return self._train(job, source, deadline, bounds.stall_timeout_s, on_progress)
             except RankLostError as error:
                 if num_restarts == bounds.max_restarts:
@@ -208,7 +222,6 @@ class TrainerGroup:
     def _train(
         self, job: TrainingJob, source: ImageSource, deadline: float, stall_timeout_s: float, on_progress: Callable[[Progress], None]
     ) -> TrainingResult:
-        self.start(deadline - time.monotonic())
         job_ref, source_ref = ray.put(job), ray.put(source)
         running = [rank.train.remote(job_ref, source_ref) for rank in self._ranks]
         watch = _Watch(self._ranks[0], on_progress, stall_timeout_s)

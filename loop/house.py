@@ -145,8 +145,8 @@ class House:
 
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks, showing its steps."""
-        training = self.config.training
-        bounds = Bounds(training.timeout_s, training.stall_timeout_s, self.config.cluster.max_restarts)
+        training, cluster = self.config.training, self.config.cluster
+        bounds = Bounds(training.timeout_s, cluster.start_timeout_s, training.stall_timeout_s, cluster.max_restarts)
         result = self.trainer.train(job, self._images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
         if result.num_steps_kept:
             self.progress.note(f"training went on after step {result.num_steps_kept}")
@@ -272,7 +272,7 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
         plan.trainer_cpus, plan.trainer_gpus, config.training.num_threads, placement.group,
         [plan.trainer_bundle(rank) for rank in range(plan.trainer_ranks)],
     )  # fmt: skip
-    return TrainerGroup(plan.trainer_ranks, options)
+    return TrainerGroup(plan.trainer_ranks, options, placement.check)
 
 
 def _fleet(config: RunConfig, policies: Policies, placement: Placement, model: Path) -> Fleet:

@@ -100,6 +100,14 @@ def test_ranks_without_room_are_given_up_in_bounded_time() -> None:
         group.start(3.0)
 
 
+def test_ranks_that_do_not_start_are_told_where_there_is_no_place_for_them() -> None:
+    def there_is_none() -> None:
+        raise ConnectionError("a node is lost")
+
+    with pytest.raises(ConnectionError, match="a node is lost"):
+        TrainerGroup(3, RankOptions(), there_is_none).start(3.0)
+
+
 def assert_gone(pids: tuple[int, ...]) -> None:
     deadline = time.monotonic() + 10
     while any(psutil.pid_exists(pid) for pid in pids):

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
+from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.training.job import Progress
 from cluster.connect import connected
 from cluster.dispatch import Submit, Then
 from cluster.errors import ClusterError
@@ -25,10 +28,11 @@ from cluster.placement import Placement, reserve
 from cluster.plan import ResourceRequest, plan_resources
 from cluster.pool import Pool
 from cluster.slot import engine_actor
+from tests.actors.training_helpers import Shapes, job_of, save_base
 from tests.cluster.judges import Judge
 from tests.cluster.workers import Worker, update_of, weights
 
-START_S, SWAP_S, TASK_S = 20.0, 5.0, 30.0
+START_S, SWAP_S, TASK_S, TRAIN_S = 20.0, 5.0, 30.0, 200.0
 STORE_BYTES = 100 * 1024**2
 SPARE_BYTES = 2 * 1024**3
 NUM_TASKS, LOSE_AT, WORK_S = 60, 5, 1.0
@@ -77,8 +81,31 @@ def end(judge: ActorHandle, task: int, served: ray.ObjectRef) -> ray.ObjectRef:
     return judge.judge.remote(task, served)
 
 
-def on_cluster(request: ResourceRequest, cpus: Sequence[int], lost_bundle: int, folder: Path) -> dict[str, Any]:
-    """Nodes with these CPUs beside a head without any; the one that holds `lost_bundle` is lost."""
+def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dict[str, Any]:
+    """A job on one rank, whose node is lost after the first steps, and the same job once more."""
+    plan = placement.plan
+    options = RankOptions(plan.trainer_cpus, placement_group=placement.group, bundles=[plan.trainer_bundle(0)])
+    group = TrainerGroup(1, options, placement.check)
+    base = save_base(folder / "base")
+    job = replace(job_of(base, folder / "out", num_steps=60), steps_folder=folder / "steps", steps_between=1)
+    steps: list[int] = []
+
+    def lose_once(progress: Progress) -> None:
+        if not steps:
+            lose()
+        steps.append(progress.step)
+
+    with ExitStack() as stack:
+        stack.callback(group.shutdown)
+        disturbed = group.train(job, Shapes(), Bounds(TRAIN_S, max_restarts=2), lose_once)
+        undisturbed = group.train(replace(job, output=folder / "again", steps_folder=None), Shapes(), Bounds(TRAIN_S))
+    return {"digests": [disturbed.digest, undisturbed.digest], "kept": disturbed.num_steps_kept, "lost_at": steps[0]}
+
+
+def on_cluster(
+    request: ResourceRequest, cpus: Sequence[int], lost_bundle: int, play: Callable[[Placement, Callable[[], object]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Nodes with these CPUs beside a head without any; the one that holds `lost_bundle` is lost when `play` says so."""
     machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES})
     nodes = [machines.add_node(num_cpus=num, object_store_memory=STORE_BYTES) for num in cpus]
     try:
@@ -87,7 +114,7 @@ def on_cluster(request: ResourceRequest, cpus: Sequence[int], lost_bundle: int, 
             with reserve(plan, 60) as placement:
                 home = placement_group_table(placement.group)["bundles_to_node_id"][lost_bundle]
                 node = next(node for node in nodes if node.node_id == home)
-                return run(placement, folder, lambda: machines.remove_node(node, allow_graceful=False), serve)
+                return play(placement, lambda: machines.remove_node(node, allow_graceful=False))
     finally:
         machines.shutdown()
 
@@ -111,10 +138,15 @@ def short_of_memory(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     scenario, folder = sys.argv[1], Path(sys.argv[2])
+
+    def tasks(placement: Placement, lose: Callable[[], object]) -> dict[str, Any]:
+        return run(placement, folder, lose, serve)
+
     scenarios: dict[str, Callable[[], dict[str, Any]]] = {
-        "engines move": lambda: on_cluster(COLOCATED, (2, 2), 0, folder),
-        "no room": lambda: on_cluster(COLOCATED, (2, 1), 0, folder),
-        "judges move": lambda: on_cluster(APART, (2, 1, 1), 2, folder),
+        "engines move": lambda: on_cluster(COLOCATED, (2, 2), 0, tasks),
+        "no room": lambda: on_cluster(COLOCATED, (2, 1), 0, tasks),
+        "judges move": lambda: on_cluster(APART, (2, 1, 1), 2, tasks),
+        "ranks move": lambda: on_cluster(APART, (1, 1, 1, 1), 1, lambda placement, lose: train(placement, folder, lose)),
         "local": lambda: on_local_ray(folder, serve),
         "memory": lambda: short_of_memory(folder),
     }

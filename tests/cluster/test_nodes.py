@@ -39,6 +39,12 @@ def test_actors_of_a_lost_node_move_to_another_and_no_task_is_lost(tmp_path: Pat
     assert found["seconds"] < HEARTBEATS_S + 2 * (START_S + SWAP_S)
 
 
+def test_a_trainer_rank_of_a_lost_node_moves_to_another_and_goes_on_from_its_last_step(tmp_path: Path) -> None:
+    found = lose("ranks move", tmp_path)
+    assert found["kept"] >= found["lost_at"] > 0
+    assert found["digests"][0] == found["digests"][1]
+
+
 def test_a_plan_that_no_longer_fits_ends_the_run_in_time_and_says_what_is_missing(tmp_path: Path) -> None:
     found = lose("no room", tmp_path)
     assert "NotEnoughResourcesError: a node is lost and the rest has no room for" in found["error"]
