@@ -34,7 +34,7 @@ from tests.cluster.workers import Worker, update_of, weights
 
 START_S, SWAP_S, TASK_S, TRAIN_S = 20.0, 5.0, 30.0, 200.0
 STORE_BYTES = 100 * 1024**2
-SPARE_BYTES = 2 * 1024**3
+SPARE_BYTES = 4 * 1024**3
 NUM_TASKS, LOSE_AT, WORK_S = 60, 5, 1.0
 COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
 APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)

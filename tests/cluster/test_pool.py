@@ -82,6 +82,8 @@ def test_a_judge_that_dies_or_hangs_is_replaced_and_its_task_redone(
     hold.touch()
     bound_s = 10.0 if (moment, number) == ("constructing", signal.SIGSTOP) else START_S
     pool = make_pool(2, start_timeout_s=bound_s)
+    if moment != "constructing":  # the first judge must not miss all tasks
+        wait_while(lambda: pool.collect() or pool.states() != [State.HEALTHY] * 2)
     struck: list[int] = []
     strike = threading.Thread(target=lambda: struck.append(strike_when(tmp_path / f"{moment}_0", number)))
     strike.start()
