@@ -42,8 +42,8 @@ chaos: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --out runs/chaos-$$(date +%Y%m%d-%H%M%S).json
 
 chaos-short: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --only drivers,actors --kills 5 \
-		--campaign-kills 5 --cells telling --matrix-repeats 1 --budget-s 390
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --only drivers,actors --kills 3 \
+		--campaign-kills 3 --cells telling --matrix-repeats 1 --budget-s 450
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

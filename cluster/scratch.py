@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -28,6 +28,9 @@ and their folder goes when the next owner ends."""
 
 _POLL_S = 0.1
 
+_INIT_PID = 1
+"""Who the children of a dead process belong to."""
+
 
 def make_scratch(owner: str) -> Path:
     """An empty folder of `owner`, whose path is short enough for Ray's sockets."""
@@ -42,13 +45,21 @@ def scratch_folder(owner: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        for each, pid in _remove_unused(_folders_of(owner), _END_S).items():
-            logger.warning("%s is still used by process %d and stays; remove it when that has ended", each, pid)
+        for each, process in _remove_unused(_folders_of(owner), _END_S).items():
+            logger.warning("%s is still used by process %d and stays; remove it when that has ended", each, process.pid)
 
 
 def remove_dead(owner: str) -> None:
-    """Remove every folder of `owner` that no process uses. Call it when no other process acts for that owner any more."""
-    _remove_unused(_folders_of(owner), _DEAD_S)
+    """Remove every folder of `owner` that no process uses. Call it when no other process acts for that owner any more.
+
+    Two agents of a Ray outlive a killed driver for a minute; whoever still uses a folder of it and has lost its parent is ended.
+    """
+    folders = _folders_of(owner)
+    for process in _users(folders):
+        with suppress(psutil.Error):
+            if process.ppid() == _INIT_PID:
+                process.kill()
+    _remove_unused(folders, _DEAD_S)
 
 
 def _folders_of(owner: str) -> list[Path]:
@@ -57,20 +68,21 @@ def _folders_of(owner: str) -> list[Path]:
     return [folder for folder in found if folder.lstat().st_uid == os.getuid()]
 
 
-def _remove_unused(folders: Sequence[Path], timeout_s: float) -> dict[Path, int]:
+def _remove_unused(folders: Sequence[Path], timeout_s: float) -> dict[Path, psutil.Process]:
     """Remove folders once no other process has a file open in them; returns those that one has after `timeout_s`, and one such."""
     deadline = time.monotonic() + timeout_s
     while (users := _users(folders)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
+    in_use = {folder: process for process, used in users.items() for folder in used}
     for folder in folders:
-        if folder not in users:
+        if folder not in in_use:
             shutil.rmtree(folder)
-    return users
+    return in_use
 
 
-def _users(folders: Sequence[Path]) -> dict[Path, int]:
-    """A process for each folder that is used: servers and workers of Ray hold their logs open there."""
-    users: dict[Path, int] = {}
+def _users(folders: Sequence[Path]) -> dict[psutil.Process, list[Path]]:
+    """The processes that use folders, and which: servers and workers of Ray hold their logs open there."""
+    users: dict[psutil.Process, list[Path]] = {}
     for process in psutil.process_iter() if folders else ():
         if process.pid == os.getpid():
             continue
@@ -78,7 +90,8 @@ def _users(folders: Sequence[Path]) -> dict[Path, int]:
             opened = [Path(file.path) for file in process.open_files()]
         except psutil.Error:  # it has just ended, or is another user's
             continue
-        users |= {folder: process.pid for folder in folders if any(path.is_relative_to(folder) for path in opened)}
+        if used := [folder for folder in folders if any(path.is_relative_to(folder) for path in opened)]:
+            users[process] = used
     return users
 
 

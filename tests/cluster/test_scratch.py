@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from cluster.scratch import make_scratch, remove_dead, scratch_folder
+from tests.cluster.workers import wait_while
 
 _USING = "import sys, time; log = open(sys.argv[1] + '/log', 'w'); print('open', flush=True); time.sleep(float(sys.argv[2]))"
 
@@ -66,3 +68,13 @@ def test_the_path_is_short_enough_for_the_sockets_of_ray(owner: str, tmp_path: P
     with scratch_folder(owner) as folder:
         socket = folder / "session_2026-11-22_23-43-17_738847_4194304" / "sockets" / "plasma_store"
         assert len(str(socket)) <= 107
+
+
+def test_what_a_dead_driver_left_running_in_its_folder_is_ended(owner: str) -> None:
+    dead = make_scratch(owner)
+    start = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], stdout=subprocess.DEVNULL).pid)"
+    said = subprocess.run([sys.executable, "-c", start, _USING, str(dead), "60"], stdout=subprocess.PIPE, check=True, timeout=30).stdout
+    wait_while(lambda: not (dead / "log").exists())
+    remove_dead(owner)
+    assert not dead.exists()
+    wait_while(lambda: psutil.pid_exists(int(said)))

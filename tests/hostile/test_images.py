@@ -181,5 +181,5 @@ def test_the_corpus_goes_through_the_whole_pipeline_on_the_real_model(source: Im
     unreadable = {record.image_id for record in records if Reason.UNREADABLE_IMAGE in record.reasons}
     assert unreadable == {image_id for image_id, is_served in served.items() if not is_served}
     kept = Counter(record.accepted for record in records)
-    assert kept[True] > len(served) / 5
+    assert kept[True] > 20
     assert all(record.generated_text for record in records if record.image_id not in unreadable)
