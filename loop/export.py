@@ -27,10 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from actors.durable import fsync_tree
 from actors.images import BadImageError
 from loop.commits import RoundCommit
 from loop.errors import StoreError, UserError, printable
-from loop.storage import fsync_tree
 from loop.store import Store, records_in
 from policies.records import RECORD_SCHEMA, Record, to_table
 

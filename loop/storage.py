@@ -24,6 +24,7 @@ from uuid import uuid4
 import pyarrow as pa
 from pyarrow import fs
 
+from actors.durable import fsync, fsync_tree
 from cluster.scratch import make_scratch, remove_dead
 from loop.commits import FileEntry
 from loop.documents import REMEDY, canonical_json, describe
@@ -140,7 +141,7 @@ class LocalStorage:
             except BaseException:
                 tmp.unlink(missing_ok=True)
                 raise
-            _fsync(target.parent)
+            fsync(target.parent)
 
     def size(self, path: str) -> int | None:
         target = self._at(path)
@@ -174,7 +175,7 @@ class LocalStorage:
             if target.exists():
                 os.replace(target, replaced)
             os.replace(scratch, target)
-            _fsync(target.parent)
+            fsync(target.parent)
             if replaced.exists():
                 shutil.rmtree(replaced)
         return files
@@ -186,11 +187,11 @@ class LocalStorage:
             if target.is_dir():
                 removed = target.with_name(f"{target.name}.removed{_TMP}")
                 os.replace(target, removed)
-                _fsync(target.parent)
+                fsync(target.parent)
                 shutil.rmtree(removed)
             elif target.exists():
                 target.unlink()
-                _fsync(target.parent)
+                fsync(target.parent)
 
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
         """The folder itself, in place; sizes are checked, hashes are left to `Store.verify`."""
@@ -375,26 +376,12 @@ def _inside(path: str) -> str:
     return path
 
 
-def fsync_tree(path: Path) -> None:
-    """Make a file, or a folder with all that is in it, durable."""
-    for each in (*path.rglob("*"), path):
-        _fsync(each)
-
-
 def _make_folder(path: Path) -> None:
     """Create a folder and its missing parents, each made durable in the folder above it."""
     if not path.is_dir():
         _make_folder(path.parent)
         path.mkdir(exist_ok=True)
-        _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync(path.parent)
 
 
 def _cache_folder(kind: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from actors.durable import fsync, fsync_tree
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.processors import load_processor
 from actors.training.job import TrainerError, TrainingJob, TrainingResult
@@ -82,7 +82,7 @@ def _write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tenso
             folder.rename(job.output)
         except OSError as error:
             raise ValueError(f"cannot put the checkpoint at {job.output}: {error}; give an output folder that does not exist") from error
-        fsync_entry(job.output.parent)
+        fsync(job.output.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return digested
@@ -105,19 +105,3 @@ def finished_result(job: TrainingJob) -> TrainingResult | None:
     if digest_of(read_checkpoint(job.output)) != result.digest:
         raise ValueError(f"the weights in {job.output} are not those that training wrote; remove the folder to train again")
     return result
-
-
-def fsync_tree(folder: Path) -> None:
-    """Make a folder with all that is in it durable."""
-    for file in folder.rglob("*"):
-        fsync_entry(file)
-    fsync_entry(folder)
-
-
-def fsync_entry(path: Path) -> None:
-    """Make a file, or the list of names in a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from actors.training.checkpoint import fsync_entry, fsync_tree
+from actors.durable import fsync, fsync_tree
 from actors.training.job import TrainerError
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class StepCheckpoints:
         if target.exists():  # a damaged one
             shutil.rmtree(target)
         scratch.rename(target)
-        fsync_entry(target.parent)
+        fsync(target.parent)
         for other in self._folder.glob("step-*"):
             if other != target:
                 shutil.rmtree(other)
