@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
@@ -26,8 +25,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from cluster.errors import FleetError, PoolActorLostError, in_brief
 from cluster.health import NOT_RUNNING, Clock, EngineHealth, Event, RestartBudget, State
 from cluster.placement import CheckPlacement
-from cluster.process import READY_S, ActorLife, await_end
-from cluster.slot import Spawn
+from cluster.process import READY_S, ActorPlace, Spawn, await_end
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +42,21 @@ class Call:
     error: Exception | None = None
 
 
-class _Actor:
+class _Actor(ActorPlace):
     """One place in the pool: the actor that is there now, its health, and its call."""
 
     def __init__(self, name: str, spawn: Spawn, index: int, health: EngineHealth) -> None:
-        self.name = f"{name} {index}"
-        self.health = health
+        super().__init__(name, index, spawn, health)
         self.call: Call | None = None
         self.pending: ray.ObjectRef | None = None
         """Ready when its construction or its call has ended, well or badly."""
-        self._spawn = spawn
-        self._index = index
-        self._life: ActorLife | None = None
-        self._killed: list[psutil.Process] = []
 
     @property
     def is_free(self) -> bool:
         return self.health.state is State.HEALTHY and self.call is None
 
     def launch(self, timeout_s: float) -> None:
-        if self.health.state is State.DEAD:
-            self.health.record(Event.RESTART_BEGAN)
-            logger.warning("%s: restart %d", self.name, self.health.num_restarts)
-        self._life = ActorLife(self._spawn(self._index))
-        self.pending = self._life.constructed
-        self.health.expect_within(timeout_s)
+        self.pending = self._begin_life(timeout_s).constructed
 
     def admit(self) -> None:
         """Raises a `RayError` if it could not be constructed."""
@@ -102,21 +90,12 @@ class _Actor:
 
     def kill(self, reason: str, level: int = logging.WARNING) -> Call | None:
         """Ends the actor's process; returns the call that it had, as lost. Does nothing to a dead actor."""
-        if self.health.state is State.DEAD:
+        if not self._end_life(reason, level):
             return None
-        logger.log(level, "%s is killed: %s", self.name, reason)
-        self.health.record(Event.DIED)
-        process = self._life.end() if self._life else None
-        if process is not None:
-            self._killed.append(process)
-        call, self.call, self.pending, self._life = self.call, None, None, None
+        call, self.call, self.pending = self.call, None, None
         if call is not None:
             call.error = PoolActorLostError(f"{self.name}: {reason}")
         return call
-
-    def killed_processes(self) -> list[psutil.Process]:
-        self._killed = [process for process in self._killed if process.is_running()]
-        return self._killed
 
 
 class Pool:

@@ -1,10 +1,10 @@
-"""One life of an actor, from its making to its end, and the process of it that runs on this machine."""
+"""An actor's life, from its making to its end, with its process on this machine; and the place of one actor after another."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from ray.exceptions import (
 )
 
 from cluster.errors import TimeoutExceededError
+from cluster.health import EngineHealth, Event, State
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ _OF_NO_ACTOR = (OutOfMemoryError, NodeDiedError, WorkerCrashedError, ActorUnsche
 
 READY_S = 1.0
 """Enough to fetch what is there already."""
+
+Spawn = Callable[[int], ActorHandle]
+"""Makes the actor for the place of this index, without waiting for it and with `max_restarts=0`: whoever has the place restarts."""
 
 
 class ActorLife:
@@ -62,6 +66,44 @@ class ActorLife:
                 logger.debug("an actor had no process: %s", error)
         ray.kill(self.handle)
         return self._process
+
+
+class ActorPlace:
+    """Where one actor lives after the other, with their health. Engines and the actors of pools have a place each."""
+
+    def __init__(self, name: str, index: int, spawn: Spawn, health: EngineHealth) -> None:
+        self.name = f"{name} {index}"
+        self.index = index
+        self.health = health
+        self._spawn = spawn
+        self._life: ActorLife | None = None
+        self._killed: list[psutil.Process] = []
+
+    def killed_processes(self) -> list[psutil.Process]:
+        """Processes of killed actors on this machine that may still be going down."""
+        self._killed = [process for process in self._killed if process.is_running()]
+        return self._killed
+
+    def _begin_life(self, timeout_s: float) -> ActorLife:
+        """Makes an actor without waiting for it; where one has died it is a restart, at the cost of its budget."""
+        if self.health.state is State.DEAD:
+            self.health.record(Event.RESTART_BEGAN)
+            logger.warning("%s: restart %d", self.name, self.health.num_restarts)
+        self._life = ActorLife(self._spawn(self.index))
+        self.health.expect_within(timeout_s)
+        return self._life
+
+    def _end_life(self, reason: str, level: int) -> bool:
+        """Kills the actor; False where it is dead already."""
+        if self.health.state is State.DEAD:
+            return False
+        logger.log(level, "%s is killed: %s", self.name, reason)
+        self.health.record(Event.DIED)
+        process = self._life.end() if self._life else None
+        if process is not None:
+            self._killed.append(process)
+        self._life = None
+        return True
 
 
 def await_end(processes: Sequence[psutil.Process], timeout_s: float, what: str) -> None:

@@ -23,8 +23,7 @@ _END_S = 20.0
 """Bound on waiting for processes that use a folder and are about to end."""
 
 _DEAD_S = 2.0
-"""The same for those of a dead owner. Two agents of a Ray whose driver was killed try for a minute to tell it; nobody waits for them,
-and their folder goes when the next owner ends."""
+"""The same for those of a dead owner, which have been told to end; the folder of one that does not goes when the next owner ends."""
 
 _POLL_S = 0.1
 

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import psutil
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from actors.engines.base import Attestation, WeightMismatchError, WeightUpdate
 from cluster.errors import EngineLostError, in_brief
-from cluster.health import EngineHealth, Event, State
-from cluster.process import READY_S, ActorLife
+from cluster.health import EngineHealth, Event
+from cluster.process import READY_S, ActorLife, ActorPlace, Spawn
 from cluster.weights import Published
 
 logger = logging.getLogger(__name__)
 
 _STAGING = "staging"
 """Ray's concurrency group of one thread, beside the one for all other calls."""
-
-Spawn = Callable[[int], ActorHandle]
-"""Makes the actor, of an `engine_actor` class, for the engine of this index, without waiting for it and with `max_restarts=0`: the
-fleet restarts."""
 
 
 class EngineWorker(Protocol):
@@ -83,19 +77,16 @@ class _Change:
     """Of a new process; none where a running engine is swapped."""
 
 
-class EngineSlot:
+class EngineSlot(ActorPlace):
     """Launches, swaps, and kills one engine. Launches and swaps are begun, and finished when `changed` is ready. Every wait is
     bounded; every failure but a refused update is an `EngineLostError`, after which the caller kills the slot."""
 
     def __init__(self, index: int, spawn: Spawn, health: EngineHealth, timeouts: Timeouts) -> None:
-        self.index = index
-        self.health = health
+        """`spawn` makes actors of an `engine_actor` class."""
+        super().__init__("engine", index, spawn, health)
         self.serving: Published | None = None
-        self._spawn = spawn
         self._timeouts = timeouts
-        self._life: ActorLife | None = None
         self._change: _Change | None = None
-        self._killed: list[psutil.Process] = []
 
     @property
     def handle(self) -> ActorHandle:
@@ -124,12 +115,7 @@ class EngineSlot:
 
     def launch(self, target: Published) -> None:
         """Begins to make a new engine that serves `target`; a dead one is restarted, at the cost of its budget."""
-        if self.health.state is State.DEAD:
-            self.health.record(Event.RESTART_BEGAN)
-            logger.warning("engine %d: restart %d", self.index, self.health.num_restarts)
-        handle: Any = self._spawn(self.index)
-        self._life = ActorLife(handle)
-        self.health.expect_within(self._timeouts.start_s + self._timeouts.swap_s)
+        handle: Any = self._begin_life(self._timeouts.start_s + self._timeouts.swap_s).handle
         # Calls of one actor run in this order, so that the last one is ready after all of them.
         loaded = handle.start.remote()
         self._change = _Change(target, handle.swap.remote(target.ref), loaded)
@@ -184,19 +170,8 @@ class EngineSlot:
 
     def kill(self, reason: str, level: int = logging.WARNING) -> None:
         """Ends the engine's process. Does nothing to a dead engine."""
-        if self.health.state is State.DEAD:
-            return
-        logger.log(level, "engine %d is killed: %s", self.index, reason)
-        self.health.record(Event.DIED)
-        process = self._life.end() if self._life else None
-        if process is not None:
-            self._killed.append(process)
-        self._life = self._change = self.serving = None
-
-    def killed_processes(self) -> list[psutil.Process]:
-        """Processes of killed engines on this machine that may still be going down."""
-        self._killed = [process for process in self._killed if process.is_running()]
-        return self._killed
+        if self._end_life(reason, level):
+            self._change = self.serving = None
 
     def owns(self, error: RayError) -> bool:
         """Whether `error` says that this slot's engine is dead or out of reach."""

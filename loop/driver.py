@@ -84,7 +84,7 @@ def drive(config: RunConfig, store: Store, console: Console) -> None:
                 mirror.finish("FINISHED", _REPLAY_S)
             return
         check_needed(locked, commits)
-        with open_house(config, locked, locked.read_run().run_id, progress) as house:
+        with open_house(config, locked, commits, progress) as house:
             for commit in rounds(house):
                 if mirror:
                     mirror.publish(house.commits)

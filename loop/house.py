@@ -146,7 +146,10 @@ class House:
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks, showing its steps."""
         training, cluster = self.config.training, self.config.cluster
-        bounds = Bounds(training.timeout_s, cluster.start_timeout_s, training.stall_timeout_s, cluster.max_restarts)
+        bounds = Bounds(
+            training.timeout_s, start_timeout_s=cluster.start_timeout_s, stall_timeout_s=training.stall_timeout_s,
+            max_restarts=cluster.max_restarts,
+        )  # fmt: skip
         result = self.trainer.train(job, self._images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
         if result.num_steps_kept:
             self.progress.note(f"training went on after step {result.num_steps_kept}")
@@ -203,8 +206,8 @@ class House:
 
 
 @contextmanager
-def open_house(config: RunConfig, store: Store, run_id: str, progress: RunProgress) -> Iterator[House]:
-    """Join or start Ray, reserve what the plan needs, spawn the actors; all of it ends with the block."""
+def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], progress: RunProgress) -> Iterator[House]:
+    """Join or start Ray, reserve what the plan needs, spawn the actors; all of it ends with the block. `commits` are the run's so far."""
     policies = build_policies(config)
     cluster = config.cluster
     with ExitStack() as stack:
@@ -225,12 +228,11 @@ def open_house(config: RunConfig, store: Store, run_id: str, progress: RunProgre
         filters = _filters(config, policies, store, placement)
         stack.callback(filters.shutdown, _SHUTDOWN_S)
         filters.launch()
-        commits = store.commits()
         model = store.local_checkpoint(commits[0].champion_path) if commits else _downloaded(config.model_path)
         fleet = _fleet(config, policies, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield House(
-            config, policies, store, run_id, fleet, trainer, progress, filters,
+            config, policies, store, store.read_run().run_id, fleet, trainer, progress, filters,
             placement.sender_options(),
             build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), commits,
         )  # fmt: skip

@@ -69,9 +69,7 @@ def run_baseline(house: House) -> RoundCommit:
     """Round 0: the seed model is copied into the run, served, evaluated and committed as the first champion."""
     clock = RoundClock()
     model = house.adopt_base_model()
-    serve_to_evaluate(house, 0, model, clock)
-    with clock.stage("evaluate"):
-        predictions, part = evaluate(house, 0)
+    predictions, part = evaluate(house, 0, model, clock)
     commit = RoundCommit(
         run_id=house.run_id, round=0, state=RoundState.BASELINE, epoch=house.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=model.version, champion_path=model.path,
@@ -98,9 +96,7 @@ def run_round(house: House, index: int) -> RoundCommit:
         assert {record.generator_weight_version for record in records} <= {champion.version}
     with clock.stage("train"):
         candidate, training, training_part = train(house, index, selected)
-    serve_to_evaluate(house, index, candidate, clock)
-    with clock.stage("evaluate"):
-        predictions, predictions_part = evaluate(house, index)
+    predictions, predictions_part = evaluate(house, index, candidate, clock)
     with clock.stage("decide"):
         champion_predictions = house.champion_predictions()
         stats = generated_stats(selected)
@@ -214,33 +210,33 @@ def training_set(house: House, index: int, selected: list[Record], num_samples: 
     return house.policies.mixing.mix(house.seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))
 
 
-def serve_to_evaluate(house: House, index: int, model: Model, clock: RoundClock) -> None:
-    """Serve a model whose answers are not there yet."""
-    if house.store.finished_part(index, "predictions") is None:
-        with clock.stage("swap"):
-            house.serve(model)
-
-
-def evaluate(house: House, index: int) -> tuple[Predictions, PartReceipt]:
-    """Answers of the served model to every held-out and acceptance question."""
-    sets = {f"held_out/{one.name}": one for one in house.held_out} | {f"acceptance/{one.name}": one for one in house.acceptance}
+def evaluate(house: House, index: int, model: Model, clock: RoundClock) -> tuple[Predictions, PartReceipt]:
+    """Answers of a model, which is served unless they are there, to every held-out and acceptance question."""
     part = house.store.finished_part(index, "predictions")
     if part is None:
-        tasks = [(name, start) for name, one in sets.items() for start in range(0, len(one.questions), _EVALUATION_CHUNK)]
-
-        def submit(engine: Any, task: tuple[str, int]) -> ray.ObjectRef:
-            one = sets[task[0]]
-            return engine.evaluate.remote(one.source, _chunk(one, task[1]), house.config.answer_max_new_tokens)
-
-        answered: dict[tuple[str, int], list[Prediction]] = {}
-        with house.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
-            for task, predictions in house.fleet.run(tasks, submit, pinned=True):
-                assert {one.weight_version for one in predictions} == {house.fleet.weight_version}
-                answered[task] = predictions
-                stage.advance(len(predictions))
-        rows = [{"set": task[0], **asdict(prediction)} for task in tasks for prediction in answered[task]]
-        part = house.store.write_part(index, "predictions", pa.Table.from_pylist(rows))
+        with clock.stage("swap"):
+            house.serve(model)
+        with clock.stage("evaluate"):
+            part = house.store.write_part(index, "predictions", answers(house))
     return read_predictions(house.store.read_part(part)), part
+
+
+def answers(house: House) -> pa.Table:
+    """What the served model says, a row per question, by set."""
+    sets = {f"held_out/{one.name}": one for one in house.held_out} | {f"acceptance/{one.name}": one for one in house.acceptance}
+    tasks = [(name, start) for name, one in sets.items() for start in range(0, len(one.questions), _EVALUATION_CHUNK)]
+
+    def submit(engine: Any, task: tuple[str, int]) -> ray.ObjectRef:
+        one = sets[task[0]]
+        return engine.evaluate.remote(one.source, _chunk(one, task[1]), house.config.answer_max_new_tokens)
+
+    answered: dict[tuple[str, int], list[Prediction]] = {}
+    with house.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
+        for task, predictions in house.fleet.run(tasks, submit, pinned=True):
+            assert {one.weight_version for one in predictions} == {house.fleet.weight_version}
+            answered[task] = predictions
+            stage.advance(len(predictions))
+    return pa.Table.from_pylist([{"set": task[0], **asdict(prediction)} for task in tasks for prediction in answered[task]])
 
 
 def _chunk(one: HeldOut, start: int) -> Sequence[HeldOutQuestion]:

@@ -10,14 +10,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from actors.images import ImageSource
 from actors.processors import load_processor
 from actors.training.adapters import add_adapters, is_adapter, merged
 from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
-from actors.training.distributed import LOOPBACK, join_process_group
+from actors.training.distributed import LOOPBACK, join_process_group, sum_over_ranks
 from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingJob, TrainingResult
 from actors.training.order import global_batches, rank_share
 from actors.training.pixels import Augmentation, PixelReader
@@ -83,7 +82,7 @@ class Trainer:
             TrainerError: the loss is no longer a number.
         """
         finished = finished_result(self._job) if self._rank == 0 else None
-        if _sum_over_ranks(torch.tensor([0.0 if finished is None else 1.0]), self._world_size).item() > 0:
+        if sum_over_ranks(torch.tensor([0.0 if finished is None else 1.0]), self._world_size).item() > 0:
             return finished
         started = time.perf_counter()
         torch.manual_seed(self._job.seed)
@@ -169,7 +168,7 @@ class Trainer:
             this rank's part of the global batch's mean loss (the parts add up to it), and the global number of target tokens.
         """
         counted = torch.tensor([sum(batch.num_target_tokens for batch in batches)], dtype=torch.int64)
-        num_tokens = int(_sum_over_ranks(counted, self._world_size).item())
+        num_tokens = int(sum_over_ranks(counted, self._world_size).item())
         part = torch.zeros((), device=engine.device)
         for batch in batches:
             loss = _summed_loss(engine, batch) / max(1, num_tokens)
@@ -252,7 +251,7 @@ class _LossLog:
 
     def _close_window(self) -> None:
         told = torch.tensor([torch.stack(self._pending).sum().item(), self._num_skipped], dtype=torch.float64)
-        summed, num_skipped = _sum_over_ranks(told, self._world_size).tolist()
+        summed, num_skipped = sum_over_ranks(told, self._world_size).tolist()
         if not math.isfinite(summed):
             raise TrainerError(f"the loss is {summed} at step {self._step} of {self._num_steps}; lower the learning rate")
         self._points.append((self._step, summed / len(self._pending)))
@@ -333,12 +332,3 @@ def _interpolate(state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], 
     for name, tensor in {id(tensor): (name, tensor) for name, tensor in state.items()}.values():  # a tied weight once
         if tensor.is_floating_point() and not torch.equal(tensor, base[name].to(tensor.dtype)):
             tensor.copy_(torch.lerp(base[name].double(), tensor.double(), share))
-
-
-def _sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
-    """The sum of every rank's tensor, on the CPU."""
-    if world_size == 1:
-        return tensor
-    summed = tensor.cuda() if dist.get_backend() == "nccl" else tensor
-    dist.all_reduce(summed)
-    return summed.cpu()

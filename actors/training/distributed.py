@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.training.job import TrainerError
+
+if TYPE_CHECKING:
+    import torch
 
 LOOPBACK = "127.0.0.1"
 COLLECTIVE_TIMEOUT_S = 600.0
@@ -71,6 +74,17 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, listene
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     dist.barrier()
+
+
+def sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
+    """The sum of every rank's tensor, on the CPU; every rank must call this."""
+    import torch.distributed as dist
+
+    if world_size == 1:
+        return tensor
+    summed = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+    dist.all_reduce(summed)
+    return summed.cpu()
 
 
 def prepare_deepspeed() -> None:

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from actors.durable import fsync, fsync_tree
+from actors.training.distributed import sum_over_ranks
 from actors.training.job import TrainerError
 
 log = logging.getLogger(__name__)
@@ -74,9 +75,9 @@ class StepCheckpoints:
             can see.
         """
         found = self._newest() if self._rank == 0 else 0
-        step = _summed(found, self._world_size)
+        step = self._summed(found)
         own = self._folder / f"step-{step:08d}" / f"rank-{self._rank}.pt"
-        if step == 0 or _summed(int(own.is_file()), self._world_size) < self._world_size:
+        if step == 0 or self._summed(int(own.is_file())) < self._world_size:
             return {}
         _read_tensors_only(engine)
         loaded, _ = engine.load_checkpoint(own.parent, tag=_ENGINE, load_lr_scheduler_states=False)
@@ -85,6 +86,9 @@ class StepCheckpoints:
         assert said["step"] == step, f"{own} is of step {said['step']}"
         _set_random_state(said["random"])
         return said["position"]
+
+    def _summed(self, value: int) -> int:
+        return int(sum_over_ranks(torch.tensor([value]), self._world_size).item())
 
     def _publish(self, scratch: Path, target: Path) -> None:
         files = {path.relative_to(scratch).as_posix(): _measure(path) for path in sorted(scratch.rglob("*")) if path.is_file()}
@@ -129,14 +133,6 @@ def _save(state: Any, path: Path) -> None:
 def _measure(path: Path) -> list[int | str]:
     with path.open("rb") as stream:
         return [path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]
-
-
-def _summed(value: int, world_size: int) -> int:
-    total = torch.tensor([value], dtype=torch.int64)
-    if world_size > 1:
-        total = total.cuda() if dist.get_backend() == "nccl" else total
-        dist.all_reduce(total)
-    return int(total.item())
 
 
 def _random_state() -> dict[str, torch.Tensor]:

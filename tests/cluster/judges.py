@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from cluster.errors import FinalError
+from tests.cluster.marks import told_to
 
 
 class Judge:
@@ -43,9 +44,4 @@ class Judge:
             time.sleep(60)
 
     def _told_to(self, fault: str, task: int) -> bool:
-        mark = self.folder / f"{fault}_at_{task}"
-        once = mark.with_name(f"{mark.name}_once")
-        if once.exists():
-            once.unlink()
-            return True
-        return mark.exists()
+        return told_to(self.folder / f"{fault}_at_{task}")

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from actors.engines.base import Attestation, EngineError, SwapError, WeightMismatchError, WeightUpdate
 from actors.engines.staging import Staging
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
+from tests.cluster.marks import told_to
 
 
 def weights(fill: float) -> dict[str, torch.Tensor]:
@@ -87,13 +88,7 @@ class Worker:
         return tensors
 
     def _told_to(self, fault: str, update: WeightUpdate) -> bool:
-        """Whether there is a mark, or one for a single time, which is used up."""
-        mark = self.folder / f"{fault}_{self.index}_{update.version}"
-        once = mark.with_name(f"{mark.name}_once")
-        if once.exists():
-            once.unlink()
-            return True
-        return mark.exists()
+        return told_to(self.folder / f"{fault}_{self.index}_{update.version}")
 
     def serve(self, task: int) -> tuple[int, str, float]:
         return task, self.version, float(self.tensors["head.weight"][0, 0])
