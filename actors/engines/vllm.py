@@ -21,6 +21,7 @@ from transformers import AutoConfig, GenerationConfig
 from actors.engines.base import Attestation, Completion, EngineError, Request, Sampling, Score, SwapError, WeightUpdate
 from actors.engines.probe import check_probe
 from actors.engines.prompting import Prompter, blank_like
+from actors.engines.shared_memory import remove_when_ended
 from actors.engines.staging import Staging
 from actors.engines.stream import Offer
 from actors.engines.weights import load_update, manifest_of_checkpoint, num_bytes_in, require_one_source, verify, verify_manifest
@@ -119,6 +120,8 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._vllm: Any = importlib.import_module("vllm")
         self._native: Any = importlib.import_module("actors.engines.vllm_native")  # needs vLLM, and registers what it adds to it
+        if options.tensor_parallel_size > 1:
+            remove_when_ended(os.getpid())
         try:
             self._llm: Any = self._vllm.LLM(str(model), **options.for_vllm())
         except (RuntimeError, OSError) as error:

@@ -18,12 +18,14 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from actors.engines import EngineSpec
 from actors.engines.base import Request, Sampling, SwapError, WeightMismatchError, WeightUpdate
 from actors.engines.probe import make_probe
+from actors.engines.shared_memory import FOLDER
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm import VllmEngine
 from actors.engines.weights import read_checkpoint, verify, verify_manifest
 from cluster.weights import prepare
 from loop.config import EMBEDDED_MODEL
 from tests.actors.family_models import save_qwen
+from tests.cluster.workers import wait_while
 from tests.vllm.worlds import Weights, changed, checkpoint_update, requests, seed_weights, update_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -211,9 +213,15 @@ def test_packed_weights_are_attested_by_a_probe(local_ray: None) -> None:
     ray.kill(packed)
 
 
+def segments() -> set[str]:
+    """Named shared memory that vLLM has made."""
+    return {path.name for path in FOLDER.iterdir() if path.name.startswith(("psm_", "vllm"))}
+
+
 def test_a_tensor_parallel_engine_says_the_same_and_ends_with_its_actor(local_ray: None, tmp_path: Path) -> None:
-    """Two processes share the weights; they are gone when the actor is killed."""
+    """Two processes share the weights; they are gone when the actor is killed, and so is their shared memory."""
     pytest.importorskip("vllm")
+    before = segments()
     folder = save_two_headed(tmp_path / "model")
     sharded = server(folder, tensor_parallel_size=2)
     update = checkpoint_update(folder, "first", make_probe(folder, "float32", 1))
@@ -221,9 +229,11 @@ def test_a_tensor_parallel_engine_says_the_same_and_ends_with_its_actor(local_ra
     assert [one[0] for one in ray.get(sharded.say.remote(REQUESTS), timeout=60)] == expected(folder, REQUESTS)
     processes = [psutil.Process(pid) for pid in ray.get(sharded.processes.remote(), timeout=30)]
     assert len(processes) >= 3
+    assert segments() > before
     processes[0].kill()
     _, alive = psutil.wait_procs(processes, timeout=20)
     assert alive == []
+    wait_while(lambda: segments() - before)
 
 
 def test_a_qwen_vl_says_the_same_after_a_swap(local_ray: None, tmp_path: Path) -> None:
