@@ -1,4 +1,7 @@
-"""Faults in actors and services: one of each kind, at each moment of its life, killed or made to hang."""
+"""Faults in actors and services: one of each kind, at each moment of its life, killed or made to hang.
+
+A run that is to survive takes several faults, one in each phase of it; a fault that ends a run has one of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from benchmarks.chaos.drivers import Record, Reference, compare
@@ -44,8 +48,13 @@ class Cell:
         return f"{self.kind if self.rank is None else f'trainer rank {self.rank}'}, {self.moment}, {self.fault.name}"
 
     @property
-    def needs_mirror(self) -> bool:
-        return self.kind == "mirror"
+    def phase(self) -> int:
+        """Which part of a run its moment lies in."""
+        return _PHASES.index(self.stages[0] if self.stages else _STAGE_OF_MOMENT[self.moment])
+
+    @property
+    def ends_the_run(self) -> bool:
+        return self.kind in ("driver", "raylet", "gcs_server")
 
 
 def matrix(pattern: str = ".") -> list[Cell]:
@@ -70,6 +79,13 @@ TELLING = (
     "raylet, serving, SIGKILL",
 )
 """Cells that a short run tries."""
+
+_PHASES = ("start actors", "evaluate", "generate", "train", "finish")
+_STAGE_OF_MOMENT = {
+    "constructing": "start actors", "swapping at the start": "start actors", "evaluating": "evaluate", "serving": "generate",
+    "writing": "generate", "swapping to the candidate": "finish",
+}  # fmt: skip
+"""Of the cells that no stage is given for."""
 
 _MIRROR_MOMENTS = {"constructing": ("generate",), "serving": ("train",), "closing": ("finish",)}
 _DAEMON_MOMENTS = {"constructing": ("start actors",), "serving": ("generate",), "training": ("train",)}
@@ -111,84 +127,107 @@ def _trainer(fault: signal.Signals) -> list[Cell]:
     return [*cells, Cell("trainer", "writing", fault, title, ("train",), rank=0, writing=r"^checkpoints/\.round-0001\.tmp\.")]
 
 
+def in_runs(cells: Sequence[Cell], turn: int) -> list[tuple[Cell, ...]]:
+    """Cells that can share a run: at most one of each phase. Another `turn` puts others together."""
+    phases = [[cell for cell in cells if cell.phase == phase and not cell.ends_the_run] for phase in range(len(_PHASES))]
+    turned = [one[turn % len(one) :] + one[: turn % len(one)] if phase % 2 and one else one for phase, one in enumerate(phases)]
+    shared = [tuple(cell for cell in run if cell is not None) for run in zip_longest(*turned)]
+    return shared + [(cell,) for cell in cells if cell.ends_the_run]
+
+
 def try_matrix(folder: Any, reference: Reference, cells: list[Cell], repeats: int, record: Record, is_over: Callable[[], bool]) -> None:
-    """Every cell `repeats` times, each in a run of its own of one round, until the budget is used up."""
+    """Every cell `repeats` times, in runs of one round, until the budget is used up. A moment that was missed is tried again."""
     world = World.make(folder / "config", rounds=1, cluster=SHORT_BOUNDS, training=TRAINING_BOUNDS)
-    for _ in range(repeats):
-        for cell in cells:
-            if is_over():
-                return
-            record("cell", Trial(world, reference, cell).result())
+    for turn in range(repeats):
+        runs = in_runs(cells, turn)
+        for attempt in range(_ATTEMPTS):
+            missed: list[Cell] = []
+            for run in runs:
+                if is_over():
+                    return
+                for cell, result in Trial(world, reference, run).results():
+                    if result["verdict"] == "missed" and attempt < _ATTEMPTS - 1:
+                        missed.append(cell)
+                    else:
+                        record("cell", result)
+            runs = in_runs(missed, turn)
 
 
 class Trial:
-    """A run with one fault."""
+    """A run with faults."""
 
-    def __init__(self, world: World, reference: Reference, cell: Cell) -> None:
+    def __init__(self, world: World, reference: Reference, cells: Sequence[Cell]) -> None:
         self._world = world
         self._reference = reference
-        self._cell = cell
-        self._victim: tuple[int, str] | None = None
+        self._cells = cells
+        self._hits: dict[str, dict[str, Any]] = {}
+        """By cell: who was hit, when and where."""
 
-    def result(self) -> dict[str, Any]:
-        """What came of it. A moment that was missed is tried again."""
-        result = self._attempt()
-        for _ in range(_ATTEMPTS - 1):
-            if self._victim is None:
-                result = self._attempt()
-        return result
-
-    def _attempt(self) -> dict[str, Any]:
+    def results(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """What came of each cell."""
         folder = new_folder(self._world.folder, "cell")
-        overrides = () if self._cell.needs_mirror else ("tracking.enabled=false",)
+        overrides = () if any(cell.kind == "mirror" for cell in self._cells) else ("tracking.enabled=false",)
         session = Session(self._world, folder / "run", 0, overrides)
-        ending = session.watch(self._strike, HANG_S, fast=True)
-        struck_at, place = time.monotonic(), session.place()
+        ending = session.watch(self._strike, HANG_S + STOP_BOUND_S, fast=True)
         if ending is Ending.REACHED:
             ending = session.finish(STOP_BOUND_S)
-        result: dict[str, Any] = {
-            "cell": self._cell.name, "victim": self._victim and self._victim[1][:120], "round": place[0], "stage": place[1],
-            "ending": ending, "after_fault_s": round(time.monotonic() - struck_at, 2), "beyond_loopback": session.beyond_loopback,
-        }  # fmt: skip
+        ended_at = time.monotonic()
+        result: dict[str, Any] = {"ending": ending, "beyond_loopback": session.beyond_loopback}
         if ending is Ending.HANG:
             result |= {"stacks": session.stacks(), "titles": list(session.titles.values())}
             session.abort()
         result |= {**summary(session), "leftovers": session.settled()}
         result |= self._judged(session, ending)
         result["scratch"] = remove_folders(session.family.scratch)
-        if result["verdict"] in ("survived", "bounded stop", "missed"):
+        if result["verdict"] in ("survived", "bounded stop"):
             shutil.rmtree(folder)
-        return result
+        return [(cell, {**result, **self._said_of(cell, ended_at)}) for cell in self._cells]
+
+    def _said_of(self, cell: Cell, ended_at: float) -> dict[str, Any]:
+        others = [name for name in self._hits if name != cell.name]
+        if cell.name not in self._hits:
+            return {"cell": cell.name, "verdict": "missed", "in_one_run_with": others, "after_fault_s": 0.0}
+        hit = self._hits[cell.name]
+        seconds = round(ended_at - hit["at"], 2)
+        return {
+            "cell": cell.name, "victim": hit["victim"], "round": hit["round"], "stage": hit["stage"], "after_fault_s": seconds,
+            "in_one_run_with": others,
+        }  # fmt: skip
 
     def _strike(self, session: Session) -> bool:
-        """Hits the victim if this is the moment. It is stopped first, so that what is looked at is what is hit."""
-        shown = any(re.search(self._cell.meanwhile, title) for title in session.titles.values())
-        if not shown or not self._is_time(*session.place()):
-            return False
-        for pid, title in session.titles.items():
-            is_wanted = pid == session.process.pid if self._cell.kind == "driver" else KINDS[self._cell.kind] in title
-            if not is_wanted or not self._fits(session, pid):
-                continue
-            if stop(pid) and self._fits(session, pid):
-                self._victim = (pid, title_of(pid))
-                send(pid, self._cell.fault)
-                if self._cell.fault is not signal.SIGSTOP:
+        """Hits whose moment this is; whether all are hit."""
+        for cell in self._cells:
+            if cell.name not in self._hits and (pid := self._victim_of(cell, session)) is not None:
+                number, stage = session.place()
+                self._hits[cell.name] = {"victim": title_of(pid)[:120], "at": time.monotonic(), "round": number, "stage": stage}
+                send(pid, cell.fault)
+                if cell.fault is not signal.SIGSTOP:
                     send(pid, signal.SIGCONT)
-                return True
-            send(pid, signal.SIGCONT)
-        return False
+        return len(self._hits) == len(self._cells)
 
-    def _is_time(self, number: int, stage: str) -> bool:
-        return (not self._cell.stages or stage in self._cell.stages) and self._cell.round in (None, number)
+    def _victim_of(self, cell: Cell, session: Session) -> int | None:
+        """The process to hit, if this is the moment. It is stopped first, so that what is looked at is what is hit."""
+        if not any(re.search(cell.meanwhile, title) for title in session.titles.values()):
+            return None
+        for pid, title in session.titles.items():
+            is_wanted = pid == session.process.pid if cell.kind == "driver" else KINDS[cell.kind] in title
+            if is_wanted and self._fits(cell, session, pid):
+                if stop(pid) and self._fits(cell, session, pid):
+                    return pid
+                send(pid, signal.SIGCONT)
+        return None
 
-    def _fits(self, session: Session, pid: int) -> bool:
-        cell = self._cell
-        if not re.search(cell.method, title_of(pid)) or (cell.writing and not self._writes(session, pid)):
+    def _fits(self, cell: Cell, session: Session, pid: int) -> bool:
+        if not re.search(cell.method, title_of(pid)) or (cell.writing and not self._writes(cell, session, pid)):
             return False
+        if cell.stages or cell.round is not None:
+            number, stage = session.place()
+            if (cell.stages and stage not in cell.stages) or cell.round not in (None, number):
+                return False
         return cell.rank is None or pid == _ranks(session).get(cell.rank)
 
-    def _writes(self, session: Session, pid: int) -> bool:
-        pattern = self._cell.writing.replace("{pid}", str(pid))
+    def _writes(self, cell: Cell, session: Session, pid: int) -> bool:
+        pattern = cell.writing.replace("{pid}", str(pid))
         return any(re.search(pattern, path) for path in half_written(session.run_dir))
 
     def _judged(self, session: Session, ending: Ending) -> dict[str, Any]:
@@ -196,7 +235,7 @@ class Trial:
         nothing = {"digest_equal": False, "lost": 0, "doubled": 0}
         if ending is Ending.HANG:
             return {**nothing, "verdict": "hang"}
-        if self._victim is None:
+        if not self._hits:
             return {**nothing, "verdict": "missed"}
         if code == 0:
             compared = compare(self._reference.outcomes[1], session.run_dir)
