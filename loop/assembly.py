@@ -12,8 +12,21 @@ from itertools import pairwise
 from typing import Any
 
 from actors.images import BadImageError, ImageSource, LabelledSource
-from loop.config import FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
+from loop.config import HeldOutSet, RunConfig
 from loop.errors import UserError, one_line
+from loop.sets import (
+    CocoSet,
+    FolderSet,
+    HfDatasetSet,
+    ImageSet,
+    LabelledSet,
+    LlavaJsonSet,
+    MessagesSet,
+    ParquetSet,
+    ShapesSet,
+    VigcJsonSet,
+    WebDatasetSet,
+)
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.chain import FilterChain, MissingMeasurementError, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
@@ -78,22 +91,50 @@ def build_policies(config: RunConfig) -> Policies:
     return policies
 
 
-def build_images(spec: ShapesSet | FolderSet) -> ImageSource:
-    """The image source of an unlabelled set; a folder that is missing, unreadable or without images raises `UserError`."""
-    if isinstance(spec, FolderSet):
-        from loop.sources.folder import ImageFolder
+def build_images(spec: ImageSet) -> ImageSource:
+    """The image source of an unlabelled set; one that is missing, unreadable or without images raises `UserError`."""
+    match spec:
+        case FolderSet():
+            from loop.sources.folder import ImageFolder
 
-        return ImageFolder(spec.path, limit=spec.num_images)
-    return _shapes(spec)
+            return ImageFolder(spec.path, limit=spec.num_images)
+        case CocoSet():
+            from loop.sources.coco import CocoImages
+
+            return CocoImages(spec.path, spec.images, spec.num_name_parts, limit=spec.num_images)
+        case ParquetSet():
+            from loop.sources.tables import parquet_images
+
+            return parquet_images(spec.path, spec.column, limit=spec.num_images)
+        case WebDatasetSet():
+            from loop.sources.webdataset import TarImages
+
+            return TarImages(spec.path, limit=spec.num_images)
+        case HfDatasetSet():
+            from loop.sources.tables import saved_images
+
+            return saved_images(spec.path, spec.split, spec.column, limit=spec.num_images)
+        case ShapesSet():
+            return _shapes(spec)
 
 
-def build_labelled(spec: ShapesSet | LlavaJsonSet) -> LabelledSource:
-    """The source of a labelled set."""
-    if isinstance(spec, LlavaJsonSet):
-        from loop.sources.llava_json import LlavaJsonData
+def build_labelled(spec: LabelledSet) -> LabelledSource:
+    """The source of a labelled set; one that is missing, unreadable or holds a wrong record raises `UserError`."""
+    match spec:
+        case LlavaJsonSet():
+            from loop.sources.llava_json import LlavaJsonData
 
-        return LlavaJsonData(spec.path, spec.images)
-    return _shapes(spec)
+            return LlavaJsonData(spec.path, spec.images, spec.turns)
+        case VigcJsonSet():
+            from loop.sources.vigc_json import VigcJsonData
+
+            return VigcJsonData(spec.path, spec.images, spec.question_type)
+        case MessagesSet():
+            from loop.sources.messages import MessagesData
+
+            return MessagesData(spec.path, spec.question_type, spec.turns)
+        case ShapesSet():
+            return _shapes(spec)
 
 
 def build_held_out(sets: dict[str, HeldOutSet], seed: int) -> list[HeldOut]:

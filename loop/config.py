@@ -14,8 +14,9 @@ from actors.training.job import Hyperparameters, Lora
 from loop.errors import UserError, one_line
 from loop.overrides import apply_override
 from loop.sections import Policy, PolicySpec, Section
+from loop.sets import MAX_IMAGES, ImageSet, LabelledSet, TypeName
 from loop.yaml_input import MAX_BYTES, read_yaml
-from policies.instructions import ALL_TYPES, AnyType, QuestionType
+from policies.instructions import QuestionType
 
 EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
 """The seed model shipped with the project; `model: embedded` in a config."""
@@ -26,9 +27,6 @@ _MAX_VLLM_TEMPERATURE = 2.0
 _COLOCATED_GPU_SHARE = 0.5
 """Most of a GPU's memory that an engine may take beside a trainer rank."""
 
-AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
-"""A run remembers where its files are, from whichever folder it is resumed."""
-
 
 def _label(text: str) -> str:
     """A name that tables, logs and MLflow show."""
@@ -38,52 +36,15 @@ def _label(text: str) -> str:
 
 
 _MAX_LABEL_CHARACTERS = 100
-_MAX_IMAGES = 10_000_000
 _MAX_QUESTIONS = 1_000_000
 _Label = Annotated[str, AfterValidator(_label)]
-
-
-class ShapesSet(Section):
-    """Images of the embedded world."""
-
-    kind: Literal["shapes"] = Field("shapes", description="images of the embedded world")
-    seed: int = Field(ge=0, description="seed of the world; sets with different seeds share no image")
-    min_shift: float = Field(ge=0, le=1, description="least shift of an image")
-    max_shift: float = Field(ge=0, le=1, description="largest shift of an image")
-    num_images: int = Field(ge=1, le=_MAX_IMAGES, description="images in the set")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ShapesSet:
-        if self.min_shift > self.max_shift:
-            raise ValueError(f"min_shift {self.min_shift} is above max_shift {self.max_shift}; swap them")
-        return self
-
-
-class FolderSet(Section):
-    """A folder of JPEG, PNG and WebP photos, without labels."""
-
-    kind: Literal["folder"] = Field(description="photos of a folder")
-    path: AbsolutePath = Field(description="the folder, searched with its subfolders")
-    num_images: int | None = Field(None, ge=1, description="take the first so many images in the order of their names; null takes all")
-
-
-class LlavaJsonSet(Section):
-    """Labelled data in LLaVA's JSON format."""
-
-    kind: Literal["llava_json"] = Field(description="conversations about photos, in LLaVA's JSON format")
-    path: AbsolutePath = Field(description="the JSON file")
-    images: AbsolutePath = Field(description="folder that its `image` fields are relative to")
-
-
-ImageSet = Annotated[ShapesSet | FolderSet, Field(discriminator="kind")]
-LabelledSet = Annotated[ShapesSet | LlavaJsonSet, Field(discriminator="kind")]
 
 
 class SeedData(Section):
     """The labelled data that every training set replays."""
 
     data: LabelledSet = Field(description="where the samples come from")
-    num_samples: int = Field(8000, ge=1, le=_MAX_IMAGES, description="samples drawn from it, VIG and VIC mixed")
+    num_samples: int = Field(8000, ge=1, le=MAX_IMAGES, description="samples drawn from it, VIG and VIC mixed")
 
 
 class HeldOutSet(Section):
@@ -181,20 +142,9 @@ class ClusterConfig(Section):
         return self
 
 
-def _question_type(value: Any) -> Any:
-    """One finding for a wrong name, where the union of the two enums would give two."""
-    if value not in ALL_TYPES:
-        *most, last = map(repr, map(str, ALL_TYPES))
-        raise ValueError(f"Input should be {', '.join(most)} or {last}")
-    return value
-
-
-_TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
-
-
 class GenerationConfig(Section):
     instructions: PolicySpec = Field(default_factory=lambda: Policy(policy="canonical"), description="instruction policy")
-    type_mix: dict[_TypeName, float] = Field(
+    type_mix: dict[TypeName, float] = Field(
         default_factory=lambda: {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.2, QuestionType.COMPLEX: 0.35},
         description="shares of the question types",
     )

@@ -12,15 +12,8 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
-from loop.config import (
-    FolderSet,
-    HeldOutSet,
-    LlavaJsonSet,
-    RunConfig,
-    ShapesSet,
-    TransformersEngineConfig,
-    VllmEngineConfig,
-)
+from loop.config import HeldOutSet, RunConfig, TransformersEngineConfig, VllmEngineConfig
+from loop.sets import ImageSet, LabelledSet, kinds_of
 from policies.acceptance import ACCEPTANCE_POLICIES
 from policies.correction import CORRECTION_POLICIES
 from policies.filters import FILTER_POLICIES
@@ -41,10 +34,9 @@ _POLICIES: dict[str, Registry[Any]] = {
     "acceptance": ACCEPTANCE_POLICIES,
     "stop": STOP_POLICIES,
 }
-_SETS = {
-    "a set of kind: shapes": ShapesSet,
-    "a set of kind: folder": FolderSet,
-    "a set of kind: llava_json": LlavaJsonSet,
+_SETS: dict[str, type[BaseModel]] = {
+    **{f"an image set of kind: {kind}": model for kind, model in kinds_of(ImageSet).items()},
+    **{f"a labelled set of kind: {kind}": model for kind, model in kinds_of(LabelledSet).items()},
     "engine of kind: transformers": TransformersEngineConfig,
     "engine of kind: vllm": VllmEngineConfig,
     "held_out.NAME and acceptance_sets.NAME": HeldOutSet,

@@ -15,6 +15,7 @@ from actors.engines.vllm import VllmOptions
 from actors.training.job import Lora
 from cluster.plan import plan_resources
 from loop import config as config_module
+from loop import sets as sets_module
 from loop.assembly import build_policies
 from loop.config import EMBEDDED_MODEL, RunConfig, VllmEngineConfig, load_config, parse_config
 from loop.errors import UserError
@@ -82,8 +83,9 @@ def refused_override(*overrides: str) -> list[str]:
 
 
 def sections() -> list[type[BaseModel]]:
-    found = [value for value in vars(config_module).values() if isinstance(value, type) and issubclass(value, BaseModel)]
-    return [value for value in found if value.__module__ == config_module.__name__]
+    modules = (config_module, sets_module)
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, type) and issubclass(value, BaseModel)]
+    return [value for value in dict.fromkeys(found) if value.__module__ in {module.__name__ for module in modules}]
 
 
 def test_the_recipe_is_a_config_whose_policies_exist() -> None:
@@ -101,7 +103,7 @@ def test_the_resolved_config_parses_again_to_the_same_config() -> None:
 
 
 def test_every_field_of_every_section_is_described() -> None:
-    assert len(sections()) >= 13
+    assert len(sections()) >= 20
     missing = [
         f"{section.__name__}.{name}" for section in sections() for name, field in section.model_fields.items() if not field.description
     ]

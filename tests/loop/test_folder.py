@@ -197,7 +197,7 @@ def test_odd_files_are_set_aside(folder: Path) -> None:
 def test_a_name_that_is_not_utf8_is_left_out_and_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / os.fsdecode(b"\xff.png")).touch()
     assert len(ImageFolder(folder).image_ids()) == 3
-    assert "1 images" in caplog.text
+    assert "1 files" in caplog.text
 
 
 def test_wrong_arguments_are_named(folder: Path, tmp_path: Path) -> None:

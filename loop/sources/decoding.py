@@ -1,0 +1,87 @@
+"""Encoded images as pixels, read as if a stranger had made them: bounds before decoding, three decoders, one form that comes out."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from actors.images import BadImageError
+from loop.errors import UserError, printable
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""The only decoders that are tried, whatever a file is called."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_PIXELS = 50_000_000
+"""Default limit of an image's width times height."""
+MAX_FILE_BYTES = 1 << 28
+"""Most bytes of an encoded image that are read into memory whole, out of a container or from a remote place."""
+MAX_ASPECT_RATIO = 100
+"""Processors bring the shorter side to what a model takes, and cut the rest off afterwards: a line of 1 x 20,000 pixels would become
+gigabytes. Qwen-VL's refuse more than 200."""
+_PILLOW_MAX_PIXELS = 89_478_485
+"""Where Pillow itself begins to warn of a decompression bomb; its default `Image.MAX_IMAGE_PIXELS`."""
+
+_PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, MemoryError, RuntimeError,
+    struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What Pillow's parsers raise on hostile or damaged files."""
+
+
+def check_bounds(max_pixels: int, limit: int | None) -> None:
+    """Raises `UserError` where the bounds of an image source make no sense."""
+    if not 1 <= max_pixels <= _PILLOW_MAX_PIXELS:
+        raise UserError(f"max_pixels is {max_pixels}; expected 1 to {_PILLOW_MAX_PIXELS}")
+    if limit is not None and limit < 1:
+        raise UserError(f"the limit of images is {limit}; expected at least 1, or none for all images")
+
+
+def decoded(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """One image as 8-bit RGB: turned as its EXIF data says, alpha laid over white.
+
+    Args:
+        file: a path, or a stream that can seek.
+        name: what the image is called in an error's text.
+        max_pixels: width times height above which it is refused, before it is decoded.
+
+    Raises:
+        BadImageError: it is of another format, animated, larger than `max_pixels`, too thin, or corrupt.
+    """
+    name = printable(name)
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            _refuse_oddities(image, name, max_pixels)
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except BadImageError:
+        raise
+    except _PILLOW_ERRORS as error:
+        reason = f"not a readable {'/'.join(FORMATS)} image ({type(error).__name__}: {printable(str(error))})"
+        raise BadImageError(f"{name}: {reason}") from error
+
+
+def _refuse_oddities(image: Image.Image, name: str, max_pixels: int) -> None:
+    num_pixels = image.width * image.height
+    if num_pixels == 0:
+        raise BadImageError(f"{name}: is {image.width} x {image.height} pixels")
+    if num_pixels > max_pixels:
+        raise BadImageError(f"{name}: is {image.width} x {image.height} = {num_pixels} pixels; the limit is {max_pixels}")
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        raise BadImageError(f"{name}: is {image.width} x {image.height} pixels; the limit is {MAX_ASPECT_RATIO} times as long as wide")
+    # A JPEG with several pictures is a phone's photo with previews or a depth map behind it; its first picture is the photo.
+    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+        raise BadImageError(f"{name}: is animated")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8
+        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,73 @@
+"""Labelled data in VIGC's format (opendatalab/VIGC): a JSON list beside a folder of images.
+
+Annotations, as VIGC trains on them; `answer` holds what each annotator said:
+
+    {"image": "000000000001.jpg", "question": "...", "answer": ["...", "..."]}
+
+A-OKVQA's, where VIGC reads `image_path` and `direct_answers`, are read as well. So are the records that VIGC generates:
+
+    {"image": ..., "image_id": ..., "instruction": ..., "question": ..., "answer": "...", "whole_text": ..., "original_answer": ...,
+     "answer_given_question": ..., "answer_lst": [...]}
+
+and those that `vigc export --format vigc` writes, which have `id` and `type` in addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from loop.errors import UserError
+from loop.sources.labelled import Conversation, JsonData, checked_image, checked_text, checked_type, json_entries, most_frequent
+from policies.instructions import CANONICAL_INSTRUCTIONS, AnyType, QuestionType
+
+_TYPES_BY_INSTRUCTION = {CANONICAL_INSTRUCTIONS[kind]: kind for kind in QuestionType}
+_ABSENT = (None, "")
+
+
+class VigcJsonData(JsonData):
+    """Questions and answers of a VIGC JSON file."""
+
+    def __init__(self, path: str | Path, images: str | Path, question_type: AnyType = QuestionType.CONVERSATION) -> None:
+        """Args:
+            path: the JSON file, or a URI of it.
+            images: the folder that the records' images are relative to, or a URI of it.
+            question_type: of records that tell neither `type` nor one of VIGC's instructions.
+
+        Raises:
+            UserError: the file or a record of it cannot be read (the text names the record), or the images lie elsewhere.
+        """
+        self.question_type = question_type
+        super().__init__(path, images)
+
+    def _read(self) -> Iterator[Conversation]:
+        for index, entry, where in json_entries(self.file, "VIGC file", "questions and answers"):
+            image = checked_image(entry.get("image", entry.get("image_path")), where)
+            name = checked_text(f"{_name_of(entry)}#{index}", where)
+            answers = _answers(entry.get("answer", entry.get("direct_answers")), where)
+            turn = (_text(entry.get("question"), f"{where}: question"), most_frequent(answers))
+            yield Conversation(name, image, self._type(entry, where), (turn,), answers if len(set(answers)) > 1 else ())
+
+    def _type(self, entry: dict[str, Any], where: str) -> AnyType:
+        if entry.get("type") not in _ABSENT:
+            return checked_type(entry["type"], where)
+        instruction = entry.get("instruction")
+        return _TYPES_BY_INSTRUCTION.get(instruction, self.question_type) if isinstance(instruction, str) else self.question_type
+
+
+def _name_of(entry: dict[str, Any]) -> object:
+    return next((entry[key] for key in ("id", "question_id", "image_id") if entry.get(key) not in _ABSENT), "")
+
+
+def _answers(given: Any, where: str) -> tuple[str, ...]:
+    answers = [given] if isinstance(given, str) else given
+    if not isinstance(answers, list) or not answers:
+        raise UserError(f"{where} has answer {given!r:.80}; expected a text or a list of texts")
+    return tuple(_text(answer, f"{where}: answer {number}") for number, answer in enumerate(answers))
+
+
+def _text(given: Any, where: str) -> str:
+    if not isinstance(given, str) or not given.strip():
+        raise UserError(f"{where} is {given!r:.80}; expected a text that is not empty")
+    return checked_text(given, where).strip()
