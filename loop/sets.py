@@ -21,6 +21,7 @@ def _location(text: str) -> str:
 Location = Annotated[str, AfterValidator(_location)]
 """A path, or a URI that pyarrow.fs or fsspec knows."""
 
+
 def _question_type(value: Any) -> Any:
     """One finding for a wrong name, where the union of the two enums would give two."""
     if value not in ALL_TYPES:
@@ -56,17 +57,7 @@ class FolderSet(Section):
 
     kind: Literal["folder"] = Field(description="photos of a folder; an image's id is its path in it")
     path: Location = Field(description=f"the folder, searched with its subfolders: {_ADDRESS}")
-    num_images: def _question_type(value: Any) -> Any:
-    """One finding for a wrong name, where the union of the two enums would give two."""
-    if value not in ALL_TYPES:
-        *most, last = map(repr, map(str, ALL_TYPES))
-        raise ValueError(f"Input should be {', '.join(most)} or {last}")
-    return value
-
-
-TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
-
-_NumImages = Field(None, description="take the first so many images in the order of their names; null takes all")
+    num_images: _NumImages = Field(None, description="take the first so many images in the order of their names; null takes all")
 
 
 class CocoSet(Section):
@@ -80,17 +71,7 @@ class CocoSet(Section):
         ge=1,
         description="take the last so many parts of a file name; 2 for Objects365, whose names images/v1/patch8/X.jpg lie at patch8/X.jpg",
     )
-    num_images: def _question_type(value: Any) -> Any:
-    """One finding for a wrong name, where the union of the two enums would give two."""
-    if value not in ALL_TYPES:
-        *most, last = map(repr, map(str, ALL_TYPES))
-        raise ValueError(f"Input should be {', '.join(most)} or {last}")
-    return value
-
-
-TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
-
-_NumImages = Field(None, description="take the first so many images in the order of the file; null takes all")
+    num_images: _NumImages = Field(None, description="take the first so many images in the order of the file; null takes all")
 
 
 class ParquetSet(Section):
@@ -99,17 +80,7 @@ class ParquetSet(Section):
     kind: Literal["parquet"] = Field(description="encoded images in a column of Parquet files; an id is FILE/ROW")
     path: Location = Field(description=f"one file, or a folder searched for *.parquet: {_ADDRESS}")
     column: str = Field("image", description="binary, or a struct with `bytes` as datasets stores images")
-    num_images: def _question_type(value: Any) -> Any:
-    """One finding for a wrong name, where the union of the two enums would give two."""
-    if value not in ALL_TYPES:
-        *most, last = map(repr, map(str, ALL_TYPES))
-        raise ValueError(f"Input should be {', '.join(most)} or {last}")
-    return value
-
-
-TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
-
-_NumImages = Field(None, description="take the first so many rows; null takes all")
+    num_images: _NumImages = Field(None, description="take the first so many rows; null takes all")
 
 
 class WebDatasetSet(Section):
@@ -117,37 +88,17 @@ class WebDatasetSet(Section):
 
     kind: Literal["webdataset"] = Field(description="jpg, png and webp members of tars; an id is SHARD/MEMBER")
     path: Location = Field(description=f"a tar, a folder of tars, or a pattern such as train-{{0000..0099}}.tar or *.tar: {_ADDRESS}")
-    num_images: def _question_type(value: Any) -> Any:
-    """One finding for a wrong name, where the union of the two enums would give two."""
-    if value not in ALL_TYPES:
-        *most, last = map(repr, map(str, ALL_TYPES))
-        raise ValueError(f"Input should be {', '.join(most)} or {last}")
-    return value
-
-
-TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
-
-_NumImages = Field(None, description="take the first so many images; null takes all")
+    num_images: _NumImages = Field(None, description="take the first so many images; null takes all")
 
 
 class HfDatasetSet(Section):
     """Images of a dataset that `datasets` has saved to disk."""
 
     kind: Literal["hf_dataset"] = Field(description="a dataset that save_to_disk of the library datasets has written; an id is FILE/ROW")
-    path: Location = Field(description=f"the folder it was saved to: {_ADDRESS}")
+    path: Location = Field(description="the folder it was saved to, on a filesystem of this machine")
     split: str | None = Field(None, description="split, where a DatasetDict was saved")
     column: str = Field("image", description="column of images")
-    num_images: def _question_type(value: Any) -> Any:
-    """One finding for a wrong name, where the union of the two enums would give two."""
-    if value not in ALL_TYPES:
-        *most, last = map(repr, map(str, ALL_TYPES))
-        raise ValueError(f"Input should be {', '.join(most)} or {last}")
-    return value
-
-
-TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
-
-_NumImages = Field(None, description="take the first so many rows; null takes all")
+    num_images: _NumImages = Field(None, description="take the first so many rows; null takes all")
 
 
 class _ConversationsSet(Section):

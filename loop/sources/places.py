@@ -16,7 +16,7 @@ from loop.errors import UserError, one_line, printable
 
 log = logging.getLogger(__name__)
 
-ACCESS_ERRORS = (OSError, ValueError, RuntimeError, ImportError, EOFError, MemoryError, pa.ArrowException)
+ACCESS_ERRORS = (OSError, ValueError, LookupError, RuntimeError, ImportError, EOFError, MemoryError, pa.ArrowException)
 """What filesystems, and pyarrow's readers of damaged files, raise."""
 
 

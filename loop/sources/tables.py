@@ -9,6 +9,8 @@ import io
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from actors.images import BadImageError
+from loop.bounded import in_bounds
 from loop.errors import UserError, one_line, printable
 from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, check_bounds, decoded
 from loop.sources.places import ACCESS_ERRORS, Place, stored_files
@@ -28,6 +31,8 @@ _STREAM_BYTES = 1 << 20
 _OPEN_FILES = 8
 """Files that a source keeps open."""
 _MAX_STATE_BYTES = 1 << 24
+_MAX_READ_S, _MAX_READ_BYTES = 600.0, 1 << 30
+"""Bounds on looking through the Arrow files of a dataset; the files themselves, which are mapped, come on top."""
 _DICT_FILE, _STATE_FILE = "dataset_dict.json", "state.json"
 
 
@@ -172,12 +177,11 @@ class ParquetReader:
 
 
 class ArrowReader:
-    """A file of Arrow's stream format, as `datasets` writes it, mapped into memory where it is local. Keeps 16 bytes per batch."""
+    """A file of Arrow's stream format, as `datasets` writes it, mapped into memory. Keeps 16 bytes per batch."""
 
     def __init__(self, place: Place, name: str, column: str) -> None:
-        self._stream = place.open(name) if place.local is None else pa.memory_map(str(place.local / name))
-        message = pa.ipc.read_message(self._stream)
-        self.schema = pa.ipc.read_schema(message)
+        self._stream = pa.memory_map(str(Path(place.local or "") / name))
+        self.schema = pa.ipc.read_schema(pa.ipc.read_message(self._stream))
         self._column = column
         self._offsets: list[int] = []
         starts = [0]
@@ -197,6 +201,10 @@ class ArrowReader:
     @property
     def num_rows(self) -> int:
         return int(self._starts[-1])
+
+    def batch_starts(self) -> list[int]:
+        """The first row of every batch that has any."""
+        return sorted({int(start) for start in self._starts[:-1] if start < self.num_rows})
 
     def cell(self, row: int) -> Any:
         if row >= self.num_rows:
@@ -226,9 +234,11 @@ def saved_images(
     """The images of a dataset that `datasets.Dataset.save_to_disk` wrote, or of a split of a saved `DatasetDict`.
 
     Raises:
-        UserError: the folder holds no such dataset or not that split; or as `TableImages` says.
+        UserError: the folder holds no such dataset or not that split, or is not on a filesystem of this machine; or as `TableImages` says.
     """
     place = Place.of(path, "dataset")
+    if place.local is None:
+        raise UserError(f"dataset {path} is no local folder; copy it here, or save it with to_parquet and use the kind parquet")
     if split is not None:
         place = _split_of(place, split, str(path))
     state = _json_object(place, _STATE_FILE)
@@ -240,15 +250,37 @@ def saved_images(
     names = [str(one.get("filename", "")) for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
     if not names or not all(name and name.isprintable() and "/" not in name for name in names):
         raise UserError(f"{place.address}/{_STATE_FILE} lists no data files; expected a folder that save_to_disk has written")
+    paths = [Path(place.local, name) for name in names]
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]
+    _refuse_deadly(place, tuple(states), column)
     return TableImages(place, names, ArrowReader, column, max_pixels, limit)
+
+
+@lru_cache(maxsize=256)
+def _refuse_deadly(place: Place, states: tuple[tuple[str, int, int], ...], column: str) -> None:
+    """Read all that the files say of themselves in a process of its own, once for each state (name, size in bytes, time of the last
+    change) of them: pyarrow trusts it, and damaged bytes can end who reads them.
+
+    Raises:
+        UserError: they did.
+    """
+
+    def read() -> None:
+        for name, *_ in states:
+            with suppress(*ACCESS_ERRORS):  # whoever reads it again says what is wrong
+                reader = ArrowReader(place, name, column)
+                for row in reader.batch_starts():
+                    with suppress(*ACCESS_ERRORS):
+                        reader.cell(row)
+
+    in_bounds(f"dataset {place.address}", read, _MAX_READ_S, sum(size for _, size, _ in states) + _MAX_READ_BYTES)
 
 
 def _split_of(place: Place, split: str, path: str) -> Place:
     found = (_json_object(place, _DICT_FILE) or {}).get("splits")
     if not isinstance(found, list) or split not in found or "/" in split or split == "..":
         raise UserError(f"dataset {path} has no split {split!r}; it has {found if isinstance(found, list) else 'none'}")
-    address, mark, query = place.address.partition("?") if "://" in place.address else (place.address, "", "")
-    return Place(f"{address}/{split}{mark}{query}")
+    return Place(str(Path(place.local or "") / split))
 
 
 def _json_object(place: Place, name: str) -> dict[str, Any] | None:

@@ -145,6 +145,9 @@ def _images(place: Place, shard: str) -> Iterator[tuple[str, int]]:
                 hidden = member.name.rpartition("/")[2].startswith(".")
                 if member.isreg() and not member.issparse() and member.name.lower().endswith(SUFFIXES) and not hidden:
                     yield member.name, member.offset
+            window.seek(tar.offset)
+            if window.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damaged headers for the end
+                raise tarfile.ReadError(f"there is neither a header nor the end mark at byte {tar.offset}")
 
 
 def _read_member(place: Place, shard: str, name: str) -> bytes:
