@@ -103,9 +103,9 @@ def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     run_dir: RunDir,
-    out: Annotated[Path, typer.Option(help="file or folder to write; it must not exist")],
+    out: Annotated[Path, typer.Option(help="folder to write, or NAME.parquet; it must not exist")],
     round: Annotated[str, typer.Option("--round", help="a round's number, or all")] = "all",
-    format: Annotated[str, typer.Option("--format", help="llava, messages or parquet")] = "llava",
+    format: Annotated[str, typer.Option("--format", help="llava, vigc, messages or parquet")] = "llava",
 ) -> None:
     """Write the accepted records of committed rounds for use elsewhere."""
     from loop.config import parse_config
@@ -120,7 +120,7 @@ def export(
     report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), routing(config))
     for problem in report.bad_images:
         typer.echo(f"left out: {printable(problem)}", err=True)
-    typer.echo(f"{report.num_records} records in {report.path}")
+    typer.echo(f"{report.num_records} records in {report.path}, described in {report.card}")
 
 
 @app.command()

@@ -73,8 +73,8 @@ def open_image(folder: Place | Path, image_id: str, max_pixels: int = MAX_PIXELS
     Raises:
         BadImageError: it is missing, outside the folder, or none that `decoded` takes.
     """
-    local = folder if isinstance(folder, Path) else folder.local
-    file = _fetched(folder, image_id) if isinstance(folder, Place) and local is None else _file_inside(Path(local or ""), image_id)
+    place = Place(str(folder)) if isinstance(folder, Path) else folder
+    file = _fetched(place, image_id) if place.local is None else _file_inside(place.local, image_id)
     return decoded(file, image_id, max_pixels)
 
 

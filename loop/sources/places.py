@@ -44,13 +44,17 @@ class Place:
     @property
     def local(self) -> Path | None:
         """The path, where this machine's filesystem holds it."""
-        filesystem, root = _connected(self.address)
-        return Path(root) if isinstance(filesystem, fs.LocalFileSystem) else None
+        return self.path if isinstance(_connected(self.address)[0], fs.LocalFileSystem) else None
+
+    @property
+    def path(self) -> Path:
+        """The path in its filesystem, whichever that is."""
+        return Path(_connected(self.address)[1])
 
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(_connected(self.address)[1]).name
+        return self.path.name
 
     @property
     def parent(self) -> Place:

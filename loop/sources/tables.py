@@ -180,7 +180,7 @@ class ArrowReader:
     """A file of Arrow's stream format, as `datasets` writes it, mapped into memory. Keeps 16 bytes per batch."""
 
     def __init__(self, place: Place, name: str, column: str) -> None:
-        self._stream = pa.memory_map(str(Path(place.local or "") / name))
+        self._stream = pa.memory_map(str(place.path / name))
         self.schema = pa.ipc.read_schema(pa.ipc.read_message(self._stream))
         self._column = column
         self._offsets: list[int] = []
@@ -250,7 +250,7 @@ def saved_images(
     names = [str(one.get("filename", "")) for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
     if not names or not all(name and name.isprintable() and "/" not in name for name in names):
         raise UserError(f"{place.address}/{_STATE_FILE} lists no data files; expected a folder that save_to_disk has written")
-    paths = [Path(place.local, name) for name in names]
+    paths = [place.path / name for name in names]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]
     _refuse_deadly(place, tuple(states), column)
     return TableImages(place, names, ArrowReader, column, max_pixels, limit)
@@ -280,7 +280,7 @@ def _split_of(place: Place, split: str, path: str) -> Place:
     found = (_json_object(place, _DICT_FILE) or {}).get("splits")
     if not isinstance(found, list) or split not in found or "/" in split or split == "..":
         raise UserError(f"dataset {path} has no split {split!r}; it has {found if isinstance(found, list) else 'none'}")
-    return Place(str(Path(place.local or "") / split))
+    return Place(str(place.path / split))
 
 
 def _json_object(place: Place, name: str) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,10 @@ from actors.images import BadImageError
 from loop.commits import RoundCommit, RoundState
 from loop.errors import UserError
 from loop.export import export, read_records
+from loop.sources.labelled import LabelledData
+from loop.sources.llava_json import LlavaJsonData
+from loop.sources.messages import MessagesData
+from loop.sources.vigc_json import VigcJsonData
 from loop.store import RunInfo, Store
 from policies.records import Reason, Record, from_table, to_table
 
@@ -160,7 +164,7 @@ def test_a_failure_half_way_leaves_nothing(filled: Store, tmp_path: Path) -> Non
 def test_wrong_arguments_are_named(filled: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"round 7 .* is not committed; committed rounds are \[0, 1\]"):
         export(filled, 7, "llava", tmp_path / "x", Pictures())
-    with pytest.raises(UserError, match=r"unknown export format 'csv'; expected one of \['llava', 'messages', 'parquet'\]"):
+    with pytest.raises(UserError, match=r"unknown export format 'csv'; expected one of \['llava', 'vigc', 'messages', 'parquet'\]"):
         export(filled, "all", "csv", tmp_path / "x", Pictures())
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="failed"):
@@ -172,3 +176,131 @@ def test_an_image_id_cannot_lead_out_of_the_export(store: Store, tmp_path: Path)
     with pytest.raises(Exception, match="leads out"):
         export(store, "all", "llava", tmp_path / "out", Pictures())
     assert not list(tmp_path.rglob("outside*"))
+
+
+# ---- VIGC, cards, and the way back
+
+
+KNOWLEDGE = replace(
+    KEPT, record_id="r1-s0-1", round=1, image_id="b", question_type="okvqa", question="Who made it?", answer="gaudi",
+    original_answer="guell",
+    short_answers=("gaudi", "guell"), short_answer_weights=(70.0, 4.5), sentences=("gaudi",),
+)  # fmt: skip
+
+
+def test_vigc_holds_the_fields_that_vigc_keeps(store: Store, tmp_path: Path) -> None:
+    detail = replace(SECOND, sentences=("There.",), original_answer="Here.")
+    commit(store, 0, [detail, REJECTED])
+    commit(store, 1, [KNOWLEDGE])
+    report = export(store, "all", "vigc", tmp_path / "out", Pictures())
+    first, second = json.loads((report.path / "data.json").read_text())
+    assert first == {
+        "image": "b.png", "image_id": "b", "instruction": "Ask.", "question": "Where?", "answer": "There.",
+        "whole_text": "Ask. Question: Where? Answer: There.", "original_answer": "Here.", "answer_given_question": None,
+        "answer_lst": ["There."], "id": "r0-s1-0", "type": "detail",
+    }  # fmt: skip
+    assert (second["answer"], second["weight"], second["type"]) == (["gaudi", "guell"], [70.0, 4.5], "okvqa")
+    assert [path.name for path in (report.path / "images").iterdir()] == ["b.png"]
+
+
+def texts_of(data: LabelledData) -> list[tuple[str, str, str]]:
+    return [(record.question_type, *record.turns[0]) for record in data.records()]
+
+
+@pytest.mark.parametrize("format", ["llava", "vigc", "messages", "messages file"])
+def test_what_is_exported_is_read_again_with_the_same_texts_and_pictures(store: Store, tmp_path: Path, format: str) -> None:
+    kept = [replace(KEPT, question="What?"), replace(SECOND, answer='Überall, "quoted".\nTwo lines.'), KNOWLEDGE]
+    commit(store, 0, [kept[0], REJECTED], [kept[1]])
+    commit(store, 1, [kept[2]])
+    out = tmp_path / ("out.parquet" if format == "messages file" else "out")
+    export(store, "all", format.split()[0], out, Pictures())
+    read: dict[str, Callable[[], LabelledData]] = {
+        "llava": lambda: LlavaJsonData(out / "data.json", out / "images"),
+        "vigc": lambda: VigcJsonData(out / "data.json", out / "images"),
+        "messages": lambda: MessagesData(out),
+        "messages file": lambda: MessagesData(out),
+    }
+    data = read[format]()
+    assert texts_of(data) == [(record.question_type, record.question, record.answer) for record in kept]
+    assert [record.name.split("#")[0] for record in data.records()] == [record.record_id for record in kept]
+    pictures = [data.open(record.image_id).getpixel((0, 0)) for record in data.records()]
+    assert pictures == [(len(record.image_id), 20, 30) for record in kept]
+    assert len(data.training_samples(6, 0)) == 6
+
+
+CONFIG = {
+    "name": "photos", "seed": 5, "model": "/home/someone/models/tiny-llava",
+    "correction": {"policy": "sentence_by_sentence", "options": {}},
+    "filters": [{"policy": "parsable", "options": {}}, {"policy": "confidence", "options": {"min_logprob": -0.5}}],
+    "image_sets": [
+        {"kind": "webdataset", "path": "/home/someone/secret/train-{0..9}.tar", "num_images": None},
+        {"kind": "folder", "path": "s3://bucket/holiday `photos`", "num_images": 50},
+    ],
+    "generation": {"temperature": 1.0, "top_p": 0.9, "view": "raw"},
+    "seed_data": {"data": {"kind": "llava_json", "path": "/home/someone/llava.json", "images": "/home/someone/coco"}, "num_samples": 9},
+}  # fmt: skip
+
+
+@pytest.fixture
+def lineage(tmp_path: Path) -> Iterator[Store]:
+    with Store.create(tmp_path / "run", RunInfo(run_id="run-7", config=CONFIG)).locked() as store:
+        written = {"generator_weight_version": "r0-abc", "corrector_weight_version": "r0-abc"}
+        two_reasons = replace(REJECTED, reasons=(Reason.EMPTY, Reason.TOO_SHORT), **written)
+        commit(store, 0)
+        commit(
+            store,
+            1,
+            [replace(KEPT, round=1, **written), replace(REJECTED, round=1, **written), replace(two_reasons, round=1, record_id="x")],
+        )
+        commit(store, 2, [replace(SECOND, round=2, image_id="bad"), replace(LATER, round=2, generator_weight_version="r1-def")])
+        yield store
+
+
+@pytest.mark.parametrize("format", ["llava", "vigc", "messages", "parquet"])
+def test_a_card_tells_where_the_records_come_from(lineage: Store, tmp_path: Path, format: str) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    report = export(lineage, "all", format, tmp_path / "out", Pictures())
+    assert report.card == tmp_path / "out" / "README.md"
+    text = report.card.read_text()
+    header = hub.DatasetCard(text).data.to_dict()
+    assert header["pretty_name"] == f"photos, rounds 0 to 2, as {format}"
+    assert (header["license"], header["size_categories"]) == ("unknown", ["n<1K"])
+    assert (tmp_path / "out" / header["configs"][0]["data_files"]).is_file()
+    num = {"parquet": 5}.get(format, 2)
+    assert f"{num} records about {3 if format == 'parquet' else 2} images, made by run `run-7`" in text
+    assert f"| 1 | accepted | `r0-abc` | `r0-abc` | 3 | 1 | 1 | {3 if format == 'parquet' else 1} |" in text
+    assert "| 2 | accepted | `r1-def` |  | 2 | 2 | 2 |" in text
+    assert "2 of 5 records; one may have several reasons.\n\n| reason | records |\n| --- | --- |\n| empty | 2 |\n| too_short | 1 |" in text
+    assert "- Seed model: `tiny-llava`" in text
+    assert "`webdataset`, path `train-{0..9}.tar`; `folder`, num_images `50`, path `holiday 'photos'`" in text
+    assert "- Filters, in order: `parsable`, `confidence(min_logprob=-0.5)`" in text
+    assert "someone" not in text
+    assert ("1 images could not be read again" in text) == (format != "parquet")
+    assert ("The pictures keep the licences" in text) == (format != "parquet")
+
+
+def test_the_card_of_a_file_lies_beside_it(lineage: Store, tmp_path: Path) -> None:
+    report = export(lineage, 1, "messages", tmp_path / "round1.parquet", Pictures())
+    assert (report.path, report.card) == (tmp_path / "round1.parquet", tmp_path / "round1.README.md")
+    assert "photos, round 1, as messages" in report.card.read_text()
+    report.path.unlink()
+    with pytest.raises(UserError, match=r"round1\.README\.md exists; export never overwrites"):
+        export(lineage, 1, "messages", tmp_path / "round1.parquet", Pictures())
+    with pytest.raises(UserError, match="nothing to export"):
+        export(lineage, 0, "messages", tmp_path / "out" / "round0.parquet", Pictures())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["llava", "vigc", "messages", "parquet"])
+def test_datasets_reads_a_folder_as_its_card_says(lineage: Store, tmp_path: Path, format: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    report = export(lineage, "all", format, tmp_path / "out", Pictures())
+    loaded = datasets.load_dataset(str(report.path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == report.num_records
+    if format == "messages":
+        assert np.asarray(loaded[1]["images"][0])[0, 0].tolist() == [1, 20, 30]
+        assert (loaded["id"][1], loaded["type"][1]) == (LATER.record_id, LATER.question_type)
+    builder = "json" if format in ("llava", "vigc") else "parquet"
+    file = str(report.path / f"data.{builder}")
+    by_file = datasets.load_dataset(builder, data_files=file, split="train", cache_dir=str(tmp_path / "cache2"))
+    assert by_file.column_names == loaded.column_names

@@ -1,0 +1,170 @@
+"""The data of a run in the formats of other tools, each with a dataset card that says where it comes from.
+
+| format     | holds                                   | written as                                                             |
+|------------|-----------------------------------------|------------------------------------------------------------------------|
+| `llava`    | accepted records                        | a folder: `data.json` (LLaVA's conversations), `images/IMAGE_ID.png`   |
+| `vigc`     | accepted records                        | a folder: `data.json` (VIGC's fields of a record), `images/...`        |
+| `messages` | accepted records with their images      | Parquet that `datasets` and TRL read as chat messages and images       |
+| `parquet`  | all records, the rejected with reasons  | Parquet of `policies.records.RECORD_SCHEMA`                            |
+
+The card is the folder's `README.md`, with the header that the Hugging Face hub reads. Parquet goes into a folder as `data.parquet`, or,
+where `out` ends in `.parquet`, into that file, and its card beside it: `NAME.parquet` and `NAME.README.md`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+from actors.durable import fsync_tree
+from loop.commits import RoundCommit
+from loop.errors import UserError
+from loop.export.card import Lineage, card
+from loop.export.writers import (
+    DATA_JSON,
+    DATA_PARQUET,
+    ImageOpener,
+    Pictures,
+    Tally,
+    Writer,
+    write_llava,
+    write_messages,
+    write_parquet,
+    write_vigc,
+)
+from loop.store import Store, records_in
+from policies.records import Record
+
+CARD = "README.md"
+
+
+class ExportFormat(StrEnum):
+    LLAVA = "llava"
+    VIGC = "vigc"
+    MESSAGES = "messages"
+    PARQUET = "parquet"
+
+
+_WRITERS: dict[ExportFormat, tuple[Writer, str]] = {
+    ExportFormat.LLAVA: (write_llava, DATA_JSON),
+    ExportFormat.VIGC: (write_vigc, DATA_JSON),
+    ExportFormat.MESSAGES: (write_messages, DATA_PARQUET),
+    ExportFormat.PARQUET: (write_parquet, DATA_PARQUET),
+}
+"""How a format is written, and its data file in a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written."""
+
+    num_records: int
+    path: Path
+    card: Path
+    bad_images: tuple[str, ...] = ()
+    """One line per image that could not be read; its records are left out."""
+
+
+def export(
+    store: Store,
+    rounds: Literal["all"] | int,
+    format: ExportFormat | str,
+    out: Path,
+    images: ImageOpener,
+    image_id_of: Callable[[Record], str] = lambda record: record.image_id,
+) -> ExportReport:
+    """Write the records of committed rounds, and their card, to `out`, which appears whole or not at all.
+
+    `images` opens what `image_id_of` says; give the latter when rounds draw on sets whose image ids can be equal.
+
+    Raises:
+        UserError: `out` exists or cannot be written, the round is not committed, the format is unknown, or there is nothing to write.
+        DamagedFileError: a part of the run is not what its commit record says.
+    """
+    write, data_file = _WRITERS[_known(format)]
+    as_file = data_file == DATA_PARQUET and out.suffix == ".parquet"
+    commits = _chosen(store, rounds)
+    card_path = out.with_suffix(f".{CARD}") if as_file else out / CARD
+    if taken := next((path for path in (out, card_path) if path.exists()), None):
+        raise UserError(f"{taken} exists; export never overwrites: choose another --out or remove it first")
+    pictures, tally = Pictures(images, image_id_of), Tally()
+    lineage = Lineage(store.read_run(), commits, str(format))
+
+    def fill(data: Path, target: Path, shown_name: str) -> None:
+        write(lineage.seen(record for commit in commits for record in read_records(store, commit)), data, pictures, tally)
+        _refuse_nothing(tally, pictures, commits, store.uri, all_records=format == ExportFormat.PARQUET)
+        target.write_text(card(lineage, tally, len(pictures.bad), shown_name), encoding="utf-8")
+
+    with _whole(out) as tmp:
+        if as_file:
+            with _whole(card_path) as tmp_card:  # it is there before the data are
+                fill(tmp, tmp_card, out.name)
+        else:
+            tmp.mkdir()
+            fill(tmp / DATA_PARQUET if data_file == DATA_PARQUET else tmp, tmp / CARD, data_file)
+    return ExportReport(tally.num_records, out, card_path, tuple(pictures.bad.values()))
+
+
+def read_records(store: Store, commit: RoundCommit) -> list[Record]:
+    """All records of a committed round, in the order of its shards.
+
+    They lie in the round's parts of the record schema. Where selection wrote a record again, as trained on, the later part in the
+    commit's list counts.
+
+    Raises:
+        DamagedFileError: a part is not what the commit record says.
+        SchemaVersionError: a part was written in another version of the record schema.
+    """
+    records: dict[str, Record] = {}
+    for file in commit.files:
+        if file.path.startswith("rounds/") and file.path.endswith(".parquet"):
+            table = store.read_part(file)
+            if b"vigc_record_schema" in (table.schema.metadata or {}):
+                records.update((record.record_id, record) for record in records_in(file.path, table))
+    return list(records.values())
+
+
+def _refuse_nothing(tally: Tally, pictures: Pictures, commits: Sequence[RoundCommit], uri: str, *, all_records: bool) -> None:
+    if tally.num_records:
+        return
+    unreadable = f" ({len(pictures.bad)} images cannot be read, the first: {next(iter(pictures.bad.values()))})" if pictures.bad else ""
+    nothing = "no records" if all_records else f"no accepted records with readable images{unreadable}"
+    raise UserError(f"nothing to export: rounds {[commit.round for commit in commits]} of {uri} hold {nothing}")
+
+
+def _known(format: ExportFormat | str) -> ExportFormat:
+    if format not in list(ExportFormat):
+        raise UserError(f"unknown export format {format!r}; expected one of {[str(name) for name in ExportFormat]}")
+    return ExportFormat(format)
+
+
+def _chosen(store: Store, rounds: Literal["all"] | int) -> list[RoundCommit]:
+    committed = store.committed_rounds()
+    if not committed or rounds not in ("all", *committed):
+        raise UserError(f"round {rounds} of {store.uri} is not committed; committed rounds are {committed}")
+    return store.commits() if rounds == "all" else [store.read_commit(rounds)]
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A path beside `out` to write a file or folder at; it becomes `out` when the block ends well and is gone otherwise."""
+    tmp = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield tmp
+        fsync_tree(tmp)
+        os.rename(tmp, out)
+    except OSError as error:
+        raise UserError(f"the export to {out} failed: {error}; choose an --out that you can write to") from error
+    finally:
+        if tmp.is_dir():
+            shutil.rmtree(tmp)
+        elif tmp.exists():
+            tmp.unlink()
