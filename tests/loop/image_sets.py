@@ -5,14 +5,21 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
+from pydantic import TypeAdapter
+
+from actors.images import BadImageError, ImageSource
+from loop.assembly import build_images
+from loop.errors import UserError
+from loop.sets import ImageSet
 
 KINDS = ("folder", "coco", "parquet", "webdataset", "hf_dataset")
 
@@ -53,7 +60,7 @@ def write_parquet(path: Path, column: list[Any], kind: pa.DataType | None = None
     return path
 
 
-def write_set(kind: str, folder: Path, pictures: list[bytes], picture: Callable[[int], bytes] | None = None) -> dict[str, Any]:
+def write_set(kind: str, folder: Path, pictures: list[bytes]) -> dict[str, Any]:
     """The pictures as a set of a kind, in two files where it has files; returns the set as a config names it."""
     folder.mkdir()
     half = len(pictures) // 2
@@ -87,3 +94,22 @@ def write_set(kind: str, folder: Path, pictures: list[bytes], picture: Callable[
             datasets.Dataset.from_dict(rows, features=features).save_to_disk(folder / "saved", num_shards=2)
             return {"kind": kind, "path": str(folder / "saved")}
     raise AssertionError(kind)
+
+
+def built(**spec: Any) -> ImageSource:
+    return build_images(TypeAdapter(ImageSet).validate_python(spec))
+
+
+def refusal(**spec: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        built(**spec)
+    text = str(caught.value)
+    assert text.isprintable()
+    return text
+
+
+def reason(source: ImageSource, image_id: str) -> str:
+    with pytest.raises(BadImageError) as caught:
+        source.open(image_id)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
