@@ -116,7 +116,8 @@ class _Index:
 
 
 @lru_cache(maxsize=_CACHED_INDEXES)
-def _index(place: Place, shard: str) -> _Index:
+def index_of_shard(place: Place, shard: str) -> _Index:
+    """Where the images of a shard are. Read once in a process: a shard that is exchanged afterwards gives reasons, not other images."""
     found = np.array([(_hash(name), offset) for name, offset in _images(place, shard)], dtype=[("hash", np.uint64), ("offset", np.int64)])
     found.sort(order="hash")
     return _Index(found["hash"].copy(), found["offset"].copy())
@@ -151,7 +152,7 @@ def _images(place: Place, shard: str) -> Iterator[tuple[str, int]]:
 
 
 def _read_member(place: Place, shard: str, name: str) -> bytes:
-    offset = _index(place, shard).offset(name)
+    offset = index_of_shard(place, shard).offset(name)
     if offset is None:
         raise BadImageError(f"there is no such member in {place.address}")
     with place.open(shard) as stream, _tar_at(_HeaderWindow(stream, _LOCAL_WINDOW_BYTES), offset) as tar:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
@@ -29,6 +30,8 @@ from loop.config import EMBEDDED_MODEL
 from loop.errors import UserError
 from loop.sources.folder import ImageFolder, open_image
 from loop.sources.llava_json import LlavaJsonData
+from loop.sources.tables import parquet_images
+from loop.sources.webdataset import TarImages, index_of_shard
 from policies.chain import FilterChain
 from policies.correction import SentenceBySentence
 from policies.filters import Parsable
@@ -37,6 +40,7 @@ from policies.records import Reason, from_table
 from tests.actors.test_pipeline import update_of
 from tests.hostile import images as bad
 from tests.hostile.fuzz import INPUTS, fuzzed, is_chaos
+from tests.loop.image_sets import write_parquet, write_tar
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 
@@ -93,6 +97,50 @@ def test_what_is_odd_but_whole_is_served_and_the_rest_is_set_aside(served: dict[
         ):
             assert not is_served, name
     assert len(served) > 130
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_containers_serve_what_the_folder_serves(folder: Path, served: dict[str, bool], tmp_path: Path, kind: str) -> None:
+    names = [name for name in served if (folder / name).is_file() and not (folder / name).is_symlink() and name.isprintable()]
+    cells = [(folder / name).read_bytes() for name in names]
+    if kind == "parquet":
+        source = parquet_images(write_parquet(tmp_path / "x.parquet", cells, pa.binary()))
+        ids = source.image_ids()
+    else:  # a folder for each: their names up to the first dot are not all different
+        members = [(f"{number}/{name}", data) for number, (name, data) in enumerate(zip(names, cells, strict=True))]
+        source = TarImages(str(write_tar(tmp_path / "x.tar", members)))
+        ids = [f"x.tar/{member}" for member, _ in members]
+        assert source.image_ids() == ids
+    found = {}
+    for name, image_id in zip(names, ids, strict=True):
+        try:
+            found[name] = source.open(image_id).mode == "RGB"
+        except BadImageError as error:
+            assert str(error).isprintable()
+            found[name] = False
+    assert found == {name: served[name] for name in names}
+    assert len(names) > 120
+
+
+@fuzzed(places=st.lists(st.integers(0, 1 << 30), min_size=1, max_size=8), data=st.data())
+def test_a_damaged_tar_is_refused_or_gives_images_and_reasons(tmp_path: Path, places: list[int], data: st.DataObject) -> None:
+    members = [("a.png", bad.PNG), ("b.jpg", bad.JPEG), ("n" * 120 + ".png", bad.PNG), ("c.txt", b"text")]
+    path = write_tar(tmp_path / "x.tar", members)
+    whole = bytearray(path.read_bytes())
+    for place in places:
+        whole[place % len(whole)] = data.draw(st.integers(0, 255))
+    path.write_bytes(whole)
+    index_of_shard.cache_clear()
+    try:
+        source = TarImages(str(path), max_pixels=100_000)
+    except UserError as error:
+        assert str(error).isprintable()
+        return
+    for image_id in source.image_ids():
+        try:
+            assert source.open(image_id).mode == "RGB"
+        except BadImageError as error:
+            assert str(error).isprintable()
 
 
 @pytest.mark.parametrize("view", VIEWS)

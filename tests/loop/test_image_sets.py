@@ -13,10 +13,12 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from actors.filter import FilterWorker
 from actors.generator import Generator, GeneratorOptions
 from actors.shards import Shard, ShardImages, ShardResult
+from loop.cli import app
 from loop.round import counts_of
 from loop.sources.folder import ImageFolder
 from loop.sources.places import Place
@@ -126,7 +128,7 @@ for small, large in json.load(sys.stdin):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process as Linux tells it")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    pictures = [noise(number) for number in range(3000)]
+    pictures = [noise(number) for number in range(300)] * 10
     num_bytes = sum(map(len, pictures))
     assert num_bytes > 30_000_000
     specs = [(write_set(kind, tmp_path / f"{kind}-small", pictures[:300]), write_set(kind, tmp_path / kind, pictures)) for kind in KINDS]
@@ -136,6 +138,16 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     )
     growth = dict(zip(KINDS, map(int, child.stdout.split()), strict=True))
     assert max(growth.values()) < num_bytes / 4, growth
+
+
+def test_the_reference_of_a_config_describes_every_kind_of_set() -> None:
+    printed = CliRunner().invoke(app, ["config"], env={"COLUMNS": "200"}).stdout
+    for kind in KINDS:
+        assert f"an image set of kind: {kind}" in printed
+    for kind in ("llava_json", "vigc_json", "messages"):
+        assert f"a labelled set of kind: {kind}" in printed
+    assert "num_name_parts" in printed
+    assert "an id is SHARD/MEMBER" in printed
 
 
 # ---- folders

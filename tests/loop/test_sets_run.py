@@ -39,7 +39,7 @@ def test_rounds_draw_on_tars_parquet_files_and_a_saved_dataset_and_set_broken_im
     config = write_config(
         tmp_path, rounds=3, image_sets=[write_set(kind, tmp_path / kind, pictures) for kind in ROUNDS], filters=["parsable"],
         seed_data={"data": labelled(tmp_path / "labelled"), "num_samples": 40}, generation={"num_shards": 2},
-        training={"num_steps": 2, "batch_size": 8, "learning_rate": 1e-5},
+        training={"num_steps": 2, "batch_size": 8, "learning_rate": 1e-5}, cluster={"num_engines": 1, "trainer_ranks": 1},
     )  # fmt: skip
 
     result = vigc("run", str(config), "--run-dir", "run", cwd=tmp_path)
