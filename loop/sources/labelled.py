@@ -87,11 +87,8 @@ class LabelledData(ABC):
         rng = np.random.default_rng(seed)
         whole = self.turns == "conversation"
         items = [(record, turn) for record in self.records() for turn in (record.turns[:1] if whole else record.turns)]
-        order: list[int] = []
-        while len(order) < num_samples:
-            order.extend(rng.permutation(len(items)).tolist())
         samples = []
-        for index, item in enumerate(order[:num_samples]):
+        for index, item in enumerate(_order(len(items), num_samples, rng)):
             record, turn = items[item]
             if index % 2 == 0:
                 turn = record.turns[int(rng.integers(len(record.turns)))] if whole else turn
@@ -180,6 +177,14 @@ def checked_image(image: object, where: str) -> str:
 def most_frequent(answers: Sequence[str]) -> str:
     """What most said; of several the first."""
     return Counter(answers).most_common(1)[0][0]
+
+
+def _order(count: int, num_samples: int, rng: np.random.Generator) -> list[int]:
+    """Indices below `count`, each once before any comes again."""
+    order: list[int] = []
+    while len(order) < num_samples:
+        order.extend(rng.permutation(count).tolist())
+    return order[:num_samples]
 
 
 def _drawn(record: Conversation, turn: tuple[str, str], rng: np.random.Generator) -> tuple[str, str]:
