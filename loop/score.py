@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,13 +84,19 @@ def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path], split:
     """The questions of a benchmark's files.
 
     Raises:
-        UserError: no file was given, one cannot be read or is not what the benchmark takes, or the split has no question.
+        UserError: no file was given, one cannot be read or is not what the benchmark takes, two hold questions of the same id,
+            or the split has no question.
     """
     if not data:
         if name in WITHOUT_DATA and split is None:
             return []
         raise UserError(f"{name} needs its data; give the file with --data")
     questions = _told(f"{name} cannot take this data", lambda: benchmark.read([_document(file) for file in data]))
+    twice = [one for one, num in Counter(question.question_id for question in questions).items() if num > 1]
+    if twice:
+        raise UserError(
+            f"{len(twice)} question ids, such as {printable(twice[0])}, are in more than one --data file; score the files one by one"
+        )
     if split is None:
         return questions
     chosen = [question for question in questions if question.split == split]

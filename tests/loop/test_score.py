@@ -81,6 +81,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     )
     assert refused("pope", [data], data).startswith("pope cannot take these predictions (3 faults); is it the right file?\n")
     assert refused("pope", [data], predictions, synonyms=data) == "--synonyms is for chair; leave it out for pope"
+    assert refused("pope", [data, data], predictions).startswith("2 question ids, such as 0, are in more than one --data file")
     assert refused("pope", [data], predictions, split="val") == "--split is 'val'; the data has no splits"
 
 
