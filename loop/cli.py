@@ -136,6 +136,28 @@ def seed(
 
 
 @app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="vqa, okvqa, aokvqa, pope, chair, scienceqa, mmbench, llava-bench")],
+    predictions: Annotated[Path, typer.Option(help="JSON object {question id: answer}, or JSON Lines with question_id and answer")],
+    data: Annotated[list[Path] | None, typer.Option(help="the benchmark's file; again for a second one")] = None,
+    published: Annotated[bool, typer.Option("--published", help="repeat the public code where it is known to be wrong")] = False,
+    synonyms: Annotated[Path | None, typer.Option(help="CHAIR's words; default synonyms.txt beside the data, else our own")] = None,
+    split: Annotated[str | None, typer.Option(help="only the questions of this split, where the data names splits")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="count questions without a prediction as wrong")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score predictions on one of the field's benchmarks, in percent."""
+    from loop.score import print_scores, score_files
+
+    files = data or []
+    scores = score_files(benchmark, files, predictions, published=published, synonyms=synonyms, split=split, allow_missing=allow_missing)
+    if as_json:
+        typer.echo(json.dumps(scores))
+    else:
+        print_scores(Console(), benchmark, scores)
+
+
+@app.command()
 def config() -> None:
     """Every key of a config with its default and meaning, and every policy with its options."""
     from loop.reference import print_reference

@@ -44,7 +44,8 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
 
 
 def test_policies_are_imported_without_ray_and_torch() -> None:
-    modules = sorted(f"policies.{path.stem}" for path in (ROOT / "policies").rglob("*.py") if path.stem != "__init__")
+    files = [path.relative_to(ROOT) for path in (ROOT / "policies").rglob("*.py") if path.stem != "__init__"]
+    modules = sorted(".".join(path.with_suffix("").parts) for path in files)
     code = f"import sys, json, {', '.join(modules)}; print(json.dumps(sorted(set({HEAVY!r}) & set(sys.modules))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stdout) == []

@@ -1,0 +1,22 @@
+"""Benchmarks of the field, by name in `BENCHMARKS`."""
+
+from policies.benchmarks import aokvqa, chair, llava_bench, mmbench, pope, scienceqa, vqa
+from policies.benchmarks.base import BENCHMARKS, Benchmark, Prediction, Question
+from policies.benchmarks.documents import BenchmarkDataError, Document, parse_document
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "BenchmarkDataError",
+    "Document",
+    "Prediction",
+    "Question",
+    "aokvqa",
+    "chair",
+    "llava_bench",
+    "mmbench",
+    "parse_document",
+    "pope",
+    "scienceqa",
+    "vqa",
+]

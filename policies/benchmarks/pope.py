@@ -1,0 +1,195 @@
+"""POPE (Li et al. 2023, arXiv 2305.10355): yes-or-no questions about objects, half of them about objects that are not there.
+
+Reading an answer: the public code (LLaVA's `eval_pope.py`) looks at the text before the first full stop, without commas, and calls it
+no if it holds one of the words `No`, `no`, `not`, anything else yes. So `NO`, `No!`, `There isn't one` and the empty answer are yes
+there, and `Yes, there are no chairs` is no. By default an answer is read by its first yes or no, then by a negation or by "there is"; one
+that is neither is unparsable: wrong, no `yes` and no `no`, and counted in `num_unparsable`. `published` reads as the public code.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
+
+from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
+from policies.benchmarks.documents import Document, Reader, identity, show, unique
+from policies.benchmarks.predictions import missing_count, read_predictions
+
+YES, NO = "yes", "no"
+SPLITS = ("random", "popular", "adversarial")
+
+_SAID = re.compile(r"(?<![\w'])(?:(yes|yeah|yep|yup)|(no(?![- ]?one\b)|nope|nah))(?![\w'])")
+_NEGATED = re.compile(r"\b(?:not|cannot|none|nothing|nobody|no-one|no one|neither|never|without)\b|n't\b")
+_STATED = re.compile(r"\b(?:there(?:'s| is| are)|contains?|shows?|it is|it does|i (?:can )?see)\b")
+
+
+def parse_yes_no(answer: str) -> str | None:
+    """`yes`, `no`, or None where the answer is neither."""
+    text = answer.lower().replace("\u2019", "'")
+    said = _SAID.search(text)
+    if said:
+        return YES if said[1] else NO
+    if _NEGATED.search(text):
+        return NO if not re.search(r"\b(?:not (?:clear|sure|certain)|cannot (?:tell|say|see clearly))\b", text) else None
+    return YES if _STATED.search(text) else None
+
+
+def parse_yes_no_published(answer: str) -> str:
+    """`yes` or `no` as LLaVA's code reads it."""
+    words = answer.split(".")[0].replace(",", "").split(" ")
+    return NO if {"No", "no", "not"} & set(words) else YES
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Counts of labels and predictions; `unparsable` are yes-labelled and no-labelled ones whose answer is neither."""
+
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+    unparsable: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[str, str | None]]) -> Confusion:
+        """From `(label, prediction)` pairs."""
+        counts = Counter(pairs)
+        return cls(counts[YES, YES], counts[NO, YES], counts[NO, NO], counts[YES, NO], (counts[YES, None], counts[NO, None]))
+
+    def scores(self, num_missing: int = 0) -> dict[str, Any]:
+        """The field's five figures in percent, and counts. An unparsable answer to a yes question is a miss for the recall.
+
+        Args:
+            num_missing: how many of the unparsable ones are questions without an answer.
+        """
+        total = self.true_positives + self.false_positives + self.true_negatives + self.false_negatives + sum(self.unparsable)
+        said_yes = self.true_positives + self.false_positives
+        precision = percent(self.true_positives, said_yes)
+        recall = percent(self.true_positives, self.true_positives + self.false_negatives + self.unparsable[0])
+        return {
+            "accuracy": percent(self.true_positives + self.true_negatives, total),
+            "precision": precision,
+            "recall": recall,
+            "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+            "yes_ratio": percent(said_yes, total),
+            "num_questions": total,
+            "num_unparsable": sum(self.unparsable) - num_missing,
+        }
+
+
+@BENCHMARKS.register("pope")
+class Pope:
+    """`accuracy`, `precision`, `recall`, `f1`, `yes_ratio`; `by_split` where the data names splits (`category`).
+
+    Data: POPE's JSON Lines (`question_id`, `image`, `text`, `label`), one split a file.
+    """
+
+    settings: tuple[str, ...] = (ANSWER,)
+
+    def __init__(self, published: bool = False) -> None:
+        self.published = published
+
+    def read(self, documents: Sequence[Document]) -> list[Question]:
+        questions = []
+        for document in documents:
+            reader, ids = Reader(document), []
+            for entry in document.records("POPE's questions, an object a line"):
+                question_id = reader.id(entry, "question_id")
+                text = reader.get(entry, "text", str, "the question's text")
+                label = reader.get(entry, "label", str, "yes or no")
+                ids.append((entry.place, question_id))
+                if text is None or label is None:
+                    continue
+                if label not in (YES, NO):
+                    reader.fault(entry.place, f"label is {show(label)}; expected yes or no")
+                else:
+                    image, split = identity(entry.value.get("image")), str(entry.value.get("category") or "")
+                    questions.append(Question(question_id, text, image, answers=(label,), split=split))
+            unique(reader, ids, "question")
+            reader.done()
+        return questions
+
+    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
+        return read_predictions(document, {question.question_id: None for question in questions}, allow_missing=allow_missing)
+
+    def prompt(self, question: Question, setting: str = ANSWER) -> str:
+        return f"{question.text}\n{SHORT_ANSWER}"
+
+    def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
+        return parse_yes_no_published(answer) if self.published else parse_yes_no(answer)
+
+    def score(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> dict[str, Any]:
+        answers = by_question(predictions)
+        found = self._scores(questions, answers)
+        splits = list(dict.fromkeys(question.split for question in questions))
+        if splits != [""]:
+            found["by_split"] = {split: self._scores([q for q in questions if q.split == split], answers) for split in splits}
+        return found
+
+    def _scores(self, questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, Any]:
+        said = {question.question_id: answers.get(question.question_id) for question in questions}
+        pairs = [(q.answers[0], None if (text := said[q.question_id]) is None else self.parse(q, text)) for q in questions]
+        missing = missing_count(list(said), answers)
+        return Confusion.of(pairs).scores(missing.get("num_missing", 0)) | missing
+
+
+def build_questions(objects_by_image: Mapping[str, Collection[str]], split: str, num_per_image: int, seed: int) -> list[Question]:
+    """POPE's questions for images whose objects are known: for each image as many about objects that are there as about absent ones.
+
+    Absent objects are drawn as the paper has it (section 5.1): `random`: any of the data's objects; `popular`: the most frequent ones of
+    the data; `adversarial`: those that most often stand in one image with this image's objects. Ties go to the more frequent object, then
+    by name.
+
+    Args:
+        objects_by_image: categories of the objects of each image; those of all images together are what may be asked about.
+        split: `random`, `popular` or `adversarial`.
+        num_per_image: questions for each image, an even number; fewer where an image has too few objects present or absent.
+        seed: of the draws. The questions of an image do not depend on the order of images.
+
+    Returns:
+        yes and no questions in turn, in the images' order; ids are counted from 1.
+
+    Raises:
+        ValueError: an unknown split, or `num_per_image` is odd or below 2.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of {list(SPLITS)}")
+    if num_per_image < 2 or num_per_image % 2:
+        raise ValueError(f"num_per_image is {num_per_image}; expected an even number of 2 or more")
+    frequency = Counter(one for objects in objects_by_image.values() for one in set(objects))
+    together = _together(objects_by_image) if split == "adversarial" else {}
+    asked: list[tuple[str, str, str]] = []
+    for image, objects in objects_by_image.items():
+        draw = random.Random(f"{seed} {image}")  # text seeds do not depend on the process
+        present, absent = sorted(set(objects)), sorted(set(frequency) - set(objects))
+        num_pairs = min(num_per_image // 2, len(present), len(absent))
+        if split == "random":
+            chosen = draw.sample(absent, num_pairs)
+        else:
+            near: Counter[str] = sum((together[one] for one in present), Counter()) if split == "adversarial" else Counter()
+            chosen = sorted(absent, key=lambda one, near=near: (-near[one], -frequency[one], one))[:num_pairs]
+        pairs = zip_longest(draw.sample(present, num_pairs), chosen)
+        asked += chain.from_iterable(((image, there, YES), (image, not_there, NO)) for there, not_there in pairs)
+    return [
+        Question(str(number), f"Is there {_article(name)} {name} in the image?", image, answers=(label,), split=split)
+        for number, (image, name, label) in enumerate(asked, 1)
+    ]
+
+
+def _together(objects_by_image: Mapping[str, Collection[str]]) -> dict[str, Counter[str]]:
+    """Object -> how many images it shares with each other object."""
+    found: dict[str, Counter[str]] = {}
+    for objects in objects_by_image.values():
+        there = set(objects)
+        for one in there:
+            found.setdefault(one, Counter()).update(there - {one})
+    return found
+
+
+def _article(name: str) -> str:
+    return "an" if name[:1].lower() in "aeiou" else "a"

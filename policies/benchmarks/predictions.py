@@ -1,0 +1,126 @@
+"""Reading predictions: one JSON object `{question id: answer}`, or records with a question id and an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from policies.benchmarks.base import ANSWER, Prediction
+from policies.benchmarks.documents import BenchmarkDataError, Check, Document, Entry, Reader, show, text_only
+
+MAX_MISSING = 10
+"""Ids of missing questions that an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Names of the fields of a record."""
+
+    key: str = "question_id"
+    values: tuple[str, ...] = (ANSWER,)
+    """One field: the answer is its value. Several: the answer is an object of those that are there."""
+    groups: tuple[str, ...] = ()
+    """Optional fields that tell sets of predictions apart; the first that is there counts."""
+
+
+def read_predictions(
+    document: Document,
+    ids: Collection[str],
+    fields: Fields = Fields(),
+    check: Check = text_only,
+    *,
+    allow_missing: bool = False,
+    hint: str = "",
+) -> list[Prediction]:
+    """The predictions of a file, in its order.
+
+    Args:
+        document: the file.
+        ids: the questions that there are.
+        fields: names of a record's fields.
+        check: what is wrong with an answer.
+        allow_missing: whether questions may go without a prediction.
+        hint: what to do about missing ones, beside `--allow-missing`.
+
+    Raises:
+        BenchmarkDataError: each fault with its line or id.
+    """
+    reader = Reader(document)
+    known = ids if isinstance(ids, set | frozenset | dict) else set(ids)
+    found: dict[tuple[str, str], Prediction] = {}
+    places: dict[tuple[str, str], str] = {}
+    for place, prediction in _predictions(document, fields, reader):
+        where = (prediction.group, prediction.question_id)
+        if where in found:
+            reader.fault(place, f"{fields.key} {prediction.question_id} stands twice, first at {places[where]}; expected it once")
+            continue
+        found[where], places[where] = prediction, place
+        if prediction.question_id not in known:
+            reader.fault(place, f"{fields.key} {show(prediction.question_id)} is not in the data; is this its file?")
+        elif wrong := check(prediction.answer):
+            reader.fault(place, wrong)
+    _check_missing(reader, known, found, allow_missing, hint)
+    reader.done()
+    return list(found.values())
+
+
+def _expected(fields: Fields) -> str:
+    return f"{fields.key} and {' or '.join(fields.values)}"
+
+
+def _predictions(document: Document, fields: Fields, reader: Reader) -> list[tuple[str, Prediction]]:
+    content = document.content
+    if document.entries is None and isinstance(content, dict) and not (fields.key in content and set(fields.values) & set(content)):
+        return [(f"{fields.key} {key}", Prediction(key, value)) for key, value in content.items()]
+    entries = document.entries if document.entries is not None else (Entry("the whole file", content),)
+    if not entries:
+        raise BenchmarkDataError([f"{document.name} is empty; expected predictions"])
+    found = []
+    for entry in entries:
+        if not isinstance(entry.value, dict):
+            reader.fault(entry.place, f"{show(entry.value)}; expected an object with {_expected(fields)}")
+            continue
+        key, answer = _key(entry, fields, reader), _answer(entry, fields, reader)
+        if key and answer is not _ABSENT:
+            group = next((str(entry.value[name]) for name in fields.groups if name in entry.value), "")
+            found.append((entry.place, Prediction(key, answer, group)))
+    return found
+
+
+_ABSENT = object()
+
+
+def _key(entry: Entry, fields: Fields, reader: Reader) -> str:
+    if fields.key not in entry.value:
+        reader.fault(entry.place, f"no field {fields.key!r} among {show(sorted(entry.value))}; expected {_expected(fields)}")
+        return ""
+    return reader.id(entry, fields.key)
+
+
+def _answer(entry: Entry, fields: Fields, reader: Reader) -> Any:
+    there = {name: entry.value[name] for name in fields.values if name in entry.value}
+    if there:
+        return there if len(fields.values) > 1 else next(iter(there.values()))
+    names = " or ".join(map(repr, fields.values))
+    reader.fault(entry.place, f"no field {names} among {show(sorted(entry.value))}; expected {_expected(fields)}")
+    return _ABSENT
+
+
+def _check_missing(
+    reader: Reader, known: Collection[str], found: dict[tuple[str, str], Prediction], allow_missing: bool, hint: str
+) -> None:
+    given = {prediction.question_id for prediction in found.values()}
+    if not given & set(known) and not reader.findings:
+        reader.findings.append(f"{reader.name} holds no prediction for any question of the data; expected its question ids")
+    missing = [one for one in known if one not in given]
+    if missing and not allow_missing:
+        shown = ", ".join(missing[:MAX_MISSING]) + (", ..." if len(missing) > MAX_MISSING else "")
+        advice = f"predict them, {hint}or count them as wrong with --allow-missing"
+        reader.findings.append(f"{reader.name} has no prediction for {len(missing)} of {len(known)} questions ({shown}); {advice}")
+
+
+def missing_count(ids: Sequence[str], answers: Collection[str]) -> dict[str, int]:
+    """`num_missing`, where any are."""
+    num = sum(one not in answers for one in ids)
+    return {"num_missing": num} if num else {}

@@ -1,0 +1,114 @@
+"""ScienceQA (Lu et al. 2022, arXiv 2209.09513): accuracy over all questions, over those with an image, and by subject.
+
+Reading an answer: the public code (LLaVA's `eval_science_qa.py`) takes a bare letter from A to E, a letter before ". ", or exactly one
+"The answer is X."; `B.`, `(B)`, `b` and `The answer is B` cannot be read there, and of `A. The answer is B.` it takes A. By default
+`policies.benchmarks.options` reads them, and the last one as naming none. `published` reads as the public code. Unreadable answers are
+wrong, and counted in `num_unparsable`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from policies.benchmarks.base import ANSWER, BENCHMARKS, OPTION_LETTER, Prediction, Question, by_question, percent, with_options
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, unique
+from policies.benchmarks.options import read_option
+from policies.benchmarks.predictions import missing_count, read_predictions
+
+LETTERS = "ABCDE"
+_STATED = re.compile(r"The answer is ([A-Z]).")
+
+
+def parse_letter_published(answer: str) -> str | None:
+    """The letter that LLaVA's code reads, or None; it may be beyond the choices."""
+    if len(answer) == 1 and answer in LETTERS:
+        return answer
+    if len(answer) >= 3 and answer[0] in LETTERS and answer[1:3] == ". ":
+        return answer[0]
+    stated = _STATED.findall(answer)
+    return stated[0] if len(stated) == 1 else None
+
+
+@BENCHMARKS.register("scienceqa")
+class ScienceQa:
+    """`accuracy` and `image_accuracy`, and `by_subject` where the data names subjects.
+
+    Data: the official `problems.json` (`{id: {"question", "choices", "answer", "hint", "image", "subject", "split"}}`), or a list of
+    questions (`id`, `text`, `choices`, `answer`, `has_image`, optional `details`).
+    """
+
+    settings: tuple[str, ...] = (ANSWER,)
+
+    def __init__(self, published: bool = False) -> None:
+        self.published = published
+
+    def read(self, documents: Sequence[Document]) -> list[Question]:
+        return [question for document in documents for question in _questions(document)]
+
+    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
+        ids, splits = {question.question_id: None for question in questions}, {question.split for question in questions}
+        hint = f"choose one of the splits {', '.join(sorted(splits))} with --split, " if len(splits) > 1 else ""
+        return read_predictions(document, ids, allow_missing=allow_missing, hint=hint)
+
+    def prompt(self, question: Question, setting: str = ANSWER) -> str:
+        return with_options(question, OPTION_LETTER)
+
+    def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
+        """The letter of a choice."""
+        if self.published:
+            letter = parse_letter_published(answer)
+            return letter if letter and ord(letter) - ord("A") < len(question.choices) else None
+        index = read_option(answer, question.choices)
+        return None if index is None else chr(ord("A") + index)
+
+    def score(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> dict[str, Any]:
+        answers = by_question(predictions)
+        letters = {q.question_id: self.parse(q, answers[q.question_id]) for q in questions if q.question_id in answers}
+        right = {question.question_id: letters.get(question.question_id) == question.answers[0] for question in questions}
+
+        def accuracy(of: Sequence[Question]) -> float:
+            return percent(sum(right[question.question_id] for question in of), len(of))
+
+        with_image = [question for question in questions if question.image]
+        found: dict[str, Any] = {"accuracy": accuracy(questions), "image_accuracy": accuracy(with_image)}
+        found |= {"num_questions": len(questions), "num_image_questions": len(with_image)}
+        found["num_unparsable"] = sum(letter is None for letter in letters.values())
+        subjects = sorted({question.category for question in questions} - {""})
+        if subjects:
+            found["by_subject"] = {name: accuracy([question for question in questions if question.category == name]) for name in subjects}
+        return found | missing_count([question.question_id for question in questions], answers)
+
+
+def _questions(document: Document) -> list[Question]:
+    reader, questions, ids = Reader(document), [], []
+    for entry, question_id in _entries(document, reader):
+        details = entry.value.get("details") if isinstance(entry.value.get("details"), dict) else entry.value
+        text = reader.get(entry, "question" if "question" in entry.value else "text", str, "the question's text")
+        choices = reader.texts(entry, "choices", "a list of texts")
+        right = reader.get(entry, "answer", int, "the index of the right choice")
+        ids.append((entry.place, question_id))
+        if text is None or right is None:
+            continue
+        if not 0 <= right < len(choices):
+            reader.fault(entry.place, f"answer is {right}; there are {len(choices)} choices")
+            continue
+        # The file name where the data has it; a question known to have a picture that is not named stands as its id.
+        image = str(entry.value.get("image") or (question_id if entry.value.get("has_image") is True else ""))
+        context = str(entry.value.get("hint") or "")  # the list's texts hold their hints already
+        subject, split = str(details.get("subject") or ""), str(entry.value.get("split") or "")
+        letter = chr(ord("A") + right)
+        questions.append(Question(question_id, text, image, choices, (letter,), category=subject, split=split, context=context))
+    unique(reader, ids, "question")
+    reader.done()
+    return questions
+
+
+def _entries(document: Document, reader: Reader) -> list[tuple[Entry, str]]:
+    if document.entries is not None:
+        return [(entry, reader.id(entry, "id")) for entry in document.records("ScienceQA's questions")]
+    content = document.content
+    if not isinstance(content, dict) or not content or not all(isinstance(value, dict) for value in content.values()):
+        raise BenchmarkDataError([f"{document.name} holds neither a list of questions nor problems by id"])
+    return [(Entry(f"question {question_id}", value), question_id) for question_id, value in content.items()]

@@ -1,0 +1,185 @@
+"""VQA v2 and OK-VQA: soft accuracy over ten human answers (Antol et al. 2015, arXiv 1505.00468).
+
+    accuracy = mean over the annotators of min(1, matches among the other annotators / 3)
+
+By default both sides are normalised in full. The public evaluator (GT-Vision-Lab/VQA as opendatalab/VIGC carries it) normalises the
+prediction in full, but the human answers by punctuation only, and not even so where all ten are equal: "two" given by all ten is
+then wrong whatever is predicted. Its own annotation files hold answers that are normalised already, where the two agree;
+`published` repeats it, for numbers on raw answers that must equal the public code's.
+
+OK-VQA also circulates as soft labels (`okvqa.json`: answer -> score). A prediction scores what its label says; one that is no label
+as it stands is looked up in normalised form, unless `published`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show, unique
+from policies.benchmarks.normalise import normalise_answer, normalise_punctuation, trimmed
+from policies.benchmarks.predictions import missing_count, read_predictions
+
+
+def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """The accuracy of one prediction, 0..1; both sides as they are to be compared.
+
+    With `m` matches among `n` answers, `m` annotators see `m - 1` others that match and `n - m` see `m`.
+    """
+    matches, total = answers.count(prediction), len(answers)
+    if not matches:
+        return 0.0
+    return (matches * min(1.0, (matches - 1) / 3) + (total - matches) * min(1.0, matches / 3)) / total
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str], published: bool = False) -> float:
+    """Soft accuracy, 0..1, after normalisation.
+
+    Args:
+        prediction: as the model wrote it.
+        answers: of the annotators; ten in the field's data.
+        published: normalise the human answers as the public evaluator does, not as they should be.
+    """
+    if not published:
+        return soft_accuracy(normalise_answer(prediction), [normalise_answer(answer) for answer in answers])
+    given = [trimmed(answer) for answer in answers]
+    if len(set(given)) > 1:
+        given = [normalise_punctuation(answer) for answer in given]
+    return soft_accuracy(normalise_answer(prediction), given)
+
+
+def soft_label_score(prediction: str, weights: dict[str, float], published: bool = False) -> float:
+    """What a prediction's soft label says, 0..1; 0 where it is no label. Of labels that are one when normalised the highest counts."""
+    if prediction in weights or published:
+        return weights.get(prediction, 0.0)
+    wanted = normalise_answer(prediction)
+    return max((weight for answer, weight in weights.items() if normalise_answer(answer) == wanted), default=0.0)
+
+
+@BENCHMARKS.register("vqa")
+@BENCHMARKS.register("okvqa")
+class Vqa:
+    """Soft accuracy: `accuracy`, over all questions, and `by_category` where the data has answer types.
+
+    Data: an annotations file of VQA v2 or OK-VQA (`{"annotations": [{"question_id", "answers": [{"answer"}]}]}`), with the questions
+    file beside it where texts are wanted; a list of such annotations, with answers as texts too; or a list with soft labels
+    (`{"question_id", "sent", "label": {answer: score}}`).
+    """
+
+    settings: tuple[str, ...] = (ANSWER,)
+
+    def __init__(self, published: bool = False) -> None:
+        self.published = published
+
+    def read(self, documents: Sequence[Document]) -> list[Question]:
+        texts: dict[str, str] = {}
+        questions: list[Question] = []
+        for document in documents:
+            content = document.content
+            if document.entries is not None:
+                entries = document.records("a list of questions with question_id and answers, or sent and label")
+                questions += (_annotated if "answers" in entries[0].value else _labelled)(document, entries)
+            elif isinstance(content, dict) and "annotations" in content:
+                questions += _annotated(document, _listed(document, "annotations"))
+            elif isinstance(content, dict) and "questions" in content:
+                texts |= _texts(document)
+            else:
+                raise BenchmarkDataError([f"{document.name} holds neither annotations, questions nor a list with soft labels"])
+        if not questions:
+            raise BenchmarkDataError([f"{', '.join(d.name for d in documents)}: no answers; give the annotations file too"])
+        if texts:
+            lost = [question.question_id for question in questions if question.question_id not in texts]
+            if lost:
+                raise BenchmarkDataError([f"the questions file has no text for {len(lost)} annotated questions, such as {lost[0]}"])
+            questions = [_with_text(question, texts[question.question_id]) for question in questions]
+        return questions
+
+    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
+        return read_predictions(document, {question.question_id: None for question in questions}, allow_missing=allow_missing)
+
+    def prompt(self, question: Question, setting: str = ANSWER) -> str:
+        return f"{question.text}\n{SHORT_ANSWER}"
+
+    def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
+        return normalise_answer(answer)
+
+    def score(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> dict[str, Any]:
+        answers = by_question(predictions)
+        scores: dict[str, list[float]] = {}
+        for question in questions:
+            prediction = answers.get(question.question_id)
+            scores.setdefault(question.category, []).append(0.0 if prediction is None else self._score(question, prediction))
+        found = {"accuracy": percent(sum(map(sum, scores.values())), len(questions)), "num_questions": len(questions)}
+        if set(scores) != {""}:
+            found["by_category"] = {category: percent(sum(of), len(of)) for category, of in sorted(scores.items())}
+        return found | missing_count([question.question_id for question in questions], answers)
+
+    def _score(self, question: Question, prediction: str) -> float:
+        if question.weights:
+            return soft_label_score(prediction, dict(question.weights), self.published)
+        return vqa_accuracy(prediction, question.answers, self.published)
+
+
+def _with_text(question: Question, text: str) -> Question:
+    return Question(
+        question.question_id, text, question.image, answers=question.answers, weights=question.weights, category=question.category
+    )
+
+
+def _listed(document: Document, name: str) -> list[Entry]:
+    value = document.content[name]
+    if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
+        raise BenchmarkDataError([f"{document.name}: {name} is {show(value)}; expected a list of objects"])
+    return [Entry(f"{name} {index}", one) for index, one in enumerate(value)]
+
+
+def _annotated(document: Document, entries: Sequence[Entry]) -> list[Question]:
+    reader, questions, ids = Reader(document), [], []
+    for entry in entries:
+        question_id = reader.id(entry, "question_id")
+        given = reader.get(entry, "answers", list, "a list of texts, or of objects with answer")
+        if given is None:
+            continue
+        answers: list[Any] = [one.get("answer") if isinstance(one, dict) else one for one in given]
+        if not answers or not all(isinstance(answer, str) for answer in answers):
+            reader.fault(entry.place, f"answers is {show(given)}; expected a list of texts, or of objects with answer")
+            continue
+        image, category = identity(entry.value.get("image_id")), str(entry.value.get("answer_type") or "")
+        text = entry.value.get("question")
+        text = text if isinstance(text, str) else ""  # the official annotations have none; their questions file does
+        questions.append(Question(question_id, text, image, answers=tuple(answers), category=category))
+        ids.append((entry.place, question_id))
+    unique(reader, ids, "question")
+    reader.done()
+    return questions
+
+
+def _texts(document: Document) -> dict[str, str]:
+    reader, found, ids = Reader(document), {}, []
+    for entry in _listed(document, "questions"):
+        question_id = reader.id(entry, "question_id")
+        found[question_id] = reader.get(entry, "question", str, "a text")
+        ids.append((entry.place, question_id))
+    unique(reader, ids, "question")
+    reader.done()
+    return found
+
+
+def _labelled(document: Document, entries: Sequence[Entry]) -> list[Question]:
+    reader, questions, ids = Reader(document), [], []
+    for entry in entries:
+        question_id = reader.id(entry, "question_id")
+        text = reader.get(entry, "sent", str, "the question's text")
+        label = reader.get(entry, "label", dict, "an object of answers and scores from 0 to 1")
+        if label is None or text is None:
+            continue
+        if not all(type(weight) in (int, float) and 0 <= weight <= 1 for weight in label.values()):
+            reader.fault(entry.place, f"label is {show(label)} ({kind(label)}); expected scores from 0 to 1")
+            continue
+        image = str(entry.value.get("img_id") or identity(entry.value.get("image_id")))
+        questions.append(Question(question_id, text, image, weights=label, split=str(entry.value.get("split") or "")))
+        ids.append((entry.place, question_id))
+    unique(reader, ids, "question")
+    reader.done()
+    return questions
