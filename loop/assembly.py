@@ -6,14 +6,15 @@ All that can be wrong with a config shows here, before any actor starts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from actors.images import BadImageError, ImageSource, LabelledSource
-from loop.config import FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
-from loop.errors import UserError, one_line
+from loop.config import AcceptanceSet, FolderSet, HeldOutSet, LlavaJsonSet, RunConfig, ShapesSet
+from loop.errors import UserError, one_line, printable
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.chain import FilterChain, MissingMeasurementError, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
@@ -24,6 +25,8 @@ from policies.records import HeldOutQuestion
 from policies.registry import Registry, UnknownPolicyError
 from policies.schedule import SCHEDULE_POLICIES, START_POLICIES, STOP_POLICIES, SchedulePolicy, StartPolicy, StopPolicy
 from policies.selection import SELECTION_POLICIES, SelectionPolicy
+
+_YES_OR_NO = re.compile(r"(yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class HeldOut:
     name: str
     source: LabelledSource
     questions: tuple[HeldOutQuestion, ...]
+    seed_domain: bool = False
+    """Whether its questions are like the seed data."""
+    yes_no: bool = False
+    """Whether only yes or no counts in an answer."""
 
 
 def build_policies(config: RunConfig) -> Policies:
@@ -96,12 +103,17 @@ def build_labelled(spec: ShapesSet | LlavaJsonSet) -> LabelledSource:
     return _shapes(spec)
 
 
-def build_held_out(sets: dict[str, HeldOutSet], seed: int) -> list[HeldOut]:
-    """The held-out sets with their questions, the same for a run seed."""
+def build_held_out(sets: Mapping[str, HeldOutSet], seed: int) -> list[HeldOut]:
+    """The held-out or acceptance sets with their questions, the same for a run seed."""
     built = []
     for name, spec in sets.items():
         source = build_labelled(spec.data)
-        built.append(HeldOut(name, source, tuple(source.questions(spec.num_questions, seed))))
+        questions = source.questions(spec.num_questions, seed)
+        if isinstance(spec, AcceptanceSet):
+            asked = tuple(replace(question, yes_no=spec.yes_no) for question in questions)
+            built.append(HeldOut(name, source, asked, spec.seed_domain, spec.yes_no))
+        else:
+            built.append(HeldOut(name, source, tuple(questions)))
     return built
 
 
@@ -109,9 +121,15 @@ def check_held_out(sets: Sequence[HeldOut]) -> None:
     """Open the images of held-out questions: a set of which some are left out would no longer be the same yardstick.
 
     Raises:
-        UserError: one cannot be read.
+        UserError: one cannot be read, or a right answer of a yes-or-no set is neither.
     """
     for one in sets:
+        for question in one.questions if one.yes_no else ():
+            if not _YES_OR_NO.match(question.answer):
+                raise UserError(
+                    f"the right answer to question {printable(question.question_id)} of the set {one.name} is "
+                    f"{printable(question.answer)[:80]!r}; with yes_no true every answer has to begin with yes or no"
+                )
         for image_id in dict.fromkeys(question.image_id for question in one.questions):
             try:
                 one.source.open(image_id)

@@ -93,6 +93,21 @@ class HeldOutSet(Section):
     num_questions: int = Field(200, ge=1, le=_MAX_QUESTIONS, description="questions drawn from it")
 
 
+class AcceptanceSet(HeldOutSet):
+    """Held-out questions that the acceptance policy decides on."""
+
+    seed_domain: bool = Field(False, description="its questions are like the seed data: policy evidence guards it against forgetting")
+    yes_no: bool = Field(
+        False, description="answers count as yes or no alone, as POPE's: policy evidence guards against yes where no is right"
+    )
+
+    @model_validator(mode="after")
+    def _whole_answers_of_shapes(self) -> AcceptanceSet:
+        if self.yes_no and isinstance(self.data, ShapesSet):
+            raise ValueError("yes_no true is for data whose answers begin with yes or no; shapes has whole sentences and knows the truth")
+        return self
+
+
 class _EngineKeys(Section):
     """What every engine has."""
 
@@ -282,6 +297,11 @@ class RetentionConfig(Section):
         return self
 
 
+def _listed(value: Any) -> Any:
+    """One name is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 def _policy(name: str, description: str) -> Any:
     return Field(default_factory=lambda: Policy(policy=name), description=description)
 
@@ -302,7 +322,7 @@ class RunConfig(Section):
     seed_data: SeedData = Field(description="labelled data that training replays")
     image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
     held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
-    acceptance_sets: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
+    acceptance_sets: dict[_Label, AcceptanceSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
     answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
     engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
     cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
@@ -316,6 +336,10 @@ class RunConfig(Section):
     training: TrainingConfig = _defaults(TrainingConfig, "how a candidate is trained")
     acceptance: PolicySpec = _policy("paired_test", "whether a candidate becomes the champion")
     stop: PolicySpec = _policy("rounds", "when the loop ends")
+    control: Annotated[tuple[Literal["seed_only", "no_correction"], ...], BeforeValidator(_listed)] = Field(
+        (),
+        description="what is trained beside each candidate to compare it with, none or some of seed_only, no_correction; decides nothing",
+    )
     transport: Literal["checkpoint", "object_store", "native"] = Field(
         "checkpoint", description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs"
     )
@@ -330,6 +354,26 @@ class RunConfig(Section):
                 f"training.batch_size / gradient_accumulation = {micro} cannot be shared by {self.cluster.trainer_ranks} trainer ranks; "
                 "choose a multiple"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _controls_differ(self) -> RunConfig:
+        if len(set(self.control)) < len(self.control):
+            raise ValueError(f"control names {', '.join(self.control)}; name each once")
+        if "no_correction" in self.control and self.correction.policy == "none":
+            raise ValueError("control no_correction is the run itself where correction is none; drop one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _a_seed_domain_is_guarded(self) -> RunConfig:
+        named = [name for name, one in self.acceptance_sets.items() if one.seed_domain]
+        if named and self.acceptance.policy in ("always", "paired_test"):
+            raise ValueError(
+                f"seed_domain of the acceptance set {named[0]} does nothing under the policy {self.acceptance.policy}; "
+                "drop it, or set acceptance evidence"
+            )
+        if self.acceptance.policy == "evidence" and "max_forgetting" in self.acceptance.options and not named:
+            raise ValueError("max_forgetting does nothing without an acceptance set of the seed domain; set seed_domain true on one")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loop.config import (
+    AcceptanceSet,
     FolderSet,
     HeldOutSet,
     LlavaJsonSet,
@@ -47,7 +48,8 @@ _SETS = {
     "a set of kind: llava_json": LlavaJsonSet,
     "engine of kind: transformers": TransformersEngineConfig,
     "engine of kind: vllm": VllmEngineConfig,
-    "held_out.NAME and acceptance_sets.NAME": HeldOutSet,
+    "held_out.NAME": HeldOutSet,
+    "acceptance_sets.NAME": AcceptanceSet,
 }
 
 
