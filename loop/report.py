@@ -97,7 +97,7 @@ def _round_columns() -> list[Column]:
 
 
 def _candidate_tables(commits: Sequence[RoundCommit]) -> list[Table]:
-    """What each candidate has over the champion it was tested against, and over the controls trained beside it, in points with intervals."""
+    """What each candidate has over the champion of its time and over the controls trained beside it, in points with intervals."""
     rounds = [commit for commit in commits if commit.decision is not None and "difference" in commit.decision.numbers]
     if not rounds:
         return []
@@ -166,7 +166,7 @@ def _tables(
     chunks: list[list[Column]] = [[]]
     used = round_width = MIN_COLUMN_WIDTH + COLUMN_PADDING
     for column in columns:
-        width = max(MIN_COLUMN_WIDTH, _heading_width(column[0])) + COLUMN_PADDING
+        width = max(MIN_COLUMN_WIDTH, _column_width(column, commits, left_aligned)) + COLUMN_PADDING
         if used + width > TABLE_WIDTH:
             chunks.append([])
             used = round_width
@@ -187,11 +187,10 @@ def _table(
     width = min(len(title), TABLE_WIDTH)  # a title is wrapped at the width of its table
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, min_width=width)
     table.add_column("round", justify="right")
-    for heading, _ in columns:
-        left = heading in left_aligned
-        table.add_column(
-            escape(printable(heading).replace("_", " ")), justify="left" if left else "right", min_width=_heading_width(heading)
-        )
+    for column in columns:
+        justify = "left" if column[0] in left_aligned else "right"
+        min_width = _column_width(column, commits, left_aligned)
+        table.add_column(escape(printable(column[0]).replace("_", " ")), justify=justify, min_width=min_width)
     for commit in commits:
         table.add_row(str(commit.round), *(escape(printable(cell(commit))) for _, cell in columns))
     if last_row is not None:
@@ -200,9 +199,11 @@ def _table(
     return table
 
 
-def _heading_width(heading: str) -> int:
-    """Headings wrap between words, so that the longest word decides."""
-    return max((len(word) for word in printable(heading).replace("_", " ").split()), default=0)
+def _column_width(column: Column, commits: Sequence[RoundCommit], left_aligned: Iterable[str]) -> int:
+    """Headings and texts, which are left-aligned, wrap between words, so that the heading's longest word decides; numbers never wrap."""
+    heading, cell = column
+    numbers = [] if heading in left_aligned else [len(printable(cell(commit))) for commit in commits]
+    return max((*(len(word) for word in printable(heading).replace("_", " ").split()), *numbers), default=0)
 
 
 def _count_column(heading: str, count: str) -> Column:

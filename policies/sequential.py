@@ -45,4 +45,4 @@ def level(alpha: float, num_tests: int, spending: Spending, rejected: Sequence[b
 
 def spent(alpha: float, num_tests: int, spending: Spending, rejected: Sequence[bool]) -> float:
     """What tests that rejected nothing have used up of `alpha`: the sum of their levels."""
-    return sum(level(alpha, num_tests, spending, rejected[:number]) for number, one in enumerate(rejected) if not one)
+    return sum((level(alpha, num_tests, spending, rejected[:number]) for number, one in enumerate(rejected) if not one), 0.0)
