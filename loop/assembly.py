@@ -18,7 +18,7 @@ from loop.errors import UserError, one_line, printable
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.chain import FilterChain, MissingMeasurementError, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
-from policies.filters import FILTER_POLICIES
+from policies.filters import FILTER_POLICIES, Agreement
 from policies.instructions import INSTRUCTION_POLICIES, InstructionPolicy
 from policies.mixing import MIXING_POLICIES, MixingPolicy
 from policies.records import HeldOutQuestion
@@ -61,7 +61,8 @@ def build_policies(config: RunConfig) -> Policies:
     """The policies a config names.
 
     Raises:
-        UserError: a policy does not exist or refuses its options, or a filter needs what the correction does not measure.
+        UserError: a policy does not exist or refuses its options, a filter needs what the correction does not measure, or one leaves a
+            control nothing to differ by.
     """
 
     def build(registry: Registry[Any], spec: Any) -> Any:
@@ -82,6 +83,12 @@ def build_policies(config: RunConfig) -> Policies:
         check_measurements(policies.filters.policies, policies.correction)
     except (UnknownPolicyError, MissingMeasurementError) as error:
         raise UserError(one_line(error)) from error
+    unchanged = any(isinstance(policy, Agreement) and policy.require_original for policy in policies.filters.policies)
+    if unchanged and "no_correction" in config.control:
+        raise UserError(
+            "control no_correction would learn what the candidate learns: the filter agreement keeps only records whose answer correction "
+            "did not change; give it require_original false, or drop the control"
+        )
     return policies
 
 

@@ -7,7 +7,8 @@
 |                 | which VIG gave none cannot be trained on without correction, and is left out and counted                  |
 
 All else is the candidate's: number of samples and steps, schedule, augmentation, seeds. Filters and selection stay as well, those that
-look at corrected answers too: `no_correction` measures the answers that are learned, not which records are.
+look at corrected answers too: `no_correction` measures the answers that are learned, not which records are. A filter that keeps only
+answers that correction left alone leaves it nothing to differ by, and is refused beside it.
 
 A control has a line of its own. Its start is chosen as the candidate's is, with the control of the round that made the champion in
 the place of the champion (the seed model until a candidate is accepted): after an acceptance the control goes on from the one

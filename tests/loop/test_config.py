@@ -258,6 +258,10 @@ def test_a_policy_that_does_not_exist_is_named_with_those_that_do(section: str, 
         ({"mixing": {"replay": {"seed_part": 0.5}}}, "mixing policy 'replay' cannot be built from {'seed_part': 0.5}: "),
         ({"mixing": {"replay": {"seed_share": "half"}}}, "mixing policy 'replay' cannot be built from {'seed_share': 'half'}: "),
         ({"correction": "none", "filters": ["agreement"]}, "filter 'agreement' needs "),
+        (
+            {"control": "no_correction", "filters": ["agreement"], "correction": {"sentence_by_sentence": {"num_views": 1}}},
+            "control no_correction would learn what the candidate learns: the filter agreement keeps only records whose answer correction",
+        ),
     ],
 )  # fmt: skip
 def test_a_policy_that_cannot_work_is_one_clear_line(change: dict[str, Any], line: str) -> None:

@@ -80,7 +80,7 @@ def test_the_control_beside_the_champion_stays_and_others_go(store: Store) -> No
 
 # ---- with real actors
 
-SMALL = {"generation": {"num_shards": 2}, "tracking": {"enabled": False}}
+SMALL = {"generation": {"num_shards": 2}, "tracking": {"enabled": False}, "filters": ["parsable", "length", "duplicates"]}
 WITH_CONTROLS = {**SMALL, "control": ["seed_only", "no_correction"]}
 
 
