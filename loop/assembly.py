@@ -83,7 +83,7 @@ def build_policies(config: RunConfig) -> Policies:
         check_measurements(policies.filters.policies, policies.correction)
     except (UnknownPolicyError, MissingMeasurementError) as error:
         raise UserError(one_line(error)) from error
-    unchanged = any(isinstance(policy, Agreement) and policy.require_original for policy in policies.filters.policies)
+    unchanged = any(policy.require_original for policy in policies.filters.policies if isinstance(policy, Agreement))
     if unchanged and "no_correction" in config.control:
         raise UserError(
             "control no_correction would learn what the candidate learns: the filter agreement keeps only records whose answer correction "
