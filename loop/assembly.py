@@ -18,7 +18,7 @@ from loop.errors import UserError, one_line, printable
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.chain import FilterChain, MissingMeasurementError, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
-from policies.filters import FILTER_POLICIES, Agreement
+from policies.filters import FILTER_POLICIES
 from policies.instructions import INSTRUCTION_POLICIES, InstructionPolicy
 from policies.mixing import MIXING_POLICIES, MixingPolicy
 from policies.records import HeldOutQuestion
@@ -83,7 +83,7 @@ def build_policies(config: RunConfig) -> Policies:
         check_measurements(policies.filters.policies, policies.correction)
     except (UnknownPolicyError, MissingMeasurementError) as error:
         raise UserError(one_line(error)) from error
-    unchanged = any(policy.require_original for policy in policies.filters.policies if isinstance(policy, Agreement))
+    unchanged = any(spec.policy == "agreement" and spec.options.get("require_original", True) for spec in config.filters)
     if unchanged and "no_correction" in config.control:
         raise UserError(
             "control no_correction would learn what the candidate learns: the filter agreement keeps only records whose answer correction "
