@@ -1,4 +1,5 @@
-"""The evaluator: held-out questions, answered greedily and compared with the right answers."""
+"""The evaluator: held-out questions, answered greedily and compared with the right answers: word for word, yes-or-no questions by what
+is said of the two."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from actors.engines.base import Engine, Request, Sampling
 from actors.images import ImageSource
 from actors.shards import ShardImages
-from policies.metrics import exact_match
+from policies.metrics import exact_match, says_yes
 from policies.records import HeldOutQuestion, Prediction
 
 
@@ -23,6 +24,10 @@ class Evaluator:
         requests = [Request(images.open(item.image_id), item.question, image_key=images.key(item.image_id)) for item in questions]
         completions = self._engine.complete(requests, Sampling(max_new_tokens))
         return [
-            Prediction(item.question_id, done.text, exact_match(done.text, item.answer), done.weight_version, done.num_logprob_tokens)
+            Prediction(item.question_id, done.text, _is_right(item, done.text), done.weight_version, done.num_logprob_tokens)
             for item, done in zip(questions, completions, strict=True)
         ]
+
+
+def _is_right(item: HeldOutQuestion, answer: str) -> bool:
+    return says_yes(answer) == says_yes(item.answer) if item.yes_no else exact_match(answer, item.answer)

@@ -37,6 +37,15 @@ class Oracle(Protocol):
     def is_correct(self, image_id: str, question: str, answer: str) -> bool: ...
 
 
+@runtime_checkable
+class ObjectOracle(Protocol):
+    """A source that knows which objects are in its images. A guard of the acceptance policy is measured with it."""
+
+    def names_absent_object(self, image_id: str, question: str, answer: str) -> bool:
+        """Whether the answer tells of an object that is not in the image."""
+        ...
+
+
 class LabelledSource(ImageSource, Protocol):
     """A set of images with questions and right answers: the seed data, and the held-out sets."""
 

@@ -6,14 +6,15 @@ All that can be wrong with a config shows here, before any actor starts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from actors.images import BadImageError, ImageSource, LabelledSource
-from loop.config import HeldOutSet, RunConfig
-from loop.errors import UserError, one_line
+from loop.config import AcceptanceSet, HeldOutSet, RunConfig
+from loop.errors import UserError, one_line, printable
 from loop.sets import (
     CocoSet,
     FolderSet,
@@ -38,6 +39,8 @@ from policies.registry import Registry, UnknownPolicyError
 from policies.schedule import SCHEDULE_POLICIES, START_POLICIES, STOP_POLICIES, SchedulePolicy, StartPolicy, StopPolicy
 from policies.selection import SELECTION_POLICIES, SelectionPolicy
 
+_YES_OR_NO = re.compile(r"(yes|no)\b", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Policies:
@@ -61,13 +64,18 @@ class HeldOut:
     name: str
     source: LabelledSource
     questions: tuple[HeldOutQuestion, ...]
+    seed_domain: bool = False
+    """Whether its questions are like the seed data."""
+    yes_no: bool = False
+    """Whether only yes or no counts in an answer."""
 
 
 def build_policies(config: RunConfig) -> Policies:
     """The policies a config names.
 
     Raises:
-        UserError: a policy does not exist or refuses its options, or a filter needs what the correction does not measure.
+        UserError: a policy does not exist or refuses its options, a filter needs what the correction does not measure, or one leaves a
+            control nothing to differ by.
     """
 
     def build(registry: Registry[Any], spec: Any) -> Any:
@@ -88,6 +96,12 @@ def build_policies(config: RunConfig) -> Policies:
         check_measurements(policies.filters.policies, policies.correction)
     except (UnknownPolicyError, MissingMeasurementError) as error:
         raise UserError(one_line(error)) from error
+    unchanged = any(spec.policy == "agreement" and spec.options.get("require_original", True) for spec in config.filters)
+    if unchanged and "no_correction" in config.control:
+        raise UserError(
+            "control no_correction would learn what the candidate learns: the filter agreement keeps only records whose answer correction "
+            "did not change; give it require_original false, or drop the control"
+        )
     return policies
 
 
@@ -137,12 +151,17 @@ def build_labelled(spec: LabelledSet) -> LabelledSource:
             return _shapes(spec)
 
 
-def build_held_out(sets: dict[str, HeldOutSet], seed: int) -> list[HeldOut]:
-    """The held-out sets with their questions, the same for a run seed."""
+def build_held_out(sets: Mapping[str, HeldOutSet], seed: int) -> list[HeldOut]:
+    """The held-out or acceptance sets with their questions, the same for a run seed."""
     built = []
     for name, spec in sets.items():
         source = build_labelled(spec.data)
-        built.append(HeldOut(name, source, tuple(source.questions(spec.num_questions, seed))))
+        questions = source.questions(spec.num_questions, seed)
+        if isinstance(spec, AcceptanceSet):
+            asked = tuple(replace(question, yes_no=spec.yes_no) for question in questions)
+            built.append(HeldOut(name, source, asked, spec.seed_domain, spec.yes_no))
+        else:
+            built.append(HeldOut(name, source, tuple(questions)))
     return built
 
 
@@ -150,9 +169,15 @@ def check_held_out(sets: Sequence[HeldOut]) -> None:
     """Open the images of held-out questions: a set of which some are left out would no longer be the same yardstick.
 
     Raises:
-        UserError: one cannot be read.
+        UserError: one cannot be read, or a right answer of a yes-or-no set is neither.
     """
     for one in sets:
+        for question in one.questions if one.yes_no else ():
+            if not _YES_OR_NO.match(question.answer):
+                raise UserError(
+                    f"the right answer to question {printable(question.question_id)} of the set {one.name} is "
+                    f"{printable(question.answer)[:80]!r}; with yes_no true every answer has to begin with yes or no"
+                )
         for image_id in dict.fromkeys(question.image_id for question in one.questions):
             try:
                 one.source.open(image_id)

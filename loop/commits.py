@@ -71,10 +71,11 @@ class RoundCommit(BaseModel):
     filters: list[FilterCount] = Field(default_factory=list)
     metrics: dict[str, float] = Field(default_factory=dict)
     """`correct_before`, `correct_after`, `correct_kept` (shares, where the truth is known), `accuracy/SET` of the champion after
-    the round, `candidate_accuracy/SET`, `train_loss`, `diversity`, `mean_answer_words` and the like."""
+    the round, `candidate_accuracy/SET`, `train_loss`, `distinct_2`, `mean_answer_words` and the like; of controls
+    `control/NAME/...`, see `loop.controls`."""
     decision: Decision | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall-clock of `generate_correct_filter`, `select`, `train`, `evaluate`, `swap`, `commit` and the whole `round`."""
+    """Wall-clock of `generate_correct_filter`, `select`, `train`, `evaluate`, `controls`, `decide`, `swap` and the whole `round`."""
     files: list[FileEntry] = Field(default_factory=list)
 
     @property

@@ -14,7 +14,7 @@ from actors.training.job import Hyperparameters, Lora
 from loop.errors import UserError, one_line
 from loop.overrides import apply_override
 from loop.sections import Policy, PolicySpec, Section
-from loop.sets import MAX_IMAGES, ImageSet, LabelledSet, TypeName
+from loop.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
 from loop.yaml_input import MAX_BYTES, read_yaml
 from policies.instructions import QuestionType
 
@@ -52,6 +52,21 @@ class HeldOutSet(Section):
 
     data: LabelledSet = Field(description="where the questions come from")
     num_questions: int = Field(200, ge=1, le=_MAX_QUESTIONS, description="questions drawn from it")
+
+
+class AcceptanceSet(HeldOutSet):
+    """Held-out questions that the acceptance policy decides on."""
+
+    seed_domain: bool = Field(False, description="its questions are like the seed data: policy evidence guards it against forgetting")
+    yes_no: bool = Field(
+        False, description="answers count as yes or no alone, as POPE's: policy evidence guards against yes where no is right"
+    )
+
+    @model_validator(mode="after")
+    def _whole_answers_of_shapes(self) -> AcceptanceSet:
+        if self.yes_no and isinstance(self.data, ShapesSet):
+            raise ValueError("yes_no true is for data whose answers begin with yes or no; shapes has whole sentences and knows the truth")
+        return self
 
 
 class _EngineKeys(Section):
@@ -232,6 +247,11 @@ class RetentionConfig(Section):
         return self
 
 
+def _listed(value: Any) -> Any:
+    """One name is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 def _policy(name: str, description: str) -> Any:
     return Field(default_factory=lambda: Policy(policy=name), description=description)
 
@@ -252,7 +272,7 @@ class RunConfig(Section):
     seed_data: SeedData = Field(description="labelled data that training replays")
     image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
     held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
-    acceptance_sets: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
+    acceptance_sets: dict[_Label, AcceptanceSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
     answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
     engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
     cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
@@ -266,6 +286,10 @@ class RunConfig(Section):
     training: TrainingConfig = _defaults(TrainingConfig, "how a candidate is trained")
     acceptance: PolicySpec = _policy("paired_test", "whether a candidate becomes the champion")
     stop: PolicySpec = _policy("rounds", "when the loop ends")
+    control: Annotated[tuple[Literal["seed_only", "no_correction"], ...], BeforeValidator(_listed)] = Field(
+        (),
+        description="what is trained beside each candidate to compare it with, none or some of seed_only, no_correction; decides nothing",
+    )
     transport: Literal["checkpoint", "object_store", "native"] = Field(
         "checkpoint", description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs"
     )
@@ -280,6 +304,26 @@ class RunConfig(Section):
                 f"training.batch_size / gradient_accumulation = {micro} cannot be shared by {self.cluster.trainer_ranks} trainer ranks; "
                 "choose a multiple"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _controls_differ(self) -> RunConfig:
+        if len(set(self.control)) < len(self.control):
+            raise ValueError(f"control names {', '.join(self.control)}; name each once")
+        if "no_correction" in self.control and self.correction.policy == "none":
+            raise ValueError("control no_correction is the run itself where correction is none; drop one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _a_seed_domain_is_guarded(self) -> RunConfig:
+        named = [name for name, one in self.acceptance_sets.items() if one.seed_domain]
+        if named and self.acceptance.policy in ("always", "paired_test"):
+            raise ValueError(
+                f"seed_domain of the acceptance set {named[0]} does nothing under the policy {self.acceptance.policy}; "
+                "drop it, or set acceptance evidence"
+            )
+        if self.acceptance.policy == "evidence" and "max_forgetting" in self.acceptance.options and not named:
+            raise ValueError("max_forgetting does nothing without an acceptance set of the seed domain; set seed_domain true on one")
         return self
 
     @model_validator(mode="after")

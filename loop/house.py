@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
@@ -29,17 +29,15 @@ from cluster.pool import Pool
 from cluster.slot import engine_actor
 from cluster.weights import prepare
 from loop.assembly import HeldOut, Policies, build_held_out, build_images, build_labelled, build_policies, derived_seed
-from loop.commits import FileEntry, RoundCommit, champion_commit
+from loop.commits import FileEntry, RoundCommit, RoundState, champion_commit
 from loop.config import RunConfig
 from loop.errors import DamagedFileError
+from loop.evaluation import Predictions, read_predictions
 from loop.models import MODEL_FILES, model_files
 from loop.progress import RunProgress, Stage, loss_remark
 from loop.sources.routed import RoutedSource, routed
 from loop.store import Store
 from policies.records import Record, TrainingSample
-
-if TYPE_CHECKING:
-    from loop.round import Predictions
 
 _SEED_SET = "seed"
 _SHUTDOWN_S = 30.0
@@ -98,6 +96,14 @@ class House:
         """The newest accepted model."""
         return self._model(self._champion_commit())
 
+    def control(self, name: str) -> Model:
+        """Where the line of a control stands: the control of the round that made the champion; the seed model before there is one."""
+        commit = self._champion_commit()
+        if commit.state is RoundState.BASELINE:
+            return self.base()
+        digest = self.store.read_json_part(self._file(commit, f"training-control-{name}.data.json"))["digest"]
+        return self._committed(commit, weight_version(commit.round, digest), f"checkpoints/round-{commit.round:04d}-control-{name}")
+
     def start_fleet(self, model: Model) -> None:
         """Construct the engines; they serve only after their first completed swap. Then the trainer's ranks import and join while the
         engines work."""
@@ -134,9 +140,11 @@ class House:
 
     def champion_predictions(self) -> Predictions:
         """The champion's answers to the held-out questions, from the round that made it."""
-        from loop.round import read_predictions
+        return self._predictions(self._champion_commit())
 
-        return read_predictions(self.store.read_part(self._file(self._champion_commit(), "predictions.parquet")))
+    def seed_predictions(self) -> Predictions:
+        """The seed model's answers to the held-out questions."""
+        return self._predictions(self.commits[0])
 
     # ---- training
 
@@ -191,15 +199,21 @@ class House:
         return champion_commit(self.commits)
 
     def _model(self, commit: RoundCommit) -> Model:
+        """The champion that a round made."""
+        return self._committed(commit, commit.champion, commit.champion_path)
+
+    def _committed(self, commit: RoundCommit, version: str, path: str) -> Model:
         """A committed model, its weights read once: `driver.drive` has held its files against the record, or this process wrote them."""
-        if commit.champion in self._models:
-            return self._models[commit.champion]
-        files = tuple(file for file in commit.files if file.path.startswith(f"{commit.champion_path}/"))
-        digest = digest_of(read_checkpoint(self.store.local_checkpoint(commit.champion_path)))
-        if commit.champion != weight_version(commit.round, digest):
-            raise DamagedFileError(commit.champion_path, f"weights {commit.champion}", weight_version(commit.round, digest), "restore it")
-        self._models[commit.champion] = Model(commit.champion, commit.champion_path, digest, files)
-        return self._models[commit.champion]
+        if path not in self._models:
+            files = tuple(file for file in commit.files if file.path.startswith(f"{path}/"))
+            digest = digest_of(read_checkpoint(self.store.local_checkpoint(path)))
+            if version != weight_version(commit.round, digest):
+                raise DamagedFileError(path, f"weights {version}", weight_version(commit.round, digest), "restore it")
+            self._models[path] = Model(version, path, digest, files)
+        return self._models[path]
+
+    def _predictions(self, commit: RoundCommit) -> Predictions:
+        return read_predictions(self.store.read_part(self._file(commit, "predictions.parquet")))
 
     def _file(self, commit: RoundCommit, name: str) -> FileEntry:
         return next(file for file in commit.files if file.path.endswith(f"/{name}"))

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
-from loop.config import HeldOutSet, RunConfig, TransformersEngineConfig, VllmEngineConfig
+from loop.config import AcceptanceSet, HeldOutSet, RunConfig, TransformersEngineConfig, VllmEngineConfig
 from loop.sets import ImageSet, LabelledSet, kinds_of
 from policies.acceptance import ACCEPTANCE_POLICIES
 from policies.correction import CORRECTION_POLICIES
@@ -39,7 +39,8 @@ _SETS: dict[str, type[BaseModel]] = {
     **{f"a labelled set of kind: {kind}": model for kind, model in kinds_of(LabelledSet).items()},
     "engine of kind: transformers": TransformersEngineConfig,
     "engine of kind: vllm": VllmEngineConfig,
-    "held_out.NAME and acceptance_sets.NAME": HeldOutSet,
+    "held_out.NAME": HeldOutSet,
+    "acceptance_sets.NAME": AcceptanceSet,
 }
 
 

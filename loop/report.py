@@ -14,6 +14,8 @@ from rich.table import Table
 
 from loop.commits import RoundCommit, RoundState
 from loop.errors import printable
+from policies.acceptance import points
+from policies.paired import Comparison, interval
 
 MISSING = "\u2013"  # an en dash
 TABLE_WIDTH = 100  # columns: what a plain terminal, a log and a README show without wrapping
@@ -25,7 +27,8 @@ Column = tuple[str, Callable[[RoundCommit], str]]
 
 
 def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str]) -> list[Table]:
-    """What each round wrote, what each filter kept of it, and what the champion can do on the held-out sets `set_names`.
+    """What each round wrote, what each filter kept of it, what its candidate has over champion and controls, and what the champion can
+    do on the held-out sets `set_names`.
 
     Shares and accuracies are in percent. A number that was not measured is a dash. Tables with more columns than fit into
     100 characters are continued in a further one.
@@ -37,7 +40,7 @@ def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str]) -> 
     if filters:
         generated = _count_column("generated", "generated")
         tables += _tables("Records kept by each filter", [generated, *map(_filter_column, filters)], rounds)
-    return [*tables, *_champion_tables(commits, set_names)]
+    return [*tables, *_candidate_tables(commits), *_champion_tables(commits, set_names)]
 
 
 def print_results(console: Console, commits: Sequence[RoundCommit], set_names: Sequence[str]) -> None:
@@ -74,8 +77,10 @@ def status_dict(run_id: str, state: str, commits: Sequence[RoundCommit]) -> dict
 
 
 def print_status(console: Console, run_id: str, state: str, commits: Sequence[RoundCommit]) -> None:
-    """Print the table of `status_table`."""
+    """Print the table of `status_table`, and what candidates have over champion and controls."""
     console.print(status_table(run_id, state, commits))
+    for table in _candidate_tables(sorted(commits, key=lambda commit: commit.round)):
+        console.print(table)
 
 
 def _round_columns() -> list[Column]:
@@ -89,6 +94,57 @@ def _round_columns() -> list[Column]:
         _percent_column("correct kept, %", "correct_kept"),
         ("seconds", _seconds),
     ]
+
+
+def _candidate_tables(commits: Sequence[RoundCommit]) -> list[Table]:
+    """What each candidate has over the champion of its time and over the controls trained beside it, in points with intervals."""
+    rounds = [commit for commit in commits if commit.decision is not None and "difference" in commit.decision.numbers]
+    if not rounds:
+        return []
+    columns: list[Column] = [("over the champion", _over_champion), ("p", _number_column("p_value", "{:.2g}"))]
+    if any("level" in _numbers_of(commit) for commit in rounds):
+        columns += [("level", _number_column("level", "{:.2g}")), ("alpha spent", _number_column("alpha_spent", "{:.2g}"))]
+    if any("hallucinated" in _numbers_of(commit) for commit in rounds):
+        columns.append(("hallucinate, %", lambda commit: _percent(_numbers_of(commit).get("hallucinated"))))
+    forgetting = {name for commit in rounds for name in _numbers_of(commit) if name.startswith("forgetting/")}
+    columns += [(f"over the seed model, {name.rpartition('/')[2]}", _forgetting_column(name)) for name in sorted(forgetting)]
+    controls = {name.split("/")[1]: None for commit in rounds for name in commit.metrics if name.startswith("control/")}
+    columns += [(f"over {name}, held out", _control_column(name)) for name in controls]
+    return _tables("What each candidate has over the others: points [interval]", columns, rounds)
+
+
+def _numbers_of(commit: RoundCommit) -> Mapping[str, float]:
+    return {} if commit.decision is None else commit.decision.numbers
+
+
+def _over_champion(commit: RoundCommit) -> str:
+    numbers = _numbers_of(commit)
+    if "low" in numbers:
+        return points(numbers["difference"], numbers["low"], numbers["high"])
+    counts = Comparison(*(round(numbers[name]) for name in ("num_questions", "num_won", "num_lost")))
+    return points(counts.difference, *interval([counts]))
+
+
+def _forgetting_column(name: str) -> Callable[[RoundCommit], str]:
+    kind, _, of = name.partition("/")
+    return lambda commit: _points(_numbers_of(commit), name, f"{kind}_low/{of}", f"{kind}_high/{of}")
+
+
+def _control_column(name: str) -> Callable[[RoundCommit], str]:
+    key = f"control/{name}/pooled_difference"
+    return lambda commit: _points(commit.metrics, key, f"{key}_low", f"{key}_high")
+
+
+def _points(numbers: Mapping[str, float], *names: str) -> str:
+    return points(*(numbers[name] for name in names)) if set(names) <= numbers.keys() else MISSING
+
+
+def _number_column(name: str, form: str) -> Callable[[RoundCommit], str]:
+    return lambda commit: form.format(_numbers_of(commit)[name]) if name in _numbers_of(commit) else MISSING
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f}"
 
 
 def _champion_tables(commits: Sequence[RoundCommit], set_names: Sequence[str]) -> list[Table]:
@@ -110,7 +166,7 @@ def _tables(
     chunks: list[list[Column]] = [[]]
     used = round_width = MIN_COLUMN_WIDTH + COLUMN_PADDING
     for column in columns:
-        width = max(MIN_COLUMN_WIDTH, _heading_width(column[0])) + COLUMN_PADDING
+        width = max(MIN_COLUMN_WIDTH, _column_width(column, commits, left_aligned)) + COLUMN_PADDING
         if used + width > TABLE_WIDTH:
             chunks.append([])
             used = round_width
@@ -131,11 +187,10 @@ def _table(
     width = min(len(title), TABLE_WIDTH)  # a title is wrapped at the width of its table
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, min_width=width)
     table.add_column("round", justify="right")
-    for heading, _ in columns:
-        left = heading in left_aligned
-        table.add_column(
-            escape(printable(heading).replace("_", " ")), justify="left" if left else "right", min_width=_heading_width(heading)
-        )
+    for column in columns:
+        justify = "left" if column[0] in left_aligned else "right"
+        min_width = _column_width(column, commits, left_aligned)
+        table.add_column(escape(printable(column[0]).replace("_", " ")), justify=justify, min_width=min_width)
     for commit in commits:
         table.add_row(str(commit.round), *(escape(printable(cell(commit))) for _, cell in columns))
     if last_row is not None:
@@ -144,9 +199,11 @@ def _table(
     return table
 
 
-def _heading_width(heading: str) -> int:
-    """Headings wrap between words, so that the longest word decides."""
-    return max((len(word) for word in printable(heading).replace("_", " ").split()), default=0)
+def _column_width(column: Column, commits: Sequence[RoundCommit], left_aligned: Iterable[str]) -> int:
+    """Headings and texts, which are left-aligned, wrap between words, so that the heading's longest word decides; numbers never wrap."""
+    heading, cell = column
+    numbers = [] if heading in left_aligned else [len(printable(cell(commit))) for commit in commits]
+    return max((*(len(word) for word in printable(heading).replace("_", " ").split()), *numbers), default=0)
 
 
 def _count_column(heading: str, count: str) -> Column:
@@ -162,8 +219,7 @@ def _filter_column(name: str) -> Column:
 
 def _percent_column(heading: str, metric: str) -> Column:
     def cell(commit: RoundCommit) -> str:
-        value = _metric(commit, metric)
-        return MISSING if value is None else f"{100 * value:.1f}"
+        return _percent(_metric(commit, metric))
 
     return heading, cell
 
@@ -199,4 +255,5 @@ def _round_dict(commit: RoundCommit) -> dict[str, Any]:
         "champion": commit.champion,
         "counts": dict(commit.counts),
         "metrics": {name: _metric(commit, name) for name in commit.metrics},
+        "decision": None if commit.decision is None else commit.decision.model_dump(mode="json"),
     }

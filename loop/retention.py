@@ -9,8 +9,8 @@ from loop.store import Store
 
 
 def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
-    """What the next round reads: the base and the champion checkpoint, what accepted rounds were trained on, and the champion's
-    predictions."""
+    """What the next round reads: the base and the champion checkpoint, the controls that were trained beside the champion, what accepted
+    rounds were trained on, and the predictions of seed model and champion."""
     if not commits:
         return []
     champion = champion_commit(commits)
@@ -18,10 +18,17 @@ def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
         file
         for commit in commits
         for file in commit.files
-        if file.path.startswith((f"{commits[0].champion_path}/", f"{champion.champion_path}/"))
+        if file.path.startswith(tuple(f"{path}/" for path in _needed_checkpoints(commits)))
         or (commit.state is RoundState.ACCEPTED and file.path.endswith("/selected.parquet"))
-        or (commit is champion and file.path.endswith("/predictions.parquet"))
+        or (commit in (commits[0], champion) and file.path.endswith("/predictions.parquet"))
+        or (commit is champion and "/parts/training-control-" in file.path)
     ]
+
+
+def _needed_checkpoints(commits: Sequence[RoundCommit]) -> set[str]:
+    """The seed model's, and all that the champion's round made: a control goes on from the one trained beside the champion."""
+    champion = champion_commit(commits)
+    return {commits[0].champion_path, champion.champion_path, *champion.checkpoints}
 
 
 def check_needed(store: Store, commits: Sequence[RoundCommit]) -> None:
@@ -31,15 +38,16 @@ def check_needed(store: Store, commits: Sequence[RoundCommit]) -> None:
         DamagedFileError: the first file that is missing or altered.
     """
     store.check_files(needed_files(commits))
-    for path in {commit.champion_path for commit in (*commits[:1], *commits[-1:])}:
+    for path in sorted(_needed_checkpoints(commits)) if commits else ():
         store.local_checkpoint(path)
 
 
 def prunable(commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None) -> list[str]:
-    """Checkpoint folders that may go: not the base, the champion, the last `keep_last` rounds' or every `keep_every`th round's."""
+    """Checkpoint folders that may go: not the base, the champion, the controls trained beside it, the last `keep_last` rounds' or every
+    `keep_every`th round's."""
     if keep_last is None or not commits:
         return []
-    kept = {commits[0].champion_path, commits[-1].champion_path}
+    kept = _needed_checkpoints(commits)
     older = commits[:-keep_last]
     candidates = [path for commit in older if not (keep_every and commit.round % keep_every == 0) for path in commit.checkpoints]
     return [path for path in candidates if path not in kept]

@@ -1,6 +1,6 @@
 """One round, in order.
 
-    shards ─► generate ─► correct ─► filter ─► select ─► train ─► evaluate ─► decide ─► swap ─► commit
+    shards ─► generate ─► correct ─► filter ─► select ─► train ─► evaluate ─► controls ─► decide ─► swap ─► commit
 
 | stage                     | consumes                        | produces                         | waits for               |
 |---------------------------|---------------------------------|----------------------------------|-------------------------|
@@ -8,6 +8,7 @@
 | select                    | accepted records                | part `selected`                  | every shard             |
 | train                     | seed data and selected records  | a checkpoint, the candidate      | select                  |
 | evaluate                  | held-out questions              | part `predictions`               | one engine's swap       |
+| controls, where asked for | as train and evaluate           | the same of each control         | evaluate                |
 | decide, swap              | predictions of both models      | the champion of the next round   | evaluate                |
 | commit                    | all of the above                | the round                        | everything              |
 
@@ -19,50 +20,28 @@ others come over while it runs: all that it produces is pinned to that model. `s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
-import pyarrow as pa
 import ray
 
-from actors.engines.weights import weight_version
 from actors.shards import Shard
-from actors.training.checkpoint import RESULT_FILE
-from actors.training.job import TrainingJob
 from cluster.dispatch import Then
-from loop.assembly import HeldOut, derived_seed, evenly
+from loop.assembly import derived_seed, evenly
+from loop.clock import RoundClock
 from loop.commits import Decision, FilterCount, RoundCommit, RoundState
+from loop.controls import run_controls
+from loop.deciding import decide, generated_stats
+from loop.evaluation import accuracies, evaluate
 from loop.house import House, Model
 from loop.store import PartReceipt
-from policies.acceptance import GeneratedStats, Verdict
+from loop.training import train, training_set
 from policies.instructions import plan_tasks
 from policies.knowledge import count_first_words, is_knowledge, questions_of
-from policies.metrics import correctness, count_reasons, distinct_n, mean_words, share
-from policies.records import HeldOutQuestion, Prediction, Record, TrainingSample, to_table
-
-_EVALUATION_CHUNK = 128
-_STATS_SAMPLE = 200
-"""Records that diversity is measured on: distinct-n falls with the number of texts, so it is taken over equally many."""
-
-Predictions = dict[str, list[Prediction]]
-"""`held_out/NAME` and `acceptance/NAME` -> one prediction per question."""
-
-
-@dataclass
-class RoundClock:
-    """Wall-clock seconds of the stages."""
-
-    started_at: float = field(default_factory=time.time)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+from policies.metrics import correctness, count_reasons
+from policies.records import Record, to_table
 
 
 def run_baseline(house: House) -> RoundCommit:
@@ -95,12 +74,12 @@ def run_round(house: House, index: int) -> RoundCommit:
         records, selected, selected_part = select(house, index, parts)
         assert {record.generator_weight_version for record in records} <= {champion.version}
     with clock.stage("train"):
-        candidate, training, training_part = train(house, index, selected)
+        candidate, training, training_part = train_candidate(house, index, selected)
     predictions, predictions_part = evaluate(house, index, candidate, clock)
+    controls = run_controls(house, index, selected, predictions, clock)
     with clock.stage("decide"):
         champion_predictions = house.champion_predictions()
-        stats = generated_stats(selected)
-        verdict = decide(house, champion_predictions, predictions, stats)
+        verdict = decide(house, index, champion_predictions, predictions, selected)
     with clock.stage("swap"):
         winner = candidate if verdict.accepted else champion
         if house.fleet.weight_version:
@@ -122,12 +101,20 @@ def run_round(house: House, index: int) -> RoundCommit:
             **correctness(records),
             **accuracies("accuracy", predictions if verdict.accepted else champion_predictions),
             **accuracies("candidate_accuracy", predictions),
-            **asdict(stats),
+            **asdict(generated_stats(selected)),
             **training,
+            **controls.metrics,
         },
         decision=Decision(accepted=verdict.accepted, reason=verdict.reason, numbers=verdict.numbers),
         stage_seconds=clock.seconds,
-        files=[*(part.entry for part in parts), selected_part.entry, training_part.entry, *candidate.files, predictions_part.entry],
+        files=[
+            *(part.entry for part in parts),
+            selected_part.entry,
+            training_part.entry,
+            *candidate.files,
+            predictions_part.entry,
+            *controls.files,
+        ],
     )
     house.store.commit(commit)
     return commit
@@ -172,100 +159,10 @@ def select(house: House, index: int, parts: Sequence[PartReceipt]) -> tuple[list
     return records, house.store.read_records(part), part
 
 
-def train(house: House, index: int, selected: list[Record]) -> tuple[Model, dict[str, float], PartReceipt]:
+def train_candidate(house: House, index: int, selected: list[Record]) -> tuple[Model, dict[str, float], PartReceipt]:
     """The candidate, what its training measured, and the part that says so."""
-    name = f"round-{index:04d}"
-    part = house.store.finished_part(index, "training")
-    checkpoint = house.store.finished_checkpoint(name)
-    if part is None or checkpoint is None:
-        config = house.config.training
-        seed = derived_seed(house.config.seed, index, "train")
-        samples = training_set(house, index, selected, config.num_steps * config.batch_size)
-        start = house.policies.start.start(house.base(), house.champion())
-        folder = house.store.checkpoint_dir(name)
-        job = TrainingJob(
-            house.store.local_checkpoint(start.path), folder, samples, seed, house.hyperparameters(),
-            house.store.steps_folder(name), config.checkpoint_steps,
-        )  # fmt: skip
-        with house.progress.stage("train", total=config.num_steps, unit="steps") as stage:
-            result = house.train(job, stage)
-        (folder / RESULT_FILE).unlink()  # it tells the time, and a committed file must not
-        checkpoint = house.store.publish_checkpoint(folder, name)
-        measured = {
-            "train_loss": result.mean_loss,
-            "train_final_loss": result.final_loss,
-            "train_target_tokens": float(result.num_target_tokens),
-        }
-        part = house.store.write_json_part(index, "training", {"digest": result.digest, "metrics": measured, "losses": list(result.losses)})
-    house.store.drop_steps(name)
-    document = house.store.read_json_part(part)
-    model = Model(weight_version(index, document["digest"]), checkpoint.path, document["digest"], tuple(checkpoint.files))
-    return model, document["metrics"], part
-
-
-def training_set(house: House, index: int, selected: list[Record], num_samples: int) -> list[TrainingSample]:
-    """Seed data and generated data as the mixing policy wants them; data of rejected rounds stays out. Image ids name their set."""
-    history = [house.selected_records(commit) for commit in house.commits if commit.state is RoundState.ACCEPTED]
-    generated = [[replace(record, image_id=house.routed_id(record)) for record in records] for records in [*history, selected]]
-    return house.policies.mixing.mix(house.seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))
-
-
-def evaluate(house: House, index: int, model: Model, clock: RoundClock) -> tuple[Predictions, PartReceipt]:
-    """Answers of a model, which is served unless they are there, to every held-out and acceptance question."""
-    part = house.store.finished_part(index, "predictions")
-    if part is None:
-        with clock.stage("swap"):
-            house.serve(model)
-        with clock.stage("evaluate"):
-            part = house.store.write_part(index, "predictions", answers(house))
-    return read_predictions(house.store.read_part(part)), part
-
-
-def answers(house: House) -> pa.Table:
-    """What the served model says, a row per question, by set."""
-    sets = {f"held_out/{one.name}": one for one in house.held_out} | {f"acceptance/{one.name}": one for one in house.acceptance}
-    tasks = [(name, start) for name, one in sets.items() for start in range(0, len(one.questions), _EVALUATION_CHUNK)]
-
-    def submit(engine: Any, task: tuple[str, int]) -> ray.ObjectRef:
-        one = sets[task[0]]
-        return engine.evaluate.remote(one.source, _chunk(one, task[1]), house.config.answer_max_new_tokens)
-
-    answered: dict[tuple[str, int], list[Prediction]] = {}
-    with house.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
-        for task, predictions in house.fleet.run(tasks, submit, pinned=True):
-            assert {one.weight_version for one in predictions} == {house.fleet.weight_version}
-            answered[task] = predictions
-            stage.advance(len(predictions))
-    return pa.Table.from_pylist([{"set": task[0], **asdict(prediction)} for task in tasks for prediction in answered[task]])
-
-
-def _chunk(one: HeldOut, start: int) -> Sequence[HeldOutQuestion]:
-    return one.questions[start : start + _EVALUATION_CHUNK]
-
-
-def read_predictions(table: pa.Table) -> Predictions:
-    """Predictions by set, in the order of the questions."""
-    found: Predictions = {}
-    for row in table.to_pylist():
-        found.setdefault(row.pop("set"), []).append(Prediction(**row))
-    return found
-
-
-def decide(house: House, champion: Predictions, candidate: Predictions, stats: GeneratedStats) -> Verdict:
-    """What the acceptance policy says, on the acceptance sets alone."""
-
-    def flags(predictions: Predictions) -> dict[str, list[bool]]:
-        return {name: [one.correct for one in given] for name, given in predictions.items() if name.startswith("acceptance/")}
-
-    previous = [commit.metrics for commit in house.commits if "distinct_2" in commit.metrics]
-    before = GeneratedStats(previous[-1]["distinct_2"], previous[-1]["mean_answer_words"]) if previous else None
-    return house.policies.acceptance.decide(flags(champion), flags(candidate), stats, before)
-
-
-def generated_stats(selected: Sequence[Record]) -> GeneratedStats:
-    """Diversity and length of what a round trains on."""
-    sample = selected[:: max(1, len(selected) // _STATS_SAMPLE)][:_STATS_SAMPLE]
-    return GeneratedStats(distinct_n((f"{r.question} {r.answer}" for r in sample), 2), mean_words(r.answer for r in selected))
+    start = house.policies.start.start(house.base(), house.champion())
+    return train(house, index, start, lambda: training_set(house, index, selected))
 
 
 def counts_of(records: Sequence[Record], selected: Sequence[Record]) -> dict[str, int]:
@@ -289,12 +186,3 @@ def filter_counts(parts: Iterable[PartReceipt]) -> list[FilterCount]:
             sums[0] += seen
             sums[1] += kept
     return [FilterCount(filter=name, seen=seen, kept=kept) for name, (seen, kept) in total.items()]
-
-
-def accuracies(prefix: str, predictions: Predictions) -> dict[str, float]:
-    """Exact accuracy per set: `PREFIX/NAME` for held-out sets, `PREFIX_acceptance/NAME` for acceptance sets."""
-    found = {}
-    for name, given in predictions.items():
-        kind, _, short = name.partition("/")
-        found[f"{prefix}/{short}" if kind == "held_out" else f"{prefix}_acceptance/{short}"] = share(one.correct for one in given)
-    return found

@@ -249,13 +249,15 @@ def mlflow_key(name: str) -> str:
 
 
 def round_metrics(commit: RoundCommit) -> list[Metric]:
-    """Counts, filters, metrics and stage seconds of a round, at step = round and the time of its commit."""
+    """Counts, filters, metrics, the decision's numbers and stage seconds of a round, at step = round and the time of its commit."""
     from mlflow.entities import Metric
 
     values: dict[str, float] = {f"counts/{name}": count for name, count in commit.counts.items()}
     for count in commit.filters:
         values |= {f"filters/{count.filter}/seen": count.seen, f"filters/{count.filter}/kept": count.kept}
     values |= commit.metrics
+    if commit.decision is not None:  # one level: a file-based MLflow holds no metric `a` beside `a/b`
+        values |= {f"decision/{name.replace('/', '.')}": number for name, number in commit.decision.numbers.items()}
     values |= {f"seconds/{stage}": seconds for stage, seconds in commit.stage_seconds.items()}
     committed_ms = _milliseconds(commit.committed_at)
     return [Metric(mlflow_key(name), float(value), committed_ms, commit.round) for name, value in values.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,13 @@ def normalise(text: str) -> str:
 def exact_match(prediction: str, answer: str) -> bool:
     """Whether two texts are the same up to white space."""
     return prediction.split() == answer.split()
+
+
+def says_yes(text: str) -> bool:
+    """Whether an answer to a yes-or-no question is a yes, read as POPE does (Li et al. 2023, arXiv 2305.10355): it is a no when its first
+    sentence holds the word no or not, else a yes."""
+    words = re.findall(r"\w+", text.partition(".")[0].lower())
+    return not {"no", "not"} & set(words)
 
 
 def view_agreement(record: Record) -> float | None:

@@ -201,6 +201,8 @@ class HeldOutQuestion:
     question: str
     answer: str
     question_type: str = ""
+    yes_no: bool = False
+    """Whether only yes or no counts in an answer."""
 
 
 @dataclass(frozen=True, slots=True)

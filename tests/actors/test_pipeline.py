@@ -390,6 +390,13 @@ def test_held_out_questions_are_answered_greedily_and_compared() -> None:
     assert sorted(source.opened) == sorted(IDS)
 
 
+def test_of_yes_or_no_questions_what_is_said_of_the_two_counts() -> None:
+    said = {"Is 0?": "Yes.", "Is 1?": "yes, a cat", "Is 2?": "No, there is not.", "Is 3?": "There is no cat. Yes."}
+    questions = [HeldOutQuestion(question, IDS[0], question, "Yes", yes_no=True) for question in said]
+    predictions = Evaluator(ScriptedEngine(lambda request: said[request.prompt])).evaluate(SomeBad(frozenset()), questions, 8)
+    assert [one.correct for one in predictions] == [True, True, False, False]
+
+
 def test_a_held_out_image_must_be_readable() -> None:
     questions = [HeldOutQuestion("q", IDS[0], "Which?", "This one.")]
     with pytest.raises(BadImageError, match="is corrupt"):

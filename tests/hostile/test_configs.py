@@ -141,7 +141,8 @@ POLICIES = (
 NAMES = st.sampled_from(
     ("sentence_by_sentence", "grounded", "none", "parsable", "length", "duplicates", "agreement", "confidence",
      "all", "top_share", "replay",
-     "in_order", "champion", "base", "paired_test", "rounds", "canonical", "loop.nothing:X", "loop.errors:UserError", "os:path", ":", "a:b")
+     "in_order", "champion", "base", "paired_test", "evidence", "rounds",
+     "canonical", "loop.nothing:X", "loop.errors:UserError", "os:path", ":", "a:b")
 )  # fmt: skip
 OPTION_NAMES = st.sampled_from(
     ("num_views", "view_noise", "max_new_tokens", "premise_refutations", "premise_questions", "describe_prompt",

@@ -20,6 +20,7 @@ from loop.assembly import build_policies
 from loop.config import EMBEDDED_MODEL, RunConfig, VllmEngineConfig, load_config, parse_config
 from loop.errors import UserError
 from loop.house import resource_request
+from policies.acceptance import Evidence
 from policies.instructions import QuestionType
 
 RECIPE = Path(config_module.__file__).parent / "recipes" / "shapes.yaml"
@@ -32,6 +33,45 @@ def document(**changes: Any) -> dict[str, Any]:
     held_out = {"data": SHAPES}
     least = {"seed_data": {"data": SHAPES}, "image_sets": [SHAPES], "held_out": {"near": held_out}, "acceptance_sets": {"near": held_out}}
     return {**least, "filters": ["parsable"], **changes}
+
+
+NEAR = {"near": {"data": SHAPES, "seed_domain": True}}
+POPE = {"pope": {"data": {**SHAPES}, "yes_no": True}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"control": "no_such"}, "control.0: Input should be 'seed_only' or 'no_correction' (given: 'no_such')"),
+        ({"control": ["seed_only", "seed_only"]}, "config: control names seed_only, seed_only; name each once"),
+        ({"control": "no_correction", "correction": "none"}, "config: control no_correction is the run itself where correction is none; "),
+        (
+            {"acceptance_sets": NEAR},
+            "config: seed_domain of the acceptance set near does nothing under the policy paired_test; drop it, or ",
+        ),
+        (
+            {"acceptance": {"evidence": {"max_forgetting": 0.1}}},
+            "config: max_forgetting does nothing without an acceptance set of the seed ",
+        ),
+        ({"acceptance_sets": POPE}, "acceptance_sets.pope: yes_no true is for data whose answers begin with yes or no; shapes has whole "),
+        ({"held_out": NEAR}, "held_out.near.seed_domain: unknown key; remove it or correct its spelling"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(changes: dict[str, Any], line: str) -> None:
+    assert findings(document(**changes))[0].startswith(line)
+
+
+def test_a_control_is_one_name_or_several() -> None:
+    assert parse_config(document()).control == ()
+    assert parse_config(document(control="seed_only")).control == ("seed_only",)
+    both = parse_config(document(control=["no_correction", "seed_only"]))
+    assert parse_config(both.model_dump(mode="json")) == both
+    assert both.control == ("no_correction", "seed_only")
+
+
+def test_evidence_is_given_a_seed_domain() -> None:
+    config = parse_config(document(acceptance={"evidence": {"max_forgetting": 0.1, "spending": "equal"}}, acceptance_sets=NEAR))
+    assert build_policies(config).acceptance == Evidence(max_forgetting=0.1, spending="equal")
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -220,6 +260,10 @@ def test_a_policy_that_does_not_exist_is_named_with_those_that_do(section: str, 
         ({"mixing": {"replay": {"seed_part": 0.5}}}, "mixing policy 'replay' cannot be built from {'seed_part': 0.5}: "),
         ({"mixing": {"replay": {"seed_share": "half"}}}, "mixing policy 'replay' cannot be built from {'seed_share': 'half'}: "),
         ({"correction": "none", "filters": ["agreement"]}, "filter 'agreement' needs "),
+        (
+            {"control": "no_correction", "filters": ["agreement"], "correction": {"sentence_by_sentence": {"num_views": 1}}},
+            "control no_correction would learn what the candidate learns: the filter agreement keeps only records whose answer correction",
+        ),
     ],
 )  # fmt: skip
 def test_a_policy_that_cannot_work_is_one_clear_line(change: dict[str, Any], line: str) -> None:

@@ -159,3 +159,42 @@ def test_the_status_for_programs_is_plain_json() -> None:
 
 def test_a_run_without_commits_has_a_status() -> None:
     assert status_dict("shapes-1", "new", []) == {"run_id": "shapes-1", "state": "new", "champion": None, "rounds": []}
+
+
+EVIDENCE = {
+    "difference": 0.031, "low": 0.008, "high": 0.054, "p_value": 0.00412, "level": 0.0171, "alpha_spent": 0.0, "num_questions": 600.0,
+    "num_won": 60.0, "num_lost": 41.0, "hallucinated": 0.052, "forgetting/acceptance/near": -0.012, "forgetting_low/acceptance/near": -0.03,
+    "forgetting_high/acceptance/near": 0.004,
+}  # fmt: skip
+CONTROL = {f"control/seed_only/pooled_difference{end}": value for end, value in (("", 0.02), ("_low", -0.001), ("_high", 0.041))}
+
+
+def decided(numbers: dict[str, float], metrics: dict[str, float]) -> list[RoundCommit]:
+    decision = Decision(accepted=True, reason="", numbers=numbers)
+    return [COMMITS[0], COMMITS[1].model_copy(update={"decision": decision, "metrics": {**COMMITS[1].metrics, **metrics}})]
+
+
+def test_a_decision_shows_its_intervals_and_what_controls_say() -> None:
+    text = rendered(decided(EVIDENCE, CONTROL))
+    shown = text.split("What each candidate has over the others: points [interval]\n")[1].split("What the champion can do")[0]
+    for cell in ("+3.1 [+0.8, +5.4]", "0.0041", "0.017", "5.2", "-1.2 [-3.0, +0.4]", "+2.0 [-0.1, +4.1]"):
+        assert cell in shown, (cell, shown)
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_a_decision_without_an_interval_gets_it_from_its_counts() -> None:
+    numbers = {"difference": 0.05, "p_value": 0.0001, "num_questions": 1000.0, "num_won": 75.0, "num_lost": 25.0}
+    text = rendered(decided(numbers, {}))
+    assert "+5.0 [+3.1, +7.0]" in text
+    assert not [word for word in ("level", "alpha", "hallucinate", "held out") if word in text]
+
+
+def test_the_status_has_decisions_and_controls() -> None:
+    out = io.StringIO()
+    commits = decided(EVIDENCE, CONTROL)
+    print_status(Console(file=out, width=100), "shapes-1", "stopped", commits)
+    assert "+2.0 [-0.1, +4.1]" in out.getvalue()
+    (baseline, first) = json.loads(json.dumps(status_dict("shapes-1", "stopped", commits), allow_nan=False))["rounds"]
+    assert baseline["decision"] is None
+    assert first["decision"]["numbers"]["low"] == 0.008
+    assert first["metrics"]["control/seed_only/pooled_difference_low"] == -0.001

@@ -68,7 +68,7 @@ def test_nothing_goes_that_the_next_round_needs(store: Store) -> None:
     store.check_files(needed)
     assert {file.path.split("/")[1] for file in needed if file.path.startswith("checkpoints/")} == {"round-0000", "round-0003"}
     assert [file.path for file in needed if "selected" in file.path] == [f"rounds/{n:04d}/parts/selected.parquet" for n in (1, 3)]
-    assert [file.path for file in needed if "predictions" in file.path] == ["rounds/0003/parts/predictions.parquet"]
+    assert [file.path for file in needed if "predictions" in file.path] == [f"rounds/{n:04d}/parts/predictions.parquet" for n in (0, 3)]
 
 
 def test_nothing_is_prunable_before_the_next_commit(store: Store) -> None:

@@ -23,6 +23,7 @@ from policies.records import Reason, Record
 
 EXPERIMENT = "shapes"
 RUN_ID = "shapes-7"
+NUMBERS = {"difference": 0.04, "difference/acceptance/near": 0.05, "level": 0.017}
 
 
 def commit(number: int, state: RoundState, champion: str, accuracy: float) -> RoundCommit:
@@ -38,7 +39,9 @@ def commit(number: int, state: RoundState, champion: str, accuracy: float) -> Ro
         counts={"generated": 96, "accepted": 31},
         filters=[FilterCount(filter="user.policies:short", seen=96, kept=31)],
         metrics={"accuracy/near": accuracy, "candidate_accuracy/near": accuracy - 0.02},
-        decision=None if state is RoundState.BASELINE else Decision(accepted=state is RoundState.ACCEPTED, reason="margin 0.005"),
+        decision=None
+        if state is RoundState.BASELINE
+        else Decision(accepted=state is RoundState.ACCEPTED, reason="margin 0.005", numbers=NUMBERS),
         stage_seconds={"round": 60.5},
     )
 
@@ -109,6 +112,8 @@ def assert_mirrored_once(mirror: Mirror) -> Seen:
     assert {run.data.tags["mlflow.parentRunId"] for run in seen.children} == {parent.info.run_id}
     times_ms = [1_700_000_060_500, 1_700_000_160_500, 1_700_000_260_500]
     assert seen.history(parent, "accuracy/near") == [(0, 0.60, times_ms[0]), (1, 0.64, times_ms[1]), (2, 0.64, times_ms[2])]
+    assert [step for step, _, _ in seen.history(parent, "decision/level")] == [1, 2]
+    assert seen.history(parent, "decision/difference.acceptance.near") == [(n, 0.05, times_ms[n]) for n in (1, 2)]
     assert [seen.history(run, "counts/accepted") for run in seen.children] == [[(n, 31.0, times_ms[n])] for n in range(3)]
     assert [(version.tags["weight_version"], version.tags["round"]) for version in seen.versions] == [("w-0000", "0"), ("w-0001", "1")]
     assert str(seen.client.get_model_version_by_alias(mirror.experiment, "champion").version) == str(seen.versions[-1].version)

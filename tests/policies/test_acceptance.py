@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.acceptance import ACCEPTANCE_POLICIES, GeneratedStats, Verdict
+from policies.acceptance import ACCEPTANCE_POLICIES, Answered, DecisionContext, GeneratedStats, QuestionStats, Verdict
 from policies.registry import UnknownPolicyError
 
 STATS = GeneratedStats(distinct_2=0.4, mean_answer_words=10.0)
@@ -22,9 +22,13 @@ def decide(
     name: str = "paired_test",
     **options: float,
 ) -> Verdict:
-    champion = {key: pair[0] for key, pair in sets.items()}
-    candidate = {key: pair[1] for key, pair in sets.items()}
-    return ACCEPTANCE_POLICIES.build(name, options).decide(champion, candidate, generated, previous)
+    champion = Answered({key: pair[0] for key, pair in sets.items()})
+    candidate = Answered({key: pair[1] for key, pair in sets.items()})
+    return ACCEPTANCE_POLICIES.build(name, options).decide(champion, candidate, context(champion, generated, previous))
+
+
+def context(seed: Answered, generated: GeneratedStats = STATS, previous: GeneratedStats | None = STATS) -> DecisionContext:
+    return DecisionContext(1, 3, [], seed, frozenset(), generated, previous, QuestionStats(0.5, 0.5, {"conversation": 1.0}))
 
 
 def test_a_clear_gain_is_accepted_with_its_numbers() -> None:
@@ -94,7 +98,7 @@ def test_always_accepts_and_still_counts() -> None:
 )
 def test_unpaired_answers_are_refused(name: str, champion: dict, candidate: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
-        ACCEPTANCE_POLICIES.build(name).decide(champion, candidate, STATS, None)
+        ACCEPTANCE_POLICIES.build(name).decide(Answered(champion), Answered(candidate), context(Answered(champion)))
 
 
 @pytest.mark.parametrize(

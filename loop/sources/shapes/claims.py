@@ -2,7 +2,8 @@
 
 `questions.is_correct` says whether an answer is exactly right; this says how much of it is. Objects are counted as CHAIR does
 (Rohrbach et al. 2018, arXiv 1809.02156): those that an answer names as being there, and those among them that are not. Measures
-only; no policy sees it.
+only: no policy sees it of generated records; of answers to acceptance questions the policy `evidence` sees whether an object is not
+there.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from actors.images import BadImageError
+from loop.sources.shapes.claims import claims_of
 from loop.sources.shapes.questions import ask, is_correct, truth
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
@@ -43,6 +44,9 @@ class ShapesImages:
 
     def is_correct(self, image_id: str, question: str, answer: str) -> bool:
         return is_correct(scene_of(image_id), question, answer)
+
+    def names_absent_object(self, image_id: str, question: str, answer: str) -> bool:
+        return claims_of(scene_of(image_id), question, answer).num_objects_not_there > 0
 
     def training_samples(self, num_samples: int, seed: int) -> list[TrainingSample]:
         """VIG and VIC samples, images taken in turn so that each is seen about equally often."""

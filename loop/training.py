@@ -1,0 +1,72 @@
+"""Training: the models that a round makes, each from a start checkpoint and a training set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from actors.engines.weights import weight_version
+from actors.training.checkpoint import RESULT_FILE
+from actors.training.job import TrainingJob
+from loop.assembly import derived_seed
+from loop.commits import RoundState
+from loop.house import Model
+from loop.store import PartReceipt
+from policies.records import Record, TrainingSample
+
+if TYPE_CHECKING:
+    from loop.house import House
+
+Change = Callable[[Iterable[Record]], list[Record]]
+
+
+def train(
+    house: House, index: int, start: Model, samples: Callable[[], list[TrainingSample]], suffix: str = ""
+) -> tuple[Model, dict[str, float], PartReceipt]:
+    """A model trained from `start` on `samples`, what its training measured, and the part that says so.
+
+    The checkpoint is `round-INDEX` and the part `training`, each with the suffix `-SUFFIX`. All trainings of a round have the same
+    steps, schedule, augmentation and seed.
+    """
+    name, part_name = f"round-{index:04d}{suffix}", f"training{suffix}"
+    part = house.store.finished_part(index, part_name)
+    checkpoint = house.store.finished_checkpoint(name)
+    if part is None or checkpoint is None:
+        config = house.config.training
+        folder = house.store.checkpoint_dir(name)
+        job = TrainingJob(
+            house.store.local_checkpoint(start.path), folder, samples(), derived_seed(house.config.seed, index, "train"),
+            house.hyperparameters(), house.store.steps_folder(name), config.checkpoint_steps,
+        )  # fmt: skip
+        with house.progress.stage(f"train{suffix.replace('-', ' ')}", total=config.num_steps, unit="steps") as stage:
+            result = house.train(job, stage)
+        (folder / RESULT_FILE).unlink()  # it tells the time, and a committed file must not
+        checkpoint = house.store.publish_checkpoint(folder, name)
+        measured = {
+            "train_loss": result.mean_loss,
+            "train_final_loss": result.final_loss,
+            "train_target_tokens": float(result.num_target_tokens),
+        }
+        document = {"digest": result.digest, "metrics": measured, "losses": list(result.losses)}
+        part = house.store.write_json_part(index, part_name, document)
+    house.store.drop_steps(name)
+    document = house.store.read_json_part(part)
+    model = Model(weight_version(index, document["digest"]), checkpoint.path, document["digest"], tuple(checkpoint.files))
+    return model, document["metrics"], part
+
+
+def training_set(house: House, index: int, selected: list[Record], change: Change = list) -> list[TrainingSample]:
+    """Seed data and generated data as the mixing policy wants them; data of rejected rounds stays out. Image ids name their set.
+
+    `change` is what a control does to the generated records of a round.
+    """
+    history = [house.selected_records(commit) for commit in house.commits if commit.state is RoundState.ACCEPTED]
+    generated = [[replace(record, image_id=house.routed_id(record)) for record in change(records)] for records in [*history, selected]]
+    return mixed(house, index, generated)
+
+
+def mixed(house: House, index: int, generated: list[list[Record]]) -> list[TrainingSample]:
+    """As many samples as a training takes of seed data and `generated` records, drawn by the mixing policy."""
+    num_samples = house.config.training.num_steps * house.config.training.batch_size
+    return house.policies.mixing.mix(house.seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))

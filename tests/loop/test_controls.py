@@ -1,0 +1,165 @@
+"""Controls beside a run: what they train on, where they start, what they leave behind, and that they change nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loop.commits import RoundCommit, RoundState
+from loop.controls import differences, uncorrected
+from loop.retention import needed_files, prunable
+from loop.store import Store
+from policies.records import Prediction, Record
+from tests.loop.make_run import checkpoint, commit_of, records
+from tests.loop.test_run import CONFIG, digest_of, vigc, wait_until, write_config
+
+
+def predictions(**flags: str) -> dict[str, list[Prediction]]:
+    """`1` for a right answer, `0` for a wrong one."""
+    return {
+        f"{name[:8]}/{name[9:]}": [Prediction(f"q{i}", "", flag == "1", "v") for i, flag in enumerate(row)] for name, row in flags.items()
+    }
+
+
+def test_a_difference_is_paired_over_held_out_sets_alone() -> None:
+    control = predictions(held_out_a="1100", held_out_b="000000", acceptan_c="00")
+    candidate = predictions(held_out_a="1010", held_out_b="111000", acceptan_c="11")
+    found = differences(control, candidate)
+    assert found["difference/a"] == 0.0
+    assert found["difference_low/a"] < 0.0 < found["difference_high/a"]
+    assert found["difference/b"] == 0.5
+    assert found["pooled_difference"] == pytest.approx(0.3)
+    assert found["pooled_difference_low"] < 0.3 < found["pooled_difference_high"]
+    assert not [name for name in found if name.endswith("/c")]
+
+
+def test_records_lose_their_correction_and_those_without_an_answer_of_their_own_are_left_out() -> None:
+    record = Record(
+        "r1-s0-0", 1, 0, "a", "okvqa", "Ask.", 3, question="What?", original_answer="A cat.", answer="A dog.", sentences=("A dog.",),
+        short_answers=("dog", "cat"), short_answer_weights=(80.0, 10.0),
+    )  # fmt: skip
+    (found,) = uncorrected([record, replace(record, original_answer=" "), replace(record, original_answer="")])
+    assert (found.answer, found.short_answers, found.short_answer_weights) == ("A cat.", (), ())
+    assert replace(found, answer="A dog.", sentences=record.sentences) == replace(record, short_answers=(), short_answer_weights=())
+
+
+def write_rounds(store: Store, states: list[RoundState]) -> list[RoundCommit]:
+    """A baseline and rounds with a control each."""
+    champion = ""
+    for index, state in enumerate([RoundState.BASELINE, *states]):
+        made = [checkpoint(store, f"round-{index:04d}", f"weights {index}".encode())]
+        parts = [store.write_part(index, name, records(index + 1)).entry for name in ("selected", "predictions")]
+        if index:
+            made.append(checkpoint(store, f"round-{index:04d}-control-seed_only", f"control {index}".encode()))
+            parts.append(store.write_part(index, "predictions-control-seed_only", records(1)).entry)
+            parts.append(store.write_json_part(index, "training-control-seed_only", {"digest": str(index)}).entry)
+        champion = champion if state is RoundState.REJECTED else made[0].path
+        files = [*parts, *(file for one in made for file in one.files)]
+        store.commit(commit_of(store, index, files, state=state, champion=champion, champion_path=champion))
+    return store.commits()
+
+
+def test_the_control_beside_the_champion_stays_and_others_go(store: Store) -> None:
+    states = [RoundState.ACCEPTED, RoundState.ACCEPTED, RoundState.REJECTED, RoundState.REJECTED]
+    commits = write_rounds(store, states)
+    gone = ("round-0001", "round-0001-control-seed_only", "round-0003", "round-0003-control-seed_only")
+    assert prunable(commits, 1, None) == [f"checkpoints/{name}" for name in gone]
+    needed = {file.path for file in needed_files(commits)}
+    store.check_files(needed_files(commits))
+    assert "checkpoints/round-0002-control-seed_only/model.safetensors" in needed
+    assert "rounds/0002/parts/training-control-seed_only.data.json" in needed
+    assert not [path for path in needed if "0004" in path or "predictions-control" in path]
+
+
+# ---- with real actors
+
+SMALL = {"generation": {"num_shards": 2}, "tracking": {"enabled": False}, "filters": ["parsable", "length", "duplicates"]}
+WITH_CONTROLS = {**SMALL, "control": ["seed_only", "no_correction"]}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Two rounds, both accepted, with both controls, and what the run printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    result = vigc("run", str(write_config(folder, **WITH_CONTROLS)), "--run-dir", "run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "run", result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_control_has_a_line_of_its_own_and_is_compared_with_the_candidate(undisturbed: tuple[Path, str]) -> None:
+    run_dir, printed = undisturbed
+    store = Store.open(run_dir)
+    for commit in store.commits()[1:]:
+        candidate, *controls = [path for path in commit.checkpoints if path.startswith("checkpoints/round-")]
+        assert controls == [f"{candidate}-control-{name}" for name in WITH_CONTROLS["control"]]
+        weights = {file.sha256 for file in commit.files if file.path.endswith("/model.safetensors")}
+        assert len(weights) == 3
+        for name in WITH_CONTROLS["control"]:
+            found = {key.removeprefix(f"control/{name}/"): value for key, value in commit.metrics.items() if f"control/{name}/" in key}
+            assert found["difference/near"] == pytest.approx(commit.metrics["candidate_accuracy/near"] - found["accuracy/near"])
+            assert found["pooled_difference_low"] <= found["pooled_difference"] <= found["pooled_difference_high"]
+        tokens = [commit.metrics[f"{prefix}train_target_tokens"] for prefix in ("", "control/seed_only/")]
+        assert tokens[0] != tokens[1]
+    assert "over seed only" in printed
+    status = json.loads(vigc("status", str(run_dir), "--json", cwd=run_dir).stdout)
+    assert "control/seed_only/pooled_difference" in status["rounds"][2]["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_in_the_training_of_a_control_resumes_to_the_same_digest(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "loop", "run", str(write_config(tmp_path, **WITH_CONTROLS)), "--run-dir", str(run_dir)],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: any(run_dir.glob("checkpoints/round-0001-control-no_correction.steps/step-*[0-9]")), 400)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait(30)
+    _, alive = psutil.wait_procs(children, timeout=120)
+    assert alive == []
+    kept = {path: path.stat().st_mtime_ns for path in (run_dir / "rounds" / "0001" / "parts").iterdir()}
+
+    result = vigc("resume", str(run_dir), cwd=tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    assert {"predictions.parquet", "training-control-seed_only.json", "predictions-control-seed_only.json"} <= {path.name for path in kept}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a finished stage was done again"
+    assert "training went on after step" in result.stdout
+    assert digest_of(run_dir) == digest_of(undisturbed[0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_controls_change_nothing_and_evidence_decides_with_its_numbers(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    dev = {**CONFIG["acceptance_sets"]["dev"], "seed_domain": True}
+    config = write_config(tmp_path, **SMALL, rounds=1, acceptance="evidence", acceptance_sets={"dev": dev})
+    result = vigc("run", str(config), "--run-dir", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (_, plain), (_, beside, _) = Store.open(tmp_path / "run").commits(), Store.open(undisturbed[0]).commits()
+    assert {file.path: file.sha256 for file in plain.files} == {
+        file.path: file.sha256 for file in beside.files if "-control-" not in file.path
+    }
+    assert plain.candidate == beside.candidate
+    assert plain.decision is not None
+    assert plain.state is RoundState.REJECTED, "six small steps are no evidence"
+    assert plain.decision.numbers["level"] == plain.decision.numbers["alpha_spent"] == 0.05
+    assert {
+        "low",
+        "high",
+        "hallucinated",
+        "hallucinated_seed",
+        "forgetting/acceptance/dev",
+        "answer_words",
+    } <= plain.decision.numbers.keys()
+    assert "is above the level" in result.stdout.replace("\n", " ") or "is not above margin" in plain.decision.reason
