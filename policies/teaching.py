@@ -8,7 +8,6 @@ our own.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,9 +17,9 @@ import numpy as np
 from policies.chat import ChatMessage
 from policies.instructions import QuestionType
 from policies.teaching_examples import DETAIL_QUESTIONS, EXAMPLES, SYSTEM_MESSAGES
+from policies.teaching_output import MARKS
 
 _MAX_CAPTION_CHARACTERS = 1_000
-_SEPARATOR = re.compile(r"={3,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +73,11 @@ class TeachingTask:
 
 
 def one_line(text: str) -> str:
-    """A caption or category that cannot pass for anything else than one: one line, without the separator of the output's form."""
-    return _SEPARATOR.sub("=", " ".join(text.split()))[:_MAX_CAPTION_CHARACTERS]
+    """A caption or category that cannot pass for anything else than one: one line, every mark in it broken up by a space."""
+    text = " ".join(text.split())[:_MAX_CAPTION_CHARACTERS]
+    while MARKS.search(text):
+        text = MARKS.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
+    return text
 
 
 def teaching_task(

@@ -189,14 +189,15 @@ def _fault_of_formless(text: str) -> Fault:
 
 
 def _check_words(text: str) -> None:
-    for fault, pattern in ((Fault.MARKS, _MARKS), (Fault.REFUSAL, _REFUSAL), (Fault.MENTIONS_SOURCE, _SOURCE)):
+    for fault, pattern in ((Fault.MARKS, MARKS), (Fault.REFUSAL, _REFUSAL), (Fault.MENTIONS_SOURCE, _SOURCE)):
         if pattern.search(text):
             raise _FaultError(fault)
 
 
-_MARKS = re.compile(
+MARKS = re.compile(
     r"<(?:image|video|audio|pad|unk|bos|eos|start_of_turn|end_of_turn)>|</?s>|<\|[^|>]{0,40}\|>|\[/?INST\]|={3}", re.IGNORECASE
 )
+"""Marks of chat templates, of this form and of LLaVA's files, which must not stand in a text."""
 _REQUEST = re.compile(
     r"(?:please |can you |could you )?(?:describe|explain|name|list|tell|give|identify|count|walk|write|look)\b", re.IGNORECASE
 )

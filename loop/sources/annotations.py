@@ -122,12 +122,12 @@ def _unusable(image: _Image, has_captions: bool) -> SetAside | None:
 
 
 def _images(content: dict[str, Any], path: Path) -> Iterator[tuple[int | str, _Image]]:
-    known: set[int | str] = set()
+    known: set[str] = set()
     for where, entry in _entries(content, "images", path):
         image_id = _id_of(entry, "id", where)
-        if image_id in known:
+        if str(image_id) in known:
             raise UserError(f"{where} has the id {image_id!r:.80}, which another image has too")
-        known.add(image_id)
+        known.add(str(image_id))
         yield image_id, _Image(_text_of(entry, "file_name", where), entry.get("width", 0), entry.get("height", 0))
 
 
@@ -231,8 +231,8 @@ def _from_lines(path: Path) -> Annotations:
 
 def _line_objects(entry: dict[str, Any], path: Path, where: str, set_aside: Counter[SetAside]) -> Iterator[SeenObject]:
     for place, inner in _entries(entry, "instances", path, where):
-        category, box = _text_of(inner, "category", place), inner.get("bbox")
-        found = _clamped((box[0], box[1], box[2], box[3]), 1.0, 1.0, _SHARE_TOLERANCE) if _is_box(box) else SetAside.BAD_BOX
+        category, box = _text_of(inner, "category", place), cast(_Box, inner.get("bbox"))
+        found = _clamped(box, 1.0, 1.0, _SHARE_TOLERANCE) if _is_box(box) else SetAside.BAD_BOX
         if isinstance(found, SetAside):
             set_aside[found] += 1
         else:
