@@ -17,7 +17,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -98,13 +98,13 @@ class Journal:
         """One task is finished."""
         line = {
             "key": task.key, "image_id": task.view.image_id, "image": task.view.image, "type": str(task.question_type),
-            "pairs": found.pairs, "rejected": [(str(one.fault), one.text) for one in found.rejected], "usage": asdict(reply.usage),
+            "pairs": found.pairs, "rejected": [(str(one.fault), one.text) for one in found.rejected], "usage": _usage(reply.usage),
         }  # fmt: skip
         self._append(line)
 
     def charge(self, key: str, reply: Reply) -> None:
         """A task got no answer and is not finished; what it took is remembered all the same."""
-        self._append({"unanswered": key, "failure": reply.failure, "usage": asdict(reply.usage)})
+        self._append({"unanswered": key, "failure": reply.failure, "usage": _usage(reply.usage)})
 
     def sync(self) -> None:
         os.fsync(self._descriptor)
@@ -225,6 +225,13 @@ class _Replacement:
         fsync(self._tmp)
         os.replace(self._tmp, self._path)
         fsync(self._path.parent)
+
+
+def _usage(usage: Usage) -> dict[str, float]:
+    return {
+        "num_requests": usage.num_requests, "num_input_tokens": usage.num_input_tokens, "num_output_tokens": usage.num_output_tokens,
+        "usd": usage.usd,
+    }  # fmt: skip
 
 
 def _llava(line: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
-
 from policies.chat import ChatMessage
 from policies.instructions import QuestionType
 from policies.teaching_examples import DETAIL_QUESTIONS, EXAMPLES, SYSTEM_MESSAGES
@@ -84,11 +82,10 @@ def teaching_task(
     view: TextView, question_type: QuestionType, seed: int, detail_questions: Sequence[str] = DETAIL_QUESTIONS
 ) -> TeachingTask:
     """The task of one image and type. `seed` and the image's id alone decide on what is drawn for it."""
-    drawn = int.from_bytes(hashlib.sha256(f"{seed}/{question_type}/{view.image_id}".encode(errors="replace")).digest()[:4])
-    question = ""
-    if question_type is QuestionType.DETAIL:
-        question = detail_questions[int(np.random.default_rng(drawn).integers(len(detail_questions)))]
-    return TeachingTask(view, question_type, question, drawn >> 1)
+    spelled = f"{seed}/{question_type}/{view.image_id}".encode(errors="replace")
+    drawn = int.from_bytes(hashlib.sha256(spelled).digest()[:4]) >> 1  # 31 bits, a seed that any sampler takes
+    question = detail_questions[drawn % len(detail_questions)] if question_type is QuestionType.DETAIL else ""
+    return TeachingTask(view, question_type, question, drawn)
 
 
 def teaching_messages(task: TeachingTask) -> tuple[ChatMessage, ...]:

@@ -248,20 +248,22 @@ _MIN_LETTERS = 0.6
 
 def _check_language(question: str, answer: str) -> None:
     both = f"{question} {answer}"
-    letters = [one for one in both if one.isalpha()]
-    if sum(ord(one) > 0x24F for one in letters) > _MAX_OTHER_SCRIPT * len(letters):  # beyond the Latin blocks
-        raise _FaultError(Fault.OTHER_LANGUAGE)
-    for text in (question, answer, both):
-        words = _WORD.findall(text.lower())
-        if len(words) > _FEW_WORDS and any(_share(words, known) > _share(words, _ENGLISH) for known in _OTHERS.values()):
+    if not both.isascii():
+        letters = [one for one in both if one.isalpha()]
+        if sum(ord(one) > 0x24F for one in letters) > _MAX_OTHER_SCRIPT * len(letters):  # beyond the Latin blocks
             raise _FaultError(Fault.OTHER_LANGUAGE)
-    words = _WORD.findall(both.lower())
-    if len(words) > _FEW_WORDS and _share(words, _ENGLISH) < _MIN_ENGLISH_SHARE:
+    asked, answered = _WORD.findall(question.lower()), _WORD.findall(answer.lower())
+    for words in (asked, answered, asked + answered):
+        num_english = _num_known(words, _ENGLISH)
+        if len(words) > _FEW_WORDS and any(_num_known(words, known) > num_english for known in _OTHERS.values()):
+            raise _FaultError(Fault.OTHER_LANGUAGE)
+    num_words = len(asked) + len(answered)
+    if num_words > _FEW_WORDS and _num_known(asked + answered, _ENGLISH) < _MIN_ENGLISH_SHARE * num_words:
         raise _FaultError(Fault.NONSENSE)
 
 
-def _share(words: Sequence[str], known: frozenset[str]) -> float:
-    return sum(word in known for word in words) / len(words)
+def _num_known(words: Sequence[str], known: frozenset[str]) -> int:
+    return sum(map(known.__contains__, words))
 
 
 _STUTTER = re.compile(r"\b(\w+)(?:\W+\1\b){3}", re.IGNORECASE)
@@ -271,7 +273,7 @@ _MIN_DISTINCT = 0.4
 
 def _check_sense(question: str, answer: str) -> None:
     both = f"{question} {answer}"
-    if not both.isprintable() or sum(one.isalpha() or one == " " for one in both) < _MIN_LETTERS * len(both):
+    if not both.isprintable() or sum(map(str.isalpha, both)) + both.count(" ") < _MIN_LETTERS * len(both):
         raise _FaultError(Fault.NONSENSE)
     words = _WORD.findall(both.lower())
     triples = list(zip(words, words[1:], words[2:], strict=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from policies.teaching import SeenObject, TeachingTask, TextView
 
 _NUM_TURNS = 3
 _ATTEMPTS = 8
+_scene_of = lru_cache(maxsize=4)(scene_of)
+"""The tasks of an image come one after the other."""
 
 
 class ExactTeacher:
@@ -29,13 +32,13 @@ class ExactTeacher:
 
 def text_view(image_id: str) -> TextView:
     """An image of the world as text: exact captions and boxes."""
-    scene = scene_of(image_id)
+    scene = _scene_of(image_id)
     objects = tuple(SeenObject(category, box) for category, box in boxes(scene))
     return TextView(image_id, f"{image_id}.png", tuple(captions(scene)), objects)
 
 
 def _written(task: TeachingTask) -> str:
-    scene = scene_of(task.view.image_id)
+    scene = _scene_of(task.view.image_id)
     if task.question_type is QuestionType.DETAIL:
         return truth(scene, task.question).answer
     rng = np.random.default_rng(task.seed)
