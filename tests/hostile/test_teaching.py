@@ -22,7 +22,8 @@ from tests.hostile.fuzz import fuzzed, json_values, texts
 PIECES = (
     "Question:", "Answer:", "Question: ", "Answer: ", "**Question 1:** ", "question :", "\n===\n", "===", "=====\n", "\n", "\n\n", " ", "?",
     ".", "What is it?", "It is a cat.", "Where is the red cat on the mat?", "The cat is on the mat, near the door.", "caption",
-    "bounding box", "[0.1, 0.2, 0.3, 0.4]", "I cannot", "As an AI", "<image>", "</s>", "<|im_end|>", "\0", "\u202e", "\u2028", "der die das und ist",
+    "bounding box", "[0.1, 0.2, 0.3, 0.4]", "I cannot", "As an AI", "<image>", "</s>", "<|im_end|>", "\0", "\u202e", "\u2028",
+    "der die das und ist",
     "Sure!",
 )  # fmt: skip
 outputs = st.lists(st.sampled_from(PIECES) | texts, max_size=14).map("".join)
@@ -55,8 +56,8 @@ def test_blocks_of_any_content_never_yield_more_pairs_than_questions(blocks: lis
 
 
 @pytest.mark.parametrize("piece", [
-    "a. ", "the ", ". ", "?", "Question:", "Question: x\nAnswer: y\n===\n", "question     ", "\n", "=", "===\n", "\t", "[0.1, ", "( ", "0.1",
-    "a a ", "* ", "<|", "I am ", "no image ", "。", "é", "_",
+    "a. ", "the ", ". ", "?", "Question:", "Question: x\nAnswer: y\n===\n", "question     ", "\n", "=", "===\n", "\t", "[0.1, ", "( ",
+    "0.1",     "a a ", "* ", "<|", "I am ", "no image ", "。", "é", "_",
 ])  # fmt: skip
 @pytest.mark.parametrize("kind", list(QuestionType))
 def test_an_output_of_the_greatest_length_is_read_in_bounded_time(piece: str, kind: QuestionType) -> None:
