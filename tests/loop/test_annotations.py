@@ -137,7 +137,7 @@ def test_a_file_of_another_layout_is_refused_in_one_line(tmp_path: Path, content
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read.*No such file"):
+    with pytest.raises(UserError, match=r"cannot be read.*No such file"):
         read_annotations(tmp_path / "none.json", None)
     with pytest.raises(UserError, match="no annotations are given"):
         read_annotations(None, None)
