@@ -96,7 +96,10 @@ class Endpoint:
                 while replies := runner.run(session.next_replies()):
                     yield from replies
             finally:
-                runner.run(session.close())
+                try:
+                    runner.run(session.close())
+                except RuntimeError:  # a Ctrl-C that hit the event loop's own code leaves an order to stop behind, for one run
+                    runner.run(session.close())
             if session.ended_by is not None:
                 raise session.ended_by
 

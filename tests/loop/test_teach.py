@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -83,11 +84,8 @@ def test_what_the_exact_program_writes_is_true_and_is_the_seed_data_of_a_loop(tm
     assert (summary["num_records"], summary["rejected"]) == (60, {})
     assert summary["records_by_type"] == {"complex": 20, "conversation": 20, "detail": 20}
     found = {"kind": "llava_json", "path": str(out / "data.json"), "images": str(out / "images")}
-    config = {
-        "name": "x", "image_sets": [{"kind": "shapes", "seed": 1, "num_images": 4}], "seed_data": {"data": found},
-        "held_out": {"test": {"data": found, "num_questions": 5}}, "acceptance_sets": {"dev": {"data": found, "num_questions": 5}},
-    }  # fmt: skip
-    data = build_labelled(parse_config(config).seed_data.data)
+    recipe = yaml.safe_load((ROOT / "loop" / "recipes" / "shapes.yaml").read_text())
+    data = build_labelled(parse_config({**recipe, "seed_data": {"data": found}}).seed_data.data)
     assert isinstance(data, LlavaJsonData)
     assert len(data.records()) == 60
     assert {len(record.turns) for record in data.records() if record.question_type is QuestionType.CONVERSATION} == {2, 3}
