@@ -77,10 +77,15 @@ class Journal:
             self._descriptor = os.open(self.folder / JOURNAL, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            os.close(self._descriptor)
             raise UserError(f"{self.folder} is being written by another `vigc teach`; wait for it or choose another --out") from error
         except OSError as error:
             raise UserError(f"--out {self.folder} cannot be written: {error.strerror or error}") from error
-        self._read()
+        try:
+            self._read()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -24,8 +24,10 @@ from policies.chat import ChatMessage
 from policies.instructions import QuestionType
 from policies.teaching import TextView, teaching_task
 
-TEMPLATE = "{% for message in messages %}{{ message.role }} {{ message.content }}</s>{% endfor %}"
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }} {{ message.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}assistant {% endif %}"
+)
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
 
 

@@ -88,7 +88,7 @@ def test_what_the_exact_program_writes_is_true_and_is_the_seed_data_of_a_loop(tm
     data = build_labelled(parse_config({**recipe, "seed_data": {"data": found}}).seed_data.data)
     assert isinstance(data, LlavaJsonData)
     assert len(data.records()) == 60
-    assert {len(record.turns) for record in data.records() if record.question_type is QuestionType.CONVERSATION} == {2, 3}
+    assert {len(record.turns) for record in data.records() if record.question_type is QuestionType.CONVERSATION} == {3}
     for record in data.records():
         scene = scene_of(record.image_id.removesuffix(".png"))
         assert data.open(record.image_id).size == (48, 48)
@@ -236,7 +236,7 @@ def test_ctrl_c_keeps_and_publishes_what_is_finished(tmp_path: Path, files: tupl
     with ChatServer(interrupts) as server, pytest.raises(TeachingStoppedError, match="interrupted") as caught:
         teach(options(tmp_path / "out", files, server, max_concurrency=1), QUIET)
     assert caught.value.exit_code == 130
-    assert len(json.loads((tmp_path / "out" / "data.json").read_text())) == 5
+    assert len(json.loads((tmp_path / "out" / "data.json").read_text())) in (4, 5)  # the last one may be on its way
 
 
 def test_a_journal_of_other_texts_a_changed_line_and_foreign_files_are_refused(tmp_path: Path, files: tuple[Path, Path]) -> None:
