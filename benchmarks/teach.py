@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 from rich.console import Console
 
@@ -48,6 +49,7 @@ def main() -> None:
         "num_cpus": os.cpu_count(),
     }
     report["exact_best_records_per_s"] = max(one["records_per_s"] for one in report["exact"])
+    report["endpoint_best_share_of_bare_client"] = max(one["share_of_bare_client"] for one in report["endpoint"])
     report["endpoint_best_share"] = max(one["share_of_allowed"] for one in report["endpoint"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
@@ -83,6 +85,7 @@ def endpoint(concurrency: int, num_requests: int) -> dict[str, float]:
                 endpoint=EndpointOptions(url, "bench", max_concurrency=concurrency),
             )  # fmt: skip
             wall_s, cpu_s, summary = _measured(options)
+        bare_s = asyncio.run(_bare(url, concurrency, num_requests))
     finally:
         server.terminate()
         server.join()
@@ -93,8 +96,24 @@ def endpoint(concurrency: int, num_requests: int) -> dict[str, float]:
         "requests_per_s": round(num_requests / wall_s, 1),
         "allowed_per_s": allowed_per_s,
         "share_of_allowed": round(num_requests / wall_s / allowed_per_s, 3),
+        "share_of_bare_client": round(bare_s / wall_s, 3),
         "cpu_ms_per_request": round(1000 * cpu_s / num_requests, 2),
     }
+
+
+async def _bare(url: str, concurrency: int, num_requests: int) -> float:
+    """Seconds of the same number of requests by a client that does nothing else: what a busy machine leaves of what is allowed."""
+    left = iter(range(num_requests))
+
+    async def work(session: aiohttp.ClientSession) -> None:
+        for _ in left:
+            async with session.post(f"{url}/chat/completions", json={"messages": [{"role": "user", "content": "x" * 3000}]}) as response:
+                await response.read()
+
+    started_s = time.perf_counter()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrency)) as session:
+        await asyncio.gather(*(work(session) for _ in range(concurrency)))
+    return time.perf_counter() - started_s
 
 
 def _measured(options: TeachOptions) -> tuple[float, float, dict[str, Any]]:
