@@ -72,6 +72,17 @@ class PrunedCheckpointError(StoreError):
         return f"{self.path} was pruned: {self.reason}; kept are {self.kept}"
 
 
+class TeachingStoppedError(LoopError):
+    """A teacher was stopped before it was through. What it has written is kept."""
+
+    def __init__(self, folder: str, reason: str, exit_code: int = 1) -> None:
+        super().__init__(folder, reason, exit_code)
+        self.folder, self.reason, self.exit_code = folder, reason, exit_code
+
+    def __str__(self) -> str:
+        return f"{self.reason}; what was finished is kept in {self.folder}, and the same command goes on from there"
+
+
 class DamagedFileError(StoreError):
     """A file of the run is missing, truncated or altered."""
 

@@ -69,6 +69,56 @@ def check_model(path: str, engine: TransformersEngineConfig | VllmEngineConfig) 
     in_bounds(f"model {path!r}", partial(_check, path, engine), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
 
 
+def check_text_model(path: str) -> None:
+    """Make sure that `path` is a text model with a chat template and weights as safetensors, and asks for no code of its own.
+
+    Within the same bounds as `check_model`.
+
+    Raises:
+        UserError: it is not, or it cannot be read.
+    """
+    import transformers.models.auto.modeling_auto  # noqa: F401 (once here, not in every child)
+
+    folder = Path(path)
+    if not os.path.isdir(folder):
+        if folder.is_absolute() or path.startswith("."):
+            raise UserError(f"model folder {path} does not exist; check the path")
+        return _check_text_model(path)
+    files = model_files(folder)
+    _refuse_own_code(folder)
+    num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
+    in_bounds(f"model {path!r}", partial(_check_text_model, path), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+
+
+def _check_text_model(path: str) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    from actors.engines.weights import manifest_of_checkpoint
+    from actors.teachers.local import render_chat
+    from policies.chat import ChatMessage
+
+    try:
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # what the libraries raise on a file of a stranger's is no closed set
+        raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give a Hugging Face id or a folder") from error
+    if type(found) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"model {path!r} is a {found.model_type} model; expected a text model such as Llama or Qwen")
+    said = "what is there", "a cat", "and where"
+    try:
+        text = render_chat(tokenizer, [ChatMessage("system", "Look."), *map(ChatMessage, ("user", "assistant", "user"), said)])
+    except Exception as error:  # a template is a program: it may raise anything
+        raise UserError(f"the chat template of model {path!r} cannot be used: {one_line(error)}; take a model that has one") from error
+    if not all(one in text for one in said):
+        raise UserError(f"the chat template of model {path!r} leaves out what is said; take the one the model was trained with")
+    if os.path.isdir(path):
+        try:
+            manifest_of_checkpoint(Path(path))
+        except ValueError as error:
+            raise UserError(f"the weights of model {path!r} cannot be read as safetensors: {one_line(error)}; fetch it again") from error
+
+
 def _refuse_own_code(folder: Path) -> None:
     for path in sorted(folder.glob(_CONFIG_FILES)):
         try:

@@ -1,0 +1,78 @@
+"""Where a chat endpoint is, and how much may be asked of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from policies.checks import check_at_least
+
+_PATH = "/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """Where the endpoint is and how much may be asked of it.
+
+    Raises:
+        ValueError: an option makes no sense.
+    """
+
+    url: str
+    """Up to and with the version: `http://127.0.0.1:8000/v1`."""
+    model: str
+    api_key_env: str = ""
+    """Environment variable that holds the key; empty asks without one. The key itself is never an option, so that none is logged."""
+    max_concurrency: int = 8
+    """Requests at once."""
+    requests_per_minute: float | None = None
+    """Begun, evenly spaced, retries included; None for no limit."""
+    timeout_s: float = 120.0
+    """Of one attempt, from the request to the last byte of its answer."""
+    max_attempts: int = 8
+    first_backoff_s: float = 1.0
+    """Longest wait before the second attempt; it doubles with every further one, up to a minute."""
+    max_retry_after_s: float = 300.0
+    """Longest `Retry-After` that is waited for."""
+    usd_per_million_input: float = 0.0
+    usd_per_million_output: float = 0.0
+    max_usd: float | None = None
+    """Spending cap; None for none. What was `spent_usd` before counts."""
+    spent_usd: float = 0.0
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """Further fields of every request; a field set to None is left out, such as `{"max_tokens": None, "max_completion_tokens": 500}`."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"the endpoint's URL is {_bare(self.url)!r}; expected one such as http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(f"the endpoint's URL {_bare(self.url)!r} carries a user or a query; give the key by an environment variable")
+        if not self.model:
+            raise ValueError("the endpoint's model has no name; give the one that the endpoint serves")
+        for name, minimum in (
+            ("max_concurrency", 1), ("max_attempts", 1), ("first_backoff_s", 0.001), ("timeout_s", 0.001), ("max_retry_after_s", 0.0),
+            ("usd_per_million_input", 0.0), ("usd_per_million_output", 0.0), ("spent_usd", 0.0),
+        ):  # fmt: skip
+            check_at_least(name, getattr(self, name), minimum)
+        if self.requests_per_minute is not None:
+            check_at_least("requests_per_minute", self.requests_per_minute, 0.001)
+        if self.max_usd is not None:
+            check_at_least("max_usd", self.max_usd, 0.0)
+            if not self.usd_per_million_input and not self.usd_per_million_output:
+                raise ValueError("max_usd caps nothing without prices; give usd_per_million_input and usd_per_million_output")
+
+    @property
+    def request_url(self) -> str:
+        base = self.url.rstrip("/")
+        return base if base.endswith(_PATH) else base + _PATH
+
+    def usd(self, num_input_tokens: int, num_output_tokens: int) -> float:
+        return (num_input_tokens * self.usd_per_million_input + num_output_tokens * self.usd_per_million_output) / 1e6
+
+
+def _bare(url: str) -> str:
+    """A URL for an error text, without what may be a secret in it."""
+    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]

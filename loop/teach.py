@@ -1,0 +1,309 @@
+"""Teacher data, as LLaVA made its own: a text-only teacher writes conversations, descriptions and reasoning about images that it reads
+as captions and boxes. What it writes becomes the seed data of a loop.
+
+    annotations or shapes ─► a task per image and type ─► teacher ─► read, check ─► journal ─► data.json, rejected.jsonl, summary.json
+
+Finished tasks are in the journal and never asked again: the same command goes on after any end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from actors.endpoint import Endpoint, EndpointError, SpendingCapError
+from actors.endpoint_options import EndpointOptions
+from actors.teachers.base import Teacher
+from loop.errors import TeachingStoppedError, UserError, one_line, printable
+from loop.progress import RunProgress
+from loop.sources.annotations import read_annotations
+from loop.sources.folder import checked_folder
+from loop.sources.shapes.questions import DETAIL_QUESTIONS as SHAPES_DETAIL_QUESTIONS
+from loop.sources.shapes.source import ShapesImages
+from loop.sources.shapes.teaching import ExactTeacher, text_view
+from loop.teaching_journal import DATA, Journal
+from policies.instructions import QuestionType
+from policies.teaching import TeachingTask, TextView, prompts_digest, teaching_task
+from policies.teaching_examples import DETAIL_QUESTIONS
+from policies.teaching_output import read_output
+
+EXACT = "exact"
+_HASH_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class TeachOptions:
+    """What is taught, by whom, and where it goes. Either `shapes` or annotations are given, and either `teacher` or `endpoint`."""
+
+    out: Path
+    types: tuple[QuestionType, ...] = tuple(QuestionType)
+    seed: int = 0
+    captions: Path | None = None
+    instances: Path | None = None
+    images: Path | None = None
+    """Folder of the annotated images: those that it lacks are set aside."""
+    num_images: int | None = None
+    """Of the annotated ones, drawn by `seed`; None takes all."""
+    shapes: ShapesImages | None = None
+    write_images: bool = False
+    """Write the images of `shapes` to `out`/images."""
+    teacher: str = ""
+    """`exact`, or a text model's folder or Hugging Face id."""
+    endpoint: EndpointOptions | None = None
+    max_tokens: int = 1024
+    temperature: float = 0.7
+    batch_size: int = 8
+    """Tasks at once of a teacher that runs here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Images as text."""
+
+    digest: str
+    views: Sequence[TextView] | ShapesImages
+    detail_questions: tuple[str, ...]
+    images_set_aside: Counter[str] = field(default_factory=Counter)
+    objects_set_aside: Counter[str] = field(default_factory=Counter)
+
+    def image_ids(self) -> list[str]:
+        return self.views.image_ids() if isinstance(self.views, ShapesImages) else [view.image_id for view in self.views]
+
+    def __iter__(self) -> Iterator[TextView]:
+        return map(text_view, self.views.image_ids()) if isinstance(self.views, ShapesImages) else iter(self.views)
+
+
+def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
+    """Have a teacher write until all is written, or its spending cap is reached.
+
+    Returns:
+        What `summary.json` holds. `stopped` is empty, or says that the cap ended it.
+
+    Raises:
+        UserError: what was given cannot work.
+        TeachingStoppedError: the endpoint answers no more, the disk is full, or Ctrl-C. What is finished is kept and published.
+    """
+    started_s = time.monotonic()
+    _check(options)
+    source = _source(options)
+    with Journal(options.out, _header(options, source)) as journal, RunProgress(console) as progress:
+        teacher = _teacher(options, journal.tally.usage.usd)
+        stopped = ""
+        try:
+            if options.write_images and options.shapes is not None:
+                _write_images(options.shapes, options.out / "images", progress)
+            _write(teacher, source, options, journal, progress)
+        except SpendingCapError as error:
+            stopped = str(error)
+        except EndpointError as error:
+            raise TeachingStoppedError(str(options.out), f"{type(error).__name__}: {error}") from error
+        except KeyboardInterrupt as error:
+            raise TeachingStoppedError(str(options.out), "interrupted", exit_code=130) from error
+        finally:
+            summary = _summary(options, source, journal, time.monotonic() - started_s, stopped)
+            try:
+                journal.publish()
+                journal.write_summary(summary)
+            except OSError as error:
+                raise TeachingStoppedError(str(options.out), f"cannot write there: {error.strerror or error}") from error
+    return summary
+
+
+def question_types(text: str) -> tuple[QuestionType, ...]:
+    """Types named in `text`, between commas."""
+    names = list(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
+    known = [str(kind) for kind in QuestionType]
+    if not names or any(name not in known for name in names):
+        raise UserError(f"--types is {text!r}; expected some of {','.join(known)}")
+    return tuple(map(QuestionType, names))
+
+
+def shapes_images(num_images: int | None, seed: int, min_shift: float, max_shift: float) -> ShapesImages | None:
+    """So many images of the embedded world."""
+    if num_images is None:
+        return None
+    if num_images < 1 or not 0.0 <= min_shift <= max_shift <= 1.0 or seed < 0:
+        raise UserError("expected --shapes of 1 or more, a --seed of 0 or more, and 0 <= --min-shift <= --max-shift <= 1")
+    return ShapesImages(seed, min_shift, max_shift, num_images)
+
+
+def endpoint_options(url: str, model: str, extra_body: str, **options: Any) -> EndpointOptions | None:
+    """The endpoint of a command line; None where none is named."""
+    if not url:
+        if model:
+            raise UserError("--model names what --endpoint serves; for a model that runs here give --teacher MODEL")
+        return None
+    try:
+        extra = json.loads(extra_body)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--extra-body is no JSON: {one_line(error)}; expected an object such as {{'top_p': 0.9}}") from error
+    if not isinstance(extra, dict):
+        raise UserError(f"--extra-body is {extra_body[:80]!r}; expected a JSON object")
+    try:
+        return EndpointOptions(url, model, extra_body=extra, **options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
+    """The summary in lines, and how to use what was written."""
+    usage = summary["usage"]
+    lines = [f"{summary['num_records']} records with {summary['num_pairs']} questions about {summary['num_images']} images in {out / DATA}"]
+    for name in ("rejected", "images_set_aside", "objects_set_aside"):
+        if summary[name]:
+            lines.append(f"{name.replace('_', ' ')}: {', '.join(f'{reason} {count}' for reason, count in summary[name].items())}")
+    if summary["num_unanswered"]:
+        lines.append(f"unanswered: {summary['num_unanswered']}; the same command asks again")
+    if usage["num_input_tokens"]:
+        cost = f", {usage['usd']:.4f} USD" if usage["usd"] else ""
+        lines.append(
+            f"{usage['num_requests']} requests, {usage['num_input_tokens']} tokens read, {usage['num_output_tokens']} written{cost}"
+        )
+    if summary["stopped"]:
+        lines.append(f"stopped: {summary['stopped']}")
+    for line in lines:
+        console.print(escape(printable(line)), highlight=False, soft_wrap=True)
+
+
+def _check(options: TeachOptions) -> None:
+    if not options.types:
+        raise UserError(f"no question types are given; expected some of {[str(kind) for kind in QuestionType]}")
+    if bool(options.teacher) == (options.endpoint is not None):
+        raise UserError("expected one teacher: `--teacher exact`, `--teacher MODEL`, or `--endpoint URL --model NAME`")
+    if options.shapes is not None and (options.captions or options.instances or options.images):
+        raise UserError("--shapes makes its own images; leave out --captions, --instances and --images")
+    if options.shapes is None and options.teacher == EXACT:
+        raise UserError("the exact teacher knows the embedded world only; give --shapes NUM_IMAGES, or another teacher")
+    if options.shapes is None and options.write_images:
+        raise UserError("--write-images is for --shapes, whose images are drawn; those of annotations are yours already")
+    if options.max_tokens < 1 or options.batch_size < 1 or not 0.0 <= options.temperature <= 2.0:
+        raise UserError("expected --max-tokens and --batch-size of 1 or more, and a --temperature from 0 to 2")
+    if options.num_images is not None and options.num_images < 1:
+        raise UserError(f"--num-images is {options.num_images}; expected 1 or more")
+
+
+def _source(options: TeachOptions) -> _Source:
+    if options.shapes is not None:
+        shapes = options.shapes
+        return _Source(f"shapes {shapes.seed} {shapes.min_shift} {shapes.max_shift}", shapes, SHAPES_DETAIL_QUESTIONS)
+    found = read_annotations(options.captions, options.instances)
+    views, images_set_aside = list(found.views), Counter[str](found.images_set_aside)
+    if options.images is not None:
+        folder = checked_folder(options.images).path
+        views = [view for view in views if os.path.isfile(os.path.join(folder, view.image))]
+        if not views:
+            raise UserError(f"none of the annotated images is in {folder}, such as {found.views[0].image!r:.80}; check --images")
+        images_set_aside["missing_file"] += len(found.views) - len(views)
+    if options.num_images is not None:
+        drawn = np.random.default_rng(options.seed).permutation(len(views))[: options.num_images]
+        views = [views[index] for index in sorted(drawn.tolist())]
+    digest = " ".join(_digest(path) for path in (options.captions, options.instances) if path is not None)
+    return _Source(digest, views, DETAIL_QUESTIONS, +images_set_aside, Counter[str](found.objects_set_aside))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def _header(options: TeachOptions, source: _Source) -> dict[str, Any]:
+    """What must be the same for texts to lie in one journal. More images or types may be asked for later."""
+    header: dict[str, Any] = {"source": source.digest, "seed": options.seed}
+    if options.teacher == EXACT:
+        return {"teacher": EXACT, **header}
+    name = options.teacher if options.endpoint is None else options.endpoint.model
+    extra = {} if options.endpoint is None else options.endpoint.extra_body
+    sampling = {"max_tokens": options.max_tokens, "temperature": options.temperature, "extra_body": json.dumps(extra, sort_keys=True)}
+    return {"teacher": name, **header, **sampling, "prompts": prompts_digest()}
+
+
+def _teacher(options: TeachOptions, spent_usd: float) -> Teacher:
+    if options.teacher == EXACT:
+        return ExactTeacher()
+    if options.endpoint is not None:
+        from actors.teachers.endpoint import EndpointTeacher
+
+        try:
+            endpoint = Endpoint(replace(options.endpoint, spent_usd=spent_usd))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return EndpointTeacher(endpoint, options.max_tokens, options.temperature)
+    from actors.teachers.local import LocalTeacher  # it takes seconds to import
+    from loop.models import check_text_model
+
+    check_text_model(options.teacher)
+    try:
+        return LocalTeacher(options.teacher, options.max_tokens, options.temperature, options.batch_size)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {options.teacher!r} cannot be loaded: {one_line(error)}") from error
+
+
+def _write(teacher: Teacher, source: _Source, options: TeachOptions, journal: Journal, progress: RunProgress) -> None:
+    """Have all unfinished tasks written."""
+    num_left = sum(f"{image_id}/{kind}" not in journal for image_id in source.image_ids() for kind in options.types)
+    asked: dict[str, TeachingTask] = {}
+    with progress.stage("teach", num_left, "tasks") as stage:
+        for reply in teacher.write(_tasks(source, options, journal, asked)):
+            task = asked.pop(reply.key)
+            if reply.failure:
+                journal.charge(task.key, reply)
+                stage.advance(unanswered=1)
+                continue
+            found = read_output(task.question_type, reply.text, task.question, cut_off=reply.finish_reason == "length")
+            journal.add(task, reply, found)
+            stage.advance(records=bool(found.pairs), rejected=len(found.rejected))
+
+
+def _tasks(source: _Source, options: TeachOptions, journal: Journal, asked: dict[str, TeachingTask]) -> Iterator[TeachingTask]:
+    for view in source:
+        for kind in options.types:
+            task = teaching_task(view, kind, options.seed, source.detail_questions)
+            if task.key not in journal:
+                asked[task.key] = task
+                yield task
+
+
+def _write_images(shapes: ShapesImages, folder: Path, progress: RunProgress) -> None:
+    ids = shapes.image_ids()
+    try:
+        folder.mkdir(exist_ok=True)
+        with progress.stage("draw", len(ids), "images") as stage:
+            for image_id in ids:
+                path, tmp = folder / f"{image_id}.png", folder / f".{image_id}.tmp"
+                if not path.exists():
+                    shapes.open(image_id).save(tmp, format="PNG")
+                    os.replace(tmp, path)
+                stage.advance()
+    except OSError as error:
+        raise TeachingStoppedError(str(folder.parent), f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _summary(options: TeachOptions, source: _Source, journal: Journal, seconds: float, stopped: str) -> dict[str, Any]:
+    tally = journal.tally
+    return {
+        "teacher": options.teacher if options.endpoint is None else options.endpoint.model,
+        "num_images": len(source.image_ids()),
+        "types": [str(kind) for kind in options.types],
+        "num_finished": tally.num_finished,
+        "num_unanswered": journal.num_unanswered,
+        "num_records": tally.num_records,
+        "records_by_type": dict(sorted(tally.records_by_type.items())),
+        "num_pairs": tally.num_pairs,
+        "rejected": dict(tally.rejected.most_common()),
+        "images_set_aside": dict(source.images_set_aside),
+        "objects_set_aside": dict(source.objects_set_aside),
+        "usage": asdict(tally.usage),
+        "seconds": round(seconds, 3),
+        "stopped": stopped,
+    }

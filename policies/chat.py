@@ -1,0 +1,60 @@
+"""Messages of a chat with a text model: what a teacher or a judge is asked with, whatever runs it; what it replies and what that took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a chat."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One chat to be continued."""
+
+    key: str
+    """The caller's name for it, which its reply carries."""
+    messages: tuple[ChatMessage, ...]
+    max_tokens: int = 1024
+    temperature: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What requests took. Where an endpoint does not say, or may have done work that never arrived, it is the worst case."""
+
+    num_requests: int = 0
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    usd: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.num_requests + other.num_requests,
+            self.num_input_tokens + other.num_input_tokens,
+            self.num_output_tokens + other.num_output_tokens,
+            self.usd + other.usd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of one chat: the model's text, or why there is none."""
+
+    key: str
+    text: str
+    usage: Usage
+    """Of all attempts for it."""
+    finish_reason: str = "stop"
+    """The endpoint's word: `length` says that the text was cut off."""
+    failure: str = ""
+    """Why the endpoint gave no text for this chat while it answered others; empty for an answer."""
