@@ -89,6 +89,43 @@ def plan_resources(available_cpus: float, available_gpus: float, requested: Reso
     return plan
 
 
+def plan_engines(
+    available_cpus: float, available_gpus: float, num_engines: int, cpus_per_engine: int, gpus_per_engine: int
+) -> ResourcePlan:
+    """Engines alone, each with resources of its own.
+
+    Raises:
+        ValueError: a count is below one; `gpus_per_engine` may be 0.
+        NotEnoughResourcesError: they do not fit; the message says what was asked for, what there is, and what to change.
+    """
+    for name, value, least in (
+        ("num_engines", num_engines, 1),
+        ("cpus_per_engine", cpus_per_engine, 1),
+        ("gpus_per_engine", gpus_per_engine, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
+    cpus, gpus = num_engines * cpus_per_engine, num_engines * gpus_per_engine
+    if cpus > available_cpus or gpus > available_gpus:
+        raise NotEnoughResourcesError(
+            f"{num_engines} engine(s), {cpus_per_engine} CPU(s) and {gpus_per_engine} GPU(s) each, need {cpus} CPU(s) and {gpus} GPU(s); "
+            f"there are {available_cpus:g} CPU(s) and {available_gpus:g} GPU(s). Ask for fewer engines, or join a larger cluster."
+        )
+    return ResourcePlan(
+        num_engines=num_engines,
+        engine_cpus=cpus_per_engine,
+        engine_gpus=gpus_per_engine,
+        num_filters=0,
+        filter_cpus=0,
+        trainer_ranks=0,
+        trainer_cpus=0,
+        trainer_gpus=0,
+        sender_gpus=0,
+        colocated=False,
+        bundles=tuple(_bundle(cpus_per_engine, float(gpus_per_engine)) for _ in range(num_engines)),
+    )
+
+
 def _check_counts(requested: ResourceRequest) -> None:
     for name in ("num_engines", "num_filters", "trainer_ranks", "cpus_per_actor", "gpus_per_engine"):
         if getattr(requested, name) < 1:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psutil
 import torch
@@ -16,8 +14,9 @@ from cluster.plan import plan_resources
 from loop.assembly import build_held_out, build_images, build_labelled, build_policies, check_held_out
 from loop.commits import RoundCommit
 from loop.config import RunConfig, parse_config
-from loop.errors import InterruptedRunError, UserError
+from loop.errors import UserError
 from loop.house import House, open_house, resource_request
+from loop.interruption import interruptible
 from loop.mirroring import mirrored
 from loop.models import check_model
 from loop.progress import RunProgress
@@ -90,22 +89,6 @@ def drive(config: RunConfig, store: Store, console: Console) -> None:
                     mirror.publish(house.commits)
                 prune(locked, house.commits, config.retention.keep_last, config.retention.keep_every)
                 log.info("round %d is committed: %s", commit.round, commit.state)
-
-
-@contextmanager
-def interruptible(run_dir: str) -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: all that it opened is closed in order. For the main thread.
-
-    Raises:
-        InterruptedRunError: either came.
-    """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError(run_dir) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def rounds(house: House) -> Iterator[RoundCommit]:

@@ -38,12 +38,12 @@ class InterruptedRunError(LoopError):
 
     exit_code = 130
 
-    def __init__(self, run_dir: str) -> None:
-        super().__init__(run_dir)
-        self.run_dir = run_dir
+    def __init__(self, run_dir: str, remedy: str = "") -> None:
+        super().__init__(run_dir, remedy)
+        self.run_dir, self.remedy = run_dir, remedy
 
     def __str__(self) -> str:
-        return f"{self.run_dir} was interrupted; continue it with `vigc resume {self.run_dir}`"
+        return f"{self.run_dir} was interrupted; {self.remedy or f'continue it with `vigc resume {self.run_dir}`'}"
 
 
 class StoreError(LoopError, FinalError):
@@ -53,12 +53,12 @@ class StoreError(LoopError, FinalError):
 class WriteError(StoreError):
     """The disk took a write no more: it is full, read-only, or gone. What was there before is whole."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
+    def __init__(self, path: str, reason: str, remedy: str = "continue with `vigc resume`") -> None:
+        super().__init__(path, reason, remedy)
+        self.path, self.reason, self.remedy = path, reason, remedy
 
     def __str__(self) -> str:
-        return f"cannot write {self.path}: {self.reason}; make room or put it right, then continue with `vigc resume`"
+        return f"cannot write {self.path}: {self.reason}; make room or put it right, then {self.remedy}"
 
 
 class PrunedCheckpointError(StoreError):

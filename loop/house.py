@@ -14,27 +14,25 @@ import ray
 
 from actors.engines import EngineSpec
 from actors.engines.base import Probe, WeightUpdate
-from actors.engines.probe import make_probe
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from actors.filter import FilterWorker
 from actors.images import ImageSource
 from actors.trainer import Bounds, RankOptions, TrainerGroup
 from actors.training.job import Hyperparameters, TrainingJob, TrainingResult
-from actors.worker import EngineWorker
 from cluster.connect import connected
 from cluster.fleet import Fleet
 from cluster.placement import Placement, reserve
 from cluster.plan import ResourceRequest, plan_resources
 from cluster.pool import Pool
-from cluster.slot import engine_actor
 from cluster.weights import prepare
 from loop.assembly import HeldOut, Policies, build_held_out, build_images, build_labelled, build_policies, derived_seed
 from loop.commits import FileEntry, RoundCommit, RoundState, champion_commit
 from loop.config import RunConfig
 from loop.errors import DamagedFileError
 from loop.evaluation import Predictions, read_predictions
-from loop.models import MODEL_FILES, model_files
+from loop.models import model_files
 from loop.progress import RunProgress, Stage, loss_remark
+from loop.serving import downloaded, engine_fleet, probe_of
 from loop.sources.routed import RoutedSource, routed
 from loop.store import Store
 from policies.records import Record, TrainingSample
@@ -82,7 +80,7 @@ class House:
         receipt = self.store.finished_checkpoint(name)
         if receipt is None:
             folder = self.store.checkpoint_dir(name)
-            for path in model_files(_downloaded(self.config.model_path)):
+            for path in model_files(downloaded(self.config.model_path)):
                 shutil.copyfile(path, folder / path.name)
             receipt = self.store.publish_checkpoint(folder, name)
         digest = digest_of(read_checkpoint(self.store.local_checkpoint(receipt.path)))
@@ -191,9 +189,7 @@ class House:
 
     def _probe(self, checkpoint: Path) -> Probe:
         """What the checkpoint's weights say, found out in a process of its own."""
-        engine = self.config.engine
-        task = ray.remote(num_cpus=0, max_retries=1)(make_probe).remote(checkpoint, engine.dtype, engine.num_threads)
-        return ray.get(task, timeout=self.config.cluster.start_timeout_s)
+        return probe_of(checkpoint, self.config.engine, self.config.cluster.start_timeout_s)
 
     def _champion_commit(self) -> RoundCommit:
         return champion_commit(self.commits)
@@ -242,7 +238,7 @@ def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], prog
         filters = _filters(config, policies, store, placement)
         stack.callback(filters.shutdown, _SHUTDOWN_S)
         filters.launch()
-        model = store.local_checkpoint(commits[0].champion_path) if commits else _downloaded(config.model_path)
+        model = store.local_checkpoint(commits[0].champion_path) if commits else downloaded(config.model_path)
         fleet = _fleet(config, policies, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield House(
@@ -273,15 +269,6 @@ def resource_request(config: RunConfig) -> ResourceRequest:
     )  # fmt: skip
 
 
-def _downloaded(model: str) -> Path:
-    """A local folder of the model: a hub id is fetched by the hub's client, weights in safetensors only."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
-
-
 def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
     plan = placement.plan
     options = RankOptions(
@@ -293,16 +280,7 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
 
 def _fleet(config: RunConfig, policies: Policies, placement: Placement, model: Path) -> Fleet:
     spec = EngineSpec(config.engine.kind, str(model), config.engine.options)
-    worker = engine_actor(EngineWorker)
-
-    def spawn(index: int) -> Any:
-        return worker.options(**placement.engine_options(index)).remote(spec, config.generation.options, policies.correction)
-
-    cluster = config.cluster
-    return Fleet(
-        spawn, placement.plan.num_engines, max_restarts_per_engine=cluster.max_restarts, task_timeout_s=cluster.task_timeout_s,
-        start_timeout_s=cluster.start_timeout_s, swap_timeout_s=cluster.swap_timeout_s, check_placement=placement.check,
-    )  # fmt: skip
+    return engine_fleet(spec, config.generation.options, policies.correction, config.cluster, placement)
 
 
 def _filters(config: RunConfig, policies: Policies, store: Store, placement: Placement) -> Pool:

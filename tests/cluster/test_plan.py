@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.errors import NotEnoughResourcesError
-from cluster.plan import ResourceRequest, plan_resources
+from cluster.plan import ResourceRequest, plan_engines, plan_resources
 
 REQUEST = ResourceRequest(num_engines=2, num_filters=3, trainer_ranks=2, cpus_per_actor=1, use_gpus=False, colocated=True)
 
@@ -55,3 +55,22 @@ def test_a_request_that_does_not_fit_says_what_to_change(request_: ResourceReque
 def test_counts_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="num_filters is 0"):
         plan_resources(2, 0, replace(REQUEST, num_filters=0))
+
+
+def test_engines_alone_have_bundles_of_their_own() -> None:
+    assert plan_engines(4, 0, 2, 2, 0).bundles == ({"CPU": 2.0}, {"CPU": 2.0})
+    plan = plan_engines(8, 4, 2, 1, 2)
+    assert plan.bundles == ({"CPU": 1.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 2.0})
+    assert (plan.engine_cpus, plan.engine_gpus, plan.engine_bundle(1), plan.trainer_ranks, plan.num_filters) == (1, 2, 1, 0, 0)
+
+
+@pytest.mark.parametrize("counts", [(3, 1, 0), (1, 3, 0), (1, 1, 1)])
+def test_engines_that_do_not_fit_are_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(NotEnoughResourcesError, match=r"there are 2 CPU\(s\) and 0 GPU\(s\)"):
+        plan_engines(2, 0, *counts)
+
+
+@pytest.mark.parametrize("counts", [(0, 1, 0), (1, 0, 0), (1, 1, -1)])
+def test_counts_of_engines_that_make_no_sense_are_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="expected at least"):
+        plan_engines(9, 9, *counts)
