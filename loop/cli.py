@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from loop.benchmark_commands import commands
 from loop.errors import LoopError, UserError, printable
 
 app = typer.Typer(
@@ -231,6 +232,9 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+app.add_typer(commands)
+
+
 class PrintableLines(logging.Formatter):
     """What is logged may quote a stranger's file."""
 
@@ -250,11 +254,12 @@ def main() -> None:
     except LoopError as error:
         _fail(str(error), error.exit_code)
     except RuntimeError as error:
+        from actors.endpoint import EndpointError
         from actors.engines.base import EngineError
         from actors.training.job import TrainerError
         from cluster.errors import ClusterError, NotEnoughResourcesError
 
-        if not isinstance(error, ClusterError | EngineError | TrainerError):
+        if not isinstance(error, ClusterError | EndpointError | EngineError | TrainerError):
             raise
         _fail(f"{type(error).__name__}: {error}", UserError.exit_code if isinstance(error, NotEnoughResourcesError) else 1)
 

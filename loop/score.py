@@ -53,7 +53,7 @@ def score_files(
     benchmark, listed = build(name, data, published, synonyms)
     with _no_collection():
         questions = read_questions(name, benchmark, data, split)
-        document = _told(f"{name} cannot take these predictions", lambda: _document(predictions))
+        document = _told(f"{name} cannot take these predictions", lambda: read_document(predictions))
         found = _told(f"{name} cannot take these predictions", lambda: benchmark.read_predictions(document, questions, allow_missing))
         return {**benchmark.score(questions, found), "published": published, **listed}
 
@@ -91,7 +91,7 @@ def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path], split:
         if name in WITHOUT_DATA and split is None:
             return []
         raise UserError(f"{name} needs its data; give the file with --data")
-    questions = _told(f"{name} cannot take this data", lambda: benchmark.read([_document(file) for file in data]))
+    questions = _told(f"{name} cannot take this data", lambda: benchmark.read([read_document(file) for file in data]))
     twice = [one for one, num in Counter(question.question_id for question in questions).items() if num > 1]
     if twice:
         raise UserError(
@@ -162,7 +162,13 @@ def _escaped(text: str) -> str:
     return printable(text).replace("[", r"\[")
 
 
-def _document(path: Path) -> Document:
+def read_document(path: Path) -> Document:
+    """A file of questions, answers or reviews.
+
+    Raises:
+        UserError: it cannot be read.
+        BenchmarkDataError: it is no JSON, JSON Lines or table.
+    """
     return parse_document(path.name, _bytes(path))
 
 

@@ -1,0 +1,252 @@
+"""The commands of `vigc` that ask models about benchmarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from loop.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from actors.chat_model import ChatModel
+
+commands = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+Data = Annotated[list[Path], typer.Option(help="file of the benchmark; may be repeated")]
+Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to and with its version: http://127.0.0.1:8000/v1")]
+ApiKeyEnv = Annotated[str, typer.Option(help="environment variable that holds the endpoint's key")]
+Concurrency = Annotated[int, typer.Option(help="requests at once")]
+RequestsPerMinute = Annotated[float | None, typer.Option(help="begun at most; default no limit")]
+RequestTimeout = Annotated[float, typer.Option(help="seconds of one request")]
+UsdPerMillion = Annotated[float, typer.Option(help="price of a million tokens, for --max-usd")]
+MaxUsd = Annotated[float | None, typer.Option(help="spending cap of this call")]
+ExtraBody = Annotated[str, typer.Option(metavar="JSON", help="further fields of every request; null takes one out")]
+
+
+class EngineKind(StrEnum):
+    """Engines by name."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
+class How(StrEnum):
+    """Ensembles by name."""
+
+    COMPLEMENT = "complement"
+    JUDGE = "judge"
+
+
+class PopeSplit(StrEnum):
+    """POPE's ways to draw objects that are not there."""
+
+    RANDOM = "random"
+    POPULAR = "popular"
+    ADVERSARIAL = "adversarial"
+
+
+@commands.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="embedded, a folder, a Hugging Face id, or a run folder (its champion)")],
+    benchmark: Annotated[str, typer.Option(help="pope, vqa, okvqa, aokvqa, scienceqa, mmbench, chair, llava-bench, or module:Name")],
+    data: Data,
+    images: Annotated[str | None, typer.Option(help="folder of the images, or shapes for the embedded world")] = None,
+    split: Annotated[str | None, typer.Option(help="only the questions of this split")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="ask the questions alone, without the benchmark's instructions")] = False,
+    engine: Annotated[EngineKind, typer.Option(help="what runs the model")] = EngineKind.TRANSFORMERS,
+    num_engines: Annotated[int, typer.Option(help="engines at work")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    num_threads: Annotated[int, typer.Option(help="threads and CPUs of an engine")] = 1,
+    max_new_tokens: Annotated[int | None, typer.Option(help="bound on an answer; by default the benchmark's")] = None,
+    chunk_timeout_s: Annotated[float, typer.Option(help="bound on 64 prompts")] = 600.0,
+    allow_missing_images: Annotated[bool, typer.Option("--allow-missing-images", help="leave out questions whose image is bad")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder; default evaluations/BENCHMARK-HASH. The same command goes on in it")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model a benchmark's questions, and score its answers."""
+    from loop.evaluate import PREDICTIONS, EvaluationSpec
+    from loop.evaluate import evaluate as run
+    from loop.interruption import interruptible
+    from loop.progress import RunProgress
+
+    keys = {"kind": str(engine), "device": device, "dtype": dtype, "num_threads": num_threads}
+    spec = EvaluationSpec(
+        model, benchmark, tuple(data), images, split, plain, max_new_tokens, allow_missing_images, keys, num_engines,
+        chunk_timeout_s,
+    )  # fmt: skip
+    console = Console(stderr=as_json)
+    with interruptible("the evaluation", "the same command goes on"), RunProgress(console) as progress:
+        done = run(spec, out, progress)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(done.folder), "num_asked": done.num_asked, **done.scores}))
+        return
+    _print_scores(console, benchmark, done.scores)
+    console.print(f"predictions in {done.folder / PREDICTIONS}", highlight=False, soft_wrap=True)
+
+
+@commands.command()
+def pope(
+    objects: Annotated[
+        str, typer.Option(help="COCO's instances file, JSON Lines with instances, or shapes:seed=7,num_images=100,max_shift=0.2")
+    ],
+    out: Annotated[Path, typer.Option(help="JSON Lines to write")],
+    split: Annotated[list[PopeSplit] | None, typer.Option(help="random, popular or adversarial; may be repeated, by default all")] = None,
+    num_per_image: Annotated[int, typer.Option(help="questions about an image in each split, half of them with a yes")] = 6,
+    num_images: Annotated[int | None, typer.Option(help="ask about so many images, drawn by the seed")] = None,
+    seed: Annotated[int, typer.Option(help="seed of all draws")] = 0,
+) -> None:
+    """Build POPE's questions for images whose objects are known."""
+    from loop.pope import parse_shapes, pope_questions, read_objects, shapes_objects, write_questions
+
+    is_shapes = objects == "shapes" or objects.startswith("shapes:")
+    known = shapes_objects(parse_shapes(objects)) if is_shapes else read_objects(Path(objects))
+    splits = [str(one) for one in split or list(PopeSplit)]
+    questions = pope_questions(known, splits, num_per_image, num_images, seed, short=is_shapes)
+    write_questions(out, questions)
+    typer.echo(f"{len(questions)} questions about {len({one.image for one in questions})} images in {out}")
+
+
+@commands.command()
+def judge(
+    questions: Annotated[Path, typer.Option(help="LLaVA-Bench's questions")],
+    answers: Annotated[Path, typer.Option(help="the model's answers: question_id and answer or text")],
+    out: Annotated[Path, typer.Option(help="reviews to write, for `vigc score llava-bench`")],
+    reference: Annotated[Path | None, typer.Option(help="reference answers; default the questions' own gpt4_answer")] = None,
+    context: Annotated[Path | None, typer.Option(help="captions and boxes of the images; default the questions' own")] = None,
+    rules: Annotated[Path | None, typer.Option(help="rules in the form of LLaVA's rule.json; default our own")] = None,
+    endpoint: Url = None,
+    model: Annotated[str | None, typer.Option(help="the endpoint's name of the judge")] = None,
+    judge: Annotated[str | None, typer.Option(help="folder or Hugging Face id of a text model that judges here")] = None,
+    both_orders: Annotated[bool, typer.Option("--both-orders", help="ask in both orders of the answers, and average")] = False,
+    num_attempts: Annotated[int, typer.Option(help="requests for one review whose first line is no verdict")] = 3,
+    temperature: Annotated[float, typer.Option(help="of the judge")] = 0.2,
+    max_tokens: Annotated[int, typer.Option(help="bound on a review")] = 1024,
+    api_key_env: ApiKeyEnv = "",
+    concurrency: Concurrency = 8,
+    requests_per_minute: RequestsPerMinute = None,
+    timeout_s: RequestTimeout = 120.0,
+    usd_per_million_input: UsdPerMillion = 0.0,
+    usd_per_million_output: UsdPerMillion = 0.0,
+    max_usd: MaxUsd = None,
+    extra_body: ExtraBody = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Have a text model compare a model's answers with reference answers."""
+    from loop.interruption import interruptible
+    from loop.judging import BENCHMARK, JudgeFiles, JudgeOptions, read_pairs
+    from loop.judging import judge as run
+    from loop.progress import RunProgress
+
+    files = JudgeFiles(questions, answers, reference, context, rules)
+    options = JudgeOptions(both_orders, num_attempts, max_tokens, temperature)
+    pairs = read_pairs(files)  # before a model is loaded
+    limits = {
+        "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout_s": timeout_s,
+        "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output, "max_usd": max_usd,
+        "extra_body": extra_body,
+    }  # fmt: skip
+    asked, name = _chat_model(endpoint, model, judge, "--judge", limits)
+    console = Console(stderr=as_json)
+    with interruptible(str(out), "the same command goes on"), RunProgress(console) as progress:
+        done = run(pairs, asked, name, out, options, progress)
+    counts = {"num_asked": done.num_asked, "num_failed": done.num_failed, "usd": done.usage.usd}
+    if as_json:
+        typer.echo(json.dumps({**done.scores, **counts}))
+        return
+    _print_scores(console, BENCHMARK, {**done.scores, **counts})
+    console.print(f"reviews in {out}", highlight=False, soft_wrap=True)
+
+
+@commands.command()
+def ensemble(
+    how: Annotated[
+        How, typer.Argument(metavar="complement|judge", help="take the other's answer where the text model has none, or ask it again")
+    ],
+    benchmark: Annotated[str, typer.Option(help="scienceqa or mmbench")],
+    data: Data,
+    predictions: Annotated[Path, typer.Option(help="answers of the model that sees the images")],
+    out: Annotated[Path, typer.Option(help="predictions to write, for `vigc score`")],
+    text_predictions: Annotated[Path | None, typer.Option(help="answers of the text model; without them it is asked")] = None,
+    split: Annotated[str | None, typer.Option(help="only the questions of this split")] = None,
+    endpoint: Url = None,
+    model: Annotated[str | None, typer.Option(help="the endpoint's name of the text model")] = None,
+    text_model: Annotated[str | None, typer.Option(help="folder or Hugging Face id of a text model that runs here")] = None,
+    api_key_env: ApiKeyEnv = "",
+    concurrency: Concurrency = 8,
+    requests_per_minute: RequestsPerMinute = None,
+    timeout_s: RequestTimeout = 120.0,
+    usd_per_million_input: UsdPerMillion = 0.0,
+    usd_per_million_output: UsdPerMillion = 0.0,
+    max_usd: MaxUsd = None,
+    extra_body: ExtraBody = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Put the answers of a model that sees the images and of one that only reads together."""
+    from loop.ensembles import EnsembleFiles, combine
+    from loop.interruption import interruptible
+    from loop.progress import RunProgress
+    from policies.ensembles import Ensemble
+
+    files = EnsembleFiles(benchmark, tuple(data), predictions, text_predictions, split)
+    limits = {
+        "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout_s": timeout_s,
+        "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output, "max_usd": max_usd,
+        "extra_body": extra_body,
+    }  # fmt: skip
+    given = any(one is not None for one in (endpoint, model, text_model))
+    asked, name = _chat_model(endpoint, model, text_model, "--text-model", limits) if given else (None, "")
+    console = Console(stderr=as_json)
+    with interruptible(str(out), "the same command goes on"), RunProgress(console) as progress:
+        done = combine(files, Ensemble(str(how)), asked, name, out, progress)
+    counts = {"num_asked": done.num_asked, "num_failed": done.num_failed}
+    if as_json:
+        typer.echo(json.dumps({**done.scores, **counts}))
+        return
+    _print_scores(console, benchmark, {**done.scores, **counts})
+    console.print(f"predictions in {out}", highlight=False, soft_wrap=True)
+
+
+def _chat_model(url: str | None, name: str | None, path: str | None, path_option: str, limits: dict[str, Any]) -> tuple[ChatModel, str]:
+    """The text model that is asked, and what it is called.
+
+    Raises:
+        UserError: none or two are given, or it cannot be used.
+    """
+    if (url is None) == (path is None) or (url is None) != (name is None):
+        raise UserError(f"one text model is expected: --endpoint URL with --model NAME, or {path_option} PATH")
+    try:
+        if url is not None and name is not None:
+            from actors.endpoint import Endpoint
+            from actors.endpoint_options import EndpointOptions
+
+            return Endpoint(EndpointOptions(url, name, **{**limits, "extra_body": _json_object(limits["extra_body"])})), name
+        from actors.local_chat import LocalChat
+
+        return LocalChat(str(path)), str(path)
+    except ValueError as error:
+        raise UserError(one_line(error)) from error
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--extra-body is no JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f'--extra-body is {text[:80]!r}; expected an object such as {{"top_p": 0.9}}')
+    return content
+
+
+def _print_scores(console: Console, name: str, scores: Mapping[str, Any]) -> None:
+    from loop.score import print_scores
+
+    if scores:
+        print_scores(console, name, scores)

@@ -1,0 +1,311 @@
+"""`vigc evaluate`: a model answers the questions of a benchmark on the project's engines, and is scored.
+
+    evaluation.json       what is asked of which model; a folder holds one evaluation
+    chunks/00003.json     answers to 64 prompts, sealed with their hash; a chunk that is there and whole is never asked again
+    images/               images that the benchmark's table holds
+    predictions.jsonl     all answers, as `vigc score` reads them
+    score.json            the score
+
+Prompts are the benchmark's own (`policies.benchmarks`), answered greedily. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from pydantic import TypeAdapter, ValidationError
+
+from actors.engines.base import WeightMismatchError, WeightUpdate
+from actors.engines.weights import weight_version
+from actors.images import ImageSource
+from cluster.fleet import Fleet
+from cluster.weights import prepare
+from loop.benchmark_images import NO_IMAGE, FoundImages, find_images
+from loop.commits import champion_commit
+from loop.config import EMBEDDED_MODEL, ClusterConfig, EngineConfig
+from loop.documents import canonical_json, seal, unseal
+from loop.errors import DamagedFileError, UserError, WriteError, printable
+from loop.files import write, write_json, write_lines
+from loop.models import check_model, model_files
+from loop.progress import RunProgress
+from loop.score import build, read_document, read_questions
+from loop.serving import downloaded, serving
+from loop.storage import LocalStorage
+from loop.store import Store
+from policies.benchmarks import Benchmark, Question
+from policies.evaluation import default_max_new_tokens, is_scored, prediction_record
+from policies.records import HeldOutQuestion
+
+log = logging.getLogger(__name__)
+
+MANIFEST, CHUNKS, IMAGES, PREDICTIONS, SCORE = "evaluation.json", "chunks", "images", "predictions.jsonl", "score.json"
+CHUNK_SIZE = 64
+"""Prompts of a chunk: the unit of work and of resuming."""
+_NUM_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSpec:
+    """What is evaluated, and how."""
+
+    model: str
+    """`embedded`, a folder, a hub id, or the folder or URI of a run, of which it is the champion."""
+    benchmark: str
+    data: tuple[Path, ...]
+    images: str | None = None
+    """A folder, or `shapes`; None where the data holds the images or there are none."""
+    split: str | None = None
+    plain: bool = False
+    """Ask the questions alone, without the benchmark's choices and instructions."""
+    max_new_tokens: int | None = None
+    """None for the benchmark's own."""
+    allow_missing_images: bool = False
+    engine: dict[str, Any] = field(default_factory=dict)
+    """Keys of a config's `engine`."""
+    num_engines: int = 1
+    chunk_timeout_s: float = 600.0
+    """Bound on the prompts of one chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What came of it."""
+
+    folder: Path
+    scores: dict[str, Any]
+    """As in `score.json`; empty for a benchmark that a judge has to score."""
+    num_asked: int
+    """Prompts that this process asked; those of finished chunks are not among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """One prompt about one image."""
+
+    question: Question
+    setting: str
+    image_id: str
+    text: str
+
+    @property
+    def asked(self) -> HeldOutQuestion:
+        return HeldOutQuestion(self.question.question_id, self.image_id, self.text, "")
+
+
+Serve = Callable[[WeightUpdate, EngineConfig, ClusterConfig, str], AbstractContextManager[Fleet]]
+"""How engines are had: as `loop.serving.serving`."""
+
+
+def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serve: Serve = serving) -> Evaluated:
+    """Answer what is not answered yet, and score.
+
+    Args:
+        spec: what and how.
+        out: the folder of the evaluation; None for one in `evaluations/` named after the benchmark and all that the answers depend on.
+        progress: where the work is shown.
+        serve: asked for engines once there is something to ask them.
+
+    Raises:
+        UserError: model, data, images or options cannot be used, or `out` holds another evaluation.
+    """
+    engine, cluster = _engine(spec)
+    benchmark, listed = build(spec.benchmark, spec.data)
+    questions = read_questions(spec.benchmark, benchmark, spec.data, spec.split)
+    if not questions:
+        raise UserError(f"{spec.benchmark} has no question to ask; give its questions with --data")
+    max_new_tokens = spec.max_new_tokens or default_max_new_tokens(spec.benchmark)
+    update = _model(spec.model, engine)
+    facts = {
+        "benchmark": spec.benchmark, "data": [_sha256(path.read_bytes()) for path in spec.data], "split": spec.split, "plain": spec.plain,
+        "images": spec.images, "max_new_tokens": max_new_tokens, "model": update.version, "model_files": _digest_beside_weights(update),
+        "engine": {"kind": engine.kind, "dtype": engine.dtype},
+    }  # fmt: skip
+    folder = out or Path("evaluations") / f"{spec.benchmark.replace(':', '-')}-{_sha256(canonical_json(facts))[:12]}"
+    with _held(folder):
+        _claim(folder, facts)
+        found = find_images(questions, spec.images, folder / IMAGES)
+        asked = _with_image(questions, found, spec.allow_missing_images)
+        prompts = [
+            _Prompt(
+                question, setting, found.ids[question.question_id], question.text if spec.plain else benchmark.prompt(question, setting)
+            )
+            for question in asked
+            for setting in benchmark.settings
+        ]
+        engines = partial(serve, update, engine, cluster, str(folder.absolute()))
+        answers, num_asked = _answered(folder, prompts, found.source, engines, max_new_tokens, progress)
+        scores = _scored(folder, spec, benchmark, prompts, answers)
+        if scores:
+            scores |= {"num_blank_images": sum(found.ids[one.question_id] == NO_IMAGE for one in asked)}
+            scores |= {"num_left_out": len(questions) - len(asked), "published": benchmark.published, **listed}
+            write_json(folder / SCORE, scores)
+    return Evaluated(folder, scores, num_asked)
+
+
+def _engine(spec: EvaluationSpec) -> tuple[EngineConfig, ClusterConfig]:
+    try:
+        engine = TypeAdapter(EngineConfig).validate_python(spec.engine)
+        cluster = ClusterConfig.model_validate({
+            "num_engines": spec.num_engines, "cpus_per_actor": engine.num_threads, "use_gpus": engine.device == "cuda",
+            "task_timeout_s": spec.chunk_timeout_s,
+        })  # fmt: skip
+    except ValidationError as error:
+        findings = (f"{'.'.join(map(str, one['loc'][1:] or one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UserError("\n".join(findings)) from error
+    if spec.max_new_tokens is not None and spec.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens is {spec.max_new_tokens}; expected at least 1")
+    return engine, cluster
+
+
+def _model(model: str, engine: EngineConfig) -> WeightUpdate:
+    """The weights to serve, read and digested."""
+    if "://" in model or (Path(model) / "run.json").is_file():
+        store = Store.open(model)
+        commits = store.commits()
+        if not commits:
+            raise UserError(f"the run {model} has no champion yet; wait for its first round, or give a model's folder")
+        champion = champion_commit(commits)
+        update = prepare(store.local_checkpoint(champion.champion_path), champion.champion, "checkpoint")
+        if champion.champion != weight_version(champion.round, update.digest):
+            remedy = "restore it from a copy of the run"
+            found = weight_version(champion.round, update.digest)
+            raise DamagedFileError(champion.champion_path, f"weights {champion.champion}", found, remedy)
+        return update
+    path = str(EMBEDDED_MODEL) if model == "embedded" else model
+    check_model(path, engine)
+    try:
+        update = prepare(downloaded(path), "", "checkpoint")
+    except WeightMismatchError as error:
+        raise UserError(f"model {model!r} cannot be read: {error}") from error
+    return replace(update, version=f"weights-{update.digest[:12]}")
+
+
+def _digest_beside_weights(update: WeightUpdate) -> str:
+    """Over tokenizer, processor, chat template and configs: what a model's answers depend on beside its weights."""
+    assert update.checkpoint is not None
+    files = [file for file in model_files(update.checkpoint) if file.suffix != ".safetensors"]
+    return _sha256(canonical_json([[file.name, _sha256(file.read_bytes())] for file in files]))
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of an evaluation's folder."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(LocalStorage(folder.absolute()).exclusive())
+        except BlockingIOError as error:
+            raise UserError(f"{folder} is being written by another process; wait for it or choose another --out") from error
+        except WriteError as error:
+            raise UserError(f"{folder} cannot be written: {error.reason}; choose another --out") from error
+        yield
+
+
+def _claim(folder: Path, facts: dict[str, Any]) -> None:
+    """Make the folder that of this evaluation, or make sure that it is."""
+    path = folder / MANIFEST
+    if not path.exists():
+        if strange := sorted(set(os.listdir(folder)) - {"lock"}):
+            raise UserError(f"{folder} holds other files, such as {strange[0]}, and no {MANIFEST}; choose another --out")
+        write(path, seal(facts))
+        return
+    there = unseal(str(path), path.read_bytes())
+    for name in sorted({*there, *facts}):
+        if there.get(name) != facts.get(name):
+            raise UserError(
+                f"{folder} holds another evaluation: its {name} is {printable(str(there.get(name)))}, now it is "
+                f"{printable(str(facts.get(name)))}; choose another --out"
+            )
+
+
+def _with_image(questions: Sequence[Question], found: FoundImages, allow_missing: bool) -> list[Question]:
+    """The questions whose image can be shown, or that have none."""
+    if found.problems and not allow_missing:
+        bad = list(dict.fromkeys(found.problems.values()))
+        more = f"\nand {len(bad) - _NUM_SHOWN} more images" if len(bad) > _NUM_SHOWN else ""
+        raise UserError(
+            "\n".join(bad[:_NUM_SHOWN]) + f"{more}\n{len(found.problems)} of {len(questions)} questions have an image that is missing or "
+            "unreadable; put the images right, or leave these questions out with --allow-missing-images"
+        )
+    asked = [question for question in questions if question.question_id not in found.problems]
+    if not asked:
+        raise UserError(f"the images of all {len(questions)} questions are missing or unreadable: {next(iter(found.problems.values()))}")
+    return asked
+
+
+def _answered(
+    folder: Path, prompts: Sequence[_Prompt], source: ImageSource, engines: Callable[[], AbstractContextManager[Fleet]],
+    max_new_tokens: int, progress: RunProgress,
+) -> tuple[list[str], int]:  # fmt: skip
+    """The answer to every prompt, and how many were asked now. No engine is started where nothing is left to ask."""
+    chunks = [prompts[start : start + CHUNK_SIZE] for start in range(0, len(prompts), CHUNK_SIZE)]
+    answers = {index: known for index, chunk in enumerate(chunks) if (known := _finished(folder, index, chunk)) is not None}
+    todo = [index for index in range(len(chunks)) if index not in answers]
+    num_asked = 0
+
+    def submit(engine: Any, index: int) -> ray.ObjectRef:
+        return engine.evaluate.remote(source, [prompt.asked for prompt in chunks[index]], max_new_tokens)
+
+    with ExitStack() as stack:
+        if todo:
+            with progress.stage("start engines", total=1, unit="fleet") as starting:
+                fleet = stack.enter_context(engines())
+                starting.advance(1)
+            stage = stack.enter_context(progress.stage("evaluate", total=len(prompts), unit="prompts"))
+            stage.advance(sum(map(len, answers.values())))
+            for index, predictions in fleet.run(todo, submit, pinned=True):
+                assert {one.weight_version for one in predictions} == {fleet.weight_version}
+                answers[index] = [one.answer for one in predictions]
+                _finish(folder, index, chunks[index], answers[index])
+                num_asked += len(predictions)
+                stage.advance(len(predictions))
+    return [answer for index in range(len(chunks)) for answer in answers[index]], num_asked
+
+
+def _digest_of(chunk: Sequence[_Prompt]) -> str:
+    return _sha256(canonical_json([[one.question.question_id, one.setting, one.image_id, one.text] for one in chunk]))
+
+
+def _finish(folder: Path, index: int, chunk: Sequence[_Prompt], answers: Sequence[str]) -> None:
+    write(_chunk_path(folder, index), seal({"prompts": _digest_of(chunk), "answers": list(answers)}))
+
+
+def _finished(folder: Path, index: int, chunk: Sequence[_Prompt]) -> list[str] | None:
+    """The answers of a chunk that is there, whole and to these prompts; None when it must be asked (again)."""
+    path = _chunk_path(folder, index)
+    if not path.exists():
+        return None
+    try:
+        content = unseal(str(path), path.read_bytes())
+    except DamagedFileError as error:
+        log.warning("%s; it is asked again", error)
+        return None
+    return content["answers"] if content["prompts"] == _digest_of(chunk) else None
+
+
+def _chunk_path(folder: Path, index: int) -> Path:
+    return folder / CHUNKS / f"{index:05d}.json"
+
+
+def _scored(folder: Path, spec: EvaluationSpec, benchmark: Benchmark, prompts: Sequence[_Prompt], answers: Sequence[str]) -> dict[str, Any]:
+    """Write the predictions, and the score that `vigc score` gives them."""
+    texts: dict[str, dict[str, str]] = {}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        texts.setdefault(prompt.question.question_id, {})[prompt.setting] = answer
+    write_lines(folder / PREDICTIONS, [prediction_record(spec.benchmark, one, given) for one, given in texts.items()])
+    if not is_scored(spec.benchmark):
+        return {}
+    questions = list({prompt.question.question_id: prompt.question for prompt in prompts}.values())
+    return benchmark.score(questions, benchmark.read_predictions(read_document(folder / PREDICTIONS), questions))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

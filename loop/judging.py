@@ -1,0 +1,203 @@
+"""`vigc judge`: a text model compares a model's answers with reference answers, question by question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.chat_model import ChatModel
+from loop.errors import UserError
+from loop.files import write_lines
+from loop.progress import RunProgress
+from loop.replies import ReplyJournal, journal_beside
+from loop.score import read_document
+from policies.benchmarks import BENCHMARKS, BenchmarkDataError, Document, Question
+from policies.benchmarks.base import Prediction
+from policies.benchmarks.documents import Entry, Reader, identity
+from policies.benchmarks.predictions import Fields, read_predictions
+from policies.chat import Usage
+from policies.judging import OWN_RULES, Look, Pair, Review, RuleError, judge_ask, read_rules, record_of, rule_for
+
+BENCHMARK = "llava-bench"
+_ANSWERS = Fields(values=("answer", "text"))
+_NUM_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeFiles:
+    """What is judged."""
+
+    questions: Path
+    """LLaVA-Bench's questions."""
+    answers: Path
+    """Of the model: `question_id` and `answer` or `text`."""
+    reference: Path | None = None
+    """Of the reference, in the same form; None where the questions carry `gpt4_answer`."""
+    context: Path | None = None
+    """What each image shows: `image` with `caption` or `captions`, and `instances`; None where the questions carry `captions`."""
+    rules: Path | None = None
+    """The published rule.json; None for our own."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeOptions:
+    """How the judge is asked."""
+
+    both_orders: bool = False
+    num_attempts: int = 3
+    """Requests for one review, where its first line is no verdict."""
+    max_tokens: int = 1024
+    temperature: float = 0.2
+    """As in the public code."""
+
+    def __post_init__(self) -> None:
+        if self.num_attempts < 1 or self.max_tokens < 1 or not 0.0 <= self.temperature <= 2.0:
+            raise UserError(
+                f"{self.num_attempts} attempts, {self.max_tokens} tokens and temperature {self.temperature:g} were given; "
+                "expected at least 1, at least 1, and 0 to 2"
+            )
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        return (Look(False), Look(True)) if self.both_orders else (Look(False),)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of it."""
+
+    scores: dict[str, Any]
+    """As `vigc score llava-bench` gives them."""
+    num_asked: int
+    """Requests of this process; what the journal had is not among them."""
+    num_failed: int
+    """Reviews that the model gave no text for."""
+    usage: Usage
+
+
+def read_pairs(files: JudgeFiles) -> list[Pair]:
+    """The pairs of answers to judge, in the order of the questions.
+
+    Raises:
+        UserError: a file cannot be read or does not fit the questions; one line for each finding.
+    """
+    try:
+        return _pairs(files)
+    except (BenchmarkDataError, RuleError) as error:
+        raise UserError(str(error)) from error
+
+
+def _pairs(files: JudgeFiles) -> list[Pair]:
+    document = read_document(files.questions)
+    questions = BENCHMARKS.build(BENCHMARK).read([document])
+    given = _answers(files.answers, questions)
+    if files.reference is not None:
+        references = _answers(files.reference, questions)
+    else:
+        references = {question.question_id: question.answers[0] for question in questions if question.answers}
+        _require(references, questions, f"{files.questions} has no gpt4_answer", "give the reference answers with --reference")
+    contexts = _contexts(document if files.context is None else read_document(files.context))
+    told = {question.question_id: text for question in questions if (text := contexts.get(question.image) or question.context)}
+    source = files.context or files.questions
+    _require(told, questions, f"{source} tells nothing of the image", "give captions or boxes of every image with --context")
+    rules = OWN_RULES if files.rules is None else read_rules(read_document(files.rules).content)
+    return [
+        Pair(
+            question.question_id, question.category, told[question.question_id], question.text,
+            references[question.question_id], given[question.question_id], *rule_for(question.category, rules),
+        )
+        for question in questions
+    ]  # fmt: skip
+
+
+def judge(pairs: Sequence[Pair], model: ChatModel, model_name: str, out: Path, options: JudgeOptions, progress: RunProgress) -> Judged:
+    """Ask the judge about every pair, write a line each to `out`, and score them. Replies are kept in `OUT.replies.jsonl`.
+
+    Raises:
+        UserError: `out` cannot be written.
+        EndpointError: the endpoint answers no more. What it answered is kept.
+    """
+    with (
+        ReplyJournal(journal_beside(out), model, model_name) as journal,
+        progress.stage("judge", total=len(pairs) * len(options.looks), unit="reviews") as stage,
+    ):
+        reviews = _reviews(journal, pairs, options, stage.advance)
+    lines = [record_of(pair, [reviews[pair.question_id, look] for look in options.looks]) for pair in pairs]
+    write_lines(out, lines)
+    benchmark = BENCHMARKS.build(BENCHMARK)
+    scores = benchmark.score([], benchmark.read_predictions(read_document(out), []))
+    num_failed = sum(bool(review.failure) for review in reviews.values())
+    return Judged(scores, journal.num_asked, num_failed, journal.usage)
+
+
+def _reviews(
+    journal: ReplyJournal, pairs: Sequence[Pair], options: JudgeOptions, done: Callable[[], None]
+) -> dict[tuple[str, Look], Review]:
+    """Every review, those without a verdict asked for again with another seed while attempts are left."""
+    todo = {f"{pair.question_id}/{look.name}": (pair, look) for pair in pairs for look in options.looks}
+    found: dict[tuple[str, Look], Review] = {}
+    for attempt in range(options.num_attempts):
+        asks = [judge_ask(pair, look, attempt, options.max_tokens, options.temperature) for pair, look in todo.values()]
+        for reply in journal.complete(asks):
+            pair, look = todo[reply.key]
+            review = Review(look, reply.text, look.scores(reply.text), attempt + 1, reply.failure)
+            found[pair.question_id, look] = review
+            if review.scores is not None or attempt + 1 == options.num_attempts:
+                del todo[reply.key]
+                done()
+    return found
+
+
+def _answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
+    """Question id -> answer."""
+    ids = {question.question_id: None for question in questions}
+    found: list[Prediction] = read_predictions(read_document(path), ids, _ANSWERS, _no_text)
+    return {one.question_id: _text(one.answer) for one in found}
+
+
+def _text(answer: Any) -> str:
+    return answer if isinstance(answer, str) else next(iter(answer.values()))
+
+
+def _no_text(answer: Any) -> str | None:
+    texts = [answer] if isinstance(answer, str) else list(answer.values()) if isinstance(answer, dict) else []
+    return None if texts and all(isinstance(text, str) for text in texts) else "the answer is no text; expected answer or text"
+
+
+def _require(found: Mapping[str, str], questions: Sequence[Question], problem: str, remedy: str) -> None:
+    missing = [question.question_id for question in questions if not found.get(question.question_id)]
+    if missing:
+        shown = ", ".join(missing[:_NUM_SHOWN]) + (", ..." if len(missing) > _NUM_SHOWN else "")
+        raise UserError(f"{problem} for {len(missing)} of {len(questions)} questions ({shown}); {remedy}")
+
+
+def _contexts(document: Document) -> dict[str, str]:
+    """Image -> captions, then an object with its box a line, as far as the file tells them."""
+    reader, found = Reader(document), {}
+    for entry in document.records("what each image shows, an object a line"):
+        image = identity(entry.value.get("image") or entry.value.get("image_id") or entry.value.get("id"))
+        text = "\n".join([*_captions(entry, reader), *_boxes(entry, reader)])
+        if found.setdefault(image, text) != text:
+            reader.fault(entry.place, f"image {image} is told of twice, and differently")
+    reader.done()
+    return found
+
+
+def _captions(entry: Entry, reader: Reader) -> list[str]:
+    given = entry.value.get("captions", entry.value.get("caption", []))
+    captions = [given] if isinstance(given, str) else given
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        reader.fault(entry.place, "its captions are no texts; expected a text or a list of texts")
+        return []
+    return captions
+
+
+def _boxes(entry: Entry, reader: Reader) -> list[str]:
+    boxes = entry.value.get("instances", [])
+    try:
+        return [f"{one['category']}: [{', '.join(f'{edge:g}' for edge in one['bbox'])}]" for one in boxes]
+    except (KeyError, TypeError, ValueError):
+        reader.fault(entry.place, 'its instances are no boxes; expected [{"category": TEXT, "bbox": [x1, y1, x2, y2]}]')
+        return []

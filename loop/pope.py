@@ -1,0 +1,139 @@
+"""`vigc pope`: POPE's questions about any images whose objects are known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from loop.config import ShapesSet
+from loop.errors import UserError
+from loop.files import write_lines
+from loop.score import read_document
+from loop.sources.shapes.scene import scene_of
+from loop.sources.shapes.source import ShapesImages
+from policies.benchmarks import BenchmarkDataError, Document, Question
+from policies.benchmarks.documents import Entry, Reader, show
+from policies.benchmarks.pope import build_questions
+
+_IN_THE_IMAGE = " in the image?"
+
+Objects = dict[str, list[str]]
+"""Image -> categories of its objects."""
+
+
+def shapes_objects(spec: ShapesSet) -> Objects:
+    """The things of a set of the embedded world, such as `red circle`."""
+    source = ShapesImages(spec.seed, spec.min_shift, spec.max_shift, spec.num_images)
+    return {one: [f"{thing.color} {thing.shape}" for thing in scene_of(one).things] for one in source.image_ids()}
+
+
+def parse_shapes(text: str) -> ShapesSet:
+    """`shapes:seed=7,num_images=100,max_shift=0.2` as the set it names; `min_shift` and `max_shift` are 0 by default.
+
+    Raises:
+        UserError: it names none.
+    """
+    keys: dict[str, Any] = {"min_shift": 0.0, "max_shift": 0.0}
+    for part in filter(None, text.partition(":")[2].split(",")):
+        name, _, value = part.partition("=")
+        keys[name.strip()] = value.strip()
+    try:
+        return ShapesSet.model_validate(keys)
+    except ValidationError as error:
+        findings = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UserError(f"--objects is {text!r}: {findings}; expected such as shapes:seed=7,num_images=100,max_shift=0.2") from error
+
+
+def read_objects(path: Path) -> Objects:
+    """The objects of COCO's instances file, or of JSON Lines (`image`, `instances` with `category`). Images without an object count.
+
+    Raises:
+        UserError: the file cannot be read or is of another form.
+    """
+    try:
+        document = read_document(path)
+        return _from_coco(document) if document.entries is None else _from_lines(document)
+    except BenchmarkDataError as error:
+        raise UserError(str(error)) from error
+
+
+def pope_questions(
+    objects: Objects, splits: Sequence[str], num_per_image: int, num_images: int | None, seed: int, *, short: bool
+) -> list[Question]:
+    """The questions of all splits, numbered from 1.
+
+    Args:
+        objects: of all images; how frequent objects are is counted over all of them.
+        splits: of `random`, `popular`, `adversarial`.
+        num_per_image: questions about an image in each split, half of them with a yes.
+        num_images: ask about so many images, drawn by the seed; None for all.
+        seed: of all draws.
+        short: without "in the image", as the embedded world puts it.
+
+    Raises:
+        UserError: an option makes no sense, or there is nothing to ask.
+    """
+    if num_images is not None and num_images < 1:
+        raise UserError(f"--num-images is {num_images}; expected at least 1")
+    try:
+        questions = [question for split in dict.fromkeys(splits) for question in build_questions(objects, split, num_per_image, seed)]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    with_questions = sorted({question.image for question in questions})
+    if not with_questions:
+        raise UserError(f"no question can be asked about {len(objects)} images: each needs an object, and another one that it lacks")
+    chosen = set(with_questions if num_images is None else random.Random(seed).sample(with_questions, min(num_images, len(with_questions))))
+    kept = (question for question in questions if question.image in chosen)
+    texts = (replace(one, text=one.text.replace(_IN_THE_IMAGE, "?")) if short else one for one in kept)
+    return [replace(question, question_id=str(number)) for number, question in enumerate(texts, 1)]
+
+
+def write_questions(path: Path, questions: Sequence[Question]) -> None:
+    """POPE's JSON Lines, the split as `category`."""
+    write_lines(path, [
+        {"question_id": int(one.question_id), "image": one.image, "text": one.text, "label": one.answers[0], "category": one.split}
+        for one in questions
+    ])  # fmt: skip
+
+
+def _from_coco(document: Document) -> Objects:
+    lists = {
+        name: document.content.get(name) if isinstance(document.content, dict) else None for name in ("images", "annotations", "categories")
+    }
+    bad = [name for name, value in lists.items() if not isinstance(value, list) or not all(isinstance(one, dict) for one in value)]
+    if bad:
+        raise BenchmarkDataError([f"{document.name} has no list of objects {bad[0]!r}; expected COCO's instances file, or JSON Lines"])
+    reader = Reader(document)
+    entries = {name: [Entry(f"{name} {index}", one) for index, one in enumerate(value or [])] for name, value in lists.items()}
+    names = {reader.id(one, "id"): reader.get(one, "name", str, "a text") for one in entries["categories"]}
+    files = {reader.id(one, "id"): reader.get(one, "file_name", str, "a text") for one in entries["images"]}
+    found: Objects = {name: [] for name in files.values() if name}
+    for one in entries["annotations"]:
+        image, category = reader.id(one, "image_id"), reader.id(one, "category_id")
+        if image and image not in files:
+            reader.fault(one.place, f"image_id {image} is none of the file's images")
+        elif category and category not in names:
+            reader.fault(one.place, f"category_id {category} is none of the file's categories")
+        elif image and category and files[image] and names[category]:
+            found[files[image]].append(names[category])
+    reader.done()
+    return found
+
+
+def _from_lines(document: Document) -> Objects:
+    reader, found = Reader(document), Objects()
+    for entry in document.records("images with their objects, an object a line"):
+        image = reader.get(entry, "image", str, "a file name")
+        instances = reader.get(entry, "instances", list, "a list of objects with category")
+        categories = [one.get("category") if isinstance(one, dict) else None for one in instances or []]
+        if not all(isinstance(category, str) and category for category in categories):
+            reader.fault(entry.place, f"instances is {show(instances)}; expected a list of objects with category")
+        elif image:
+            found.setdefault(image, []).extend(map(str, categories))
+    reader.done()
+    return found

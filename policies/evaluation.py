@@ -1,0 +1,37 @@
+"""How the answers of a model to a benchmark are asked for and written down, so that scoring them reads what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from policies.benchmarks.base import ANSWER
+
+_SHORT_TOKENS, _LONG_TOKENS = 32, 512
+_LONG_ANSWERS = ("chair", "llava-bench")
+"""Benchmarks of descriptions and explanations; the others ask for a word, a phrase or a letter."""
+_JUDGED = ("llava-bench",)
+"""Benchmarks whose answers a judge has to review first."""
+
+
+def default_max_new_tokens(benchmark: str) -> int:
+    """Bound on an answer, in tokens."""
+    return _LONG_TOKENS if benchmark in _LONG_ANSWERS else _SHORT_TOKENS
+
+
+def is_scored(benchmark: str) -> bool:
+    """Whether answers alone can be scored."""
+    return benchmark not in _JUDGED
+
+
+def prediction_record(benchmark: str, question_id: str, answers: Mapping[str, str]) -> dict[str, Any]:
+    """A line of a predictions file.
+
+    Args:
+        benchmark: its name.
+        question_id: of the question.
+        answers: the model's text by setting.
+    """
+    if benchmark == "chair":
+        return {"image_id": question_id, "caption": answers[ANSWER]}
+    return {"question_id": question_id, **answers}
