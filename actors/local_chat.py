@@ -3,7 +3,7 @@ weights as safetensors, none of its own code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.teachers.local import render_chat
-from policies.chat import Ask, Reply, Usage
+from policies.chat import Ask, ChatMessage, Reply, Usage
 
 
 class LocalChat:
@@ -21,7 +21,7 @@ class LocalChat:
     def __init__(self, model: str | Path) -> None:
         """
         Raises:
-            ValueError: the model cannot be read, or has no chat template.
+            ValueError: the model cannot be read, or has no chat template that can be used.
         """
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
@@ -30,6 +30,7 @@ class LocalChat:
             raise ValueError(f"{model} cannot be read as a text model: {error}") from error
         if self._tokenizer.chat_template is None:
             raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
+        self._rendered((ChatMessage("system", "Be brief."), ChatMessage("user", "What is it?")))
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = loaded.to(self._device).eval()
         self._window = int(getattr(self._model.config, "max_position_embeddings", 0) or 0)
@@ -39,7 +40,7 @@ class LocalChat:
         return map(self._answer, asks)
 
     def _answer(self, ask: Ask) -> Reply:
-        inputs = self._tokenizer(self._rendered(ask), add_special_tokens=False, return_tensors="pt").to(self._device)
+        inputs = self._tokenizer(self._rendered(ask.messages), add_special_tokens=False, return_tensors="pt").to(self._device)
         num_read = int(inputs["input_ids"].shape[1])
         if self._window and num_read + ask.max_tokens > self._window:
             failure = f"{num_read} tokens and {ask.max_tokens} of output do not fit into the model's {self._window}"
@@ -51,9 +52,9 @@ class LocalChat:
         usage = Usage(1, num_read, len(written) if end is None else end + 1)
         return Reply(ask.key, text, usage, "length" if end is None else "stop")
 
-    def _rendered(self, ask: Ask) -> str:
+    def _rendered(self, messages: Sequence[ChatMessage]) -> str:
         try:
-            return render_chat(self._tokenizer, ask.messages)
+            return render_chat(self._tokenizer, messages)
         except TemplateError as error:
             raise ValueError(f"the model's chat template cannot be used: {error}") from error
 

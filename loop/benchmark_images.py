@@ -8,6 +8,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,14 @@ class BenchmarkImages:
         if self.folder is None:
             return ShapesImages(seed=0, min_shift=0.0, max_shift=0.0, num_images=1).open(image_id)
         return open_image(self.folder, image_id)
+
+    def problem(self, image_id: str) -> str:
+        """Why an image cannot be opened; empty where it can."""
+        try:
+            self.open(image_id)
+        except BadImageError as error:
+            return str(error)
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +141,7 @@ def _is_inline(image: str) -> bool:
 
 def _checked(questions: Sequence[Question], source: BenchmarkImages, names: dict[str, str]) -> FoundImages:
     ids = {question.question_id: names[question.image] if question.image else NO_IMAGE for question in questions}
-    bad: dict[str, str] = {}
-    for image_id in dict.fromkeys(ids.values()):
-        try:
-            source.open(image_id)
-        except BadImageError as error:
-            bad[image_id] = str(error)
+    images = list(dict.fromkeys(ids.values()))
+    with ThreadPoolExecutor() as threads:  # Pillow decodes outside of Python's lock
+        bad = {image_id: problem for image_id, problem in zip(images, threads.map(source.problem, images), strict=True) if problem}
     return FoundImages(source, ids, {one: bad[image_id] for one, image_id in ids.items() if image_id in bad})

@@ -132,7 +132,8 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
     folder = out or Path("evaluations") / f"{spec.benchmark.replace(':', '-')}-{_sha256(canonical_json(facts))[:12]}"
     with _held(folder):
         _claim(folder, facts)
-        found = find_images(questions, spec.images, folder / IMAGES)
+        with progress.stage("look for images"):
+            found = find_images(questions, spec.images, folder / IMAGES)
         asked = _with_image(questions, found, spec.allow_missing_images)
         prompts = [
             _Prompt(

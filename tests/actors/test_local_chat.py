@@ -54,3 +54,10 @@ def test_marks_in_texts_stay_text(model: LocalChat) -> None:
 def test_a_folder_that_is_no_text_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as a text model"):
         LocalChat(tmp_path)
+
+
+def test_a_chat_template_that_cannot_be_used_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    folder = save_text_model(tmp_path / "model", "8 9")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    with pytest.raises(ValueError, match="chat template cannot be used"):
+        LocalChat(folder)
