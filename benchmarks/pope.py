@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vigc-pope-") as scratch, RunProgress(Console(stderr=True)) as progress:
         for index, shift in enumerate(SHIFTS):
             data = Path(scratch) / f"{index}.jsonl"
-            spec = ShapesSet(seed=args.seed + index, min_shift=shift[0], max_shift=shift[1], num_images=args.images)
+            spec = ShapesSet(kind="shapes", seed=args.seed + index, min_shift=shift[0], max_shift=shift[1], num_images=args.images)
             write_questions(data, pope_questions(shapes_objects(spec), SPLITS, 6, None, args.seed, short=True))
             for plain in (True, False) if index == 0 else (True,):
                 given = EvaluationSpec(args.model, "pope", (data,), SHAPES, plain=plain)
