@@ -113,7 +113,8 @@ class House:
         self.trainer.launch()
 
     def serve(self, model: Model) -> None:
-        """Make `model` what pinned runs come from: returns once one engine serves it; the others come over while the runs go on.
+        """Make `model` what pinned runs come from: returns once one engine serves it; the others come over while the runs go on. Engines
+        that sleep wake for it.
 
         Starts the fleet if need be, does nothing where the model is served already.
         """
@@ -123,6 +124,11 @@ class House:
         if self.fleet.weight_version != model.version:
             self.fleet.roll(self._update(model))
         self.fleet.settle(num_engines=1)
+
+    def rest(self) -> None:
+        """Have the engines, where there are any yet, give back their memory; `serve` wakes them."""
+        if self.fleet.weight_version:
+            self.fleet.sleep()
 
     # ---- data
 
@@ -292,7 +298,7 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
 
 
 def _fleet(config: RunConfig, policies: Policies, placement: Placement, model: Path) -> Fleet:
-    spec = EngineSpec(config.engine.kind, str(model), config.engine.options)
+    spec = EngineSpec(config.engine.kind, str(model), config.engine_options)
     worker = engine_actor(EngineWorker)
 
     def spawn(index: int) -> Any:
