@@ -82,7 +82,7 @@ class House:
         receipt = self.store.finished_checkpoint(name)
         if receipt is None:
             folder = self.store.checkpoint_dir(name)
-            for path in model_files(_downloaded(self.config.model_path)):
+            for path in model_files(downloaded(self.config.model_path)):
                 shutil.copyfile(path, folder / path.name)
             receipt = self.store.publish_checkpoint(folder, name)
         digest = digest_of(read_checkpoint(self.store.local_checkpoint(receipt.path)))
@@ -248,7 +248,7 @@ def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], prog
         filters = _filters(config, policies, store, placement)
         stack.callback(filters.shutdown, _SHUTDOWN_S)
         filters.launch()
-        model = store.local_checkpoint(commits[0].champion_path) if commits else _downloaded(config.model_path)
+        model = store.local_checkpoint(commits[0].champion_path) if commits else downloaded(config.model_path)
         fleet = _fleet(config, policies, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield House(
@@ -279,7 +279,7 @@ def resource_request(config: RunConfig) -> ResourceRequest:
     )  # fmt: skip
 
 
-def _downloaded(model: str) -> Path:
+def downloaded(model: str) -> Path:
     """A local folder of the model: a hub id is fetched by the hub's client, weights in safetensors only."""
     if Path(model).is_dir():
         return Path(model)
