@@ -48,7 +48,7 @@ def without_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_fetched_is_served_and_what_is_published_is_not(published: Path, tmp_path: Path) -> None:
     engine = TransformersEngineConfig(dtype="bfloat16")
-    with pytest.raises(UserError, match="are float16, but engine.dtype is bfloat16"):
+    with pytest.raises(UserError, match=r"are float16, but engine\.dtype is bfloat16"):
         check_model(str(published), engine)
 
     num_parameters = fetch(str(published), tmp_path / "models" / "llava", "bfloat16")
@@ -80,9 +80,9 @@ def test_the_template_of_instructblip_says_what_is_said_and_trains_the_answer(wi
     encoder = ConversationEncoder(load_processor(tmp_path / "out"), 512)
     encoded = encoder.encode((("What is it?", "A red ring."), ("Where is it?", "There is a red ring.")), (48, 48))
     said = prompter.tokenizer.decode(encoded.ids[encoded.labels != IGNORED])
-    assert said.split() == "A red ring.</s> There is a red ring.</s>".split()
+    assert " ".join(said.split()) == "A red ring.</s> There is a red ring.</s>"
     whole = prompter.tokenizer.decode([token for token in encoded.ids if token != encoder._image_id])
-    assert whole.split() == "<s>What is it? A red ring.</s> Where is it? There is a red ring.</s>".split()
+    assert " ".join(whole.split()) == "<s>What is it? A red ring.</s> Where is it? There is a red ring.</s>"
 
 
 def test_what_cannot_be_fetched_is_one_clear_line(published: Path, tmp_path: Path) -> None:
