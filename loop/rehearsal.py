@@ -113,7 +113,7 @@ def _check_model(config: RunConfig) -> Iterator[str]:
         yield f"model: {config.model} is neither a folder here nor whole in Hugging Face's cache"
         return
     # Without vLLM what it would serve can still be held against the model's own classes.
-    check_model(str(folder), config.engine if has_vllm else TransformersEngineConfig(dtype=config.engine.dtype))
+    check_model(str(folder), config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype}))
 
 
 def _local_model(model: str) -> Path | None:
