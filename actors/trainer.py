@@ -15,9 +15,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
@@ -110,7 +112,9 @@ class TrainerRank:
         return os.getpid()
 
     def train(self, job: TrainingJob, source: ImageSource) -> TrainingResult | None:
-        """Run this rank's part of a job; see `Trainer.run`."""
+        """Run this rank's part of a job; see `Trainer.run`. Engines may need its memory afterwards: none is kept, but at ZeRO stage 3,
+        where only the end of the process frees it."""
+        from actors.memory import give_back_memory
         from actors.training.core import Trainer
 
         trainer = Trainer(job, source, rank=self._rank, world_size=self._world_size, on_progress=self._note)
@@ -118,6 +122,7 @@ class TrainerRank:
             return trainer.run()
         finally:
             self._progress = None  # the next job's watch may ask before that job has begun
+            give_back_memory()
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> Progress | None:
@@ -164,6 +169,8 @@ class TrainerGroup:
         self._check_placement = check_placement
         self._ranks: list[Any] = []
         self._joining: list[Any] = []
+        self._nodes: list[Any] = []
+        self._processes: list[psutil.Process] = []
         self.pids: tuple[int, ...] = ()
         """Process of each rank on its node, once started."""
 
@@ -172,8 +179,8 @@ class TrainerGroup:
         if self._ranks:
             return
         self._ranks = [self._create(rank) for rank in range(self._num_ranks)]
-        nodes = [rank.node_id.remote() for rank in self._ranks]
-        rendezvous = self._ranks[0].rendezvous.remote(*nodes)
+        self._nodes = [rank.node_id.remote() for rank in self._ranks]
+        rendezvous = self._ranks[0].rendezvous.remote(*self._nodes)
         self._joining = [rank.prepare.remote(rendezvous) for rank in self._ranks]
 
     def start(self, timeout_s: float) -> None:
@@ -187,6 +194,7 @@ class TrainerGroup:
             return
         try:
             self.pids = tuple(self._await(self._joining, "start", timeout_s))
+            self._processes = _processes_here(self.pids, ray.get(self._nodes, timeout=_SHUTDOWN_TIMEOUT_S))
         except TrainerError:
             self._check_placement()
             raise
@@ -235,12 +243,17 @@ class TrainerGroup:
         return result
 
     def shutdown(self) -> None:
-        """Kill the ranks and wait, for a bounded time, until Ray knows them dead."""
-        ranks, self._ranks, self._joining, self.pids = self._ranks, [], [], ()
+        """Kill the ranks and wait, for a bounded time, until Ray knows them dead and those of this machine are gone, with what they
+        held on its devices."""
+        ranks, self._ranks, self._joining, self._nodes, self.pids = self._ranks, [], [], [], ()
+        processes, self._processes = self._processes, []
         for rank in ranks:
             ray.kill(rank)
         if ranks:
             ray.wait([rank.node_id.remote() for rank in ranks], num_returns=len(ranks), timeout=_SHUTDOWN_TIMEOUT_S)
+        _, alive = psutil.wait_procs(processes, timeout=_SHUTDOWN_TIMEOUT_S)
+        if alive:
+            log.warning("trainer processes %s are still there after %g s", [one.pid for one in alive], _SHUTDOWN_TIMEOUT_S)
 
     def _create(self, rank: int) -> Any:
         options, strategy = self._options, None
@@ -316,6 +329,16 @@ class _Watch:
         progress: Any = ray.get(self._asked, timeout=_SHUTDOWN_TIMEOUT_S)
         self._asked = self._rank.progress.remote()
         return progress
+
+
+def _processes_here(pids: Sequence[int], node_ids: Sequence[str]) -> list[psutil.Process]:
+    """The processes of the ranks on this machine."""
+    here, found = ray.get_runtime_context().get_node_id(), []
+    for pid, node_id in zip(pids, node_ids, strict=True):
+        if node_id == here:
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+    return found
 
 
 def _is_of_the_job(error: RayError) -> bool:

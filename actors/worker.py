@@ -44,6 +44,11 @@ class EngineWorker:
         """Serve other weights; see `Engine.swap`."""
         return self._running().swap(update)
 
+    def sleep(self) -> None:
+        """Give back the device's memory; see `Engine.sleep`."""
+        self._images = None
+        self._running().sleep()
+
     def generate(self, shard: Shard) -> ShardResult:
         """VIG over a shard."""
         seconds: dict[str, float] = {}

@@ -141,6 +141,9 @@ class _Counting:
     def swap(self, update: WeightUpdate) -> Attestation:
         return self._engine.swap(update)
 
+    def sleep(self) -> None:
+        self._engine.sleep()
+
 
 @contextmanager
 def _counted(model: torch.nn.Module) -> Iterator[list[int]]:

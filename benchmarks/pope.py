@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from loop.benchmark_images import SHAPES
-from loop.config import ShapesSet
 from loop.evaluate import EvaluationSpec, evaluate
 from loop.pope import pope_questions, shapes_objects, write_questions
 from loop.progress import RunProgress
+from loop.sets import ShapesSet
 from policies.benchmarks.pope import SPLITS
 
 SHIFTS = ((0.0, 0.15), (0.2, 0.4), (0.4, 0.7), (0.7, 1.0))

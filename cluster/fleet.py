@@ -4,6 +4,7 @@
     run      tasks go to healthy engines and come back in the order of completion (`cluster.dispatch`)
     roll     begins a rolling swap, which goes on while tasks run (`cluster.rolling`); `settle` ends it
     swap     roll and settle: all engines end at the new weights, or all of them at the old
+    sleep    all engines give back their devices' memory; they serve again after a completed swap (`settle`, or the next run)
     shutdown every engine is killed, and waited for
 
 An engine whose swap fails half way never serves again: it is killed and a new one is made. Every wait is bounded.
@@ -156,6 +157,18 @@ class Fleet:
         self.roll(update)
         return self.settle()
 
+    def sleep(self) -> None:
+        """Has all engines give back the memory of their devices, after they have come over to `weight_version` where a roll goes on.
+        `settle`, `swap` and `run` wake them. An engine that cannot is killed, and replaced when the others wake.
+
+        Raises:
+            WeightMismatchError, FleetError: as `settle` does.
+            TimeoutExceededError: the process of a killed engine is still there, with what it holds.
+        """
+        self.settle()
+        self._rolling.sleep()
+        self._await_killed(_SHUTDOWN_S)
+
     def shutdown(self, timeout_s: float) -> None:
         """Kills all engines and waits until their processes on this machine are gone. Safe to call twice.
 
@@ -164,5 +177,8 @@ class Fleet:
         """
         for slot in self._slots:
             slot.kill("the fleet shuts down", logging.INFO)
+        self._await_killed(timeout_s)
+
+    def _await_killed(self, timeout_s: float) -> None:
         processes = [process for slot in self._slots for process in slot.killed_processes()]
         await_end(processes, timeout_s, "engine")

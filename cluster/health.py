@@ -2,6 +2,7 @@
 
     restarting --started--> stale --swap_completed--> healthy --taken_out--> draining --swap_began--> stale --swap_began--> stale
                             healthy, draining --missed_deadline, work_abandoned--> suspect --answered--> healthy
+    healthy --sleep_began--> asleep --swap_began--> stale
     any of them --died--> dead --restart_began--> restarting
 
 Only a completed swap makes a stale engine healthy; only a healthy engine gets work.
@@ -24,6 +25,7 @@ class State(StrEnum):
     STALE = "stale"  # it runs, and awaits a swap or is in one
     HEALTHY = "healthy"  # it serves the weights that it has attested, and gets work
     DRAINING = "draining"  # it is taken out of service for a swap: it ends its tasks and gets no new ones
+    ASLEEP = "asleep"  # it gives back its device's memory, or has, and awaits a swap
     SUSPECT = "suspect"  # it may hang or may be busy with work that nobody waits for
     DEAD = "dead"  # it has no process
 
@@ -33,6 +35,7 @@ class Event(StrEnum):
     SWAP_COMPLETED = "swap_completed"
     TAKEN_OUT = "taken_out"
     SWAP_BEGAN = "swap_began"
+    SLEEP_BEGAN = "sleep_began"
     TASK_OK = "task_ok"
     MISSED_DEADLINE = "missed_deadline"
     WORK_ABANDONED = "work_abandoned"
@@ -51,6 +54,8 @@ _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.HEALTHY, Event.TAKEN_OUT): State.DRAINING,
     (State.DRAINING, Event.SWAP_BEGAN): State.STALE,
     (State.STALE, Event.SWAP_BEGAN): State.STALE,
+    (State.HEALTHY, Event.SLEEP_BEGAN): State.ASLEEP,
+    (State.ASLEEP, Event.SWAP_BEGAN): State.STALE,
     (State.HEALTHY, Event.TASK_OK): State.HEALTHY,
     (State.DRAINING, Event.TASK_OK): State.DRAINING,
     (State.HEALTHY, Event.MISSED_DEADLINE): State.SUSPECT,
@@ -66,7 +71,7 @@ _TRANSITIONS: dict[tuple[State, Event], State] = {
 NOT_RUNNING = (State.RESTARTING, State.DEAD)
 
 _OUT_OF_SERVICE = (*NOT_RUNNING, State.STALE)
-"""Nothing is worked on in these."""
+"""Nothing is worked on in these, though there may be work; while engines sleep there is none."""
 
 
 class RestartBudget:

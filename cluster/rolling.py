@@ -26,7 +26,7 @@ from cluster.weights import Published
 _SWAP_ATTEMPTS = 2
 """The second one is on a fresh process; weights that fail there too are at fault themselves."""
 
-_MAY_BE_TAKEN = (State.HEALTHY, State.STALE)
+_MAY_BE_TAKEN = (State.HEALTHY, State.STALE, State.ASLEEP)
 
 
 class RollingSwap:
@@ -155,6 +155,16 @@ class RollingSwap:
             for ref in ready:
                 self.finish(changes[ref])
             self.enforce_deadlines()
+
+    def sleep(self) -> None:
+        """Puts all engines that serve to sleep, at the same time, and waits until each of them sleeps or is lost. They wake, or are
+        made anew, when they are brought to the target or to another one."""
+        falling = [(slot, slot.begin_sleep()) for slot in self.slots if slot.health.state is State.HEALTHY]
+        for slot, slept in falling:
+            try:
+                slot.finish_sleep(slept)
+            except EngineLostError as error:
+                self.lose(slot, f"it did not fall asleep: {error}")
 
     def _members(self) -> list[EngineSlot]:
         """Engines that are dead without a restart left are no longer part of the fleet."""

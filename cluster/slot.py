@@ -37,8 +37,12 @@ class EngineWorker(Protocol):
         """See `actors.engines.base.Engine.swap`."""
         ...
 
+    def sleep(self) -> None:
+        """See `actors.engines.base.Engine.sleep`."""
+        ...
+
     def ping(self) -> str:
-        """The weight version that is served; empty before the first swap."""
+        """The weight version that is served; empty before the first swap, and asleep."""
         ...
 
 
@@ -57,6 +61,7 @@ class Timeouts:
     start_s: float
     """From asking for an engine's process until its model is loaded."""
     swap_s: float
+    """Of one swap; also of falling asleep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class EngineSwap:
     engine: int
     attestation: Attestation
     out_of_service_s: float
-    """From its last task's end, or its loss, until it was healthy again: with every attempt and restart that it took."""
+    """From its last task's end, its loss or its waking, until it was healthy again: with every attempt and restart that it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,24 @@ class EngineSlot(ActorPlace):
         self.health.record(Event.SWAP_BEGAN)
         self.health.expect_within(self._timeouts.swap_s)
         self._change = _Change(target, self.handle.swap.remote(target.ref), None)
+
+    def begin_sleep(self) -> ray.ObjectRef:
+        """Has the running engine give back its device's memory; returns what is ready when it has. The driver must have no task on
+        it. The next swap wakes it."""
+        self.health.record(Event.SLEEP_BEGAN)
+        self.health.expect_within(self._timeouts.swap_s)
+        self.serving = None
+        return self.handle.sleep.remote()
+
+    def finish_sleep(self, slept: ray.ObjectRef) -> None:
+        """Waits until the engine sleeps.
+
+        Raises:
+            EngineLostError: it does not in time, or failed; what it holds is unknown.
+        """
+        remaining_s = self.health.remaining_s
+        self.health.expect_nothing()
+        self._get(slept, remaining_s)
 
     def finish_change(self) -> EngineSwap:
         """Waits for the launch or swap that is under way, and admits the engine.

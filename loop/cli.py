@@ -36,18 +36,30 @@ def run(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as training.num_steps=50")
     ] = None,
     run_dir: Annotated[str | None, typer.Option(help="run folder or pyarrow.fs URI; default runs/NAME")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the resolved config and stop")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check all that is here, print the resolved config and, on stderr, what is missing; then stop")
+    ] = False,
+    assume_cpus: Annotated[int | None, typer.Option(min=1, help="with --dry-run: CPUs of the machine or cluster that it is for")] = None,
+    assume_gpus: Annotated[int | None, typer.Option(min=0, help="with --dry-run: its GPUs")] = None,
 ) -> None:
     """Start a new run and drive it to its end."""
     from loop.config import load_config
 
+    is_assumed = assume_cpus is not None or assume_gpus is not None
+    if is_assumed and not dry_run:
+        raise UserError("--assume-cpus and --assume-gpus go with --dry-run alone; a run takes the machine as it is")
     resolved = load_config(config, overrides or [])
-    from loop import driver  # after the config: it takes seconds to import, and a typo should not
-
     if dry_run:
-        driver.check(resolved)
+        from loop.rehearsal import Machine, rehearse  # after the config: it takes seconds to import, and a typo should not
+
+        rehearsal = rehearse(resolved, Machine(assume_cpus, assume_gpus) if is_assumed else None)
         typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
+        for label, lines in (("plan", rehearsal.plan), ("missing", rehearsal.missing)):
+            for line in lines:
+                typer.echo(f"{label}: {printable(line)}", err=True)
         return
+    from loop import driver
+
     console = Console()
     store = driver.start(resolved, run_dir or f"runs/{resolved.name}", console)
     _print_results(console, store.uri)
@@ -122,6 +134,22 @@ def export(
     for problem in report.bad_images:
         typer.echo(f"left out: {printable(problem)}", err=True)
     typer.echo(f"{report.num_records} records in {report.path}, described in {report.card}")
+
+
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hugging Face id, or a folder")],
+    out: Annotated[Path, typer.Option(help="folder for the model; it must not exist")],
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16: that of engine.dtype in the config")] = "bfloat16",
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja file, for a model without a template")] = None,
+) -> None:
+    """Fetch a published model and write it as a run needs it: safetensors of one dtype, with a chat template."""
+    from loop.fetch import fetch as write
+
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
+    num_parameters = write(model, out, dtype, chat_template)
+    typer.echo(f"{num_parameters} parameters in {dtype} in {out}")
 
 
 @app.command()

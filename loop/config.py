@@ -25,7 +25,7 @@ EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
 _MAX_VLLM_TEMPERATURE = 2.0
 
 _COLOCATED_GPU_SHARE = 0.5
-"""Most of a GPU's memory that an engine may take beside a trainer rank."""
+"""Most of a GPU's memory that an engine may take beside a trainer rank, unless it sleeps while that works."""
 
 
 def _label(text: str) -> str:
@@ -143,11 +143,22 @@ class ClusterConfig(Section):
     num_filters: int = Field(1, ge=1, description="filter actors")
     trainer_ranks: int = Field(2, ge=1, description="DeepSpeed ranks")
     colocated: bool = Field(True, description="engines and trainer ranks take turns on the same cores or devices")
+    sleep_while_training: bool = Field(
+        False, description="engines give back their memory while the trainer runs, and load the weights anew afterwards (colocated)"
+    )
     dashboard: bool = Field(False, description="Ray's dashboard, on loopback")
     start_timeout_s: float = Field(180, gt=0, description="bound on starting Ray, an engine or the trainer")
     task_timeout_s: float = Field(600, gt=0, description="bound on one shard or one evaluation task")
     swap_timeout_s: float = Field(120, gt=0, description="bound on one weight swap")
     max_restarts: int = Field(3, ge=0, description="restarts allowed per engine and per filter before the run ends")
+
+    @model_validator(mode="after")
+    def _engines_sleep_where_memory_is_shared(self) -> ClusterConfig:
+        if self.sleep_while_training and not self.colocated:
+            raise ValueError(
+                "sleep_while_training gives the trainer nothing where it has devices of its own; drop it, or set colocated true"
+            )
+        return self
 
     @model_validator(mode="after")
     def _local_options_are_for_a_local_ray(self) -> ClusterConfig:
@@ -342,14 +353,19 @@ class RunConfig(Section):
             raise ValueError(f"generation.structured needs engine.kind vllm, which can force a form; it is {engine.kind}")
         if isinstance(engine, TransformersEngineConfig):
             return self
+        if cluster.sleep_while_training and engine.device == "cpu":
+            raise ValueError(
+                "cluster.sleep_while_training needs vLLM's sleep mode, which its CPU build lacks; drop it, or set engine.kind transformers"
+            )
         if self.generation.temperature > _MAX_VLLM_TEMPERATURE:
             raise ValueError(f"vLLM samples at temperatures up to {_MAX_VLLM_TEMPERATURE:g}; lower generation.temperature")
         if cluster.colocated and cluster.use_gpus and engine.tensor_parallel_size > 1:
             raise ValueError("an engine with engine.tensor_parallel_size above 1 has GPUs of its own; set cluster.colocated false")
-        if cluster.colocated and cluster.use_gpus and engine.gpu_memory_utilization > _COLOCATED_GPU_SHARE:
+        beside = cluster.colocated and cluster.use_gpus and not cluster.sleep_while_training
+        if beside and engine.gpu_memory_utilization > _COLOCATED_GPU_SHARE:
             raise ValueError(
                 f"engine.gpu_memory_utilization {engine.gpu_memory_utilization} leaves a colocated trainer no room on the GPU; "
-                f"set it to at most {_COLOCATED_GPU_SHARE}, or set cluster.colocated false"
+                f"set it to at most {_COLOCATED_GPU_SHARE}, or set cluster.sleep_while_training true, or cluster.colocated false"
             )
         num_threads = engine.tensor_parallel_size * engine.num_threads
         if not cluster.use_gpus and num_threads > cluster.cpus_per_actor:
@@ -368,6 +384,21 @@ class RunConfig(Section):
                 f"{self.engine.dtype} refuses; make the two the same"
             )
         return self
+
+    @model_validator(mode="after")
+    def _nobody_else_holds_the_weights(self) -> RunConfig:
+        if self.cluster.sleep_while_training and self.transport == "native":
+            raise ValueError(
+                "transport native keeps a copy of the served weights with their sender, where cluster.sleep_while_training is to make "
+                "room; set transport checkpoint or object_store"
+            )
+        return self
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """Keyword arguments of the engine."""
+        sleeps = self.cluster.sleep_while_training and self.engine.kind == "vllm"  # others need not be made for it
+        return self.engine.options | ({"sleeps": True} if sleeps else {})
 
     @property
     def model_path(self) -> str:

@@ -111,7 +111,8 @@ class House:
         self.trainer.launch()
 
     def serve(self, model: Model) -> None:
-        """Make `model` what pinned runs come from: returns once one engine serves it; the others come over while the runs go on.
+        """Make `model` what pinned runs come from: returns once one engine serves it; the others come over while the runs go on. Engines
+        that sleep wake for it.
 
         Starts the fleet if need be, does nothing where the model is served already.
         """
@@ -121,6 +122,11 @@ class House:
         if self.fleet.weight_version != model.version:
             self.fleet.roll(self._update(model))
         self.fleet.settle(num_engines=1)
+
+    def rest(self) -> None:
+        """Have the engines, where there are any yet, give back their memory; `serve` wakes them."""
+        if self.fleet.weight_version:
+            self.fleet.sleep()
 
     # ---- data
 
@@ -279,7 +285,7 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
 
 
 def _fleet(config: RunConfig, policies: Policies, placement: Placement, model: Path) -> Fleet:
-    spec = EngineSpec(config.engine.kind, str(model), config.engine.options)
+    spec = EngineSpec(config.engine.kind, str(model), config.engine_options)
     return engine_fleet(spec, config.generation.options, policies.correction, config.cluster, placement)
 
 

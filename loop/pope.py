@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from loop.config import ShapesSet
 from loop.errors import UserError
 from loop.files import write_lines
 from loop.score import read_document
+from loop.sets import ShapesSet
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
 from policies.benchmarks import BenchmarkDataError, Document, Question

@@ -15,6 +15,7 @@
 A stage whose part or checkpoint is finished is not run again, and no engine is started for it: that is all there is to resuming. A
 rejected candidate changes nothing but the record of its round. A stage begins with the first engine that serves its model, and the
 others come over while it runs: all that it produces is pinned to that model. `swap` counts the seconds until that first engine serves.
+Engines may sleep while the candidate is trained, so that the trainer has their memory; the swap to the candidate wakes them.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ def run_round(house: House, index: int) -> RoundCommit:
     with clock.stage("select"):
         records, selected, selected_part = select(house, index, parts)
         assert {record.generator_weight_version for record in records} <= {champion.version}
+    if house.config.cluster.sleep_while_training:
+        with clock.stage("sleep"):
+            house.rest()
     with clock.stage("train"):
         candidate, training, training_part = train_candidate(house, index, selected)
     predictions, predictions_part = evaluate(house, index, candidate, clock)

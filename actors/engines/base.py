@@ -139,7 +139,7 @@ class Engine(Protocol):
 
     @property
     def weight_version(self) -> str:
-        """Version of the weights that the next completion comes from."""
+        """Version of the weights that the next completion comes from; empty while there are none."""
         ...
 
     @property
@@ -164,10 +164,19 @@ class Engine(Protocol):
 
     def swap(self, update: WeightUpdate) -> Attestation:
         """Serve the update's weights from now on. They are loaded and verified first, unless they were staged; nothing is staged
-        afterwards.
+        afterwards. An engine that sleeps wakes for it.
 
         Raises:
             WeightMismatchError: names, shapes, dtypes or digest do not fit; nothing has changed.
             SwapError: applying failed half way; the engine must be killed.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Give back the memory that weights and caches take on the device. From now on `complete` and `score` are refused with an
+        `EngineError`, until a swap has completed. Does nothing where the engine sleeps already.
+
+        Raises:
+            EngineError: it cannot.
         """
         ...

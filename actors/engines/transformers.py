@@ -19,12 +19,13 @@ from transformers import AutoModelForImageTextToText
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from actors.engines.base import Attestation, Completion, Request, Sampling, Score, SwapError, WeightUpdate
+from actors.engines.base import Attestation, Completion, EngineError, Request, Sampling, Score, SwapError, WeightUpdate
 from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.staging import Staging
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
+from actors.memory import give_back_memory
 
 _CACHED_FEATURE_BYTES = 1 << 28
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,6 +68,7 @@ class TransformersEngine:
         self._weight_version = ""
         self._manifest = manifest_of(served_tensors(self._model))
         self._staging = Staging(self._load)
+        self._released: _ReleasedParameters | None = None
 
     @property
     def weight_version(self) -> str:
@@ -89,6 +91,7 @@ class TransformersEngine:
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         if any(request.form for request in requests):
             raise ValueError("the transformers engine cannot force a form on its text; leave `form` empty, or take the vllm engine")
+        self._require_weights()
         prompts = [self._prompt(request) for request in requests]
         draws = draw_numbers(len(requests), sampling)
         completions: dict[int, Completion] = {}
@@ -105,6 +108,7 @@ class TransformersEngine:
         return [completions[row] for row in range(len(requests))]
 
     def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
+        self._require_weights()
         prompts = [self._prompt(request) for request in requests]
         answered = [
             Prompt(self._prompter.render_answered(request, continuation), prompt.spoken)
@@ -123,17 +127,31 @@ class TransformersEngine:
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.perf_counter()
         tensors = self._staging.take(update)
-        served = served_tensors(self._model)
         self._features.clear()
         try:
+            if self._released is not None:
+                self._released.allocate()
+            served = served_tensors(self._model)
             with torch.no_grad():
                 for name, tensor in tensors.items():
                     served[name].copy_(tensor)
         except RuntimeError as error:
             raise SwapError(f"weights {update.version} were applied in part: {error}") from error
-        self._weight_version = update.version
+        self._weight_version, self._released = update.version, None
         attested = served_tensors(self._model)
         return Attestation(update.version, digest_of(attested), num_bytes_of(attested), time.perf_counter() - started)
+
+    def sleep(self) -> None:
+        if self._released is not None:
+            return
+        self._weight_version = ""
+        self._features.clear()
+        self._released = _ReleasedParameters(self._model)
+        give_back_memory()
+
+    def _require_weights(self) -> None:
+        if self._released is not None:
+            raise EngineError("the engine sleeps and has no weights: only a swap wakes it")
 
     def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
         """The update's tensors, verified."""
@@ -186,6 +204,21 @@ def served_tensors(model: Any) -> dict[str, torch.Tensor]:
     """A model's tensors under their checkpoint names; renamed, never copied, so that writing to them is what is served."""
     untied = remove_tied_weights_from_state_dict(model.state_dict(), model)
     return dict(revert_weight_conversion(model, untied))
+
+
+class _ReleasedParameters:
+    """A model's parameters without their memory: they stay the objects that they are, so that all that refers to them, weights
+    that are tied included, still does when the memory is there again. Buffers stay, since not all of them are in a checkpoint."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._shapes = [(parameter, parameter.shape) for parameter in model.parameters()]
+        for parameter, _ in self._shapes:
+            parameter.data = parameter.data.new_empty(0)
+
+    def allocate(self) -> None:
+        """Memory for all of them again, holding nothing yet. Raises `RuntimeError` where there is not enough."""
+        for parameter, shape in self._shapes:
+            parameter.data = parameter.data.new_empty(shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,16 @@ class VllmOptions:
     attest: Literal["auto", "digest", "probe"] = "auto"
     """`digest` compares every served tensor with what was sent, and needs weights that lie as in the checkpoint; `probe` compares
     log-probabilities with those of the update's probe; `auto` takes the digest where it can. A probe that is there is always asked."""
+    sleeps: bool = False
+    """Made so that it can sleep: weights and key-value cache are in memory of vLLM's that can be given back (GPUs only)."""
 
     @property
     def on_cpu(self) -> bool:
         return self.device == "cpu"
+
+    def __post_init__(self) -> None:
+        if self.sleeps and self.on_cpu:
+            raise ValueError("vLLM's CPU build has no sleep mode; let the engine stay awake, or take the transformers engine")
 
     def for_vllm(self) -> dict[str, Any]:
         """Keyword arguments of `vllm.LLM`."""
@@ -89,7 +95,7 @@ class VllmOptions:
                 # A seeded row whose prompt is read in two steps winds its generator back, which torch's on a CPU cannot.
                 "enable_chunked_prefill": False,
             }
-        memory = {"gpu_memory_utilization": self.gpu_memory_utilization}
+        memory = {"gpu_memory_utilization": self.gpu_memory_utilization, "enable_sleep_mode": self.sleeps}
         return options | memory | {"enforce_eager": self.enforce_eager, "block_size": self.block_size}
 
 
@@ -113,6 +119,7 @@ class VllmEngine:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         self._end_ids = self._prompter.end_ids(_generation_end_ids(model), getattr(config.get_text_config(), "eos_token_id", None))
         self._weight_version = ""
+        self._can_sleep, self._asleep = options.sleeps, False
         if options.on_cpu:
             _prepare_cpu(options.num_threads, in_checkpoint_layout=options.attest != "probe")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler runs in this process: it ends with the actor
@@ -185,13 +192,37 @@ class VllmEngine:
         self._weight_version = ""  # from here on nothing is served, unless all of it succeeds
         try:
             self._drain(_DRAIN_S)
+            self._wake("weights")
             self._apply(update, tensors, offer)
+            self._wake("kv_cache")  # after the weights: loading them takes memory of its own for a while
+            self._asleep = False
             self._reset_caches()
             self._attest(update, tensors)
         except Exception as error:  # vLLM raises whatever its layers raise, and each of them leaves the weights undefined
             raise SwapError(f"weights {update.version} were not brought into service: {error}") from error
         self._weight_version = update.version
         return Attestation(update.version, update.digest, num_bytes_in(self._manifest), time.perf_counter() - started)
+
+    def sleep(self) -> None:
+        if not self._can_sleep:
+            raise EngineError("this vLLM engine was made without sleep mode; set its option `sleeps`")
+        if self._asleep:
+            return
+        self._weight_version = ""
+        try:
+            self._drain(_DRAIN_S)
+            self._reset_caches()
+            # Level 1 keeps the weights in main memory. The next swap writes over them, but level 2 would also drop tensors that are no
+            # parameters and that no checkpoint has.
+            self._llm.sleep(level=1)
+        except Exception as error:  # vLLM raises whatever its layers raise
+            raise EngineError(f"the engine could not be put to sleep: {error}") from error
+        self._asleep = True
+
+    def _wake(self, tag: str) -> None:
+        """Have vLLM take one of its two kinds of memory again, where it sleeps."""
+        if self._asleep:
+            self._llm.wake_up(tags=[tag])
 
     # ---- requests
 
@@ -217,6 +248,8 @@ class VllmEngine:
 
     def _generate(self, prompts: Sequence[Any], params: Any) -> list[Any]:
         """vLLM's outputs, in order. A prompt that vLLM refuses (`ValueError`) is the request's fault, anything else the engine's."""
+        if self._asleep:
+            raise EngineError("the engine sleeps and has no weights: only a swap wakes it")
         if not prompts:
             return []
         try:

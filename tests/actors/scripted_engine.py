@@ -44,3 +44,6 @@ class ScriptedEngine:
     def swap(self, update: WeightUpdate) -> Attestation:
         self.weight_version = update.version
         return Attestation(update.version, update.digest, 0, 0.0)
+
+    def sleep(self) -> None:
+        self.weight_version = ""

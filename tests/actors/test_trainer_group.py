@@ -94,6 +94,17 @@ def test_job_that_does_not_fit_is_a_named_error_that_says_why(base: Path, tmp_pa
     assert group.pids == ()
 
 
+def test_the_processes_of_a_stage_3_job_are_gone_when_it_is_done(base: Path, tmp_path: Path) -> None:
+    """They would keep its weights, and engines wake on the same devices next."""
+    group = TrainerGroup(1, RankOptions())
+    group.start(TIMEOUT_S)
+    (pid,) = group.pids
+    job = job_of(base, tmp_path / "out", num_steps=2, zero_stage=3)
+    assert group.train(job, Shapes(), Bounds(TIMEOUT_S)).num_steps == 2
+    assert not psutil.pid_exists(pid)
+    assert group.pids == ()
+
+
 def test_ranks_without_room_are_given_up_in_bounded_time() -> None:
     group = TrainerGroup(3, RankOptions())
     with pytest.raises(TrainerError, match="did not start within 3 s"):

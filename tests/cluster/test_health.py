@@ -57,6 +57,23 @@ def test_time_out_of_service_counts_attempts_and_restarts_but_not_the_draining()
     assert health.out_of_service_s == 0
 
 
+def test_an_engine_that_sleeps_wakes_by_a_swap_or_dies() -> None:
+    clock = Clock()
+    health = healthy(clock=clock)
+    events = (Event.SLEEP_BEGAN, Event.SWAP_BEGAN, Event.SWAP_COMPLETED)
+    assert [health.record(event) for event in events] == [State.ASLEEP, State.STALE, State.HEALTHY]
+    health.record(Event.SLEEP_BEGAN)
+    for event in (Event.SLEEP_BEGAN, Event.TASK_OK, Event.SWAP_COMPLETED, Event.TAKEN_OUT):
+        with pytest.raises(IllegalTransitionError, match="asleep"):
+            health.record(event)
+    clock.now = 100
+    assert health.out_of_service_s == 0, "nobody wanted it to work"
+    health.record(Event.SWAP_BEGAN)
+    clock.now = 103
+    assert health.out_of_service_s == 3
+    assert health.record(Event.DIED) is State.DEAD
+
+
 def test_a_dead_engine_comes_back_through_restart_start_and_swap_only() -> None:
     health = healthy()
     states = [health.record(event) for event in (Event.DIED, Event.RESTART_BEGAN, Event.STARTED, Event.SWAP_COMPLETED)]

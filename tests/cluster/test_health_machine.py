@@ -35,6 +35,8 @@ class Engines(RuleBasedStateMachine):
             return
         if before in (State.STALE, State.RESTARTING):
             assert (after is State.HEALTHY) == (event is Event.SWAP_COMPLETED)
+        if before is State.ASLEEP:
+            assert (event, after) in ((Event.SWAP_BEGAN, State.STALE), (Event.DIED, State.DEAD))
         if before is State.DEAD:
             assert (event, after) == (Event.RESTART_BEGAN, State.RESTARTING)
             assert could_restart
@@ -42,7 +44,7 @@ class Engines(RuleBasedStateMachine):
         if event is Event.SWAP_COMPLETED:
             assert before is State.STALE
             self.is_attested[engine] = True
-        elif event in (Event.SWAP_BEGAN, Event.DIED):
+        elif event in (Event.SWAP_BEGAN, Event.SLEEP_BEGAN, Event.DIED):
             self.is_attested[engine] = False
         if event in (Event.DIED, Event.SWAP_COMPLETED):
             self.deadlines[engine] = math.inf

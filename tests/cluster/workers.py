@@ -80,11 +80,18 @@ class Worker:
             served["norm.bias"] = served["norm.bias"] + 1
         return Attestation(self.version, digest_of(served), num_bytes_of(served), time.monotonic() - started)
 
+    def sleep(self) -> None:
+        wait_while((self.folder / f"hold_sleep_{self.index}").exists)
+        if told_to(self.folder / f"break_sleep_{self.index}"):
+            raise EngineError("the device does not let go")
+        self.tensors, self.version = {}, ""
+        (self.folder / f"asleep_{self.index}").write_text(str(os.getpid()))
+
     def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
         (self.folder / f"loaded_{self.index}_{update.version}_{time.monotonic_ns()}").touch()
         wait_while((self.folder / f"hold_load_{self.index}_{update.version}").exists)
         tensors = load_update(update)
-        verify(update, tensors, manifest_of(self.tensors))
+        verify(update, tensors, manifest_of(weights(0.0)))
         return tensors
 
     def _told_to(self, fault: str, update: WeightUpdate) -> bool:

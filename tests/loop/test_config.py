@@ -190,6 +190,9 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
         ({"engine": {"kind": "vllm", "tensor_parallel_size": 2}}, "config: an engine of 2 processes with 1 thread(s) needs cluster.cpus"),
         ({"engine": ON_GPUS | {"tensor_parallel_size": 2}, "cluster": {"use_gpus": True}}, "config: an engine with engine.tensor"),
         ({"engine": ON_GPUS, "cluster": {"use_gpus": True}}, "config: engine.gpu_memory_utilization 0.85 leaves a colocated trainer"),
+        ({"cluster": {"sleep_while_training": True, "colocated": False}}, "cluster: sleep_while_training gives the trainer nothing where"),
+        ({"cluster": {"sleep_while_training": True}, "engine": "vllm"}, "config: cluster.sleep_while_training needs vLLM's sleep mode,"),
+        ({"cluster": {"sleep_while_training": True}, "transport": "native"}, "config: transport native keeps a copy of the served weights"),
         ({"generation": {"structured": True}}, "config: generation.structured needs engine.kind vllm"),
         ({"cluster": {"address": "ray://head:10001"}}, "cluster.address: String should match pattern"),
         ({"cluster": {"address": "head:6379", "num_cpus": 2}}, "cluster: num_cpus can only be set for a local Ray; drop them, or drop"),
@@ -329,6 +332,15 @@ def test_an_override_reaches_keys_that_hold_dots() -> None:
     assert config.held_out["0-0.15"].num_questions == 5
     assert config.held_out["0.2-0.4"].data.num_images == 6  # pyright: ignore[reportAttributeAccessIssue]
     assert (config.held_out["0.2-0.4"].num_questions, len(config.held_out)) == (200, 2)
+
+
+def test_an_engine_that_sleeps_may_take_all_of_a_gpu_and_is_made_for_it() -> None:
+    asleep = parse_config(document(engine=ON_GPUS, cluster={"use_gpus": True, "sleep_while_training": True}))
+    assert VllmOptions(**asleep.engine_options) == VllmOptions(device="cuda", sleeps=True)
+    awake = parse_config(document(engine=ON_GPUS, cluster={"use_gpus": True, "colocated": False}))
+    assert VllmOptions(**awake.engine_options) == VllmOptions(device="cuda")
+    on_cpu = parse_config(document(cluster={"sleep_while_training": True}))
+    assert on_cpu.engine_options == on_cpu.engine.options, "the transformers engine need not be made for it"
 
 
 def test_a_vllm_engine_is_one_word() -> None:
