@@ -19,7 +19,7 @@ from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from actors.filter import FilterWorker
 from actors.images import ImageSource
 from actors.trainer import Bounds, RankOptions, TrainerGroup
-from actors.training.job import Hyperparameters, TrainingJob, TrainingResult
+from actors.training.job import TrainingJob, TrainingResult
 from actors.worker import EngineWorker
 from cluster.connect import connected
 from cluster.fleet import Fleet
@@ -32,7 +32,7 @@ from loop.assembly import HeldOut, Policies, build_held_out, build_images, build
 from loop.commits import FileEntry, RoundCommit, champion_commit
 from loop.config import RunConfig
 from loop.errors import DamagedFileError
-from loop.models import MODEL_FILES, model_files
+from loop.models import downloaded, model_files
 from loop.progress import RunProgress, Stage, loss_remark
 from loop.sources.routed import RoutedSource, routed
 from loop.store import Store
@@ -84,7 +84,7 @@ class House:
         receipt = self.store.finished_checkpoint(name)
         if receipt is None:
             folder = self.store.checkpoint_dir(name)
-            for path in model_files(_downloaded(self.config.model_path)):
+            for path in model_files(downloaded(self.config.model_path)):
                 shutil.copyfile(path, folder / path.name)
             receipt = self.store.publish_checkpoint(folder, name)
         digest = digest_of(read_checkpoint(self.store.local_checkpoint(receipt.path)))
@@ -139,9 +139,6 @@ class House:
         return read_predictions(self.store.read_part(self._file(self._champion_commit(), "predictions.parquet")))
 
     # ---- training
-
-    def hyperparameters(self) -> Hyperparameters:
-        return self.config.training.hyperparameters()
 
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks, showing its steps."""
@@ -228,7 +225,7 @@ def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], prog
         filters = _filters(config, policies, store, placement)
         stack.callback(filters.shutdown, _SHUTDOWN_S)
         filters.launch()
-        model = store.local_checkpoint(commits[0].champion_path) if commits else _downloaded(config.model_path)
+        model = store.local_checkpoint(commits[0].champion_path) if commits else downloaded(config.model_path)
         fleet = _fleet(config, policies, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield House(
@@ -257,15 +254,6 @@ def resource_request(config: RunConfig) -> ResourceRequest:
         cluster.num_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated,
         config.engine.tensor_parallel_size,
     )  # fmt: skip
-
-
-def _downloaded(model: str) -> Path:
-    """A local folder of the model: a hub id is fetched by the hub's client, weights in safetensors only."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
 
 
 def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:

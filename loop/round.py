@@ -180,14 +180,15 @@ def train(house: House, index: int, selected: list[Record]) -> tuple[Model, dict
     if part is None or checkpoint is None:
         config = house.config.training
         seed = derived_seed(house.config.seed, index, "train")
-        samples = training_set(house, index, selected, config.num_steps * config.batch_size)
+        hyper = config.hyperparameters(len(house.seed_samples) + num_generated(house, selected))
+        samples = training_set(house, index, selected, hyper.num_steps * hyper.batch_size)
         start = house.policies.start.start(house.base(), house.champion())
         folder = house.store.checkpoint_dir(name)
         job = TrainingJob(
-            house.store.local_checkpoint(start.path), folder, samples, seed, house.hyperparameters(),
+            house.store.local_checkpoint(start.path), folder, samples, seed, hyper,
             house.store.steps_folder(name), config.checkpoint_steps,
         )  # fmt: skip
-        with house.progress.stage("train", total=config.num_steps, unit="steps") as stage:
+        with house.progress.stage("train", total=hyper.num_steps, unit="steps") as stage:
             result = house.train(job, stage)
         (folder / RESULT_FILE).unlink()  # it tells the time, and a committed file must not
         checkpoint = house.store.publish_checkpoint(folder, name)
@@ -201,6 +202,11 @@ def train(house: House, index: int, selected: list[Record]) -> tuple[Model, dict
     document = house.store.read_json_part(part)
     model = Model(weight_version(index, document["digest"]), checkpoint.path, document["digest"], tuple(checkpoint.files))
     return model, document["metrics"], part
+
+
+def num_generated(house: House, selected: list[Record]) -> int:
+    """Generated records that a training set of this round may draw from."""
+    return sum(commit.counts["trained_on"] for commit in house.commits if commit.state is RoundState.ACCEPTED) + len(selected)
 
 
 def training_set(house: House, index: int, selected: list[Record], num_samples: int) -> list[TrainingSample]:

@@ -157,6 +157,23 @@ class ConversationEncoder:
         return self._processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sample, read and encoded."""
+
+    position: int
+    """In the global batch."""
+    text: EncodedText
+    image: ImageInputs
+    is_skipped: bool
+    """Whether text and image only stand in for a bad sample."""
+
+    @property
+    def width(self) -> int:
+        """Tokens that the row takes when it is padded alone."""
+        return _padded_length(len(self.text.ids))
+
+
 class BatchBuilder:
     """Samples of one rank as batches."""
 
@@ -166,26 +183,32 @@ class BatchBuilder:
         self._augmentation = augmentation
         self._pad_id = pad_id
 
-    def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
-        """A batch of `(position in the global batch, sample)`. A bad sample's row has no loss.
+    def rows(self, samples: Iterable[tuple[int, TrainingSample]]) -> list[Row]:
+        """`(position in the global batch, sample)` as rows. A bad sample's row has no loss."""
+        return [self._row(position, sample) for position, sample in samples]
+
+    def batch(self, rows: Sequence[Row], step: int) -> Batch:
+        """Rows as one batch.
 
         Raises:
             ValueError: the images' tensors do not fit together, or augmentation does not fit them.
         """
-        rows = [(position, *self._row(sample)) for position, sample in samples]
-        inputs, labels = collate([text for _, text, _, _ in rows], self._pad_id)
-        inputs.update(_joined([self._augmented(image, step, position) for position, _, image, _ in rows]))
-        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()), sum(skipped for *_, skipped in rows))
+        inputs, labels = collate([row.text for row in rows], self._pad_id)
+        inputs.update(_joined([self._augmented(row.image, step, row.position) for row in rows]))
+        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()), sum(row.is_skipped for row in rows))
 
-    def _row(self, sample: TrainingSample) -> tuple[EncodedText, ImageInputs, bool]:
-        """Text, image, and whether they only stand in for a bad sample."""
+    def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
+        """`(position in the global batch, sample)` as one batch; raises what `batch` does."""
+        return self.batch(self.rows(samples), step)
+
+    def _row(self, position: int, sample: TrainingSample) -> Row:
         try:
             image = self._reader.read(sample.image_id)
-            return self._encoder.encode(sample.turns, image.size), image, False
+            return Row(position, self._encoder.encode(sample.turns, image.size), image, False)
         except (BadImageError, BadSampleError):
             blank = self._reader.blank()
             text = self._encoder.encode((("?", "!"),), blank.size)
-            return replace(text, labels=np.full_like(text.labels, IGNORED)), blank, True
+            return Row(position, replace(text, labels=np.full_like(text.labels, IGNORED)), blank, True)
 
     def _augmented(self, image: ImageInputs, step: int, position: int) -> Mapping[str, torch.Tensor]:
         if not self._augmentation.is_on:
@@ -212,10 +235,14 @@ def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.
 def _padded(rows: Sequence[np.ndarray], fill: int) -> torch.Tensor:
     """Rows of different lengths as one tensor [rows, tokens], int64."""
     longest = max(len(row) for row in rows)
-    padded = np.full((len(rows), -(-longest // _PAD_MULTIPLE) * _PAD_MULTIPLE), fill, dtype=np.int64)
+    padded = np.full((len(rows), _padded_length(longest)), fill, dtype=np.int64)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return torch.from_numpy(padded)
+
+
+def _padded_length(num_tokens: int) -> int:
+    return -(-num_tokens // _PAD_MULTIPLE) * _PAD_MULTIPLE
 
 
 def _joined(images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -229,7 +256,7 @@ def _joined(images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Ten
 def _messages(turns: Sequence[tuple[str, str]], image: Image.Image) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for user, assistant in turns:
-        messages.append({"role": "user", "content": [{"type": "text", "text": user}]})
+        messages.append({"role": "user", "content": [{"type": "text", "text": user}] if user else []})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
     messages[0]["content"].insert(0, {"type": "image", "image": image})
     return messages
