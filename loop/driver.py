@@ -93,17 +93,17 @@ def drive(config: RunConfig, store: Store, console: Console) -> None:
 
 
 @contextmanager
-def interruptible(run_dir: str) -> Iterator[None]:
+def interruptible(run_dir: str, error_kind: type[InterruptedRunError] = InterruptedRunError) -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does: all that it opened is closed in order. For the main thread.
 
     Raises:
-        InterruptedRunError: either came.
+        InterruptedRunError: either came; of `error_kind`.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt as error:
-        raise InterruptedRunError(run_dir) from error
+        raise error_kind(run_dir) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -46,6 +46,13 @@ class InterruptedRunError(LoopError):
         return f"{self.run_dir} was interrupted; continue it with `vigc resume {self.run_dir}`"
 
 
+class InterruptedTrainingError(InterruptedRunError):
+    """The same of `vigc train`."""
+
+    def __str__(self) -> str:
+        return f"{self.run_dir} was interrupted; continue it with `vigc train --resume {self.run_dir}`"
+
+
 class StoreError(LoopError, FinalError):
     """The run folder is not as it must be, or was asked for something that would break its promises."""
 
@@ -58,7 +65,9 @@ class WriteError(StoreError):
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return f"cannot write {self.path}: {self.reason}; make room or put it right, then continue with `vigc resume`"
+        return (
+            f"cannot write {self.path}: {self.reason}; make room or put it right, then continue with `vigc resume` or `vigc train --resume`"
+        )
 
 
 class PrunedCheckpointError(StoreError):

@@ -21,6 +21,7 @@ from loop.config import (
     TransformersEngineConfig,
     VllmEngineConfig,
 )
+from loop.train_config import TrainConfig, TrainStage
 from policies.acceptance import ACCEPTANCE_POLICIES
 from policies.correction import CORRECTION_POLICIES
 from policies.filters import FILTER_POLICIES
@@ -48,6 +49,8 @@ _SETS = {
     "engine of kind: transformers": TransformersEngineConfig,
     "engine of kind: vllm": VllmEngineConfig,
     "held_out.NAME and acceptance_sets.NAME": HeldOutSet,
+    "the config of vigc train": TrainConfig,
+    "a stage of vigc train": TrainStage,
 }
 
 

@@ -77,10 +77,28 @@ class LlavaJsonData:
         before any is used again."""
         rng = np.random.default_rng(seed)
         pairs = [(record, turn) for record in self.records() for turn in record.turns]
-        order: list[int] = []
-        while len(order) < num_samples:
-            order.extend(rng.permutation(len(pairs)).tolist())
-        return [_sample(*pairs[pair], vig=index % 2 == 0, rng=rng) for index, pair in enumerate(order[:num_samples])]
+        return [_sample(*pairs[pair], vig=index % 2 == 0, rng=rng) for index, pair in enumerate(_order(len(pairs), num_samples, rng))]
+
+    def conversations(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
+        """Whole records, every answer of one in one sample."""
+        records = self.records()
+        order = _order(len(records), num_samples, np.random.default_rng(seed))
+        return [
+            TrainingSample(records[index].image_id, records[index].turns, question_type=records[index].question_type) for index in order
+        ]
+
+    def captions(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
+        """Records as LLaVA's caption files have them, of one turn each.
+
+        Raises:
+            UserError: a record has several.
+        """
+        if several := next((record for record in self.records() if len(record.turns) > 1), None):
+            raise UserError(
+                f"record {several.name} of {self.path} has {len(several.turns)} turns, and a caption has one; take `form: conversations`, "
+                "or a file of captions"
+            )
+        return self.conversations(num_samples, seed)
 
     def questions(self, num_questions: int, seed: int) -> list[HeldOutQuestion]:
         """The first question of that many records, drawn without repetition; of all records when there are fewer."""
@@ -90,6 +108,15 @@ class LlavaJsonData:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_records": None}
+
+
+def _order(count: int, num_samples: int | None, rng: np.random.Generator) -> list[int]:
+    """Indices below `count`, each once before any comes again; `None`: each once."""
+    num_samples = count if num_samples is None else num_samples
+    order: list[int] = []
+    while len(order) < num_samples:
+        order.extend(rng.permutation(count).tolist())
+    return order[:num_samples]
 
 
 def _sample(record: LlavaRecord, turn: tuple[str, str], *, vig: bool, rng: np.random.Generator) -> TrainingSample:
