@@ -92,7 +92,7 @@ class Trainer:
         if self._hyper.lora is not None:
             add_adapters(model, self._hyper.lora)
         if self._hyper.activation_checkpointing:
-            _checkpoint_activations(model)
+            checkpoint_activations(model)
         builder = self._batch_builder()
         engine, optimizer = self._initialize(model)
         try:
@@ -305,7 +305,8 @@ def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]
     ]
 
 
-def _checkpoint_activations(model: Any) -> None:
+def checkpoint_activations(model: Any) -> None:
+    """Have every layer compute its activations again in the backward pass; raises `ValueError` where the model cannot."""
     if not model.supports_gradient_checkpointing:
         raise ValueError(f"{type(model).__name__} cannot checkpoint its activations; set activation_checkpointing to false")
     # without reentrance a layer whose inputs need no gradient, as behind a frozen vision tower, keeps those of its weights
