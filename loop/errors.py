@@ -65,9 +65,7 @@ class WriteError(StoreError):
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return (
-            f"cannot write {self.path}: {self.reason}; make room or put it right, then continue with `vigc resume` or `vigc train --resume`"
-        )
+        return f"cannot write {self.path}: {self.reason}; make room or put it right, then continue with `vigc resume`"
 
 
 class PrunedCheckpointError(StoreError):

@@ -28,7 +28,7 @@ from actors.engines.weights import digest_of, manifest_of_checkpoint, read_check
 from actors.images import CaptionSource, ConversationSource, LabelledSource
 from actors.trainer import Bounds, RankOptions, TrainerGroup
 from actors.training.checkpoint import finished_result, group_of
-from actors.training.job import TrainingJob, TrainingResult
+from actors.training.job import TrainerError, TrainingJob, TrainingResult
 from cluster.connect import connected
 from cluster.placement import reserve
 from cluster.plan import plan_ranks
@@ -36,7 +36,7 @@ from loop.assembly import build_labelled, derived_seed
 from loop.config import validated
 from loop.documents import seal, unseal
 from loop.driver import interruptible
-from loop.errors import InterruptedTrainingError, LockedError, UserError
+from loop.errors import InterruptedTrainingError, LockedError, UserError, WriteError
 from loop.models import check_model, downloaded
 from loop.progress import RunProgress, loss_remark
 from loop.storage import LocalStorage
@@ -118,7 +118,7 @@ def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
             shutil.rmtree(storage.root / f"{stage.folder}.steps", ignore_errors=True)
             results.append((stage, result))
             summary = _summary(config, digest, results)
-            storage.write(_SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+            _write(storage, _SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
             base = job.output
     return summary
 
@@ -208,7 +208,7 @@ def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
     digest = digest_of(read_checkpoint(model))
     wanted = {"config": config.model_dump(mode="json"), "model_digest": digest}
     if storage.size(_TRAIN) is None:
-        storage.write(_TRAIN, seal(wanted))
+        _write(storage, _TRAIN, seal(wanted))
         return digest
     found = unseal(f"{storage.uri}/{_TRAIN}", storage.read(_TRAIN))
     if places := differences(found["config"], wanted["config"]):
@@ -220,6 +220,13 @@ def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
             f"model {config.model!r} is no longer the one that {storage.uri} was begun with; restore it, or choose another --out"
         )
     return digest
+
+
+def _write(storage: LocalStorage, name: str, data: bytes) -> None:
+    try:
+        storage.write(name, data)
+    except WriteError as error:
+        raise TrainerError(f"cannot write {error.path}: {error.reason}; make room, then `vigc train --resume {storage.uri}`") from error
 
 
 def _kept(job: TrainingJob, progress: RunProgress) -> TrainingResult | None:
