@@ -243,8 +243,7 @@ def _policy(name: str, description: str) -> Any:
     return Field(default_factory=lambda: Policy(policy=name), description=description)
 
 
-def section_defaults(section: type[Section], description: str) -> Any:
-    """A section that may be left out."""
+def _defaults(section: type[Section], description: str) -> Any:
     return Field(default_factory=section, description=description)
 
 
@@ -262,23 +261,23 @@ class RunConfig(Section):
     held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
     acceptance_sets: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
     answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
-    engine: EngineConfig = section_defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
-    cluster: ClusterConfig = section_defaults(ClusterConfig, "where the actors run")
-    generation: GenerationConfig = section_defaults(GenerationConfig, "how records are generated (VIG)")
+    engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
+    cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
+    generation: GenerationConfig = _defaults(GenerationConfig, "how records are generated (VIG)")
     correction: PolicySpec = _policy("sentence_by_sentence", "how generated questions are answered again (VIC)")
     filters: tuple[PolicySpec, ...] = Field(description="the chain of filters, in order; empty keeps everything that has a question")
     selection: PolicySpec = _policy("all", "which accepted records are trained on")
     mixing: PolicySpec = _policy("replay", "how seed data and generated records become a training set")
     schedule: PolicySpec = _policy("in_order", "which image set a round draws from")
     start: PolicySpec = _policy("champion", "which checkpoint a candidate is trained from")
-    training: TrainingConfig = section_defaults(TrainingConfig, "how a candidate is trained")
+    training: TrainingConfig = _defaults(TrainingConfig, "how a candidate is trained")
     acceptance: PolicySpec = _policy("paired_test", "whether a candidate becomes the champion")
     stop: PolicySpec = _policy("rounds", "when the loop ends")
     transport: Literal["checkpoint", "object_store", "native"] = Field(
         "checkpoint", description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs"
     )
-    tracking: TrackingConfig = section_defaults(TrackingConfig, "the mirror of the run in MLflow")
-    retention: RetentionConfig = section_defaults(RetentionConfig, "which checkpoints stay; all other data always does")
+    tracking: TrackingConfig = _defaults(TrackingConfig, "the mirror of the run in MLflow")
+    retention: RetentionConfig = _defaults(RetentionConfig, "which checkpoints stay; all other data always does")
 
     @model_validator(mode="after")
     def _ranks_can_train(self) -> RunConfig:

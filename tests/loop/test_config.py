@@ -367,6 +367,12 @@ def test_the_trainer_and_the_engine_are_given_what_the_config_says() -> None:
     assert config.generation.options.max_new_tokens == 96
 
 
+def test_epochs_reach_the_trainer_as_steps() -> None:
+    text = {"num_steps": None, "num_epochs": 2, "batch_size": 64, "betas": [0.9, 0.999], "activation_checkpointing": True}
+    hyper = parse_config(document(training=text)).training.hyperparameters(num_samples=640)
+    assert (hyper.num_steps, hyper.betas, hyper.activation_checkpointing) == (20, (0.9, 0.999), True)
+
+
 def test_adapters_reach_the_trainer() -> None:
     adapters = {"rank": 4, "targets": ["q_proj"]}
     config = parse_config(document(training={"frozen": ["vision_tower", "language_model"], "lora": adapters}))
