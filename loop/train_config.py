@@ -60,7 +60,7 @@ class TrainConfig(Section):
     seed: int = Field(17, ge=0, description="every stage's seeds derive from it")
     model: str = Field("embedded", description="`embedded`, a folder, or a Hugging Face id of an image-text-to-text model")
     stages: tuple[TrainStage, ...] = Field(min_length=1, description="trained one after the other")
-    cluster: TrainCluster = Field(default_factory=lambda: TrainCluster(), description="where the ranks run")
+    cluster: TrainCluster = Field(default_factory=lambda: TrainCluster.model_validate({}), description="where the ranks run")
 
     @model_validator(mode="after")
     def _stages_have_names_of_their_own(self) -> TrainConfig:
