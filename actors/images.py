@@ -56,3 +56,22 @@ class LabelledSource(ImageSource, Protocol):
     def questions(self, num_questions: int, seed: int) -> list[HeldOutQuestion]:
         """Held-out questions with their right answers."""
         ...
+
+
+@runtime_checkable
+class ConversationSource(Protocol):
+    """A labelled set whose conversations can be trained on whole, as LLaVA does, every answer of one in one sample."""
+
+    def conversations(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
+        """So many conversations, each used once before any is used again; `None`: as many as there are, or one per image."""
+        ...
+
+
+@runtime_checkable
+class CaptionSource(Protocol):
+    """A labelled set with captions, as LLaVA's first stage aligns the projector on."""
+
+    def captions(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
+        """So many samples of one turn, a short instruction and a caption; each is used once before any is used again. `None`: as many
+        as there are, or one per image."""
+        ...

@@ -126,6 +126,28 @@ def plan_engines(
     )
 
 
+def plan_ranks(available_cpus: float, available_gpus: float, num_ranks: int, cpus_per_rank: int, *, use_gpus: bool) -> ResourcePlan:
+    """Trainer ranks alone, with a GPU each where GPUs are used.
+
+    Raises:
+        ValueError: a count is below one.
+        NotEnoughResourcesError: they do not fit.
+    """
+    if min(num_ranks, cpus_per_rank) < 1:
+        raise ValueError(f"{num_ranks} trainer ranks with {cpus_per_rank} CPU(s) each were asked for; expected at least 1 of both")
+    cpus, gpus = num_ranks * cpus_per_rank, num_ranks * int(use_gpus)
+    if cpus > available_cpus or gpus > available_gpus:
+        raise NotEnoughResourcesError(
+            f"{num_ranks} trainer rank(s) need {cpus} CPU(s) and {gpus} GPU(s); there are {available_cpus:g} CPU(s) and "
+            f"{available_gpus:g} GPU(s). Set trainer_ranks lower, or join a larger cluster."
+        )
+    return ResourcePlan(
+        num_engines=0, engine_cpus=0, engine_gpus=0, num_filters=0, filter_cpus=0,
+        trainer_ranks=num_ranks, trainer_cpus=cpus_per_rank, trainer_gpus=float(use_gpus), sender_gpus=0, colocated=False,
+        bundles=tuple(_bundle(cpus_per_rank, float(use_gpus)) for _ in range(num_ranks)),
+    )  # fmt: skip
+
+
 def _check_counts(requested: ResourceRequest) -> None:
     for name in ("num_engines", "num_filters", "trainer_ranks", "cpus_per_actor", "gpus_per_engine"):
         if getattr(requested, name) < 1:

@@ -76,6 +76,37 @@ def resume(run_dir: RunDir) -> None:
 
 
 @app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML file, such as loop/recipes/shapes-stages.yaml")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as stages.0.training.num_steps=50")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the checkpoints; default runs/NAME")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="go on in this folder, with the config it was begun with")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the resolved config and stop")] = False,
+) -> None:
+    """Train a model in stages, as LLaVA is: the projector on captions, then the language model on instructions. The same command, or
+    --resume DIR, goes on where an interrupted one stopped."""
+    from loop.config import read_document, validated
+    from loop.train_config import TrainConfig
+
+    if (config is None) == (resume is None) or (resume is not None and out is not None):
+        raise UserError("vigc train takes a CONFIG, with --out DIR or without, or --resume DIR alone")
+    parsed = None if config is None else validated(TrainConfig, read_document(config, overrides or []))
+    from loop import train as training  # after the config: it takes seconds to import, and a typo should not
+
+    if resume is not None:
+        parsed, out = training.stored_config(resume), resume
+    assert parsed is not None, "a config or a folder is given"
+    if dry_run:
+        training.check(parsed)
+        typer.echo(yaml.safe_dump(parsed.model_dump(mode="json"), sort_keys=False), nl=False)
+        return
+    out, console = out or Path("runs") / parsed.name, Console()
+    training.print_summary(console, training.train(parsed, out, console), out)
+
+
+@app.command()
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:
     """What a run has done so far, and its champion."""
     from loop.report import print_status, status_dict

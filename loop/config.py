@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
-from actors.training.job import Hyperparameters, Lora
 from loop.errors import UserError, one_line
 from loop.overrides import apply_override
 from loop.sections import Policy, PolicySpec, Section
 from loop.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
+from loop.training_config import TrainingConfig, check_ranks
 from loop.yaml_input import MAX_BYTES, read_yaml
 from policies.instructions import QuestionType
 
@@ -37,6 +37,7 @@ def _label(text: str) -> str:
 
 _MAX_LABEL_CHARACTERS = 100
 _MAX_QUESTIONS = 1_000_000
+_Config = TypeVar("_Config", bound=Section)
 _Label = Annotated[str, AfterValidator(_label)]
 
 
@@ -195,50 +196,6 @@ class GenerationConfig(Section):
         return self
 
 
-class TrainingConfig(Section):
-    num_steps: int = Field(200, ge=1, description="optimizer steps per round")
-    batch_size: int = Field(64, ge=1, description="samples per step over all ranks")
-    gradient_accumulation: int = Field(1, ge=1, description="micro-batches per step and rank")
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
-    learning_rate_groups: dict[str, float] = Field(
-        default_factory=dict, description="other peak rates for some of vision_tower, qformer, projector, language_model"
-    )
-    frozen: tuple[str, ...] = Field((), description="groups that are not trained: vision_tower, qformer, projector, language_model")
-    lora: Lora | None = Field(None, description="adapters on the frozen language model: rank, alpha, dropout, targets")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay; none on norms and biases")
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate")
-    min_learning_rate_ratio: float = Field(0.05, ge=0, le=1, description="where the cosine ends, as a share of the peak")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="training precision")
-    zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO stage")
-    pixel_noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of noise on training images, where white is 1")
-    brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness of training images")
-    color_jitter: float = Field(0.0, ge=0, lt=1, description="largest relative change of each color channel's gain")
-    interpolation: float = Field(1.0, gt=0, le=1, description="share of the way from the start's weights to the trained ones that is gone")
-    max_tokens: int = Field(512, ge=8, description="longer samples are dropped and counted")
-    num_threads: int = Field(1, ge=1, description="torch threads per rank")
-    checkpoint_steps: int = Field(50, ge=0, description="steps between step checkpoints; 0 keeps none, and a resumed training begins anew")
-    stall_timeout_s: float = Field(600, gt=0, description="bound on one step, on loading the model, and on writing it")
-    timeout_s: float = Field(3600, gt=0, description="bound on the training of a round")
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> TrainingConfig:
-        if self.batch_size % self.gradient_accumulation:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of gradient_accumulation {self.gradient_accumulation}")
-        return self
-
-    @model_validator(mode="after")
-    def _trainable(self) -> TrainingConfig:
-        self.hyperparameters()
-        return self
-
-    def hyperparameters(self) -> Hyperparameters:
-        """What the trainer is given; raises `ValueError` where values exclude each other."""
-        return Hyperparameters(
-            **self.model_dump(exclude={"num_threads", "checkpoint_steps", "stall_timeout_s", "timeout_s", "lora"}), lora=self.lora
-        )
-
-
 class TrackingConfig(Section):
     enabled: bool = Field(True, description="mirror the run to MLflow")
     experiment: _Label = Field("vigc", description="MLflow experiment and registered model name")
@@ -308,13 +265,8 @@ class RunConfig(Section):
     retention: RetentionConfig = _defaults(RetentionConfig, "which checkpoints stay; all other data always does")
 
     @model_validator(mode="after")
-    def _ranks_divide_the_batch(self) -> RunConfig:
-        micro = self.training.batch_size // self.training.gradient_accumulation
-        if micro % self.cluster.trainer_ranks:
-            raise ValueError(
-                f"training.batch_size / gradient_accumulation = {micro} cannot be shared by {self.cluster.trainer_ranks} trainer ranks; "
-                "choose a multiple"
-            )
+    def _ranks_can_train(self) -> RunConfig:
+        check_ranks(self.training, self.cluster.trainer_ranks, use_gpus=self.cluster.use_gpus)
         return self
 
     @model_validator(mode="after")
@@ -402,10 +354,15 @@ class RunConfig(Section):
 
     @property
     def model_path(self) -> str:
-        """Folder (absolute: actors may have another working folder) or Hugging Face id of the seed model."""
-        if self.model == "embedded":
-            return str(EMBEDDED_MODEL)
-        return str(Path(self.model).absolute()) if os.path.isdir(self.model) else self.model
+        """Folder or Hugging Face id of the seed model."""
+        return model_path(self.model)
+
+
+def model_path(model: str) -> str:
+    """Folder (absolute: actors may have another working folder) or Hugging Face id of the model that a config names."""
+    if model == "embedded":
+        return str(EMBEDDED_MODEL)
+    return str(Path(model).absolute()) if os.path.isdir(model) else model
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -414,6 +371,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: the file cannot be read, or a key or value does not fit; one line per finding.
     """
+    return parse_config(read_document(path, overrides))
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file with dotted overrides applied; its keys are not looked at. Raises `UserError`."""
     try:
         with path.open("rb") as file:
             document = read_yaml(file.read(MAX_BYTES + 1).decode())
@@ -423,13 +385,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"the config {path} holds no mapping; expected keys such as those in loop/recipes/shapes.yaml")
     for override in overrides:
         apply_override(document, override)
-    return parse_config(document)
+    return document
 
 
 def parse_config(document: dict[str, Any]) -> RunConfig:
     """The config in a mapping; raises `UserError` with one line per finding."""
+    return validated(RunConfig, document)
+
+
+def validated(model: type[_Config], document: dict[str, Any]) -> _Config:
+    """A mapping as a config of that kind; raises `UserError` with one line per finding."""
     try:
-        return RunConfig.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
         items = error.errors()
         places = [item["loc"] for item in items]

@@ -30,7 +30,7 @@ from loop.clock import RoundClock
 from loop.commits import FileEntry
 from loop.evaluation import Predictions, accuracies, evaluate
 from loop.house import House
-from loop.training import mixed, train, training_set
+from loop.training import hyperparameters, mixed, train, training_set
 from policies.paired import Comparison, compare, interval, pooled
 from policies.records import Record, TrainingSample
 
@@ -48,12 +48,13 @@ class Controls:
 
 def run_controls(house: House, index: int, selected: list[Record], candidate: Predictions, clock: RoundClock) -> Controls:
     """Train and evaluate the controls that the config asks for; what is finished already is not done again."""
-    done = Controls()
+    done, hyper = Controls(), hyperparameters(house, selected)
     for name in house.config.control:
         suffix = f"-control-{name}"
         with clock.stage("controls"):
             start = house.policies.start.start(house.base(), house.control(name))
-            model, training, training_part = train(house, index, start, partial(samples_of, name, house, index, selected), suffix)
+            samples = partial(samples_of, name, house, index, selected, hyper.num_samples)
+            model, training, training_part = train(house, index, start, hyper, samples, suffix)
             predictions, predictions_part = evaluate(house, index, model, RoundClock(), f"predictions{suffix}")
         found = {**training, **accuracies("accuracy", predictions), **differences(predictions, candidate)}
         if name == "no_correction":
@@ -63,9 +64,9 @@ def run_controls(house: House, index: int, selected: list[Record], candidate: Pr
     return done
 
 
-def samples_of(name: str, house: House, index: int, selected: list[Record]) -> list[TrainingSample]:
+def samples_of(name: str, house: House, index: int, selected: list[Record], num_samples: int) -> list[TrainingSample]:
     """The training set of a control."""
-    return mixed(house, index, []) if name == "seed_only" else training_set(house, index, selected, uncorrected)
+    return mixed(house, index, [], num_samples) if name == "seed_only" else training_set(house, index, selected, num_samples, uncorrected)
 
 
 def uncorrected(records: Iterable[Record]) -> list[Record]:

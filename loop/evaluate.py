@@ -35,10 +35,10 @@ from loop.config import EMBEDDED_MODEL, ClusterConfig, EngineConfig
 from loop.documents import canonical_json, seal, unseal
 from loop.errors import DamagedFileError, UserError, WriteError, printable
 from loop.files import write, write_json, write_lines
-from loop.models import check_model, model_files
+from loop.models import check_model, downloaded, model_files
 from loop.progress import RunProgress
 from loop.score import build, read_document, read_questions
-from loop.serving import downloaded, serving
+from loop.serving import serving
 from loop.storage import LocalStorage
 from loop.store import Store
 from policies.benchmarks import Benchmark, Question

@@ -13,8 +13,7 @@ from typing import Any
 
 from loop.config import TransformersEngineConfig
 from loop.errors import UserError, one_line
-from loop.models import check_model
-from loop.serving import downloaded
+from loop.models import check_model, downloaded
 
 
 def fetch(model: str, out: Path, dtype: str, chat_template: Path | None = None) -> int:

@@ -18,7 +18,7 @@ from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from actors.filter import FilterWorker
 from actors.images import ImageSource
 from actors.trainer import Bounds, RankOptions, TrainerGroup
-from actors.training.job import Hyperparameters, TrainingJob, TrainingResult
+from actors.training.job import TrainingJob, TrainingResult
 from cluster.connect import connected
 from cluster.fleet import Fleet
 from cluster.placement import Placement, reserve
@@ -30,9 +30,9 @@ from loop.commits import FileEntry, RoundCommit, RoundState, champion_commit
 from loop.config import RunConfig
 from loop.errors import DamagedFileError
 from loop.evaluation import Predictions, read_predictions
-from loop.models import model_files
+from loop.models import downloaded, model_files
 from loop.progress import RunProgress, Stage, loss_remark
-from loop.serving import downloaded, engine_fleet, probe_of
+from loop.serving import engine_fleet, probe_of
 from loop.sources.routed import RoutedSource, routed
 from loop.store import Store
 from policies.records import Record, TrainingSample
@@ -151,9 +151,6 @@ class House:
         return self._predictions(self.commits[0])
 
     # ---- training
-
-    def hyperparameters(self) -> Hyperparameters:
-        return self.config.training.hyperparameters()
 
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks, showing its steps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from actors.processors import load_processor
+from actors.training.checkpoint import RESULT_FILE
 from loop.bounded import in_bounds
 from loop.config import EMBEDDED_MODEL, TransformersEngineConfig, VllmEngineConfig
 from loop.errors import UserError, one_line
@@ -26,10 +28,14 @@ _NOT_IN_VLLM = ("instructblip",)
 """Model types that the transformers engine runs and vLLM does not."""
 _DEEPEST_CONFIG = 20
 _CONFIG_FILES = "*config.json"
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+_Engine = TransformersEngineConfig | VllmEngineConfig
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that are used and copied; others in it are left alone.
+    """The files of a model's folder that are used and copied; others in it are left alone, what `vigc train` noted there among them: it
+    tells the time.
 
     Raises:
         UserError: one is no regular file, or a link out of the folder (those into the store of Hugging Face's cache are its own).
@@ -37,7 +43,7 @@ def model_files(folder: Path) -> list[Path]:
     homes = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         homes.append(folder.resolve().parents[1] / "blobs")
-    found = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    found = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.name != RESULT_FILE})
     for path in found:
         target = Path(os.path.realpath(path))
         if not target.is_file() or not any(target.is_relative_to(home) for home in homes):
@@ -46,9 +52,18 @@ def model_files(folder: Path) -> list[Path]:
     return found
 
 
-def check_model(path: str, engine: TransformersEngineConfig | VllmEngineConfig) -> None:
-    """Make sure that `path` is an image-text-to-text model with a processor and weights that the engine can serve, and asks for no code
-    of its own.
+def downloaded(model: str) -> Path:
+    """A local folder of the model: a hub id is fetched by the hub's client, weights in safetensors only."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
+
+
+def check_model(path: str, engine: _Engine | None) -> None:
+    """Make sure that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the
+    trainer can start from, which takes them in any dtype), and asks for no code of its own.
 
     Reads configs, processor and the headers of the weights, not the weights, in a process with bounds on its time and memory.
 
@@ -140,7 +155,7 @@ def _own_code(content: Any, depth: int = 0) -> Iterator[str]:
             yield from _own_code(inner, depth + 1)
 
 
-def _check(path: str, engine: TransformersEngineConfig | VllmEngineConfig) -> None:
+def _check(path: str, engine: _Engine | None) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -150,7 +165,7 @@ def _check(path: str, engine: TransformersEngineConfig | VllmEngineConfig) -> No
         raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give `embedded`, a Hugging Face id or a folder") from error
     if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
-    if engine.kind == "vllm":
+    if engine is not None and engine.kind == "vllm":
         _check_vllm(path, found.model_type)
     _check_processor(path)
     if os.path.isdir(path):
@@ -188,7 +203,7 @@ def _check_processor(path: str) -> None:
         raise UserError(f"the chat template of model {path!r} leaves out what is said; take the one the model was trained with")
 
 
-def _check_weights(folder: Path, config: Any, engine: TransformersEngineConfig | VllmEngineConfig) -> None:
+def _check_weights(folder: Path, config: Any, engine: _Engine | None) -> None:
     from actors.engines.weights import manifest_of_checkpoint
 
     remedy = "fetch the folder again, or convert its weights with save_pretrained"
@@ -196,13 +211,13 @@ def _check_weights(folder: Path, config: Any, engine: TransformersEngineConfig |
         manifest = manifest_of_checkpoint(folder)
     except ValueError as error:
         raise UserError(f"the weights of model {str(folder)!r} cannot be read as safetensors: {one_line(error)}; {remedy}") from error
-    dtypes = {spec.dtype for spec in manifest.values()}
-    if other := sorted(dtypes & {"float64", "float32", "float16", "bfloat16"} - {engine.dtype}):
-        raise UserError(
-            f"the weights of model {str(folder)!r} are {', '.join(other)}, but engine.dtype is {engine.dtype}; make the two the same"
-        )
-    if engine.kind == "transformers":
-        _check_shapes(folder, config, manifest, engine.dtype)
+    if engine is None:
+        manifest = {name: replace(spec, dtype="float32") if spec.dtype in _FLOATS else spec for name, spec in manifest.items()}
+    dtype = "float32" if engine is None else engine.dtype
+    if other := sorted({spec.dtype for spec in manifest.values()} & {*_FLOATS} - {dtype}):
+        raise UserError(f"the weights of model {str(folder)!r} are {', '.join(other)}, but engine.dtype is {dtype}; make the two the same")
+    if engine is None or engine.kind == "transformers":
+        _check_shapes(folder, config, manifest, dtype)
 
 
 def _check_shapes(folder: Path, config: Any, manifest: Any, dtype: str) -> None:

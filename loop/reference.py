@@ -14,6 +14,7 @@ from rich.table import Table
 
 from loop.config import AcceptanceSet, HeldOutSet, RunConfig, TransformersEngineConfig, VllmEngineConfig
 from loop.sets import ImageSet, LabelledSet, kinds_of
+from loop.train_config import TrainConfig, TrainStage
 from policies.acceptance import ACCEPTANCE_POLICIES
 from policies.correction import CORRECTION_POLICIES
 from policies.filters import FILTER_POLICIES
@@ -41,6 +42,8 @@ _SETS: dict[str, type[BaseModel]] = {
     "engine of kind: vllm": VllmEngineConfig,
     "held_out.NAME": HeldOutSet,
     "acceptance_sets.NAME": AcceptanceSet,
+    "the config of vigc train": TrainConfig,
+    "a stage of vigc train": TrainStage,
 }
 
 

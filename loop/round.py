@@ -38,7 +38,7 @@ from loop.deciding import decide, generated_stats
 from loop.evaluation import accuracies, evaluate
 from loop.house import House, Model
 from loop.store import PartReceipt
-from loop.training import train, training_set
+from loop.training import hyperparameters, train, training_set
 from policies.instructions import plan_tasks
 from policies.knowledge import count_first_words, is_knowledge, questions_of
 from policies.metrics import correctness, count_reasons
@@ -166,7 +166,8 @@ def select(house: House, index: int, parts: Sequence[PartReceipt]) -> tuple[list
 def train_candidate(house: House, index: int, selected: list[Record]) -> tuple[Model, dict[str, float], PartReceipt]:
     """The candidate, what its training measured, and the part that says so."""
     start = house.policies.start.start(house.base(), house.champion())
-    return train(house, index, start, lambda: training_set(house, index, selected))
+    hyper = hyperparameters(house, selected)
+    return train(house, index, start, hyper, lambda: training_set(house, index, selected, hyper.num_samples))
 
 
 def counts_of(records: Sequence[Record], selected: Sequence[Record]) -> dict[str, int]:

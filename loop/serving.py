@@ -21,19 +21,9 @@ from cluster.placement import Placement, reserve
 from cluster.plan import plan_engines
 from cluster.slot import engine_actor
 from loop.config import ClusterConfig, EngineConfig
-from loop.models import MODEL_FILES
 from policies.correction import CorrectionPolicy, NoCorrection
 
 _SHUTDOWN_S = 30.0
-
-
-def downloaded(model: str) -> Path:
-    """A local folder of the model: a hub id is fetched by the hub's client, weights in safetensors only."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
 
 
 def engine_fleet(

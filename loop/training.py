@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from actors.engines.weights import weight_version
 from actors.training.checkpoint import RESULT_FILE
-from actors.training.job import TrainingJob
+from actors.training.job import Hyperparameters, TrainingJob
 from loop.assembly import derived_seed
 from loop.commits import RoundState
 from loop.house import Model
@@ -22,7 +22,7 @@ Change = Callable[[Iterable[Record]], list[Record]]
 
 
 def train(
-    house: House, index: int, start: Model, samples: Callable[[], list[TrainingSample]], suffix: str = ""
+    house: House, index: int, start: Model, hyper: Hyperparameters, samples: Callable[[], list[TrainingSample]], suffix: str = ""
 ) -> tuple[Model, dict[str, float], PartReceipt]:
     """A model trained from `start` on `samples`, what its training measured, and the part that says so.
 
@@ -37,9 +37,9 @@ def train(
         folder = house.store.checkpoint_dir(name)
         job = TrainingJob(
             house.store.local_checkpoint(start.path), folder, samples(), derived_seed(house.config.seed, index, "train"),
-            house.hyperparameters(), house.store.steps_folder(name), config.checkpoint_steps,
+            hyper, house.store.steps_folder(name), config.checkpoint_steps,
         )  # fmt: skip
-        with house.progress.stage(f"train{suffix.replace('-', ' ')}", total=config.num_steps, unit="steps") as stage:
+        with house.progress.stage(f"train{suffix.replace('-', ' ')}", total=hyper.num_steps, unit="steps") as stage:
             result = house.train(job, stage)
         (folder / RESULT_FILE).unlink()  # it tells the time, and a committed file must not
         checkpoint = house.store.publish_checkpoint(folder, name)
@@ -56,17 +56,22 @@ def train(
     return model, document["metrics"], part
 
 
-def training_set(house: House, index: int, selected: list[Record], change: Change = list) -> list[TrainingSample]:
+def hyperparameters(house: House, selected: list[Record]) -> Hyperparameters:
+    """How all models of a round are trained; epochs are over the seed data and every generated record that may be drawn."""
+    num_earlier = sum(commit.counts["trained_on"] for commit in house.commits if commit.state is RoundState.ACCEPTED)
+    return house.config.training.hyperparameters(len(house.seed_samples) + num_earlier + len(selected))
+
+
+def training_set(house: House, index: int, selected: list[Record], num_samples: int, change: Change = list) -> list[TrainingSample]:
     """Seed data and generated data as the mixing policy wants them; data of rejected rounds stays out. Image ids name their set.
 
     `change` is what a control does to the generated records of a round.
     """
     history = [house.selected_records(commit) for commit in house.commits if commit.state is RoundState.ACCEPTED]
     generated = [[replace(record, image_id=house.routed_id(record)) for record in change(records)] for records in [*history, selected]]
-    return mixed(house, index, generated)
+    return mixed(house, index, generated, num_samples)
 
 
-def mixed(house: House, index: int, generated: list[list[Record]]) -> list[TrainingSample]:
-    """As many samples as a training takes of seed data and `generated` records, drawn by the mixing policy."""
-    num_samples = house.config.training.num_steps * house.config.training.batch_size
+def mixed(house: House, index: int, generated: list[list[Record]], num_samples: int) -> list[TrainingSample]:
+    """Samples of seed data and `generated` records, drawn by the mixing policy."""
     return house.policies.mixing.mix(house.seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))

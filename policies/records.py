@@ -186,7 +186,8 @@ class TrainingSample:
 
     image_id: str
     turns: tuple[tuple[str, str], ...]
-    """`(user, assistant)` pairs; the loss is on the assistant's text and its end token only."""
+    """`(user, assistant)` pairs; the loss is on the assistant's text and its end token only. An empty user text in the first pair stands
+    for the image alone."""
     origin: str = "seed"
     """`seed` or the `record_id` it was made from."""
     question_type: str = ""

@@ -23,6 +23,7 @@ _PAD_MULTIPLE = 8
 _QUESTION_PAD_ID = 0  # masked, so that any id of the Q-Former's vocabulary does; the language model's may lie outside of it
 _CACHED_TEXTS = 200_000
 _PROBE_SIZES = ((64, 64), (97, 151))
+_PROBES = ((("?", "!"),), (("How many?", "Two."), ("Which ones?", "Both.")), (("", "A"),))
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -38,6 +39,24 @@ class EncodedText:
     labels: np.ndarray
     question: np.ndarray | None = None
     """What a Q-Former reads beside the image, [its own tokens] int32: the user's words, never an answer. `None` without a Q-Former."""
+    kinds: np.ndarray | None = None
+    """1 for an image's tokens and 0 for all others, [tokens] int32, where the model derives positions from it, as Qwen-VL does."""
+
+    def cut(self, max_tokens: int) -> EncodedText:
+        kinds = None if self.kinds is None else self.kinds[:max_tokens]
+        return replace(self, ids=self.ids[:max_tokens], labels=self.labels[:max_tokens], kinds=kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Expansion:
+    """How a processor's ids follow from those of its tokenizer: `block` stands for the `num_replaced` ids from `start` on."""
+
+    start: int
+    num_replaced: int
+    block: np.ndarray
+
+    def apply(self, ids: np.ndarray, fill: np.ndarray) -> np.ndarray:
+        return np.concatenate([ids[: self.start], fill, ids[self.start + self.num_replaced :]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +64,8 @@ class Batch:
     """One micro-batch."""
 
     inputs: Mapping[str, torch.Tensor]
-    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], what the image processor makes, and for a Q-Former
-    `qformer_input_ids` and `qformer_attention_mask` [rows, question tokens]."""
+    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], what the image processor makes, for Qwen-VL
+    `mm_token_type_ids` [rows, tokens], and for a Q-Former `qformer_input_ids` and `qformer_attention_mask` [rows, question tokens]."""
     labels: torch.Tensor
     """[rows, tokens]"""
     num_target_tokens: int
@@ -58,9 +77,12 @@ class Batch:
 class ConversationEncoder:
     """A training sample as token ids, with a loss on the assistant's words and their end token only.
 
+    An answer that the template leaves without an end token gets one: a model that never saw it would not know when to stop.
+
     The processor itself expands the image placeholder. Where the number of image tokens does not depend on the image's size,
-    as `_PROBE_SIZES` tell, the encoding of a text is made once, whatever the image. A processor with a Q-Former tokenizer gets
-    the questions apart: called as a whole it would show the Q-Former the answers that the model is to learn.
+    as `_PROBE_SIZES` tell, the encoding of a text is made once, whatever the image; and where what the processor adds to its
+    tokenizer's ids is the same for every text, the tokenizer alone is asked. A processor with a Q-Former tokenizer gets the questions
+    apart: called as a whole it would show the Q-Former the answers that the model is to learn.
     """
 
     def __init__(self, processor: Any, max_tokens: int) -> None:
@@ -81,11 +103,14 @@ class ConversationEncoder:
         placeholder = str(getattr(processor, "image_token", "") or "")
         self._image_id = processor.tokenizer.convert_tokens_to_ids(placeholder) if placeholder else None
         self._question_tokenizer = getattr(processor, "qformer_tokenizer", None)
+        self._has_kinds = "mm_token_type_ids" in processor.model_input_names
         self._texts: dict[tuple[object, ...], EncodedText] = {}
-        probe = (("?", "!"),)
-        small, large = (self._tokens(probe, size) for size in _PROBE_SIZES)
+        self._expansion: _Expansion | None = None
+        small, large = (self._tokens(_PROBES[0], size) for size in _PROBE_SIZES)
         self.has_fixed_image_tokens = bool(np.array_equal(small.ids, large.ids))
         """Whether every image takes the same tokens."""
+        if self.has_fixed_image_tokens and self._has_generation_tag:
+            self._expansion = self._common_expansion()
         if len(small.ids) > max_tokens:
             raise ValueError(f"max_tokens {max_tokens} is too short: an image and the shortest question take {len(small.ids)} tokens")
 
@@ -112,20 +137,54 @@ class ConversationEncoder:
         whole = self._tokens(turns, size)
         if not (whole.labels[: self._max_tokens] != IGNORED).any():
             raise BadSampleError(f"no word of an answer is among the first {self._max_tokens} tokens")
-        return replace(whole, ids=whole.ids[: self._max_tokens], labels=whole.labels[: self._max_tokens])
+        return whole.cut(self._max_tokens)
 
     def _tokens(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
-        messages = _messages(turns, Image.new("RGB", size))
-        if self._has_generation_tag:
-            rendered = self._render(messages, return_assistant_tokens_mask=True)
-            ids = np.asarray(rendered["input_ids"][0], dtype=np.int32)
-            mask = self._with_end_tokens(ids, np.asarray(rendered["assistant_masks"][0], dtype=bool))
-        else:
-            ids = self._ids(messages)
-            mask = self._mask_by_prefixes(messages, ids)
+        ids, mask = self._masked(turns, size)
         # a processor that puts image tokens before the text counts their characters as if they were the text's
         mask &= ids != self._image_id
-        return EncodedText(ids, np.where(mask, ids, IGNORED).astype(np.int32), self._question(turns))
+        ids, mask = self._ended(ids, mask, turns)
+        kinds = (ids == self._image_id).astype(np.int32) if self._has_kinds else None
+        return EncodedText(ids, np.where(mask, ids, IGNORED).astype(np.int32), self._question(turns), kinds)
+
+    def _masked(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids, and which of them are the assistant's words."""
+        if self._expansion is not None:
+            ids, mask = self._plain(turns)
+            block = self._expansion.block
+            return self._expansion.apply(ids, block), self._expansion.apply(mask, np.zeros(len(block), dtype=bool))
+        messages = _messages(turns, Image.new("RGB", size))
+        if not self._has_generation_tag:
+            ids = self._ids(messages)
+            return ids, self._mask_by_prefixes(messages, ids)
+        rendered = self._render(messages, return_assistant_tokens_mask=True)
+        ids = np.asarray(rendered["input_ids"][0], dtype=np.int32)
+        return ids, self._with_end_tokens(ids, np.asarray(rendered["assistant_masks"][0], dtype=bool))
+
+    def _plain(self, turns: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the tokenizer alone, the image placeholder as it is."""
+        rendered = self._processor.tokenizer.apply_chat_template(
+            _messages(turns, None), chat_template=self._processor.chat_template, tokenize=True, return_dict=True,
+            return_assistant_tokens_mask=True,
+        )  # fmt: skip
+        ids = np.asarray(rendered["input_ids"], dtype=np.int32)
+        return ids, self._with_end_tokens(ids, np.asarray(rendered["assistant_masks"], dtype=bool))
+
+    def _common_expansion(self) -> _Expansion | None:
+        """What the processor adds to its tokenizer's ids, if it is the same for texts that have nothing in common."""
+        found = []
+        for turns in _PROBES:
+            whole, _ = self._masked(turns, _PROBE_SIZES[0])
+            plain, _ = self._plain(turns)
+            start = _common_prefix(whole, plain)
+            num_after = _common_prefix(whole[start:][::-1], plain[start:][::-1])
+            found.append(_Expansion(start, len(plain) - start - num_after, whole[start : len(whole) - num_after]))
+        first, *others = found
+        is_same = all(
+            (other.start, other.num_replaced) == (first.start, first.num_replaced) and np.array_equal(other.block, first.block)
+            for other in others
+        )
+        return first if is_same else None
 
     def _question(self, turns: tuple[tuple[str, str], ...]) -> np.ndarray | None:
         if self._question_tokenizer is None:
@@ -139,6 +198,25 @@ class ConversationEncoder:
         follows = np.zeros_like(mask)
         follows[1:] = mask[:-1]
         return mask | (follows & (ids == self._end_id))
+
+    def _ended(self, ids: np.ndarray, mask: np.ndarray, turns: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, np.ndarray]:
+        """An end token right behind every answer that has none."""
+        firsts = np.flatnonzero(mask & ~np.append(False, mask[:-1])).tolist()
+        ends = (1 + np.flatnonzero(mask & ~np.append(mask[1:], False))).tolist()
+        if self._end_id is None or len(ends) != len(turns) or all(ids[end - 1] == self._end_id for end in ends):
+            return ids, mask
+        mask, bare = mask.copy(), []
+        for first, end, (_, answer) in zip(firsts, ends, turns, strict=True):
+            if ids[end - 1] != self._end_id:
+                bare.append(first + self._num_tokens_of(ids[first:end], answer))
+                mask[bare[-1] : end] = False
+        return np.insert(ids, bare, self._end_id).astype(np.int32), np.insert(mask, bare, True)
+
+    def _num_tokens_of(self, ids: np.ndarray, answer: str) -> int:
+        """How many of a run's tokens spell the answer: a space that the template puts behind it is often one token with the next word."""
+        wanted, decode = "".join(answer.split()), self._processor.tokenizer.decode
+        shorter = (count for count in range(len(ids) - 1, 0, -1) if "".join(decode(ids[:count]).split()) != wanted)
+        return min(next(shorter, 0) + 1, len(ids)) if "".join(decode(ids[:-1]).split()) == wanted else len(ids)
 
     def _mask_by_prefixes(self, messages: list[dict[str, Any]], ids: np.ndarray) -> np.ndarray:
         """Without a `generation` tag: the assistant's tokens are what the conversation gains when its message is added."""
@@ -157,6 +235,23 @@ class ConversationEncoder:
         return self._processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sample, read and encoded."""
+
+    position: int
+    """In the global batch."""
+    text: EncodedText
+    image: ImageInputs
+    is_skipped: bool
+    """Whether text and image only stand in for a bad sample."""
+
+    @property
+    def width(self) -> int:
+        """Tokens that the row takes when it is padded alone."""
+        return _padded_length(len(self.text.ids))
+
+
 class BatchBuilder:
     """Samples of one rank as batches."""
 
@@ -166,26 +261,32 @@ class BatchBuilder:
         self._augmentation = augmentation
         self._pad_id = pad_id
 
-    def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
-        """A batch of `(position in the global batch, sample)`. A bad sample's row has no loss.
+    def rows(self, samples: Iterable[tuple[int, TrainingSample]]) -> list[Row]:
+        """`(position in the global batch, sample)` as rows. A bad sample's row has no loss."""
+        return [self._row(position, sample) for position, sample in samples]
+
+    def batch(self, rows: Sequence[Row], step: int) -> Batch:
+        """Rows as one batch.
 
         Raises:
             ValueError: the images' tensors do not fit together, or augmentation does not fit them.
         """
-        rows = [(position, *self._row(sample)) for position, sample in samples]
-        inputs, labels = collate([text for _, text, _, _ in rows], self._pad_id)
-        inputs.update(_joined([self._augmented(image, step, position) for position, _, image, _ in rows]))
-        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()), sum(skipped for *_, skipped in rows))
+        inputs, labels = collate([row.text for row in rows], self._pad_id)
+        inputs.update(_joined([self._augmented(row.image, step, row.position) for row in rows]))
+        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()), sum(row.is_skipped for row in rows))
 
-    def _row(self, sample: TrainingSample) -> tuple[EncodedText, ImageInputs, bool]:
-        """Text, image, and whether they only stand in for a bad sample."""
+    def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
+        """`(position in the global batch, sample)` as one batch; raises what `batch` does."""
+        return self.batch(self.rows(samples), step)
+
+    def _row(self, position: int, sample: TrainingSample) -> Row:
         try:
             image = self._reader.read(sample.image_id)
-            return self._encoder.encode(sample.turns, image.size), image, False
+            return Row(position, self._encoder.encode(sample.turns, image.size), image, False)
         except (BadImageError, BadSampleError):
             blank = self._reader.blank()
             text = self._encoder.encode((("?", "!"),), blank.size)
-            return replace(text, labels=np.full_like(text.labels, IGNORED)), blank, True
+            return Row(position, replace(text, labels=np.full_like(text.labels, IGNORED)), blank, True)
 
     def _augmented(self, image: ImageInputs, step: int, position: int) -> Mapping[str, torch.Tensor]:
         if not self._augmentation.is_on:
@@ -196,7 +297,8 @@ class BatchBuilder:
 def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """`input_ids` and `attention_mask`, and the labels, each [rows, tokens] padded on the right to a multiple of 8.
 
-    Questions for a Q-Former become `qformer_input_ids` and `qformer_attention_mask`, padded in the same way.
+    Where a model derives positions from them, the tokens' kinds become `mm_token_type_ids`. Questions for a Q-Former become
+    `qformer_input_ids` and `qformer_attention_mask`, padded in the same way.
     """
     inputs = {
         "input_ids": _padded([text.ids for text in texts], pad_id),
@@ -206,16 +308,23 @@ def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.
     if questions:
         inputs["qformer_input_ids"] = _padded(questions, _QUESTION_PAD_ID)
         inputs["qformer_attention_mask"] = _padded([np.ones_like(question) for question in questions], 0)
+    kinds = [text.kinds for text in texts if text.kinds is not None]
+    if kinds:
+        inputs["mm_token_type_ids"] = _padded(kinds, 0)
     return inputs, _padded([text.labels for text in texts], IGNORED)
 
 
 def _padded(rows: Sequence[np.ndarray], fill: int) -> torch.Tensor:
     """Rows of different lengths as one tensor [rows, tokens], int64."""
     longest = max(len(row) for row in rows)
-    padded = np.full((len(rows), -(-longest // _PAD_MULTIPLE) * _PAD_MULTIPLE), fill, dtype=np.int64)
+    padded = np.full((len(rows), _padded_length(longest)), fill, dtype=np.int64)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return torch.from_numpy(padded)
+
+
+def _padded_length(num_tokens: int) -> int:
+    return -(-num_tokens // _PAD_MULTIPLE) * _PAD_MULTIPLE
 
 
 def _joined(images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -226,10 +335,10 @@ def _joined(images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Ten
         raise ValueError(f"images of one batch do not fit together, {shapes}: use an image processor of one size") from error
 
 
-def _messages(turns: Sequence[tuple[str, str]], image: Image.Image) -> list[dict[str, Any]]:
+def _messages(turns: Sequence[tuple[str, str]], image: Image.Image | None) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for user, assistant in turns:
-        messages.append({"role": "user", "content": [{"type": "text", "text": user}]})
+        messages.append({"role": "user", "content": [{"type": "text", "text": user}] if user else []})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
     messages[0]["content"].insert(0, {"type": "image", "image": image})
     return messages

@@ -14,17 +14,19 @@ import torch
 from actors.images import ImageSource
 from actors.processors import load_processor
 from actors.training.adapters import add_adapters, is_adapter, merged
-from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder
+from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
-from actors.training.distributed import LOOPBACK, join_process_group, sum_over_ranks
+from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
 from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingJob, TrainingResult
-from actors.training.order import global_batches, rank_share
+from actors.training.order import cut_by_tokens, global_batches, rank_share
 from actors.training.pixels import Augmentation, PixelReader
 from actors.training.steps import StepCheckpoints
 
 _LOSS_POINTS = 100
 _BUCKET_ELEMENTS = 200_000_000
 _JOIN_TIMEOUT_S = 120.0
+_OFFLOADED = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
+"""DeepSpeed's keys of what `Hyperparameters.offload` names."""
 
 
 def run_local(
@@ -89,6 +91,8 @@ class Trainer:
         model = load_model(self._job.base_checkpoint)
         if self._hyper.lora is not None:
             add_adapters(model, self._hyper.lora)
+        if self._hyper.activation_checkpointing:
+            checkpoint_activations(model)
         builder = self._batch_builder()
         engine, optimizer = self._initialize(model)
         try:
@@ -134,10 +138,9 @@ class Trainer:
         if steps is not None:
             log.restore(steps.restore(engine))
         for step, indices in islice(enumerate(order), log.num_steps_kept, None):
-            batches = [
-                builder.build([(position, samples[indices[position]]) for position in positions], step)
-                for positions in self._micro_batches(indices)
-            ]
+            share = rank_share(indices, self._rank, self._world_size)
+            rows = builder.rows((position, samples[indices[position]]) for position in share)
+            batches = [builder.batch(part, step) for part in self._micro_batches(rows)]
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * learning_rate_factor(step, hyper)
             loss, num_tokens = self._step(engine, batches)
@@ -157,9 +160,14 @@ class Trainer:
         between = self._job.steps_between
         return between > 0 and num_steps % between == 0 and num_steps < self._hyper.num_steps
 
-    def _micro_batches(self, indices: list[int]) -> list[range]:
-        share = rank_share(indices, self._rank, self._world_size)
-        return [share[start : start + self._micro_batch_size] for start in range(0, len(share), self._micro_batch_size)]
+    def _micro_batches(self, rows: list[Row]) -> list[list[Row]]:
+        """This rank's rows of a step by forward pass; as many passes as every other rank has, whose gradients they meet."""
+        limit = self._hyper.max_micro_batch_tokens
+        if limit is None:
+            return [rows[start : start + self._micro_batch_size] for start in range(0, len(rows), self._micro_batch_size)]
+        widths = [row.width for row in rows]
+        num_passes = max_over_ranks(len(cut_by_tokens(widths, limit)), self._world_size)
+        return [[rows[index] for index in part] for part in cut_by_tokens(widths, limit, num_passes)]
 
     def _step(self, engine: Any, batches: list[Batch]) -> tuple[torch.Tensor, int]:
         """One update.
@@ -170,7 +178,9 @@ class Trainer:
         counted = torch.tensor([sum(batch.num_target_tokens for batch in batches)], dtype=torch.int64)
         num_tokens = int(sum_over_ranks(counted, self._world_size).item())
         part = torch.zeros((), device=engine.device)
-        for batch in batches:
+        for index, batch in enumerate(batches):
+            if self._hyper.max_micro_batch_tokens is not None:
+                engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
             loss = _summed_loss(engine, batch) / max(1, num_tokens)
             part += loss.detach()
             # DeepSpeed takes the mean of the ranks' gradients: the factor makes it the sum
@@ -295,18 +305,31 @@ def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]
     ]
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Have every layer compute its activations again in the backward pass; raises `ValueError` where the model cannot."""
+    if not model.supports_gradient_checkpointing:
+        raise ValueError(f"{type(model).__name__} cannot checkpoint its activations; set activation_checkpointing to false")
+    # without reentrance a layer whose inputs need no gradient, as behind a frozen vision tower, keeps those of its weights
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
 def _deepspeed_config(model: Any, hyper: Hyperparameters, micro_batch_size: int) -> dict[str, Any]:
     bucket = min(_BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
+    zero: dict[str, Any] = {
+        "stage": hyper.zero_stage,
+        "reduce_bucket_size": bucket,  # buffers of this size are allocated whole: DeepSpeed's own default is 2 GB
+        "allgather_bucket_size": bucket,
+    }
+    pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    zero |= {key: pinned for name, key in _OFFLOADED.items() if name in hyper.offload}
     return {
         "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": hyper.gradient_accumulation,
+        # where passes differ from step to step the trainer says which is the last; DeepSpeed only has to expect several
+        "gradient_accumulation_steps": hyper.gradient_accumulation if hyper.max_micro_batch_tokens is None else 2,
         "gradient_clipping": hyper.max_grad_norm,
         "bf16": {"enabled": hyper.precision == "bf16"},
-        "zero_optimization": {
-            "stage": hyper.zero_stage,
-            "reduce_bucket_size": bucket,  # buffers of this size are allocated whole: DeepSpeed's own default is 2 GB
-            "allgather_bucket_size": bucket,
-        },
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is vectorised on CPUs too; DeepSpeed's would be compiled for minutes
         "steps_per_print": None,
     }
 

@@ -87,6 +87,18 @@ def sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
     return summed.cpu()
 
 
+def max_over_ranks(value: int, world_size: int) -> int:
+    """The largest of every rank's values; every rank must call this."""
+    import torch
+    import torch.distributed as dist
+
+    if world_size == 1:
+        return value
+    largest = torch.tensor([value], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest.item())
+
+
 def prepare_deepspeed() -> None:
     """Import DeepSpeed for the accelerator that is here, quietly, with its CPU communication op built.
 

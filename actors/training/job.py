@@ -77,6 +77,11 @@ class Hyperparameters:
     """Gradients are clipped to this norm; 0 = off."""
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: tuple[Literal["optimizer", "parameters"], ...] = ()
+    """What ZeRO keeps in the host's memory instead of the device's: the optimizer's state (stages 2 and 3), and beside it the
+    partitioned parameters (stage 3). The optimizer then steps on the CPU."""
+    activation_checkpointing: bool = False
+    """Keep only the layers' inputs for the backward pass and compute the rest again: less memory for about a third more time."""
     gradient_accumulation: int = 1
     """Micro-batches per rank and step."""
     pixel_noise: float = 0.0
@@ -87,6 +92,10 @@ class Hyperparameters:
     """Largest relative change of each color channel by itself."""
     max_tokens: int = 512
     """Conversations are cut after so many tokens, the image's included."""
+    max_micro_batch_tokens: int | None = None
+    """Most tokens, padding included, of one forward pass of a rank: its share of a step is cut into as many passes as that takes, few
+    long conversations or many short ones. Loss and gradients are those of the whole step, whatever the cut. `None`: as many passes as
+    `gradient_accumulation` says."""
     length_grouping: bool = True
     """Batch conversations of like length together; which ones meet in a batch then is less random, and padding is rarer."""
     interpolation: float = 1.0
@@ -121,6 +130,41 @@ class Hyperparameters:
             self.precision == "fp32" or self.zero_stage > 0,
             "bf16 needs zero_stage 1, 2 or 3: the float32 master weights live in the ZeRO optimizer",
         )
+        _require(all(0 <= beta < 1 for beta in self.betas), f"betas must be at least 0 and below 1, not {self.betas}")
+        self._check_offload()
+        self._check_micro_batches()
+
+    def _check_offload(self) -> None:
+        unknown = sorted(set(self.offload) - {"optimizer", "parameters"})
+        _require(not unknown, f"offload names {unknown}; expected some of optimizer, parameters")
+        _require(
+            not self.offload or self.zero_stage in (2, 3),
+            f"offload {list(self.offload)} needs zero_stage 2 or 3, which partition what is moved; zero_stage is {self.zero_stage}",
+        )
+        _require(
+            "parameters" not in self.offload or (self.zero_stage == 3 and "optimizer" in self.offload),
+            "offload of parameters needs zero_stage 3, which alone partitions them, and the optimizer's beside it: set zero_stage 3 and "
+            "offload [optimizer, parameters]",
+        )
+
+    def _check_micro_batches(self) -> None:
+        limit = self.max_micro_batch_tokens
+        if limit is None:
+            return
+        _require(
+            limit >= self.max_tokens,
+            f"max_micro_batch_tokens {limit} has no room for a conversation of max_tokens {self.max_tokens}; raise it, or lower max_tokens",
+        )
+        _require(
+            self.gradient_accumulation == 1,
+            f"max_micro_batch_tokens decides how many passes a step takes, and gradient_accumulation {self.gradient_accumulation} would do "
+            "nothing; give one of the two",
+        )
+
+    @property
+    def num_samples(self) -> int:
+        """Conversations that all steps take together."""
+        return self.num_steps * self.batch_size
 
     def micro_batch_size(self, world_size: int) -> int:
         """Conversations per forward pass of one rank.

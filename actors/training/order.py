@@ -37,6 +37,30 @@ def rank_share(batch: Sequence[int], rank: int, world_size: int) -> range:
     return range(rank * share, (rank + 1) * share)
 
 
+def cut_by_tokens(widths: Sequence[int], max_tokens: int, min_parts: int = 1) -> list[list[int]]:
+    """Rows in parts of like width, the narrow ones first, so that no part takes more than `max_tokens` when it is padded to its widest.
+
+    Args:
+        widths: of each row in tokens, padded as the row alone would be.
+        max_tokens: of a part; a row that is wider is a part of its own.
+        min_parts: parts are halved, those with most rows first, until there are so many; at most as many as there are rows.
+
+    Returns:
+        the rows' indices, every row in one part.
+    """
+    parts: list[list[int]] = []
+    for row in sorted(range(len(widths)), key=lambda row: widths[row]):
+        if parts and (len(parts[-1]) + 1) * widths[row] <= max_tokens:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    while len(parts) < min(min_parts, len(widths)):
+        most = max(range(len(parts)), key=lambda index: len(parts[index]))
+        middle = len(parts[most]) // 2
+        parts[most : most + 1] = [parts[most][:middle], parts[most][middle:]]
+    return parts
+
+
 def _passes(num_samples: int, seed: int) -> Iterator[int]:
     """Every sample once per pass, each pass in an order of its own, without end."""
     index = 0

@@ -105,6 +105,17 @@ def served(checkpoint: Path, batch_size: int = 64) -> TransformersEngine:
     return engine
 
 
+def drills(num_samples: int, rng: np.random.Generator) -> list[TrainingSample]:
+    """Dense captions: two in three ask to find things by name, which is harder to learn than to list the cells."""
+    ids = LABELLED.image_ids()
+    samples = []
+    for index in range(num_samples):
+        identifier = ids[index % len(ids)]
+        scene = scene_of(identifier)
+        samples.append(TrainingSample(identifier, (cells(scene) if index % 3 == 0 else find(scene, rng),)))
+    return samples
+
+
 def _stage_zero(folder: Path, seed: int, console: Console) -> None:
     torch.manual_seed(seed)
     model, processor = build_model(), build_processor()
@@ -120,7 +131,7 @@ def _stage_zero(folder: Path, seed: int, console: Console) -> None:
 
 def _stages(seed: int) -> list[tuple[str, list[TrainingSample], Hyperparameters]]:
     rng = np.random.default_rng([seed, 1])
-    looking = _drills(_LOOKING.num_steps * _LOOKING.batch_size, rng)
+    looking = drills(_LOOKING.num_steps * _LOOKING.batch_size, rng)
     instructions = _taught(_INSTRUCTIONS, seed, rng)
     return [
         ("looking", looking, _LOOKING),
@@ -133,18 +144,7 @@ def _taught(hyper: Hyperparameters, seed: int, rng: np.random.Generator) -> list
     """Instructions with some drills among them, each sample used once."""
     num_samples = hyper.num_steps * hyper.batch_size
     num_drills = round(_DRILL_SHARE * num_samples)
-    return [*LABELLED.training_samples(num_samples - num_drills, seed), *_drills(num_drills, rng)]
-
-
-def _drills(num_samples: int, rng: np.random.Generator) -> list[TrainingSample]:
-    """Dense captions: two in three ask to find things by name, which is harder to learn than to list the cells."""
-    ids = LABELLED.image_ids()
-    samples = []
-    for index in range(num_samples):
-        identifier = ids[index % len(ids)]
-        scene = scene_of(identifier)
-        samples.append(TrainingSample(identifier, (cells(scene) if index % 3 == 0 else find(scene, rng),)))
-    return samples
+    return [*LABELLED.training_samples(num_samples - num_drills, seed), *drills(num_drills, rng)]
 
 
 def _trainer(stack: ExitStack, num_ranks: int) -> TrainerGroup:

@@ -19,14 +19,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from loop.sources.shapes.drills import cells, find
+from loop.sources.shapes.drills import CAPTION_PROMPT, cells, find
 from loop.sources.shapes.questions import DETAIL_QUESTIONS, ask, captions, truth
 from loop.sources.shapes.render import IMAGE_SIZE
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, image_id, scene_of
 from policies.instructions import TRAINING_INSTRUCTIONS, QuestionType
 
 PATCH_SIZE = 16
-CAPTION_PROMPT = "What can be seen?"
 
 _FURTHER_WORDS = "USER: ASSISTANT: Question: Answer: yes no Yes No none 0 1 2 3 4 5 6 7 8 9 10"
 _SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")

@@ -97,6 +97,25 @@ class LabelledData(ABC):
                 samples.append(_vic(record, record.turns if whole else (turn,), rng))
         return samples
 
+    def conversations(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
+        """Whole records, every answer of one in one sample."""
+        rng = np.random.default_rng(seed)
+        records = self.records()
+        return [_vic(records[index], records[index].turns, rng) for index in _order(len(records), num_samples, rng)]
+
+    def captions(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
+        """Records as LLaVA's caption files have them, of one turn each.
+
+        Raises:
+            UserError: a record has several.
+        """
+        if several := next((record for record in self.records() if len(record.turns) > 1), None):
+            raise UserError(
+                f"record {several.name} of {self.path} has {len(several.turns)} turns, and a caption has one; take `form: conversations`, "
+                "or a file of captions"
+            )
+        return self.conversations(num_samples, seed)
+
     def questions(self, num_questions: int, seed: int) -> list[HeldOutQuestion]:
         """The first question of that many records, drawn without repetition; of all records when there are fewer."""
         records = self.records()
@@ -179,8 +198,9 @@ def most_frequent(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def _order(count: int, num_samples: int, rng: np.random.Generator) -> list[int]:
-    """Indices below `count`, each once before any comes again."""
+def _order(count: int, num_samples: int | None, rng: np.random.Generator) -> list[int]:
+    """Indices below `count`, each once before any comes again; `None`: each once."""
+    num_samples = count if num_samples is None else num_samples
     order: list[int] = []
     while len(order) < num_samples:
         order.extend(rng.permutation(count).tolist())

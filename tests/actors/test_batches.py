@@ -10,7 +10,7 @@ from PIL import Image
 from actors.images import ImageSource
 from actors.training.batches import IGNORED, BadSampleError, BatchBuilder, ConversationEncoder, EncodedText, collate
 from actors.training.job import Hyperparameters
-from actors.training.order import global_batches, rank_share
+from actors.training.order import cut_by_tokens, global_batches, rank_share
 from actors.training.pixels import Augmentation, PixelReader
 from loop.seed.model import build_processor
 from tests.actors.training_helpers import Shapes, samples_of
@@ -144,6 +144,23 @@ def test_length_grouping_makes_batches_of_like_lengths() -> None:
         for grouping in (True, False)
     ]
     assert spreads[0] < spreads[1] / 5
+
+
+def test_rows_are_cut_so_that_no_pass_is_too_wide() -> None:
+    widths = np.random.default_rng(0).integers(1, 60, 64).tolist()
+    parts = cut_by_tokens(widths, 200)
+    assert sorted(row for part in parts for row in part) == list(range(64))
+    assert all(len(part) * max(widths[row] for row in part) <= 200 for part in parts)
+    assert len(parts) < 16
+    assert cut_by_tokens([300, 8], 200) == [[1], [0]]
+
+
+@pytest.mark.parametrize("min_parts", [1, 3, 7, 8, 20])
+def test_rows_are_cut_into_as_many_passes_as_another_rank_has(min_parts: int) -> None:
+    parts = cut_by_tokens([8] * 8, 64, min_parts)
+    assert len(parts) == min(min_parts, 8)
+    assert sorted(row for part in parts for row in part) == list(range(8))
+    assert all(parts)
 
 
 def test_ranks_share_a_batch_without_overlap() -> None:

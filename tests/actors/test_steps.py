@@ -46,11 +46,12 @@ def finish(job: TrainingJob) -> tuple[list[int], tuple[Any, ...]]:
     return steps, (result.digest, result.losses, result.mean_loss, result.num_target_tokens, result.num_skipped_samples)
 
 
+OFFLOADED = {"zero_stage": 2, "offload": ("optimizer",), "max_micro_batch_tokens": 100, "max_tokens": 100, "activation_checkpointing": True}
 LORA = {"frozen": ("vision_tower", "language_model"), "lora": Lora(rank=2, dropout=0.3)}
 
 
 @pytest.mark.parametrize(
-    "hyper", [{"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}, LORA, {**LORA, "zero_stage": 2}]
+    "hyper", [{"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}, LORA, {**LORA, "zero_stage": 2}, OFFLOADED]
 )
 def test_an_interrupted_job_ends_with_the_weights_of_an_undisturbed_one(base: Path, tmp_path: Path, hyper: dict[str, Any]) -> None:
     job = job_of(base, tmp_path / "out", num_steps=7, pixel_noise=0.05, **hyper)

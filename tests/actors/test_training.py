@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 from actors.engines.weights import digest_of, read_checkpoint
-from actors.training.checkpoint import group_of
-from actors.training.core import learning_rate_factor, run_local
-from actors.training.job import PARAMETER_GROUPS, Hyperparameters, TrainerError
+from actors.training.checkpoint import group_of, load_model
+from actors.training.core import checkpoint_activations, learning_rate_factor, run_local
+from actors.training.job import PARAMETER_GROUPS, Hyperparameters, TrainerError, TrainingResult
 from tests.actors.training_helpers import Shapes, job_of, save_base
 
 
@@ -63,14 +63,59 @@ def test_group_learning_rate_moves_its_group_only_a_little(base: Path, tmp_path:
     assert max(moved[name] for name in moved if group_of(name) == "projector") > 1e-4
 
 
-@pytest.mark.parametrize("hyper", [{"zero_stage": 2}, {"zero_stage": 3}, {"gradient_accumulation": 4}], ids=str)
-def test_zero_stages_and_accumulation_train_alike(base: Path, tmp_path: Path, hyper: dict[str, Any]) -> None:
-    plain = run_local(job_of(base, tmp_path / "plain"), Shapes())
+PASSES = {"max_micro_batch_tokens": 100, "max_tokens": 100}
+ALIKE: list[dict[str, Any]] = [
+    {"zero_stage": 2},
+    {"zero_stage": 3},
+    {"gradient_accumulation": 4},
+    {"zero_stage": 2, "offload": ("optimizer",)},
+    {"zero_stage": 3, "offload": ("optimizer", "parameters")},
+    {"activation_checkpointing": True},
+    {"zero_stage": 3, "activation_checkpointing": True},
+    PASSES,
+    {**PASSES, "zero_stage": 2, "offload": ("optimizer",)},
+    {**PASSES, "zero_stage": 3},
+]
+"""What saves memory, and changes nothing but the order of additions."""
+
+
+@pytest.fixture(scope="module")
+def plain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
+    job = job_of(base, tmp_path_factory.mktemp("plain") / "out")
+    return run_local(job, Shapes()), read_checkpoint(job.output)
+
+
+@pytest.mark.parametrize("hyper", ALIKE, ids=str)
+def test_what_saves_memory_trains_alike(
+    base: Path, plain: tuple[TrainingResult, dict[str, torch.Tensor]], tmp_path: Path, hyper: dict[str, Any]
+) -> None:
+    result, expected = plain
     other = run_local(job_of(base, tmp_path / "other", **hyper), Shapes())
-    assert dict(other.losses) == pytest.approx(dict(plain.losses), abs=1e-4)
-    expected, found = read_checkpoint(tmp_path / "plain"), read_checkpoint(tmp_path / "other")
+    assert dict(other.losses) == pytest.approx(dict(result.losses), abs=1e-4)
+    assert other.num_target_tokens == result.num_target_tokens
+    found = read_checkpoint(tmp_path / "other")
     assert set(expected) == set(found)
     assert all(torch.allclose(expected[name], found[name], atol=1e-3) for name in expected)
+
+
+def test_activation_checkpointing_keeps_less(base: Path) -> None:
+    """Tensors that autograd keeps between forward and backward pass, in bytes."""
+    kept = []
+    for is_on in (False, True):
+        model = load_model(base)
+        if is_on:
+            checkpoint_activations(model)
+        sizes: list[int] = []
+        inputs = {"input_ids": torch.randint(5, 200, (4, 64)), "attention_mask": torch.ones(4, 64, dtype=torch.int64)}
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel() * tensor.element_size())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(**inputs, use_cache=False)
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_bf16_writes_a_bf16_checkpoint(base: Path, tmp_path: Path) -> None:
@@ -124,6 +169,14 @@ def test_loss_that_is_no_number_is_a_named_error(base: Path, tmp_path: Path) -> 
         ({"frozen": PARAMETER_GROUPS}, "nothing to train"),
         ({"frozen": ("head",)}, "unknown parameter groups"),
         ({"precision": "bf16"}, "bf16 needs zero_stage"),
+        ({"betas": (0.9, 1.0)}, "betas must be at least 0 and below 1"),
+        ({"offload": ("optimizer",)}, "needs zero_stage 2 or 3"),
+        ({"offload": ("optimizer",), "zero_stage": 1}, "needs zero_stage 2 or 3"),
+        ({"offload": ("parameters",), "zero_stage": 3}, "the optimizer's beside it"),
+        ({"offload": ("optimizer", "parameters"), "zero_stage": 2}, "offload of parameters needs zero_stage 3"),
+        ({"offload": ("gradients",), "zero_stage": 2}, "offload names"),
+        ({"max_micro_batch_tokens": 100}, "no room for a conversation of max_tokens 512"),
+        ({"max_micro_batch_tokens": 600, "gradient_accumulation": 2}, "gradient_accumulation 2 would do nothing"),
         ({"interpolation": 0.0}, "interpolation must be above 0"),
         ({"frozen": ("projector",), "learning_rate_groups": {"projector": 1.0}}, "frozen and have a learning rate"),
     ],

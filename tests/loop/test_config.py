@@ -419,14 +419,20 @@ def test_a_model_folder_is_absolute_so_that_actors_find_it(tmp_path: Path, monke
 
 def test_the_trainer_and_the_engine_are_given_what_the_config_says() -> None:
     config = overridden("training.frozen=[vision_tower]", "training.learning_rate_groups.projector=0.01", "engine.num_threads=2")
-    hyper = config.training.hyperparameters()
+    hyper = config.training.hyperparameters(num_samples=1)
     assert (hyper.num_steps, hyper.frozen, hyper.learning_rate_groups) == (160, ("vision_tower",), {"projector": 0.01})
     assert config.engine.options == {"batch_size": 64, "dtype": "float32", "device": "cpu", "num_threads": 2}
     assert config.generation.options.max_new_tokens == 96
 
 
+def test_epochs_reach_the_trainer_as_steps() -> None:
+    text = {"num_steps": None, "num_epochs": 2, "batch_size": 64, "betas": [0.9, 0.999], "activation_checkpointing": True}
+    hyper = parse_config(document(training=text)).training.hyperparameters(num_samples=640)
+    assert (hyper.num_steps, hyper.betas, hyper.activation_checkpointing) == (20, (0.9, 0.999), True)
+
+
 def test_adapters_reach_the_trainer() -> None:
     adapters = {"rank": 4, "targets": ["q_proj"]}
     config = parse_config(document(training={"frozen": ["vision_tower", "language_model"], "lora": adapters}))
-    assert config.training.hyperparameters().lora == Lora(rank=4, targets=("q_proj",))
+    assert config.training.hyperparameters(num_samples=1).lora == Lora(rank=4, targets=("q_proj",))
     assert parse_config(config.model_dump(mode="json")) == config

@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from loop.sources.shapes.questions import captions
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing
 
 CELLS_PROMPT = "List every cell of the image."
+CAPTION_PROMPT = "What can be seen?"
 _NUM_FINDS = 6
 
 
@@ -21,6 +23,11 @@ def cells(scene: Scene) -> tuple[str, str]:
     """Prompt and answer: every cell by name in reading order, `empty` or size, color and shape."""
     by_cell = {thing.cell: f"{thing.size} {thing.color} {thing.shape}" for thing in scene.things}
     return CELLS_PROMPT, ", ".join(f"{position} {by_cell.get(cell, 'empty')}" for cell, position in enumerate(POSITIONS)) + "."
+
+
+def caption(scene: Scene) -> tuple[str, str]:
+    """Prompt and answer: what is there by color and shape, in reading order, without places."""
+    return CAPTION_PROMPT, captions(scene)[1]
 
 
 def find(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
