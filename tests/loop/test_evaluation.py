@@ -51,7 +51,7 @@ def polled(tmp_path: Path) -> LlavaJsonSet:
     ]
     for name, chosen in (("polled.json", entries[:3]), ("mixed.json", entries)):
         (tmp_path / name).write_text(json.dumps(chosen))
-    return LlavaJsonSet(kind="llava_json", path=tmp_path / "polled.json", images=tmp_path)
+    return LlavaJsonSet(kind="llava_json", path=str(tmp_path / "polled.json"), images=str(tmp_path))
 
 
 def test_in_a_yes_or_no_set_a_yes_where_no_is_right_is_a_hallucination(polled: LlavaJsonSet) -> None:
@@ -71,7 +71,7 @@ def test_without_a_truth_nothing_is_called_a_hallucination(polled: LlavaJsonSet)
 
 
 def test_a_yes_or_no_set_with_another_answer_is_refused(polled: LlavaJsonSet) -> None:
-    mixed = polled.model_copy(update={"path": polled.path.with_name("mixed.json")})
+    mixed = polled.model_copy(update={"path": polled.path.replace("polled.json", "mixed.json")})
     sets = build_held_out({"pope": AcceptanceSet(data=mixed, yes_no=True)}, seed=1)
     with pytest.raises(UserError, match=r"the right answer to question 1#3 of the set pope is 'A cat\.'; with yes_no true every answer"):
         check_held_out(sets)

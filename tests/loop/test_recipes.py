@@ -30,7 +30,7 @@ from tests.actors.training_helpers import Shapes, samples_of, save_base
 from tests.loop.test_cli import config_file, document, shapes, vigc
 
 FOLDER = Path(config_module.__file__).parent / "recipes"
-RECIPES = sorted(FOLDER.glob("*.yaml"))
+RECIPES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem != "shapes-stages"]  # that one is for `vigc train`
 FAMILIES: dict[str, Callable[[Path], Path]] = {"llava": save_base, "qwen": save_qwen, "instructblip": save_instructblip}
 """A small model of each published one, by a part of its name, of the same classes."""
 
