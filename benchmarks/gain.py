@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from loop.evaluation import read_predictions
+from loop.stages.evaluation import read_predictions
 from loop.store import Store
 
 RECIPE = Path("loop/recipes/shapes.yaml")

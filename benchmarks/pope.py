@@ -17,10 +17,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loop.benchmark_images import SHAPES
-from loop.evaluate import EvaluationSpec, evaluate
-from loop.pope import pope_questions, shapes_objects, write_questions
 from loop.progress import RunProgress
+from loop.scoring.evaluate import EvaluationSpec, evaluate
+from loop.scoring.images import SHAPES
+from loop.scoring.pope import pope_questions, shapes_objects, write_questions
 from loop.sets import ShapesSet
 from policies.benchmarks.pope import SPLITS
 

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loop.score import score_files
+from loop.scoring.score import score_files
 from policies.benchmarks import BENCHMARKS, Document, Prediction, parse_document
 from policies.benchmarks.llava_bench import parse_scores, parse_scores_published
 from policies.benchmarks.normalise import normalise_answer, normalise_answer_m4c

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from actors.endpoint_options import EndpointOptions
 from loop.sources.shapes.source import ShapesImages
-from loop.teach import TeachOptions, teach
+from loop.teaching.teach import TeachOptions, teach
 from policies.instructions import QuestionType
 
 ANSWER_S = 0.1

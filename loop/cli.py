@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from loop.benchmark_commands import commands
 from loop.errors import LoopError, UserError, printable
+from loop.scoring.commands import commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -226,8 +226,8 @@ def teach(
     as_json: AsJson = False,
 ) -> None:
     """Have a text-only teacher write seed data about images from their captions and boxes."""
-    from loop.teach import TeachOptions, endpoint_options, print_summary, question_types, shapes_images
-    from loop.teach import teach as write
+    from loop.teaching.teach import TeachOptions, endpoint_options, print_summary, question_types, shapes_images
+    from loop.teaching.teach import teach as write
 
     server = endpoint_options(
         endpoint, model, extra_body, api_key_env=api_key_env, max_concurrency=concurrency, requests_per_minute=requests_per_minute,
@@ -259,7 +259,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score predictions on one of the field's benchmarks, in percent."""
-    from loop.score import print_scores, score_files
+    from loop.scoring.score import print_scores, score_files
 
     files = data or []
     scores = score_files(benchmark, files, predictions, published=published, synonyms=synonyms, split=split, allow_missing=allow_missing)

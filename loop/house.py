@@ -29,11 +29,11 @@ from loop.assembly import HeldOut, Policies, build_held_out, build_images, build
 from loop.commits import FileEntry, RoundCommit, RoundState, champion_commit
 from loop.config import RunConfig
 from loop.errors import DamagedFileError
-from loop.evaluation import Predictions, read_predictions
 from loop.models import downloaded, model_files
 from loop.progress import RunProgress, Stage, loss_remark
 from loop.serving import engine_fleet, probe_of
 from loop.sources.routed import RoutedSource, routed
+from loop.stages.evaluation import Predictions, read_predictions
 from loop.store import Store
 from policies.records import Record, TrainingSample
 

@@ -110,7 +110,7 @@ def _check_text_model(path: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     from actors.engines.weights import manifest_of_checkpoint
-    from actors.teachers.local import render_chat
+    from actors.local_chat import render_chat
     from policies.chat import ChatMessage
 
     try:

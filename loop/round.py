@@ -31,14 +31,14 @@ import ray
 from actors.shards import Shard
 from cluster.dispatch import Then
 from loop.assembly import derived_seed, evenly
-from loop.clock import RoundClock
 from loop.commits import Decision, FilterCount, RoundCommit, RoundState
-from loop.controls import run_controls
-from loop.deciding import decide, generated_stats
-from loop.evaluation import accuracies, evaluate
 from loop.house import House, Model
+from loop.stages.clock import RoundClock
+from loop.stages.controls import run_controls
+from loop.stages.deciding import decide, generated_stats
+from loop.stages.evaluation import accuracies, evaluate
+from loop.stages.training import hyperparameters, train, training_set
 from loop.store import PartReceipt
-from loop.training import hyperparameters, train, training_set
 from policies.instructions import plan_tasks
 from policies.knowledge import count_first_words, is_knowledge, questions_of
 from policies.metrics import correctness, count_reasons

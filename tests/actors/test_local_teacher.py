@@ -12,14 +12,15 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from actors.teachers.local import LocalTeacher, render_chat
+from actors.local_chat import LocalChat, render_chat
+from actors.teachers.chat import ChatTeacher
 from loop.config import EMBEDDED_MODEL
 from loop.errors import UserError
 from loop.models import check_text_model
 from loop.seed.model import build_processor
 from loop.sources.shapes.source import ShapesImages
 from loop.sources.shapes.teaching import text_view
-from loop.teach import TeachOptions, teach
+from loop.teaching.teach import TeachOptions, teach
 from policies.chat import ChatMessage
 from policies.instructions import QuestionType
 from policies.teaching import TextView, teaching_task
@@ -53,18 +54,18 @@ def tasks(num: int) -> list[Any]:
 
 def test_a_model_writes_about_every_image_the_same_again_and_batches_do_not_matter(model: Path) -> None:
     check_text_model(str(model))
-    one, three = ({reply.key: reply for reply in LocalTeacher(model, 12, 0.0, size).write(tasks(4))} for size in (1, 3))
+    one, three = ({reply.key: reply for reply in ChatTeacher("x", LocalChat(model, size), 12, 0.0).write(tasks(4))} for size in (1, 3))
     assert set(one) == {task.key for task in tasks(4)}
     assert {key: reply.text for key, reply in one.items()} == {key: reply.text for key, reply in three.items()}
     assert all(reply.usage.num_input_tokens > 50 and 0 < reply.usage.num_output_tokens <= 12 for reply in one.values())
     assert len({reply.text for reply in one.values()}) > 1
-    sampled = [[reply.text for reply in LocalTeacher(model, 12, 1.0, 2).write(tasks(4))] for _ in range(2)]
+    sampled = [[reply.text for reply in ChatTeacher("x", LocalChat(model, 2), 12, 1.0).write(tasks(4))] for _ in range(2)]
     assert sampled[0] == sampled[1] != [reply.text for reply in one.values()]
 
 
 def test_a_prompt_beyond_the_window_is_a_failure_of_its_own(model: Path) -> None:
     long = teaching_task(TextView("long", "x.png", ("red ring " * 110,) * 20), QuestionType.COMPLEX, 0)
-    replies = list(LocalTeacher(model, 8, 0.0).write([long, *tasks(1)]))
+    replies = list(ChatTeacher("x", LocalChat(model, 2), 8, 0.0).write([long, *tasks(1)]))
     assert [bool(reply.failure) for reply in replies] == [True, False]
     assert "do not fit into the model's 2048" in replies[0].failure
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from actors.images import BadImageError
-from loop.benchmark_images import NO_IMAGE, SHAPES, find_images
 from loop.errors import UserError
+from loop.scoring.images import NO_IMAGE, SHAPES, find_images
 from policies.benchmarks import Question
 
 

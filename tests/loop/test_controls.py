@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from loop.commits import RoundCommit, RoundState
-from loop.controls import differences, uncorrected
 from loop.retention import needed_files, prunable
+from loop.stages.controls import differences, uncorrected
 from loop.store import Store
 from policies.records import Prediction, Record
 from tests.loop.make_run import checkpoint, commit_of, records

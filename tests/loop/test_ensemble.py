@@ -12,10 +12,10 @@ from rich.console import Console
 from actors.endpoint import Endpoint
 from actors.endpoint_options import EndpointOptions
 from actors.local_chat import LocalChat
-from loop.ensembles import Combined, EnsembleFiles, combine
 from loop.errors import UserError
 from loop.progress import RunProgress
-from loop.score import score_files
+from loop.scoring.ensembles import Combined, EnsembleFiles, combine
+from loop.scoring.score import score_files
 from policies.ensembles import Ensemble
 from tests.actors.chat_server import Answer, ChatServer
 from tests.actors.text_model import save_text_model

@@ -20,11 +20,11 @@ from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from loop.commits import RoundCommit
 from loop.config import EMBEDDED_MODEL
 from loop.errors import DamagedFileError, InterruptedRunError, UserError
-from loop.evaluate import CHUNK_SIZE, Evaluated, EvaluationSpec, evaluate
 from loop.interruption import interruptible
-from loop.pope import parse_shapes, pope_questions, shapes_objects, write_questions
 from loop.progress import RunProgress
-from loop.score import score_files
+from loop.scoring.evaluate import CHUNK_SIZE, Evaluated, EvaluationSpec, evaluate
+from loop.scoring.pope import parse_shapes, pope_questions, shapes_objects, write_questions
+from loop.scoring.score import score_files
 from loop.store import Store
 from policies.benchmarks.base import OPTION_LETTER, SHORT_ANSWER
 from tests.actors.scripted_engine import image_id_of
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _model_is_checked_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loop.evaluate.check_model", lambda path, engine: None)
+    monkeypatch.setattr("loop.scoring.evaluate.check_model", lambda path, engine: None)
 
 
 def pope_file(folder: Path, num_images: int, splits: tuple[str, ...] = ("random",)) -> Path:

@@ -12,11 +12,11 @@ from PIL import Image
 from loop.assembly import HeldOut, build_held_out, check_held_out
 from loop.config import AcceptanceSet, HeldOutSet
 from loop.errors import UserError
-from loop.evaluation import answered
 from loop.sets import LlavaJsonSet
 from loop.sources.shapes.questions import truth
 from loop.sources.shapes.scene import COLORS, SHAPES, scene_of
 from loop.sources.shapes.source import ShapesImages
+from loop.stages.evaluation import answered
 from policies.records import HeldOutQuestion, Prediction
 
 

@@ -21,9 +21,9 @@ from actors.endpoint_options import EndpointOptions
 from actors.local_chat import LocalChat
 from loop.cli import app
 from loop.errors import UserError
-from loop.judging import Judged, JudgeFiles, JudgeOptions, judge, read_pairs
 from loop.progress import RunProgress
-from loop.score import score_files
+from loop.scoring.judging import Judged, JudgeFiles, JudgeOptions, judge, read_pairs
+from loop.scoring.score import score_files
 from tests.actors.chat_server import Answer, ChatServer
 from tests.actors.text_model import save_text_model
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loop.errors import UserError
-from loop.pope import Objects, parse_shapes, pope_questions, read_objects, shapes_objects, write_questions
+from loop.scoring.pope import Objects, parse_shapes, pope_questions, read_objects, shapes_objects, write_questions
 from loop.sources.shapes.questions import truth
 from loop.sources.shapes.scene import scene_of
 from policies.benchmarks import BENCHMARKS, parse_document

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loop.errors import DamagedFileError, UserError
-from loop.replies import ReplyJournal
+from loop.scoring.replies import ReplyJournal
 from policies.chat import Ask, ChatMessage, Reply, Usage
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from loop.cli import app
 from loop.errors import UserError
-from loop.score import score_files
+from loop.scoring.score import score_files
 from tests.loop.test_cli import vigc
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -27,7 +27,7 @@ from loop.sources.llava_json import LlavaJsonData
 from loop.sources.shapes.questions import is_correct
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
-from loop.teach import TeachOptions, teach
+from loop.teaching.teach import TeachOptions, teach
 from policies.instructions import QuestionType
 from tests.actors.chat_server import Answer, ChatServer
 

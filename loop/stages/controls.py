@@ -26,11 +26,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from loop.clock import RoundClock
 from loop.commits import FileEntry
-from loop.evaluation import Predictions, accuracies, evaluate
 from loop.house import House
-from loop.training import hyperparameters, mixed, train, training_set
+from loop.stages.clock import RoundClock
+from loop.stages.evaluation import Predictions, accuracies, evaluate
+from loop.stages.training import hyperparameters, mixed, train, training_set
 from policies.paired import Comparison, compare, interval, pooled
 from policies.records import Record, TrainingSample
 

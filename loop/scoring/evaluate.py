@@ -29,7 +29,6 @@ from actors.engines.weights import weight_version
 from actors.images import ImageSource
 from cluster.fleet import Fleet
 from cluster.weights import prepare
-from loop.benchmark_images import NO_IMAGE, FoundImages, find_images
 from loop.commits import champion_commit
 from loop.config import EMBEDDED_MODEL, ClusterConfig, EngineConfig
 from loop.documents import canonical_json, seal, unseal
@@ -37,7 +36,8 @@ from loop.errors import DamagedFileError, UserError, WriteError, printable
 from loop.files import write, write_json, write_lines
 from loop.models import check_model, downloaded, model_files
 from loop.progress import RunProgress
-from loop.score import build, read_document, read_questions
+from loop.scoring.images import NO_IMAGE, FoundImages, find_images
+from loop.scoring.score import build, read_document, read_questions
 from loop.serving import serving
 from loop.storage import LocalStorage
 from loop.store import Store

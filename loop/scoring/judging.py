@@ -11,8 +11,8 @@ from actors.chat_model import ChatModel
 from loop.errors import UserError
 from loop.files import write_lines
 from loop.progress import RunProgress
-from loop.replies import ReplyJournal, journal_beside
-from loop.score import read_document
+from loop.scoring.replies import ReplyJournal, journal_beside
+from loop.scoring.score import read_document
 from policies.benchmarks import BENCHMARKS, BenchmarkDataError, Document, Question
 from policies.benchmarks.base import Prediction
 from policies.benchmarks.documents import Entry, Reader, identity

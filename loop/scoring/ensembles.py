@@ -12,8 +12,8 @@ from actors.chat_model import ChatModel
 from loop.errors import UserError
 from loop.files import write_lines
 from loop.progress import RunProgress
-from loop.replies import ReplyJournal, journal_beside
-from loop.score import build, read_document, read_questions
+from loop.scoring.replies import ReplyJournal, journal_beside
+from loop.scoring.score import build, read_document, read_questions
 from policies.benchmarks import Benchmark, BenchmarkDataError, Question
 from policies.benchmarks.base import ANSWER
 from policies.chat import Ask

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from loop.evaluation import Predictions, answered
+from loop.stages.evaluation import Predictions, answered
 from policies.acceptance import DecisionContext, GeneratedStats, QuestionStats, Verdict
 from policies.metrics import distinct_n, mean_words
 from policies.records import Record

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from loop.errors import UserError
 from loop.files import write_lines
-from loop.score import read_document
+from loop.scoring.score import read_document
 from loop.sets import ShapesSet
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages

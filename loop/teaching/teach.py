@@ -25,6 +25,7 @@ from rich.markup import escape
 from actors.endpoint import Endpoint, EndpointError, SpendingCapError
 from actors.endpoint_options import EndpointOptions
 from actors.teachers.base import Teacher
+from actors.teachers.chat import ChatTeacher
 from loop.errors import TeachingStoppedError, UserError, one_line, printable
 from loop.progress import RunProgress
 from loop.sources.annotations import read_annotations
@@ -32,7 +33,7 @@ from loop.sources.folder import checked_folder
 from loop.sources.shapes.questions import DETAIL_QUESTIONS as SHAPES_DETAIL_QUESTIONS
 from loop.sources.shapes.source import ShapesImages
 from loop.sources.shapes.teaching import ExactTeacher, text_view
-from loop.teaching_journal import DATA, Journal
+from loop.teaching.journal import DATA, Journal
 from policies.instructions import QuestionType
 from policies.teaching import TeachingTask, TextView, prompts_digest, teaching_task
 from policies.teaching_examples import DETAIL_QUESTIONS
@@ -232,21 +233,21 @@ def _teacher(options: TeachOptions, spent_usd: float) -> Teacher:
     if options.teacher == EXACT:
         return ExactTeacher()
     if options.endpoint is not None:
-        from actors.teachers.endpoint import EndpointTeacher
-
         try:
             endpoint = Endpoint(replace(options.endpoint, spent_usd=spent_usd))
         except ValueError as error:
             raise UserError(str(error)) from error
-        return EndpointTeacher(endpoint, options.max_tokens, options.temperature)
-    from actors.teachers.local import LocalTeacher  # it takes seconds to import
+        name = f"{endpoint.options.model} at {endpoint.options.url}"
+        return ChatTeacher(name, endpoint, options.max_tokens, options.temperature)
+    from actors.local_chat import LocalChat  # it takes seconds to import
     from loop.models import check_text_model
 
     check_text_model(options.teacher)
     try:
-        return LocalTeacher(options.teacher, options.max_tokens, options.temperature, options.batch_size)
-    except (OSError, ValueError) as error:
+        model = LocalChat(options.teacher, options.batch_size)
+    except ValueError as error:
         raise UserError(f"model {options.teacher!r} cannot be loaded: {one_line(error)}") from error
+    return ChatTeacher(options.teacher, model, options.max_tokens, options.temperature)
 
 
 def _write(teacher: Teacher, source: _Source, options: TeachOptions, journal: Journal, progress: RunProgress) -> None:

@@ -1,24 +1,24 @@
-"""A teacher behind a chat endpoint."""
+"""A teacher that answers chats, wherever it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from actors.endpoint import Endpoint
+from actors.chat_model import ChatModel
 from policies.chat import Ask, Reply
 from policies.teaching import TeachingTask, teaching_messages
 
 
-class EndpointTeacher:
-    """Asks an endpoint for every task; raises what `Endpoint.complete` does."""
+class ChatTeacher:
+    """Asks a model for every task; raises what its `complete` does."""
 
-    def __init__(self, endpoint: Endpoint, max_tokens: int, temperature: float) -> None:
-        self.name = f"{endpoint.options.model} at {endpoint.options.url}"
-        self._endpoint = endpoint
+    def __init__(self, name: str, model: ChatModel, max_tokens: int, temperature: float) -> None:
+        self.name = name
+        self._model = model
         self._max_tokens = max_tokens
         self._temperature = temperature
 
     def write(self, tasks: Iterable[TeachingTask]) -> Iterator[Reply]:
-        return self._endpoint.complete(
+        return self._model.complete(
             Ask(task.key, teaching_messages(task), self._max_tokens, self._temperature, task.seed) for task in tasks
         )

@@ -72,10 +72,10 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model a benchmark's questions, and score its answers."""
-    from loop.evaluate import PREDICTIONS, EvaluationSpec
-    from loop.evaluate import evaluate as run
     from loop.interruption import interruptible
     from loop.progress import RunProgress
+    from loop.scoring.evaluate import PREDICTIONS, EvaluationSpec
+    from loop.scoring.evaluate import evaluate as run
 
     keys = {"kind": str(engine), "device": device, "dtype": dtype, "num_threads": num_threads}
     spec = EvaluationSpec(
@@ -104,7 +104,7 @@ def pope(
     seed: Annotated[int, typer.Option(help="seed of all draws")] = 0,
 ) -> None:
     """Build POPE's questions for images whose objects are known."""
-    from loop.pope import parse_shapes, pope_questions, read_objects, shapes_objects, write_questions
+    from loop.scoring.pope import parse_shapes, pope_questions, read_objects, shapes_objects, write_questions
 
     is_shapes = objects == "shapes" or objects.startswith("shapes:")
     known = shapes_objects(parse_shapes(objects)) if is_shapes else read_objects(Path(objects))
@@ -141,9 +141,9 @@ def judge(
 ) -> None:
     """Have a text model compare a model's answers with reference answers."""
     from loop.interruption import interruptible
-    from loop.judging import BENCHMARK, JudgeFiles, JudgeOptions, read_pairs
-    from loop.judging import judge as run
     from loop.progress import RunProgress
+    from loop.scoring.judging import BENCHMARK, JudgeFiles, JudgeOptions, read_pairs
+    from loop.scoring.judging import judge as run
 
     files = JudgeFiles(questions, answers, reference, context, rules)
     options = JudgeOptions(both_orders, num_attempts, max_tokens, temperature)
@@ -190,9 +190,9 @@ def ensemble(
     as_json: AsJson = False,
 ) -> None:
     """Put the answers of a model that sees the images and of one that only reads together."""
-    from loop.ensembles import EnsembleFiles, combine
     from loop.interruption import interruptible
     from loop.progress import RunProgress
+    from loop.scoring.ensembles import EnsembleFiles, combine
     from policies.ensembles import Ensemble
 
     files = EnsembleFiles(benchmark, tuple(data), predictions, text_predictions, split)
@@ -246,7 +246,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _print_scores(console: Console, name: str, scores: Mapping[str, Any]) -> None:
-    from loop.score import print_scores
+    from loop.scoring.score import print_scores
 
     if scores:
         print_scores(console, name, scores)

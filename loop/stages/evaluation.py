@@ -11,7 +11,7 @@ import ray
 
 from actors.images import ObjectOracle
 from loop.assembly import HeldOut
-from loop.clock import RoundClock
+from loop.stages.clock import RoundClock
 from loop.store import PartReceipt
 from policies.acceptance import Answered
 from policies.metrics import mean_words, says_yes, share

@@ -1,0 +1,1 @@
+"""Seed data written by a teacher that reads images as text."""
