@@ -13,7 +13,7 @@ from loop.errors import UserError
 from loop.files import write_lines
 from loop.progress import RunProgress
 from loop.scoring.replies import ReplyJournal, journal_beside
-from loop.scoring.score import build, read_document, read_questions
+from loop.scoring.score import build, of_split, read_document, read_questions
 from policies.benchmarks import Benchmark, BenchmarkDataError, Question
 from policies.benchmarks.base import ANSWER
 from policies.chat import Ask
@@ -62,9 +62,10 @@ def combine(files: EnsembleFiles, how: Ensemble, model: ChatModel | None, model_
         )
         raise UserError(f"{what}, and none is given; give --endpoint URL and --model NAME, or --text-model PATH")
     try:
-        benchmark, questions = _questions(files)
-        seen = _read(benchmark, questions, files.predictions)
-        read = None if files.text_predictions is None else _read(benchmark, questions, files.text_predictions)
+        benchmark, everything = _questions(files)
+        questions = of_split(everything, files.split)
+        seen = _read(benchmark, everything, files.predictions)
+        read = None if files.text_predictions is None else _read(benchmark, everything, files.text_predictions)
         if model is None:
             assert read is not None
             return _written(benchmark, questions, seen, read, None, out, Combined({}, 0, 0))
@@ -86,7 +87,7 @@ def combine(files: EnsembleFiles, how: Ensemble, model: ChatModel | None, model_
 
 def _questions(files: EnsembleFiles) -> tuple[Benchmark, list[Question]]:
     benchmark, _ = build(files.benchmark, files.data)
-    questions = read_questions(files.benchmark, benchmark, files.data, files.split)
+    questions = read_questions(files.benchmark, benchmark, files.data)
     if benchmark.settings != (ANSWER,) or not all(question.choices for question in questions):
         raise UserError(f"{files.benchmark} has questions without lettered choices; an ensemble is for such as scienceqa and mmbench")
     return benchmark, questions

@@ -37,7 +37,7 @@ from loop.files import write, write_json, write_lines
 from loop.models import check_model, downloaded, model_files
 from loop.progress import RunProgress
 from loop.scoring.images import NO_IMAGE, FoundImages, find_images
-from loop.scoring.score import build, read_document, read_questions
+from loop.scoring.score import build, of_split, read_document, read_questions
 from loop.serving import serving
 from loop.storage import LocalStorage
 from loop.store import Store
@@ -119,7 +119,7 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
     """
     engine, cluster = _engine(spec)
     benchmark, listed = build(spec.benchmark, spec.data)
-    questions = read_questions(spec.benchmark, benchmark, spec.data, spec.split)
+    questions = of_split(read_questions(spec.benchmark, benchmark, spec.data), spec.split)
     if not questions:
         raise UserError(f"{spec.benchmark} has no question to ask; give its questions with --data")
     max_new_tokens = spec.max_new_tokens or default_max_new_tokens(spec.benchmark)

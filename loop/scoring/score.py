@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from loop.errors import UserError, printable
-from policies.benchmarks import BENCHMARKS, Benchmark, BenchmarkDataError, Document, Question, parse_document
+from policies.benchmarks import BENCHMARKS, Benchmark, BenchmarkDataError, Document, Prediction, Question, parse_document
+from policies.benchmarks.predictions import missing_findings
 from policies.registry import UnknownPolicyError
 
 T = TypeVar("T")
@@ -44,18 +45,35 @@ def score_files(
         predictions: the file of answers.
         published: repeat the public code in what it is known to do wrong.
         synonyms: CHAIR's list; by default `synonyms.txt` beside the data, or else our own.
-        split: score only the questions that the data counts to this split.
+        split: score only the questions that the data counts to this split; predictions for the others may be there.
         allow_missing: count questions without a prediction as wrong.
 
     Raises:
         UserError: a file cannot be read or is not what the benchmark takes; one line for each finding.
     """
     benchmark, listed = build(name, data, published, synonyms)
+
+    def read_found() -> list[Prediction]:
+        document = read_document(predictions)
+        if split is None:
+            return benchmark.read_predictions(document, everything, allow_missing)
+        found = benchmark.read_predictions(document, everything, allow_missing=True)
+        return _chosen_alone(found, questions, document.name, allow_missing)
+
     with _no_collection():
-        questions = read_questions(name, benchmark, data, split)
-        document = _told(f"{name} cannot take these predictions", lambda: read_document(predictions))
-        found = _told(f"{name} cannot take these predictions", lambda: benchmark.read_predictions(document, questions, allow_missing))
+        everything = read_questions(name, benchmark, data)
+        questions = of_split(everything, split)
+        found = _told(f"{name} cannot take these predictions", read_found)
         return {**benchmark.score(questions, found), "published": published, **listed}
+
+
+def _chosen_alone(found: list[Prediction], questions: list[Question], name: str, allow_missing: bool) -> list[Prediction]:
+    ids = dict.fromkeys(question.question_id for question in questions)
+    chosen = [prediction for prediction in found if prediction.question_id in ids]
+    findings = [] if allow_missing else missing_findings(name, ids, {prediction.question_id for prediction in chosen})
+    if findings:
+        raise BenchmarkDataError(findings)
+    return chosen
 
 
 def build(name: str, data: Sequence[Path], published: bool = False, synonyms: Path | None = None) -> tuple[Benchmark, dict[str, str]]:
@@ -80,15 +98,14 @@ def build(name: str, data: Sequence[Path], published: bool = False, synonyms: Pa
         raise UserError(str(error)) from error
 
 
-def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path], split: str | None = None) -> list[Question]:
+def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path]) -> list[Question]:
     """The questions of a benchmark's files.
 
     Raises:
-        UserError: no file was given, one cannot be read or is not what the benchmark takes, two hold questions of the same id,
-            or the split has no question.
+        UserError: no file was given, one cannot be read or is not what the benchmark takes, or two hold questions of the same id.
     """
     if not data:
-        if name in WITHOUT_DATA and split is None:
+        if name in WITHOUT_DATA:
             return []
         raise UserError(f"{name} needs its data; give the file with --data")
     questions = _told(f"{name} cannot take this data", lambda: benchmark.read([read_document(file) for file in data]))
@@ -97,6 +114,15 @@ def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path], split:
         raise UserError(
             f"{len(twice)} question ids, such as {printable(twice[0])}, are in more than one --data file; score the files one by one"
         )
+    return questions
+
+
+def of_split(questions: list[Question], split: str | None) -> list[Question]:
+    """Those that the data counts to the split; all where it is None.
+
+    Raises:
+        UserError: the split has no question.
+    """
     if split is None:
         return questions
     chosen = [question for question in questions if question.split == split]

@@ -113,11 +113,18 @@ def _check_missing(
     given = {prediction.question_id for prediction in found.values()}
     if not given & set(known) and not reader.findings:
         reader.findings.append(f"{reader.name} holds no prediction for any question of the data; expected its question ids")
+    if not allow_missing:
+        reader.findings += missing_findings(reader.name, known, given, hint)
+
+
+def missing_findings(name: str, known: Collection[str], given: Collection[str], hint: str = "") -> list[str]:
+    """What is wrong with a file of predictions that leaves out some of the `known` questions: one finding, or none."""
     missing = [one for one in known if one not in given]
-    if missing and not allow_missing:
-        shown = ", ".join(missing[:MAX_MISSING]) + (", ..." if len(missing) > MAX_MISSING else "")
-        advice = f"predict them, {hint}or count them as wrong with --allow-missing"
-        reader.findings.append(f"{reader.name} has no prediction for {len(missing)} of {len(known)} questions ({shown}); {advice}")
+    if not missing:
+        return []
+    shown = ", ".join(missing[:MAX_MISSING]) + (", ..." if len(missing) > MAX_MISSING else "")
+    advice = f"predict them, {hint}or count them as wrong with --allow-missing"
+    return [f"{name} has no prediction for {len(missing)} of {len(known)} questions ({shown}); {advice}"]
 
 
 def missing_count(ids: Sequence[str], answers: Collection[str]) -> dict[str, int]:

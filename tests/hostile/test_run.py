@@ -14,7 +14,7 @@ import psutil
 import pytest
 from torch.utils.cpp_extension import _get_build_directory
 
-from tests.loop.test_run import ROOT, write_config
+from tests.loop.small_run import ROOT, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -1,4 +1,4 @@
-"""A run folder of its own for a test, and the handle of its driver."""
+"""A run folder of its own for a test, the handle of its driver, and a small run that has ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from loop.store import Store
 from tests.loop.make_run import RUN
+from tests.loop.small_run import vigc, write_config
 
 
 @pytest.fixture
@@ -20,3 +21,12 @@ def run_dir(tmp_path: Path) -> Path:
 def store(run_dir: Path) -> Iterator[Store]:
     with Store.create(run_dir, RUN).locked() as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An undisturbed run and what it printed; nothing may be changed in it."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = vigc("run", str(write_config(folder)), "--run-dir", "runs/small", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "runs" / "small", result.stdout

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from loop.commits import RoundCommit, RoundState
@@ -18,7 +14,7 @@ from loop.stages.controls import differences, uncorrected
 from loop.store import Store
 from policies.records import Prediction, Record
 from tests.loop.make_run import checkpoint, commit_of, records
-from tests.loop.test_run import CONFIG, digest_of, vigc, wait_until, write_config
+from tests.loop.small_run import CONFIG, digest_of, lose_machine, start, vigc, wait_until, write_config
 
 
 def predictions(**flags: str) -> dict[str, list[Prediction]]:
@@ -118,16 +114,9 @@ def test_each_control_has_a_line_of_its_own_and_is_compared_with_the_candidate(u
 @pytest.mark.timeout(900)
 def test_a_run_killed_in_the_training_of_a_control_resumes_to_the_same_digest(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "loop", "run", str(write_config(tmp_path, **WITH_CONTROLS)), "--run-dir", str(run_dir)],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    driver = start("run", str(write_config(tmp_path, **WITH_CONTROLS)), "--run-dir", str(run_dir), cwd=tmp_path)
     wait_until(lambda: any(run_dir.glob("checkpoints/round-0001-control-no_correction.steps/step-*[0-9]")), 400)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait(30)
-    _, alive = psutil.wait_procs(children, timeout=120)
-    assert alive == []
+    lose_machine(driver)
     kept = {path: path.stat().st_mtime_ns for path in (run_dir / "rounds" / "0001" / "parts").iterdir()}
 
     result = vigc("resume", str(run_dir), cwd=tmp_path)

@@ -24,7 +24,7 @@ from loop.errors import DamagedFileError
 from loop.retention import needed_files
 from loop.store import Store
 from tests.loop.make_run import flip
-from tests.loop.test_run import ROOT, digest_of, wait_until, write_config
+from tests.loop.small_run import ROOT, digest_of, wait_until, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

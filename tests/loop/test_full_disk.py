@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.loop.small_run import ROOT, wait_until, write_config
 from tests.loop.test_disk import needs_tmpfs
-from tests.loop.test_run import ROOT, wait_until, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), needs_tmpfs]
 

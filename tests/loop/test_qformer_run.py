@@ -13,7 +13,7 @@ from loop.seed.instructblip import FROZEN_BY_VIGC, make_instructblip
 from loop.sources.shapes.source import ShapesImages
 from loop.store import Store
 from tests.actors.test_published import assert_equal_and_cheaper
-from tests.loop.test_run import vigc, write_config
+from tests.loop.small_run import vigc, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

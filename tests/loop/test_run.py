@@ -3,67 +3,19 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pyarrow.compute as pc
 import pytest
-import yaml
 
 from loop.export import read_records
 from loop.store import Store
+from tests.loop.small_run import ROOT, digest_of, kill, lose_machine, start, vigc, wait_until, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"
-CONFIG: dict[str, Any] = {
-    "name": "small",
-    "seed": 5,
-    "rounds": 2,
-    "seed_data": {"data": {"kind": "shapes", "seed": 1, "min_shift": 0, "max_shift": 0.15, "num_images": 60}, "num_samples": 120},
-    "image_sets": [{"kind": "shapes", "seed": 101, "min_shift": 0.1, "max_shift": 0.3, "num_images": 40}],
-    "held_out": {
-        "near": {"data": {"kind": "shapes", "seed": 901, "min_shift": 0, "max_shift": 0.15, "num_images": 30}, "num_questions": 30}
-    },
-    "acceptance_sets": {
-        "dev": {"data": {"kind": "shapes", "seed": 911, "min_shift": 0, "max_shift": 0.3, "num_images": 30}, "num_questions": 30}
-    },
-    "generation": {"num_shards": 6},
-    "filters": ["parsable", "length", "duplicates", "agreement", "confidence", "image_dependence", "basis"],
-    "training": {"num_steps": 6, "batch_size": 16, "learning_rate": 1e-5, "checkpoint_steps": 2},
-    "acceptance": {"paired_test": {"max_p": 1.0, "min_gain": -1.0, "max_drop": 1.0}},
-}
-
-
-def vigc(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "loop", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
-
-
-def write_config(folder: Path, **changes: Any) -> Path:
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({**CONFIG, **changes}))
-    return path
-
-
-def digest_of(run_dir: Path) -> str:
-    report = json.loads(vigc("verify", str(run_dir), "--json", cwd=run_dir.parent).stdout)
-    assert report["ok"], report["problems"]
-    return report["digest"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """An undisturbed run and what it printed."""
-    folder = tmp_path_factory.mktemp("finished")
-    result = vigc("run", str(write_config(folder)), "--run-dir", "runs/small", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return folder / "runs" / "small", result.stdout
 
 
 def test_a_run_ends_with_its_tables_and_says_where_it_is(finished: tuple[Path, str]) -> None:
@@ -124,23 +76,20 @@ def test_exports_hold_the_accepted_records(finished: tuple[Path, str], tmp_path:
         assert result.stdout.startswith(f"{accepted} records")
 
 
-MOMENTS = {"generating": "rounds/0001/parts/records-00001.json", "training": "checkpoints/round-0001.steps/step-*[0-9]"}
+MOMENTS = {
+    "generating": ("rounds/0001/parts/records-00001.json", kill),
+    "training": ("checkpoints/round-0001.steps/step-*[0-9]", lose_machine),
+}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_run_killed_in_the_middle_resumes_to_the_same_digest(finished: tuple[Path, str], tmp_path: Path, moment: str) -> None:
     run_dir = tmp_path / "runs" / "small"
     parts = run_dir / "rounds" / "0001" / "parts"
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "loop", "run", str(write_config(tmp_path)), "--run-dir", str(run_dir)],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_until(lambda: any(run_dir.glob(MOMENTS[moment])), 300)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait(30)
-    _, alive = psutil.wait_procs(children, timeout=120)
-    assert alive == [], "processes of a killed run are left behind"
+    awaited, end = MOMENTS[moment]
+    driver = start("run", str(write_config(tmp_path)), "--run-dir", str(run_dir), cwd=tmp_path)
+    wait_until(lambda: any(run_dir.glob(awaited)), 300)
+    end(driver)
     before = {path.name: path.stat().st_mtime_ns for path in parts.glob("records-*.parquet")}
     assert json.loads(vigc("status", str(run_dir), "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
 
@@ -178,10 +127,3 @@ def test_a_round_over_photos_sets_broken_ones_aside_and_goes_on(tmp_path: Path) 
     assert commit.counts["generated"] == 22
     part = store.read_part(next(file for file in commit.files if "records-" in file.path))
     assert pc.all(pc.is_valid(part["generator_weight_version"])).as_py()
-
-
-def wait_until(holds: Any, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)

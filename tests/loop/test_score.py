@@ -90,6 +90,11 @@ def test_a_split_is_scored_alone(tmp_path: Path) -> None:
     data, predictions = tmp_path / "scienceqa.json", written(tmp_path / "p.json", {"1": "A"})
     data.write_text(json.dumps(rows))
     assert score_files("scienceqa", [data], predictions, split="val")["accuracy"] == 100
+    both = written(tmp_path / "both.json", {"0": "B", "1": "A"})
+    assert score_files("scienceqa", [data], both, split="val")["accuracy"] == 100
+    assert score_files("scienceqa", [data], both, split="test")["accuracy"] == 0
+    assert score_files("scienceqa", [data], predictions, split="test", allow_missing=True)["accuracy"] == 0
+    assert "p.json has no prediction for 1 of 1 questions (0)" in refused("scienceqa", [data], predictions, split="test")
     assert refused("scienceqa", [data], predictions, split="x") == "--split is 'x'; the data has test, val"
 
 

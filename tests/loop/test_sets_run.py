@@ -12,7 +12,7 @@ import yaml
 from loop.sources.shapes.source import ShapesImages
 from loop.store import Store
 from tests.loop.image_sets import encoded, write_set
-from tests.loop.test_run import vigc, write_config
+from tests.loop.small_run import vigc, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 import yaml
@@ -19,6 +15,7 @@ from actors.engines.weights import digest_of, read_checkpoint
 from actors.training.checkpoint import group_of
 from loop.config import EMBEDDED_MODEL
 from loop.models import model_files
+from tests.loop.small_run import lose_machine, start, vigc, wait_until
 from tests.loop.test_train_config import document
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -35,16 +32,15 @@ def config_file(folder: Path) -> Path:
     return path
 
 
-def vigc(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "loop", "train", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return vigc("train", *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed training."""
     folder = tmp_path_factory.mktemp("finished")
-    done = vigc(str(config_file(folder)), cwd=folder)
+    done = train(str(config_file(folder)), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "the trained model: runs/small/checkpoints/2-instruct" in done.stdout
     return folder / "runs" / "small"
@@ -57,14 +53,14 @@ def changed(before: Path, after: Path) -> set[str]:
     return {group_of(name) for name in first if not torch.equal(first[name], second[name])}
 
 
-def test_each_stage_changes_what_it_trains_and_nothing_else(finished: Path) -> None:
-    align, instruct = finished / "checkpoints" / "1-align", finished / "checkpoints" / "2-instruct"
+def test_each_stage_changes_what_it_trains_and_nothing_else(trained: Path) -> None:
+    align, instruct = trained / "checkpoints" / "1-align", trained / "checkpoints" / "2-instruct"
     assert changed(EMBEDDED_MODEL, align) == {"projector"}
     assert changed(align, instruct) == {"projector", "language_model"}
 
 
-def test_the_summary_says_what_is_there(finished: Path) -> None:
-    summary = json.loads((finished / "summary.json").read_text())
+def test_the_summary_says_what_is_there(trained: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
     assert summary["finished"]
     assert summary["model_digest"] == digest_of(read_checkpoint(EMBEDDED_MODEL))
     assert [(stage["name"], stage["form"], stage["num_steps"]) for stage in summary["stages"]] == [
@@ -72,56 +68,45 @@ def test_the_summary_says_what_is_there(finished: Path) -> None:
         ("instruct", "conversations", 8),
     ]
     for stage in summary["stages"]:
-        assert stage["digest"] == digest_of(read_checkpoint(finished / stage["checkpoint"]))
+        assert stage["digest"] == digest_of(read_checkpoint(trained / stage["checkpoint"]))
         assert stage["num_target_tokens"] > 0
     assert summary["digest"] == summary["stages"][-1]["digest"]
-    assert not list(finished.glob("checkpoints/*.steps"))
-    assert "training_result.json" not in {path.name for path in model_files(finished / "checkpoints" / "2-instruct")}
+    assert not list(trained.glob("checkpoints/*.steps"))
+    assert "training_result.json" not in {path.name for path in model_files(trained / "checkpoints" / "2-instruct")}
 
 
-def test_the_same_command_keeps_what_is_finished(finished: Path) -> None:
-    folder = finished.parents[1]
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+def test_the_same_command_keeps_what_is_finished(trained: Path) -> None:
+    folder = trained.parents[1]
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")}
     for arguments in ([str(folder / "config.yaml")], ["--resume", "runs/small"]):
-        done = vigc(*arguments, cwd=folder)
+        done = train(*arguments, cwd=folder)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("is finished and verified") == 2
-    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
-    other = vigc(str(folder / "config.yaml"), "stages.1.training.learning_rate=1e-4", cwd=folder)
+    assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")}
+    other = train(str(folder / "config.yaml"), "stages.1.training.learning_rate=1e-4", cwd=folder)
     assert other.returncode == 2
     assert "holds a training with another stages.1.training.learning_rate; give the same config" in other.stderr
 
 
-def test_a_training_killed_in_its_second_stage_ends_with_the_same_weights(finished: Path, tmp_path: Path) -> None:
+def test_a_training_killed_in_its_second_stage_ends_with_the_same_weights(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "loop", "train", str(config_file(tmp_path)), "--out", str(out)]
-    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any(out.glob("checkpoints/2-instruct.steps/step-*[0-9]")))
-    children = psutil.Process(driver.pid).children(recursive=True)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    psutil.wait_procs(children, timeout=60)
-    done = vigc("--resume", str(out), cwd=tmp_path)
+    driver = start("train", str(config_file(tmp_path)), "--out", str(out), cwd=tmp_path)
+    wait_until(lambda: any(out.glob("checkpoints/2-instruct.steps/step-*[0-9]")), 500)
+    lose_machine(driver)
+    done = train("--resume", str(out), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "stage 1-align is finished and verified" in done.stdout
     assert "training went on after step" in done.stdout
-    found, wanted = (json.loads((folder / "summary.json").read_text()) for folder in (out, finished))
+    found, wanted = (json.loads((folder / "summary.json").read_text()) for folder in (out, trained))
     assert [stage["digest"] for stage in found["stages"]] == [stage["digest"] for stage in wanted["stages"]]
     assert found["stages"][1]["losses"] == wanted["stages"][1]["losses"]
 
 
-def test_a_damaged_stage_is_named(finished: Path) -> None:
-    weights = finished / "checkpoints" / "1-align" / "model.safetensors"
+def test_a_damaged_stage_is_named(trained: Path) -> None:
+    weights = trained / "checkpoints" / "1-align" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    done = vigc("--resume", str(finished), cwd=finished)
+    done = train("--resume", str(trained), cwd=trained)
     assert done.returncode == 2
     assert "1-align are not those that training wrote; remove the folder to train again" in " ".join(done.stderr.split())
-
-
-def wait_until(holds: Any, timeout_s: float = 500) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)

@@ -13,7 +13,7 @@ import pytest
 
 from loop.export import read_records
 from loop.store import Store
-from tests.loop.test_run import vigc, wait_until, write_config
+from tests.loop.small_run import vigc, wait_until, write_config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
