@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,15 @@ def test_a_killed_command_goes_on_and_no_task_is_asked_twice(tmp_path: Path, fil
     assert len(lines(journal)) == 37
 
 
+@pytest.fixture
+def _heeds_interrupts() -> Iterator[None]:
+    """A shell has what it runs in the background ignore SIGINT, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_interrupts")
 def test_ctrl_c_keeps_and_publishes_what_is_finished(tmp_path: Path, files: tuple[Path, Path]) -> None:
     def interrupts(body: dict[str, Any], number: int) -> Answer:
         if number == 5:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from loop.export import read_records
 from loop.store import Store
-from tests.loop.small_run import vigc, wait_until, write_config
+from tests.loop.small_run import kill, vigc, wait_until, write_config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -30,10 +29,7 @@ def test_a_run_on_vllm_that_is_killed_leaves_no_process_and_resumes(tmp_path: Pa
     assert driver.poll() is None, (tmp_path / "errors").read_text()
     children = psutil.Process(driver.pid).children(recursive=True)
     assert sum("EngineWorker" in " ".join(child.cmdline()) for child in children) == 2
-    driver.send_signal(signal.SIGKILL)
-    driver.wait(30)
-    _, alive = psutil.wait_procs(children, timeout=120)
-    assert alive == [], "processes of a killed run are left behind"
+    kill(driver)
 
     result = vigc("resume", str(run_dir), cwd=tmp_path)
 
