@@ -62,8 +62,7 @@ def combine(files: EnsembleFiles, how: Ensemble, model: ChatModel | None, model_
         )
         raise UserError(f"{what}, and none is given; give --endpoint URL and --model NAME, or --text-model PATH")
     try:
-        benchmark, everything = _questions(files)
-        questions = of_split(everything, files.split)
+        benchmark, everything, questions = _questions(files)
         seen = _read(benchmark, everything, files.predictions)
         read = None if files.text_predictions is None else _read(benchmark, everything, files.text_predictions)
         if model is None:
@@ -85,12 +84,14 @@ def combine(files: EnsembleFiles, how: Ensemble, model: ChatModel | None, model_
         raise UserError(str(error)) from error
 
 
-def _questions(files: EnsembleFiles) -> tuple[Benchmark, list[Question]]:
+def _questions(files: EnsembleFiles) -> tuple[Benchmark, list[Question], list[Question]]:
+    """The benchmark, all questions of its data, and those of the split."""
     benchmark, _ = build(files.benchmark, files.data)
-    questions = read_questions(files.benchmark, benchmark, files.data)
+    everything = read_questions(files.benchmark, benchmark, files.data)
+    questions = of_split(everything, files.split)
     if benchmark.settings != (ANSWER,) or not all(question.choices for question in questions):
         raise UserError(f"{files.benchmark} has questions without lettered choices; an ensemble is for such as scienceqa and mmbench")
-    return benchmark, questions
+    return benchmark, everything, questions
 
 
 def _read(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> dict[str, str]:

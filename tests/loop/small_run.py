@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def kill(driver: subprocess.Popen[Any]) -> None:
     Ray's two agents try for a minute to reach its control store: they are ended here, and `test_ends` sees that they end.
     """
     children = psutil.Process(driver.pid).children(recursive=True)
-    agents = [child for child in children if "Agent" in " ".join(child.cmdline())]
+    agents = [child for child in children if _title(child) in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")]
     driver.kill()
     driver.wait(30)
     _, alive = psutil.wait_procs(set(children) - set(agents), timeout=60)
@@ -76,9 +77,16 @@ def lose_machine(driver: subprocess.Popen[Any]) -> None:
     driver.wait(30)
 
 
+def _title(process: psutil.Process) -> str:
+    """What a process calls itself; empty where it has just ended."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline()).strip()
+    return ""
+
+
 def _end(processes: list[psutil.Process]) -> None:
     for process in processes:
-        if process.is_running():
+        with suppress(psutil.NoSuchProcess):  # what runs in a family ends with its head, at a moment of its own
             process.kill()
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []
