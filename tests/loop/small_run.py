@@ -72,8 +72,9 @@ def kill(driver: subprocess.Popen[Any]) -> None:
 
 def lose_machine(driver: subprocess.Popen[Any]) -> None:
     """Kill a driver and all that it ran at once: a rank can go on for seconds without its driver, and end what was to be interrupted."""
-    family = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
-    _end(family)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    _end(children)
     driver.wait(30)
 
 
