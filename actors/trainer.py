@@ -26,6 +26,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.images import ImageSource
+from actors.spared import spare_sklearn
 from actors.training.job import Progress, RankLostError, TrainerError, TrainingJob, TrainingResult
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class TrainerRank:
 
         from actors.training.distributed import join_process_group
 
+        spare_sklearn()
         torch.set_num_threads(self._threads)
         os.environ.update(self._environment(rendezvous))
         join_process_group(self._rank, self._world_size, rendezvous.host, rendezvous.port, self._listener, _JOIN_TIMEOUT_S)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -97,17 +98,13 @@ def _sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _common_options(**env_vars: str) -> dict[str, Any]:
-    return {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        # Two torch threads beside another busy process run many times slower than one: actors ask for more by themselves.
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", **env_vars}},
-    }
+_OPTIONS: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+_WORKER_ENV = {"OMP_NUM_THREADS": "1"}
+"""Two torch threads beside another busy process run many times slower than one: actors ask for more by themselves."""
 
 
 def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_store_bytes: int) -> None:
-    with _one_host():
+    with _one_host(temp_dir.absolute()):
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -116,18 +113,22 @@ def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_s
             object_store_memory=object_store_bytes,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(temp_dir.absolute()),
-            **_common_options(TMPDIR=str(temp_dir.absolute())),
+            **_OPTIONS,
         )
 
 
 @contextmanager
-def _one_host() -> Iterator[None]:
-    """While Ray starts: nothing is reported or exported, and its servers bind to loopback.
+def _one_host(temp_dir: Path) -> Iterator[None]:
+    """While Ray starts: nothing is reported or exported, its servers bind to loopback, and its workers inherit their environment,
+    which spares them a runtime environment: actors then run in the processes that Ray starts ahead.
 
     On Linux Ray replaces a node address of 127.0.0.1 by a reachable one and then listens on every interface, unless it is told
     that it will not be part of a cluster. The constant is for this process, the environment for the processes that it starts.
     """
-    settings = {_ONE_HOST_ENV: "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
+    settings = {
+        _ONE_HOST_ENV: "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "TMPDIR": str(temp_dir), **_WORKER_ENV,
+    }  # fmt: skip
+    tempfile.gettempdir()  # it looks once, and what it finds is kept: this process keeps its own
     before = {name: os.environ.get(name) for name in settings}
     constant = ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(settings)
@@ -148,7 +149,7 @@ def _join(address: str, deadline: float) -> None:
     while True:
         try:
             _knock(address, deadline)
-            ray.init(address=address, **_common_options())
+            ray.init(address=address, runtime_env={"env_vars": _WORKER_ENV}, **_OPTIONS)
             return
         except OSError as error:
             if time.monotonic() >= deadline:

@@ -103,11 +103,12 @@ class House:
         return self._committed(commit, weight_version(commit.round, digest), f"checkpoints/round-{commit.round:04d}-control-{name}")
 
     def start_fleet(self, model: Model) -> None:
-        """Construct the engines; they serve only after their first completed swap. Then the trainer's ranks import and join while the
-        engines work."""
+        """Construct the engines; they serve only after their first completed swap. Then the filters and the trainer's ranks import while
+        the engines work."""
         with self.progress.stage("start engines", total=1, unit="fleet") as stage:
             self.fleet.start(self._update(model, first=True))
             stage.advance(1)
+        self.filters.launch()
         self.trainer.launch()
 
     def serve(self, model: Model) -> None:
@@ -240,7 +241,6 @@ def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], prog
         stack.callback(trainer.shutdown)
         filters = _filters(config, policies, store, placement)
         stack.callback(filters.shutdown, _SHUTDOWN_S)
-        filters.launch()
         model = store.local_checkpoint(commits[0].champion_path) if commits else downloaded(config.model_path)
         fleet = _fleet(config, policies, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from actors.spared import spare_sklearn
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,6 +23,7 @@ class EngineSpec:
 
 
 def _transformers(spec: EngineSpec) -> Engine:
+    spare_sklearn()
     from actors.engines.transformers import TransformersEngine
 
     return TransformersEngine(spec.model, **spec.options)

@@ -107,7 +107,7 @@ def _filter(fault: signal.Signals) -> list[Cell]:
     title = r"^ray::FilterWorker"
     return [
         Cell("filter", "constructing", fault, rf"{title}\.__init__"),
-        Cell("filter", "idle", fault, rf"{title}$", ("start actors",)),
+        Cell("filter", "idle", fault, rf"{title}$", ("evaluate",)),
         Cell("filter", "serving", fault, rf"{title}\.filter"),
         Cell("filter", "writing", fault, title, writing=r"/\.records-.*\.{pid}-"),
     ]
