@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def spare_sklearn() -> None:
     """Have transformers not import scikit-learn, which MLflow brings: it would be for the thresholds of assisted generation alone, and
     takes longer than the embedded model. Call it before the first model class is imported."""
     import transformers.utils
 
-    transformers.utils.is_sklearn_available = lambda: False
+    names: Any = transformers.utils
+    names.is_sklearn_available = lambda: False

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from loop.config import TransformersEngineConfig
+from loop.engine_config import TransformersEngineConfig
 from loop.errors import UserError, one_line
 from loop.models import check_model, downloaded
 

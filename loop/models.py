@@ -16,7 +16,8 @@ from PIL import Image
 from actors.processors import load_processor
 from actors.training.checkpoint import RESULT_FILE
 from loop.bounded import in_bounds
-from loop.config import EMBEDDED_MODEL, TransformersEngineConfig, VllmEngineConfig
+from loop.config import EMBEDDED_MODEL
+from loop.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.errors import UserError, one_line
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")

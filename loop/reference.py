@@ -12,7 +12,8 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
-from loop.config import AcceptanceSet, HeldOutSet, RunConfig, TransformersEngineConfig, VllmEngineConfig
+from loop.config import AcceptanceSet, HeldOutSet, RunConfig
+from loop.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.sets import ImageSet, LabelledSet, kinds_of
 from loop.train_config import TrainConfig, TrainStage
 from policies.acceptance import ACCEPTANCE_POLICIES

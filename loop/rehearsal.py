@@ -24,7 +24,8 @@ from actors.engines.base import WeightMismatchError
 from actors.engines.weights import weight_files
 from cluster.plan import ResourcePlan, plan_resources
 from loop.assembly import build_held_out, build_images, build_labelled, build_policies, check_held_out
-from loop.config import HeldOutSet, RunConfig, TransformersEngineConfig
+from loop.config import HeldOutSet, RunConfig
+from loop.engine_config import TransformersEngineConfig
 from loop.errors import UserError
 from loop.house import resource_request
 from loop.models import MODEL_FILES, check_model

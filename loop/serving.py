@@ -20,7 +20,7 @@ from cluster.fleet import Fleet
 from cluster.placement import Placement, reserve
 from cluster.plan import plan_engines
 from cluster.slot import engine_actor
-from loop.config import ClusterConfig, EngineConfig
+from loop.engine_config import ClusterConfig, EngineConfig
 from policies.correction import CorrectionPolicy, NoCorrection
 
 _SHUTDOWN_S = 30.0

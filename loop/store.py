@@ -44,7 +44,6 @@ from loop.documents import (
     PrunedCheckpoint,
     RunInfo,
     VerifyReport,
-    canonical_json,
     describe,
     seal,
     unseal,
@@ -61,6 +60,7 @@ from loop.errors import (
     WriteError,
 )
 from loop.storage import Storage, open_storage
+from loop.verifying import canonical, note_damage, verify
 from policies.records import SCHEMA_VERSION as RECORD_SCHEMA_VERSION
 from policies.records import Record, RecordSchemaError, from_table
 
@@ -69,7 +69,6 @@ log = logging.getLogger(__name__)
 _RUN, _LOCK = "run.json", "lock.json"
 _PRUNED = ".pruned.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_NOT_IN_DIGEST = {"run_id", "started_at", "committed_at", "epoch", "stage_seconds", "files"}
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -124,7 +123,7 @@ class Store:
 
     def read_run(self) -> RunInfo:
         """Raises `DamagedFileError` or `SchemaVersionError`."""
-        return self._load(_RUN, RunInfo)
+        return self.load(_RUN, RunInfo)
 
     # ---- the lock
 
@@ -151,13 +150,12 @@ class Store:
         self.storage.write(_LOCK, seal(lease.model_dump(mode="json")))
         self.storage.remove_leftovers()
         driver = Store(self.storage, lease)
-        for name in self.storage.names("checkpoints"):
-            if name.endswith(_PRUNED):
-                driver._finish_pruning("checkpoints/" + name.removesuffix(_PRUNED))
+        for path in self.tombstones():
+            driver._finish_pruning(path.removesuffix(_PRUNED))
         return driver
 
     def _holder(self) -> Lease | None:
-        return None if self.storage.size(_LOCK) is None else self._load(_LOCK, Lease)
+        return None if self.storage.size(_LOCK) is None else self.load(_LOCK, Lease)
 
     def _check_fence(self) -> None:
         if self.lease is None:
@@ -297,7 +295,7 @@ class Store:
         if pruned is not None:
             names = [name for name in self.storage.names("checkpoints") if name.endswith(".json") and not name.endswith(_PRUNED)]
             raise PrunedCheckpointError(path, pruned.reason, ", ".join(name.removesuffix(".json") for name in names))
-        return self.storage.fetch(path, self._load(path + ".json", CheckpointReceipt).files)
+        return self.storage.fetch(path, self.load(path + ".json", CheckpointReceipt).files)
 
     def prune_checkpoint(self, path: str, reason: str) -> None:
         """Delete the committed checkpoint folder `path` for good. First a tombstone with its files and the reason is made durable: it
@@ -314,15 +312,19 @@ class Store:
             self.storage.write(path + _PRUNED, seal(tombstone.model_dump(mode="json")))
         self._finish_pruning(path)
 
+    def tombstones(self) -> list[str]:
+        """Paths of what stands in the place of pruned checkpoints."""
+        return ["checkpoints/" + name for name in self.storage.names("checkpoints") if name.endswith(_PRUNED)]
+
     def _finish_pruning(self, path: str) -> None:
         receipt = path + ".json"
         if self.storage.names(path) or self.storage.size(receipt) is not None:
-            self._load(path + _PRUNED, PrunedCheckpoint)  # a damaged one deletes nothing
+            self.load(path + _PRUNED, PrunedCheckpoint)  # a damaged one deletes nothing
             self.storage.remove(path)
             self.storage.remove(receipt)
 
     def _tombstone(self, path: str) -> PrunedCheckpoint | None:
-        return None if self.storage.size(path + _PRUNED) is None else self._load(path + _PRUNED, PrunedCheckpoint)
+        return None if self.storage.size(path + _PRUNED) is None else self.load(path + _PRUNED, PrunedCheckpoint)
 
     # ---- commits
 
@@ -338,7 +340,7 @@ class Store:
         assert commit.epoch == self.epoch, f"commit of epoch {commit.epoch} through a handle of epoch {self.epoch}"
         done = self.commits()
         if commit.round < len(done):
-            if _canonical(done[commit.round]) != _canonical(commit):
+            if canonical(done[commit.round]) != canonical(commit):
                 raise StoreError(f"round {commit.round} of {self.uri} is already committed with other content, and stays as it is")
             return
         if commit.round > len(done):
@@ -364,7 +366,7 @@ class Store:
 
     def read_commit(self, round: int) -> RoundCommit:
         """The record of one round, whatever befell the others. Raises `DamagedFileError` or `SchemaVersionError`."""
-        commit = self._load(_commit_path(round), RoundCommit)
+        commit = self.load(_commit_path(round), RoundCommit)
         if commit.round != round:
             raise DamagedFileError(_commit_path(round), f"the record of round {round}", f"the record of round {commit.round}", REMEDY)
         return commit
@@ -377,7 +379,7 @@ class Store:
     def readable_commits(self) -> tuple[list[RoundCommit], list[str]]:
         """The rounds whose records are intact, and what is wrong with the others."""
         problems: list[str] = []
-        found = [self._note_damage(partial(self.read_commit, round), problems) for round in self.committed_rounds()]
+        found = [note_damage(partial(self.read_commit, round), problems) for round in self.committed_rounds()]
         return [commit for commit in found if commit is not None], problems
 
     def check_files(self, files: Iterable[FileEntry]) -> None:
@@ -389,52 +391,12 @@ class Store:
 
     def verify(self) -> VerifyReport:
         """Hold every committed file against its record. Reads all of them; raises nothing for what it finds."""
-        digest, num_files, num_bytes, problems = hashlib.sha256(), 0, 0, list[str]()
-        self._note_damage(self.read_run, problems)
-        pruned, num_pruned = self._pruned_files(problems), 0
-        rounds = self.committed_rounds()
-        if rounds != list(range(len(rounds))):
-            problems.append(f"committed rounds are {rounds}: there must be no gap, and round 0 must be there")
-        for round in rounds:
-            commit = self._note_damage(partial(self.read_commit, round), problems)
-            if commit is not None:
-                files = [file if file in pruned else self._found(file, problems) for file in commit.files]
-                present = [file for file in files if file not in pruned]
-                num_files += len(present)
-                num_bytes += sum(file.num_bytes for file in present)
-                num_pruned += len(files) - len(present)
-                for path in commit.checkpoints:
-                    if not any(file.path.startswith(path + "/") for file in pruned):
-                        self._note_damage(partial(self._load, path + ".json", CheckpointReceipt), problems)
-                digest.update(_canonical(commit.model_copy(update={"files": files})))
-        return VerifyReport(num_files, num_bytes, num_pruned, digest.hexdigest(), problems)
-
-    def _pruned_files(self, problems: list[str]) -> list[FileEntry]:
-        paths = ["checkpoints/" + name for name in self.storage.names("checkpoints") if name.endswith(_PRUNED)]
-        found = [self._note_damage(partial(self._load, path, PrunedCheckpoint), problems) for path in paths]
-        return [file for tombstone in found if tombstone is not None for file in tombstone.files]
-
-    def _note_damage(self, load: Callable[[], _Model], problems: list[str]) -> _Model | None:
-        try:
-            return load()
-        except (DamagedFileError, SchemaVersionError) as error:
-            problems.append(str(error))
-            return None
-
-    def _found(self, file: FileEntry, problems: list[str]) -> FileEntry:
-        """The entry of a committed file as it lies there; what is wrong with it goes to `problems`."""
-        try:
-            found = self.storage.entry(file.path)
-        except (OSError, StoreError) as error:
-            problems.append(f"{file.path} is damaged: expected {describe(file)}, found no readable file ({error}); {REMEDY}")
-            return FileEntry(path=file.path, num_bytes=0, sha256="")
-        if found != file:
-            problems.append(str(DamagedFileError(file.path, describe(file), describe(found), REMEDY)))
-        return found
+        return verify(self)
 
     # ---- sealed documents
 
-    def _load(self, path: str, model: type[_Model]) -> _Model:
+    def load(self, path: str, model: type[_Model]) -> _Model:
+        """The sealed document at `path`. Raises `DamagedFileError` or `SchemaVersionError`."""
         try:
             content = unseal(path, self.storage.read(path))
         except FileNotFoundError as error:
@@ -452,7 +414,7 @@ class Store:
         if self.storage.size(path) is None:
             return None
         try:
-            receipt = self._load(path, model)
+            receipt = self.load(path, model)
             self.check_files(files_of(receipt))
         except DamagedFileError as error:
             log.warning("%s of %s: expected %s, found %s; it will be made again", error.path, self.uri, error.expected, error.found)
@@ -467,12 +429,6 @@ def records_in(path: str, table: pa.Table) -> list[Record]:
     except RecordSchemaError as error:
         found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode()
         raise SchemaVersionError(path, found, RECORD_SCHEMA_VERSION) from error
-
-
-def _canonical(commit: RoundCommit) -> bytes:
-    """What a commit says, free of when, where and by whom it was written."""
-    files = sorted((file.path, file.sha256) for file in commit.files)
-    return canonical_json({"commit": commit.model_dump(mode="json", exclude=_NOT_IN_DIGEST), "files": files})
 
 
 def _commit_path(round: int) -> str:

@@ -1,6 +1,6 @@
 """Faults in actors and services: one of each kind, at each moment of its life, killed or made to hang.
 
-A run that is to survive takes several faults, one in each phase of it; a fault that ends a run has one of its own.
+A run that is to survive takes several faults, one in each phase of it. One that a fault ends is resumed, and takes the next one then.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.drivers import Record, Reference, compare
@@ -25,6 +26,10 @@ _ATTEMPTS = 3
 """Runs of a cell in which its moment may be missed: some last for milliseconds."""
 _NAMED_ERROR = re.compile(r"^error: \S|\bCRITICAL +\w+Error: ", re.MULTILINE)
 """What `vigc` says as its last line, or what it logs when Ray is gone under it and nothing can be closed any more."""
+
+_STOPPED = "stopped"
+"""With a named error; whether it is a bounded stop shows when the run is resumed."""
+_NOTHING = {"digest_equal": False, "lost": 0, "doubled": 0}
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Cell:
     rank: int | None = None
     writing: str = ""
     """Pattern of a half-written file or folder that must be there, in which {pid} is the victim's."""
+    rounds: int = 1
+    """Of the run: two where the first one does not need the victim any more."""
+    finished: str = ""
+    """A file of the run that must be there."""
     meanwhile: str = ""
     """What a process of the session must show: rank 0's own title is lost to the calls that ask for its progress."""
 
@@ -99,7 +108,7 @@ def _engine(fault: signal.Signals) -> list[Cell]:
         Cell("engine", "serving", fault, rf"{title}\.(generate|correct)"),
         Cell("engine", "evaluating", fault, rf"{title}\.evaluate"),
         Cell("engine", "swapping at the start", fault, rf"{title}\.swap", round=0),
-        Cell("engine", "swapping to the candidate", fault, rf"{title}\.(swap|stage)", round=1),
+        Cell("engine", "swapping to the candidate", fault, rf"{title}\.(swap|stage)", round=1, finished="rounds/0001/parts/training.json"),
     ]
 
 
@@ -107,7 +116,7 @@ def _filter(fault: signal.Signals) -> list[Cell]:
     title = r"^ray::FilterWorker"
     return [
         Cell("filter", "constructing", fault, rf"{title}\.__init__"),
-        Cell("filter", "idle", fault, rf"{title}$", ("evaluate",)),
+        Cell("filter", "idle", fault, rf"{title}$", ("train",), round=1, rounds=2),
         Cell("filter", "serving", fault, rf"{title}\.filter"),
         Cell("filter", "writing", fault, title, writing=r"/\.records-.*\.{pid}-"),
     ]
@@ -120,7 +129,7 @@ def _trainer(fault: signal.Signals) -> list[Cell]:
         for rank in (0, 1)
         for cell in (
             Cell("trainer", "constructing", fault, rf"{title}\.prepare", rank=rank),
-            Cell("trainer", "idle", fault, rf"{title}$", ("generate",), rank=rank),
+            Cell("trainer", "idle", fault, rf"{title}$", ("evaluate",), round=1, rank=rank, rounds=2),
             Cell("trainer", "serving", fault, title, ("train",), rank=rank, meanwhile=rf"{title}\.train"),
         )
     ]
@@ -128,16 +137,22 @@ def _trainer(fault: signal.Signals) -> list[Cell]:
 
 
 def in_runs(cells: Sequence[Cell], turn: int) -> list[tuple[Cell, ...]]:
-    """Cells that can share a run: at most one of each phase. Another `turn` puts others together."""
-    phases = [[cell for cell in cells if cell.phase == phase and not cell.ends_the_run] for phase in range(len(_PHASES))]
+    """Cells that can share a run: at most one of each phase. Another `turn` puts others together; what ends runs is put with its like, in
+    the order of its moments."""
+    longest_first = sorted(cells, key=lambda cell: -cell.rounds)
+    phases = [[cell for cell in longest_first if cell.phase == phase and not cell.ends_the_run] for phase in range(len(_PHASES))]
     turned = [one[turn % len(one) :] + one[: turn % len(one)] if phase % 2 and one else one for phase, one in enumerate(phases)]
     shared = [tuple(cell for cell in run if cell is not None) for run in zip_longest(*turned)]
-    return shared + [(cell,) for cell in cells if cell.ends_the_run]
+    ends: dict[tuple[str, signal.Signals], list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.phase):
+        if cell.ends_the_run:
+            ends.setdefault((cell.kind, cell.fault), []).append(cell)
+    return shared + [tuple(run) for run in ends.values()]
 
 
 def try_matrix(folder: Any, reference: Reference, cells: list[Cell], repeats: int, record: Record, is_over: Callable[[], bool]) -> None:
-    """Every cell `repeats` times, in runs of one round, until the budget is used up. A moment that was missed is tried again."""
-    world = World.make(folder / "config", rounds=1, cluster=SHORT_BOUNDS, training=TRAINING_BOUNDS)
+    """Every cell `repeats` times, in runs of one or two rounds, until the budget is used up. A moment that was missed is tried again."""
+    worlds = {n: World.make(folder / f"config-{n}", rounds=n, cluster=SHORT_BOUNDS, training=TRAINING_BOUNDS) for n in (1, 2)}
     for turn in range(repeats):
         runs = in_runs(cells, turn)
         for attempt in range(_ATTEMPTS):
@@ -145,7 +160,7 @@ def try_matrix(folder: Any, reference: Reference, cells: list[Cell], repeats: in
             for run in runs:
                 if is_over():
                     return
-                for cell, result in Trial(world, reference, run).results():
+                for cell, result in Trial(worlds[max(cell.rounds for cell in run)], reference, run).results():
                     if result["verdict"] == "missed" and attempt < _ATTEMPTS - 1:
                         missed.append(cell)
                     else:
@@ -162,48 +177,64 @@ class Trial:
         self._cells = cells
         self._hits: dict[str, dict[str, Any]] = {}
         """By cell: who was hit, when and where."""
+        self._ended: dict[str, float] = {}
+        """By cell: when its session was over."""
 
     def results(self) -> list[tuple[Cell, dict[str, Any]]]:
         """What came of each cell."""
         folder = new_folder(self._world.folder, "cell")
+        run_dir = folder / "run"
         overrides = () if any(cell.kind == "mirror" for cell in self._cells) else ("tracking.enabled=false",)
-        session = Session(self._world, folder / "run", 0, overrides)
-        ending = session.watch(self._strike, HANG_S + STOP_BOUND_S, fast=True)
+        sessions = [(cell,) for cell in self._cells] if self._cells[0].ends_the_run else [self._cells]
+        found: dict[str, dict[str, Any]] = {}
+        result: dict[str, Any] = {}
+        for number, cells in enumerate(sessions):
+            result = self._disturbed(Session(self._world, run_dir, number, overrides), cells)
+            found |= {cell.name: result for cell in cells}
+            if result["verdict"] != _STOPPED:
+                break
+        if any(result["verdict"] == _STOPPED for result in found.values()):
+            resumed = self._resumed(run_dir, len(sessions))
+            found = {name: result | resumed if result["verdict"] == _STOPPED else result for name, result in found.items()}
+        if all(result["verdict"] in ("survived", "bounded stop") for result in found.values()):
+            shutil.rmtree(folder)
+        return [(cell, {**found.get(cell.name, result), **self._said_of(cell)}) for cell in self._cells]
+
+    def _disturbed(self, session: Session, cells: Sequence[Cell]) -> dict[str, Any]:
+        """One session with the faults of `cells`."""
+        ending = session.watch(lambda session: self._strike(session, cells), HANG_S + STOP_BOUND_S, fast=True)
         if ending is Ending.REACHED:
             ending = session.finish(STOP_BOUND_S)
-        ended_at = time.monotonic()
+        self._ended |= {cell.name: time.monotonic() for cell in cells}
         result: dict[str, Any] = {"ending": ending, "beyond_loopback": session.beyond_loopback}
         if ending is Ending.HANG:
             result |= {"stacks": session.stacks(), "titles": list(session.titles.values())}
             session.abort()
         result |= {**summary(session), "leftovers": session.settled()}
-        result |= self._judged(session, ending)
-        result["scratch"] = remove_folders(session.family.scratch)
-        if result["verdict"] in ("survived", "bounded stop"):
-            shutil.rmtree(folder)
-        return [(cell, {**result, **self._said_of(cell, ended_at)}) for cell in self._cells]
+        result |= self._judged(session, ending, cells)
+        return {**result, "scratch": remove_folders(session.family.scratch)}
 
-    def _said_of(self, cell: Cell, ended_at: float) -> dict[str, Any]:
+    def _said_of(self, cell: Cell) -> dict[str, Any]:
         others = [name for name in self._hits if name != cell.name]
         if cell.name not in self._hits:
             return {"cell": cell.name, "verdict": "missed", "in_one_run_with": others, "after_fault_s": 0.0}
         hit = self._hits[cell.name]
-        seconds = round(ended_at - hit["at"], 2)
+        seconds = round(self._ended[cell.name] - hit["at"], 2)
         return {
             "cell": cell.name, "victim": hit["victim"], "round": hit["round"], "stage": hit["stage"], "after_fault_s": seconds,
             "in_one_run_with": others,
         }  # fmt: skip
 
-    def _strike(self, session: Session) -> bool:
+    def _strike(self, session: Session, cells: Sequence[Cell]) -> bool:
         """Hits whose moment this is; whether all are hit."""
-        for cell in self._cells:
+        for cell in cells:
             if cell.name not in self._hits and (pid := self._victim_of(cell, session)) is not None:
                 number, stage = session.place()
                 self._hits[cell.name] = {"victim": title_of(pid)[:120], "at": time.monotonic(), "round": number, "stage": stage}
                 send(pid, cell.fault)
                 if cell.fault is not signal.SIGSTOP:
                     send(pid, signal.SIGCONT)
-        return len(self._hits) == len(self._cells)
+        return all(cell.name in self._hits for cell in cells)
 
     def _victim_of(self, cell: Cell, session: Session) -> int | None:
         """The process to hit, if this is the moment. It is stopped first, so that what is looked at is what is hit."""
@@ -220,6 +251,8 @@ class Trial:
     def _fits(self, cell: Cell, session: Session, pid: int) -> bool:
         if not re.search(cell.method, title_of(pid)) or (cell.writing and not self._writes(cell, session, pid)):
             return False
+        if cell.finished and not (session.run_dir / cell.finished).exists():
+            return False
         if cell.stages or cell.round is not None:
             number, stage = session.place()
             if (cell.stages and stage not in cell.stages) or cell.round not in (None, number):
@@ -230,30 +263,28 @@ class Trial:
         pattern = cell.writing.replace("{pid}", str(pid))
         return any(re.search(pattern, path) for path in half_written(session.run_dir))
 
-    def _judged(self, session: Session, ending: Ending) -> dict[str, Any]:
+    def _judged(self, session: Session, ending: Ending, cells: Sequence[Cell]) -> dict[str, Any]:
         code, stderr = session.process.returncode, session.stderr
-        nothing = {"digest_equal": False, "lost": 0, "doubled": 0}
         if ending is Ending.HANG:
-            return {**nothing, "verdict": "hang"}
-        if not self._hits:
-            return {**nothing, "verdict": "missed"}
+            return {**_NOTHING, "verdict": "hang"}
+        if not any(cell.name in self._hits for cell in cells):
+            return {**_NOTHING, "verdict": "missed"}
         if code == 0:
-            compared = compare(self._reference.outcomes[1], session.run_dir)
+            compared = compare(self._reference.outcomes[self._world.num_rounds], session.run_dir)
             return {**compared, "verdict": "survived" if compared["digest_equal"] else "wrong result"}
-        if not _NAMED_ERROR.search(stderr) or "Traceback" in stderr:
-            return {**nothing, "verdict": "stop without a named error"}
-        return self._resumed(session)
+        is_named = _NAMED_ERROR.search(stderr) and "Traceback" not in stderr
+        return {**_NOTHING, "verdict": _STOPPED if is_named else "stop without a named error"}
 
-    def _resumed(self, stopped: Session) -> dict[str, Any]:
+    def _resumed(self, run_dir: Path, number: int) -> dict[str, Any]:
         """A stop is a bounded one only if the run goes on afterwards."""
-        session = Session(self._world, stopped.run_dir, 1)
+        session = Session(self._world, run_dir, number)
         ending = session.finish()
         if ending is Ending.HANG:
             session.abort()
         left = [*session.settled(), *remove_folders(session.family.scratch)]
         if ending is not Ending.ENDED or session.process.returncode or left:
-            return {"digest_equal": False, "lost": 0, "doubled": 0, "verdict": f"does not resume: {ending} {session.stderr[-600:]} {left}"}
-        compared = compare(self._reference.outcomes[1], session.run_dir)
+            return {**_NOTHING, "verdict": f"does not resume: {ending} {session.stderr[-600:]} {left}"}
+        compared = compare(self._reference.outcomes[self._world.num_rounds], run_dir)
         return {**compared, "verdict": "bounded stop" if compared["digest_equal"] else "wrong result"}
 
 

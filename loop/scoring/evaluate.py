@@ -30,8 +30,9 @@ from actors.images import ImageSource
 from cluster.fleet import Fleet
 from cluster.weights import prepare
 from loop.commits import champion_commit
-from loop.config import EMBEDDED_MODEL, ClusterConfig, EngineConfig
+from loop.config import EMBEDDED_MODEL
 from loop.documents import canonical_json, seal, unseal
+from loop.engine_config import ClusterConfig, EngineConfig
 from loop.errors import DamagedFileError, UserError, WriteError, printable
 from loop.files import write, write_json, write_lines
 from loop.models import check_model, downloaded, model_files

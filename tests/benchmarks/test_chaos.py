@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chaos.actors import in_runs, matrix
 from benchmarks.chaos.processes import MARK, Family, title_of
 from benchmarks.chaos.results import Results
 from benchmarks.chaos.table import failures
@@ -47,6 +48,18 @@ def test_a_broken_promise_is_a_failure(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("verdict", ["missed", "hang", "wrong result", "stop without a named error"])
 def test_a_cell_that_was_neither_survived_nor_a_bounded_stop_is_a_failure(verdict: str) -> None:
     assert of("cell", {**CELL, "verdict": verdict})
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2])
+def test_every_cell_is_in_one_run_and_faults_of_one_run_do_not_meet(turn: int) -> None:
+    cells, runs = matrix(), in_runs(matrix(), turn)
+    assert sorted(cell.name for run in runs for cell in run) == sorted({cell.name for cell in cells})
+    for run in runs:
+        phases = [cell.phase for cell in run]
+        assert sorted(set(phases)) == sorted(phases)
+        assert len({cell.ends_the_run for cell in run}) == 1
+        if run[0].ends_the_run:
+            assert phases == sorted(phases), "what comes later in a run is still to come when it is resumed"
 
 
 def test_lost_and_doubled_records_are_counted_by_round() -> None:

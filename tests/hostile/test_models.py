@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loop.bounded import in_bounds
-from loop.config import EMBEDDED_MODEL, TransformersEngineConfig
+from loop.config import EMBEDDED_MODEL
+from loop.engine_config import TransformersEngineConfig
 from loop.errors import UserError
 from loop.house import House
 from loop.models import check_model, model_files

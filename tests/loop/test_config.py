@@ -15,9 +15,11 @@ from actors.engines.vllm import VllmOptions
 from actors.training.job import Lora
 from cluster.plan import plan_resources
 from loop import config as config_module
+from loop import engine_config, training_config
 from loop import sets as sets_module
 from loop.assembly import build_policies
-from loop.config import EMBEDDED_MODEL, RunConfig, VllmEngineConfig, load_config, parse_config
+from loop.config import EMBEDDED_MODEL, RunConfig, load_config, parse_config
+from loop.engine_config import VllmEngineConfig
 from loop.errors import UserError
 from loop.house import resource_request
 from policies.acceptance import Evidence
@@ -123,7 +125,7 @@ def refused_override(*overrides: str) -> list[str]:
 
 
 def sections() -> list[type[BaseModel]]:
-    modules = (config_module, sets_module)
+    modules = (config_module, engine_config, sets_module, training_config)
     found = [value for module in modules for value in vars(module).values() if isinstance(value, type) and issubclass(value, BaseModel)]
     return [value for value in dict.fromkeys(found) if value.__module__ in {module.__name__ for module in modules}]
 

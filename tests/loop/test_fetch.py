@@ -16,7 +16,7 @@ from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.processors import load_processor
 from actors.training.batches import IGNORED, ConversationEncoder
 from loop import fetch as fetch_module
-from loop.config import TransformersEngineConfig
+from loop.engine_config import TransformersEngineConfig
 from loop.errors import UserError
 from loop.fetch import fetch
 from loop.models import check_model
