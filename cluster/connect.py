@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from cluster.errors import TimeoutExceededError
+from cluster.errors import RayStartError, TimeoutExceededError, in_brief
 from cluster.scratch import scratch_folder
 from cluster.watch import watched
 
@@ -57,6 +57,7 @@ def connected(
     Raises:
         ValueError: the address is neither `HOST:PORT` nor `auto`, or `num_cpus`, `temp_dir` or `dashboard` is given for a cluster
             that runs already.
+        RayStartError: a local Ray did not start.
         TimeoutExceededError: the cluster could not be reached, or showed no live node, within `timeout_s` seconds.
     """
     if ray.is_initialized():
@@ -89,10 +90,15 @@ def _refuse_local_options(address: str, **options: object) -> None:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """Ray installs a handler that ends its processes under the hands of a driver that is about to close them in order."""
+    """Ray installs a handler that ends its processes under the hands of a driver that is about to close them in order, and exits with
+    the signal's number."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM and callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
     finally:
         if callable(handler):
             signal.signal(signal.SIGTERM, handler)
@@ -104,7 +110,7 @@ _WORKER_ENV = {"OMP_NUM_THREADS": "1"}
 
 
 def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_store_bytes: int) -> None:
-    with _one_host(temp_dir.absolute()):
+    with _one_host(temp_dir.absolute()), _start_errors_named():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -115,6 +121,14 @@ def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_s
             _temp_dir=str(temp_dir.absolute()),
             **_OPTIONS,
         )
+
+
+@contextmanager
+def _start_errors_named() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # no narrower one: where a server of it is lost, Ray raises just that
+        raise RayStartError(f"Ray does not start on this machine: {in_brief(error)}") from error
 
 
 @contextmanager

@@ -26,6 +26,10 @@ class TimeoutExceededError(ClusterError, TimeoutError):
     """A bounded wait ran out."""
 
 
+class RayStartError(ClusterError):
+    """Ray could not be started on this machine."""
+
+
 class EngineLostError(ClusterError):
     """One engine died, hung or served something else than it was told to. The fleet restarts it."""
 

@@ -1,4 +1,9 @@
-"""Temp folders outside a run's folder. Their names tell whose they are, so that the next owner removes what a dead one left behind."""
+"""Temp folders outside a run's folder, in which Ray works. Their names tell whose they are, so that the next owner removes what a dead one
+left behind.
+
+A process that is killed closes nothing, and neither does one that Ray's core ends at once because its servers are lost: two of Ray's
+agents then go on for a minute. So another process, this file run as a script, waits for the death of the one that uses a folder.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ import hashlib
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +34,9 @@ _DEAD_S = 2.0
 
 _POLL_S = 0.1
 
+_CLOSED = b"closed"
+"""What the process that waits for a death reads where there is none."""
+
 _INIT_PID = 1
 """Who the children of a dead process belong to."""
 
@@ -39,26 +49,66 @@ def make_scratch(owner: str) -> Path:
 
 @contextmanager
 def scratch_folder(owner: str) -> Iterator[Path]:
-    """A folder of `owner` that is gone after the block, once the processes that use it have ended, as are those of dead ones."""
+    """A folder of `owner` that is gone after the block, once the processes that use it have ended, as are those of dead ones. If this
+    process dies in the block, whoever uses the folder is ended, and it goes all the same."""
     folder = make_scratch(owner)
-    try:
-        yield folder
-    finally:
-        for each, process in _remove_unused(_folders_of(owner), _END_S).items():
-            logger.warning("%s is still used by process %d and stays; remove it when that has ended", each, process.pid)
+    with _guarded(folder, owner):
+        try:
+            yield folder
+        finally:
+            _end_orphans([folder])
+            for each, process in _remove_unused(_folders_of(owner), _END_S).items():
+                logger.warning("%s is still used by process %d and stays; remove it when that has ended", each, process.pid)
 
 
 def remove_dead(owner: str) -> None:
-    """Remove every folder of `owner` that no process uses. Call it when no other process acts for that owner any more.
-
-    Two agents of a Ray outlive a killed driver for a minute; whoever still uses a folder of it and has lost its parent is ended.
-    """
+    """Remove every folder of `owner` that no process uses; whoever uses one and has lost its parent is ended. Call it when no other
+    process acts for that owner any more."""
     folders = _folders_of(owner)
+    _end_orphans(folders)
+    _remove_unused(folders, _DEAD_S)
+
+
+def guard(folder: Path, owner: str, pid: int) -> None:
+    """What `scratch_folder` has a process of its own do: wait until process `pid` has ended or says that all is closed."""
+    if sys.stdin.buffer.read() == _CLOSED:
+        return
+    print(
+        f"error: process {pid}, which worked on {owner!r}, died and has closed nothing; what it has left running is ended "
+        "(a run continues with `vigc resume`)", file=sys.stderr, flush=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + _END_S
+    while (users := _users([folder])) and time.monotonic() < deadline:
+        for process in users:
+            with suppress(psutil.Error):
+                process.kill()
+        time.sleep(_POLL_S)
+    _remove(folder)
+
+
+@contextmanager
+def _guarded(folder: Path, owner: str) -> Iterator[None]:
+    command = [sys.executable, "-P", __file__, str(folder), owner, str(os.getpid())]
+    waiting = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield
+    finally:
+        waiting.communicate(_CLOSED, timeout=_END_S)
+
+
+def _end_orphans(folders: Sequence[Path]) -> None:
+    """End who uses one of the folders and has lost its parent: Ray's servers end with it, if they are there to do so."""
     for process in _users(folders):
         with suppress(psutil.Error):
             if process.ppid() == _INIT_PID:
                 process.kill()
-    _remove_unused(folders, _DEAD_S)
+
+
+def _remove(folder: Path) -> None:
+    """Another process may be at it as well."""
+    while folder.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _folders_of(owner: str) -> list[Path]:
@@ -75,7 +125,7 @@ def _remove_unused(folders: Sequence[Path], timeout_s: float) -> dict[Path, psut
     in_use = {folder: process for process, used in users.items() for folder in used}
     for folder in folders:
         if folder not in in_use:
-            shutil.rmtree(folder)
+            _remove(folder)
     return in_use
 
 
@@ -96,3 +146,7 @@ def _users(folders: Sequence[Path]) -> dict[psutil.Process, list[Path]]:
 
 def _prefix(owner: str) -> str:
     return f"vigc-{hashlib.sha256(owner.encode()).hexdigest()[:8]}-"
+
+
+if __name__ == "__main__":
+    guard(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.processes import remove_folders
-from benchmarks.chaos.session import GONE_S, HANG_S, Ending, Session, summary, writes
+from benchmarks.chaos.session import HANG_S, Ending, Session, summary, writes
 from benchmarks.chaos.world import (
     FileState,
     Outcome,
@@ -137,8 +137,6 @@ class Campaign:
         self._run_dir = self._folder / "run"
         self._finished: dict[str, FileState] = {}
         """Every finished file seen so far: none of them may change."""
-        self._unsettled: list[tuple[Session, float]] = []
-        """Sessions that were killed, and when: what they leave behind is looked at late, because Ray's agents take a minute to go."""
         self._sessions: list[Session] = []
         self._overrides = () if number % 2 else ("tracking.enabled=false",)
 
@@ -180,16 +178,9 @@ class Campaign:
             "round": number, "stage": stage, "titles": titles, "work_after_s": session.work_after_s, "half_written": torn,
             "step_checkpoints": sorted(path.name for path in self._run_dir.glob("checkpoints/*.steps/step-*[0-9]")),
             "finished_files": len(finished), "finished_redone": redone, "shards_redone": len(half_done) + _num_working(titles),
-            "problems": problems, "beyond_loopback": session.beyond_loopback, "leftovers": self._left_behind(GONE_S),
+            "problems": problems, "beyond_loopback": session.beyond_loopback, "leftovers": session.settled(),
         })  # fmt: skip
         self._finished |= finished
-        self._unsettled.append((session, time.monotonic()))
-
-    def _left_behind(self, min_age_s: float) -> list[str]:
-        """What sessions that were killed so long ago have left; it is ended."""
-        due = [entry for entry in self._unsettled if time.monotonic() - entry[1] >= min_age_s]
-        self._unsettled = [entry for entry in self._unsettled if entry not in due]
-        return [left for session, _ in due for left in session.settled()]
 
     def _changed_files(self) -> list[str]:
         """Files that were finished at an earlier kill and are not what they were."""
@@ -205,7 +196,7 @@ class Campaign:
             session.abort()
         result |= summary(session)
         result |= {"finished_redone": self._changed_files(), **self._compare(ending, session)}
-        result |= {"leftovers": [*self._left_behind(0.0), *session.settled()], "scratch": remove_folders(self._scratch())}
+        result |= {"leftovers": session.settled(), "scratch": remove_folders(self._scratch())}
         self._record("ending", result)
         if result["digest_equal"] and not result["finished_redone"]:
             shutil.rmtree(self._folder)

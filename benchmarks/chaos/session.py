@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.chaos.processes import KINDS, Family, send
 from benchmarks.chaos.world import World, environment, half_written
 
-GONE_S = 60.0
-"""Bound on the end of a session's processes. Ray's agents look for their parent every two seconds, and go after five misses."""
+GONE_S = 30.0
+"""Bound on the end of a session's processes."""
 HANG_S = 300.0
 """A session that neither ends nor comes to the awaited moment in this time hangs."""
 
@@ -55,7 +55,9 @@ class Session:
         self._looked_at = 0.0
         self.command = world.command(run_dir, overrides)
         with (self.folder / "stdout").open("w") as stdout, (self.folder / "stderr").open("w") as stderr:
-            self.process = subprocess.Popen(self.command, cwd=self.folder, env=environment(self.folder), stdout=stdout, stderr=stderr)
+            self.process = subprocess.Popen(
+                self.command, cwd=self.folder, env=environment(self.folder), stdout=stdout, stderr=stderr, preexec_fn=_heed_interrupts
+            )
         self.started = time.monotonic()
 
     @property
@@ -122,7 +124,7 @@ class Session:
 
     def kill(self, *, with_all: bool = False) -> None:
         """SIGKILL to the driver, or to all processes that are known, as when a machine goes down; then a bounded wait for actors and
-        Ray's daemons. Ray's agents go later: see `settled`."""
+        Ray's daemons."""
         self.process.send_signal(signal.SIGKILL)
         for pid in self.titles if with_all else ():
             send(pid, signal.SIGKILL)
@@ -149,6 +151,11 @@ class Session:
         for pid in self.family.pids():
             send(pid, signal.SIGKILL)
         self.process.wait(GONE_S)
+
+
+def _heed_interrupts() -> None:
+    """A shell has what it runs in the background ignore SIGINT, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def serves(session: Session) -> bool:

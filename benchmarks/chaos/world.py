@@ -45,9 +45,9 @@ CONFIG: dict[str, Any] = {
 }
 """Two rounds of 48 records; every candidate is accepted, so that each round swaps."""
 
-SHORT_BOUNDS = {"start_timeout_s": 90, "task_timeout_s": 25, "swap_timeout_s": 25}
+SHORT_BOUNDS = {"start_timeout_s": 60, "task_timeout_s": 20, "swap_timeout_s": 20}
 """Bounds of `cluster` where actors are made to hang."""
-TRAINING_BOUNDS = {"timeout_s": 150, "stall_timeout_s": 30}
+TRAINING_BOUNDS = {"timeout_s": 150, "stall_timeout_s": 25}
 """The same of `training`."""
 
 

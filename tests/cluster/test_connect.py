@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import ray
 
 from cluster.connect import ClusterInfo, connected
+from tests.cluster.workers import wait_while
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
@@ -67,3 +69,35 @@ print("left", len(processes) > 2, alive)
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert "left True []" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["raylet", "gcs_server", "driver"])
+def test_a_ray_that_is_lost_while_it_starts_is_a_named_error_and_leaves_nothing(lost: str) -> None:
+    """Ray's core ends the driver at once where it cannot register; otherwise what Ray raises is named. SIGTERM is the caller's."""
+    script = """
+import signal, sys
+from cluster.connect import connected
+from cluster.errors import RayStartError
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    with connected(None, num_cpus=1, temp_dir=None, timeout_s=60, object_store_bytes=128 * 1024**2):
+        print("connected")
+except RayStartError as error:
+    sys.exit(f"error: {error}")
+except KeyboardInterrupt:
+    sys.exit("error: interrupted")
+"""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        driver = psutil.Process(started.pid)
+        wait_while(lambda: not any(child.name() == "ray::IDLE" for child in driver.children(recursive=True)))
+        family = driver.children(recursive=True)
+        victim = driver if lost == "driver" else next(child for child in family if child.name() == lost)
+        victim.send_signal(signal.SIGTERM if lost == "driver" else signal.SIGKILL)
+        said, errors = started.communicate(timeout=120)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    assert said == ""
+    assert started.returncode
+    assert [line for line in errors.splitlines() if line.startswith("error: ")], errors

@@ -78,3 +78,24 @@ def test_what_a_dead_driver_left_running_in_its_folder_is_ended(owner: str) -> N
     remove_dead(owner)
     assert not dead.exists()
     wait_while(lambda: psutil.pid_exists(int(said)))
+
+
+def test_what_a_killed_process_left_running_in_its_folder_is_ended_at_once(owner: str) -> None:
+    script = """
+import subprocess, sys, time
+from cluster.scratch import scratch_folder
+with scratch_folder(sys.argv[1]) as folder:
+    print(subprocess.Popen([sys.executable, "-c", sys.argv[2], str(folder), "60"], stdout=subprocess.DEVNULL).pid, folder, flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", script, owner, _USING]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        assert killed.stderr is not None
+        pid, folder = killed.stdout.readline().split()
+        wait_while(lambda: not (Path(folder) / "log").exists())
+        killed.kill()
+        said = killed.stderr.read()  # until the process that waited for it has ended as well
+    assert said.startswith(f"error: process {killed.pid}, which worked on {owner!r}, died")
+    assert not Path(folder).exists()
+    wait_while(lambda: psutil.pid_exists(int(pid)))

@@ -57,17 +57,12 @@ def digest_of(run_dir: Path) -> str:
 
 
 def kill(driver: subprocess.Popen[Any]) -> None:
-    """SIGKILL a driver, and wait until all that it ran has ended by itself.
-
-    Ray's two agents try for a minute to reach its control store: they are ended here, and `test_ends` sees that they end.
-    """
+    """SIGKILL a driver, and wait until all that it ran has ended by itself."""
     children = psutil.Process(driver.pid).children(recursive=True)
-    agents = [child for child in children if _title(child) in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")]
     driver.kill()
     driver.wait(30)
-    _, alive = psutil.wait_procs(set(children) - set(agents), timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == [], "processes of a killed driver are left behind"
-    _end(agents)
 
 
 def lose_machine(driver: subprocess.Popen[Any]) -> None:
@@ -76,13 +71,6 @@ def lose_machine(driver: subprocess.Popen[Any]) -> None:
     driver.kill()
     _end(children)
     driver.wait(30)
-
-
-def _title(process: psutil.Process) -> str:
-    """What a process calls itself; empty where it has just ended."""
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline()).strip()
-    return ""
 
 
 def _end(processes: list[psutil.Process]) -> None:
