@@ -50,7 +50,7 @@ def make_scratch(owner: str) -> Path:
 @contextmanager
 def scratch_folder(owner: str) -> Iterator[Path]:
     """A folder of `owner` that is gone after the block, once the processes that use it have ended, as are those of dead ones. If this
-    process dies in the block, whoever uses the folder is ended, and it goes all the same."""
+    process dies in the block, what it has left running in the folder is ended, and the folder goes all the same."""
     folder = make_scratch(owner)
     with _guarded(folder, owner):
         try:
@@ -78,12 +78,10 @@ def guard(folder: Path, owner: str, pid: int) -> None:
         "(a run continues with `vigc resume`)", file=sys.stderr, flush=True,
     )  # fmt: skip
     deadline = time.monotonic() + _END_S
-    while (users := _users([folder])) and time.monotonic() < deadline:
-        for process in users:
-            with suppress(psutil.Error):
-                process.kill()
+    while _users([folder]) and time.monotonic() < deadline:
+        _end_orphans([folder], os.getppid())  # who has taken this one over has taken over all others
         time.sleep(_POLL_S)
-    _remove(folder)
+    _remove_unused([folder], 0.0)
 
 
 @contextmanager
@@ -96,11 +94,11 @@ def _guarded(folder: Path, owner: str) -> Iterator[None]:
         waiting.communicate(_CLOSED, timeout=_END_S)
 
 
-def _end_orphans(folders: Sequence[Path]) -> None:
-    """End who uses one of the folders and has lost its parent: Ray's servers end with it, if they are there to do so."""
+def _end_orphans(folders: Sequence[Path], parent: int = _INIT_PID) -> None:
+    """End who uses one of the folders and has lost its own parent to `parent`; others may only be reading a log."""
     for process in _users(folders):
         with suppress(psutil.Error):
-            if process.ppid() == _INIT_PID:
+            if process.ppid() == parent:
                 process.kill()
 
 
