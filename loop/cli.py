@@ -339,7 +339,7 @@ def _print_results(console: Console, uri: str) -> None:
     store = Store.open(uri)
     config = parse_config(store.read_run().config)
     print_results(console, store.commits(), list(config.held_out))
-    console.print(f"run folder {uri}; look at it with: vigc status {uri}", highlight=False)
+    console.print(f"run folder {uri}; look at it with: vigc status {uri}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

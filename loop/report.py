@@ -18,7 +18,7 @@ from policies.acceptance import points
 from policies.paired import Comparison, interval
 
 MISSING = "\u2013"  # an en dash
-TABLE_WIDTH = 100  # columns: what a plain terminal, a log and a README show without wrapping
+TABLE_WIDTH = 100  # columns at most; a console may have fewer, as a log's has
 MIN_COLUMN_WIDTH = 7
 COLUMN_PADDING = 3
 
@@ -26,31 +26,31 @@ Column = tuple[str, Callable[[RoundCommit], str]]
 """A heading, and the cell of a round."""
 
 
-def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str]) -> list[Table]:
+def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str], width: int) -> list[Table]:
     """What each round wrote, what each filter kept of it, what its candidate has over champion and controls, and what the champion can
     do on the held-out sets `set_names`.
 
     Shares and accuracies are in percent. A number that was not measured is a dash. Tables with more columns than fit into
-    100 characters are continued in a further one.
+    `width` characters are continued in a further one.
     """
     commits = sorted(commits, key=lambda commit: commit.round)
     rounds = [commit for commit in commits if commit.state is not RoundState.BASELINE]
-    tables = _tables("What each round wrote", _round_columns(), rounds) if rounds else []
+    tables = _tables("What each round wrote", _round_columns(), rounds, width) if rounds else []
     filters = list(dict.fromkeys(count.filter for commit in rounds for count in commit.filters))
     if filters:
         generated = _count_column("generated", "generated")
-        tables += _tables("Records kept by each filter", [generated, *map(_filter_column, filters)], rounds)
-    return [*tables, *_candidate_tables(commits), *_champion_tables(commits, set_names)]
+        tables += _tables("Records kept by each filter", [generated, *map(_filter_column, filters)], rounds, width)
+    return [*tables, *_candidate_tables(commits, width), *_champion_tables(commits, set_names, width)]
 
 
 def print_results(console: Console, commits: Sequence[RoundCommit], set_names: Sequence[str]) -> None:
     """Print the tables of `results_tables`."""
-    for table in results_tables(commits, set_names):
+    for table in results_tables(commits, set_names, _width_of(console)):
         console.print(table)
 
 
-def status_table(run_id: str, state: str, commits: Sequence[RoundCommit]) -> Table:
-    """One line per committed round, under the state of the run and its champion."""
+def status_tables(run_id: str, state: str, commits: Sequence[RoundCommit], width: int) -> list[Table]:
+    """One line per committed round, under the state of the run and its champion; then what candidates have over champion and controls."""
     commits = sorted(commits, key=lambda commit: commit.round)
     champion = commits[-1].champion if commits else MISSING
     columns: list[Column] = [
@@ -62,7 +62,8 @@ def status_table(run_id: str, state: str, commits: Sequence[RoundCommit]) -> Tab
         ("seconds", _seconds),
         ("committed (UTC)", lambda commit: datetime.fromtimestamp(commit.committed_at, UTC).strftime("%m-%d %H:%M")),
     ]
-    return _table(f"run {run_id}: {state}, champion {champion}", columns, commits, left_aligned={"state", "champion"})
+    title = f"run {run_id}: {state}, champion {champion}"
+    return [*_tables(title, columns, commits, width, {"state", "champion"}), *_candidate_tables(commits, width)]
 
 
 def status_dict(run_id: str, state: str, commits: Sequence[RoundCommit]) -> dict[str, Any]:
@@ -77,10 +78,13 @@ def status_dict(run_id: str, state: str, commits: Sequence[RoundCommit]) -> dict
 
 
 def print_status(console: Console, run_id: str, state: str, commits: Sequence[RoundCommit]) -> None:
-    """Print the table of `status_table`, and what candidates have over champion and controls."""
-    console.print(status_table(run_id, state, commits))
-    for table in _candidate_tables(sorted(commits, key=lambda commit: commit.round)):
+    """Print the tables of `status_tables`."""
+    for table in status_tables(run_id, state, commits, _width_of(console)):
         console.print(table)
+
+
+def _width_of(console: Console) -> int:
+    return min(console.width, TABLE_WIDTH)
 
 
 def _round_columns() -> list[Column]:
@@ -96,7 +100,7 @@ def _round_columns() -> list[Column]:
     ]
 
 
-def _candidate_tables(commits: Sequence[RoundCommit]) -> list[Table]:
+def _candidate_tables(commits: Sequence[RoundCommit], width: int) -> list[Table]:
     """What each candidate has over the champion of its time and over the controls trained beside it, in points with intervals."""
     rounds = [commit for commit in commits if commit.decision is not None and "difference" in commit.decision.numbers]
     if not rounds:
@@ -110,7 +114,7 @@ def _candidate_tables(commits: Sequence[RoundCommit]) -> list[Table]:
     columns += [(f"over the seed model, {name.rpartition('/')[2]}", _forgetting_column(name)) for name in sorted(forgetting)]
     controls = {name.split("/")[1]: None for commit in rounds for name in commit.metrics if name.startswith("control/")}
     columns += [(f"over {name}, held out", _control_column(name)) for name in controls]
-    return _tables("What each candidate has over the others: points [interval]", columns, rounds)
+    return _tables("What each candidate has over the others: points [interval]", columns, rounds, width)
 
 
 def _numbers_of(commit: RoundCommit) -> Mapping[str, float]:
@@ -147,50 +151,52 @@ def _percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f}"
 
 
-def _champion_tables(commits: Sequence[RoundCommit], set_names: Sequence[str]) -> list[Table]:
+def _champion_tables(commits: Sequence[RoundCommit], set_names: Sequence[str], width: int) -> list[Table]:
     columns = [_percent_column(name, f"accuracy/{name}") for name in set_names]
     gains = {name: _gain(commits, f"accuracy/{name}") for name in set_names}
     columns.append(("outcome", _outcome))
     footer = {**gains, "outcome": "points over the seed model"}
-    return _tables("What the champion can do after each round: exact accuracy, %", columns, commits, {"outcome"}, footer)
+    return _tables("What the champion can do after each round: exact accuracy, %", columns, commits, width, {"outcome"}, footer)
 
 
 def _tables(
     title: str,
     columns: Sequence[Column],
     commits: Sequence[RoundCommit],
+    width: int,
     left_aligned: Iterable[str] = (),
     last_row: Mapping[str, str] | None = None,
 ) -> list[Table]:
-    """As many tables as it takes to stay within `TABLE_WIDTH`."""
+    """As many tables as it takes to stay within `width`."""
     chunks: list[list[Column]] = [[]]
     used = round_width = MIN_COLUMN_WIDTH + COLUMN_PADDING
     for column in columns:
-        width = max(MIN_COLUMN_WIDTH, _column_width(column, commits, left_aligned)) + COLUMN_PADDING
-        if used + width > TABLE_WIDTH:
+        needed = max(MIN_COLUMN_WIDTH, _column_width(column, commits, left_aligned)) + COLUMN_PADDING
+        if used + needed > width:
             chunks.append([])
             used = round_width
         chunks[-1].append(column)
-        used += width
+        used += needed
     titles = [title, *[f"{title} (continued)"] * (len(chunks) - 1)]
-    return [_table(title, chunk, commits, left_aligned, last_row) for title, chunk in zip(titles, chunks, strict=True)]
+    return [_table(title, chunk, commits, width, left_aligned, last_row) for title, chunk in zip(titles, chunks, strict=True)]
 
 
 def _table(
     title: str,
     columns: Sequence[Column],
     commits: Sequence[RoundCommit],
-    left_aligned: Iterable[str] = (),
-    last_row: Mapping[str, str] | None = None,
+    width: int,
+    left_aligned: Iterable[str],
+    last_row: Mapping[str, str] | None,
 ) -> Table:
     title = printable(title)
-    width = min(len(title), TABLE_WIDTH)  # a title is wrapped at the width of its table
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, min_width=width)
+    min_width = min(len(title), width)  # a title is wrapped at the width of its table
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, min_width=min_width)
     table.add_column("round", justify="right")
     for column in columns:
         justify = "left" if column[0] in left_aligned else "right"
-        min_width = _column_width(column, commits, left_aligned)
-        table.add_column(escape(printable(column[0]).replace("_", " ")), justify=justify, min_width=min_width)
+        needed = _column_width(column, commits, left_aligned)
+        table.add_column(escape(printable(column[0]).replace("_", " ")), justify=justify, min_width=needed)
     for commit in commits:
         table.add_row(str(commit.round), *(escape(printable(cell(commit))) for _, cell in columns))
     if last_row is not None:
@@ -200,10 +206,11 @@ def _table(
 
 
 def _column_width(column: Column, commits: Sequence[RoundCommit], left_aligned: Iterable[str]) -> int:
-    """Headings and texts, which are left-aligned, wrap between words, so that the heading's longest word decides; numbers never wrap."""
+    """Headings and texts, which are left-aligned, wrap between words, so that the longest word decides; numbers never wrap."""
     heading, cell = column
-    numbers = [] if heading in left_aligned else [len(printable(cell(commit))) for commit in commits]
-    return max((*(len(word) for word in printable(heading).replace("_", " ").split()), *numbers), default=0)
+    cells = [printable(cell(commit)) for commit in commits]
+    words = [word for text in cells for word in text.split()] if heading in left_aligned else cells
+    return max(map(len, [*printable(heading).replace("_", " ").split(), *words]), default=0)
 
 
 def _count_column(heading: str, count: str) -> Column:

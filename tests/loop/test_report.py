@@ -119,6 +119,18 @@ def test_a_long_chain_of_filters_is_continued_in_a_further_table() -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
+def test_a_log_of_eighty_columns_shows_every_heading_and_number() -> None:
+    chain = [FilterCount(filter=f"filter_number_{n}", seen=8000, kept=7000 - n) for n in range(8)]
+    commits = [COMMITS[0], COMMITS[1].model_copy(update={"filters": chain})]
+    out = io.StringIO()
+    print_results(Console(file=out, width=80), commits, SETS)
+    print_status(Console(file=out, width=80), "shapes-1", "finished", commits)
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\u2026" not in text, "nothing is cut off"
+    assert {"(UTC)", "generated", *map(str, range(8)), *(str(7000 - n) for n in range(8)), COMMITS[0].champion} <= set(text.split())
+
+
 def test_a_run_with_only_a_baseline_has_no_gain_yet() -> None:
     assert last_row(COMMITS[:1])[:4] == ["gain", "+0.0", "+0.0", "+0.0"]
 
