@@ -78,8 +78,7 @@ def guard(folder: Path, owner: str, pid: int) -> None:
         "(a run continues with `vigc resume`)", file=sys.stderr, flush=True,
     )  # fmt: skip
     deadline = time.monotonic() + _END_S
-    while _users([folder]) and time.monotonic() < deadline:
-        _end_orphans([folder], os.getppid())  # who has taken this one over has taken over all others
+    while _end_orphans([folder], os.getppid()) and time.monotonic() < deadline:  # who has taken this one over has taken over all others
         time.sleep(_POLL_S)
     _remove_unused([folder], 0.0)
 
@@ -94,12 +93,15 @@ def _guarded(folder: Path, owner: str) -> Iterator[None]:
         waiting.communicate(_CLOSED, timeout=_END_S)
 
 
-def _end_orphans(folders: Sequence[Path], parent: int = _INIT_PID) -> None:
-    """End who uses one of the folders and has lost its own parent to `parent`; others may only be reading a log."""
-    for process in _users(folders):
+def _end_orphans(folders: Sequence[Path], parent: int = _INIT_PID) -> bool:
+    """End who uses one of the folders and has lost its own parent to `parent`; others may only be reading a log. Returns
+    whether anyone used one."""
+    users = _users(folders)
+    for process in users:
         with suppress(psutil.Error):
             if process.ppid() == parent:
                 process.kill()
+    return bool(users)
 
 
 def _remove(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -72,11 +72,23 @@ def _engine(value: Any) -> Any:
 EngineConfig = Annotated[Annotated[TransformersEngineConfig | VllmEngineConfig, Field(discriminator="kind")], BeforeValidator(_engine)]
 
 
-class ClusterConfig(Section):
+class RayConfig(Section):
+    """Which Ray the actors run in."""
+
     address: str | None = Field(
         None, pattern=r"^(auto|[^/]+:\d+)$", description="Ray cluster to join, HOST:PORT or auto; null starts a local Ray on loopback"
     )
     num_cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; null takes the machine's")
+
+    @model_validator(mode="after")
+    def _local_options_are_for_a_local_ray(self) -> Self:
+        given = [name for name in ("num_cpus", "dashboard") if getattr(self, name, None)]
+        if self.address is not None and given:
+            raise ValueError(f"{' and '.join(given)} can only be set for a local Ray; drop them, or drop the address {self.address}")
+        return self
+
+
+class ClusterConfig(RayConfig):
     num_engines: int = Field(2, ge=1, description="generator actors, each with one engine")
     cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the slot they share")
     use_gpus: bool = Field(False, description="one GPU for each engine and each trainer rank; when colocated, for each slot")
@@ -98,11 +110,4 @@ class ClusterConfig(Section):
             raise ValueError(
                 "sleep_while_training gives the trainer nothing where it has devices of its own; drop it, or set colocated true"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _local_options_are_for_a_local_ray(self) -> ClusterConfig:
-        given = [name for name, is_given in (("num_cpus", self.num_cpus is not None), ("dashboard", self.dashboard)) if is_given]
-        if self.address is not None and given:
-            raise ValueError(f"{' and '.join(given)} can only be set for a local Ray; drop them, or drop the address {self.address}")
         return self

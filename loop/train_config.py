@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from loop.config import model_path
+from loop.engine_config import RayConfig
 from loop.sections import Section
 from loop.sets import LabelledSet
 from loop.training_config import TrainingConfig, check_ranks
@@ -14,24 +15,14 @@ from loop.training_config import TrainingConfig, check_ranks
 Form = Literal["conversations", "captions", "bare_captions", "vigc"]
 
 
-class TrainCluster(Section):
+class TrainCluster(RayConfig):
     """Where the trainer's ranks run; the keys are those of a run's `cluster`."""
 
-    address: str | None = Field(
-        None, pattern=r"^(auto|[^/]+:\d+)$", description="Ray cluster to join, HOST:PORT or auto; null starts a local Ray on loopback"
-    )
-    num_cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; null takes the machine's")
     trainer_ranks: int = Field(1, ge=1, description="DeepSpeed ranks")
     cpus_per_actor: int = Field(1, ge=1, description="CPUs of a rank")
     use_gpus: bool = Field(False, description="one GPU for each rank")
     start_timeout_s: float = Field(180, gt=0, description="bound on starting Ray, and on starting the ranks")
     max_restarts: int = Field(3, ge=0, description="times that lost ranks are replaced in a stage before the training ends")
-
-    @model_validator(mode="after")
-    def _local_options_are_for_a_local_ray(self) -> TrainCluster:
-        if self.address is not None and self.num_cpus is not None:
-            raise ValueError(f"num_cpus can only be set for a local Ray; drop it, or drop the address {self.address}")
-        return self
 
 
 class TrainStage(Section):

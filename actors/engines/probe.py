@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Engine, Probe, Request, Sampling, SwapError
 
 _PROMPTS = ("Describe the image.", "What can be seen in the image?")
@@ -23,9 +24,7 @@ _TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15, "float16": 0.03}
 
 def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
     """Ask a checkpoint, run by transformers on the CPU, for greedy continuations, and measure them."""
-    from actors.engines.transformers import TransformersEngine
-
-    engine = TransformersEngine(checkpoint, dtype=dtype, num_threads=num_threads)
+    engine = build_engine(EngineSpec("transformers", str(checkpoint), {"dtype": dtype, "num_threads": num_threads}))
     rng = np.random.default_rng(0)
     requests = tuple(Request(_image(rng), prompt) for prompt in _PROMPTS for _ in range(_IMAGES_PER_PROMPT))
     continuations = tuple(one.text for one in engine.complete(requests, Sampling(_MAX_NEW_TOKENS)))

@@ -176,9 +176,7 @@ class Trial:
         self._reference = reference
         self._cells = cells
         self._hits: dict[str, dict[str, Any]] = {}
-        """By cell: who was hit, when and where."""
-        self._ended: dict[str, float] = {}
-        """By cell: when its session was over."""
+        """By cell: who was hit, when and where, and how long its session went on."""
 
     def results(self) -> list[tuple[Cell, dict[str, Any]]]:
         """What came of each cell."""
@@ -205,7 +203,9 @@ class Trial:
         ending = session.watch(lambda session: self._strike(session, cells), HANG_S + STOP_BOUND_S, fast=True)
         if ending is Ending.REACHED:
             ending = session.finish(STOP_BOUND_S)
-        self._ended |= {cell.name: time.monotonic() for cell in cells}
+        ended_at = time.monotonic()
+        for hit in (self._hits[cell.name] for cell in cells if cell.name in self._hits):
+            hit["after_fault_s"] = round(ended_at - hit["at"], 2)
         result: dict[str, Any] = {"ending": ending, "beyond_loopback": session.beyond_loopback}
         if ending is Ending.HANG:
             result |= {"stacks": session.stacks(), "titles": list(session.titles.values())}
@@ -219,11 +219,7 @@ class Trial:
         if cell.name not in self._hits:
             return {"cell": cell.name, "verdict": "missed", "in_one_run_with": others, "after_fault_s": 0.0}
         hit = self._hits[cell.name]
-        seconds = round(self._ended[cell.name] - hit["at"], 2)
-        return {
-            "cell": cell.name, "victim": hit["victim"], "round": hit["round"], "stage": hit["stage"], "after_fault_s": seconds,
-            "in_one_run_with": others,
-        }  # fmt: skip
+        return {"cell": cell.name, "in_one_run_with": others, **{name: hit[name] for name in ("victim", "round", "stage", "after_fault_s")}}
 
     def _strike(self, session: Session, cells: Sequence[Cell]) -> bool:
         """Hits whose moment this is; whether all are hit."""

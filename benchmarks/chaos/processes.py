@@ -126,6 +126,11 @@ def send(pid: int, signal_number: int) -> bool:
     return True
 
 
+def heed_interrupts() -> None:
+    """For a new process: a shell has what it runs in the background ignore SIGINT, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def listening(pid: int) -> list[str]:
     """Addresses, as HOST:PORT, on which a process listens."""
     try:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.processes import KINDS, Family, send
+from benchmarks.chaos.processes import KINDS, Family, heed_interrupts, send
 from benchmarks.chaos.world import World, environment, half_written
 
 GONE_S = 30.0
@@ -56,7 +56,7 @@ class Session:
         self.command = world.command(run_dir, overrides)
         with (self.folder / "stdout").open("w") as stdout, (self.folder / "stderr").open("w") as stderr:
             self.process = subprocess.Popen(
-                self.command, cwd=self.folder, env=environment(self.folder), stdout=stdout, stderr=stderr, preexec_fn=_heed_interrupts
+                self.command, cwd=self.folder, env=environment(self.folder), stdout=stdout, stderr=stderr, preexec_fn=heed_interrupts
             )
         self.started = time.monotonic()
 
@@ -151,11 +151,6 @@ class Session:
         for pid in self.family.pids():
             send(pid, signal.SIGKILL)
         self.process.wait(GONE_S)
-
-
-def _heed_interrupts() -> None:
-    """A shell has what it runs in the background ignore SIGINT, and that is inherited."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def serves(session: Session) -> bool:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from benchmarks.chaos.processes import heed_interrupts
 from loop.documents import seal
 from loop.driver import resume
 from loop.errors import DamagedFileError
@@ -44,7 +45,7 @@ class Vigc:
             return subprocess.Popen(
                 [sys.executable, "-m", "loop", *arguments], cwd=self.folder, text=True, stdout=subprocess.DEVNULL, stderr=errors,
                 env={**os.environ, "TMPDIR": str(self.temp), "PYTHONPATH": str(ROOT)},
-                preexec_fn=_heed_interrupts,
+                preexec_fn=heed_interrupts,
             )  # fmt: skip
 
     def temp_files(self) -> list[str]:
@@ -59,11 +60,6 @@ def vigc(tmp_path: Path) -> Iterator[Vigc]:
     temp = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # short enough for Ray's sockets
     yield Vigc(tmp_path, temp)
     shutil.rmtree(temp)
-
-
-def _heed_interrupts() -> None:
-    """A shell has what it runs in the background ignore SIGINT, and that is inherited."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def listening(processes: list[psutil.Process]) -> list[str]:
