@@ -189,13 +189,14 @@ class TrainerGroup:
         """Launch the ranks unless they are, and wait until all have joined.
 
         Raises:
-            TrainerError: they did not within `timeout_s`, or one died; none is left.
+            RankLostError: one died, or they did not within `timeout_s`, and there is a place for them; none is left.
+            TrainerError: they cannot start, and would not the next time.
         """
         self.launch()
         if self.pids:
             return
         try:
-            self.pids = tuple(self._await(self._joining, "start", timeout_s))
+            self.pids = tuple(self._await(self._joining, "start", timeout_s, late=RankLostError))
             self._processes = _processes_here(self.pids, ray.get(self._nodes, timeout=_SHUTDOWN_TIMEOUT_S))
         except TrainerError:
             self._check_placement()
@@ -206,7 +207,7 @@ class TrainerGroup:
     ) -> TrainingResult:
         """Run a job, starting the ranks if need be. A job whose output is there already is verified and returned.
 
-        When a rank dies, or none makes progress any more, all of them are replaced and go on from the last step checkpoint.
+        When a rank dies or hangs, while it starts or works, all of them are replaced and go on from the last step checkpoint.
 
         Args:
             job: its paths must mean the same on rank 0's node as here.
@@ -224,7 +225,7 @@ class TrainerGroup:
                 self.start(min(bounds.start_timeout_s, deadline - time.monotonic()))
                 return self._train(job, source, deadline, bounds.stall_timeout_s, on_progress)
             except RankLostError as error:
-                if num_restarts == bounds.max_restarts:
+                if num_restarts == bounds.max_restarts or time.monotonic() > deadline:
                     raise
                 log.warning("%s; restart %d of %d", error, num_restarts + 1, bounds.max_restarts)
         raise AssertionError("max_restarts is not negative")
@@ -273,10 +274,13 @@ class TrainerGroup:
             scheduling_strategy=strategy, runtime_env={"env_vars": environment},
         ).remote(rank, self._num_ranks, options.threads)  # fmt: skip
 
-    def _await(self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | None = None) -> list[Any]:
-        """What the ranks return, in order. However this ends otherwise, no rank is left: the others would wait for it."""
+    def _await(
+        self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | None = None, late: type[TrainerError] = TrainerError
+    ) -> list[Any]:
+        """What the ranks return, in order. However this ends otherwise, no rank is left: the others would wait for it. Ranks that take
+        longer than `timeout_s` are an error of the kind `late`."""
         try:
-            self._wait(refs, verb, timeout_s, watch)
+            self._wait(refs, verb, timeout_s, watch, late)
             return ray.get(refs, timeout=_SHUTDOWN_TIMEOUT_S)
         except RayError as error:
             self.shutdown()
@@ -286,13 +290,13 @@ class TrainerGroup:
             self.shutdown()
             raise
 
-    def _wait(self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | None) -> None:
+    def _wait(self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | None, late: type[TrainerError]) -> None:
         deadline = time.monotonic() + timeout_s
         pending = refs
         while pending:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                raise TrainerError(f"the trainer did not {verb} within {timeout_s:.0f} s; {len(pending)} of {len(refs)} ranks are not done")
+                raise late(f"the trainer did not {verb} within {timeout_s:.0f} s; {len(pending)} of {len(refs)} ranks are not done")
             done, pending = ray.wait(pending, num_returns=1, timeout=min(_POLL_S, remaining))
             ray.get(done, timeout=_SHUTDOWN_TIMEOUT_S)  # raises what a rank raised, while the others may still wait for it
             if watch is not None:

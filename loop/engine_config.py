@@ -102,7 +102,9 @@ class ClusterConfig(RayConfig):
     start_timeout_s: float = Field(180, gt=0, description="bound on starting Ray, an engine or the trainer")
     task_timeout_s: float = Field(600, gt=0, description="bound on one shard or one evaluation task")
     swap_timeout_s: float = Field(120, gt=0, description="bound on one weight swap")
-    max_restarts: int = Field(3, ge=0, description="restarts allowed per engine and per filter before the run ends")
+    max_restarts: int = Field(
+        3, ge=0, description="restarts allowed per engine, per filter, and of the ranks in a training, before the run ends"
+    )
 
     @model_validator(mode="after")
     def _engines_sleep_where_memory_is_shared(self) -> ClusterConfig:

@@ -142,7 +142,7 @@ class PairedTest:
         by_set = compare_sets(champion.correct, candidate.correct)
         numbers = _numbers(by_set)
         faults = [*self._accuracy_faults(by_set, numbers), *self._drift_faults(context.generated, context.previous)]
-        reason = "; ".join(faults) or f"accuracy {numbers['difference']:+.4f}, p {numbers['p_value']:.4f}"
+        reason = "; ".join(faults) or f"accuracy {numbers['difference']:+.4f}, p {numbers['p_value']:.2g}"
         return Verdict(not faults, reason, numbers)
 
     def _accuracy_faults(self, by_set: Mapping[str, Comparison], numbers: Mapping[str, float]) -> list[str]:
@@ -150,7 +150,7 @@ class PairedTest:
         if numbers["difference"] < self.min_gain:
             faults.append(f"accuracy {numbers['difference']:+.4f} is below min_gain {self.min_gain:+.4f}")
         if numbers["p_value"] > self.max_p:
-            faults.append(f"p {numbers['p_value']:.4f} is above max_p {self.max_p}")
+            faults.append(f"p {numbers['p_value']:.2g} is above max_p {self.max_p}")
         return [*faults, *_drops(by_set, self.max_drop)]
 
     def _drift_faults(self, generated: GeneratedStats, previous: GeneratedStats | None) -> list[str]:

@@ -16,6 +16,7 @@ from actors.trainer import Bounds, RankOptions, TrainerGroup
 from actors.training.core import run_local
 from actors.training.job import Progress, RankLostError, TrainerError
 from tests.actors.training_helpers import Shapes, job_of, save_base
+from tests.cluster.workers import wait_while
 
 TIMEOUT_S = 180.0
 
@@ -77,11 +78,29 @@ def test_lost_ranks_are_replaced_and_go_on_from_the_last_step(base: Path, tmp_pa
             os.kill(pids[rank], blow)
         seen.append(progress.step)
 
-    result = group.train(job, Shapes(), Bounds(TIMEOUT_S, stall_timeout_s=40, max_restarts=1), strike_once)
+    result = group.train(job, Shapes(), Bounds(TIMEOUT_S, stall_timeout_s=25, max_restarts=1), strike_once)
     assert_gone(pids)
     assert (result.digest, result.losses) == (undisturbed.digest, undisturbed.losses)
     assert seen == sorted(seen), "steps were done again that a step checkpoint had kept"
     group.shutdown()
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_while_it_starts_is_replaced(base: Path, tmp_path: Path) -> None:
+    group = TrainerGroup(2, RankOptions())
+    group.launch()
+    wait_while(lambda: not starting_ranks(), bound_s=30)
+    hung = starting_ranks()[0]
+    hung.suspend()
+    result = group.train(job_of(base, tmp_path / "out", num_steps=2), Shapes(), Bounds(TIMEOUT_S, start_timeout_s=25, max_restarts=1))
+    assert result.num_steps == 2
+    assert_gone((hung.pid,))
+    group.shutdown()
+
+
+def starting_ranks() -> list[psutil.Process]:
+    """Ray names a process by what it does."""
+    return [process for process in psutil.Process().children(recursive=True) if "TrainerRank.prepare" in " ".join(process.cmdline())]
 
 
 def test_job_that_does_not_fit_is_a_named_error_that_says_why(base: Path, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ from tests.cluster.workers import Worker, update_of, weights
 START_S, SWAP_S, TASK_S, TRAIN_S = 20.0, 5.0, 30.0, 200.0
 STORE_BYTES = 100 * 1024**2
 SPARE_BYTES = 4 * 1024**3
+QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("period_ms", "500"), ("timeout_ms", "2000"))}
+"""Ray's own take 15 seconds and more to notice that a node is gone."""
 NUM_TASKS, LOSE_AT, WORK_S = 60, 5, 1.0
 COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
 APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
@@ -106,6 +108,7 @@ def on_cluster(
     request: ResourceRequest, cpus: Sequence[int], lost_bundle: int, play: Callable[[Placement, Callable[[], object]], dict[str, Any]]
 ) -> dict[str, Any]:
     """Nodes with these CPUs beside a head without any; the one that holds `lost_bundle` is lost when `play` says so."""
+    os.environ.update(QUICK_HEALTH_CHECKS)
     machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES})
     nodes = [machines.add_node(num_cpus=num, object_store_memory=STORE_BYTES) for num in cpus]
     try:

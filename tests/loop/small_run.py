@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import yaml
 
+from loop.store import Store
+
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
     "name": "small",
@@ -54,6 +56,12 @@ def digest_of(run_dir: Path) -> str:
     report = json.loads(vigc("verify", str(run_dir), "--json", cwd=run_dir.parent).stdout)
     assert report["ok"], report["problems"]
     return report["digest"]
+
+
+def files_until(run_dir: Path, last_round: int) -> dict[str, str]:
+    """SHA-256 of every file that the rounds until this one have committed, by its path."""
+    digest_of(run_dir)
+    return {file.path: file.sha256 for commit in Store.open(run_dir).commits()[: last_round + 1] for file in commit.files}
 
 
 def kill(driver: subprocess.Popen[Any]) -> None:
