@@ -43,7 +43,7 @@ chaos: $(STAMP)
 
 chaos-short: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --only drivers,actors --kills 3 \
-		--campaign-kills 3 --cells telling --matrix-repeats 1 --budget-s 450
+		--campaign-kills 3 --cells telling --matrix-repeats 1 --budget-s 360
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

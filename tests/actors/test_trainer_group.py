@@ -64,24 +64,24 @@ def test_two_ranks_train_like_one_over_several_jobs_and_a_death_is_a_named_error
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rank", "blow"), [(1, signal.SIGKILL), (0, signal.SIGSTOP)])
-def test_lost_ranks_are_replaced_and_go_on_from_the_last_step(base: Path, tmp_path: Path, rank: int, blow: signal.Signals) -> None:
+def test_lost_ranks_are_replaced_and_go_on_from_the_last_step(base: Path, tmp_path: Path) -> None:
     settings = {"num_steps": 12, "zero_stage": 1, "pixel_noise": 0.05}
-    job = replace(job_of(base, tmp_path / "out", **settings), steps_folder=tmp_path / "steps", steps_between=1)
     group = TrainerGroup(2, RankOptions())
-    group.start(TIMEOUT_S)
     undisturbed = group.train(job_of(base, tmp_path / "undisturbed", **settings), Shapes(), Bounds(TIMEOUT_S))
-    pids, seen = group.pids, list[int]()
+    for rank, blow in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
+        folder = tmp_path / blow.name
+        job = replace(job_of(base, folder / "out", **settings), steps_folder=folder / "steps", steps_between=1)
+        pids, seen = group.pids, list[int]()
 
-    def strike_once(progress: Progress) -> None:
-        if not seen:
-            os.kill(pids[rank], blow)
-        seen.append(progress.step)
+        def strike_once(progress: Progress, pid: int = pids[rank], blow: signal.Signals = blow, seen: list[int] = seen) -> None:
+            if not seen:
+                os.kill(pid, blow)
+            seen.append(progress.step)
 
-    result = group.train(job, Shapes(), Bounds(TIMEOUT_S, stall_timeout_s=25, max_restarts=1), strike_once)
-    assert_gone(pids)
-    assert (result.digest, result.losses) == (undisturbed.digest, undisturbed.losses)
-    assert seen == sorted(seen), "steps were done again that a step checkpoint had kept"
+        result = group.train(job, Shapes(), Bounds(TIMEOUT_S, stall_timeout_s=25, max_restarts=1), strike_once)
+        assert_gone(pids)
+        assert (result.digest, result.losses) == (undisturbed.digest, undisturbed.losses)
+        assert seen == sorted(seen), "steps were done again that a step checkpoint had kept"
     group.shutdown()
 
 

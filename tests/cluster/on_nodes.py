@@ -37,12 +37,12 @@ STORE_BYTES = 100 * 1024**2
 SPARE_BYTES = 4 * 1024**3
 QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("period_ms", "500"), ("timeout_ms", "2000"))}
 """Ray's own take 15 seconds and more to notice that a node is gone."""
-NUM_TASKS, LOSE_AT, WORK_S = 60, 5, 1.0
+NUM_TASKS, LOSE_AT, WORK_S = 20, 5, 1.0
 COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
 APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
 
 
-def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: Submit[int]) -> dict[str, Any]:
+def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: Submit[int], num_tasks: int = NUM_TASKS) -> dict[str, Any]:
     """Tasks through engines and judges; `lose` is called in the middle."""
     worker: Any = engine_actor(Worker)
     judge: Any = ray.remote(Judge)
@@ -62,7 +62,7 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
         fleet.start(update_of(weights(1.0), "r1"))
         lost_at = time.monotonic()
         try:
-            for task, value in fleet.run(range(NUM_TASKS), submit, pinned=True, then=Then(pool, end)):
+            for task, value in fleet.run(range(num_tasks), submit, pinned=True, then=Then(pool, end)):
                 assert value == 2.0
                 found["done"].append(task)
                 if len(found["done"]) == LOSE_AT:
@@ -89,7 +89,7 @@ def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dic
     options = RankOptions(plan.trainer_cpus, placement_group=placement.group, bundles=[plan.trainer_bundle(0)])
     group = TrainerGroup(1, options, placement.check)
     base = save_base(folder / "base")
-    job = replace(job_of(base, folder / "out", num_steps=60), steps_folder=folder / "steps", steps_between=1)
+    job = replace(job_of(base, folder / "out", num_steps=30), steps_folder=folder / "steps", steps_between=1)
     steps: list[int] = []
 
     def lose_once(progress: Progress) -> None:
@@ -122,13 +122,13 @@ def on_cluster(
         machines.shutdown()
 
 
-def on_local_ray(folder: Path, submit: Submit[int]) -> dict[str, Any]:
+def on_local_ray(folder: Path, submit: Submit[int], num_tasks: int) -> dict[str, Any]:
     """A test has a server of the local Ray die or stop when it finds the mark `lose`."""
     with (
         connected(None, num_cpus=2, temp_dir=None, timeout_s=60, object_store_bytes=STORE_BYTES) as info,
         reserve(plan_resources(info.cpus, info.gpus, COLOCATED), 60) as placement,
     ):
-        return run(placement, folder, (folder / "lose").touch, submit)
+        return run(placement, folder, (folder / "lose").touch, submit, num_tasks)
 
 
 def short_of_memory(folder: Path) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def short_of_memory(folder: Path) -> dict[str, Any]:
     memory = psutil.virtual_memory()
     used = 1 - (memory.available - SPARE_BYTES) / memory.total
     os.environ.update(RAY_memory_usage_threshold=f"{used:.4f}", RAY_memory_monitor_refresh_ms="100")
-    return on_local_ray(folder, lambda engine, task: engine.greedy_once.remote(task))
+    return on_local_ray(folder, lambda engine, task: engine.greedy_once.remote(task), NUM_TASKS)
 
 
 if __name__ == "__main__":
@@ -150,7 +150,7 @@ if __name__ == "__main__":
         "no room": lambda: on_cluster(COLOCATED, (2, 1), 0, tasks),
         "judges move": lambda: on_cluster(APART, (2, 1, 1), 2, tasks),
         "ranks move": lambda: on_cluster(APART, (1, 1, 1, 1), 1, lambda placement, lose: train(placement, folder, lose)),
-        "local": lambda: on_local_ray(folder, serve),
+        "local": lambda: on_local_ray(folder, serve, 10 * NUM_TASKS),
         "memory": lambda: short_of_memory(folder),
     }
     print(json.dumps(scenarios[scenario]()))

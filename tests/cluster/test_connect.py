@@ -89,7 +89,10 @@ except KeyboardInterrupt:
     sys.exit("error: interrupted")
 """
     root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+    environment = {**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # Ray's own is a minute
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
         driver = psutil.Process(started.pid)
         wait_while(lambda: not any(child.name() == "ray::IDLE" for child in driver.children(recursive=True)))
         family = driver.children(recursive=True)

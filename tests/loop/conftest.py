@@ -9,7 +9,7 @@ import pytest
 
 from loop.store import Store
 from tests.loop.make_run import RUN
-from tests.loop.small_run import vigc, write_config
+from tests.loop.seen_run import SeenRun, see_run
 
 
 @pytest.fixture
@@ -24,9 +24,11 @@ def store(run_dir: Path) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def seen_run(tmp_path_factory: pytest.TempPathFactory) -> SeenRun:
+    return see_run(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="session")
+def finished(seen_run: SeenRun) -> tuple[Path, str]:
     """An undisturbed run and what it printed; nothing may be changed in it."""
-    folder = tmp_path_factory.mktemp("finished")
-    result = vigc("run", str(write_config(folder)), "--run-dir", "runs/small", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return folder / "runs" / "small", result.stdout
+    return seen_run.run_dir, seen_run.printed
