@@ -13,7 +13,7 @@ import pytest
 from loop.export import read_records
 from loop.store import Store
 from tests.loop.seen_run import SeenRun
-from tests.loop.small_run import ROOT, files_until, kill, lose_machine, start, vigc, wait_until, write_config
+from tests.loop.small_run import ROOT, files_until, kill, start, vigc, wait_until, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -78,20 +78,12 @@ def test_exports_hold_the_accepted_records(finished: tuple[Path, str], tmp_path:
         assert result.stdout.startswith(f"{accepted} records")
 
 
-MOMENTS = {
-    "generating": ("rounds/0001/parts/records-00001.json", kill),
-    "training": ("checkpoints/round-0001.steps/step-*[0-9]", lose_machine),
-}
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_killed_in_the_middle_resumes_to_the_same_files(finished: tuple[Path, str], tmp_path: Path, moment: str) -> None:
+def test_a_run_killed_while_it_generates_resumes_to_the_same_files(finished: tuple[Path, str], tmp_path: Path) -> None:
     run_dir = tmp_path / "runs" / "small"
     parts = run_dir / "rounds" / "0001" / "parts"
-    awaited, end = MOMENTS[moment]
     driver = start("run", str(write_config(tmp_path, rounds=1)), "--run-dir", str(run_dir), cwd=tmp_path)
-    wait_until(lambda: any(run_dir.glob(awaited)), 300)
-    end(driver)
+    wait_until((parts / "records-00001.json").exists, 300)
+    kill(driver)
     before = {path.name: path.stat().st_mtime_ns for path in parts.glob("records-*.parquet")}
     assert json.loads(vigc("status", str(run_dir), "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
 
@@ -99,7 +91,6 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_files(finished: tuple[Pa
 
     assert result.returncode == 0, result.stderr
     assert before, "no shard was finished before the kill"
-    assert ("training went on after step" in result.stdout) == (moment == "training")
     assert {name: (parts / name).stat().st_mtime_ns for name in before} == before, "a finished shard was made again"
     assert files_until(run_dir, 1) == files_until(finished[0], 1)
 

@@ -1,4 +1,4 @@
-"""A run whose engines sleep while it trains is the run that it would be without, also when it is killed while they sleep."""
+"""A run whose engines sleep while it trains is the run that it would be without, also when it is killed then, and its machine with it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def test_a_run_killed_while_its_engines_sleep_resumes_to_the_digest_of_one_whose
     resumed = vigc("resume", str(run_dir), cwd=tmp_path)
 
     assert resumed.returncode == 0, resumed.stderr
+    assert "training went on after step" in resumed.stdout
     assert digest_of(run_dir) == digest_of(finished[0])
     slept = [commit.stage_seconds.get("sleep", 0.0) for commit in Store.open(run_dir).commits()]
     assert slept[2] > 0, "in the second round there were engines that could sleep"
