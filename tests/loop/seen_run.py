@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from torch.utils.cpp_extension import _get_build_directory
@@ -29,10 +28,10 @@ class SeenRun:
     """Where it was started."""
     printed: str
     num_looks: int
-    open_ends: frozenset[tuple[str, str, str]]
+    open_ends: set[tuple[str, str, str]]
     """Sockets that others could talk to, TCP that listens and UDP: process, kind, address."""
-    written: frozenset[str]
-    """What was in `folder`, `folder/runs` and `folder/home` when it had ended, as paths below `folder`."""
+    written: dict[str, set[str]]
+    """Names in `folder` and in its `runs` and `home`, when it had ended."""
     code_changed: bool
     """Whether files of the code came or went."""
 
@@ -41,11 +40,11 @@ class SeenRun:
         return self.folder / "runs" / "small"
 
 
-def see_run(folder: Path, **changes: Any) -> SeenRun:
+def see_run(folder: Path) -> SeenRun:
     """Start the small run in `folder`, in a home of its own, and look at it twice a second until it ends."""
     home = folder / "home"
     home.mkdir()
-    config = write_config(folder, **changes)
+    config = write_config(folder)
     code_before = _code()
     built = Path(_get_build_directory("deepspeed_shm_comm", False)).parent  # another home is no reason to compile it again
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "TORCH_EXTENSIONS_DIR": str(built)}
@@ -65,8 +64,8 @@ def see_run(folder: Path, **changes: Any) -> SeenRun:
         finally:
             driver.kill()
     assert driver.returncode == 0, (folder / "errors").read_text()
-    written = {str(path.relative_to(folder)) for inside in (folder, folder / "runs", home) for path in inside.iterdir()}
-    return SeenRun(folder, (folder / "out").read_text(), num_looks, frozenset(seen), frozenset(written), _code() != code_before)
+    written = {inside: {path.name for path in (folder / inside).iterdir()} for inside in ("", "runs", "home")}
+    return SeenRun(folder, (folder / "out").read_text(), num_looks, seen, written, _code() != code_before)
 
 
 def _code() -> set[str]:

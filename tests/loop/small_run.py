@@ -15,6 +15,7 @@ import psutil
 import yaml
 
 from loop.store import Store
+from loop.verifying import canonical
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
@@ -58,10 +59,12 @@ def digest_of(run_dir: Path) -> str:
     return report["digest"]
 
 
-def files_until(run_dir: Path, last_round: int) -> dict[str, str]:
-    """SHA-256 of every file that the rounds until this one have committed, by its path."""
-    digest_of(run_dir)
-    return {file.path: file.sha256 for commit in Store.open(run_dir).commits()[: last_round + 1] for file in commit.files}
+def first_commits(run_dir: Path, num_rounds: int) -> list[bytes]:
+    """What the digest of a whole run of so many rounds would be of."""
+    store = Store.open(run_dir)
+    report = store.verify()
+    assert report.ok, report.problems
+    return [canonical(commit) for commit in store.commits()[: num_rounds + 1]]
 
 
 def kill(driver: subprocess.Popen[Any]) -> None:

@@ -14,7 +14,7 @@ from loop.stages.controls import differences, uncorrected
 from loop.store import Store
 from policies.records import Prediction, Record
 from tests.loop.make_run import checkpoint, commit_of, records
-from tests.loop.small_run import CONFIG, files_until, lose_machine, start, vigc, wait_until, write_config
+from tests.loop.small_run import CONFIG, first_commits, lose_machine, start, vigc, wait_until, write_config
 
 
 def predictions(**flags: str) -> dict[str, list[Prediction]]:
@@ -112,7 +112,7 @@ def test_each_control_has_a_line_of_its_own_and_is_compared_with_the_candidate(u
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_killed_in_the_training_of_a_control_resumes_to_the_same_files(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_run_killed_in_the_training_of_a_control_resumes_to_the_same_round(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     driver = start("run", str(write_config(tmp_path, **WITH_CONTROLS, rounds=1)), "--run-dir", str(run_dir), cwd=tmp_path)
     wait_until(lambda: any(run_dir.glob("checkpoints/round-0001-control-no_correction.steps/step-*[0-9]")), 400)
@@ -125,7 +125,7 @@ def test_a_run_killed_in_the_training_of_a_control_resumes_to_the_same_files(und
     assert {"predictions.parquet", "training-control-seed_only.json", "predictions-control-seed_only.json"} <= {path.name for path in kept}
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a finished stage was done again"
     assert "training went on after step" in result.stdout
-    assert files_until(run_dir, 1) == files_until(undisturbed[0], 1)
+    assert first_commits(run_dir, 1) == first_commits(undisturbed[0], 1)
 
 
 @pytest.mark.slow
