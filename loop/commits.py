@@ -34,6 +34,30 @@ class FilterCount(BaseModel):
     kept: int
 
 
+class Finding(BaseModel):
+    """Something about a round, or about a config, that a person should know and that does not end the run.
+
+    What goes into a commit record is part of the run's digest: it follows from committed data alone, so that a resumed round and an
+    undisturbed one find the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """What was found, as a name to count by: MLflow has the counts as `findings/KIND`."""
+    count: int = Field(ge=1)
+    """Of what `message` names: samples, records, questions, sets."""
+    message: str
+    """What was found and what to do about it, in one line."""
+    example: str = ""
+    """One of what was counted."""
+
+    @property
+    def line(self) -> str:
+        """The finding as the terminal shows it."""
+        example = f"; for example: {self.example}" if self.example else ""
+        return f"{self.kind} ({self.count}): {self.message}{example}"
+
+
 class Decision(BaseModel):
     """What the acceptance policy said, with the numbers it said it on."""
 
@@ -77,6 +101,7 @@ class RoundCommit(BaseModel):
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     """Wall-clock of `generate_correct_filter`, `select`, `train`, `evaluate`, `controls`, `decide`, `swap` and the whole `round`."""
     files: list[FileEntry] = Field(default_factory=list)
+    findings: list[Finding] = Field(default_factory=list)
 
     @property
     def checkpoints(self) -> list[str]:

@@ -88,6 +88,8 @@ def drive(config: RunConfig, store: Store, console: Console) -> None:
                 if mirror:
                     mirror.publish(house.commits)
                 prune(locked, house.commits, config.retention.keep_last, config.retention.keep_every)
+                for finding in commit.findings:
+                    progress.note(finding.line)
                 log.info("round %d is committed: %s", commit.round, commit.state)
 
 

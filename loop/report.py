@@ -44,9 +44,10 @@ def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str], wid
 
 
 def print_results(console: Console, commits: Sequence[RoundCommit], set_names: Sequence[str]) -> None:
-    """Print the tables of `results_tables`."""
+    """Print the tables of `results_tables`, and the findings of all rounds."""
     for table in results_tables(commits, set_names, _width_of(console)):
         console.print(table)
+    _print_findings(console, commits)
 
 
 def status_tables(run_id: str, state: str, commits: Sequence[RoundCommit], width: int) -> list[Table]:
@@ -78,9 +79,17 @@ def status_dict(run_id: str, state: str, commits: Sequence[RoundCommit]) -> dict
 
 
 def print_status(console: Console, run_id: str, state: str, commits: Sequence[RoundCommit]) -> None:
-    """Print the tables of `status_tables`."""
+    """Print the tables of `status_tables`, and the findings of all rounds."""
     for table in status_tables(run_id, state, commits, _width_of(console)):
         console.print(table)
+    _print_findings(console, commits)
+
+
+def _print_findings(console: Console, commits: Sequence[RoundCommit]) -> None:
+    """A line for each finding, under its round."""
+    for commit in sorted(commits, key=lambda commit: commit.round):
+        for finding in commit.findings:
+            console.print(escape(printable(f"round {commit.round}: {finding.line}")), highlight=False, soft_wrap=True)
 
 
 def _width_of(console: Console) -> int:
@@ -263,4 +272,5 @@ def _round_dict(commit: RoundCommit) -> dict[str, Any]:
         "counts": dict(commit.counts),
         "metrics": {name: _metric(commit, name) for name in commit.metrics},
         "decision": None if commit.decision is None else commit.decision.model_dump(mode="json"),
+        "findings": [finding.model_dump(mode="json") for finding in commit.findings],
     }

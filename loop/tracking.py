@@ -40,6 +40,8 @@ LoopState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 RUN_TAG = "vigc.run_id"
 ROUND_TAG = "vigc.round"
 MIRRORED_TAG = "vigc.mirrored"
+FINDINGS_TAG = "vigc.findings"
+"""A line for each finding of a round; their counts are the metrics `findings/KIND`."""
 CHAMPION_ALIAS = "champion"
 PRUNED = "pruned"
 """Tag `checkpoint` of a model version whose weights the run has deleted."""
@@ -185,6 +187,8 @@ class Mirror:
         }
         if commit.decision is not None:
             tags["vigc.decision"] = cut(commit.decision.reason, MAX_TAG_CHARACTERS)
+        if commit.findings:
+            tags[FINDINGS_TAG] = cut("\n".join(finding.line for finding in commit.findings), MAX_TAG_CHARACTERS)
         return self._client.create_run(experiment_id, _milliseconds(commit.started_at), tags, f"round {commit.round}")
 
     def _fill_child(self, child_id: str, commit: RoundCommit, samples: tuple[list[Record], list[Record]]) -> None:
@@ -249,7 +253,8 @@ def mlflow_key(name: str) -> str:
 
 
 def round_metrics(commit: RoundCommit) -> list[Metric]:
-    """Counts, filters, metrics, the decision's numbers and stage seconds of a round, at step = round and the time of its commit."""
+    """Counts, filters, metrics, the decision's numbers, stage seconds and counts of findings of a round, at step = round and the time of
+    its commit."""
     from mlflow.entities import Metric
 
     values: dict[str, float] = {f"counts/{name}": count for name, count in commit.counts.items()}
@@ -259,6 +264,8 @@ def round_metrics(commit: RoundCommit) -> list[Metric]:
     if commit.decision is not None:  # one level: a file-based MLflow holds no metric `a` beside `a/b`
         values |= {f"decision/{name.replace('/', '.')}": number for name, number in commit.decision.numbers.items()}
     values |= {f"seconds/{stage}": seconds for stage, seconds in commit.stage_seconds.items()}
+    for finding in commit.findings:
+        values[f"findings/{finding.kind}"] = values.get(f"findings/{finding.kind}", 0) + finding.count
     committed_ms = _milliseconds(commit.committed_at)
     return [Metric(mlflow_key(name), float(value), committed_ms, commit.round) for name, value in values.items()]
 

@@ -55,7 +55,8 @@ def note_damage(load: Callable[[], _Model], problems: list[str]) -> _Model | Non
 def canonical(commit: RoundCommit) -> bytes:
     """What a commit says, free of when, where and by whom it was written."""
     files = sorted((file.path, file.sha256) for file in commit.files)
-    return canonical_json({"commit": commit.model_dump(mode="json", exclude=_NOT_IN_DIGEST), "files": files})
+    exclude = _NOT_IN_DIGEST if commit.findings else _NOT_IN_DIGEST | {"findings"}  # records without findings keep their digest
+    return canonical_json({"commit": commit.model_dump(mode="json", exclude=exclude), "files": files})
 
 
 def _pruned_files(store: Store, problems: list[str]) -> list[FileEntry]:

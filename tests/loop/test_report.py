@@ -9,7 +9,7 @@ import json
 
 from rich.console import Console
 
-from loop.commits import Decision, FilterCount, RoundCommit, RoundState
+from loop.commits import Decision, FilterCount, Finding, RoundCommit, RoundState
 from loop.report import print_results, print_status, status_dict
 
 SETS = ("near", "mid", "far_shift")
@@ -210,3 +210,23 @@ def test_the_status_has_decisions_and_controls() -> None:
     assert baseline["decision"] is None
     assert first["decision"]["numbers"]["low"] == 0.008
     assert first["metrics"]["control/seed_only/pooled_difference_low"] == -0.001
+
+
+FINDINGS = [
+    Finding(kind="passed_over", count=3, message="samples without a target token were not trained on", example="photo[1].jpg"),
+    Finding(kind="left_out", count=1, message="record was left out"),
+]
+
+
+def test_findings_are_a_line_each_under_the_tables_and_in_the_status_for_programs() -> None:
+    commits = [COMMITS[0], COMMITS[1].model_copy(update={"findings": FINDINGS})]
+    out = io.StringIO()
+    print_status(Console(file=out, width=60), "shapes-1", "stopped", commits)
+    lines = [
+        "round 1: passed_over (3): samples without a target token were not trained on; for example: photo[1].jpg",
+        "round 1: left_out (1): record was left out",
+    ]
+    assert out.getvalue().splitlines()[-2:] == lines
+    assert rendered(commits).splitlines()[-2:] == lines
+    rounds = status_dict("shapes-1", "running", commits)["rounds"]
+    assert [entry["findings"] for entry in rounds] == [[], [finding.model_dump() for finding in FINDINGS]]

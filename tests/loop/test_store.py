@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 
 from loop import errors
-from loop.commits import RoundState
+from loop.commits import Finding, RoundState
+from loop.documents import seal
 from loop.store import Store
+from loop.verifying import canonical
 from policies.records import from_table
 from tests.loop.make_run import RUN, checkpoint, commit_of, flip, records
 
@@ -257,11 +259,23 @@ def test_the_digest_depends_on_content_alone(tmp_path: Path) -> None:
 
 def test_the_digest_tells_other_content_apart(tmp_path: Path) -> None:
     digests = set()
-    for name, metrics in (("a", {"accuracy": 0.5}), ("b", {"accuracy": 0.6})):
+    finding = Finding(kind="passed_over", count=1, message="one sample")
+    for name, changes in (("a", {"metrics": {"accuracy": 0.5}}), ("b", {"metrics": {"accuracy": 0.6}}), ("c", {"findings": [finding]})):
         with Store.create(tmp_path / name, RUN).locked() as store:
-            store.commit(commit_of(store, metrics=metrics))
+            store.commit(commit_of(store, **changes))
             digests.add(store.verify().digest)
-    assert len(digests) == 2
+    assert len(digests) == 3
+
+
+def test_a_record_from_before_findings_loads_and_keeps_its_digest(store: Store, run_dir: Path) -> None:
+    commit = commit_of(store)
+    old = commit.model_dump(mode="json", exclude={"findings"})
+    store.storage.write("rounds/0000/commit.json", seal(old))
+    assert Store.open(run_dir).commits() == [commit]
+    assert canonical(commit) == (
+        b'{"commit":{"candidate":null,"champion":"r0","champion_path":"checkpoints/base","counts":{},"decision":null,"filters":[],'
+        b'"metrics":{"accuracy/near":0.5},"round":0,"schema_version":1,"state":"baseline"},"files":[]}'
+    )
 
 
 @pytest.mark.parametrize("name", ["checkpoints/base/model.safetensors", "rounds/0000/parts/predictions.parquet", "run.json"])

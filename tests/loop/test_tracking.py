@@ -16,7 +16,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from loop.commits import Decision, FilterCount, RoundCommit, RoundState
+from loop.commits import Decision, FilterCount, Finding, RoundCommit, RoundState
 from loop.tracking import Mirror, cut, default_tracking_uri, flatten_parameters, mlflow_key, replay
 from loop.tracking_process import BackgroundMirror
 from policies.records import Reason, Record
@@ -43,9 +43,15 @@ def commit(number: int, state: RoundState, champion: str, accuracy: float) -> Ro
         if state is RoundState.BASELINE
         else Decision(accepted=state is RoundState.ACCEPTED, reason="margin 0.005", numbers=NUMBERS),
         stage_seconds={"round": 60.5},
+        findings=FINDINGS if number == 2 else [],
     )
 
 
+FINDINGS = [
+    Finding(kind="passed_over", count=3, message="too long", example="sample 7"),
+    Finding(kind="passed_over", count=2, message="no answer"),
+    Finding(kind="left_out", count=1, message="no image"),
+]
 COMMITS = [
     commit(0, RoundState.BASELINE, "w-0000", 0.60),
     commit(1, RoundState.ACCEPTED, "w-0001", 0.64),
@@ -133,6 +139,16 @@ def test_a_loop_is_mirrored_once_however_often_it_is_published(mirror: Mirror, t
     child = seen.children[1]
     assert (child.info.start_time, child.info.end_time) == (1_700_000_100_000, 1_700_000_160_500)
     assert child.data.metrics["filters/user.policies_short/kept"] == 31
+    found = seen.children[2].data
+    assert {name: value for name, value in found.metrics.items() if name.startswith("findings/")} == {
+        "findings/passed_over": 5,
+        "findings/left_out": 1,
+    }
+    assert found.tags["vigc.findings"].splitlines() == [
+        "passed_over (3): too long; for example: sample 7",
+        "passed_over (2): no answer",
+        "left_out (1): no image",
+    ]
     figure = Path(seen.client.download_artifacts(parent.info.run_id, "accuracy_by_round.png", str(tmp_path)))
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "mlartifacts").is_dir()
