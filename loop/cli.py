@@ -17,6 +17,7 @@ from rich.text import Text
 
 from loop.errors import LoopError, UserError, printable
 from loop.scoring.commands import commands
+from loop.terminal import encode_any_text, unusable_locale
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -303,6 +304,7 @@ class PrintableLines(logging.Formatter):
 
 def main() -> None:
     """Entry point: errors of the loop become one clear line and their exit code."""
+    encode_any_text()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on torchvision would stand before every error line
     handler = RichHandler(show_path=False, console=Console(stderr=True))
@@ -312,6 +314,10 @@ def main() -> None:
         app(prog_name="vigc")
     except LoopError as error:
         _fail(str(error), error.exit_code)
+    except UnicodeError as error:
+        if (cause := unusable_locale(error)) is None:
+            raise
+        _fail(str(cause), cause.exit_code)
     except RuntimeError as error:
         from actors.endpoint import EndpointError
         from actors.engines.base import EngineError

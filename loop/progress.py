@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 
 from loop.errors import printable
+from loop.terminal import encodes_unicode
 
 DEFAULT_LINE_EVERY_S = 5.0
 BAR_WIDTH = 12
@@ -163,7 +164,7 @@ class _BarWhereKnown(ProgressColumn):
 
 def _live_display(console: Console) -> Progress:
     return Progress(
-        SpinnerColumn(),
+        SpinnerColumn("dots" if encodes_unicode(console.encoding) else "line"),
         TextColumn("{task.fields[round]}", style="bold", markup=False),
         TextColumn("{task.description}", markup=False),
         _BarWhereKnown(),
