@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# uv installs the lock file ten times faster than pip. pip takes torch, which it also finds in local wheel folders that uv does not
+# know, and takes over where uv fails: uv does not read pip's configuration (an index of your own goes into UV_INDEX_URL).
+QUIET := --quiet --disable-pip-version-check
 RUN := runs/demo
 
 .PHONY: install install-vllm demo test test-slow test-vllm chaos chaos-short lint types check clean
@@ -13,9 +16,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "vigc-loop needs Python 3.11 or 3.12; set PYTHON=python3.11")'
 	@command -v g++ >/dev/null || { echo "g++ is missing: install it first (Debian: apt-get install g++); DeepSpeed compiles one operator with it" >&2; exit 1; }
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	grep -E '^(torch|setuptools)==' requirements.lock | xargs $(BIN)/pip install --quiet --disable-pip-version-check
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	grep -E '^(torch|setuptools|uv)==' requirements.lock | xargs $(BIN)/pip install --no-compile $(QUIET)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock || $(BIN)/pip install $(QUIET) -r requirements.lock
+	$(BIN)/pip install $(QUIET) --no-deps --no-build-isolation -e .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m actors.training.precompile
 	touch $@
 

@@ -38,7 +38,7 @@ def main() -> None:
         sys.exit("torch is not installed here; run `make install` first")
     if Version(torch_version).local != "cpu":
         sys.exit(f"torch {torch_version} is no CPU build; on a GPU machine install vLLM with `pip install -e .[gpu]`")
-    _pip("install", "--no-deps", "-r", str(_LOCK))
+    _install_lock()
     if _installed("torchvision") != f"{_TORCHVISION}+python":
         with tempfile.TemporaryDirectory() as folder:
             _pip("install", "--no-deps", "--force-reinstall", str(_repacked_torchvision(Path(folder))))
@@ -77,6 +77,13 @@ def _installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _install_lock() -> None:
+    """With uv, as `make install` does; with pip where uv is missing or fails."""
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
+    if subprocess.run([*uv, "--no-deps", "-r", str(_LOCK)], check=False).returncode:
+        _pip("install", "--no-deps", "-r", str(_LOCK))
 
 
 def _pip(*arguments: str) -> None:
