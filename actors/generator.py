@@ -40,8 +40,8 @@ class Generator:
         for index, task in enumerate(shard.tasks):
             try:
                 image = self._images.open(task.image_id)
-            except BadImageError:
-                records[index] = records[index].rejected(Reason.UNREADABLE_IMAGE)
+            except BadImageError as error:
+                records[index] = replace(records[index].rejected(Reason.UNREADABLE_IMAGE), reason_detail=error.reason)
             else:
                 form = vig_form(task.answer_prefix) if options.structured else ""
                 key = self._images.key(task.image_id)

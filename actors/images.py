@@ -11,7 +11,18 @@ if TYPE_CHECKING:
 
 
 class BadImageError(ValueError):
-    """An image cannot be read safely. It is set aside with this reason; it stops nothing."""
+    """An image cannot be read safely. It is set aside with this reason; it stops nothing.
+
+    The reason is kept on records, whose bytes are the same wherever they are made: what differs between machines (where the image was
+    looked for, a library's text that holds a path) goes into `where`.
+    """
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(reason, where)
+        self.reason, self.where = reason, where
+
+    def __str__(self) -> str:
+        return f"{self.reason} {self.where}".rstrip()
 
 
 class ImageSource(Protocol):

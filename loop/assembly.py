@@ -28,6 +28,7 @@ from loop.sets import (
     VigcJsonSet,
     WebDatasetSet,
 )
+from loop.sources.first_images import refuse_unreadable
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.chain import FilterChain, MissingMeasurementError, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
@@ -105,8 +106,29 @@ def build_policies(config: RunConfig) -> Policies:
     return policies
 
 
+_REMEDIES = {
+    "folder": "expected whole JPEG, PNG or WebP files",
+    "coco": "is `images` the right folder, and num_name_parts right?",
+    "parquet": "expected a column with the bytes of the images; embed them before to_parquet, or take the kind folder or coco",
+    "webdataset": "expected whole JPEG, PNG or WebP members",
+    "hf_dataset": "expected a column with the bytes of the images; embed them before save_to_disk, or take the kind folder or coco",
+}
+"""What to do where not one of the first images of a set can be read, by the kind of the set."""
+
+
 def build_images(spec: ImageSet) -> ImageSource:
-    """The image source of an unlabelled set; one that is missing, unreadable or without images raises `UserError`."""
+    """The image source of an unlabelled set.
+
+    Raises:
+        UserError: it is missing, unreadable, without images, or not one of its first images can be read.
+    """
+    source = _image_source(spec)
+    if spec.kind in _REMEDIES:
+        refuse_unreadable(source, source.image_ids(), getattr(spec, "path", ""), _REMEDIES[spec.kind])
+    return source
+
+
+def _image_source(spec: ImageSet) -> ImageSource:
     match spec:
         case FolderSet():
             from loop.sources.folder import ImageFolder

@@ -72,6 +72,20 @@ class PrunedCheckpointError(StoreError):
         return f"{self.path} was pruned: {self.reason}; kept are {self.kept}"
 
 
+class NoReadableImageError(LoopError):
+    """Not one image of a round could be read: there is nothing new to train on."""
+
+    def __init__(self, round: int, num_images: int, example: str) -> None:
+        super().__init__(round, num_images, example)
+        self.round, self.num_images, self.example = round, num_images, example
+
+    def __str__(self) -> str:
+        return (
+            f"round {self.round}: none of its {self.num_images} images could be read where the engines run, such as {self.example}; "
+            "make the image set readable on every node, then continue with `vigc resume`, which tries these images again"
+        )
+
+
 class TeachingStoppedError(LoopError):
     """A teacher was stopped before it was through. What it has written is kept."""
 

@@ -37,6 +37,7 @@ from loop.stages.clock import RoundClock
 from loop.stages.controls import run_controls
 from loop.stages.deciding import decide, generated_stats
 from loop.stages.evaluation import accuracies, evaluate
+from loop.stages.reading import check_images
 from loop.stages.training import hyperparameters, train, training_set
 from loop.store import PartReceipt
 from policies.instructions import plan_tasks
@@ -73,6 +74,7 @@ def run_round(house: House, index: int) -> RoundCommit:
     parts = [part for shard in shards if (part := house.store.finished_part(index, shard.name)) is not None]
     with clock.stage("select"):
         records, selected, selected_part = select(house, index, parts)
+        check_images(house, index, records, [*(shard.name for shard in shards), "selected"])
         assert {record.generator_weight_version for record in records} <= {champion.version}
     if house.config.cluster.sleep_while_training:
         with clock.stage("sleep"):

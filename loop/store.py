@@ -189,6 +189,18 @@ class Store:
         path = _part(round, name) + ".json"
         return self._finished(path, PartReceipt, lambda receipt: [receipt.entry])
 
+    def drop_part(self, round: int, name: str) -> None:
+        """Remove a part of a round that is not committed, so that it is made again.
+
+        Raises:
+            LockedError: this handle is not the run's driver.
+            StoreError: the round is committed.
+        """
+        self._refuse_change(round, name)
+        stem = _part(round, name)
+        self.storage.remove(stem + ".json")  # first: data without a receipt do not count
+        self.storage.remove(stem + ".parquet")
+
     def read_part(self, part: PartReceipt | FileEntry | str) -> pa.Table:
         """The table of a part. A receipt or an entry of a commit record is held against the bytes, a bare path is not.
 
@@ -222,15 +234,18 @@ class Store:
 
     def _write_part(self, round: int, name: str, suffix: str, data: bytes, num_rows: int, extra: Mapping[str, Any] | None) -> PartReceipt:
         stem = _part(round, name)
-        self._check_fence()
-        if self.storage.size(_commit_path(round)) is not None:
-            raise StoreError(f"round {round} of {self.uri} is committed; its part {name} does not change any more")
+        self._refuse_change(round, name)
         receipt = PartReceipt(
             path=stem + suffix, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), num_rows=num_rows, extra=dict(extra or {})
         )
         self.storage.write(receipt.path, data)
         self.storage.write(stem + ".json", seal(receipt.model_dump(mode="json")))
         return receipt
+
+    def _refuse_change(self, round: int, name: str) -> None:
+        self._check_fence()
+        if self.storage.size(_commit_path(round)) is not None:
+            raise StoreError(f"round {round} of {self.uri} is committed; its part {name} does not change any more")
 
     def _read(self, part: PartReceipt | FileEntry | str) -> tuple[str, bytes]:
         path = part if isinstance(part, str) else part.path

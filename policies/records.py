@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_ADDED = {"2": ("reason_detail",)}
+"""Columns that tables of an older version lack, by the version; they read as their default."""
 
 
 class RecordSchemaError(ValueError):
@@ -90,6 +92,8 @@ class Record:
     accepted: bool = False
     reasons: tuple[str, ...] = ()
     """`Reason` values, in the order of the filter chain. Empty for an accepted record."""
+    reason_detail: str = ""
+    """What a reason does not tell by itself, such as what is wrong with an image that cannot be read. Never holds a path of a machine."""
     score: float | None = None
     """What selection ranks by; higher is better."""
     original_correct: bool | None = None
@@ -144,6 +148,7 @@ RECORD_SCHEMA = pa.schema(
         pa.field("corrector_weight_version", pa.string(), nullable=False),
         pa.field("accepted", pa.bool_(), nullable=False),
         pa.field("reasons", pa.list_(pa.string()), nullable=False),
+        pa.field("reason_detail", pa.string(), nullable=False),
         pa.field("score", pa.float64()),
         pa.field("original_correct", pa.bool_()),
         pa.field("answer_correct", pa.bool_()),
@@ -164,12 +169,13 @@ def from_table(table: pa.Table) -> list[Record]:
     """Rows of a table as records.
 
     Raises:
-        RecordSchemaError: the table is not of this version's schema.
+        RecordSchemaError: the table is not of this version's schema, or of an older one that is still read.
     """
     found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode(errors="replace")
-    if found != str(SCHEMA_VERSION) or table.schema.names != RECORD_SCHEMA.names:
+    columns = [name for name in RECORD_SCHEMA.names if name not in _ADDED.get(found, ())]
+    if found not in (str(SCHEMA_VERSION), *_ADDED) or table.schema.names != columns:
         raise RecordSchemaError(f"record schema {found} with columns {table.schema.names}; this version reads schema {SCHEMA_VERSION}")
-    for wanted in RECORD_SCHEMA:
+    for wanted in map(RECORD_SCHEMA.field, columns):
         column = table.column(wanted.name)
         if column.type != wanted.type or (column.null_count and not wanted.nullable):
             raise RecordSchemaError(f"column {wanted.name} is {column.type} with {column.null_count} nulls; expected {wanted}")

@@ -14,14 +14,11 @@ from pathlib import Path
 import ijson
 from PIL import Image
 
-from actors.images import BadImageError
 from loop.errors import UserError, one_line, printable
 from loop.sources.decoding import MAX_PIXELS, check_bounds
 from loop.sources.folder import checked_folder, open_image
 from loop.sources.places import ACCESS_ERRORS, Place, stays_inside
 
-_NUM_TRIED = 20
-"""Images of which one must be readable, or the folder is the wrong one."""
 _BUFFER_BYTES = 1 << 20
 
 
@@ -40,8 +37,7 @@ class CocoImages:
             limit: take only the first so many images; None takes all.
 
         Raises:
-            UserError: the file cannot be read, names no image or one twice, the first images are all unreadable, or a limit makes no
-                sense.
+            UserError: the file cannot be read, names no image or one twice, or a limit makes no sense.
         """
         check_bounds(max_pixels, limit)
         self.file = Place.of(path, "COCO file")
@@ -51,7 +47,6 @@ class CocoImages:
         self._ids: list[str] | None = None
         if not self.image_ids():
             raise UserError(f"COCO file {path} names no images; expected an object with a list `images`")
-        self._refuse_wrong_folder()
 
     def image_ids(self) -> list[str]:
         if self._ids is None:
@@ -72,19 +67,6 @@ class CocoImages:
                 raise UserError(f"{where} has file_name {kept}, and so has the image with id {entries[kept]}; expected one entry for each")
             entries[kept] = number
             yield kept
-
-    def _refuse_wrong_folder(self) -> None:
-        problem: BadImageError | None = None
-        for image_id in self.image_ids()[:_NUM_TRIED]:
-            try:
-                self.open(image_id)
-                return
-            except BadImageError as error:
-                problem = problem or error
-        raise UserError(
-            f"none of the first {min(_NUM_TRIED, len(self.image_ids()))} images of {self.file.address} can be read ({problem}); "
-            f"is {self.images.address} the right folder, and num_name_parts right?"
-        )
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_ids": None}

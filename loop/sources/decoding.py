@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from actors.images import BadImageError
 from loop.errors import UserError, printable
@@ -59,9 +59,13 @@ def decoded(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> I
             return _to_rgb(ImageOps.exif_transpose(image))
     except BadImageError:
         raise
+    except UnidentifiedImageError as error:  # its text holds a path or the address of an object
+        raise BadImageError(
+            f"{name}: not a readable {'/'.join(FORMATS)} image (of another format, or cut off in its first bytes)"
+        ) from error
     except _PILLOW_ERRORS as error:
-        reason = f"not a readable {'/'.join(FORMATS)} image ({type(error).__name__}: {printable(str(error))})"
-        raise BadImageError(f"{name}: {reason}") from error
+        text = getattr(error, "strerror", None) or str(error)
+        raise BadImageError(f"{name}: not a readable {'/'.join(FORMATS)} image ({type(error).__name__}: {printable(text)})") from error
 
 
 def _refuse_oddities(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -84,11 +84,11 @@ def _file_inside(folder: Path, image_id: str) -> Path:
     try:
         path = (folder / image_id).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL in the name
-        raise BadImageError(f"{name}: cannot be looked up in {folder}: {printable(str(error))}") from error
+        raise BadImageError(f"{name}: cannot be looked up", f"in {folder}: {printable(str(error))}") from error
     if not path.is_relative_to(folder.resolve()):
-        raise BadImageError(f"{name}: lies outside the image folder {folder}")
+        raise BadImageError(f"{name}: lies outside the image folder", str(folder))
     if not os.path.isfile(path):
-        raise BadImageError(f"{name}: {'is no regular file' if os.path.exists(path) else 'does not exist'} in {folder}")
+        raise BadImageError(f"{name}: {'is no regular file' if os.path.exists(path) else 'does not exist'}", f"in {folder}")
     return path
 
 
@@ -96,12 +96,12 @@ def _fetched(folder: Place, image_id: str) -> io.BytesIO:
     """The file behind an id, from a remote folder."""
     name = printable(image_id)
     if not stays_inside(image_id):
-        raise BadImageError(f"{name}: lies outside the image folder {folder.address}")
+        raise BadImageError(f"{name}: lies outside the image folder", folder.address)
     try:
         with folder.open(image_id) as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except ACCESS_ERRORS as error:
-        raise BadImageError(f"{name}: cannot be read from {folder.address}: {printable(one_line(error))}") from error
+        raise BadImageError(f"{name}: cannot be read", f"from {folder.address}: {printable(one_line(error))}") from error
     if len(data) > MAX_FILE_BYTES:
         raise BadImageError(f"{name}: has more than {MAX_FILE_BYTES} bytes")
     return io.BytesIO(data)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from actors.images import BadImageError
 from loop.errors import UserError, one_line, printable
+from loop.sources.first_images import refuse_unreadable
 from loop.sources.folder import checked_folder, open_image
 from loop.sources.places import ACCESS_ERRORS, Place
 from policies.instructions import ALL_TYPES, CANONICAL_INSTRUCTIONS, TRAINING_INSTRUCTIONS, AnyType, vig_target
@@ -51,16 +51,12 @@ class LabelledData(ABC):
             turns: what a VIC sample is.
 
         Raises:
-            UserError: a file or a record cannot be read (the text names the record), or the first record's image cannot be.
+            UserError: a file or a record cannot be read (the text names the record), or not one of the first images can be.
         """
         self.path = path
         self.turns: Turns = turns
         self._records: tuple[Conversation, ...] | None = None
-        first = self.records()[0]
-        try:
-            self.open(first.image_id)
-        except BadImageError as error:
-            raise UserError(f"record {first.name} of {path}: its image cannot be read ({error}){self._hint()}") from error
+        refuse_unreadable(self, self.image_ids(), str(path), self._hint())
 
     @abstractmethod
     def open(self, image_id: str) -> Image.Image: ...
@@ -70,7 +66,8 @@ class LabelledData(ABC):
         """All records, at least one. Raises `UserError`."""
 
     def _hint(self) -> str:
-        return ""
+        """What to do where not one of the first images can be read."""
+        return "expected whole JPEG, PNG or WebP images"
 
     def records(self) -> tuple[Conversation, ...]:
         """All records, in the order of the files."""
@@ -146,7 +143,7 @@ class JsonData(LabelledData):
         return open_image(self.images, image_id)
 
     def _hint(self) -> str:
-        return f"; is {self.images.address} the right folder?"
+        return f"is {self.images.address} the right folder?"
 
 
 def json_entries(file: Place, what: str, expected: str) -> Iterator[tuple[int, dict[str, Any], str]]:

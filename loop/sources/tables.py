@@ -89,14 +89,15 @@ class TableImages:
     def open(self, image_id: str) -> Image.Image:
         name, _, row = image_id.rpartition("/")
         if name not in self.names or not (row.isascii() and row.isdecimal() and len(row) < 16):
-            raise BadImageError(f"{printable(image_id)}: is no row of {self.place.address}")
+            raise BadImageError(f"{printable(image_id)}: is no row", f"of {self.place.address}")
         try:
             data = _encoded(self._file(name).cell(int(row)), printable(image_id))
         except BadImageError:
             raise
         except ACCESS_ERRORS as error:
             self._open_files.pop(name, None)
-            raise BadImageError(f"{printable(image_id)}: cannot be read from {self.place.address}: {printable(one_line(error))}") from error
+            where = f"from {self.place.address}: {printable(one_line(error))}"
+            raise BadImageError(f"{printable(image_id)}: cannot be read", where) from error
         return decoded(io.BytesIO(data), image_id, self.max_pixels)
 
     def _rows(self) -> dict[str, int]:

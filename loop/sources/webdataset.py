@@ -69,13 +69,13 @@ class TarImages:
         shard, mark, member = image_id.partition(f"{_TAR}/")
         shard += _TAR
         if not mark or shard not in self._shards:
-            raise BadImageError(f"{name}: is in no shard of {self.place.address}")
+            raise BadImageError(f"{name}: is in no shard", f"of {self.place.address}")
         try:
             data = _read_member(self.place, shard, member)
         except BadImageError as error:
-            raise BadImageError(f"{name}: {error}") from error
+            raise BadImageError(f"{name}: {error.reason}", error.where) from error
         except _TAR_ERRORS as error:
-            raise BadImageError(f"{name}: cannot be read from {self.place.address}: {printable(one_line(error))}") from error
+            raise BadImageError(f"{name}: cannot be read", f"from {self.place.address}: {printable(one_line(error))}") from error
         return decoded(io.BytesIO(data), image_id, self.max_pixels)
 
     def _members(self, shard: str) -> Iterator[str]:
@@ -154,7 +154,7 @@ def _images(place: Place, shard: str) -> Iterator[tuple[str, int]]:
 def _read_member(place: Place, shard: str, name: str) -> bytes:
     offset = index_of_shard(place, shard).offset(name)
     if offset is None:
-        raise BadImageError(f"there is no such member in {place.address}")
+        raise BadImageError("there is no such member", f"in {place.address}")
     with place.open(shard) as stream, _tar_at(_HeaderWindow(stream, _LOCAL_WINDOW_BYTES), offset) as tar:
         member = tar.next()
         if member is None or member.name != name:

@@ -19,6 +19,8 @@ from tests.loop.image_sets import built, encoded, noise, number_of, png, reason,
 
 # ---- parquet and saved datasets
 
+IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
 
 def test_parquet_cells_may_be_plain_bytes_structs_or_lists_of_one(tmp_path: Path) -> None:
     cells = [({"bytes": png(3), "path": None}, None), (png(3), pa.binary()), (png(3), pa.large_binary()), ([{"bytes": png(3)}], None)]
@@ -34,8 +36,16 @@ def test_a_cell_without_an_image_is_set_aside(tmp_path: Path) -> None:
     source = built(kind="parquet", path=str(path))
     assert "x.parquet/1: holds no image" in reason(source, "x.parquet/1")
     assert "holds the path of an image, /etc/passwd, and not its bytes" in reason(source, "x.parquet/2")
-    path = write_parquet(tmp_path / "y.parquet", [[{"bytes": png(1)}] * 2, []])
+    path = write_parquet(tmp_path / "y.parquet", [[{"bytes": png(1)}] * 2, [{"bytes": png(1)}]])
     assert "holds 2 images; expected one" in reason(built(kind="parquet", path=str(path)), "y.parquet/0")
+
+
+def test_paths_in_the_place_of_images_are_named_before_a_run(tmp_path: Path) -> None:
+    cells = [{"bytes": None, "path": f"/data/{number}.jpg"} for number in range(3)]
+    text = refusal(kind="parquet", path=str(write_parquet(tmp_path / "x.parquet", cells, IMAGE_STRUCT)))
+    assert "none of the first 3 images of" in text
+    assert "x.parquet/0: holds the path of an image, /data/0.jpg, and not its bytes" in text
+    assert "embed them" in text
 
 
 def test_a_damaged_row_group_sets_its_rows_aside_and_no_others(tmp_path: Path) -> None:

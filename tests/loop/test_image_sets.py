@@ -94,6 +94,27 @@ def test_a_set_of_which_one_image_in_a_hundred_is_broken_runs_through(tmp_path: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_set_is_refused_where_not_one_of_its_first_images_can_be_read(tmp_path: Path, kind: str) -> None:
+    text = refusal(**write_set(kind, tmp_path / "set", [b"<html>"] * 30))
+    assert text.startswith(f"none of the first 20 images of {tmp_path}/set")
+    assert "not a readable JPEG/PNG/WEBP image" in text
+    assert built(**write_set(kind, tmp_path / "other", [b"<html>"] * 19 + [png(1)])).image_ids()
+
+
+def test_the_reason_of_a_bad_image_is_kept_on_its_record_without_paths_of_the_machine(tmp_path: Path) -> None:
+    spec = write_set("folder", tmp_path / "set", [png(0), b"<html>", png(2)])
+    source = built(**spec)
+    (tmp_path / "set" / "000002.png").unlink()
+    tasks = tuple(GenerationTask(image_id, QuestionType.DETAIL, "Ask.") for image_id in source.image_ids())
+    engine = ScriptedEngine(lambda request: "Question: What is it? Answer: A ring.")
+    records = Generator(engine, GeneratorOptions(), ShardImages(source)).generate(Shard(1, 0, 5, tasks, source))
+    details = [record.reason_detail for record in from_table(to_table(records))]
+    assert details[0] == ""
+    assert details[1].startswith("000001.png: not a readable JPEG/PNG/WEBP image")
+    assert details[2] == "000002.png: does not exist"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_id_that_a_set_does_not_have_is_set_aside(tmp_path: Path, kind: str) -> None:
     source = built(**write_set(kind, tmp_path / "set", [png(number) for number in range(4)]))
     (tmp_path / "secret.png").write_bytes(png(1))

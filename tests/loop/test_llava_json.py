@@ -117,5 +117,5 @@ def test_a_wrong_file_is_named(folder: Path) -> None:
 def test_a_wrong_image_folder_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         LlavaJsonData(folder / "data.json", folder / "nowhere")
-    with pytest.raises(UserError, match=r"record 000001#0 of .* is .*images the right folder\?"):
+    with pytest.raises(UserError, match=r"the only image of .*data\.json cannot be read \(c\.png: .* is .*images the right folder\?"):
         data(folder, entry("<image> Q", "A", image="c.png"))

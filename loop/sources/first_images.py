@@ -1,0 +1,51 @@
+"""A look at the first images of a set: a wrong folder, or paths in the place of images, shows before an actor starts."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from actors.images import BadImageError
+from loop.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from actors.images import ImageSource
+
+NUM_TRIED = 20
+"""Images of which one must be readable."""
+
+
+def refuse_unreadable(source: ImageSource, image_ids: Iterable[str], what: str, remedy: str) -> None:
+    """Open the first images of a set until one can be read.
+
+    Args:
+        source: opens them.
+        image_ids: of the set, in its order.
+        what: the set, as an error names it.
+        remedy: what the user may do.
+
+    Raises:
+        UserError: none of them can be read; the text tells what is wrong with the first.
+    """
+    problems: list[str] = []
+    for problem in _problems(source, islice(image_ids, NUM_TRIED)):
+        if not problem:
+            return
+        problems.append(problem)
+    if problems:
+        which = "the only image" if len(problems) == 1 else f"none of the first {len(problems)} images"
+        can = "cannot" if len(problems) == 1 else "can"
+        raise UserError(f"{which} of {what} {can} be read ({problems[0]}); {remedy}")
+
+
+def _problems(source: ImageSource, image_ids: Iterable[str]) -> Iterator[str]:
+    """Why each image cannot be read; empty where it can."""
+    for image_id in image_ids:
+        try:
+            source.open(image_id)
+        except BadImageError as error:
+            yield str(error)
+        else:
+            yield ""
