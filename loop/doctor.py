@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -38,8 +37,8 @@ class Finding:
 
 
 def examine(folder: Path = Path()) -> list[Finding]:
-    """Look at Python, packages, compiler, cores, memory, disk, accelerators and the embedded model; starts nothing."""
-    machine = [_compiler(), _ninja(), _cores(), _memory(), _disk(folder), _gpus()]
+    """Look at Python, packages, cores, memory, disk, accelerators and the embedded model; starts nothing."""
+    machine = [_cores(), _memory(), _disk(folder), _gpus()]
     return [_python(), *map(_package, _PACKAGES), *machine, _vllm(), _seed_model()]
 
 
@@ -62,16 +61,6 @@ def _package(name: str) -> Finding:
         return Finding(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, False, "not installed", "make install")
-
-
-def _compiler() -> Finding:
-    path = shutil.which("g++")
-    return Finding("g++", path is not None, path or "not found", "install g++: DeepSpeed compiles one operator, once")
-
-
-def _ninja() -> Finding:
-    path = shutil.which("ninja", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    return Finding("ninja", path is not None, path or "not found", "pip install ninja")
 
 
 def _cores() -> Finding:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.training.job import TrainerError
@@ -22,9 +16,6 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 COLLECTIVE_TIMEOUT_S = 600.0
 """Longest that one rank waits for the others inside a step or an export."""
-
-_BUILD_TIMEOUT_S = 600.0
-_BUILD_POLL_S = 0.2
 
 
 def reserve_port(host: str) -> socket.socket:
@@ -100,17 +91,14 @@ def max_over_ranks(value: int, world_size: int) -> int:
 
 
 def prepare_deepspeed() -> None:
-    """Import DeepSpeed for the accelerator that is here, quietly, with its CPU communication op built.
+    """Import DeepSpeed for the accelerator that is here, quietly, and keep it from compiling anything.
 
     Raises:
-        TrainerError: another process has been building the op for too long.
+        TrainerError: this release of DeepSpeed chooses its operators in another way.
     """
     import torch
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    beside = Path(sys.executable).parent
-    if (beside / "ninja").exists():  # always this one, be the environment active or not: another version would build all anew
-        os.environ["PATH"] = os.pathsep.join([str(beside), os.environ.get("PATH", "")])
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
@@ -118,37 +106,26 @@ def prepare_deepspeed() -> None:
     accelerator = get_accelerator()
     assert accelerator is not None, "DS_ACCELERATOR names one"
     builder = accelerator.create_op_builder("ShareMemCommBuilder")
-    if builder is not None and deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
-        with _only_builder(builder.NAME):
-            builder.load()
+    if builder is not None:
+        _leave_out(builder.NAME)
 
 
-@contextmanager
-def _only_builder(name: str) -> Iterator[None]:
-    """Let one process at a time build an extension.
+def _leave_out(operator: str) -> None:
+    """Tell DeepSpeed that an operator does not work here, so that its CPU backend does without.
 
-    torch guards a build with a file that outlives a killed process, and then waits for it without end. Under a lock that the
-    kernel drops with its holder, such a file can only be a dead process's, and is removed.
+    The shared-memory operator serves `inference_all_reduce` alone; training reduces through torch.distributed either way. Yet
+    `init_distributed` compiles it on first use, for one to three minutes. There is no setting against it. DeepSpeed keeps the
+    answers to "is this operator compatible?" in one dict and documents that edits to it persist.
     """
-    from torch.utils.cpp_extension import _get_build_directory
+    import deepspeed
 
-    folder = Path(_get_build_directory(name, False))
-    with (folder.parent / f"{name}.vigc-lock").open("w") as lock:
-        deadline = time.monotonic() + _BUILD_TIMEOUT_S
-        while not _locked(lock.fileno()):
-            if time.monotonic() > deadline:
-                raise TrainerError(f"another process has been building {name} for more than {_BUILD_TIMEOUT_S:.0f} s: {lock.name}")
-            time.sleep(_BUILD_POLL_S)
-        (folder / "lock").unlink(missing_ok=True)
-        yield
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    compatible = deepspeed.ops.__compatible_ops__
+    if operator not in compatible:
+        raise TrainerError(
+            f"DeepSpeed {deepspeed.__version__} does not list its operator {operator} any more, and would compile it at every new start; "
+            "install the release that requirements.lock names"
+        )
+    compatible[operator] = False
 
 
 def _stay_on_loopback() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.ops.op_builder.builder import OpBuilder
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 from actors.engines.weights import digest_of, read_checkpoint
@@ -96,6 +97,7 @@ def test_what_saves_memory_trains_alike(
     found = read_checkpoint(tmp_path / "other")
     assert set(expected) == set(found)
     assert all(torch.allclose(expected[name], found[name], atol=1e-3) for name in expected)
+    assert not OpBuilder._loaded_ops, "DeepSpeed compiled an operator, which takes minutes and needs a compiler"
 
 
 def test_activation_checkpointing_keeps_less(base: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, verb: str) -> None:
 def test_the_doctor_says_what_there_is_as_json(tmp_path: Path) -> None:
     done = vigc(tmp_path, "doctor", "--json")
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
-    assert {"Python", "torch", "ray", "deepspeed", "g++", "CPU cores", "memory", "free disk", "GPU", "vLLM"} <= set(findings)
+    assert {"Python", "torch", "ray", "deepspeed", "CPU cores", "memory", "free disk", "GPU", "vLLM"} <= set(findings)
     assert findings["Python"]["ok"]
     assert findings["torch"]["found"] == torch.__version__
     assert findings["embedded seed model"]["ok"] == (EMBEDDED_MODEL / "model.safetensors").exists()
