@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -14,9 +14,9 @@ from policies.records import Record, from_table, to_table
 
 
 class PartWriter(Protocol):
-    """Where a finished shard goes: durable and verified before this returns."""
+    """Where a finished shard goes: durable before this returns its receipt."""
 
-    def __call__(self, round_index: int, name: str, records: pa.Table, extra: dict[str, object]) -> object: ...
+    def __call__(self, round_index: int, name: str, records: pa.Table, extra: dict[str, object]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class FilteredShard:
     """What the driver hears of a finished shard; the records themselves are in its part file."""
 
     name: str
+    part: Any
+    """The receipt of its part file, as `PartWriter` gave it: the driver need not look for it."""
     num_records: int
     num_accepted: int
     seconds: dict[str, float]
@@ -44,8 +46,8 @@ class FilterWorker:
             records = [_audited(record, shard.source) for record in result.records]
             counts = [list(count) for count in result.counts]
             accepted = sum(record.accepted for record in records)
-            self._write_part(shard.round, shard.name, to_table(records), {"filters": counts, "seconds": corrected.seconds})
-        return FilteredShard(shard.name, len(records), accepted, seconds)
+            part = self._write_part(shard.round, shard.name, to_table(records), {"filters": counts, "seconds": corrected.seconds})
+        return FilteredShard(shard.name, part, len(records), accepted, seconds)
 
 
 def _audited(record: Record, source: object) -> Record:

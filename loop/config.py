@@ -155,6 +155,11 @@ class RunConfig(Section):
     training: TrainingConfig = _defaults(TrainingConfig, "how a candidate is trained")
     acceptance: PolicySpec = _policy("paired_test", "whether a candidate becomes the champion")
     stop: PolicySpec = _policy("rounds", "when the loop ends")
+    on_empty_round: Literal["stop", "reject"] = Field(
+        "stop",
+        description="what follows where a round has nothing to train on, no record being accepted: stop ends the run and says why, reject "
+        "commits the round as rejected, without a training, and goes on",
+    )
     control: Annotated[tuple[Literal["seed_only", "no_correction"], ...], BeforeValidator(_listed)] = Field(
         (),
         description="what is trained beside each candidate to compare it with, none or some of seed_only, no_correction; decides nothing",

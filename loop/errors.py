@@ -108,6 +108,39 @@ class DamagedFileError(StoreError):
         return f"{self.path} is damaged: expected {self.expected}, found {self.found}; {self.remedy}"
 
 
+class IncompleteRoundError(StoreError):
+    """A round lacks records that were planned, or they are not what was written. It is not committed."""
+
+    _MAX_NAMED = 5
+
+    def __init__(self, round: int, num_shards: int, problems: list[str]) -> None:
+        super().__init__(round, num_shards, problems)
+        self.round, self.num_shards, self.problems = round, num_shards, problems
+
+    def __str__(self) -> str:
+        more = len(self.problems) - self._MAX_NAMED
+        shown = "; ".join(self.problems[: self._MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")
+        return (
+            f"round {self.round} is not whole, and is not committed: of {self.num_shards} planned shards {len(self.problems)} cannot be "
+            f"used: {shown}; check the disk, then continue with `vigc resume`, which makes missing and damaged shards again"
+        )
+
+
+class EmptyRoundError(LoopError):
+    """A round has nothing to train on, and the config does not want it rejected."""
+
+    def __init__(self, round: int, reason: str, advice: str, run_dir: str) -> None:
+        super().__init__(round, reason, advice, run_dir)
+        self.round, self.reason, self.advice, self.run_dir = round, reason, advice, run_dir
+
+    def __str__(self) -> str:
+        return (
+            f"round {self.round} has nothing to train on: {self.reason}; {self.advice}; the records and their reasons are in "
+            f"{self.run_dir}/rounds/{self.round:04d}/parts; start a new run with another config (on_empty_round: reject goes on with the "
+            f"next round instead)"
+        )
+
+
 class RunExistsError(UserError):
     """A new run was asked for where one already is."""
 

@@ -5,12 +5,14 @@
 | stage                     | consumes                        | produces                         | waits for               |
 |---------------------------|---------------------------------|----------------------------------|-------------------------|
 | generate, correct, filter | shards of tasks                 | one part of records per shard    | nothing: a pipeline     |
-| select                    | accepted records                | part `selected`                  | every shard             |
+| select                    | accepted records                | part `selected`                  | every planned shard     |
 | train                     | seed data and selected records  | a checkpoint, the candidate      | select                  |
 | evaluate                  | held-out questions              | part `predictions`               | one engine's swap       |
 | controls, where asked for | as train and evaluate           | the same of each control         | evaluate                |
 | decide, swap              | predictions of both models      | the champion of the next round   | evaluate                |
 | commit                    | all of the above                | the round                        | everything              |
+
+A round that selects nothing ends the run, or is rejected without a training, as `on_empty_round` says.
 
 A stage whose part or checkpoint is finished is not run again, and no engine is started for it: that is all there is to resuming. A
 rejected candidate changes nothing but the record of its round. A stage begins with the first engine that serves its model, and the
@@ -21,7 +23,7 @@ Engines may sleep while the candidate is trained, so that the trainer has their 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -31,19 +33,21 @@ import ray
 from actors.shards import Shard
 from cluster.dispatch import Then
 from loop.assembly import derived_seed, evenly
-from loop.commits import Decision, FilterCount, RoundCommit, RoundState
+from loop.commits import Decision, RoundCommit, RoundState
 from loop.house import House, Model
 from loop.stages.clock import RoundClock
 from loop.stages.controls import run_controls
 from loop.stages.deciding import decide, generated_stats
+from loop.stages.empty import settle_empty
 from loop.stages.evaluation import accuracies, evaluate
 from loop.stages.reading import check_images
+from loop.stages.records import counts_of, filter_counts, finished_parts, select, whole
 from loop.stages.training import hyperparameters, train, training_set
 from loop.store import PartReceipt
 from policies.instructions import plan_tasks
 from policies.knowledge import count_first_words, is_knowledge, questions_of
-from policies.metrics import correctness, count_reasons
-from policies.records import Record, to_table
+from policies.metrics import correctness
+from policies.records import Record
 
 
 def run_baseline(house: House) -> RoundCommit:
@@ -65,17 +69,20 @@ def run_round(house: House, index: int) -> RoundCommit:
     clock = RoundClock()
     champion = house.champion()
     shards = plan_shards(house, index)
-    todo = [shard for shard in shards if house.store.finished_part(index, shard.name) is None]
+    finished = finished_parts(house.store, shards)
+    todo = [shard for shard in shards if shard.name not in finished]
     if todo:
         with clock.stage("swap"):
             house.serve(champion)
         with clock.stage("generate_correct_filter"):
-            write_records(house, todo, len(shards) - len(todo))
-    parts = [part for shard in shards if (part := house.store.finished_part(index, shard.name)) is not None]
+            finished |= write_records(house, todo, len(finished))
+    parts = whole(shards, finished)
     with clock.stage("select"):
-        records, selected, selected_part = select(house, index, parts)
+        records, selected, selected_part = select(house.store, house.policies.selection, index, parts)
         check_images(house, index, records, [*(shard.name for shard in shards), "selected"])
         assert {record.generator_weight_version for record in records} <= {champion.version}
+    if not selected:
+        return settle_empty(house, index, clock, records, [*parts, selected_part])
     if house.config.cluster.sleep_while_training:
         with clock.stage("sleep"):
             house.rest()
@@ -126,8 +133,8 @@ def run_round(house: House, index: int) -> RoundCommit:
     return commit
 
 
-def write_records(house: House, todo: Sequence[Shard], num_done: int) -> None:
-    """Generate, correct and filter the shards of the round that are still to do."""
+def write_records(house: House, todo: Sequence[Shard], num_done: int) -> dict[str, PartReceipt]:
+    """Generate, correct and filter the shards of the round that are still to do; their parts, by the names of the shards."""
 
     def submit(engine: Any, shard: Shard) -> ray.ObjectRef:
         return engine.correct.remote(shard, engine.generate.remote(shard))
@@ -135,10 +142,13 @@ def write_records(house: House, todo: Sequence[Shard], num_done: int) -> None:
     def judge(actor: Any, shard: Shard, corrected: ray.ObjectRef) -> ray.ObjectRef:
         return actor.filter.remote(shard, corrected)
 
+    parts: dict[str, PartReceipt] = {}
     with house.progress.stage("generate, correct, filter", total=num_done + len(todo), unit="shards") as stage:
         stage.advance(num_done)
-        for _, done in house.fleet.run(todo, submit, pinned=True, then=Then(house.filters, judge)):
+        for shard, done in house.fleet.run(todo, submit, pinned=True, then=Then(house.filters, judge)):
+            parts[shard.name] = done.part
             stage.advance(1, records=done.num_records, kept=done.num_accepted)
+    return parts
 
 
 def plan_shards(house: House, index: int) -> list[Shard]:
@@ -155,41 +165,8 @@ def plan_shards(house: House, index: int) -> list[Shard]:
     ]
 
 
-def select(house: House, index: int, parts: Sequence[PartReceipt]) -> tuple[list[Record], list[Record], PartReceipt]:
-    """All records of the round, those it trains on, and the part that holds the latter."""
-    records = [record for part in parts for record in house.store.read_records(part)]
-    part = house.store.finished_part(index, "selected")
-    if part is None:
-        chosen = [record for record in house.policies.selection.select([r for r in records if r.accepted]) if record.trained_on]
-        part = house.store.write_part(index, "selected", to_table(chosen))
-    return records, house.store.read_records(part), part
-
-
 def train_candidate(house: House, index: int, selected: list[Record]) -> tuple[Model, dict[str, float], PartReceipt]:
     """The candidate, what its training measured, and the part that says so."""
     start = house.policies.start.start(house.base(), house.champion())
     hyper = hyperparameters(house, selected)
     return train(house, index, start, hyper, lambda: training_set(house, index, selected, hyper.num_samples))
-
-
-def counts_of(records: Sequence[Record], selected: Sequence[Record]) -> dict[str, int]:
-    """Counts of a round, rejections by reason among them."""
-    reasons = count_reasons(records)
-    return {
-        "generated": len(records),
-        "accepted": sum(record.accepted for record in records),
-        "trained_on": len(selected),
-        "set_aside_images": len({record.image_id for record in records if "unreadable_image" in record.reasons}),
-        **reasons,
-    }
-
-
-def filter_counts(parts: Iterable[PartReceipt]) -> list[FilterCount]:
-    """What each filter saw and kept over all shards, in the order of the chain."""
-    total: dict[str, list[int]] = {}
-    for part in parts:
-        for name, seen, kept in part.extra["filters"]:
-            sums = total.setdefault(name, [0, 0])
-            sums[0] += seen
-            sums[1] += kept
-    return [FilterCount(filter=name, seen=seen, kept=kept) for name, (seen, kept) in total.items()]

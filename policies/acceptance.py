@@ -71,7 +71,7 @@ class DecisionContext:
     num_rounds: int
     """Rounds at most."""
     history: Sequence[Verdict]
-    """The verdicts of the rounds before, in order, as they were committed."""
+    """The verdicts of the rounds before, in order, as they were committed; without numbers where a round had nothing to train on."""
     seed: Answered
     """How the seed model, the champion of round 0, answered the same questions."""
     seed_domain: frozenset[str]
@@ -309,8 +309,8 @@ def points(difference: float, low: float, high: float) -> str:
 
 
 def _first(context: DecisionContext, numbers: Mapping[str, float]) -> Mapping[str, float]:
-    """The numbers of round 1; in round 1 its own."""
-    return context.history[0].numbers if context.history else numbers
+    """The numbers of the first round that trained a candidate; in that round its own."""
+    return next((verdict.numbers for verdict in context.history if verdict.numbers), numbers)
 
 
 def _share_hallucinated(one: Answered) -> float | None:

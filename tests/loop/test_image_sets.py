@@ -19,9 +19,9 @@ from actors.filter import FilterWorker
 from actors.generator import Generator, GeneratorOptions
 from actors.shards import Shard, ShardImages, ShardResult
 from loop.cli import app
-from loop.round import counts_of
 from loop.sources.folder import ImageFolder
 from loop.sources.places import Place
+from loop.stages.records import counts_of
 from policies.chain import FilterChain
 from policies.filters import Parsable
 from policies.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
