@@ -87,6 +87,7 @@ class Fleet:
 
         Raises:
             WeightMismatchError: the update does not fit the model.
+            UnfitModelError: an engine refuses the model; no other one is tried.
             FleetError: an engine could not be started.
         """
         assert self._rolling.target is None, "a fleet starts once"

@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.engines.base import Attestation, WeightMismatchError, WeightUpdate
+from actors.engines.base import Attestation, UnfitModelError, WeightMismatchError, WeightUpdate
 from cluster.errors import EngineLostError, in_brief
 from cluster.health import EngineHealth, Event
 from cluster.process import READY_S, ActorLife, ActorPlace, Spawn
@@ -84,7 +84,7 @@ class _Change:
 
 class EngineSlot(ActorPlace):
     """Launches, swaps, and kills one engine. Launches and swaps are begun, and finished when `changed` is ready. Every wait is
-    bounded; every failure but a refused update is an `EngineLostError`, after which the caller kills the slot."""
+    bounded; every failure but a refused update or model is an `EngineLostError`, after which the caller kills the slot."""
 
     def __init__(self, index: int, spawn: Spawn, health: EngineHealth, timeouts: Timeouts) -> None:
         """`spawn` makes actors of an `engine_actor` class."""
@@ -160,6 +160,7 @@ class EngineSlot(ActorPlace):
 
         Raises:
             WeightMismatchError: the engine refuses the update; it runs, stale, and may be swapped again.
+            UnfitModelError: the engine refuses the model, as every other one would.
             EngineLostError: it did not start or swap in time, failed, or attests other weights; what it serves is unknown.
         """
         change = self._change
@@ -208,6 +209,8 @@ class EngineSlot(ActorPlace):
         except RayTaskError as error:
             if isinstance(error.cause, WeightMismatchError):
                 raise WeightMismatchError(f"engine {self.index}: {error.cause}") from error
+            if isinstance(error.cause, UnfitModelError):
+                raise UnfitModelError(str(error.cause)) from error
             raise EngineLostError(f"engine {self.index}: {in_brief(error.cause)}") from error
         except RayError as error:
             raise EngineLostError(f"engine {self.index}: {in_brief(error)}") from error

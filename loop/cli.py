@@ -322,11 +322,12 @@ def main() -> None:
         from actors.endpoint import EndpointError
         from actors.engines.base import EngineError
         from actors.training.job import TrainerError
-        from cluster.errors import ClusterError, NotEnoughResourcesError
+        from cluster.errors import ClusterError
 
         if not isinstance(error, ClusterError | EndpointError | EngineError | TrainerError):
             raise
-        _fail(f"{type(error).__name__}: {error}", UserError.exit_code if isinstance(error, NotEnoughResourcesError) else 1)
+        # What the caller can put right, such as too few CPUs or a model that the engine refuses, is a ValueError as well.
+        _fail(f"{type(error).__name__}: {error}", UserError.exit_code if isinstance(error, ValueError) else 1)
 
 
 def _fail(text: str, exit_code: int) -> NoReturn:

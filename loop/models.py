@@ -25,6 +25,9 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 _CHECK_TIMEOUT_S = 120.0
 _CHECK_BYTES = 4 << 30
+_TRIED_BYTES = 256 << 20
+"""Weights up to this size are tried before an actor starts, which takes a second; larger ones wait for the engine, which refuses them
+as it loads."""
 _NOT_IN_VLLM = ("instructblip",)
 """Model types that the transformers engine runs and vLLM does not."""
 _DEEPEST_CONFIG = 20
@@ -66,7 +69,8 @@ def check_model(path: str, engine: _Engine | None) -> None:
     """Make sure that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the
     trainer can start from, which takes them in any dtype), and asks for no code of its own.
 
-    Reads configs, processor and the headers of the weights, not the weights, in a process with bounds on its time and memory.
+    Reads configs, processor and the headers of the weights, and of small models that the transformers engine is to serve the weights as
+    well, in a process with bounds on its time and memory.
 
     Raises:
         UserError: it is not, or it cannot be read.
@@ -82,7 +86,8 @@ def check_model(path: str, engine: _Engine | None) -> None:
     files = model_files(folder)
     _refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
-    in_bounds(f"model {path!r}", partial(_check, path, engine), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+    tried = num_bytes <= _TRIED_BYTES and engine is not None and engine.kind == "transformers"
+    in_bounds(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
 
 
 def check_text_model(path: str) -> None:
@@ -156,7 +161,7 @@ def _own_code(content: Any, depth: int = 0) -> Iterator[str]:
             yield from _own_code(inner, depth + 1)
 
 
-def _check(path: str, engine: _Engine | None) -> None:
+def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -171,6 +176,21 @@ def _check(path: str, engine: _Engine | None) -> None:
     _check_processor(path)
     if os.path.isdir(path):
         _check_weights(Path(path), found, engine)
+    if tried and engine is not None:
+        _try(path, engine.dtype)
+
+
+def _try(path: str, dtype: str) -> None:
+    """Load the model as an engine would, which compares what it computes with what the model computes by itself."""
+    from actors.engines.base import UnfitModelError
+    from actors.engines.transformers import TransformersEngine
+
+    try:
+        TransformersEngine(path, dtype=dtype)
+    except UnfitModelError as error:
+        raise UserError(f"model {path!r}: {error}") from error
+    except Exception as error:  # what the libraries raise on files of a stranger's is no closed set
+        raise UserError(f"model {path!r} cannot be loaded: {type(error).__name__}: {one_line(error)}; fetch it again") from error
 
 
 def _check_vllm(path: str, model_type: str) -> None:

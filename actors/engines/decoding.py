@@ -62,27 +62,49 @@ class Decoder:
             sampling: `max_new_tokens`, `temperature`, `top_p` and `stop`; its seed has gone into `draws`.
             draws: numbers in [0, 1) to sample by, [rows, max_new_tokens]; `None` is greedy.
         """
-        logits, cache = self._first_pass(prefill)
-        picked = torch.tensor(prompt_of_row, device=logits.device)
-        if len(picked) != len(logits) or not torch.equal(picked, torch.arange(len(logits), device=logits.device)):
-            cache.batch_select_indices(picked)
-        batch = _Batch(cache, logits[picked], prefill.attention_mask[picked], _next_positions(prefill.position_ids)[picked])
+        batch = self._begin(prefill, prompt_of_row)
         written = [Written() for _ in prompt_of_row]
-        num_axes = prefill.position_ids.shape[0] if prefill.position_ids.ndim == 3 else 0
         for step in range(sampling.max_new_tokens):
             chosen = self._write(batch, written, sampling, None if draws is None else draws[:, step])
             if not batch.writing or step + 1 == sampling.max_new_tokens:
                 break
             if len(batch.writing) < _REPACK_BELOW * len(batch.rows):
                 chosen = chosen[batch.repack()]
-            self._advance(batch, chosen, num_axes)
+            self._advance(batch, chosen)
         return written
+
+    @torch.inference_mode()
+    def follow(self, prefill: Prefill, said: torch.Tensor) -> torch.Tensor:
+        """Continue each prompt by given tokens, as `decode` would if it chose them.
+
+        Args:
+            prefill: prompts.
+            said: token ids, [prompts, tokens].
+
+        Returns:
+            log-probabilities before the first of them and after each, [prompts, tokens + 1, vocabulary].
+        """
+        batch = self._begin(prefill, range(len(said)))
+        found = [self.logprobs(batch.logits)]
+        for chosen in said.to(batch.logits.device).unbind(1):
+            self._advance(batch, chosen)
+            found.append(self.logprobs(batch.logits))
+        return torch.stack(found, dim=1)
 
     def logprobs(self, logits: torch.Tensor) -> torch.Tensor:
         """Natural log-probabilities in float32 over the tokens that may be written, of logits [..., vocabulary]."""
         logits = logits.float()
         logits[..., self._banned_ids] = -torch.inf
         return logits.log_softmax(-1)
+
+    def _begin(self, prefill: Prefill, prompt_of_row: Sequence[int]) -> _Batch:
+        """Read distinct prompts once; for each row to write, its prompt."""
+        logits, cache = self._first_pass(prefill)
+        picked = torch.tensor(prompt_of_row, device=logits.device)
+        if len(picked) != len(logits) or not torch.equal(picked, torch.arange(len(logits), device=logits.device)):
+            cache.batch_select_indices(picked)
+        num_axes = prefill.position_ids.shape[0] if prefill.position_ids.ndim == 3 else 0
+        return _Batch(cache, logits[picked], prefill.attention_mask[picked], _next_positions(prefill.position_ids)[picked], num_axes)
 
     def _first_pass(self, prefill: Prefill) -> tuple[torch.Tensor, DynamicCache]:
         cache = DynamicCache(config=self._model.config.get_text_config())
@@ -127,13 +149,13 @@ class Decoder:
         ends = self._tokenizer.batch_decode([written[rows[place]].token_ids[-longest:] for place in places], skip_special_tokens=True)
         return [place for place, end in zip(places, ends, strict=True) if not any(one in end for one in stop)]
 
-    def _advance(self, batch: _Batch, chosen: torch.Tensor, num_axes: int) -> None:
+    def _advance(self, batch: _Batch, chosen: torch.Tensor) -> None:
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(chosen), 1)], dim=1)
         positions = batch.positions[:, None]
         output = self._model(
             input_ids=chosen[:, None],
             attention_mask=batch.mask,
-            position_ids=positions.expand(num_axes, -1, -1) if num_axes else positions,
+            position_ids=positions.expand(batch.num_axes, -1, -1) if batch.num_axes else positions,
             past_key_values=batch.cache,
             use_cache=True,
         )
@@ -142,13 +164,15 @@ class Decoder:
 
 
 class _Batch:
-    """The rows in flight. `rows` [places] are their numbers, `writing` the places of those that have not ended."""
+    """The rows in flight. `rows` [places] are their numbers, `writing` the places of those that have not ended; positions have
+    `num_axes` axes, or none of their own (0)."""
 
-    def __init__(self, cache: DynamicCache, logits: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> None:
+    def __init__(self, cache: DynamicCache, logits: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, num_axes: int) -> None:
         self.cache = cache
         self.logits = logits
         self.mask = mask
         self.positions = positions
+        self.num_axes = num_axes
         self.rows = torch.arange(len(positions), device=positions.device)
         self.writing = list(range(len(positions)))
 

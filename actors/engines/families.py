@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from actors.engines.base import UnfitModelError
+
 _LAID_IN = ("llava", "qwen2_vl", "qwen2_5_vl")
 """Model types whose features replace the image placeholders one by one."""
 
@@ -81,12 +83,35 @@ def family_of(model: Any, processor: Any) -> Family:
     """The family of a loaded model. One that is not known runs whole: correct, but its images are encoded for each prompt.
 
     Raises:
-        ValueError: an InstructBLIP whose language model is an encoder-decoder.
+        UnfitModelError: an InstructBLIP whose language model is an encoder-decoder, or a model without an image token.
     """
     model_type = model.config.model_type
     if model_type == "instructblip":
         return QFormer(model, processor)
     return LaidIn(model, processor) if model_type in _LAID_IN else Whole(model, processor)
+
+
+def image_token_id(model: Any) -> int:
+    """The id of the token that stands for an image, or for a part of one.
+
+    Raises:
+        UnfitModelError: the model's config names none.
+    """
+    found = getattr(model.config, "image_token_id", None)
+    if found is None:
+        raise UnfitModelError(
+            f"the transformers engine cannot run this {model.config.model_type} model: its config names no image_token_id; take another one"
+        )
+    return int(found)
+
+
+def own_inputs(model: Any, processor: Any, prompt: Prompt, image: Image.Image) -> dict[str, torch.Tensor]:
+    """What a model's processor itself makes of one prompt about one image, for the model's own `forward` or `generate`."""
+    inputs = processor(text=[prompt.rendered], images=[image], return_tensors="pt", add_special_tokens=False)
+    if "qformer_input_ids" in inputs:  # it reads what is said, without the template around it
+        spoken = processor.qformer_tokenizer([prompt.spoken], return_tensors="pt")
+        inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
+    return placed(model, inputs)
 
 
 class LaidIn:
@@ -96,11 +121,11 @@ class LaidIn:
         self.language_model = model
         self._texts = _Texts(model, processor)
         self._processor = processor
-        self._image_token_id = int(model.config.image_token_id)
+        self._image_token_id = image_token_id(model)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
-        inputs = self._texts.placed(self._processor.image_processor(images=list(images), return_tensors="pt"))
+        inputs = placed(self.language_model, self._processor.image_processor(images=list(images), return_tensors="pt"))
         features = self.language_model.get_image_features(**inputs, return_dict=True).pooler_output
         grids = inputs.get("image_grid_thw", [None] * len(images))
         return [ImageFeatures(tokens, grid) for tokens, grid in zip(features, grids, strict=True)]
@@ -131,7 +156,7 @@ class QFormer:
 
     def __init__(self, model: Any, processor: Any) -> None:
         if not model.config.use_decoder_only_language_model:
-            raise ValueError("this InstructBLIP has an encoder-decoder language model; expected a decoder-only one (Vicuna, Llama)")
+            raise UnfitModelError("this InstructBLIP has an encoder-decoder language model; expected a decoder-only one (Vicuna, Llama)")
         self.language_model = model.language_model
         self._model = model
         self._processor = processor
@@ -139,7 +164,7 @@ class QFormer:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
-        inputs = self._texts.placed(self._processor.image_processor(images=list(images), return_tensors="pt"))
+        inputs = placed(self._model, self._processor.image_processor(images=list(images), return_tensors="pt"))
         return [ImageFeatures(tokens) for tokens in self._model.vision_model(**inputs, return_dict=True).last_hidden_state]
 
     def prefill(self, prompts: Sequence[Prompt], features: Sequence[ImageFeatures]) -> Prefill:
@@ -153,7 +178,7 @@ class QFormer:
         """What the Q-Former says of each image, as the language model reads it: [rows, query tokens, width]."""
         model = self._model
         asked = self._processor.qformer_tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
-        asked = self._texts.placed({"ids": asked["input_ids"], "mask": asked["attention_mask"]})
+        asked = placed(model, {"ids": asked["input_ids"], "mask": asked["attention_mask"]})
         queries = model.query_tokens.expand(len(texts), -1, -1)
         said = model.qformer(
             input_ids=asked["ids"],
@@ -171,7 +196,6 @@ class Whole:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.language_model = model
-        self._texts = _Texts(model, processor)
         self._processor = processor
 
     def encode(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
@@ -185,18 +209,18 @@ class Whole:
             padding=True,
             add_special_tokens=False,
         )
-        placed = self._texts.placed(inputs)
-        mask = placed.pop("attention_mask")
-        return Prefill(placed, placed["input_ids"], mask, _positions(mask))
+        given = placed(self.language_model, inputs)
+        mask = given.pop("attention_mask")
+        return Prefill(given, given["input_ids"], mask, _positions(mask))
 
 
 class _Texts:
-    """Texts as left-padded token ids, the image placeholder repeated for every feature; and tensors where the model is."""
+    """Texts as left-padded token ids, the image placeholder repeated for every feature."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._model = model
         self._tokenizer = processor.tokenizer
-        self._placeholder = self._tokenizer.convert_ids_to_tokens(int(model.config.image_token_id))
+        self._placeholder = self._tokenizer.convert_ids_to_tokens(image_token_id(model))
 
     def encode(self, texts: Sequence[str], num_features: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, both [rows, tokens]."""
@@ -209,14 +233,14 @@ class _Texts:
         features = self._placeholder * num_features
         return text.replace(self._placeholder, features, 1) if self._placeholder in text else features + text
 
-    def placed(self, tensors: Any) -> dict[str, torch.Tensor]:
-        """On the model's device, and in its precision where they are floating point."""
-        model = self._model
-        return {
-            name: tensor.to(model.device, model.dtype) if tensor.is_floating_point() else tensor.to(model.device)
-            for name, tensor in tensors.items()
-            if isinstance(tensor, torch.Tensor)
-        }
+
+def placed(model: Any, tensors: Any) -> dict[str, torch.Tensor]:
+    """Tensors of a processor where the model is, and in its precision where they are floating point."""
+    return {
+        name: tensor.to(model.device, model.dtype) if tensor.is_floating_point() else tensor.to(model.device)
+        for name, tensor in tensors.items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:

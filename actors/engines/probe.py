@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Engine, Probe, Request, Sampling, SwapError
+from actors.engines.prompting import patches
 
 _PROMPTS = ("Describe the image.", "What can be seen in the image?")
 _IMAGES_PER_PROMPT = 3
-_IMAGE_SIZE = 96
+_IMAGE_SIZE = (96, 96)
 _MAX_NEW_TOKENS = 12
 _TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15, "float16": 0.03}
 """Largest difference of a mean log-probability per token that kernels of other makes leave in these precisions."""
@@ -26,7 +26,7 @@ def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
     """Ask a checkpoint, run by transformers on the CPU, for greedy continuations, and measure them."""
     engine = build_engine(EngineSpec("transformers", str(checkpoint), {"dtype": dtype, "num_threads": num_threads}))
     rng = np.random.default_rng(0)
-    requests = tuple(Request(_image(rng), prompt) for prompt in _PROMPTS for _ in range(_IMAGES_PER_PROMPT))
+    requests = tuple(Request(patches(rng, _IMAGE_SIZE), prompt) for prompt in _PROMPTS for _ in range(_IMAGES_PER_PROMPT))
     continuations = tuple(one.text for one in engine.complete(requests, Sampling(_MAX_NEW_TOKENS)))
     scores = engine.score(requests, continuations)
     return Probe(requests, continuations, tuple(score.logprob for score in scores), _TOLERANCES[dtype])
@@ -46,9 +46,3 @@ def check_probe(engine: Engine, probe: Probe) -> None:
                 f"probe {number} has log-probability {score.logprob:.4f}, the weights that were sent give it {expected:.4f}: "
                 f"{difference:.4f} per token apart, {probe.tolerance:g} allowed"
             )
-
-
-def _image(rng: np.random.Generator) -> Image.Image:
-    """Coarse colored noise: large patches, so that resizing keeps it."""
-    patches = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return patches.resize((_IMAGE_SIZE, _IMAGE_SIZE), Image.Resampling.NEAREST)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from actors.engines.base import Completion, FinishReason, Request
@@ -17,6 +18,11 @@ _MID_GREY = (128, 128, 128)
 def blank_like(image: Image.Image) -> Image.Image:
     """A mid-grey image of the same size: what a text is scored on without the image."""
     return Image.new("RGB", image.size, _MID_GREY)
+
+
+def patches(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """An image of width and height `size`: coarse colored noise, in patches so large that resizing keeps them."""
+    return Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(size, Image.Resampling.NEAREST)
 
 
 class Prompter:

@@ -21,7 +21,8 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from actors.engines.base import Attestation, Completion, EngineError, Request, Sampling, Score, SwapError, WeightUpdate
 from actors.engines.decoding import Decoder, Written, draw_numbers
-from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of
+from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, image_token_id
+from actors.engines.guard import check_equal_to_itself
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.staging import Staging
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
@@ -48,6 +49,7 @@ class TransformersEngine:
 
         Raises:
             ValueError: `model` is no image-text-to-text model, or has no safetensors.
+            UnfitModelError: this engine would not run it as it runs by itself.
         """
         torch.set_num_threads(num_threads)
         self._batch_size = batch_size
@@ -62,13 +64,14 @@ class TransformersEngine:
         self._prompter = Prompter(model)
         self._family = family_of(self._model, self._prompter.processor)
         end_ids = self._prompter.end_ids(self._model.generation_config.eos_token_id)
-        banned_ids = self._prompter.banned_ids(int(self._model.config.image_token_id), end_ids)
+        banned_ids = self._prompter.banned_ids(image_token_id(self._model), end_ids)
         self._decoder = Decoder(self._family.language_model, self._prompter.tokenizer, end_ids, banned_ids)
         self._features = _FeatureCache()
         self._weight_version = ""
         self._manifest = manifest_of(served_tensors(self._model))
         self._staging = Staging(self._load)
         self._released: _ReleasedParameters | None = None
+        check_equal_to_itself(self._model, self._prompter.processor, self._prompt, self._follow)
 
     @property
     def weight_version(self) -> str:
@@ -182,6 +185,16 @@ class TransformersEngine:
         return self._prompter.completion(
             written.token_ids, written.logprobs, ended=written.ended, stop=stop, weight_version=self._weight_version
         )
+
+    def _follow(self, requests: Sequence[Request], said: torch.Tensor) -> torch.Tensor:
+        """Read requests, then given tokens, as `complete` would; see `actors.engines.guard`."""
+        prompts = [self._prompt(request) for request in requests]
+        found: dict[int, torch.Tensor] = {}
+        for rows in self._batches([prompt.rendered for prompt in prompts]):
+            features = self._encoded([_image_of(requests[row]) for row in rows])
+            prefill = self._family.prefill([prompts[row] for row in rows], features)
+            found |= dict(zip(rows, self._decoder.follow(prefill, said[rows]), strict=True))
+        return torch.stack([found[row] for row in range(len(requests))])
 
     @torch.inference_mode()
     def _score(self, prompts: Sequence[str], answered: Sequence[Prompt], features: Sequence[ImageFeatures]) -> list[Score]:

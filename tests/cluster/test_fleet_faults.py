@@ -11,6 +11,7 @@ import psutil
 import pytest
 import ray
 
+from actors.engines.base import UnfitModelError
 from cluster.fleet import Fleet
 from cluster.health import State
 from tests.cluster.conftest import MakeFleet
@@ -21,6 +22,15 @@ HANG_START_S = 12.0
 """Of a fleet one of whose engines hangs while it is constructed: that is waited for."""
 
 BOTH_WAYS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+
+
+def test_a_model_that_an_engine_refuses_is_not_tried_again(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    (tmp_path / "unfit").touch()
+    fleet = make_fleet(1)
+    with pytest.raises(UnfitModelError, match=r"^this model is run wrongly$"):
+        fleet.start(update_of(weights(0.0), "r0"))
+    assert fleet.num_restarts == 0
+    assert fleet.states() == [State.DEAD]
 
 
 def strike_when_constructing(folder: Path, engine: int, number: signal.Signals) -> tuple[threading.Thread, list[int]]:

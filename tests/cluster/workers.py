@@ -13,7 +13,7 @@ import torch
 from ray.actor import ActorHandle
 from safetensors.torch import save_file
 
-from actors.engines.base import Attestation, EngineError, SwapError, WeightMismatchError, WeightUpdate
+from actors.engines.base import Attestation, EngineError, SwapError, UnfitModelError, WeightMismatchError, WeightUpdate
 from actors.engines.staging import Staging
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
 from tests.cluster.marks import told_to
@@ -57,6 +57,8 @@ class Worker:
             time.sleep(60)
 
     def start(self) -> None:
+        if (self.folder / "unfit").exists():
+            raise UnfitModelError("this model is run wrongly")
         self.tensors = weights(0.0)
 
     def ping(self) -> str:

@@ -26,6 +26,7 @@ from loop.errors import UserError
 from loop.house import House
 from loop.models import check_model, model_files
 from loop.store import Store
+from tests.actors.family_models import save_gemma3
 
 WEIGHTS = "model.safetensors"
 HEAD = "language_model.lm_head.weight"
@@ -62,6 +63,14 @@ class Payload:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.touched,)
+
+
+def test_a_small_model_that_the_engine_would_run_wrongly_is_refused(tmp_path: Path) -> None:
+    found = refusal(save_gemma3(tmp_path / "gemma"))
+    assert found.startswith(
+        f"model {str(tmp_path / 'gemma')!r}: the transformers engine cannot run this gemma3 model as it runs by itself: "
+    )
+    assert found.endswith("; set engine.kind to vllm, if vLLM has the model, or take another one")
 
 
 def test_the_model_as_it_is_passes(model: Path) -> None:
