@@ -105,15 +105,6 @@ def image_token_id(model: Any) -> int:
     return int(found)
 
 
-def own_inputs(model: Any, processor: Any, prompt: Prompt, image: Image.Image) -> dict[str, torch.Tensor]:
-    """What a model's processor itself makes of one prompt about one image, for the model's own `forward` or `generate`."""
-    inputs = processor(text=[prompt.rendered], images=[image], return_tensors="pt", add_special_tokens=False)
-    if "qformer_input_ids" in inputs:  # it reads what is said, without the template around it
-        spoken = processor.qformer_tokenizer([prompt.spoken], return_tensors="pt")
-        inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
-    return placed(model, inputs)
-
-
 class LaidIn:
     """LLaVA and Qwen-VL: each image placeholder of the text becomes one feature of the image."""
 

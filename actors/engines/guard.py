@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from actors.engines.base import Request, UnfitModelError
-from actors.engines.families import Prompt, own_inputs
+from actors.engines.itself import ModelItself
 from actors.engines.prompting import patches
 
 _SIZES = ((160, 80), (112, 224))
@@ -38,29 +38,27 @@ token is never written."""
 
 
 @torch.inference_mode()
-def check_equal_to_itself(model: Any, processor: Any, prompt: Callable[[Request], Prompt], follow: Follow) -> None:
+def check_equal_to_itself(itself: ModelItself, follow: Follow) -> None:
     """Hold what an engine computes against what the model computes by itself.
 
     Args:
-        model: loaded, with its weights.
-        processor: of the model.
-        prompt: how the engine renders a request.
+        itself: the engine's model, with its weights.
         follow: how the engine reads requests.
 
     Raises:
         UnfitModelError: they differ, or one of the two fails.
     """
-    rng = np.random.default_rng(0)
+    model, rng = itself.model, np.random.default_rng(0)
     requests = [Request(patches(rng, size), _PROMPT) for size in _SIZES]
     try:
-        written = [_by_the_model_itself(model, own_inputs(model, processor, prompt(request), request.image)) for request in requests]
+        written = [itself.continued(request, _NUM_TOKENS + 1) for request in requests]
     except _NOT_THE_MODELS_FAULT:
         raise
     except Exception as error:  # what a model's code raises on inputs that do not fit it is no closed set
         raise _refusal(model, f"its own generate fails on its processor's inputs with {_brief(error)}") from error
     if not all(logits.isfinite().all() for _, logits in written):
         raise UnfitModelError(f"this {model.config.model_type} model gives logits that are no finite numbers; take one that is intact")
-    said = torch.stack([tokens for tokens, _ in written])
+    said = torch.stack([tokens[:_NUM_TOKENS] for tokens, _ in written])
     try:
         found = follow(requests, said)
     except _NOT_THE_MODELS_FAULT:
@@ -81,16 +79,6 @@ def check_equal_to_itself(model: Any, processor: Any, prompt: Callable[[Request]
 
 _NOT_THE_MODELS_FAULT = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 """Another machine, or another attempt, may do without it."""
-
-
-def _by_the_model_itself(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What one row says greedily, and its logits: [tokens] and [tokens + 1, vocabulary]."""
-    number = _NUM_TOKENS + 1
-    output = model.generate(
-        **inputs, max_new_tokens=number, min_new_tokens=number, do_sample=False, num_beams=1, output_logits=True,
-        return_dict_in_generate=True,
-    )  # fmt: skip
-    return output.sequences[0, -number:-1], torch.cat(output.logits).float()
 
 
 def _relative_error(found: torch.Tensor, logits: torch.Tensor) -> float:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.engines import EngineSpec, build_engine
-from actors.engines.base import Engine, Probe, Request, Sampling, SwapError
-from actors.engines.prompting import patches
+from actors.engines.base import Engine, Probe, Request, SwapError
+from actors.engines.prompting import Prompter, patches
+from actors.spared import spare_sklearn
 
 _PROMPTS = ("Describe the image.", "What can be seen in the image?")
 _IMAGES_PER_PROMPT = 3
@@ -23,13 +23,24 @@ _TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15, "float16": 0.03}
 
 
 def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
-    """Ask a checkpoint, run by transformers on the CPU, for greedy continuations, and measure them."""
-    engine = build_engine(EngineSpec("transformers", str(checkpoint), {"dtype": dtype, "num_threads": num_threads}))
+    """Have a checkpoint's own class, run by transformers on the CPU, continue texts greedily, and measure what it wrote."""
+    spare_sklearn()
+    import torch
+
+    from actors.engines.families import image_token_id
+    from actors.engines.itself import ModelItself
+    from actors.engines.transformers import load_model
+
+    torch.set_num_threads(num_threads)
+    model, prompter = load_model(checkpoint, dtype), Prompter(checkpoint)
+    itself, end_ids = ModelItself(model, prompter), prompter.end_ids(model.generation_config.eos_token_id)
+    banned_ids = prompter.banned_ids(image_token_id(model), end_ids)
     rng = np.random.default_rng(0)
     requests = tuple(Request(patches(rng, _IMAGE_SIZE), prompt) for prompt in _PROMPTS for _ in range(_IMAGES_PER_PROMPT))
-    continuations = tuple(one.text for one in engine.complete(requests, Sampling(_MAX_NEW_TOKENS)))
-    scores = engine.score(requests, continuations)
-    return Probe(requests, continuations, tuple(score.logprob for score in scores), _TOLERANCES[dtype])
+    written = [itself.continued(request, _MAX_NEW_TOKENS)[0].tolist() for request in requests]
+    continuations = tuple(prompter.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written)
+    logprobs = tuple(itself.logprob(request, text, banned_ids) for request, text in zip(requests, continuations, strict=True))
+    return Probe(requests, continuations, logprobs, _TOLERANCES[dtype])
 
 
 def check_probe(engine: Engine, probe: Probe) -> None:

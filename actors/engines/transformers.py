@@ -23,6 +23,7 @@ from actors.engines.base import Attestation, Completion, EngineError, Request, S
 from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, image_token_id
 from actors.engines.guard import check_equal_to_itself
+from actors.engines.itself import ModelItself
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.staging import Staging
 from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
@@ -54,13 +55,7 @@ class TransformersEngine:
         torch.set_num_threads(num_threads)
         self._batch_size = batch_size
         self._device = torch.device(device)
-        try:
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                model, dtype=_DTYPES[dtype], trust_remote_code=False, use_safetensors=True
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"cannot load {model} as an image-text-to-text model: {error}") from error
-        self._model = loaded.to(self._device).eval()
+        self._model = load_model(model, dtype).to(self._device)
         self._prompter = Prompter(model)
         self._family = family_of(self._model, self._prompter.processor)
         end_ids = self._prompter.end_ids(self._model.generation_config.eos_token_id)
@@ -71,7 +66,7 @@ class TransformersEngine:
         self._manifest = manifest_of(served_tensors(self._model))
         self._staging = Staging(self._load)
         self._released: _ReleasedParameters | None = None
-        check_equal_to_itself(self._model, self._prompter.processor, self._prompt, self._follow)
+        check_equal_to_itself(ModelItself(self._model, self._prompter), self._follow)
 
     @property
     def weight_version(self) -> str:
@@ -211,6 +206,21 @@ class TransformersEngine:
         counted = torch.arange(longest) >= (longest - targets)[:, None]
         sums = logprobs.masked_fill(~counted, 0.0).sum(1)
         return [Score(total, count, self._weight_version) for total, count in zip(sums.tolist(), targets.tolist(), strict=True)]
+
+
+def load_model(model: str | Path, dtype: str) -> Any:
+    """An image-text-to-text model by its own class, on the CPU, ready to infer.
+
+    Raises:
+        ValueError: `model` is none, or has no safetensors.
+    """
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            model, dtype=_DTYPES[dtype], trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot load {model} as an image-text-to-text model: {error}") from error
+    return loaded.eval()
 
 
 def served_tensors(model: Any) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from actors.engines import decoding
 from actors.engines.base import UnfitModelError
+from actors.engines.probe import check_probe, make_probe
 from actors.engines.transformers import TransformersEngine, served_tensors
 from actors.engines.weights import digest_of, read_checkpoint
 from loop.config import EMBEDDED_MODEL
@@ -105,3 +106,21 @@ def test_the_comparison_leaves_weights_and_random_numbers_as_they_were() -> None
     engine = TransformersEngine(EMBEDDED_MODEL)
     assert torch.equal(torch.get_rng_state(), before)
     assert digest_of(served_tensors(engine.model)) == digest_of(read_checkpoint(EMBEDDED_MODEL))
+
+
+@pytest.mark.parametrize(
+    "save", [lambda _: EMBEDDED_MODEL, save_instructblip, pytest.param(save_qwen, marks=NEEDS_TORCHVISION)],
+    ids=["llava", "instructblip", "qwen2_5_vl"],
+)  # fmt: skip
+def test_a_probe_holds_what_an_engine_scores(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    probe = make_probe(folder, "float32", 1)
+    check_probe(TransformersEngine(folder), probe)
+    assert all(probe.continuations)
+
+
+@NEEDS_TORCHVISION
+def test_a_probe_is_made_of_a_model_that_only_another_engine_runs(tmp_path: Path) -> None:
+    probe = make_probe(save_qwen3(tmp_path), "float32", 1)
+    assert all(probe.continuations)
+    assert all(-1000 < logprob < 0 for logprob in probe.logprobs)

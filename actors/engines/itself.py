@@ -1,0 +1,48 @@
+"""What a model computes by itself: its own class, its own processor, one image at a time. Engines and probes are held against this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from actors.engines.base import Request
+from actors.engines.families import placed
+from actors.engines.prompting import Prompter
+
+
+class ModelItself:
+    """A loaded model with its processor, without anything of this project between them."""
+
+    def __init__(self, model: Any, prompter: Prompter) -> None:
+        self.model = model
+        self._prompter = prompter
+
+    @torch.inference_mode()
+    def continued(self, request: Request, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What it writes greedily, going on after an end, and what it writes each of these tokens by: ids [tokens] and logits
+        [tokens, vocabulary]."""
+        output = self.model.generate(
+            **self._inputs(self._prompter.render(request), request), max_new_tokens=num_tokens, min_new_tokens=num_tokens,
+            do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        return output.sequences[0, -num_tokens:], torch.cat(output.logits).float()
+
+    @torch.inference_mode()
+    def logprob(self, request: Request, continuation: str, banned_ids: Sequence[int]) -> float:
+        """Of a continuation and its end, as `Engine.score` counts it."""
+        told, answered = self._prompter.render(request), self._prompter.render_answered(request, continuation)
+        num_tokens = len(self._prompter.token_ids(answered)) - len(self._prompter.token_ids(told))
+        inputs = self._inputs(answered, request)
+        logits = self.model(**inputs).logits[0, -num_tokens - 1 : -1].float()
+        logits[:, list(banned_ids)] = -torch.inf
+        return logits.log_softmax(-1).gather(1, inputs["input_ids"][0, -num_tokens:, None]).sum().item()
+
+    def _inputs(self, text: str, request: Request) -> dict[str, torch.Tensor]:
+        processor = self._prompter.processor
+        inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
+        if "qformer_input_ids" in inputs:  # a Q-Former reads what is said, without the template around it
+            spoken = processor.qformer_tokenizer([self._prompter.spoken(request)], return_tensors="pt")
+            inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
+        return placed(self.model, inputs)
