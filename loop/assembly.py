@@ -160,15 +160,15 @@ def build_labelled(spec: LabelledSet) -> LabelledSource:
         case LlavaJsonSet():
             from loop.sources.llava_json import LlavaJsonData
 
-            return LlavaJsonData(spec.path, spec.images, spec.turns)
+            return LlavaJsonData(spec.path, spec.images, spec.turns, spec.on_bad_record)
         case VigcJsonSet():
             from loop.sources.vigc_json import VigcJsonData
 
-            return VigcJsonData(spec.path, spec.images, spec.question_type)
+            return VigcJsonData(spec.path, spec.images, spec.question_type, spec.on_bad_record)
         case MessagesSet():
             from loop.sources.messages import MessagesData
 
-            return MessagesData(spec.path, spec.question_type, spec.turns)
+            return MessagesData(spec.path, spec.question_type, spec.turns, spec.on_bad_record)
         case ShapesSet():
             return _shapes(spec)
 

@@ -15,7 +15,12 @@ MAX_IMAGES = 100_000_000
 
 def _location(text: str) -> str:
     """An address that means the same from whichever folder a run is resumed: a URI as it is, a path from the root."""
-    return text if "://" in text else str(Path(text).absolute())
+    if "://" in text:
+        return text
+    try:
+        return str(Path(text).expanduser().absolute())
+    except RuntimeError as error:  # ~ of a user that there is not
+        raise ValueError(f"{error}; give the whole path") from error
 
 
 Location = Annotated[str, AfterValidator(_location)]
@@ -101,7 +106,13 @@ class HfDatasetSet(Section):
     num_images: _NumImages = Field(None, description="take the first so many rows; null takes all")
 
 
-class _ConversationsSet(Section):
+class _FileOfRecords(Section):
+    on_bad_record: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="records that cannot be used: refuse the set and list them by reason, or leave_out and count them"
+    )
+
+
+class _ConversationsSet(_FileOfRecords):
     turns: Literal["pairs", "conversation"] = Field(
         "pairs",
         description="what a VIC sample is: one question with its answer, as VIGC trains, or the whole conversation, as LLaVA trains",
@@ -111,12 +122,14 @@ class _ConversationsSet(Section):
 class LlavaJsonSet(_ConversationsSet):
     """Labelled data in LLaVA's JSON format."""
 
-    kind: Literal["llava_json"] = Field(description="conversations about photos, in LLaVA's JSON format")
+    kind: Literal["llava_json"] = Field(
+        description="conversations about photos in LLaVA's format, JSON or JSON Lines; `messages` with `images` is read too"
+    )
     path: Location = Field(description=f"the JSON file: {_ADDRESS}")
     images: Location = Field(description=f"folder that its `image` fields are relative to: {_ADDRESS}")
 
 
-class VigcJsonSet(Section):
+class VigcJsonSet(_FileOfRecords):
     """Labelled data in VIGC's JSON format: annotations, or what VIGC generated."""
 
     kind: Literal["vigc_json"] = Field(description="VIGC's annotations {image, question, answer: [...]}, or records it generated")

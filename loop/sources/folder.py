@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -87,9 +88,16 @@ def _file_inside(folder: Path, image_id: str) -> Path:
         raise BadImageError(f"{name}: cannot be looked up", f"in {folder}: {printable(str(error))}") from error
     if not path.is_relative_to(folder.resolve()):
         raise BadImageError(f"{name}: lies outside the image folder", str(folder))
+    if not os.path.isfile(path) and (other := _spelled_otherwise(image_id)) != image_id:
+        return _file_inside(folder, other)
     if not os.path.isfile(path):
         raise BadImageError(f"{name}: {'is no regular file' if os.path.exists(path) else 'does not exist'}", f"in {folder}")
     return path
+
+
+def _spelled_otherwise(image_id: str) -> str:
+    """The name as a URL or Windows spells it, in plain spelling."""
+    return unquote(image_id).replace("\\", "/")
 
 
 def _fetched(folder: Place, image_id: str) -> io.BytesIO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,16 +12,20 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from loop.errors import UserError, one_line, printable
+from loop.errors import UserError
+from loop.sources.chats import MAX_TEXT_CHARACTERS, checked_text
 from loop.sources.first_images import refuse_unreadable
 from loop.sources.folder import checked_folder, open_image
-from loop.sources.places import ACCESS_ERRORS, Place
+from loop.sources.json_text import checked_object, read_entries
+from loop.sources.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
+from loop.sources.places import Place
 from policies.instructions import ALL_TYPES, CANONICAL_INSTRUCTIONS, TRAINING_INSTRUCTIONS, AnyType, vig_target
 from policies.knowledge import vic_prompt
 from policies.records import HeldOutQuestion, TrainingSample
 
-MAX_TEXT_CHARACTERS = 32_768
-"""Bound on a turn, an id or a file name: a held-out question is read whole, whatever memory that takes."""
+__all__ = ["MAX_TEXT_CHARACTERS", "Conversation", "JsonData", "LabelledData", "Turns", "checked_image", "checked_type", "most_frequent"]
+
+_NO_FILES = ("http://", "https://", "data:")
 
 Turns = Literal["pairs", "conversation"]
 """What a VIC sample is: one question with its answer, as VIGC trains; or the whole conversation, as LLaVA does."""
@@ -45,16 +48,22 @@ class Conversation:
 class LabelledData(ABC):
     """Questions and answers of files. Pickles without its records, which are read again when asked for."""
 
-    def __init__(self, path: str | Path, turns: Turns = "pairs") -> None:
+    always_left_out: tuple[Fault, ...] = ()
+    """Records that such files are known to mix in: they are left out and counted without being asked."""
+
+    def __init__(self, path: str | Path, turns: Turns = "pairs", on_bad_record: OnBadRecord = "refuse") -> None:
         """Args:
             path: names the data in errors.
             turns: what a VIC sample is.
+            on_bad_record: whether records that cannot be used are refused, all of them at once, or left out and counted.
 
         Raises:
-            UserError: a file or a record cannot be read (the text names the record), or not one of the first images can be.
+            UserError: a file cannot be read, records are refused (the text names the first of each kind), or not one of the first images
+                can be read.
         """
         self.path = path
         self.turns: Turns = turns
+        self.on_bad_record: OnBadRecord = on_bad_record
         self._records: tuple[Conversation, ...] | None = None
         refuse_unreadable(self, self.image_ids(), str(path), self._hint())
 
@@ -62,8 +71,8 @@ class LabelledData(ABC):
     def open(self, image_id: str) -> Image.Image: ...
 
     @abstractmethod
-    def _read(self) -> Iterator[Conversation]:
-        """All records, at least one. Raises `UserError`."""
+    def _read(self, odd: OddRecords) -> Iterator[Conversation]:
+        """All records that can be used; `odd` counts the others. Raises `UserError` for a file that cannot be read."""
 
     def _hint(self) -> str:
         """What to do where not one of the first images can be read."""
@@ -72,7 +81,10 @@ class LabelledData(ABC):
     def records(self) -> tuple[Conversation, ...]:
         """All records, in the order of the files."""
         if self._records is None:
-            self._records = tuple(self._read())
+            odd = OddRecords()
+            records = tuple(self._read(odd))
+            odd.settle(str(self.path), len(records), self.on_bad_record, self.always_left_out)
+            self._records = records
         return self._records
 
     def image_ids(self) -> list[str]:
@@ -124,70 +136,73 @@ class LabelledData(ABC):
 
 
 class JsonData(LabelledData):
-    """A JSON file beside a folder of images."""
+    """A file of JSON or JSON Lines beside a folder of images."""
 
-    def __init__(self, path: str | Path, images: str | Path, turns: Turns = "pairs") -> None:
+    what: str
+    """What the file is called in errors."""
+    holds: str
+    """What its records hold, beside an image."""
+
+    def __init__(
+        self, path: str | Path, images: str | Path, turns: Turns = "pairs", on_bad_record: OnBadRecord = "refuse"
+    ) -> None:  # fmt: skip
         """Args:
-            path: the JSON file, or a URI of it.
+            path: the file, or a URI of it.
             images: the folder that the records' images are relative to, or a URI of it.
             turns: what a VIC sample is.
+            on_bad_record: whether records that cannot be used are refused, all of them at once, or left out and counted.
 
         Raises:
-            UserError: the file or a record of it cannot be read (the text names the record), or the images lie elsewhere.
+            UserError: the file cannot be read, records are refused (the text names the first of each kind), or the images lie elsewhere.
         """
         self.file = Place.of(path, "labelled file")
         self.images = checked_folder(images)
-        super().__init__(path, turns)
+        super().__init__(path, turns, on_bad_record)
 
     def open(self, image_id: str) -> Image.Image:
         return open_image(self.images, image_id)
+
+    def _read(self, odd: OddRecords) -> Iterator[Conversation]:
+        def convert(numbered: tuple[int, tuple[str, Any]]) -> Conversation:
+            index, (where, given) = numbered
+            entry = checked_object(given, where, self.holds)
+            return self._conversation(index, entry, f"{where} (id {entry.get('id')!r:.80})", odd)
+
+        return odd.usable(enumerate(read_entries(self.file, self.what, self.holds)), convert)
+
+    @abstractmethod
+    def _conversation(self, index: int, entry: dict[str, Any], where: str, odd: OddRecords) -> Conversation:
+        """The record with the number `index`. Raises `BadRecordError`, which names it as `where`."""
 
     def _hint(self) -> str:
         return f"is {self.images.address} the right folder?"
 
 
-def json_entries(file: Place, what: str, expected: str) -> Iterator[tuple[int, dict[str, Any], str]]:
-    """Index, object, and how errors name it, of every entry of a JSON list; raises `UserError`."""
-    try:
-        with file.open() as stream:
-            entries = json.loads(stream.read())
-    except (*ACCESS_ERRORS, RecursionError) as error:
-        raise UserError(
-            f"{what} {file.address} cannot be read: {printable(one_line(error))}; expected a JSON list of {expected}"
-        ) from error
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{what} {file.address} holds no list of {expected}")
-    for index, entry in enumerate(entries):
-        where = f"record {index} of {file.address}"
-        if not isinstance(entry, dict):
-            raise UserError(f"{where} is {type(entry).__name__}; expected an object with image and {expected}")
-        yield index, entry, f"{where} (id {entry.get('id')!r:.80})"
-
-
-def checked_text(text: str, where: str) -> str:
-    """`text`, which a tokenizer, a table and memory can take; raises `UserError`."""
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise UserError(f"{where} holds a text of {len(text)} characters; the limit is {MAX_TEXT_CHARACTERS}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where} holds the text {printable(text[:80])!r}, which is no Unicode: {error.reason}") from error
-    return text
-
-
 def checked_type(kind: object, where: str) -> AnyType:
-    """The question type that a record names; raises `UserError`."""
+    """The question type that a record names; raises `BadRecordError`."""
     found = next((one for one in ALL_TYPES if kind == one), None)
     if found is None:
-        raise UserError(f"{where} has type {kind!r:.80}; expected one of {[str(one) for one in ALL_TYPES]}")
+        raise BadRecordError(Fault.TYPE, f"{where} has type {kind!r:.80}; expected one of {[str(one) for one in ALL_TYPES]}")
     return found
 
 
 def checked_image(image: object, where: str) -> str:
-    """The file name of a record's image; raises `UserError`."""
-    if not isinstance(image, str) or not image:
-        raise UserError(f"{where} has image {image!r:.80}; expected a file name (conversations without an image cannot be used)")
-    return checked_text(image, where)
+    """The file name of a record's image, which may be the only one of a list.
+
+    Raises:
+        BadRecordError: there is none, or several.
+    """
+    if isinstance(image, list) and len(image) > 1:
+        raise BadRecordError(Fault.SEVERAL_IMAGES, f"{where} has {len(image)} images, {image!r:.80}; expected one")
+    name = image[0] if isinstance(image, list) and image else image
+    name = name.get("path") if isinstance(name, dict) else name
+    if not isinstance(name, str) or not name:
+        raise BadRecordError(
+            Fault.NO_IMAGE, f"{where} has image {image!r:.80}; expected a file name (conversations without an image cannot be used)"
+        )
+    if name.startswith(_NO_FILES):
+        raise BadRecordError(Fault.NO_IMAGE, f"{where} has image {name!r:.80}; expected the name of a file: download it first")
+    return checked_text(name, where)
 
 
 def most_frequent(answers: Sequence[str]) -> str:

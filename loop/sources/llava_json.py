@@ -1,50 +1,62 @@
-"""Labelled data in LLaVA's format: a JSON file of conversations beside a folder of images.
+"""Labelled data in LLaVA's format: JSON or JSON Lines of conversations beside a folder of images.
 
     {"id": "...", "image": "000000000001.jpg", "type": "conversation",
      "conversations": [{"from": "human", "value": "<image>\\nWhat ...?"}, {"from": "gpt", "value": "..."}]}
 
-`type` (conversation, detail, complex, okvqa, aokvqa) is optional: LLaVA's own files do not have it.
+`type` (conversation, detail, complex, okvqa, aokvqa) is optional: LLaVA's own files do not have it. What other tools write in this place
+is understood as well: `messages` of `role` and `content`, `images` with one entry, a system turn, roles such as user and assistant.
+Records about no image, of which LLaVA's mix665k has 40,000, are left out and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from loop.errors import UserError
-from loop.sources.labelled import MAX_TEXT_CHARACTERS, Conversation, JsonData, checked_image, checked_text, checked_type, json_entries
+from loop.sources.chats import (
+    IMAGE_TOKEN,
+    LLAVA,
+    MAX_TEXT_CHARACTERS,
+    MESSAGES,
+    ChatForm,
+    chat_turns,
+    checked_text,
+    has_image_token,
+    refuse_other_media,
+)
+from loop.sources.labelled import Conversation, JsonData, checked_image, checked_type
+from loop.sources.odd_records import BadRecordError, Fault, OddRecords
 from policies.instructions import QuestionType
 
-__all__ = ["MAX_TEXT_CHARACTERS", "LlavaJsonData"]
+__all__ = ["IMAGE_TOKEN", "MAX_TEXT_CHARACTERS", "LlavaJsonData"]
 
-IMAGE_TOKEN = "<image>"
+_ABSENT: tuple[Any, ...] = (None, "", [])
 
 
 class LlavaJsonData(JsonData):
     """Questions and answers of a LLaVA JSON file."""
 
-    def _read(self) -> Iterator[Conversation]:
-        for index, entry, where in json_entries(self.file, "LLaVA file", "conversations"):
-            image = checked_image(entry.get("image"), where)
-            kind = checked_type(entry.get("type", QuestionType.CONVERSATION), where)
-            name = checked_text(f"{entry.get('id', '')}#{index}", where)
-            yield Conversation(name, image, kind, _turns(entry.get("conversations"), where))
+    what, holds = "LLaVA file", "conversations"
+    always_left_out = (Fault.TEXT_ONLY,)
+
+    def _conversation(self, index: int, entry: dict[str, Any], where: str, odd: OddRecords) -> Conversation:
+        form = _form(entry)
+        given = entry.get("image") if entry.get("image") not in _ABSENT else entry.get("images", entry.get("image"))
+        refuse_other_media(entry, where)
+        if given in _ABSENT and not has_image_token(entry.get(form.list_name), form):
+            raise BadRecordError(Fault.TEXT_ONLY, f"{where} has no image")
+        image = checked_image(given, where)
+        kind = checked_type(QuestionType.CONVERSATION if entry.get("type") is None else entry["type"], where)
+        name = checked_text(f"{entry.get('id', '')}#{index}", where)
+        return Conversation(
+            name, image, kind, chat_turns(entry.get(form.list_name), form, where, odd, needs_token=form.speaker == LLAVA.speaker)
+        )
 
 
-def _turns(conversation: Any, where: str) -> tuple[tuple[str, str], ...]:
-    if not isinstance(conversation, list) or not conversation or len(conversation) % 2:
-        raise UserError(f"{where}: conversations must be a list of human and gpt in turn, ending with gpt")
-    speakers = ("human", "gpt") * (len(conversation) // 2)
-    texts = [_text(turn, speakers[position], f"{where}, turn {position}") for position, turn in enumerate(conversation)]
-    if texts[0].count(IMAGE_TOKEN) != 1 or any(IMAGE_TOKEN in text for text in texts[1:]):
-        raise UserError(f"{where}: {IMAGE_TOKEN} must stand exactly once, in the first human turn")
-    texts[0] = texts[0].replace(IMAGE_TOKEN, "").strip()
-    if not all(texts):
-        raise UserError(f"{where}: a turn is empty")
-    return tuple(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _text(turn: Any, speaker: str, where: str) -> str:
-    if not isinstance(turn, dict) or turn.get("from") != speaker or not isinstance(turn.get("value"), str):
-        raise UserError(f"{where} must be {{'from': {speaker!r}, 'value': TEXT}}")
-    return checked_text(turn["value"], where).strip()
+def _form(entry: dict[str, Any]) -> ChatForm:
+    """How a record spells its turns: both names of the list go with both ways to write a turn."""
+    turns_name = MESSAGES.list_name if LLAVA.list_name not in entry and MESSAGES.list_name in entry else LLAVA.list_name
+    turns = entry.get(turns_name)
+    first = turns[0] if isinstance(turns, list) and turns else None
+    form = MESSAGES if isinstance(first, dict) and MESSAGES.speaker in first and LLAVA.speaker not in first else LLAVA
+    return form if form.list_name == turns_name else replace(form, list_name=turns_name)

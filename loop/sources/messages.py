@@ -4,7 +4,8 @@
                {"role": "assistant", "content": [{"type": "text", "text": "..."}]}]
     images: [{"bytes": ..., "path": ...}]
 
-`content` may be a text alone. The columns `id` and `type` are optional.
+`content` may be a text alone, in which `<image>` tells the place of the image, as LlamaFactory and ms-swift write it. The columns `id`
+and `type` are optional. In JSON the same is read as `llava_json`.
 """
 
 from __future__ import annotations
@@ -18,84 +19,93 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from loop.errors import UserError, one_line, printable
-from loop.sources.labelled import Conversation, LabelledData, Turns, checked_text, checked_type
+from loop.sources.chats import MESSAGES, chat_turns, checked_text
+from loop.sources.labelled import Conversation, LabelledData, Turns, checked_type
+from loop.sources.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
 from loop.sources.places import ACCESS_ERRORS, stored_files
 from loop.sources.tables import ParquetReader, TableImages
 from policies.instructions import AnyType, QuestionType
 
-_ROWS_AT_ONCE = 1000
-_WANTED = ("messages", "images")
+_ROWS_AT_ONCE, _ROWS_WITH_BYTES_AT_ONCE = 1000, 8
+_IMAGES = "images"
+_WANTED = ("messages", _IMAGES)
+_JSON = (".json", ".jsonl")
 
 
 class MessagesData(LabelledData):
     """Questions and answers of Parquet files of chat messages. Every row has an image of its own, with the id `FILE/ROW`."""
 
-    def __init__(self, path: str | Path, question_type: AnyType = QuestionType.CONVERSATION, turns: Turns = "pairs") -> None:
+    def __init__(
+        self, path: str | Path, question_type: AnyType = QuestionType.CONVERSATION, turns: Turns = "pairs",
+        on_bad_record: OnBadRecord = "refuse",
+    ) -> None:  # fmt: skip
         """Args:
             path: a Parquet file, a folder of such files, or a URI of either.
             question_type: of rows without `type`.
             turns: what a VIC sample is.
+            on_bad_record: whether rows that cannot be used are refused, all of them at once, or left out and counted.
 
         Raises:
-            UserError: a file or a row cannot be read (the text names the row), or the first image cannot be.
+            UserError: a file cannot be read, rows are refused (the text names the first of each kind), or not one of the first images can
+                be read.
         """
         place, names = stored_files(path, (".parquet",), "messages set")
+        if json_file := next((name for name in names if name.lower().endswith(_JSON)), None):
+            raise UserError(f"messages set {path} is JSON ({json_file}); take the kind llava_json, and its folder as `images`")
         self.question_type = question_type
-        self._images = TableImages(place, names, ParquetReader, "images")
-        super().__init__(path, turns)
+        self._images = TableImages(place, names, ParquetReader, _IMAGES)
+        super().__init__(path, turns, on_bad_record)
 
     def open(self, image_id: str) -> Image.Image:
         return self._images.open(image_id)
 
-    def _read(self) -> Iterator[Conversation]:
+    def _read(self, odd: OddRecords) -> Iterator[Conversation]:
         for name in self._images.names:
-            for row, (entry, where) in enumerate(self._rows(name)):
-                kind = self.question_type if entry.get("type") is None else checked_type(entry["type"], where)
-                title = checked_text(f"{name if entry.get('id') is None else entry['id']}#{row}", where)
-                yield Conversation(title, f"{name}/{row}", kind, _turns(entry["messages"], where))
 
-    def _rows(self, name: str) -> Iterator[tuple[dict[str, Any], str]]:
-        """Rows of a file without its images, and how errors name each."""
+            def convert(numbered: tuple[int, dict[str, Any]], name: str = name) -> Conversation:
+                row, entry = numbered
+                return self._conversation(name, row, entry, f"record {row} of {self._images.place.address}/{name}", odd)
+
+            yield from odd.usable(enumerate(self._rows(name)), convert)
+
+    def _conversation(self, name: str, row: int, entry: dict[str, Any], where: str, odd: OddRecords) -> Conversation:
+        num_images = _num_images(entry[_IMAGES])
+        if num_images != 1:
+            fault = Fault.SEVERAL_IMAGES if num_images else Fault.TEXT_ONLY
+            raise BadRecordError(fault, f"{where} holds {num_images} images; expected one")
+        kind = self.question_type if entry.get("type") is None else checked_type(entry["type"], where)
+        title = checked_text(f"{name if entry.get('id') is None else entry['id']}#{row}", where)
+        return Conversation(title, f"{name}/{row}", kind, chat_turns(entry["messages"], MESSAGES, where, odd, needs_token=False))
+
+    def _rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """Rows of a file, of whose images only the number is of use."""
         where = f"{self._images.place.address}/{name}"
         try:
             with self._images.place.open(name) as stream:
                 file = pq.ParquetFile(stream)
                 _check_columns(file.schema_arrow, where)
-                columns = [one for one in ("messages", "id", "type") if one in file.schema_arrow.names]
-                row = 0
-                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
-                    for entry in batch.to_pylist():
-                        yield entry, f"record {row} of {where}"
-                        row += 1
+                leaf, num_rows = _cheapest_leaf(file)
+                columns = [*(one for one in ("messages", "id", "type") if one in file.schema_arrow.names), leaf]
+                for batch in file.iter_batches(num_rows, columns=columns):
+                    yield from batch.to_pylist()
         except ACCESS_ERRORS as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"messages file {where} cannot be read: {printable(one_line(error))}; restore it") from error
 
 
+def _cheapest_leaf(file: pq.ParquetFile) -> tuple[str, int]:
+    """What to read of the images to count them, and how many rows at once: their paths where there are any, else their bytes."""
+    leaves = [path for number in range(len(file.schema)) if (path := str(file.schema.column(number).path)).split(".")[0] == _IMAGES]
+    paths = [leaf for leaf in leaves if leaf.endswith(".path")]
+    return (paths[0], _ROWS_AT_ONCE) if paths else (_IMAGES, _ROWS_WITH_BYTES_AT_ONCE)
+
+
+def _num_images(value: Any) -> int:
+    images = value if isinstance(value, list) else [value]
+    return sum(image is not None for image in images)
+
+
 def _check_columns(schema: pa.Schema, where: str) -> None:
     if missing := [one for one in _WANTED if one not in schema.names]:
         raise UserError(f"messages file {where} has no column {missing[0]!r}; expected {list(_WANTED)}, found {schema.names}")
-
-
-def _turns(messages: Any, where: str) -> tuple[tuple[str, str], ...]:
-    if not isinstance(messages, list) or not messages or len(messages) % 2:
-        raise UserError(f"{where}: messages must be a list of user and assistant in turn, ending with assistant")
-    roles = ("user", "assistant") * (len(messages) // 2)
-    texts = [_text(message, roles[position], position, f"{where}, message {position}") for position, message in enumerate(messages)]
-    return tuple(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _text(message: Any, role: str, position: int, where: str) -> str:
-    if not isinstance(message, dict) or message.get("role") != role:
-        raise UserError(f"{where} must be of the role {role}")
-    content = message.get("content")
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(isinstance(part, dict) and part.get("type") in ("text", "image") for part in parts):
-        raise UserError(f"{where} has content {content!r:.80}; expected a text, or a list of parts of type text and image")
-    if sum(part["type"] == "image" for part in parts) > (position == 0):
-        raise UserError(f"{where}: a conversation is about one image, which stands in its first message")
-    texts = [part.get("text") for part in parts if part["type"] == "text"]
-    if not all(isinstance(text, str) for text in texts) or not "".join(map(str, texts)).strip():
-        raise UserError(f"{where} is empty")
-    return checked_text("\n".join(map(str, texts)), where).strip()

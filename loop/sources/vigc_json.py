@@ -14,12 +14,12 @@ and those that `vigc export --format vigc` writes, which have `id` and `type` in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loop.errors import UserError
-from loop.sources.labelled import Conversation, JsonData, checked_image, checked_text, checked_type, json_entries, most_frequent
+from loop.sources.chats import checked_text, refuse_other_media
+from loop.sources.labelled import Conversation, JsonData, checked_image, checked_type, most_frequent
+from loop.sources.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
 from policies.instructions import CANONICAL_INSTRUCTIONS, AnyType, QuestionType
 
 _TYPES_BY_INSTRUCTION = {CANONICAL_INSTRUCTIONS[kind]: kind for kind in QuestionType}
@@ -29,25 +29,31 @@ _ABSENT = (None, "")
 class VigcJsonData(JsonData):
     """Questions and answers of a VIGC JSON file."""
 
-    def __init__(self, path: str | Path, images: str | Path, question_type: AnyType = QuestionType.CONVERSATION) -> None:
+    what, holds = "VIGC file", "questions and answers"
+
+    def __init__(
+        self, path: str | Path, images: str | Path, question_type: AnyType = QuestionType.CONVERSATION,
+        on_bad_record: OnBadRecord = "refuse",
+    ) -> None:  # fmt: skip
         """Args:
             path: the JSON file, or a URI of it.
             images: the folder that the records' images are relative to, or a URI of it.
             question_type: of records that tell neither `type` nor one of VIGC's instructions.
+            on_bad_record: whether records that cannot be used are refused, all of them at once, or left out and counted.
 
         Raises:
-            UserError: the file or a record of it cannot be read (the text names the record), or the images lie elsewhere.
+            UserError: the file cannot be read, records are refused (the text names the first of each kind), or the images lie elsewhere.
         """
         self.question_type = question_type
-        super().__init__(path, images)
+        super().__init__(path, images, on_bad_record=on_bad_record)
 
-    def _read(self) -> Iterator[Conversation]:
-        for index, entry, where in json_entries(self.file, "VIGC file", "questions and answers"):
-            image = checked_image(entry.get("image", entry.get("image_path")), where)
-            name = checked_text(f"{_name_of(entry)}#{index}", where)
-            answers = _answers(entry.get("answer", entry.get("direct_answers")), where)
-            turn = (_text(entry.get("question"), f"{where}: question"), most_frequent(answers))
-            yield Conversation(name, image, self._type(entry, where), (turn,), answers if len(set(answers)) > 1 else ())
+    def _conversation(self, index: int, entry: dict[str, Any], where: str, odd: OddRecords) -> Conversation:
+        refuse_other_media(entry, where)
+        image = checked_image(entry.get("image", entry.get("image_path")), where)
+        name = checked_text(f"{_name_of(entry)}#{index}", where)
+        answers = _answers(entry.get("answer", entry.get("direct_answers")), where)
+        turn = (_text(entry.get("question"), f"{where}: question"), most_frequent(answers))
+        return Conversation(name, image, self._type(entry, where), (turn,), answers if len(set(answers)) > 1 else ())
 
     def _type(self, entry: dict[str, Any], where: str) -> AnyType:
         if entry.get("type") not in _ABSENT:
@@ -63,11 +69,12 @@ def _name_of(entry: dict[str, Any]) -> object:
 def _answers(given: Any, where: str) -> tuple[str, ...]:
     answers = [given] if isinstance(given, str) else given
     if not isinstance(answers, list) or not answers:
-        raise UserError(f"{where} has answer {given!r:.80}; expected a text or a list of texts")
+        raise BadRecordError(Fault.NO_TEXT, f"{where} has answer {given!r:.80}; expected a text or a list of texts")
     return tuple(_text(answer, f"{where}: answer {number}") for number, answer in enumerate(answers))
 
 
 def _text(given: Any, where: str) -> str:
     if not isinstance(given, str) or not given.strip():
-        raise UserError(f"{where} is {given!r:.80}; expected a text that is not empty")
+        fault = Fault.EMPTY if given in (None, "") or isinstance(given, str) else Fault.NO_TEXT
+        raise BadRecordError(fault, f"{where} is {given!r:.80}; expected a text that is not empty")
     return checked_text(given, where).strip()

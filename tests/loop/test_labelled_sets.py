@@ -161,9 +161,12 @@ def changed(change: Any) -> dict[str, Any]:
     [
         (row("What?"), "messages must be a list of user and assistant in turn, ending with assistant"),
         (changed(lambda turns: turns.reverse()), "message 0 must be of the role user"),
-        (changed(lambda turns: turns[0].update(role="system")), "message 0 must be of the role user"),
+        (changed(lambda turns: turns[0].update(role="system")), "message 1 must be of the role user"),
         (row("What?", ""), "message 1 is empty"),
-        (row("What?", [{"type": "image", "text": None}, {"type": "text", "text": "x"}]), "is about one image, which stands in its first"),
+        (
+            row("What?", [{"type": "image", "text": None}, {"type": "text", "text": "x"}]),
+            "is about one image, which stands in its first turn",
+        ),
         (row([{"type": "image", "text": None}, {"type": "text", "text": "x"}], "It."), "is about one image"),
         (row("What?", [{"type": "video", "text": "x"}]), "expected a text, or a list of parts of type text and image"),
         (row("What?", "It.", type="poem"), "has type 'poem'"),

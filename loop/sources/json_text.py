@@ -1,0 +1,95 @@
+"""Records of a JSON file, or of JSON Lines, as a stranger may have saved them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from loop.errors import UserError, one_line, printable
+from loop.sources.odd_records import BadRecordError, Fault
+from loop.sources.places import ACCESS_ERRORS, Place
+from policies.texts import decoded_text
+
+_LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenLine:
+    """A line that is no JSON."""
+
+    reason: str
+
+
+class DoubledKeys(dict[str, Any]):
+    """An object in which a key stands twice, with different values: the last is taken, and whoever uses it has to say so."""
+
+    key: str = ""
+
+
+def read_entries(file: Place, what: str, expected: str) -> list[tuple[str, Any]]:
+    """Every entry of a JSON list, or of JSON Lines, with its place as errors name it.
+
+    Raises:
+        UserError: the file cannot be read, is no such list, or is empty.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    try:
+        with file.open() as stream:
+            text = decoded_text(stream.read())
+        if file.name.endswith(_LINES) or _is_lines(text):
+            entries = [_line(line, decoder) for line in text.split("\n")]
+            return [(f"line {number} of {file.address}", one) for number, one in enumerate(entries, 1) if one is not None]
+        entries = decoder.decode(text)
+    except UserError:
+        raise
+    except (*ACCESS_ERRORS, RecursionError) as error:
+        reason = printable(one_line(error))
+        raise UserError(f"{what} {file.address} cannot be read: {reason}; expected a JSON list of {expected}, or JSON Lines") from error
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{what} {file.address} holds no list of {expected}")
+    return [(f"record {index} of {file.address}", entry) for index, entry in enumerate(entries)]
+
+
+def checked_object(entry: Any, where: str, expected: str) -> dict[str, Any]:
+    """An entry that is an object whose keys all stand once.
+
+    Raises:
+        BadRecordError: it is not.
+    """
+    if isinstance(entry, BrokenLine):
+        raise BadRecordError(Fault.NO_JSON, f"{where} is no JSON: {entry.reason}")
+    if not isinstance(entry, dict):
+        raise BadRecordError(Fault.NOT_AN_OBJECT, f"{where} is {type(entry).__name__}; expected an object with image and {expected}")
+    if twice := _found_twice(entry):
+        raise BadRecordError(Fault.TWICE, f"{where} has the key {twice[:80]!r} twice in one object, with different values")
+    return entry
+
+
+def _found_twice(value: Any) -> str:
+    if isinstance(value, DoubledKeys):
+        return value.key
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((key for one in inner if isinstance(one, dict | list) and (key := _found_twice(one))), "")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs) and (key := next((key for key, value in pairs if found[key] != value), None)) is not None:
+        found = DoubledKeys(found)
+        found.key = key
+    return found
+
+
+def _is_lines(text: str) -> bool:
+    """Whether the first line is an object of its own, and more follows: JSON Lines, whatever the file is called."""
+    first, _, rest = text.lstrip().partition("\n")
+    return first.startswith("{") and first.rstrip().endswith("}") and rest.lstrip().startswith("{")
+
+
+def _line(line: str, decoder: json.JSONDecoder) -> Any:
+    """The value of a line; None for a blank one."""
+    try:
+        return decoder.decode(line) if line.strip() else None
+    except (ValueError, RecursionError) as error:
+        return BrokenLine(f"{one_line(error)}: {line.strip()[:80]!r}")

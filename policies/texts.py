@@ -1,0 +1,38 @@
+"""The bytes of a text file as text, whichever editor saved it."""
+
+from __future__ import annotations
+
+import codecs
+
+_GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+_COMPRESSED = {_GZIP: "gzip", _ZSTD: "zstd", _ZIP: "zip"}
+_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
+          codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # fmt: skip
+"""Byte order marks; those of UTF-32 begin like those of UTF-16."""
+
+
+class TextFileError(ValueError):
+    """Bytes are no text. The message is one line that says what they are and what to do."""
+
+
+def decoded_text(data: bytes) -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 or UTF-32 with one.
+
+    Raises:
+        TextFileError: it is compressed, or of another encoding.
+    """
+    refuse_compressed(data)
+    mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
+    encoding = _MARKS.get(mark, "utf-8")
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        raise TextFileError(
+            f"it is no {encoding.upper()} text ({error.reason} at byte {error.start + len(mark)}); save it as UTF-8"
+        ) from error
+
+
+def refuse_compressed(data: bytes) -> None:
+    """Raises `TextFileError` where bytes begin as a compressed file does."""
+    if packer := next((name for magic, name in _COMPRESSED.items() if data.startswith(magic)), None):
+        raise TextFileError(f"it is compressed with {packer}; unpack it first")
