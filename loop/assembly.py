@@ -145,7 +145,7 @@ def _image_source(spec: ImageSet) -> ImageSource:
         case WebDatasetSet():
             from loop.sources.webdataset import TarImages
 
-            return TarImages(spec.path, limit=spec.num_images)
+            return TarImages(spec.path, limit=spec.num_images, members=spec.members)
         case HfDatasetSet():
             from loop.sources.tables import saved_images
 

@@ -93,6 +93,9 @@ class WebDatasetSet(Section):
 
     kind: Literal["webdataset"] = Field(description="jpg, png and webp members of tars; an id is SHARD/MEMBER")
     path: Location = Field(description=f"a tar, a folder of tars, or a pattern such as train-{{0000..0099}}.tar or *.tar: {_ADDRESS}")
+    members: str | None = Field(
+        None, description="pattern such as *.left.jpg: take only members whose name, without folders, fits it; null takes all images"
+    )
     num_images: _NumImages = Field(None, description="take the first so many images; null takes all")
 
 

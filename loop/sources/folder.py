@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ from actors.images import BadImageError
 from loop.errors import UserError, one_line, printable
 from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, check_bounds, decoded
 from loop.sources.places import ACCESS_ERRORS, Place, stays_inside
+from loop.sources.unread import listed, tell_unread
 
 
 class ImageFolder:
@@ -36,13 +38,20 @@ class ImageFolder:
         self.max_pixels = max_pixels
         self.limit = limit
         self._ids: list[str] | None = None
-        if not self.image_ids():
-            raise UserError(f"image folder {path} holds no image; expected files that end in {', '.join(SUFFIXES)}")
+        unread: Counter[str] = Counter()
+        self._ids = self._names(unread)
+        if not self._ids:
+            found = f" and holds {listed(+unread)}" if +unread else ""
+            raise UserError(f"image folder {path} holds no image{found}; expected files that end in {', '.join(SUFFIXES)}")
+        tell_unread(f"image folder {path}", SUFFIXES, unread)
 
     def image_ids(self) -> list[str]:
         if self._ids is None:
-            self._ids = self.folder.names(SUFFIXES)[: self.limit]
+            self._ids = self._names(Counter())
         return list(self._ids)
+
+    def _names(self, unread: Counter[str]) -> list[str]:
+        return self.folder.names(SUFFIXES, unread)[: self.limit]
 
     def open(self, image_id: str) -> Image.Image:
         return open_image(self.folder, image_id, self.max_pixels)

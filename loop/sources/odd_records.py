@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import Literal, TypeVar
 
 from loop.errors import UserError, printable
-
-log = logging.getLogger(__name__)
+from loop.sources.unread import say_once
 
 OnBadRecord = Literal["refuse", "leave_out"]
 """What becomes of records that cannot be used."""
@@ -99,15 +96,9 @@ class OddRecords:
         if not num_used:
             raise UserError("\n".join([f"none of the {self.num_records} records of {path} can be used", *self._lines(self.counts)]))
         for fault in self.counts:
-            _say(f"{path}: {self.counts[fault]} of {self.num_records} records are left out, {fault}: {self.examples[fault]}")
+            say_once(f"{path}: {self.counts[fault]} of {self.num_records} records are left out, {fault}: {self.examples[fault]}")
         if self.num_system_turns:
-            _say(f"{path}: the system turns of {self.num_system_turns} records are left out; the conversations after them are used")
+            say_once(f"{path}: the system turns of {self.num_system_turns} records are left out; the conversations after them are used")
 
     def _lines(self, faults: Iterable[Fault]) -> list[str]:
         return [f"{self.counts[fault]} x {fault}, such as {self.examples[fault]}" for fault in faults]
-
-
-@lru_cache(maxsize=1024)
-def _say(line: str) -> None:
-    """Once in a process: a set is read for the check of a config, and again for the run."""
-    log.warning(line)

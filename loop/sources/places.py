@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from loop.errors import UserError, one_line, printable
+from loop.sources.unread import HIDDEN, HIDDEN_FOLDER, LINKED_FOLDER, note_unread, tell_unread
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +70,17 @@ class Place:
     def is_folder(self) -> bool:
         return self._type() is fs.FileType.Directory
 
-    def names(self, suffixes: Sequence[str]) -> list[str]:
+    def names(self, suffixes: Sequence[str], unread: Counter[str] | None = None) -> list[str]:
         """Files of a folder at any depth by their relative path with `/`, sorted; hidden ones are left out, folders behind links not
-        entered. Raises `UserError` where it cannot be listed."""
-        found = [name for name in self._listed() if name.lower().endswith(tuple(suffixes)) and not _is_hidden(name)]
+        entered: what may hold images and is not among the names is counted in `unread`. Raises `UserError` where it cannot be listed."""
+        unread = Counter() if unread is None else unread
+        found = []
+        for name in self._listed(unread):
+            if not _is_hidden(name):
+                note_unread(name, suffixes, unread)
+                found += [name] if name.lower().endswith(tuple(suffixes)) else []
+            elif name.lower().endswith(tuple(suffixes)):
+                unread[HIDDEN] += 1
         usable = [name for name in found if _is_utf8(name)]
         if len(usable) < len(found):
             log.warning("%d files of %s are left out: their names are not UTF-8", len(found) - len(usable), self.address)
@@ -85,11 +94,13 @@ class Place:
             raise FileNotFoundError(f"{path} is no file")
         return filesystem.open_input_file(path)
 
-    def _listed(self) -> Iterator[str]:
+    def _listed(self, unread: Counter[str]) -> Iterator[str]:
         filesystem, root = _connected(self.address)
         if isinstance(filesystem, fs.LocalFileSystem):
             for folder, folders, files in os.walk(root, onerror=_refuse_unreadable):
+                unread[HIDDEN_FOLDER] += sum(name.startswith(".") for name in folders)
                 folders[:] = [name for name in folders if not name.startswith(".")]
+                unread[LINKED_FOLDER] += sum(os.path.islink(os.path.join(folder, name)) for name in folders)
                 yield from (Path(folder, name).relative_to(root).as_posix() for name in files)
             return
         try:
@@ -116,7 +127,9 @@ def stored_files(path: str | Path, suffixes: Sequence[str], what: str) -> tuple[
     if place.is_file():
         place, names = place.parent, [place.name]
     elif place.is_folder():
-        names = place.names(suffixes)
+        unread: Counter[str] = Counter()
+        names = place.names(suffixes, unread)
+        tell_unread(f"{what} {path}", suffixes, unread)
     else:
         raise UserError(f"{what} {path} does not exist; expected a file or a folder of files that end in {', '.join(suffixes)}")
     if not names:

@@ -247,6 +247,8 @@ def saved_images(
         splits = _json_object(place, _DICT_FILE)
         hint = f"name one of its splits {splits.get('splits')} as `split`" if splits else "expected a folder that save_to_disk has written"
         raise UserError(f"dataset {path} holds no {_STATE_FILE}; {hint}")
+    if state.get("_indices_data_files"):
+        raise UserError(f"dataset {path} was saved with a selection of its rows; save the result of its flatten_indices() instead")
     entries = state.get("_data_files")
     names = [str(one.get("filename", "")) for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
     if not names or not all(name and name.isprintable() and "/" not in name for name in names):

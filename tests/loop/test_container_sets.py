@@ -183,11 +183,55 @@ def test_shards_keep_names_of_their_own_and_come_in_the_order_of_the_range(tmp_p
     assert [number_of(source.open(image_id)) for image_id in source.image_ids()] == [9, 10, 11]
 
 
-def test_a_sample_with_two_images_is_refused_with_both_names(tmp_path: Path) -> None:
-    spec = {"kind": "webdataset", "path": str(tmp_path / "x.tar")}
-    for first, second in (("a/0.png", "a/0.png"), ("a/0.jpg", "a/0.seg.png")):
-        write_tar(tmp_path / "x.tar", [(first, png(1)), ("b/0.png", png(3)), (second, png(2))])
-        assert f"x.tar has two images of the sample a/0: {first} and {second}; expected one for each" in refusal(**spec)
+@pytest.mark.parametrize(("first", "second"), [("22.05.png", "22.06.png"), ("a/0.left.png", "a/0.right.png"), ("a/0.png", "a/0.seg.png")])
+def test_images_that_share_a_key_are_images_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str, second: str) -> None:
+    path = write_tar(tmp_path / "x.tar", [(first, png(1)), ("b/0.png", png(3)), (second, png(2))])
+    source = built(kind="webdataset", path=str(path))
+    assert source.image_ids() == [f"x.tar/{first}", "x.tar/b/0.png", f"x.tar/{second}"]
+    assert [number_of(source.open(image_id)) for image_id in source.image_ids()] == [1, 3, 2]
+    assert f"1 images share the name up to the first dot, such as {first} and {second}; all are taken" in caplog.text
+    some = built(kind="webdataset", path=str(path), members=f"*{second[-8:]}")
+    assert some.image_ids() == [f"x.tar/{second}"]
+    assert "whose name fits *.gif" in refusal(kind="webdataset", path=str(path), members="*.gif")
+
+
+def test_members_of_the_same_name_are_all_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_tar(tmp_path / "x.tar", [("0.png", png(1)), ("0.png", png(2)), ("1.png", png(3)), ("0.png", png(4))])
+    source = built(kind="webdataset", path=str(path))
+    assert source.image_ids() == ["x.tar/0.png", "x.tar/0.png#2", "x.tar/1.png", "x.tar/0.png#3"]
+    assert [number_of(source.open(image_id)) for image_id in source.image_ids()] == [1, 2, 3, 4]
+    assert "2 images have the name of an earlier one" in caplog.text
+
+
+def test_tars_behind_one_another_are_all_read(tmp_path: Path) -> None:
+    parts = [write_tar(tmp_path / f"{number}.part", [(f"{number}.png", png(number)), ("0.txt", b"x")]) for number in range(3)]
+    whole = tmp_path / "x.tar"
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts) + bytes(100_000))
+    source = built(kind="webdataset", path=str(whole))
+    assert [number_of(source.open(image_id)) for image_id in source.image_ids()] == [0, 1, 2]
+    whole.write_bytes(parts[0].read_bytes() + b"signature" * 100)
+    assert "what lies behind its end mark, from byte 10240 on, is no tar; cut it off" in refusal(kind="webdataset", path=str(whole))
+
+
+def test_what_a_tar_holds_and_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("0.jpg", "0.txt", "1.avif", "2.HEIC", ".3.png", "4.tiff", "5.avif", "inner.tar")
+    with tarfile.open(write_tar(tmp_path / "x.tar", [(name, png(1)) for name in names]), "a") as tar:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "0.jpg"
+        tar.addfile(link)
+    assert built(kind="webdataset", path=str(tmp_path / "x.tar")).image_ids() == ["x.tar/0.jpg"]
+    (said,) = [record.message for record in caplog.records]
+    told = said.partition("not read are ")[2].partition("; read are")[0].split(", ")
+    assert set(told) == {".avif 2", ".heic 1", "hidden files 1", ".tiff 1", ".tar 1", "links to images 1"}
+    write_tar(tmp_path / "y.tar", [("1.avif", b"x")])
+    assert "holds no image and holds .avif 1; expected members" in refusal(kind="webdataset", path=str(tmp_path / "y.tar"))
+
+
+def test_a_saved_selection_of_rows_is_refused(tmp_path: Path) -> None:
+    spec = write_set("hf_dataset", tmp_path / "set", [png(number) for number in range(4)])
+    state = Path(spec["path"]) / "state.json"
+    state.write_text(state.read_text().replace("{", '{"_indices_data_files": [{"filename": "indices.arrow"}],', 1))
+    assert "selection of its rows; save the result of its flatten_indices() instead" in refusal(**spec)
 
 
 def test_a_wrong_webdataset_is_named(tmp_path: Path) -> None:

@@ -231,3 +231,26 @@ def test_real_photos_are_all_read() -> None:
         image = source.open(image_id)
         assert image.mode == "RGB"
         assert np.asarray(image).std() > 5
+
+
+def test_images_of_other_kinds_hidden_ones_and_linked_folders_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("1.avif", "2.HEIC", "3.tiff", "sub/4.jfif", "5.tiff", "notes.txt", "all.zip", "._b.jpg", ".git/x.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    (folder.parent / "elsewhere").mkdir()
+    (folder / "linked").symlink_to(folder.parent / "elsewhere")
+    num_images = len(ImageFolder(folder).image_ids())
+    (said,) = [record.message for record in caplog.records]
+    told = said.partition("not read are ")[2].partition("; read are")[0].split(", ")
+    wanted = {".avif 1", ".heic 1", ".tiff 2", ".jfif 1", ".zip 1", "hidden files 1", "hidden folders 1", "folders behind links 1"}
+    assert {one for one in told if not one.startswith("hidden")} == {one for one in wanted if not one.startswith("hidden")}
+    assert sum(one.startswith("hidden") for one in told) == 2
+    ImageFolder(folder)
+    assert len(caplog.records) == 1
+    assert num_images == len(ImageFolder(folder, limit=99).image_ids())
+
+
+def test_a_folder_of_other_images_alone_is_refused_with_their_kinds(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"holds no image and holds \.heic 1; expected files that end in"):
+        ImageFolder(tmp_path)

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from loop.errors import UserError
-from loop.sources import odd_records
 from loop.sources.llava_json import LlavaJsonData
 from loop.sources.messages import MessagesData
+from loop.sources.unread import say_once
 from loop.sources.vigc_json import VigcJsonData
 from tests.loop.image_sets import png
 
@@ -25,7 +25,7 @@ READ = ("a.png", (("What?", "A cat."),))
 
 @pytest.fixture(autouse=True)
 def _say_everything_again() -> None:
-    odd_records._say.cache_clear()
+    say_once.cache_clear()
 
 
 def llava(folder: Path, *entries: Any, name: str = "data.json", **options: Any) -> LlavaJsonData:
