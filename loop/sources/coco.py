@@ -17,6 +17,7 @@ from PIL import Image
 from loop.errors import UserError, one_line, printable
 from loop.sources.decoding import MAX_PIXELS, check_bounds
 from loop.sources.folder import checked_folder, open_image
+from loop.sources.json_stream import JsonStream
 from loop.sources.places import ACCESS_ERRORS, Place, stays_inside
 
 _BUFFER_BYTES = 1 << 20
@@ -78,8 +79,13 @@ def _listed(file: Place) -> Iterator[tuple[object, str]]:
     number = ""
     try:
         with file.open() as stream:
-            for prefix, event, value in ijson.parse(stream, buf_size=_BUFFER_BYTES, use_float=True):
+            for prefix, event, value in ijson.parse(
+                JsonStream(stream, f"COCO file {file.address}"), buf_size=_BUFFER_BYTES, use_float=True
+            ):
                 if prefix == "images.item.file_name":
+                    if name is not None and name != value:
+                        both = printable(f"{name} and {value}")[:160]
+                        raise UserError(f"an image of {file.address} has two file_names, {both}; expected one")
                     name = value
                 elif prefix == "images.item.id":
                     number = printable(str(value))[:80]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -25,6 +26,11 @@ MAX_ASPECT_RATIO = 100
 gigabytes. Qwen-VL's refuse more than 200."""
 _PILLOW_MAX_PIXELS = 89_478_485
 """Where Pillow itself begins to warn of a decompression bomb; its default `Image.MAX_IMAGE_PIXELS`."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_KINDS = {b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "HTML, SVG or XML", b"%PDF": "a PDF",
+          b"{": "JSON", b"version https://git-lfs": "a Git LFS pointer: run git lfs pull", b"PK": "a zip"}  # fmt: skip
 
 _PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, MemoryError, RuntimeError,
@@ -54,18 +60,68 @@ def decoded(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> I
     """
     name = printable(name)
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            _refuse_oddities(image, name, max_pixels)
-            return _to_rgb(ImageOps.exif_transpose(image))
+        return _decoded(file, name, max_pixels)
     except BadImageError:
         raise
-    except UnidentifiedImageError as error:  # its text holds a path or the address of an object
-        raise BadImageError(
-            f"{name}: not a readable {'/'.join(FORMATS)} image (of another format, or cut off in its first bytes)"
-        ) from error
     except _PILLOW_ERRORS as error:
-        text = getattr(error, "strerror", None) or str(error)
-        raise BadImageError(f"{name}: not a readable {'/'.join(FORMATS)} image ({type(error).__name__}: {printable(text)})") from error
+        plain = _without_texts(file)
+        if plain is None:
+            raise _unreadable(name, file, error) from error
+    try:
+        return _decoded(plain, name, max_pixels)
+    except BadImageError:
+        raise
+    except _PILLOW_ERRORS as error:
+        raise _unreadable(name, plain, error) from error
+
+
+def _decoded(file: Path | BinaryIO, name: str, max_pixels: int) -> Image.Image:
+    with Image.open(file, formats=FORMATS) as image:
+        _refuse_oddities(image, name, max_pixels)
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _unreadable(name: str, file: Path | BinaryIO, error: Exception) -> BadImageError:
+    if isinstance(error, UnidentifiedImageError):  # its text holds a path or the address of an object
+        reason = f"it is {kind}" if (kind := _kind_of(_head(file))) else "of another format, or damaged in its first bytes"
+    else:
+        reason = f"{type(error).__name__}: {printable(getattr(error, 'strerror', None) or str(error))}"
+    return BadImageError(f"{name}: not a readable {'/'.join(FORMATS)} image ({reason})")
+
+
+def _head(file: Path | BinaryIO, num_bytes: int = 32) -> bytes:
+    """The first bytes; none where they cannot be read."""
+    try:
+        if isinstance(file, Path):
+            with file.open("rb") as stream:
+                return stream.read(num_bytes)
+        file.seek(0)
+        return file.read(num_bytes)
+    except (OSError, ValueError):  # the error that is told is the first one
+        return b""
+
+
+def _kind_of(head: bytes) -> str:
+    """What a file is that is no image of the right format, as far as its first bytes tell."""
+    if not head:
+        return "empty"
+    if head[4:8] == b"ftyp":
+        return "an AVIF, HEIC or video file"
+    return next((kind for start, kind in _KINDS.items() if head.lstrip().startswith(start)), "")
+
+
+def _without_texts(file: Path | BinaryIO) -> io.BytesIO | None:
+    """A PNG without its texts and colour profile, whose size Pillow bounds: they are not needed. None where it has none, or is no PNG."""
+    if not _head(file).startswith(_PNG):
+        return None
+    data = _head(file, MAX_FILE_BYTES)
+    kept, position = [data[: len(_PNG)]], len(_PNG)
+    while position + 8 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        kept += [data[position:end]] if data[position + 4 : position + 8] not in _TEXT_CHUNKS else []
+        position = end
+    plain = b"".join(kept)
+    return io.BytesIO(plain) if len(plain) < len(data) else None
 
 
 def _refuse_oddities(image: Image.Image, name: str, max_pixels: int) -> None:
