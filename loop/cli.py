@@ -18,8 +18,10 @@ from rich.text import Text
 from loop.errors import LoopError, UserError, printable
 from loop.scoring.commands import commands
 from loop.terminal import encode_any_text, unusable_locale
+from loop.user_paths import PathGroup
 
 app = typer.Typer(
+    cls=PathGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

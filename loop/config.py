@@ -18,6 +18,7 @@ from loop.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
 from loop.training_config import TrainingConfig, check_ranks
 from loop.yaml_input import MAX_BYTES, read_yaml
 from policies.instructions import QuestionType
+from policies.texts import decoded_text
 
 EMBEDDED_MODEL = Path(__file__).parent / "seed" / "checkpoint"
 """The seed model shipped with the project; `model: embedded` in a config."""
@@ -268,7 +269,8 @@ def model_path(model: str) -> str:
     """Folder (absolute: actors may have another working folder) or Hugging Face id of the model that a config names."""
     if model == "embedded":
         return str(EMBEDDED_MODEL)
-    return str(Path(model).absolute()) if os.path.isdir(model) else model
+    folder = os.path.expanduser(model)
+    return str(Path(folder).absolute()) if os.path.isdir(folder) else model
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -284,12 +286,16 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file with dotted overrides applied; its keys are not looked at. Raises `UserError`."""
     try:
         with path.open("rb") as file:
-            document = read_yaml(file.read(MAX_BYTES + 1).decode())
+            document = read_yaml(decoded_text(file.read(MAX_BYTES + 1)))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
     if not isinstance(document, dict):
         raise UserError(f"the config {path} holds no mapping; expected keys such as those in loop/recipes/shapes.yaml")
+    given: dict[str, str] = {}
     for override in overrides:
+        key, _, value = override.partition("=")
+        if given.setdefault(key, value) != value:
+            raise UserError(f"override {key} is given twice, as {given[key][:80]!r} and {value[:80]!r}; keep one of them")
         apply_override(document, override)
     return document
 

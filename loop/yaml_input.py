@@ -17,6 +17,7 @@ MAX_DEPTH = 40
 _MAX_NODES = 20_000
 """Values of a document, those behind an alias counted wherever it stands: few lines of aliases and merge keys could ask for billions."""
 
+_MERGE_TAG = "tag:yaml.org,2002:merge"
 _MAX_INTEGER = (1 << 63) - 1
 _CONSTRUCTION_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 """What PyYAML's constructors raise on tags, numbers and dates that are none."""
@@ -61,6 +62,8 @@ class _BoundedLoader(yaml.SafeLoader):
         _refuse_beyond(self._num_nodes, self._depth)
         node = super().compose_node(parent, index)
         self._depth -= 1
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twice(node)
         return node
 
 
@@ -81,6 +84,17 @@ def _refuse_beyond(num_nodes: int, depth: int) -> None:
         raise YamlInputError(f"it holds more than {_MAX_NODES} values, those behind aliases included")
     if depth > MAX_DEPTH:
         raise YamlInputError(f"it is nested more than {MAX_DEPTH} levels deep")
+
+
+def _refuse_twice(node: yaml.MappingNode) -> None:
+    """A mapping in which a key stands twice: PyYAML would take the last without a word."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE_TAG:
+            if key.value in seen:
+                where = f"the second time in line {key.start_mark.line + 1}"
+                raise YamlInputError(f"the key {key.value[:80]!r} stands twice in one mapping, {where}; keep one of them")
+            seen.add(key.value)
 
 
 def _check_extent(root: yaml.Node) -> None:

@@ -12,7 +12,14 @@ _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM
 
 
 class TextFileError(ValueError):
-    """Bytes are no text. The message is one line that says what they are and what to do."""
+    """Bytes are no text. The message is one line that says what they are and what to do; `what` goes behind the name of a file."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.what, self.remedy = what, remedy
+
+    def __str__(self) -> str:
+        return f"it {self.what}; {self.remedy}"
 
 
 def decoded_text(data: bytes) -> str:
@@ -27,12 +34,11 @@ def decoded_text(data: bytes) -> str:
     try:
         return data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
-        raise TextFileError(
-            f"it is no {encoding.upper()} text ({error.reason} at byte {error.start + len(mark)}); save it as UTF-8"
-        ) from error
+        place = f"{error.reason} at byte {error.start + len(mark)}"
+        raise TextFileError(f"is no {encoding.upper()} text: {place}", "save it as UTF-8") from error
 
 
 def refuse_compressed(data: bytes) -> None:
     """Raises `TextFileError` where bytes begin as a compressed file does."""
     if packer := next((name for magic, name in _COMPRESSED.items() if data.startswith(magic)), None):
-        raise TextFileError(f"it is compressed with {packer}; unpack it first")
+        raise TextFileError(f"is compressed with {packer}", "unpack it first")

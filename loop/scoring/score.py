@@ -16,6 +16,7 @@ from loop.errors import UserError, printable
 from policies.benchmarks import BENCHMARKS, Benchmark, BenchmarkDataError, Document, Prediction, Question, parse_document
 from policies.benchmarks.predictions import missing_findings
 from policies.registry import UnknownPolicyError
+from policies.texts import TextFileError, decoded_text
 
 T = TypeVar("T")
 
@@ -200,9 +201,9 @@ def read_document(path: Path) -> Document:
 
 def _decoded(path: Path) -> str:
     try:
-        return _bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from error
+        return decoded_text(_bytes(path))
+    except TextFileError as error:
+        raise UserError(f"{path} {error.what}") from error
 
 
 def _bytes(path: Path) -> bytes:

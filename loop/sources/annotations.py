@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from loop.errors import UserError, one_line, printable
 from policies.teaching import SeenObject, TextView
+from policies.texts import decoded_text
 
 TOLERANCE_PIXELS = 2.0
 """How far outside of its image a box may reach, as rounding and labelling at the edge do, and be clamped to it."""
@@ -243,6 +244,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
+                line = decoded_text(line)
                 if not line.strip():
                     continue
                 entry = json.loads(line)
@@ -261,7 +263,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes(), object_hook=_without_outline)
+        content = json.loads(decoded_text(path.read_bytes()), object_hook=_without_outline)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"annotations {path} cannot be read: {one_line(error)}; expected a JSON file of COCO's layout") from error
     if not isinstance(content, dict):

@@ -35,7 +35,7 @@ class JsonStream:
         self._held = stream.read(4)
         self._is_over = self._in_text = False
         if self._held.startswith(_WIDE_MARKS):
-            raise UserError(f"{name} is UTF-16 or UTF-32 text; save it as UTF-8")
+            raise UserError(f"{name} cannot be read: it is UTF-16 or UTF-32 text; save it as UTF-8")
         try:
             refuse_compressed(self._held)
         except TextFileError as error:

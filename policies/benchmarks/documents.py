@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from policies.texts import TextFileError, decoded_text
+
 MAX_FINDINGS = 20
 """Findings that an error names; the rest are counted."""
 MAX_SHOWN = 80
@@ -67,9 +69,9 @@ def parse_document(name: str, data: bytes) -> Document:
         BenchmarkDataError: it is not UTF-8, no JSON, or an object has a key twice.
     """
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BenchmarkDataError([f"{name} is no UTF-8 text: {error.reason} at byte {error.start}"]) from error
+        text = decoded_text(data)
+    except TextFileError as error:
+        raise BenchmarkDataError([f"{name} {error.what}"]) from error
     if name.endswith(".tsv"):
         return Document(name, None, tuple(_rows(name, text)))
     if not name.endswith(".jsonl"):

@@ -318,8 +318,10 @@ def test_overrides_reach_every_depth() -> None:
     assert config.model_path == "org/name"
 
 
-def test_the_last_override_of_a_key_wins() -> None:
-    assert overridden("rounds=1", "rounds=2").rounds == 2
+def test_of_two_overrides_of_a_key_none_wins() -> None:
+    assert overridden("rounds=2", "rounds=2").rounds == 2
+    with pytest.raises(UserError, match="override rounds is given twice, as '1' and '2'"):
+        overridden("rounds=1", "rounds=2")
 
 
 def test_an_override_may_replace_a_list_or_an_entry_of_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import struct
@@ -15,6 +16,7 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError
+from loop.sources.decoding import decoded
 from loop.sources.folder import ImageFolder
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos"
@@ -254,3 +256,52 @@ def test_a_folder_of_other_images_alone_is_refused_with_their_kinds(tmp_path: Pa
     (tmp_path / "a.heic").write_bytes(b"x")
     with pytest.raises(UserError, match=r"holds no image and holds \.heic 1; expected files that end in"):
         ImageFolder(tmp_path)
+
+
+def png_with(folder: Path, *chunks: tuple[bytes, bytes]) -> Path:
+    """A PNG of 80 x 60 pixels with chunks before its pixels."""
+    sink = io.BytesIO()
+    Image.new("RGB", (80, 60), (10, 200, 30)).save(sink, "PNG")
+    plain, extra = sink.getvalue(), b""
+    for name, data in chunks:
+        extra += len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+    path = folder / "texts.png"
+    path.write_bytes(plain[:33] + extra + plain[33:])
+    return path
+
+
+_HUGE = zlib.compress(bytes(3_000_000))
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"zTXt", b"workflow\0\0" + _HUGE)],
+        [(b"iTXt", b"prompt\0\1\0\0\0" + _HUGE)],
+        [(b"iCCP", b"profile\0\0" + _HUGE)],
+        [(b"tEXt", b"parameters\0" + bytes(66_000_000))] * 2,
+        [(b"zTXt", b"odd\0\7" + _HUGE)],
+    ],
+)
+def test_large_texts_and_profiles_are_no_reason_to_set_a_picture_aside(folder: Path, chunks: list[tuple[bytes, bytes]]) -> None:
+    image = decoded(png_with(folder, *chunks), "texts.png")
+    assert (image.size, image.mode, image.getpixel((5, 5))) == ((80, 60), "RGB", (10, 200, 30))
+
+
+def test_large_texts_do_not_hide_that_a_picture_is_damaged_or_too_large(folder: Path) -> None:
+    path = png_with(folder, (b"zTXt", b"workflow\0\0" + _HUGE))
+    with pytest.raises(BadImageError, match="80 x 60 = 4800 pixels; the limit is 4000"):
+        decoded(path, "texts.png", max_pixels=4000)
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(BadImageError, match="not a readable JPEG/PNG/WEBP image"):
+        decoded(path, "texts.png")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(b"GIF89a" + bytes(50), "a GIF"), (bytes(4) + b"ftypavif", "an AVIF, HEIC or video file"), (b" <html>", "HTML"), (b"", "empty")],
+)
+def test_a_file_of_another_format_is_called_what_it_is(folder: Path, data: bytes, kind: str) -> None:
+    (folder / "x.jpg").write_bytes(data)
+    with pytest.raises(BadImageError, match=rf"x\.jpg: not a readable JPEG/PNG/WEBP image \(it is {kind}"):
+        decoded(folder / "x.jpg", "x.jpg")
