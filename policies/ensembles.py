@@ -15,6 +15,7 @@ from enum import StrEnum
 from policies.benchmarks.base import ANSWER, Benchmark, Question
 from policies.chat import Ask, ChatMessage
 from policies.judging import mark_of
+from policies.reasoning import final_text
 
 
 class Ensemble(StrEnum):
@@ -90,7 +91,8 @@ def text_ask(benchmark: Benchmark, question: Question, max_tokens: int) -> Ask:
 
 
 def judge_ask(benchmark: Benchmark, question: Question, text: str, model: str, max_tokens: int) -> Ask:
-    """The question again, with both answers as they were given."""
+    """The question again, with both answers as they were given but for the reasoning before them."""
     asked = benchmark.prompt(question, ANSWER)
-    content = _AGAIN.format(mark=mark_of([asked, text, model]), question=asked, first=text, second=model)
+    first, second = final_text(text), final_text(model)
+    content = _AGAIN.format(mark=mark_of([asked, first, second]), question=asked, first=first, second=second)
     return Ask(question.question_id, (ChatMessage("system", _TEXT_ONLY), ChatMessage("user", content)), max_tokens)

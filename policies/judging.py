@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.chat import Ask, ChatMessage
+from policies.reasoning import final_text
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
 UNREADABLE = (-1.0, -1.0)
@@ -128,7 +129,15 @@ _MAX_LINE = 80
 
 
 def parse_verdict(review: str) -> tuple[float, float] | None:
-    """The scores on the first line that is not empty, or None where that line holds anything but two numbers from 1 to 10."""
+    """The scores on the first line that is not empty, or None where that line holds anything but two numbers from 1 to 10.
+
+    Where they do not stand there, the first line behind the judge's reasoning is read in the same way. In this order, because a judge that
+    begins with its verdict may quote marks of reasoning further down.
+    """
+    return _first_line(review) or _first_line(final_text(review))
+
+
+def _first_line(review: str) -> tuple[float, float] | None:
     line = review.strip().partition("\n")[0].strip()
     found = _VERDICT.fullmatch(line) if len(line) <= _MAX_LINE else None
     if found is None:

@@ -4,7 +4,8 @@
     complex        question, a line `===`, answer
     detail         the answer alone
 
-Of a conversation the part before the first bad block stands, as later turns may refer to earlier ones.
+Of a conversation the part before the first bad block stands, as later turns may refer to earlier ones. A reasoning model's reasoning is
+cut off; a text whose reasoning has no end is rejected.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from policies.instructions import QuestionType
+from policies.reasoning import ANSWER_MARK, REASONING_MARK, whole_text, without_reasoning
 from policies.sentences import split_sentences
 
 MAX_KEPT_CHARACTERS = 4_000
@@ -89,6 +91,9 @@ def read_output(question_type: QuestionType, text: str, question: str = "", *, c
     """
     if len(text) > MAX_CHARACTERS:
         return _rejected(Fault.TOO_LONG, text)
+    written, text = text, whole_text(text) or ""
+    if not text and written.strip():
+        return _rejected(Fault.MARKS if without_reasoning(written) is None else Fault.EMPTY, written)
     if not text.strip():
         return _rejected(Fault.EMPTY, text)
     if question_type is not QuestionType.CONVERSATION and cut_off:
@@ -195,7 +200,9 @@ def _check_words(text: str) -> None:
 
 
 MARKS = re.compile(
-    r"<(?:image|video|audio|pad|unk|bos|eos|start_of_turn|end_of_turn)>|</?s>|<\|[^|>]{0,40}\|>|\[/?INST\]|={3}", re.IGNORECASE
+    rf"{REASONING_MARK}|{ANSWER_MARK}|"
+    r"<(?:image|video|audio|pad|unk|bos|eos|start_of_turn|end_of_turn)>|</?s>|<\|[^|>]{0,40}\|>|\[/?INST\]|={3}",
+    re.IGNORECASE,
 )
 """Marks of chat templates, of this form and of LLaVA's files, which must not stand in a text."""
 _REQUEST = re.compile(

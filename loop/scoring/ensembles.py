@@ -19,7 +19,8 @@ from policies.benchmarks.base import ANSWER
 from policies.chat import Ask
 from policies.ensembles import Ensemble, Origin, choices_of, complement, is_disputed, judge_ask, judged, text_ask
 
-_MAX_TOKENS = 64
+_MAX_TOKENS = 1024
+"""Of a reply: a letter, and the reasoning before it."""
 
 
 @dataclass(frozen=True, slots=True)

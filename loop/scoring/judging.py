@@ -19,6 +19,7 @@ from policies.benchmarks.documents import Entry, Reader, identity
 from policies.benchmarks.predictions import Fields, read_predictions
 from policies.chat import Usage
 from policies.judging import OWN_RULES, Look, Pair, Review, RuleError, judge_ask, read_rules, record_of, rule_for
+from policies.reasoning import final_text
 
 BENCHMARK = "llava-bench"
 _ANSWERS = Fields(values=("answer", "text"))
@@ -151,10 +152,10 @@ def _reviews(
 
 
 def _answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
-    """Question id -> answer."""
+    """Question id -> answer, without the reasoning before it; empty where that never came to an answer."""
     ids = {question.question_id: None for question in questions}
     found: list[Prediction] = read_predictions(read_document(path), ids, _ANSWERS, _no_text)
-    return {one.question_id: _text(one.answer) for one in found}
+    return {one.question_id: final_text(_text(one.answer)) for one in found}
 
 
 def _text(answer: Any) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show, unique
 from policies.benchmarks.predictions import Fields, read_predictions
+from policies.reasoning import final_text
 
 MAX_SCORE = 10.0
 UNREADABLE = (-1.0, -1.0)
@@ -42,12 +43,12 @@ def parse_scores(review: str) -> tuple[float, float] | None:
     """The two scores of a review, or None.
 
     In order: the first line with anything in it, as two numbers; `Assistant 1: 8` and `Assistant 2: 9`; `the scores are (1, 5)`. Each is
-    from 0 to 10.
+    from 0 to 10. A judge's reasoning is no part of its review.
     """
-    lines = review.strip().splitlines()
-    first = _PAIR_LINE.fullmatch(lines[0][:_MAX_LINE]) if lines and len(lines[0]) <= _MAX_LINE else None
-    if first:
-        return _valid(first[1], first[2])
+    pair = _first_line(review) or _first_line(final_text(review))
+    if pair:
+        return _valid(*pair)
+    review = final_text(review)
     named: dict[str, set[str]] = {"1": set(), "2": set()}
     for which, score in _NAMED.findall(review):
         named[which].add(score)
@@ -55,6 +56,12 @@ def parse_scores(review: str) -> tuple[float, float] | None:
         return _valid(named["1"].pop(), named["2"].pop())
     closing = set(_CLOSING_PAIR.findall(review))
     return _valid(*closing.pop()) if len(closing) == 1 else None
+
+
+def _first_line(review: str) -> tuple[str, str] | None:
+    lines = review.strip().splitlines()
+    first = _PAIR_LINE.fullmatch(lines[0]) if lines and len(lines[0]) <= _MAX_LINE else None
+    return (first[1], first[2]) if first else None
 
 
 def parse_scores_published(review: str) -> tuple[float, float]:

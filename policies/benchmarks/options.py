@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from policies.reasoning import final_answer
+
 _EDGES = " \t\r\n.,;:!?\"'`()[]{}*#"
 _BARE = re.compile(r"\W*([A-Za-z])\W*")
 _LEADING = re.compile(r"\s*(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z])(?:\s*[.):](?=\s|$)|\s+is\b))")
@@ -21,6 +23,7 @@ def read_option(answer: str, choices: Sequence[str]) -> int | None:
     all such letters agree; the only lone capital letter but A and I, which are words; the only choice whose text stands in the answer as
     whole words. A letter beyond the choices is none.
     """
+    answer = final_answer(answer)
     bare = _BARE.fullmatch(answer)
     if bare:
         return _index(bare[1].upper(), choices)

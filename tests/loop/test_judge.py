@@ -83,6 +83,18 @@ def test_every_answer_is_reviewed_with_context_question_and_rule_and_scored(tmp_
     assert score_files("llava-bench", [], tmp_path / "out" / "reviews.jsonl") == {**done.scores, "published": False}
 
 
+def test_the_judge_sees_no_reasoning_of_the_answers(tmp_path: Path) -> None:
+    server = ChatServer(lambda number, body: Answer("<think>Let me see: 1 1</think>\n\n5 10\nFine."))
+    given = files(tmp_path, 2, {1: "<think>Is it a dog?</think>It is a cat.", 2: "<think>It may be"})
+    with server:
+        done = ask_judge(server, given, tmp_path / "out.jsonl")
+    shown = "\n".join(body["messages"][1]["content"] for body in server.requests)
+    assert "It is a cat." in shown
+    assert "Is it a dog" not in shown
+    assert "It may be" not in shown
+    assert (done.scores["relative_score"], done.num_failed) == (200, 0)
+
+
 def test_with_both_orders_a_judge_that_prefers_a_place_finds_no_difference(tmp_path: Path) -> None:
     with ChatServer(lambda body, number: Answer("9 3\nThe first.")) as server:
         done = ask_judge(server, files(tmp_path), tmp_path / "reviews.jsonl", JudgeOptions(both_orders=True))

@@ -50,6 +50,14 @@ def test_the_text_model_is_asked_the_benchmarks_question_and_again_with_both_ans
     assert mark not in hostile
 
 
+def test_the_reasoning_of_an_answer_is_neither_read_nor_shown() -> None:
+    reasoned = "<think>Is it B?</think>\n\nA"
+    assert choices_of(SCIENCEQA, [QUESTION], {"1": reasoned}) == {"1": "A"}
+    text = judge_ask(SCIENCEQA, QUESTION, reasoned, "<think>So it is", 9).messages[-1].text
+    assert "Is it B" not in text
+    assert "So it is" not in text
+
+
 def test_an_empty_answer_is_scored_as_none() -> None:
     document = parse_document("p.jsonl", json.dumps({"question_id": "1", "answer": ""}).encode())
     found = SCIENCEQA.score([QUESTION], SCIENCEQA.read_predictions(document, [QUESTION]))

@@ -144,6 +144,26 @@ def test_what_is_not_taken_has_a_reason(text: str, fault: Fault) -> None:
     assert found.rejected[0].text.strip() or not text.strip() or text == "===\n==="
 
 
+@pytest.mark.parametrize("written", [
+    "<think>I should ask about the cat.</think>\n\n{}", "I should ask about the cat.</think>{}",
+    "<reasoning>Hm.</reasoning><answer>{}</answer>",
+    "[THINK]Hm.[/THINK]{}", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{}",
+])  # fmt: skip
+def test_a_teachers_reasoning_is_cut_off(written: str) -> None:
+    assert read_output(DETAIL, written.format(DESCRIPTION), "Describe it.").pairs == (("Describe it.", DESCRIPTION),)
+    assert read_output(CONVERSATION, written.format(GOOD)).pairs == (("What is on the mat?", "A black cat is on the mat."),)
+
+
+@pytest.mark.parametrize(("written", "fault"), [
+    (f"<think>I should ask about the cat. {DESCRIPTION}", Fault.MARKS), (f"<think>Hm.</think><think>{DESCRIPTION}", Fault.MARKS),
+    ("<think>I should ask about the cat.</think>", Fault.EMPTY),
+    (f"{DESCRIPTION} <answer>It is a cat.</answer>", Fault.MARKS), (f"{DESCRIPTION} <answer>", Fault.MARKS),
+])  # fmt: skip
+def test_reasoning_without_an_end_and_marks_within_are_not_taken(written: str, fault: Fault) -> None:
+    assert faults(read_output(DETAIL, written, "Describe it.")) == [fault]
+    assert read_output(DETAIL, written, "Describe it.").pairs == ()
+
+
 @pytest.mark.parametrize("text", [DESCRIPTION, f"Question: What is it about?\n===\nAnswer: {DESCRIPTION}"])
 def test_what_was_cut_off_is_not_taken(text: str) -> None:
     assert faults(read_output(COMPLEX if "===" in text else DETAIL, text, "Describe it.", cut_off=True)) == ["cut_off"]
