@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from policies.records import Reason, Record
+from policies.yes_no import YES, parse_yes_no
 
 _FINAL_PUNCTUATION = ".,;:!?…。！？ "  # noqa: RUF001
 
@@ -23,10 +23,8 @@ def exact_match(prediction: str, answer: str) -> bool:
 
 
 def says_yes(text: str) -> bool:
-    """Whether an answer to a yes-or-no question is a yes, read as POPE does (Li et al. 2023, arXiv 2305.10355): it is a no when its first
-    sentence holds the word no or not, else a yes."""
-    words = re.findall(r"\w+", text.partition(".")[0].lower())
-    return not {"no", "not"} & set(words)
+    """Whether an answer to a yes-or-no question is a yes. One that is neither is none, see `policies.yes_no`."""
+    return parse_yes_no(text) == YES
 
 
 def view_agreement(record: Record) -> float | None:

@@ -3,7 +3,7 @@
 Direct answer: min(1, equal answers among the annotators' / 3), compared as they stand, without questions marked difficult. Multiple
 choice: equal to the right choice. By default a multiple-choice prediction may also be a letter or a sentence that names one choice
 (`policies.benchmarks.options`); the public evaluator (allenai/aokvqa) takes nothing but the choice's text, and so does `published`.
-Predictions that name no choice are counted in `num_unparsable`.
+Predictions that name no choice are counted in `num_unparsable`, direct answers that never came in `num_unparsable_direct_answer`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from policies.benchmarks.documents import Document, Reader, identity, kind, show
 from policies.benchmarks.options import read_option
 from policies.benchmarks.predictions import Fields, missing_count, read_predictions
 from policies.metrics import normalise
+from policies.reasoning import final_answer
 
 MULTIPLE_CHOICE = "multiple_choice"
 DIRECT_ANSWER = "direct_answer"
@@ -80,12 +81,16 @@ class Aokvqa:
 
     def parse(self, question: Question, answer: str, setting: str = MULTIPLE_CHOICE) -> str | None:
         """The named choice's text, or a direct answer in lower case without a final full stop."""
+        answer = self._written(answer)
         if setting == DIRECT_ANSWER:
-            return normalise(answer)
+            return normalise(answer) if answer or self.published else None
         if answer in question.choices:
             return answer
         index = None if self.published else read_option(answer, question.choices)
         return None if index is None else question.choices[index]
+
+    def _written(self, answer: str) -> str:
+        return answer if self.published else final_answer(answer)
 
     def score(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> dict[str, Any]:
         answers = by_question(predictions)
@@ -102,8 +107,9 @@ class Aokvqa:
         if any(DIRECT_ANSWER in answer for answer in answers.values()):
             asked = [question for question in questions if not question.difficult]
             given = {one: answer[DIRECT_ANSWER] for one, answer in answers.items() if DIRECT_ANSWER in answer}
-            total = sum(direct_answer_score(given[q.question_id], q.answers) for q in asked if q.question_id in given)
+            total = sum(direct_answer_score(self._written(given[q.question_id]), q.answers) for q in asked if q.question_id in given)
             found |= {DIRECT_ANSWER: percent(total, len(asked)), "num_direct_answer": len(asked)}
+            found["num_unparsable_direct_answer"] = sum(not self._written(text).strip() for text in given.values())
         found["num_questions"] = len(questions)
         return found | missing_count([question.question_id for question in questions], answers)
 

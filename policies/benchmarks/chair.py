@@ -5,7 +5,8 @@
 An image has the objects that are annotated in it and those that its human captions name. What a mention is depends on the list of words
 and on how words are found; see `policies.benchmarks.chair_words` for both ways. The public code makes every word singular first, also
 where it is already ("bus" becomes "bu" and is never counted, "canoes" becomes "cano", "ties" becomes "ty"); by default words and their
-plurals are looked up as they stand. `published` repeats the public code.
+plurals are looked up as they stand, and captions that are empty, or only the reasoning before one, are left out and counted in
+`num_unparsable`. `published` repeats the public code.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from policies.benchmarks.chair_words import Finder, Mention, PublishedFinder, Wo
 from policies.benchmarks.coco_objects import synonym_lists
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, show, unique
 from policies.benchmarks.predictions import Fields, read_predictions
+from policies.reasoning import final_text
 
 DESCRIBE = "Describe this image in detail."
 
@@ -80,7 +82,7 @@ class Chair:
         return question.text
 
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
-        return answer
+        return answer if self.published else final_text(answer) or None
 
     def objects(self, question: Question) -> frozenset[str]:
         """Categories that an image has, by its annotated objects and its human captions."""
@@ -96,9 +98,15 @@ class Chair:
         wanted = {prediction.question_id for prediction in predictions}
         objects = {q.question_id: self.objects(q) for q in questions if q.question_id in wanted}
         sets: dict[str, list[CaptionScore]] = {}
+        num_unparsable = 0
         for one in predictions:
-            sets.setdefault(one.group, []).append(self.caption(one.answer, objects[one.question_id]))
-        found = _scores([score for scores in sets.values() for score in scores])
+            caption = one.answer if self.published else final_text(one.answer)
+            scores = sets.setdefault(one.group, [])
+            if self.published or caption.strip():
+                scores.append(self.caption(caption, objects[one.question_id]))
+            else:
+                num_unparsable += 1
+        found = _scores([score for scores in sets.values() for score in scores]) | {"num_unparsable": num_unparsable}
         if set(sets) - {""}:
             found["by_set"] = {name: _scores(scores) for name, scores in sets.items()}
         return found | {"synonyms": "our own" if self.own_list else "given"}

@@ -20,6 +20,7 @@ from policies.benchmarks.base import ANSWER, BENCHMARKS, OPTION_LETTER, Judge, P
 from policies.benchmarks.documents import Document, Entry, Reader, kind, show, unique
 from policies.benchmarks.options import read_option
 from policies.benchmarks.predictions import missing_count, read_predictions
+from policies.reasoning import final_answer
 
 LETTERS = "ABCDEFGH"
 ROTATION = 1_000_000
@@ -109,7 +110,7 @@ class MmBench:
             index = read_option(answer, question.choices)
             letter = None if index is None else LETTERS[index]
         if letter is None and self._judge is not None:
-            chosen = self._judge(question.text, question.choices, answer)
+            chosen = self._judge(question.text, question.choices, answer if self.published else final_answer(answer))
             letter = LETTERS[question.choices.index(chosen)] if chosen in question.choices else None
         return letter
 

@@ -2,14 +2,13 @@
 
 Reading an answer: the public code (LLaVA's `eval_pope.py`) looks at the text before the first full stop, without commas, and calls it
 no if it holds one of the words `No`, `no`, `not`, anything else yes. So `NO`, `No!`, `There isn't one` and the empty answer are yes
-there, and `Yes, there are no chairs` is no. By default an answer is read by its first yes or no, then by a negation or by "there is"; one
-that is neither is unparsable: wrong, no `yes` and no `no`, and counted in `num_unparsable`. `published` reads as the public code.
+there, and `Yes, there are no chairs` is no. By default an answer is read as `policies.yes_no` does; one that is neither is unparsable:
+wrong, no `yes` and no `no`, and counted in `num_unparsable`. `published` reads as the public code.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,24 +18,9 @@ from typing import Any
 from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
 from policies.benchmarks.documents import Document, Reader, identity, show, unique
 from policies.benchmarks.predictions import missing_count, read_predictions
+from policies.yes_no import NO, YES, parse_yes_no
 
-YES, NO = "yes", "no"
 SPLITS = ("random", "popular", "adversarial")
-
-_SAID = re.compile(r"(?<![\w'])(?:(yes|yeah|yep|yup)|(no(?![- ]?one\b)|nope|nah))(?![\w'])")
-_NEGATED = re.compile(r"\b(?:not|cannot|none|nothing|nobody|no-one|no one|neither|never|without)\b|n't\b")
-_STATED = re.compile(r"\b(?:there(?:'s| is| are)|contains?|shows?|it is|it does|i (?:can )?see)\b")
-
-
-def parse_yes_no(answer: str) -> str | None:
-    """`yes`, `no`, or None where the answer is neither."""
-    text = answer.lower().replace("\u2019", "'")
-    said = _SAID.search(text)
-    if said:
-        return YES if said[1] else NO
-    if _NEGATED.search(text):
-        return NO if not re.search(r"\b(?:not (?:clear|sure|certain)|cannot (?:tell|say|see clearly))\b", text) else None
-    return YES if _STATED.search(text) else None
 
 
 def parse_yes_no_published(answer: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,7 @@ def read_predictions(
         if where in found:
             reader.fault(place, f"{fields.key} {prediction.question_id} stands twice, first at {places[where]}; expected it once")
             continue
+        prediction = prediction._replace(answer=_without_absent(prediction.answer))
         found[where], places[where] = prediction, place
         if prediction.question_id not in known:
             reader.fault(place, f"{fields.key} {show(prediction.question_id)} is not in the data; is this its file?")
@@ -63,6 +65,13 @@ def read_predictions(
     _check_missing(reader, known, found, allow_missing, hint)
     reader.done()
     return list(found.values())
+
+
+def _without_absent(answer: Any) -> Any:
+    """An answer that is NaN, as tables of pandas hold a missing one, as an empty text."""
+    if isinstance(answer, dict):
+        return {name: _without_absent(value) if not isinstance(value, dict) else value for name, value in answer.items()}
+    return "" if isinstance(answer, float) and math.isnan(answer) else answer
 
 
 def _expected(fields: Fields) -> str:

@@ -2,10 +2,10 @@
 
     accuracy = mean over the annotators of min(1, matches among the other annotators / 3)
 
-By default both sides are normalised in full. The public evaluator (GT-Vision-Lab/VQA as opendatalab/VIGC carries it) normalises the
-prediction in full, but the human answers by punctuation only, and not even so where all ten are equal: "two" given by all ten is
-then wrong whatever is predicted. Its own annotation files hold answers that are normalised already, where the two agree;
-`published` repeats it, for numbers on raw answers that must equal the public code's.
+By default both sides are normalised in full, and an answer is read as a person would (`read_answer`). The public evaluator
+(GT-Vision-Lab/VQA as opendatalab/VIGC carries it) normalises the prediction in full, but the human answers by punctuation only, and
+not even so where all ten are equal: "two" given by all ten is then wrong whatever is predicted. Its own annotation files hold answers
+that are normalised already, where the two agree; `published` repeats it, for numbers on raw answers that must equal the public code's.
 
 OK-VQA also circulates as soft labels (`okvqa.json`: answer -> score). A prediction scores what its label says; one that is no label
 as it stands is looked up in normalised form, unless `published`.
@@ -13,6 +13,7 @@ as it stands is looked up in normalised form, unless `published`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Predictio
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show, unique
 from policies.benchmarks.normalise import normalise_answer, normalise_punctuation, trimmed
 from policies.benchmarks.predictions import missing_count, read_predictions
+from policies.reasoning import final_answer
+from policies.yes_no import NO, YES, fold, parse_yes_no
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -42,7 +45,9 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], published: bool = Fals
         published: normalise the human answers as the public evaluator does, not as they should be.
     """
     if not published:
-        return soft_accuracy(normalise_answer(prediction), [normalise_answer(answer) for answer in answers])
+        right = [normalise_answer(answer) for answer in answers]
+        said = read_answer(prediction, right)
+        return 0.0 if said is None else soft_accuracy(said, right)
     given = [trimmed(answer) for answer in answers]
     if len(set(given)) > 1:
         given = [normalise_punctuation(answer) for answer in given]
@@ -53,8 +58,36 @@ def soft_label_score(prediction: str, weights: dict[str, float], published: bool
     """What a prediction's soft label says, 0..1; 0 where it is no label. Of labels that are one when normalised the highest counts."""
     if prediction in weights or published:
         return weights.get(prediction, 0.0)
-    wanted = normalise_answer(prediction)
-    return max((weight for answer, weight in weights.items() if normalise_answer(answer) == wanted), default=0.0)
+    labels = {answer: normalise_answer(answer) for answer in weights}
+    wanted = read_answer(prediction, list(labels.values()))
+    return max((weight for answer, weight in weights.items() if labels[answer] == wanted), default=0.0)
+
+
+_LEAD = re.compile(
+    r"\A\W*(?:(?:so|thus|therefore)\W+)?(?:(?:the |my )?(?:final |short |correct )?answer(?: is| would be)?\s*:?"
+    r"|(?:it|this|that)(?: is|'s)|(?:they|these|those)(?: are|'re)|there (?:is|are))\s+|\A\W*答案(?:是|为)?:?",
+    re.IGNORECASE,
+)
+_EMPHASIS = re.compile(r"[*`]+")
+_EXPLAINED = re.compile(r"\n|[.!]\s|,?\s(?:because|since|as)\s")
+
+
+def read_answer(prediction: str, answers: Sequence[str]) -> str | None:
+    """A prediction in normalised form, as it is compared with normalised `answers`; None where no answer came.
+
+    The text behind its reasoning is taken as it stands where it is one of the answers. Else, where most answers are yes or no, it is read
+    as `policies.yes_no` does. Of others, what leads up to the answer ("The answer is") and what explains it afterwards may stand beside it.
+    """
+    text = fold(final_answer(prediction))
+    if not text.strip():
+        return None
+    said = normalise_answer(text)
+    if said in answers:
+        return said
+    if 2 * sum(answer in (YES, NO) for answer in answers) > len(answers):
+        return parse_yes_no(text) or said
+    short = normalise_answer(_EXPLAINED.split(_LEAD.sub("", f"{_EMPHASIS.sub('', text).strip()} "), maxsplit=1)[0])
+    return short if short in answers else said
 
 
 @BENCHMARKS.register("vqa")
@@ -102,7 +135,9 @@ class Vqa:
         return f"{question.text}\n{SHORT_ANSWER}"
 
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
-        return normalise_answer(answer)
+        if self.published:
+            return normalise_answer(answer)
+        return read_answer(answer, [normalise_answer(one) for one in (*question.answers, *question.weights)])
 
     def score(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> dict[str, Any]:
         answers = by_question(predictions)
@@ -111,6 +146,7 @@ class Vqa:
             prediction = answers.get(question.question_id)
             scores.setdefault(question.category, []).append(0.0 if prediction is None else self._score(question, prediction))
         found = {"accuracy": percent(sum(map(sum, scores.values())), len(questions)), "num_questions": len(questions)}
+        found["num_unparsable"] = sum(self.parse(q, answers[q.question_id]) is None for q in questions if q.question_id in answers)
         if set(scores) != {""}:
             found["by_category"] = {category: percent(sum(of), len(of)) for category, of in sorted(scores.items())}
         return found | missing_count([question.question_id for question in questions], answers)

@@ -142,6 +142,13 @@ def test_coco_s_own_files_are_read_together() -> None:
     ]
 
 
+def test_a_caption_comes_after_its_reasoning_and_one_that_never_came_is_left_out() -> None:
+    rows = [{"image_id": 1, "caption": "<think>A man and a cat?</think>A dog."}, {"image_id": 2, "caption": "<think>A cat"}]
+    found, published = (score("chair", list(coco()), document(rows), published=way) for way in (False, True))
+    assert (found["num_mentions"], found["num_captions"], found["num_unparsable"], found["chair_s"]) == (1, 1, 1, 0)
+    assert (published["num_mentions"], published["num_captions"], published["num_unparsable"]) == (4, 2, 0)
+
+
 def test_an_object_that_no_word_names_is_a_fault() -> None:
     data = lines({"image_id": 1, "captions": [], "instance_categories": ["dragon"]}, name="ground_truth.jsonl")
     assert faults("chair", [data], document({})) == ["image 1: 'dragon' is no category of the synonym list; expected one of its words"]

@@ -71,6 +71,14 @@ def test_a_letter_names_a_choice_unless_published() -> None:
     assert (published["multiple_choice"], published["num_unparsable"]) == (0, 2)
 
 
+def test_an_answer_comes_after_its_reasoning_unless_published() -> None:
+    predictions = document({"q0": both("<think>red?</think>blue", "<think>red?</think>sky"), "q1": both("<think>blue", "<think>sky")})
+    found, published = score("aokvqa", [aokvqa()], predictions), score("aokvqa", [aokvqa()], predictions, published=True)
+    assert (found["multiple_choice"], found["direct_answer"]) == (50, 50)
+    assert (found["num_unparsable"], found["num_unparsable_direct_answer"]) == (1, 1)
+    assert (published["multiple_choice"], published["direct_answer"]) == (0, 0)
+
+
 def test_one_setting_alone_is_scored_alone() -> None:
     found = score(
         "aokvqa", [aokvqa()], lines({"question_id": "q0", "multiple_choice": "blue"}, {"question_id": "q1", "multiple_choice": "blue"})

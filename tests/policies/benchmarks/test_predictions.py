@@ -60,6 +60,11 @@ def test_answers_that_are_no_text_are_named(answer: object, kind: str) -> None:
     assert found == [f"p.json, question_id 2: the answer is {answer!r} ({kind}); expected a text"]
 
 
+def test_an_answer_that_a_table_lacks_is_one_that_cannot_be_read() -> None:
+    found = score("pope", [DATA], parse_document("p.json", b'{"1": NaN, "2": "nan", "3": ""}'))
+    assert (found["accuracy"], found["num_unparsable"]) == (0, 3)
+
+
 @pytest.mark.parametrize("one", [5, "yes", None, [1]])
 def test_records_that_are_no_object_are_named(one: object) -> None:
     found = faults("pope", [DATA], lines(*answered(q1="yes", q2="no", q3="no"), one))

@@ -68,6 +68,29 @@ def test_a_soft_label_is_looked_up_as_it_stands_and_then_normalised() -> None:
     assert soft_label_score("middle", labels) == 0.0
 
 
+@pytest.mark.parametrize(("prediction", "answer"), [
+    ("Yes, there is a dog.", "yes"), ("\u6ca1\u6709\u3002", "no"), ("Answer: red", "red"), ("The answer is **red**.", "red"),
+    ("It is red because of the light.", "red"), ("Red. The car is blue.", "red"), ("<think>Blue?</think>\nred", "red"),
+    ("\uff32\uff45\uff44\uff01", "red"), ("There are 3", "3"),
+    (r"It is \boxed{3}.", "3"), ("\u7b54\u6848\u662f\u7ea2\u8272", "\u7ea2\u8272"),
+])  # fmt: skip
+def test_an_answer_is_read_as_a_person_would(prediction: str, answer: str) -> None:
+    assert vqa_accuracy(prediction, [answer] * 10) == 1
+    assert soft_label_score(prediction, {answer: 1.0}) == 1
+    assert vqa_accuracy(prediction, [answer] * 10, published=True) == soft_label_score(prediction, {answer: 1.0}, published=True) == 0
+
+
+@pytest.mark.parametrize("prediction", ["I don't know", "<think>yes", "<think>yes</think>", "", "maybe", "yes or no"])
+def test_what_is_no_answer_scores_nothing(prediction: str) -> None:
+    assert vqa_accuracy(prediction, ["no"] * 10) == vqa_accuracy(prediction, ["yes"] * 9 + [""]) == 0
+
+
+def test_answers_that_never_came_are_counted() -> None:
+    data = annotations(["red"] * 10, ["red"] * 10, ["red"] * 10)
+    found = score("vqa", [data], document({"0": "<think>red", "1": "", "2": "red"}))
+    assert (found["accuracy"], found["num_unparsable"]) == (pytest.approx(100 / 3), 2)
+
+
 def test_annotations_are_scored_by_answer_type() -> None:
     data = document({
         "annotations": [
