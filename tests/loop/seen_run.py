@@ -40,10 +40,13 @@ class SeenRun:
 
 
 def see_run(folder: Path) -> SeenRun:
-    """Start the small run in `folder`, in a home of its own, and look at it twice a second until it ends."""
+    """Start the small run in `folder`, in a home of its own, and look at it twice a second until it ends.
+
+    Its engines sleep while it trains. The run with controls, whose engines do not, is compared with it.
+    """
     home = folder / "home"
     home.mkdir()
-    config = write_config(folder)
+    config = write_config(folder, cluster={"sleep_while_training": True})
     code_before = _code()
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "loop", "run", str(config), "--run-dir", "runs/small"]

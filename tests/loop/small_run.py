@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
         "dev": {"data": {"kind": "shapes", "seed": 911, "min_shift": 0, "max_shift": 0.3, "num_images": 30}, "num_questions": 30}
     },
     "generation": {"num_shards": 6},
-    "filters": ["parsable", "length", "duplicates", "agreement", "confidence", "image_dependence", "basis"],
+    "filters": ["parsable", "length", "duplicates", {"agreement": {"require_original": False}}, "confidence", "image_dependence", "basis"],
     "training": {"num_steps": 6, "batch_size": 16, "learning_rate": 1e-5, "checkpoint_steps": 2},
     "acceptance": {"paired_test": {"max_p": 1.0, "min_gain": -1.0, "max_drop": 1.0}},
 }

@@ -25,7 +25,7 @@ from loop.errors import DamagedFileError
 from loop.retention import needed_files
 from loop.store import Store
 from tests.loop.make_run import flip
-from tests.loop.small_run import ROOT, digest_of, wait_until, write_config
+from tests.loop.small_run import ROOT, first_commits, wait_until, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -67,9 +67,16 @@ def listening(processes: list[psutil.Process]) -> list[str]:
     return [f"{c.laddr}" for c in psutil.net_connections("inet") if c.pid in pids and c.status == psutil.CONN_LISTEN]
 
 
-def is_up(driver: subprocess.Popen[str], part: Path) -> bool:
-    """Whether a part is finished and the driver's Ray is up; or the driver has ended, which the caller looks at."""
-    return driver.poll() is not None or (part.exists() and bool(listening(psutil.Process(driver.pid).children(recursive=True))))
+def is_up(driver: subprocess.Popen[str], run_dir: Path, pattern: str) -> bool:
+    """Whether a file is there and the driver's Ray is up; or the driver has ended, which the caller looks at."""
+    if driver.poll() is not None:
+        return True
+    return any(run_dir.glob(pattern)) and bool(listening(psutil.Process(driver.pid).children(recursive=True)))
+
+
+def finished_shards(parts: Path) -> list[Path]:
+    """Files of shards whose receipt is there; the receipt is written last."""
+    return [receipt.with_suffix(".parquet") for receipt in parts.glob("records-*.json")]
 
 
 def segments() -> set[str]:
@@ -85,23 +92,25 @@ def _open_files(process: psutil.Process) -> list[Any]:
         return []
 
 
-def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc) -> None:
-    config = write_config(vigc.folder, rounds=1)
+def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc, finished: tuple[Path, str]) -> None:
+    config = write_config(vigc.folder, rounds=1, cluster={"sleep_while_training": True})
     run_dir = vigc.folder / "run"
     parts = run_dir / "rounds/0001/parts"
     before = segments()
+    shards: dict[Path, int] = {}
     moments = {
-        signal.SIGTERM: ("run", str(config), "--run-dir", str(run_dir), "records-00000.json"),
-        signal.SIGINT: ("resume", str(run_dir), "selected.json"),
-        signal.SIGKILL: ("resume", str(run_dir), "selected.json"),
+        signal.SIGTERM: ("run", str(config), "--run-dir", str(run_dir), "rounds/0001/parts/records-00000.json"),
+        signal.SIGKILL: ("resume", str(run_dir), "checkpoints/round-0001.steps/step-*[0-9]"),  # the engines sleep
+        signal.SIGINT: ("resume", str(run_dir), "rounds/0001/parts/training.json"),
     }
     for number, (*arguments, moment) in moments.items():
         driver = vigc.start(*arguments)
-        wait_until(lambda driver=driver, moment=moment: is_up(driver, parts / moment), 400)
+        wait_until(lambda driver=driver, moment=moment: is_up(driver, run_dir, moment), 400)
         assert driver.poll() is None, vigc.errors()
         processes = psutil.Process(driver.pid).children(recursive=True)
         assert len(vigc.temp_files()) == 1
         driver.send_signal(number)
+        shards = {**{path: path.stat().st_mtime_ns for path in finished_shards(parts)}, **shards}
         if number is signal.SIGKILL:
             driver.wait(10)
             _, alive = psutil.wait_procs(processes, timeout=_STOP_S)
@@ -130,8 +139,9 @@ def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc
     assert vigc.temp_files() == []
     assert segments() <= before
     assert [path for path in run_dir.rglob("*") if ".tmp" in path.name or (path.name.startswith(".") and path.is_dir())] == []
-    assert len(digest_of(run_dir)) == 64
-    assert len(Store.open(run_dir).commits()) == 2
+    assert shards, "no shard was finished before the first signal"
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards, "a finished shard was made again"
+    assert first_commits(run_dir, 1) == first_commits(finished[0], 1), "it is not the undisturbed run"
     assert _mlflow_status(vigc.folder) == "FINISHED"
     assert_that_every_damage_is_noticed(run_dir)
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), needs_tmpfs]
 
 def test_a_run_stops_at_a_full_disk_with_the_file_named_and_ends_when_there_is_room(tmp_path: Path) -> None:
     """On a disk of its own: this file is the script that runs there."""
-    config = write_config(tmp_path, rounds=1, tracking={"enabled": False})
+    config = write_config(tmp_path, rounds=1, tracking={"enabled": False}, cluster={"num_engines": 1, "trainer_ranks": 1})
     disk = tmp_path / "disk"
     disk.mkdir()
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The whole loop with real actors on a small config: what a run leaves behind, and what a killed one resumes to."""
+"""The whole loop with real actors on a small config: what an undisturbed run leaves behind."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import json
 from pathlib import Path
 
 import psutil
-import pyarrow.compute as pc
 import pytest
 
 from loop.export import read_records
 from loop.store import Store
 from tests.loop.seen_run import SeenRun
-from tests.loop.small_run import ROOT, first_commits, kill, start, vigc, wait_until, write_config
+from tests.loop.small_run import vigc
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-PHOTOS = ROOT.parent / "shared" / "data" / "photos"
 
 
 def test_a_run_ends_with_its_tables_and_says_where_it_is(finished: tuple[Path, str]) -> None:
@@ -69,31 +66,10 @@ def test_a_second_run_in_the_same_folder_is_refused(finished: tuple[Path, str]) 
     assert "vigc resume" in result.stderr
 
 
-def test_exports_hold_the_accepted_records(finished: tuple[Path, str], tmp_path: Path) -> None:
-    run_dir = finished[0]
-    accepted = sum(commit.counts.get("accepted", 0) for commit in Store.open(run_dir).commits())
-    for form in ("llava", "messages"):
-        result = vigc("export", str(run_dir), "--format", form, "--out", str(tmp_path / form), cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.startswith(f"{accepted} records")
-
-
-def test_a_run_killed_while_it_generates_resumes_to_the_same_round(finished: tuple[Path, str], tmp_path: Path) -> None:
-    run_dir = tmp_path / "runs" / "small"
-    parts = run_dir / "rounds" / "0001" / "parts"
-    driver = start("run", str(write_config(tmp_path, rounds=1)), "--run-dir", str(run_dir), cwd=tmp_path)
-    wait_until((parts / "records-00001.json").exists, 300)
-    kill(driver)
-    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("records-*.parquet")}
-    assert json.loads(vigc("status", str(run_dir), "--json", cwd=tmp_path).stdout)["state"] == "interrupted"
-
-    result = vigc("resume", str(run_dir), cwd=tmp_path)
-
-    assert result.returncode == 0, result.stderr
-    assert before, "no shard was finished before the kill"
-    assert "training went on after step" not in result.stdout
-    assert {name: (parts / name).stat().st_mtime_ns for name in before} == before, "a finished shard was made again"
-    assert first_commits(run_dir, 1) == first_commits(finished[0], 1)
+def test_engines_sleep_while_a_run_trains_and_wake_for_the_next_round(finished: tuple[Path, str]) -> None:
+    first, second = Store.open(finished[0]).commits()[1:]
+    assert first.stage_seconds["sleep"] > 0
+    assert second.stage_seconds["sleep"] > 0
 
 
 def test_a_run_listens_on_loopback_alone(seen_run: SeenRun) -> None:
@@ -113,24 +89,3 @@ def test_a_run_leaves_no_process_behind(finished: tuple[Path, str]) -> None:
     run_dir = finished[0]
     mine = [process for process in psutil.process_iter(["cmdline", "cwd"]) if process.info["cwd"] == str(run_dir.parents[1])]
     assert mine == []
-
-
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the photos of ../shared/data, which are not here")
-def test_a_round_over_photos_sets_broken_ones_aside_and_goes_on(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for path in sorted(PHOTOS.glob("*.jpg"))[:10]:
-        (photos / path.name).write_bytes(path.read_bytes())
-    (photos / "broken.jpg").write_bytes((photos / path.name).read_bytes()[:2000])
-    changes = {"rounds": 1, "image_sets": [{"kind": "folder", "path": str(photos)}], "filters": ["parsable"], "transport": "object_store"}
-
-    result = vigc("run", str(write_config(tmp_path, **changes)), "--run-dir", "run", cwd=tmp_path)
-
-    assert result.returncode == 0, result.stderr
-    store = Store.open(tmp_path / "run")
-    commit = store.commits()[1]
-    assert commit.counts["set_aside_images"] == 1
-    assert commit.counts["rejected_unreadable_image"] == 2
-    assert commit.counts["generated"] == 22
-    part = store.read_part(next(file for file in commit.files if "records-" in file.path))
-    assert pc.all(pc.is_valid(part["generator_weight_version"])).as_py()

@@ -79,7 +79,7 @@ def assert_replayed_once(proxy: FaultyProxy, mirror: Mirror, server: int, folder
     assert seen.parents[0].info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("rounds_away", [{0}, {1}, {2, 3}, {0, 1, 2, 3}])
+@pytest.mark.parametrize("rounds_away", [{1}, {0, 1, 2, 3}])
 def test_a_server_that_is_away_is_caught_up_with(proxy: FaultyProxy, server: int, tmp_path: Path, rounds_away: set[int]) -> None:
     mirror = mirror_through(proxy.port, f"away-{len(rounds_away)}-{min(rounds_away)}")
     run_with(mirror, tmp_path, lambda number: proxy.away() if number in rounds_away else nullcontext())
@@ -95,10 +95,9 @@ def test_a_slow_server_costs_the_loop_no_time(proxy: FaultyProxy, server: int, t
     assert_replayed_once(proxy, mirror, server, tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["error", "cut before", "cut after"])
-def test_a_server_that_fails_now_and_then_doubles_nothing(proxy: FaultyProxy, server: int, tmp_path: Path, fault: str) -> None:
-    mirror = mirror_through(proxy.port, fault.replace(" ", "-"))
-    proxy.faults = cycle(["", "", fault])  # type: ignore[list-item]
+def test_a_server_that_fails_now_and_then_doubles_nothing(proxy: FaultyProxy, server: int, tmp_path: Path) -> None:
+    mirror = mirror_through(proxy.port, "faulty")
+    proxy.faults = cycle(["", "", "error", "", "", "cut before", "", "", "cut after"])
     run_with(mirror, tmp_path, lambda _: nullcontext(), timeout_s=30)
     assert proxy.num_requests > 10
     assert_replayed_once(proxy, mirror, server, tmp_path)
