@@ -43,8 +43,8 @@ chaos: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --out runs/chaos-$$(date +%Y%m%d-%H%M%S).json
 
 chaos-short: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --only drivers,actors --kills 3 \
-		--campaign-kills 3 --cells telling --matrix-repeats 1 --budget-s 360
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.chaos --only drivers,actors --kills 2 \
+		--campaign-kills 2 --cells telling --matrix-repeats 1 --budget-s 150
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

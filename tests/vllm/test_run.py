@@ -21,14 +21,14 @@ def test_a_run_on_vllm_that_is_killed_leaves_no_process_and_resumes(tmp_path: Pa
     pytest.importorskip("vllm", reason="needs vLLM: make install-vllm")
     run_dir = tmp_path / "runs" / "small"
     parts = run_dir / "rounds" / "0001" / "parts"
-    config = write_config(tmp_path, engine="vllm", transport="native", rounds=1)
+    config = write_config(tmp_path, engine="vllm", transport="native", rounds=1, cluster={"num_engines": 1, "trainer_ranks": 1})
     with (tmp_path / "errors").open("w") as errors:
         command = [sys.executable, "-m", "loop", "run", str(config), "--run-dir", str(run_dir)]
         driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=errors)
     wait_until(lambda: (parts / "records-00001.json").exists() or driver.poll() is not None, 400)
     assert driver.poll() is None, (tmp_path / "errors").read_text()
     children = psutil.Process(driver.pid).children(recursive=True)
-    assert sum("EngineWorker" in " ".join(child.cmdline()) for child in children) == 2
+    assert sum("EngineWorker" in " ".join(child.cmdline()) for child in children) == 1
     kill(driver)
 
     result = vigc("resume", str(run_dir), cwd=tmp_path)
