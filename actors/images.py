@@ -42,6 +42,19 @@ class ImageSource(Protocol):
 
 
 @runtime_checkable
+class FileSource(Protocol):
+    """A source whose images are files: an export gives them away as they are."""
+
+    def file(self, image_id: str) -> tuple[str, bytes]:
+        """The name of the image's file, relative to its set, and its bytes.
+
+        Raises:
+            BadImageError: the image is missing or cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
 class Oracle(Protocol):
     """A source that knows the truth about its images. Used to measure, never to decide."""
 

@@ -17,6 +17,10 @@ _ADDED = {"2": ("reason_detail",)}
 """Columns that tables of an older version lack, by the version; they read as their default."""
 
 
+EXPORTED_IMAGE = "image"
+"""Column that an export adds to the records."""
+
+
 class RecordSchemaError(ValueError):
     """A table is not of the record schema of this version."""
 
@@ -173,13 +177,13 @@ def from_table(table: pa.Table) -> list[Record]:
     """
     found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode(errors="replace")
     columns = [name for name in RECORD_SCHEMA.names if name not in _ADDED.get(found, ())]
-    if found not in (str(SCHEMA_VERSION), *_ADDED) or table.schema.names != columns:
+    if found not in (str(SCHEMA_VERSION), *_ADDED) or [name for name in table.schema.names if name != EXPORTED_IMAGE] != columns:
         raise RecordSchemaError(f"record schema {found} with columns {table.schema.names}; this version reads schema {SCHEMA_VERSION}")
     for wanted in map(RECORD_SCHEMA.field, columns):
         column = table.column(wanted.name)
         if column.type != wanted.type or (column.null_count and not wanted.nullable):
             raise RecordSchemaError(f"column {wanted.name} is {column.type} with {column.null_count} nulls; expected {wanted}")
-    return [Record(**_tuples(row)) for row in table.to_pylist()]
+    return [Record(**_tuples(row)) for row in table.select(columns).to_pylist()]
 
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:

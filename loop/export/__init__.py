@@ -2,10 +2,13 @@
 
 | format     | holds                                   | written as                                                             |
 |------------|-----------------------------------------|------------------------------------------------------------------------|
-| `llava`    | accepted records                        | a folder: `data.json` (LLaVA's conversations), `images/IMAGE_ID.png`   |
+| `llava`    | accepted records                        | a folder: `data.json` (LLaVA's conversations), `images/NAME`           |
 | `vigc`     | accepted records                        | a folder: `data.json` (VIGC's fields of a record), `images/...`        |
 | `messages` | accepted records with their images      | Parquet that `datasets` and TRL read as chat messages and images       |
-| `parquet`  | all records, the rejected with reasons  | Parquet of `policies.records.RECORD_SCHEMA`                            |
+| `parquet`  | all records, the rejected with reasons  | Parquet of `policies.records.RECORD_SCHEMA` and their images           |
+
+Images keep their bytes and their names; those of sets without files are encoded as PNG. `datasets.load_dataset` shows pictures in every
+format: Parquet says which column they are, and `metadata.jsonl` repeats `data.json` in the form that it reads beside images.
 
 The card is the folder's `README.md`, with the header that the Hugging Face hub reads. Parquet goes into a folder as `data.parquet`, or,
 where `out` ends in `.parquet`, into that file, and its card beside it: `NAME.parquet` and `NAME.README.md`.
@@ -27,11 +30,10 @@ from actors.durable import fsync_tree
 from loop.commits import RoundCommit
 from loop.errors import UserError
 from loop.export.card import Lineage, card
+from loop.export.pictures import ImageOpener, Pictures
 from loop.export.writers import (
     DATA_JSON,
     DATA_PARQUET,
-    ImageOpener,
-    Pictures,
     Tally,
     Writer,
     write_llava,
@@ -100,7 +102,7 @@ def export(
     def fill(data: Path, target: Path, shown_name: str) -> None:
         write(lineage.seen(record for commit in commits for record in read_records(store, commit)), data, pictures, tally)
         _refuse_nothing(tally, pictures, commits, store.uri, all_records=format == ExportFormat.PARQUET)
-        target.write_text(card(lineage, tally, len(pictures.bad), shown_name), encoding="utf-8")
+        target.write_text(card(lineage, tally, len(pictures.bad), shown_name, is_file=as_file), encoding="utf-8")
 
     with _whole(out) as tmp:
         if as_file:

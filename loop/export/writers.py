@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from actors.images import BadImageError
-from loop.errors import StoreError, printable
+from loop.errors import printable
+from loop.export.pictures import Picture, Pictures
+from loop.sources.chats import IMAGE_TOKEN
 from policies.instructions import vig_target
-from policies.records import RECORD_SCHEMA, Record, to_table
+from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA, Record
 
 DATA_JSON, DATA_PARQUET = "data.json", "data.parquet"
-IMAGES = "images"
+IMAGES, METADATA = "images", "metadata.jsonl"
 _ROWS_PER_GROUP = 100
 """Rows of a Parquet row group: with images inside, readers that stream hold one group in memory."""
 
 _ERRORS_OF_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
 """What a file system says of names that it cannot hold, alone or beside others."""
-
-_IMAGE_TOKEN = "<image>"
-_Row = TypeVar("_Row")
 
 _TEXT = {"dtype": "string", "_type": "Value"}
 _FEATURES = {
@@ -52,10 +48,21 @@ MESSAGES_SCHEMA = pa.schema(
 )
 
 
-class ImageOpener(Protocol):
-    """What export needs of an `ImageSource`."""
+def _feature(kind: pa.DataType) -> Any:
+    """A type of `RECORD_SCHEMA` as `datasets` writes it."""
+    if pa.types.is_list(kind):
+        return [_feature(kind.value_type)]
+    return {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}
 
-    def open(self, image_id: str) -> Image.Image: ...
+
+PARQUET_SCHEMA = RECORD_SCHEMA.append(pa.field(EXPORTED_IMAGE, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))).with_metadata(
+    {
+        **RECORD_SCHEMA.metadata,
+        "huggingface": json.dumps(
+            {"info": {"features": {**{one.name: _feature(one.type) for one in RECORD_SCHEMA}, EXPORTED_IMAGE: {"_type": "Image"}}}}
+        ),
+    }
+)
 
 
 @dataclass
@@ -78,31 +85,6 @@ class Tally:
         self.images.add(image_id)
 
 
-class Pictures:
-    """The images of the exported records as PNG files, and why some are not to be had."""
-
-    def __init__(self, images: ImageOpener, image_id_of: Callable[[Record], str]) -> None:
-        self.bad: dict[str, str] = {}
-        self.image_id_of = image_id_of
-        self._images = images
-        self._latest = ("", b"")  # the records of an image follow each other
-
-    def png(self, record: Record) -> tuple[str, bytes] | None:
-        """File name and bytes; None for an image that cannot be read."""
-        image_id = self.image_id_of(record)
-        name = f"{image_id}.png"
-        if image_id not in self.bad and self._latest[0] != name:
-            try:
-                self._latest = (name, _png(self._images.open(image_id)))
-            except BadImageError as error:
-                self.bad[image_id] = str(error)
-        return None if image_id in self.bad else self._latest
-
-    def set_aside(self, record: Record, reason: str) -> None:
-        """Leave the image of a record out, and those of others with it."""
-        self.bad[self.image_id_of(record)] = reason
-
-
 Writer = Callable[[Iterator[Record], Path, Pictures, Tally], None]
 """Writes records to a file, or into a folder that exists, and tallies those it has written."""
 
@@ -114,44 +96,51 @@ def write_llava(records: Iterator[Record], folder: Path, pictures: Pictures, tal
 
 def write_vigc(records: Iterator[Record], folder: Path, pictures: Pictures, tally: Tally) -> None:
     """What VIGC keeps of each record that it generates, as `data.json`, and the images beside it."""
-    _write_json(folder, [_vigc_entry(record, name, pictures) for record, name in _with_files(records, folder, pictures, tally)])
+    _write_json(folder, [_vigc_entry(record, name) for record, name in _with_files(records, folder, pictures, tally)])
 
 
 def write_messages(records: Iterator[Record], file: Path, pictures: Pictures, tally: Tally) -> None:
     """A Parquet file of `MESSAGES_SCHEMA`."""
 
     def rows() -> Iterator[dict[str, Any]]:
-        for record, (name, png) in _illustrated(records, pictures):
-            tally.add(record, name)
-            yield _messages_row(record, name, png)
+        for record, picture in _illustrated(records, pictures):
+            tally.add(record, picture.name)
+            yield _messages_row(record, picture)
 
-    _write_rows(rows(), file, MESSAGES_SCHEMA, lambda group: pa.Table.from_pylist(group, schema=MESSAGES_SCHEMA))
+    _write_rows(rows(), file, MESSAGES_SCHEMA)
 
 
 def write_parquet(records: Iterator[Record], file: Path, pictures: Pictures, tally: Tally) -> None:
-    """A Parquet file of all records, without images."""
+    """A Parquet file of all records with their images; one that cannot be read is null."""
 
-    def tallied() -> Iterator[Record]:
+    def rows() -> Iterator[dict[str, Any]]:
         for record in records:
             tally.add(record, pictures.image_id_of(record))
-            yield record
+            picture = pictures.of(record)
+            yield {**asdict(record), EXPORTED_IMAGE: None if picture is None else _image_cell(picture)}
 
-    _write_rows(tallied(), file, RECORD_SCHEMA, to_table)
+    _write_rows(rows(), file, PARQUET_SCHEMA)
 
 
 def _llava_entry(record: Record, name: str) -> dict[str, Any]:
-    turns = [("human", f"{_IMAGE_TOKEN}\n{_plain(record.question)}"), ("gpt", _plain(record.answer))]
+    turns = [("human", f"{IMAGE_TOKEN}\n{_plain(record.question)}"), ("gpt", _plain(record.answer))]
     conversation = [{"from": speaker, "value": text} for speaker, text in turns]
-    return {"id": record.record_id, "image": name, "type": record.question_type, "conversations": conversation}
+    return {
+        "id": record.record_id,
+        "image": name,
+        "image_id": record.image_id,
+        "type": record.question_type,
+        "conversations": conversation,
+    }
 
 
-def _vigc_entry(record: Record, name: str, pictures: Pictures) -> dict[str, Any]:
+def _vigc_entry(record: Record, name: str) -> dict[str, Any]:
     """The fields of VIGC's `llava_150k_gen`, and of its `vqg_test` where there are several short answers. What VIC would have written to
     the bare question up to its end, `answer_given_question`, a run does not keep."""
     short = {"answer": list(record.short_answers), "weight": list(record.short_answer_weights)} if record.short_answers else {}
     return {
         "image": name,
-        "image_id": pictures.image_id_of(record),
+        "image_id": record.image_id,
         "instruction": record.instruction,
         "question": record.question,
         "answer": record.answer,
@@ -165,64 +154,69 @@ def _vigc_entry(record: Record, name: str, pictures: Pictures) -> dict[str, Any]
     }
 
 
-def _messages_row(record: Record, name: str, png: bytes) -> dict[str, Any]:
+def _messages_row(record: Record, picture: Picture) -> dict[str, Any]:
     return {
         "messages": [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": record.question}]},
-            {"role": "assistant", "content": [{"type": "text", "text": record.answer}]},
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _plain(record.question)}]},
+            {"role": "assistant", "content": [{"type": "text", "text": _plain(record.answer)}]},
         ],
-        "images": [{"bytes": png, "path": name}],
+        "images": [_image_cell(picture)],
         "id": record.record_id,
         "type": record.question_type,
     }
 
 
+def _image_cell(picture: Picture) -> dict[str, Any]:
+    return {"bytes": picture.data, "path": picture.name}
+
+
 def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, tally: Tally) -> Iterator[tuple[Record, str]]:
     """Accepted records whose image is a file of the folder now, with its name under `images/`."""
-    for record, (name, png) in _illustrated(records, pictures):
-        target = folder / IMAGES / _inside(name)
+    for record, picture in _illustrated(records, pictures):
+        target = folder / IMAGES / picture.name
         try:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(png)
+                target.write_bytes(picture.data)
         except OSError as error:
             if error.errno not in _ERRORS_OF_NAMES:
                 raise
-            pictures.set_aside(record, f"{printable(name)}: its name cannot be written ({error.strerror})")
+            pictures.set_aside(record, f"{printable(picture.name)}: its name cannot be written ({error.strerror})")
             continue
-        tally.add(record, name)
-        yield record, name
+        tally.add(record, picture.name)
+        yield record, picture.name
 
 
 def _write_json(folder: Path, entries: list[dict[str, Any]]) -> None:
+    """The data as the format has them, and for `datasets` the same as metadata of the images: it shows pictures then, not names."""
     (folder / DATA_JSON).write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
+    if entries:
+        lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in _as_metadata(entries)]
+        (folder / METADATA).write_text("".join(lines), encoding="utf-8")
 
 
-def _write_rows(rows: Iterator[_Row], file: Path, schema: pa.Schema, table_of: Callable[[list[_Row]], pa.Table]) -> None:
+def _as_metadata(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Entries with the same columns of one type each: where one has several answers, all have lists of them."""
+    columns = list(dict.fromkeys(key for entry in entries for key in entry if key != "image"))
+    lists = {key for entry in entries for key, value in entry.items() if isinstance(value, list)}
+    for entry in entries:
+        row = {key: [value] if key in lists and isinstance(value := entry.get(key), str) else entry.get(key) for key in columns}
+        yield {"file_name": f"{IMAGES}/{entry['image']}", **row}
+
+
+def _write_rows(rows: Iterator[dict[str, Any]], file: Path, schema: pa.Schema) -> None:
     with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
         while group := list(islice(rows, _ROWS_PER_GROUP)):
-            writer.write_table(table_of(group))
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def _illustrated(records: Iterator[Record], pictures: Pictures) -> Iterator[tuple[Record, tuple[str, bytes]]]:
-    """Accepted records with the file name and bytes of their image."""
+def _illustrated(records: Iterator[Record], pictures: Pictures) -> Iterator[tuple[Record, Picture]]:
+    """Accepted records with their image."""
     for record in records:
-        if record.accepted and (picture := pictures.png(record)) is not None:
+        if record.accepted and (picture := pictures.of(record)) is not None:
             yield record, picture
-
-
-def _png(image: Image.Image) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, "PNG")
-    return sink.getvalue()
 
 
 def _plain(text: str) -> str:
     """A model may write the image token; LLaVA's readers would look for a second image."""
-    return " ".join(text.replace(_IMAGE_TOKEN, " ").split()) if _IMAGE_TOKEN in text else text
-
-
-def _inside(name: str) -> str:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise StoreError(f"image id {name.removesuffix('.png')!r} leads out of the export's folder")
-    return name
+    return " ".join(text.replace(IMAGE_TOKEN, " ").split()) if IMAGE_TOKEN in text else text

@@ -16,7 +16,7 @@ from PIL import Image
 
 from loop.errors import UserError, one_line, printable
 from loop.sources.decoding import MAX_PIXELS, check_bounds
-from loop.sources.folder import checked_folder, open_image
+from loop.sources.folder import checked_folder, open_image, read_image
 from loop.sources.json_stream import JsonStream
 from loop.sources.places import ACCESS_ERRORS, Place, stays_inside
 
@@ -56,6 +56,9 @@ class CocoImages:
 
     def open(self, image_id: str) -> Image.Image:
         return open_image(self.images, image_id, self.max_pixels)
+
+    def file(self, image_id: str) -> tuple[str, bytes]:
+        return image_id, read_image(self.images, image_id)
 
     def _names(self) -> Iterator[str]:
         entries: dict[str, str] = {}

@@ -50,6 +50,9 @@ class ImageFolder:
             self._ids = self._names(Counter())
         return list(self._ids)
 
+    def file(self, image_id: str) -> tuple[str, bytes]:
+        return image_id, read_image(self.folder, image_id)
+
     def _names(self, unread: Counter[str]) -> list[str]:
         return self.folder.names(SUFFIXES, unread)[: self.limit]
 
@@ -86,6 +89,24 @@ def open_image(folder: Place | Path, image_id: str, max_pixels: int = MAX_PIXELS
     place = Place(str(folder)) if isinstance(folder, Path) else folder
     file = _fetched(place, image_id) if place.local is None else _file_inside(place.local, image_id)
     return decoded(file, image_id, max_pixels)
+
+
+def read_image(place: Place, image_id: str) -> bytes:
+    """The bytes of one image of a folder, as they are.
+
+    Raises:
+        BadImageError: it is missing, outside the folder, too large, or cannot be read.
+    """
+    if place.local is None:
+        return _fetched(place, image_id).getvalue()
+    try:
+        with _file_inside(place.local, image_id).open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise BadImageError(f"{printable(image_id)}: cannot be read", f"from {place.local}: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise BadImageError(f"{printable(image_id)}: has more than {MAX_FILE_BYTES} bytes")
+    return data
 
 
 def _file_inside(folder: Path, image_id: str) -> Path:

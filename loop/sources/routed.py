@@ -19,6 +19,12 @@ def routed(set_name: str, image_id: str) -> str:
     return f"{set_name}{_SEPARATOR}{image_id}"
 
 
+def unrouted(image_id: str) -> tuple[str, str]:
+    """Name of the set, and id of the image in it."""
+    name, _, inner = image_id.partition(_SEPARATOR)
+    return name, inner
+
+
 @dataclass(frozen=True)
 class RoutedSource:
     """Opens `SET|ID` in the source of that set."""
@@ -29,7 +35,16 @@ class RoutedSource:
         return [routed(name, image_id) for name, source in self.sources.items() for image_id in source.image_ids()]
 
     def open(self, image_id: str) -> Image.Image:
-        name, _, inner = image_id.partition(_SEPARATOR)
+        source, inner = self.found(image_id)
+        return source.open(inner)
+
+    def found(self, image_id: str) -> tuple[ImageSource, str]:
+        """The source of an image, and what it is called there.
+
+        Raises:
+            BadImageError: the id names no set.
+        """
+        name, inner = unrouted(image_id)
         if name not in self.sources:
             raise BadImageError(f"image {image_id!r} names no set; there are {sorted(self.sources)}")
-        return self.sources[name].open(inner)
+        return self.sources[name], inner

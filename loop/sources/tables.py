@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,18 +87,22 @@ class TableImages:
         return list(islice((f"{name}/{row}" for name, num_rows in self._rows().items() for row in range(num_rows)), self.limit))
 
     def open(self, image_id: str) -> Image.Image:
+        return decoded(io.BytesIO(_encoded(self._cell(image_id), printable(image_id))), image_id, self.max_pixels)
+
+    def file(self, image_id: str) -> tuple[str, bytes]:
+        cell = self._cell(image_id)
+        return _file_name(cell) or image_id, _encoded(cell, printable(image_id))
+
+    def _cell(self, image_id: str) -> Any:
         name, _, row = image_id.rpartition("/")
         if name not in self.names or not (row.isascii() and row.isdecimal() and len(row) < 16):
             raise BadImageError(f"{printable(image_id)}: is no row", f"of {self.place.address}")
         try:
-            data = _encoded(self._file(name).cell(int(row)), printable(image_id))
-        except BadImageError:
-            raise
+            return self._file(name).cell(int(row))
         except ACCESS_ERRORS as error:
             self._open_files.pop(name, None)
             where = f"from {self.place.address}: {printable(one_line(error))}"
             raise BadImageError(f"{printable(image_id)}: cannot be read", where) from error
-        return decoded(io.BytesIO(data), image_id, self.max_pixels)
 
     def _rows(self) -> dict[str, int]:
         """Rows of each file, up to the one that holds the last image."""
@@ -308,6 +312,13 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _file_name(value: Any) -> str:
+    """What a cell calls its image; empty where it does not tell."""
+    first = value[0] if isinstance(value, list) and value else value
+    path = first.get("path") if isinstance(first, dict) else None
+    return PurePosixPath(path.replace("\\", "/")).name if isinstance(path, str) else ""
 
 
 def _encoded(value: Any, name: str) -> bytes:

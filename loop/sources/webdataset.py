@@ -76,18 +76,24 @@ class TarImages:
         return list(self._ids)
 
     def open(self, image_id: str) -> Image.Image:
+        return decoded(io.BytesIO(self._read(image_id)), image_id, self.max_pixels)
+
+    def file(self, image_id: str) -> tuple[str, bytes]:
+        member = image_id.partition(f"{_TAR}/")[2]
+        return _member_name(member), self._read(image_id)
+
+    def _read(self, image_id: str) -> bytes:
         name = printable(image_id)
         shard, mark, member = image_id.partition(f"{_TAR}/")
         shard += _TAR
         if not mark or shard not in self._shards:
             raise BadImageError(f"{name}: is in no shard", f"of {self.place.address}")
         try:
-            data = _read_member(self.place, shard, member)
+            return _read_member(self.place, shard, member)
         except BadImageError as error:
             raise BadImageError(f"{name}: {error.reason}", error.where) from error
         except _TAR_ERRORS as error:
             raise BadImageError(f"{name}: cannot be read", f"from {self.place.address}: {printable(one_line(error))}") from error
-        return decoded(io.BytesIO(data), image_id, self.max_pixels)
 
     def _found(self, unread: Counter[str]) -> list[str]:
         return list(islice((f"{shard}/{name}" for shard in self._shards for name in self._names(shard, unread)), self.limit))

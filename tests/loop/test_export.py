@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,12 +17,18 @@ from actors.images import BadImageError
 from loop.commits import RoundCommit, RoundState
 from loop.errors import UserError
 from loop.export import export, read_records
+from loop.sources.folder import ImageFolder
 from loop.sources.labelled import LabelledData
 from loop.sources.llava_json import LlavaJsonData
 from loop.sources.messages import MessagesData
+from loop.sources.routed import RoutedSource
+from loop.sources.shapes.source import ShapesImages
+from loop.sources.tables import parquet_images
 from loop.sources.vigc_json import VigcJsonData
+from loop.sources.webdataset import TarImages
 from loop.store import RunInfo, Store
 from policies.records import Reason, Record, from_table, to_table
+from tests.loop.image_sets import write_parquet, write_tar
 
 KEPT = Record("r0-s0-0", 0, 0, "set/a", "conversation", "Ask.", 3, question="What <image>?", answer="A cat.", accepted=True)
 REJECTED = replace(KEPT, record_id="r0-s0-1", accepted=False, reasons=(Reason.EMPTY,))
@@ -77,6 +84,7 @@ def test_llava_holds_accepted_records_and_their_images(filled: Store, tmp_path: 
     assert entries[0] == {
         "id": "r0-s0-0",
         "image": "set/a.png",
+        "image_id": "set/a",
         "type": "conversation",
         "conversations": [{"from": "human", "value": "<image>\nWhat ?"}, {"from": "gpt", "value": "A cat."}],
     }
@@ -98,7 +106,7 @@ def test_datasets_reads_messages_with_images(filled: Store, tmp_path: Path) -> N
     assert len(loaded) == report.num_records == 3
     row = loaded[0]
     assert row["messages"] == [
-        {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What <image>?"}]},
+        {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What ?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
     ]
     assert isinstance(row["images"][0], Image.Image)
@@ -265,7 +273,9 @@ def test_a_card_tells_where_the_records_come_from(lineage: Store, tmp_path: Path
     header = hub.DatasetCard(text).data.to_dict()
     assert header["pretty_name"] == f"photos, rounds 0 to 2, as {format}"
     assert (header["license"], header["size_categories"]) == ("unknown", ["n<1K"])
-    assert (tmp_path / "out" / header["configs"][0]["data_files"]).is_file()
+    data_files = header["configs"][0]["data_files"]
+    assert data_files == (["metadata.jsonl", "images/**"] if format in ("llava", "vigc") else "data.parquet")
+    assert 'load_dataset("FOLDER", split="train")' in text
     num = {"parquet": 5}.get(format, 2)
     assert f"{num} records about {3 if format == 'parquet' else 2} images, made by run `run-7`" in text
     assert f"| 1 | accepted | `r0-abc` | `r0-abc` | 3 | 1 | 1 | {3 if format == 'parquet' else 1} |" in text
@@ -275,8 +285,8 @@ def test_a_card_tells_where_the_records_come_from(lineage: Store, tmp_path: Path
     assert "`webdataset`, path `train-{0..9}.tar`; `folder`, num_images `50`, path `holiday 'photos'`" in text
     assert "- Filters, in order: `parsable`, `confidence(min_logprob=-0.5)`" in text
     assert "someone" not in text
-    assert ("1 images could not be read again" in text) == (format != "parquet")
-    assert ("The pictures keep the licences" in text) == (format != "parquet")
+    assert "1 images could not be read again and are left out" in text
+    assert "The pictures keep the licences" in text
 
 
 def test_the_card_of_a_file_lies_beside_it(lineage: Store, tmp_path: Path) -> None:
@@ -292,15 +302,93 @@ def test_the_card_of_a_file_lies_beside_it(lineage: Store, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("format", ["llava", "vigc", "messages", "parquet"])
-def test_datasets_reads_a_folder_as_its_card_says(lineage: Store, tmp_path: Path, format: str) -> None:
+def test_datasets_shows_pictures_of_every_format(lineage: Store, tmp_path: Path, format: str) -> None:
     datasets = pytest.importorskip("datasets")
     report = export(lineage, "all", format, tmp_path / "out", Pictures())
     loaded = datasets.load_dataset(str(report.path), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(loaded) == report.num_records
-    if format == "messages":
-        assert np.asarray(loaded[1]["images"][0])[0, 0].tolist() == [1, 20, 30]
-        assert (loaded["id"][1], loaded["type"][1]) == (LATER.record_id, LATER.question_type)
-    builder = "json" if format in ("llava", "vigc") else "parquet"
-    file = str(report.path / f"data.{builder}")
-    by_file = datasets.load_dataset(builder, data_files=file, split="train", cache_dir=str(tmp_path / "cache2"))
-    assert by_file.column_names == loaded.column_names
+    assert loaded["id" if format != "parquet" else "record_id"][-1] == LATER.record_id
+    last = loaded[-1]
+    image = last["images"][0] if format == "messages" else last["image"]
+    assert np.asarray(image)[0, 0].tolist() == [1, 20, 30]
+    if format in ("messages", "parquet"):
+        file = str(report.path / "data.parquet")
+        by_file = datasets.load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path / "cache2"))
+        assert by_file.features == loaded.features
+    if format == "parquet":
+        assert [row["image"] is None for row in loaded] == [row["image_id"] == "bad" for row in loaded]
+
+
+def test_the_card_of_a_file_says_how_it_is_loaded(lineage: Store, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    report = export(lineage, "all", "parquet", tmp_path / "x.parquet", Pictures())
+    assert 'load_dataset("parquet", data_files="x.parquet", split="train")' in report.card.read_text()
+    loaded = datasets.load_dataset("parquet", data_files=str(report.path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert isinstance(loaded[0]["image"], Image.Image)
+    assert isinstance(datasets.load_dataset(str(tmp_path), data_files="x.parquet", split="train")[0]["image"], Image.Image)
+
+
+def test_short_answers_beside_plain_ones_are_lists_for_datasets(store: Store, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    commit(store, 0, [KEPT, replace(KNOWLEDGE, round=0)])
+    report = export(store, "all", "vigc", tmp_path / "out", Pictures())
+    loaded = datasets.load_dataset(str(report.path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [list(one) for one in loaded["answer"]] == [["A cat."], ["gaudi", "guell"]]
+
+
+# ---- images keep their bytes and their names
+
+
+def jpeg(number: int) -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (40, 30), (number, 90, 200)).save(sink, "JPEG", quality=70)
+    return sink.getvalue()
+
+
+def routed_sets(tmp_path: Path) -> RoutedSource:
+    """Three sets: two folders with a name in common, in other cases too, and a set without files."""
+    for number, (folder, name) in enumerate(
+        (("a", "x.jpg"), ("a", "sub/y.jpg"), ("b", "x.jpg"), ("b", "SUB/Y.jpg"), ("b", "odd:name?.jpg"))
+    ):
+        (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name).write_bytes(jpeg(number))
+    return RoutedSource({"set0": ImageFolder(tmp_path / "a"), "set1": ImageFolder(tmp_path / "b"), "set2": ShapesImages(0, 0.0, 0.1, 1)})
+
+
+@pytest.mark.parametrize("format", ["llava", "vigc", "messages", "parquet"])
+def test_a_file_keeps_its_bytes_and_its_name(store: Store, tmp_path: Path, format: str) -> None:
+    images = routed_sets(tmp_path)
+    ids = images.image_ids()
+    commit(store, 0, [replace(KEPT, record_id=f"r{number}", image_id=one) for number, one in enumerate([*ids, ids[0]])])
+    report = export(store, "all", format, tmp_path / "out", images)
+    if format in ("llava", "vigc"):
+        entries = json.loads((report.path / "data.json").read_text())
+        found = {one["id"]: (one["image"], (report.path / "images" / one["image"]).read_bytes()) for one in entries}
+        assert [one["image_id"] for one in entries] == [*ids, ids[0]]
+    else:
+        rows = pq.read_table(report.path / "data.parquet").to_pylist()
+        cells = {row.get("id", row.get("record_id")): (row["images"][0] if format == "messages" else row["image"]) for row in rows}
+        found = {key: (cell["path"], cell["bytes"]) for key, cell in cells.items()}
+    names = {image_id: found[f"r{number}"] for number, image_id in enumerate(ids)}
+    assert names["set0|x.jpg"] == ("x.jpg", jpeg(0))
+    assert names["set0|sub/y.jpg"] == ("sub/y.jpg", jpeg(1)) == found[f"r{len(ids)}"]
+    assert names["set1|x.jpg"] == ("set1/x.jpg", jpeg(2))
+    assert names["set1|SUB/Y.jpg"] == ("set1/SUB/Y.jpg", jpeg(3))
+    assert names["set1|odd:name?.jpg"] == ("odd_name_.jpg", jpeg(4))
+    name, data = names[ids[-1]]
+    assert name.endswith(".png")
+    assert Image.open(io.BytesIO(data)).size == (48, 48)
+
+
+def test_images_of_containers_keep_their_bytes_and_what_names_they_have(store: Store, tmp_path: Path) -> None:
+    write_tar(tmp_path / "t.tar", [("a/0.left.jpg", jpeg(1)), ("a/0.right.jpg", jpeg(2)), ("a/0.left.jpg", jpeg(3))])
+    cells = [{"bytes": jpeg(4), "path": "/data/p.jpg"}, {"bytes": jpeg(5), "path": None}, {"bytes": jpeg(6), "path": "p.jpg"}]
+    write_parquet(tmp_path / "p.parquet", cells)
+    images = RoutedSource({"set0": TarImages(str(tmp_path / "t.tar")), "set1": parquet_images(tmp_path / "p.parquet")})
+    commit(store, 0, [replace(KEPT, record_id=f"r{number}", image_id=one) for number, one in enumerate(images.image_ids())])
+    report = export(store, "all", "llava", tmp_path / "out", images)
+    entries = json.loads((report.path / "data.json").read_text())
+    assert [one["image"] for one in entries] == [
+        "a/0.left.jpg", "a/0.right.jpg", "set0/a/0.left.jpg", "p.jpg", "p.parquet/1.jpg", "set1/p.jpg",
+    ]  # fmt: skip
+    assert [(report.path / "images" / one["image"]).read_bytes() for one in entries] == [jpeg(number) for number in range(1, 7)]
