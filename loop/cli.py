@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -30,6 +33,25 @@ app = typer.Typer(
 
 RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="run folder, or its URI")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("vigc-loop")
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            number = "(not installed)"
+        typer.echo(f"vigc {number}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and stop")] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -90,12 +112,11 @@ def train(
 ) -> None:
     """Train a model in stages, as LLaVA is: the projector on captions, then the language model on instructions. The same command, or
     --resume DIR, goes on where an interrupted one stopped."""
-    from loop.config import read_document, validated
-    from loop.train_config import TrainConfig
+    from loop.train_config import load_train_config
 
     if (config is None) == (resume is None) or (resume is not None and out is not None):
         raise UserError("vigc train takes a CONFIG, with --out DIR or without, or --resume DIR alone")
-    parsed = None if config is None else validated(TrainConfig, read_document(config, overrides or []))
+    parsed = None if config is None else load_train_config(config, overrides or [])
     from loop import train as training  # after the config: it takes seconds to import, and a typo should not
 
     if resume is not None:
@@ -277,7 +298,7 @@ def config() -> None:
     """Every key of a config with its default and meaning, and every policy with its options."""
     from loop.reference import print_reference
 
-    print_reference(Console())
+    print_reference()
 
 
 @app.command()
@@ -348,7 +369,17 @@ def _print_results(console: Console, uri: str) -> None:
     store = Store.open(uri)
     config = parse_config(store.read_run().config)
     print_results(console, store.commits(), list(config.held_out))
-    console.print(f"run folder {uri}; look at it with: vigc status {uri}", highlight=False, soft_wrap=True)
+    console.print(f"run folder {uri}; look at it with: {_this_command()} status {uri}", highlight=False, soft_wrap=True)
+
+
+def _this_command() -> str:
+    """How a shell finds this program: by name, or by the path of the script beside Python."""
+    if shutil.which("vigc"):
+        return "vigc"
+    script = Path(sys.executable).with_name("vigc")
+    if not script.exists():
+        return f"{shlex.quote(sys.executable)} -m loop"
+    return shlex.quote(os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from loop.errors import UserError, one_line
 from loop.overrides import apply_override
 from loop.sections import Policy, PolicySpec, Section
 from loop.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
+from loop.suggestions import meant_key, spelled
 from loop.training_config import TrainingConfig, check_ranks
 from loop.yaml_input import MAX_BYTES, read_yaml
 from policies.instructions import QuestionType
@@ -274,21 +275,27 @@ def model_path(model: str) -> str:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config in a YAML file with dotted overrides such as `training.num_steps=50` applied.
+    """The config of a run in a YAML file with dotted overrides such as `training.num_steps=50` applied.
 
     Raises:
         UserError: the file cannot be read, or a key or value does not fit; one line per finding.
     """
-    return parse_config(read_document(path, overrides))
+    document = read_document(path, overrides)
+    if "stages" in document and "image_sets" not in document:
+        raise UserError(f"{path} is a config of training in stages; start it with `vigc train {path}`")
+    return parse_config(document)
 
 
 def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping in a YAML file with dotted overrides applied; its keys are not looked at. Raises `UserError`."""
+    if path.is_dir():
+        raise UserError(f"cannot read the config {path}: it is a folder; give a YAML file, such as loop/recipes/shapes.yaml")
     try:
         with path.open("rb") as file:
             document = read_yaml(decoded_text(file.read(MAX_BYTES + 1)))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
+        reason = f"{error.strerror}; check the path" if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise UserError(f"cannot read the config {path}: {reason}") from error
     if not isinstance(document, dict):
         raise UserError(f"the config {path} holds no mapping; expected keys such as those in loop/recipes/shapes.yaml")
     given: dict[str, str] = {}
@@ -314,19 +321,17 @@ def validated(model: type[_Config], document: dict[str, Any]) -> _Config:
         places = [item["loc"] for item in items]
         # A bad entry is missing from its list as well, which then is "too short".
         real = [item for item in items if item["type"] != "too_short" or not any(_is_inside(place, item["loc"]) for place in places)]
-        raise UserError("\n".join(map(_finding, real))) from error
+        raise UserError("\n".join(_finding(model, item) for item in real)) from error
 
 
 def _is_inside(place: tuple[str | int, ...], other: tuple[str | int, ...]) -> bool:
     return len(place) > len(other) and place[: len(other)] == other
 
 
-def _finding(item: Any) -> str:
-    place = item["loc"]
-    if place[:1] == ("engine",):  # pydantic names the kind that it took, which no path in a config does
-        place = (*place[:1], *place[2:])
-    where = ".".join(map(str, place)) or "config"
+def _finding(model: type[Section], item: Any) -> str:
+    where = ".".join(spelled(model, item["loc"])) or "config"
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key; remove it or correct its spelling"
+        meant = meant_key(model, item["loc"])
+        return f"{where}: unknown key; {f'did you mean {meant}?' if meant else 'remove it or correct its spelling'}"
     given = "" if item["type"] == "missing" or isinstance(item["input"], Section | dict) else f" (given: {str(item['input'])[:80]!r})"
     return f"{where}: {item['msg'].removeprefix('Value error, ')}{given}"

@@ -13,12 +13,13 @@ from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from loop.config import EMBEDDED_MODEL
 
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray", "pyarrow", "mlflow", "datasketch", "scipy")
 _MIN_MEMORY_BYTES = 6 * 2**30
+_TORCHVISION_AHEAD = 15
 _MIN_DISK_BYTES = 2 * 2**30
 
 
@@ -39,12 +40,12 @@ class Finding:
 def examine(folder: Path = Path()) -> list[Finding]:
     """Look at Python, packages, cores, memory, disk, accelerators and the embedded model; starts nothing."""
     machine = [_cores(), _memory(), _disk(folder), _gpus()]
-    return [_python(), *map(_package, _PACKAGES), *machine, _vllm(), _seed_model()]
+    return [_python(), *map(_package, _PACKAGES), *machine, _torchvision(), _vllm(), _seed_model()]
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     """The findings as a table, advice where something is missing."""
-    table = Table("", "what", "found", "advice", box=None)
+    table = Table("", "what", Column("found", overflow="fold"), "advice", box=None)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]absent[/]"
         table.add_row(mark, finding.name, finding.found, "" if finding.ok else finding.advice)
@@ -85,6 +86,22 @@ def _gpus() -> Finding:
 
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Finding("GPU", bool(names), ", ".join(names) or "none", "not needed for the embedded world", required=False)
+
+
+def torchvision_remedy() -> str:
+    """How torchvision is installed in the version that goes with torch: 0.15 with 2.0, 0.16 with 2.1, and so on."""
+    pinned = ""
+    if _package("torch").ok:
+        major, minor = importlib.metadata.version("torch").split(".")[:2]
+        if major == "2":
+            pinned = f" (torchvision==0.{int(minor) + _TORCHVISION_AHEAD}.* with torch {major}.{minor})"
+    return f"`make install-vllm` brings it on a CPU; beside a GPU install the version that goes with torch{pinned}"
+
+
+def _torchvision() -> Finding:
+    found = _package("torchvision")
+    users = "the processors of Qwen2.5-VL, Qwen3-VL, InternVL, LLaVA-OneVision and Pixtral need it, LLaVA's and InstructBLIP's do not"
+    return Finding(found.name, found.ok, found.found, f"{users}: {torchvision_remedy()}", required=False)
 
 
 def _vllm() -> Finding:

@@ -153,14 +153,16 @@ class RunExistsError(UserError):
 
 
 class NoRunError(UserError):
-    """There is no run where one was expected."""
+    """There is no run where one was expected. `instead` says what is there, and which command goes on with it."""
 
-    def __init__(self, run_dir: str) -> None:
-        super().__init__(run_dir)
-        self.run_dir = run_dir
+    def __init__(self, run_dir: str, instead: str = "") -> None:
+        super().__init__(run_dir, instead)
+        self.run_dir, self.instead = run_dir, instead
 
     def __str__(self) -> str:
-        return f"{self.run_dir} holds no run (no run.json); start one with `vigc run --run-dir {self.run_dir}` or check the path"
+        if self.instead:
+            return f"{self.run_dir} holds no run, but {self.instead}"
+        return f"{self.run_dir} holds no run (no run.json); start one with `vigc run CONFIG --run-dir {self.run_dir}` or check the path"
 
 
 class LockedError(StoreError, UserError):

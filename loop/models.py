@@ -17,6 +17,7 @@ from actors.processors import load_processor
 from actors.training.checkpoint import RESULT_FILE
 from loop.bounded import in_bounds
 from loop.config import EMBEDDED_MODEL
+from loop.doctor import torchvision_remedy
 from loop.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.errors import UserError, one_line
 
@@ -207,6 +208,8 @@ def _check_processor(path: str) -> None:
     try:
         processor = load_processor(path)
     except Exception as error:  # of a damaged file tokenizers says so with a plain Exception
+        if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
+            raise UserError(f"the processor of model {path!r} needs torchvision, which is not installed: {torchvision_remedy()}") from error
         raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}; save it beside the weights") from error
     if not processor.chat_template:
         raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")

@@ -1,16 +1,21 @@
-"""`vigc config`: every key of a config with its type, default and meaning, read off the models themselves."""
+"""`vigc config`: every key of a config with its default and meaning, read off the models themselves."""
 
 from __future__ import annotations
 
+import io
+import math
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from loop.config import AcceptanceSet, HeldOutSet, RunConfig
 from loop.engine_config import TransformersEngineConfig, VllmEngineConfig
@@ -48,23 +53,39 @@ _SETS: dict[str, type[BaseModel]] = {
 }
 
 
-def print_reference(console: Console) -> None:
-    """Keys, then the kinds of image and labelled sets, then the policies by name with their options."""
+_UNBOUNDED = 10_000
+"""Columns where no terminal shows the lines: each stays one, as grep and less want them."""
+
+
+def print_reference() -> None:
+    """Keys, then the kinds of image and labelled sets, then the policies by name with their options. On a terminal as wide as that is,
+    elsewhere with one line for each key and each policy."""
+    if sys.stdout.isatty():
+        _print_all(Console())
+        return
+    with io.StringIO() as text:
+        _print_all(Console(file=text, width=_UNBOUNDED))
+        for line in text.getvalue().splitlines():
+            print(line.rstrip())
+
+
+def _print_all(console: Console) -> None:
     console.print(_table(_keys(RunConfig, "")))
     for title, model in _SETS.items():
         console.print(f"\n{title}", style="bold")
         console.print(_table(_keys(model, "")))
     console.print("\nPolicies: a name, or {name: {option: value}}, or a class of your own as module:Name", style="bold")
-    policies = Table("where", "policies", box=None)
+    policies = Table(Column("where", no_wrap=True), Column("policies", overflow="fold"), box=None)
     for where, registry in _POLICIES.items():
-        policies.add_row(where, "\n".join(_signature(registry, name) for name in registry.names()))
+        for name in registry.names():
+            policies.add_row(where, Text(_signature(registry, name)))
     console.print(policies)
 
 
 def _table(rows: Iterator[tuple[str, str, str]]) -> Table:
-    table = Table("key", "default", "meaning", box=None)
+    table = Table(Column("key", no_wrap=True), Column("default", overflow="fold"), "meaning", box=None)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -90,8 +111,15 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
-        return str(value.model_dump().get("policy", value))
-    return "" if value is PydanticUndefined else str(value)
+        plain = value.model_dump(mode="json")
+        return str(plain.get("policy") or plain.get("kind") or plain)
+    return "" if value is PydanticUndefined else _as_yaml(value)
+
+
+def _as_yaml(value: Any) -> str:
+    """A default as a config would spell it."""
+    text = yaml.safe_dump(to_jsonable_python(value), default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.removesuffix("...\n").strip()
 
 
 def _signature(registry: Registry[Any], name: str) -> str:

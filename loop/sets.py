@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from loop.sections import Section
+from policies.checks import did_you_mean
 from policies.instructions import ALL_TYPES, AnyType, QuestionType
 
 MAX_IMAGES = 100_000_000
@@ -31,7 +32,7 @@ def _question_type(value: Any) -> Any:
     """One finding for a wrong name, where the union of the two enums would give two."""
     if value not in ALL_TYPES:
         *most, last = map(repr, map(str, ALL_TYPES))
-        raise ValueError(f"Input should be {', '.join(most)} or {last}")
+        raise ValueError(f"Input should be {', '.join(most)} or {last}{did_you_mean(str(value), map(str, ALL_TYPES))}")
     return value
 
 

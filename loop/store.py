@@ -68,6 +68,12 @@ log = logging.getLogger(__name__)
 
 _RUN, _LOCK = "run.json", "lock.json"
 _PRUNED = ".pruned.json"
+_OTHERS = {
+    "train.json": "a training of `vigc train`; go on with it by `vigc train --resume {}`",
+    "evaluation.json": "an evaluation; the `vigc evaluate` command that began it goes on with it",
+    "journal.jsonl": "what a teacher wrote; the `vigc teach` command that began it goes on with it",
+}
+"""Files that other commands keep in their folders, and what their folders are."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -109,7 +115,8 @@ class Store:
         """
         store = cls(open_storage(uri))
         if store.storage.size(_RUN) is None:
-            raise NoRunError(str(uri))
+            others = (what for name, what in _OTHERS.items() if store.storage.size(name) is not None)
+            raise NoRunError(str(uri), next(others, "").format(uri))
         return store
 
     @property

@@ -132,6 +132,8 @@ def stored_config(out: Path) -> TrainConfig:
     """
     path = out / _TRAIN
     if not path.is_file():
+        if (out / "run.json").is_file():
+            raise UserError(f"{out} holds a run, and no training; go on with it by `vigc resume {out}`")
         raise UserError(f"{out} holds no training (no {_TRAIN}); start one with `vigc train CONFIG --out {out}` or check the path")
     return validated(TrainConfig, unseal(str(path), path.read_bytes())["config"])
 
@@ -200,6 +202,8 @@ def _locked(storage: LocalStorage) -> Iterator[None]:
             held.enter_context(storage.exclusive())
         except BlockingIOError as error:
             raise LockedError(f"another process is training into {storage.uri}; wait for it or stop it") from error
+        except WriteError as error:
+            raise UserError(f"cannot write {error.path}: {error.reason}; choose another folder with --out") from error
         yield
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from loop.config import model_path
+from loop.config import model_path, read_document, validated
 from loop.engine_config import RayConfig
+from loop.errors import UserError
 from loop.sections import Section
 from loop.sets import LabelledSet
 from loop.training_config import TrainingConfig, check_ranks
@@ -74,6 +77,18 @@ class TrainConfig(Section):
     def model_path(self) -> str:
         """Folder or Hugging Face id of the model."""
         return model_path(self.model)
+
+
+def load_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config of a training in a YAML file with dotted overrides applied.
+
+    Raises:
+        UserError: the file cannot be read, or is the config of a run, or a key or value does not fit; one line per finding.
+    """
+    document = read_document(path, overrides)
+    if "stages" not in document and ("image_sets" in document or "seed_data" in document):
+        raise UserError(f"{path} is the config of a run; start it with `vigc run {path}` (a training has `stages`)")
+    return validated(TrainConfig, document)
 
 
 def differences(first: Any, second: Any, place: str = "") -> list[str]:

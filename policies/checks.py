@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+
+def did_you_mean(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`; did you mean 'x'?` where one of the known names is close to what was given, else nothing."""
+    close = difflib.get_close_matches(given, [*known], 1, cutoff)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
@@ -34,7 +41,7 @@ def check_range(name: str, minimum: int, maximum: int) -> None:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {list(choices)}")
+        raise ValueError(f"{name} is {value!r}; expected one of {list(choices)}{did_you_mean(str(value), choices)}")
 
 
 def check_texts(name: str, value: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+from policies.checks import did_you_mean
+
 T = TypeVar("T")
 
 
@@ -44,7 +46,10 @@ class Registry(Generic[T]):
         """
         if ":" not in name:
             if name not in self._entries:
-                raise UnknownPolicyError(f"unknown {self.kind} {name!r}; expected one of {self.names()} or your own as module:Name")
+                raise UnknownPolicyError(
+                    f"unknown {self.kind} {name!r}; expected one of {self.names()} or your own as module:Name"
+                    f"{did_you_mean(name, self.names())}"
+                )
             return self._entries[name]
         module, _, attribute = name.partition(":")
         try:

@@ -34,6 +34,7 @@ from loop.sources.shapes.questions import DETAIL_QUESTIONS as SHAPES_DETAIL_QUES
 from loop.sources.shapes.source import ShapesImages
 from loop.sources.shapes.teaching import ExactTeacher, text_view
 from loop.teaching.journal import DATA, Journal
+from policies.checks import did_you_mean
 from policies.instructions import QuestionType
 from policies.teaching import TeachingTask, TextView, prompts_digest, teaching_task
 from policies.teaching_examples import DETAIL_QUESTIONS
@@ -126,7 +127,8 @@ def question_types(text: str) -> tuple[QuestionType, ...]:
     names = list(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
     known = [str(kind) for kind in QuestionType]
     if not names or any(name not in known for name in names):
-        raise UserError(f"--types is {text!r}; expected some of {','.join(known)}")
+        meant = "".join(did_you_mean(name, known) for name in names if name not in known)
+        raise UserError(f"--types is {text!r}; expected some of {','.join(known)}{meant}")
     return tuple(map(QuestionType, names))
 
 
