@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from actors.images import Oracle
-from actors.shards import Shard, ShardResult, timed
+from actors.shards import Shard, ShardImages, ShardResult, timed
 from policies.chain import FilterChain
 from policies.records import Record, from_table, to_table
 
@@ -39,10 +39,14 @@ class FilterWorker:
         self._write_part = write_part
 
     def filter(self, shard: Shard, corrected: ShardResult) -> FilteredShard:
-        """Judge the shard and write its part; a second call writes the same bytes."""
+        """Judge the shard and write its part; a second call writes the same bytes.
+
+        Raises:
+            PolicyError: the code of a filter raised an error.
+        """
         seconds = dict(corrected.seconds)
         with timed(seconds, "filter"):
-            result = self._chain.apply(from_table(corrected.records))
+            result = self._chain.apply(from_table(corrected.records), ShardImages(shard.source).open)
             records = [_audited(record, shard.source) for record in result.records]
             counts = [list(count) for count in result.counts]
             accepted = sum(record.accepted for record in records)

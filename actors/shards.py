@@ -33,6 +33,9 @@ class Shard:
     def name(self) -> str:
         return f"records-{self.index:05d}"
 
+    def __str__(self) -> str:
+        return f"{self.name} of round {self.round} ({len(self.tasks)} tasks)"
+
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:

@@ -13,6 +13,7 @@ from actors.images import ImageSource
 from actors.shards import Shard, ShardImages, ShardResult, timed
 from actors.views import VIEWS
 from policies.correction import CorrectionPolicy
+from policies.errors import running
 from policies.records import HeldOutQuestion, Prediction, from_table, to_table
 
 
@@ -59,7 +60,7 @@ class EngineWorker:
     def correct(self, shard: Shard, generated: ShardResult) -> ShardResult:
         """VIC over what `generate` returned for the same shard."""
         seconds = dict(generated.seconds)
-        with timed(seconds, "correct"):
+        with timed(seconds, "correct"), running(f"correction policy {type(self._correction).__name__!r}", self._correction):
             records = Corrector(self._serving(), self._correction, self._images_of(shard)).correct(shard, from_table(generated.records))
         return ShardResult(to_table(records), seconds)
 

@@ -6,7 +6,7 @@ Errors are told apart by the start of their chain:
 
 | what failed                                       | what follows                                                                   |
 |---------------------------------------------------|--------------------------------------------------------------------------------|
-| the data (`ValueError`), or for good (`FinalError`) | the run ends at once                                                         |
+| the data (`ValueError`), the code of a policy, or for good (`FinalError`) | the run ends at once                                   |
 | an engine: it died, hangs or declares itself unfit  | it is restarted while the others go on; its oldest task is charged an attempt |
 | an actor of the pool: it died or hangs            | it is replaced; its call is made again, and charged an attempt                 |
 | anything else                                     | the part is tried again, on another engine; an attempt is charged              |
@@ -33,6 +33,7 @@ from cluster.health import Event, State
 from cluster.pool import Call, Pool
 from cluster.rolling import RollingSwap
 from cluster.slot import EngineSlot, Timeouts
+from policies.errors import PolicyError
 
 T = TypeVar("T")
 
@@ -118,7 +119,7 @@ class Dispatch(Generic[T]):
 
         Raises:
             TaskFailedError: a task failed by its data, or in `max_attempts` attempts.
-            FinalError: a task ended with one.
+            FinalError, PolicyError: a task ended with one.
             WeightMismatchError: an engine refused the weights of a roll, which is reversed.
             FleetError: no engine or no actor of the pool is left, and no restart; or an engine could not be brought to the weights
                 of a roll.
@@ -293,7 +294,7 @@ class Dispatch(Generic[T]):
 
 def _raise_if_final(work: _Work[Any], cause: Exception, error: Exception) -> None:
     """Ends the run where another attempt would end the same way."""
-    if isinstance(cause, FinalError):
+    if isinstance(cause, FinalError | PolicyError):
         raise cause from error
     if isinstance(cause, ValueError) and not isinstance(cause, RayError):
         raise TaskFailedError(_name(work.task), work.num_failures + 1, in_brief(cause)) from error

@@ -30,8 +30,9 @@ from loop.sets import (
 )
 from loop.sources.first_images import refuse_unreadable
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
-from policies.chain import FilterChain, MissingMeasurementError, check_measurements
+from policies.chain import FilterChain, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
+from policies.errors import MissingMeasurementError
 from policies.filters import FILTER_POLICIES
 from policies.instructions import INSTRUCTION_POLICIES, InstructionPolicy
 from policies.mixing import MIXING_POLICIES, MixingPolicy

@@ -22,6 +22,7 @@ from loop.errors import LoopError, UserError, printable
 from loop.scoring.commands import commands
 from loop.terminal import encode_any_text, unusable_locale
 from loop.user_paths import PathGroup
+from policies.errors import PolicyError
 
 app = typer.Typer(
     cls=PathGroup,
@@ -337,6 +338,10 @@ def main() -> None:
         app(prog_name="vigc")
     except LoopError as error:
         _fail(str(error), error.exit_code)
+    except PolicyError as error:
+        for line in error.trace.splitlines():
+            typer.echo(printable(line), err=True)
+        _fail(str(error), 1)
     except UnicodeError as error:
         if (cause := unusable_locale(error)) is None:
             raise

@@ -74,7 +74,7 @@ def _print_all(console: Console) -> None:
     for title, model in _SETS.items():
         console.print(f"\n{title}", style="bold")
         console.print(_table(_keys(model, "")))
-    console.print("\nPolicies: a name, or {name: {option: value}}, or a class of your own as module:Name", style="bold")
+    console.print("\nPolicies: a name, or {name: {option: value}}, or a class of your own as module:Name (docs/policies.md)", style="bold")
     policies = Table(Column("where", no_wrap=True), Column("policies", overflow="fold"), box=None)
     for where, registry in _POLICIES.items():
         for name in registry.names():

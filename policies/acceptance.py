@@ -99,7 +99,7 @@ class AcceptancePolicy(Protocol):
         ...
 
 
-ACCEPTANCE_POLICIES: Registry[AcceptancePolicy] = Registry("acceptance policy")
+ACCEPTANCE_POLICIES: Registry[AcceptancePolicy] = Registry("acceptance policy", AcceptancePolicy)
 
 
 @ACCEPTANCE_POLICIES.register("always")

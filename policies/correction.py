@@ -233,7 +233,13 @@ class NoCorrection(CorrectionPolicy):
     measure_blank: bool = False
 
 
-CORRECTION_POLICIES: Registry[CorrectionPolicy] = Registry("correction policy")
+def _faults(policy: object) -> list[str]:
+    """What keeps an object from being a correction policy: the corrector works with the three below and what extends them."""
+    is_one = isinstance(policy, SentenceBySentence | Grounded | NoCorrection)
+    return [] if is_one else ["it extends none of SentenceBySentence, Grounded and NoCorrection of policies.correction"]
+
+
+CORRECTION_POLICIES: Registry[CorrectionPolicy] = Registry("correction policy", _faults)
 # Not by decorator, which would hide the classes' own types: the corrector tells them apart.
 CORRECTION_POLICIES.register("sentence_by_sentence")(SentenceBySentence)
 CORRECTION_POLICIES.register("grounded")(Grounded)

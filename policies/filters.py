@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from policies.chain import FilterPolicy, MissingMeasurementError
+from policies.chain import FilterPolicy, ImageFilter, filter_faults
 from policies.checks import any_of, check_at_least, check_at_most, check_choice, check_range, check_share, check_texts
 from policies.content_words import ASKING_WORDS, FUNCTION_WORDS, words_of
 from policies.correction import CorrectionPolicy, Grounded
+from policies.errors import MissingMeasurementError
 from policies.instructions import parse_vig
 from policies.knowledge import is_knowledge
 from policies.metrics import normalise, view_agreement
@@ -18,7 +19,7 @@ from policies.near_duplicates import KeptTexts
 from policies.records import Reason, Record
 from policies.registry import Registry
 
-FILTER_POLICIES: Registry[FilterPolicy] = Registry("filter policy")
+FILTER_POLICIES: Registry[FilterPolicy | ImageFilter] = Registry("filter policy", filter_faults)
 
 
 def _one_by_one(records: Sequence[Record], reason: Callable[[Record], Reason | None]) -> list[Reason | None]:

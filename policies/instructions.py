@@ -118,7 +118,7 @@ class InstructionPolicy(Protocol):
         ...
 
 
-INSTRUCTION_POLICIES: Registry[InstructionPolicy] = Registry("instruction policy")
+INSTRUCTION_POLICIES: Registry[InstructionPolicy] = Registry("instruction policy", InstructionPolicy)
 
 
 @INSTRUCTION_POLICIES.register("canonical")

@@ -84,9 +84,11 @@ def correctness(records: Sequence[Record]) -> dict[str, float]:
 
 
 def count_reasons(records: Iterable[Record]) -> dict[str, int]:
-    """Number of records by `rejected_REASON`, in the order of `Reason`; a record counts once for each of its reasons."""
-    counts = Counter(reason for record in records for reason in set(record.reasons))
-    return {f"rejected_{reason}": counts[reason] for reason in Reason if counts[reason]}
+    """Number of records by `rejected_REASON`, in the order of `Reason`, then those that filters of one's own bring; a record counts once
+    for each of its reasons."""
+    counts = Counter(str(reason) for record in records for reason in set(record.reasons))
+    names = [*map(str, Reason), *sorted(counts.keys() - set(map(str, Reason)))]
+    return {f"rejected_{name}": counts[name] for name in names if counts[name]}
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -38,7 +38,7 @@ class MixingPolicy(Protocol):
         ...
 
 
-MIXING_POLICIES: Registry[MixingPolicy] = Registry("mixing policy")
+MIXING_POLICIES: Registry[MixingPolicy] = Registry("mixing policy", MixingPolicy)
 
 
 @MIXING_POLICIES.register("replay")

@@ -5,6 +5,7 @@ Records travel between actors as Arrow tables of `RECORD_SCHEMA`; `Record` is on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -25,8 +26,12 @@ class RecordSchemaError(ValueError):
     """A table is not of the record schema of this version."""
 
 
+REASON_NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
+"""What a reject reason is called: reasons are keys of counts, tables and MLflow."""
+
+
 class Reason(StrEnum):
-    """Why a record was rejected. An enum, so that reasons can be counted; a record may have several."""
+    """Why a record was rejected; a record may have several. A filter of one's own may bring further ones, by its `reasons`."""
 
     UNREADABLE_IMAGE = "unreadable_image"
     UNPARSABLE = "unparsable"
@@ -95,7 +100,7 @@ class Record:
     corrector_weight_version: str = ""
     accepted: bool = False
     reasons: tuple[str, ...] = ()
-    """`Reason` values, in the order of the filter chain. Empty for an accepted record."""
+    """Names of reasons, those of `Reason` or a filter's own, in the order of the filter chain. Empty for an accepted record."""
     reason_detail: str = ""
     """What a reason does not tell by itself, such as what is wrong with an image that cannot be read. Never holds a path of a machine."""
     score: float | None = None
@@ -114,7 +119,7 @@ class Record:
             return None
         return self.answer_logprob / self.answer_num_tokens
 
-    def rejected(self, *reasons: Reason) -> Record:
+    def rejected(self, *reasons: str) -> Record:
         """This record with further reasons against it."""
         return replace(self, accepted=False, reasons=(*self.reasons, *reasons))
 

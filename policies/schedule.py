@@ -42,9 +42,9 @@ class StopPolicy(Protocol):
         ...
 
 
-SCHEDULE_POLICIES: Registry[SchedulePolicy] = Registry("schedule policy")
-START_POLICIES: Registry[StartPolicy] = Registry("start policy")
-STOP_POLICIES: Registry[StopPolicy] = Registry("stop policy")
+SCHEDULE_POLICIES: Registry[SchedulePolicy] = Registry("schedule policy", SchedulePolicy)
+START_POLICIES: Registry[StartPolicy] = Registry("start policy", StartPolicy)
+STOP_POLICIES: Registry[StopPolicy] = Registry("stop policy", StopPolicy)
 
 
 @SCHEDULE_POLICIES.register("in_order")

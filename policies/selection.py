@@ -22,7 +22,7 @@ class SelectionPolicy(Protocol):
         ...
 
 
-SELECTION_POLICIES: Registry[SelectionPolicy] = Registry("selection policy")
+SELECTION_POLICIES: Registry[SelectionPolicy] = Registry("selection policy", SelectionPolicy)
 
 
 def score_of(record: Record) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loop.stages.evaluation import Predictions, answered
 from policies.acceptance import DecisionContext, GeneratedStats, QuestionStats, Verdict
+from policies.errors import running
 from policies.metrics import distinct_n, mean_words
 from policies.records import Record
 
@@ -32,7 +33,10 @@ def decide(house: House, index: int, champion: Predictions, candidate: Predictio
         previous=GeneratedStats(measured[-1]["distinct_2"], measured[-1]["mean_answer_words"]) if measured else None,
         questions=question_stats(selected),
     )
-    return house.policies.acceptance.decide(answered(house.acceptance, champion), answered(house.acceptance, candidate), context)
+    policy = house.policies.acceptance
+    asked = answered(house.acceptance, champion), answered(house.acceptance, candidate)
+    with running(f"acceptance policy {type(policy).__name__!r}"):
+        return policy.decide(*asked, context)
 
 
 def generated_stats(selected: Sequence[Record]) -> GeneratedStats:

@@ -9,6 +9,7 @@ from actors.shards import Shard
 from loop.commits import FilterCount
 from loop.errors import DamagedFileError, IncompleteRoundError
 from loop.store import PartReceipt, Store
+from policies.errors import running
 from policies.metrics import count_reasons
 from policies.records import Record, to_table
 from policies.selection import SelectionPolicy
@@ -58,7 +59,8 @@ def select(
     part = store.finished_part(index, "selected")
     if part is not None:
         return records, store.read_records(part), part
-    chosen = [record for record in policy.select([record for record in records if record.accepted]) if record.trained_on]
+    with running(f"selection policy {type(policy).__name__!r}"):
+        chosen = [record for record in policy.select([record for record in records if record.accepted]) if record.trained_on]
     return records, chosen, store.write_part(index, "selected", to_table(chosen))
 
 

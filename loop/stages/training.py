@@ -13,6 +13,7 @@ from loop.assembly import derived_seed
 from loop.commits import RoundState
 from loop.house import Model
 from loop.store import PartReceipt
+from policies.errors import running
 from policies.records import Record, TrainingSample
 
 if TYPE_CHECKING:
@@ -74,4 +75,6 @@ def training_set(house: House, index: int, selected: list[Record], num_samples: 
 
 def mixed(house: House, index: int, generated: list[list[Record]], num_samples: int) -> list[TrainingSample]:
     """Samples of seed data and `generated` records, drawn by the mixing policy."""
-    return house.policies.mixing.mix(house.seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))
+    policy, seed_samples = house.policies.mixing, house.seed_samples
+    with running(f"mixing policy {type(policy).__name__!r}"):
+        return policy.mix(seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))

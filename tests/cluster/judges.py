@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from cluster.errors import FinalError
+from policies.errors import running
 from tests.cluster.marks import told_to
 
 
@@ -27,6 +28,9 @@ class Judge:
             raise ValueError(f"record {task} is wrong")
         if self._told_to("full", task):
             raise FinalError("the disk is full")
+        if self._told_to("misjudge", task):
+            with running("filter 'mine'"):
+                raise KeyError(task)
         if self._told_to("busy", task):
             raise OSError("busy")
         if self._told_to("die", task):

@@ -18,6 +18,7 @@ from cluster.errors import FinalError, FleetError, TaskFailedError
 from cluster.fleet import Fleet
 from cluster.health import State
 from cluster.pool import Pool
+from policies.errors import PolicyError
 from tests.cluster.judges import Judge
 from tests.cluster.workers import Doubler, wait_while
 
@@ -148,7 +149,11 @@ def test_a_task_that_kills_every_judge_is_named(fleet: Fleet, make_pool: MakePoo
 
 @pytest.mark.parametrize(
     ("fault", "raised", "said"),
-    [("wrong", TaskFailedError, r"task 5 .* after 1 attempt.*ValueError: record 5 is wrong"), ("full", FinalError, "the disk is full")],
+    [
+        ("wrong", TaskFailedError, r"task 5 .* after 1 attempt.*ValueError: record 5 is wrong"),
+        ("full", FinalError, "the disk is full"),
+        ("misjudge", PolicyError, "^filter 'mine' raised KeyError: 5; put its code right"),
+    ],
 )
 def test_an_error_of_the_data_or_a_final_one_ends_the_run_at_once(
     fleet: Fleet, make_pool: MakePool, tmp_path: Path, fault: str, raised: type[Exception], said: str

@@ -1,0 +1,207 @@
+"""Policies of one's own: what is asked of them, what they may bring, and what is told of their errors. The example of the docs runs."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from PIL import Image
+
+from actors.filter import FilterWorker
+from actors.shards import Shard, ShardResult
+from loop.config import parse_config
+from loop.rehearsal import rehearse
+from policies.chain import FilterChain
+from policies.errors import PolicyError, running
+from policies.filters import FILTER_POLICIES, Parsable
+from policies.instructions import GenerationTask, QuestionType
+from policies.metrics import count_reasons
+from policies.records import Reason, Record, from_table, to_table
+from policies.registry import UnknownPolicyError
+from policies.selection import SELECTION_POLICIES
+from tests.loop.test_cli import document
+from tests.policies.make import make_record
+
+DOCS = Path(__file__).parents[2] / "docs" / "policies.md"
+
+
+class Brightness:
+    """Images that are as bright as their ids say."""
+
+    opened: list[str]
+
+    def __init__(self) -> None:
+        self.opened = []
+
+    def image_ids(self) -> list[str]:
+        return ["0", "40", "200"]
+
+    def open(self, image_id: str) -> Image.Image:
+        self.opened.append(image_id)
+        return Image.new("RGB", (4, 4), (int(image_id),) * 3)
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The filters of the docs' config, its module written beside a run."""
+    text = DOCS.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_filters.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield yaml.safe_load(config)["filters"]
+    sys.modules.pop("my_filters", None)
+
+
+def test_the_example_of_the_docs_passes_a_dry_run_and_judges_by_the_image(example: Any) -> None:
+    config = parse_config(document("embedded", filters=example))
+    rehearse(config)
+    source = Brightness()
+    tasks = tuple(GenerationTask(image_id, QuestionType.DETAIL, "Ask.") for image_id in source.image_ids() for _ in range(2))
+    shard = Shard(1, 0, 3, tasks, source)
+    records = [make_record(record_id=f"r{number}", image_id=task.image_id) for number, task in enumerate(tasks)]
+    written: list[pa.Table] = []
+    chain = FilterChain([FILTER_POLICIES.build(spec.policy, spec.options) for spec in config.filters])
+    FilterWorker(chain, lambda *part: written.append(part[2])).filter(shard, ShardResult(to_table(records)))
+    judged = from_table(written[0])
+    assert [record.reasons for record in judged] == [("too_dark",)] * 4 + [()] * 2
+    assert [record.accepted for record in judged] == [False] * 4 + [True] * 2
+    assert source.opened == ["0", "40", "200"], "an image is opened once"
+    assert count_reasons([*judged, make_record().rejected(Reason.EMPTY)]) == {"rejected_empty": 1, "rejected_too_dark": 4}
+
+
+def test_images_are_not_opened_for_filters_that_do_not_ask() -> None:
+    source = Brightness()
+    shard = Shard(1, 0, 3, (GenerationTask("0", QuestionType.DETAIL, "Ask."),), source)
+    FilterWorker(FilterChain([Parsable()]), lambda *part: None).filter(shard, ShardResult(to_table([make_record(image_id="0")])))
+    assert source.opened == []
+
+
+# ---- what is refused
+
+
+class Nameless:
+    def judge(self, records: Sequence[Record]) -> list[str | None]:
+        return [None] * len(records)
+
+
+class Judgeless:
+    name = "judgeless"
+
+
+class TakesImagesUnasked(Nameless):
+    name = "takes_images"
+    needs_image = True
+
+
+class LooseReason(Nameless):
+    name = "loose"
+    reasons = ("Too dark!",)
+
+
+class OneReason(Nameless):
+    name = "one"
+    reasons = "too_dark"
+
+
+class ChoosesNothing:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Nameless", "is no filter policy: it has no name; docs/policies.md says what one needs"),
+        ("Judgeless", "is no filter policy: it has no judge"),
+        ("TakesImagesUnasked", "its judge does not take (records, open_image)"),
+        ("LooseReason", "its reasons are ('Too dark!',); expected a list of names such as"),
+        ("OneReason", "its reasons are 'too_dark'; expected a list"),
+    ],
+)
+def test_an_object_that_is_no_filter_is_refused_in_one_line(name: str, text: str) -> None:
+    with pytest.raises(UnknownPolicyError, match=re.escape(text)) as caught:
+        FILTER_POLICIES.build(f"{__name__}:{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_object_that_is_no_policy_of_its_kind_is_refused() -> None:
+    with pytest.raises(UnknownPolicyError, match="is no selection policy: it has no select"):
+        SELECTION_POLICIES.build(f"{__name__}:ChoosesNothing")
+
+
+@pytest.mark.parametrize(("code", "text"), [("def f(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError")])
+def test_a_module_that_cannot_be_imported_shows_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, text: str
+) -> None:
+    name = f"broken_{text.lower()}"
+    (tmp_path / f"{name}.py").write_text(f"\n{code}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PolicyError, match=text) as caught:
+        FILTER_POLICIES.build(f"{name}:Mine")
+    assert f"{name}.py" in caught.value.trace
+    assert code in caught.value.trace
+
+
+# ---- errors of code
+
+
+class Divides:
+    name = "divides"
+
+    def judge(self, records: Sequence[Record]) -> list[str | None]:
+        return [self._verdict(record) for record in records]
+
+    def _verdict(self, record: Record) -> str | None:
+        return Reason.USER_POLICY if 1 / len(record.view_answers) > 1 else None
+
+
+def test_an_error_of_a_filter_is_told_with_its_own_frames() -> None:
+    with pytest.raises(PolicyError) as caught:
+        FilterChain([Parsable(), Divides()]).apply([make_record(view_answers=())])
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert str(error).startswith("filter 'divides' raised ZeroDivisionError: division by zero; put its code right")
+    frames = [line.strip() for line in error.trace.splitlines() if line.startswith("  File ")]
+    names = [frame.rpartition(" in ")[2] for frame in frames]
+    assert (names[0], names[-1]) == ("judge", "_verdict")
+    assert "1 / len(record.view_answers)" in error.trace
+
+
+class Says:
+    name = "says"
+
+    def __init__(self, *verdicts: str | None) -> None:
+        self.verdicts = verdicts
+
+    def judge(self, records: Sequence[Record]) -> list[str | None]:
+        return list(self.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "text"),
+    [
+        ((), "filter 'says' gave 0 verdicts on 1 records; expected one each"),
+        (("too_dark",), "filter 'says' gave the reason 'too_dark', which is none of ['answers_disagree', "),
+    ],
+)
+def test_verdicts_that_break_the_contract_are_refused(verdicts: tuple[str, ...], text: str) -> None:
+    with pytest.raises(PolicyError, match=re.escape(text)):
+        FilterChain([Says(*verdicts)]).apply([make_record()])
+
+
+def test_an_error_that_did_not_pass_through_the_policy_stays_as_it_is() -> None:
+    with pytest.raises(KeyError), running("correction policy 'x'", Parsable()):
+        raise KeyError("an engine's")
+    with pytest.raises(PolicyError), running("correction policy 'x'", Divides()):
+        Divides().judge([make_record(view_answers=())])
+
+
+def test_two_filters_of_one_name_are_counted_apart() -> None:
+    chain = FilterChain([Says(None), Says(None), Parsable()])
+    assert [count.name for count in chain.apply([make_record()]).counts] == ["says", "says_2", "parsable"]
