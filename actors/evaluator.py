@@ -1,5 +1,4 @@
-"""The evaluator: held-out questions, answered greedily and compared with the right answers: word for word, yes-or-no questions by what
-is said of the two."""
+"""The evaluator: held-out questions, answered greedily and scored by the metric of their set."""
 
 from __future__ import annotations
 
@@ -8,8 +7,10 @@ from collections.abc import Sequence
 from actors.engines.base import Engine, Request, Sampling
 from actors.images import ImageSource
 from actors.shards import ShardImages
-from policies.metrics import exact_match, says_yes
+from policies.answer_metrics import AnswerMetric, Exact, Judge, Likelihood
 from policies.records import HeldOutQuestion, Prediction
+
+_EXACT = Exact()
 
 
 class Evaluator:
@@ -18,16 +19,29 @@ class Evaluator:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def evaluate(self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int) -> list[Prediction]:
-        """One prediction per question, in order. A held-out image must be readable: a bad one raises `BadImageError`."""
+    def evaluate(
+        self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric = _EXACT
+    ) -> list[Prediction]:
+        """One prediction per question, in order; without a score where a judge is to give it, who is asked where all answers are.
+
+        Raises:
+            BadImageError: a held-out image cannot be read.
+        """
         images = ShardImages(source)
-        requests = [Request(images.open(item.image_id), item.question, image_key=images.key(item.image_id)) for item in questions]
+        requests = [Request(images.open(item.image_id), metric.prompt(item), image_key=images.key(item.image_id)) for item in questions]
         completions = self._engine.complete(requests, Sampling(max_new_tokens))
+        scores = self._scores(metric, questions, requests, [done.text for done in completions])
         return [
-            Prediction(item.question_id, done.text, _is_right(item, done.text), done.weight_version, done.num_logprob_tokens)
-            for item, done in zip(questions, completions, strict=True)
+            Prediction(item.question_id, done.text, score, done.weight_version, done.num_logprob_tokens)
+            for item, done, score in zip(questions, completions, scores, strict=True)
         ]
 
-
-def _is_right(item: HeldOutQuestion, answer: str) -> bool:
-    return says_yes(answer) == says_yes(item.answer) if item.yes_no else exact_match(answer, item.answer)
+    def _scores(
+        self, metric: AnswerMetric, questions: Sequence[HeldOutQuestion], requests: Sequence[Request], answers: Sequence[str]
+    ) -> list[float | None]:
+        if isinstance(metric, Judge):
+            return [None] * len(questions)
+        if isinstance(metric, Likelihood):
+            scored = self._engine.score(requests, [item.answer for item in questions])
+            return [metric.of(one.logprob, one.num_tokens) for one in scored]
+        return [metric.score(item, answer) for item, answer in zip(questions, answers, strict=True)]

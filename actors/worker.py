@@ -12,6 +12,7 @@ from actors.generator import Generator, GeneratorOptions
 from actors.images import ImageSource
 from actors.shards import Shard, ShardImages, ShardResult, timed
 from actors.views import VIEWS
+from policies.answer_metrics import AnswerMetric
 from policies.correction import CorrectionPolicy
 from policies.errors import running
 from policies.records import HeldOutQuestion, Prediction, from_table, to_table
@@ -64,9 +65,11 @@ class EngineWorker:
             records = Corrector(self._serving(), self._correction, self._images_of(shard)).correct(shard, from_table(generated.records))
         return ShardResult(to_table(records), seconds)
 
-    def evaluate(self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int) -> list[Prediction]:
-        """Answers to held-out questions."""
-        return Evaluator(self._serving()).evaluate(source, questions, max_new_tokens)
+    def evaluate(
+        self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric
+    ) -> list[Prediction]:
+        """Answers to held-out questions, scored."""
+        return Evaluator(self._serving()).evaluate(source, questions, max_new_tokens, metric)
 
     def _images_of(self, shard: Shard) -> ShardImages:
         """The open images of a shard, kept from its generation to its correction."""

@@ -24,8 +24,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from loop.stages.evaluation import read_predictions
 from loop.store import Store
+from policies.predictions import from_table
 
 RECIPE = Path("loop/recipes/shapes.yaml")
 SETS = ("0-0.15", "0.2-0.4", "0.4-0.7", "0.7-1.0")
@@ -117,7 +117,7 @@ def champions(folder: Path) -> tuple[Flags, Flags]:
 
 def _flags(store: Store, index: int) -> Flags:
     entry = next(file for file in store.commits()[index].files if file.path.endswith("/predictions.parquet"))
-    predictions = read_predictions(store.read_part(entry))
+    predictions, _ = from_table(store.read_part(entry))
     return {name: np.array([one.correct for one in predictions[f"held_out/{name}"]]) for name in SETS}
 
 

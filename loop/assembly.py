@@ -6,15 +6,15 @@ All that can be wrong with a config shows here, before any actor starts.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from actors.images import BadImageError, ImageSource, LabelledSource
+from actors.images import BadImageError, ImageSource, LabelledSource, Oracle
 from loop.config import AcceptanceSet, HeldOutSet, RunConfig
 from loop.errors import UserError, one_line, printable
+from loop.scoring.run_judge import judge_of
 from loop.sets import (
     CocoSet,
     FolderSet,
@@ -30,6 +30,7 @@ from loop.sets import (
 )
 from loop.sources.first_images import refuse_unreadable
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
+from policies.answer_metrics import ANSWER_METRICS, AUTO, YES_NO, AnswerMetric, Judge, choose
 from policies.chain import FilterChain, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
 from policies.errors import MissingMeasurementError
@@ -40,8 +41,6 @@ from policies.records import HeldOutQuestion
 from policies.registry import Registry, UnknownPolicyError
 from policies.schedule import SCHEDULE_POLICIES, START_POLICIES, STOP_POLICIES, SchedulePolicy, StartPolicy, StopPolicy
 from policies.selection import SELECTION_POLICIES, SelectionPolicy
-
-_YES_OR_NO = re.compile(r"(yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,28 @@ class HeldOut:
     name: str
     source: LabelledSource
     questions: tuple[HeldOutQuestion, ...]
+    metric: AnswerMetric
+    """How answers are scored."""
+    metric_name: str
+    why: str = ""
+    """Why this metric was chosen; empty where the config names it."""
     seed_domain: bool = False
     """Whether its questions are like the seed data."""
     yes_no: bool = False
-    """Whether only yes or no counts in an answer."""
+    """Whether a yes where no is right counts as a hallucination."""
+
+    @property
+    def described(self) -> str:
+        """The set and its metric, in one line."""
+        return f"{self.name}: {self.metric_name}, " + (f"chosen because {self.why}" if self.why else "as the config says")
 
 
 def build_policies(config: RunConfig) -> Policies:
     """The policies a config names.
 
     Raises:
-        UserError: a policy does not exist or refuses its options, a filter needs what the correction does not measure, or one leaves a
-            control nothing to differ by.
+        UserError: a policy or a metric does not exist or refuses its options, a filter needs what the correction does not measure, or one
+            leaves a control nothing to differ by.
     """
 
     def build(registry: Registry[Any], spec: Any) -> Any:
@@ -98,6 +107,9 @@ def build_policies(config: RunConfig) -> Policies:
         check_measurements(policies.filters.policies, policies.correction)
     except (UnknownPolicyError, MissingMeasurementError) as error:
         raise UserError(one_line(error)) from error
+    for spec in (*config.held_out.values(), *config.acceptance_sets.values()):
+        if spec.metric.policy != AUTO:
+            build_metric(spec.metric.policy, spec.metric.options)
     unchanged = any(spec.policy == "agreement" and spec.options.get("require_original", True) for spec in config.filters)
     if unchanged and "no_correction" in config.control:
         raise UserError(
@@ -179,28 +191,56 @@ def build_held_out(sets: Mapping[str, HeldOutSet], seed: int) -> list[HeldOut]:
     built = []
     for name, spec in sets.items():
         source = build_labelled(spec.data)
-        questions = source.questions(spec.num_questions, seed)
-        if isinstance(spec, AcceptanceSet):
-            asked = tuple(replace(question, yes_no=spec.yes_no) for question in questions)
-            built.append(HeldOut(name, source, asked, spec.seed_domain, spec.yes_no))
-        else:
-            built.append(HeldOut(name, source, tuple(questions)))
+        questions = tuple(source.questions(spec.num_questions, seed))
+        metric_name, why = _metric_of(spec, source, questions)
+        seed_domain, yes_no = (spec.seed_domain, spec.yes_no) if isinstance(spec, AcceptanceSet) else (False, False)
+        options = {} if why else spec.metric.options
+        built.append(HeldOut(name, source, questions, build_metric(metric_name, options), metric_name, why, seed_domain, yes_no))
     return built
+
+
+def question_sets(config: RunConfig) -> dict[tuple[str, str], HeldOut]:
+    """All sets of questions of a config, by section and name."""
+    sections: dict[str, Mapping[str, HeldOutSet]] = {"held_out": config.held_out, "acceptance_sets": config.acceptance_sets}
+    return {(section, one.name): one for section, sets in sections.items() for one in build_held_out(sets, config.seed)}
+
+
+def build_metric(name: str, options: Mapping[str, Any]) -> AnswerMetric:
+    """The metric of that name; raises `UserError` where there is none, or where it refuses its options."""
+    try:
+        metric = ANSWER_METRICS.build(name, options)
+    except UnknownPolicyError as error:
+        raise UserError(one_line(error)) from error
+    if not isinstance(metric, AnswerMetric):
+        raise UserError(f"metric {name} is no policies.answer_metrics.AnswerMetric; extend that class, and define its method score")
+    return metric
+
+
+def _metric_of(spec: HeldOutSet, source: LabelledSource, questions: Sequence[HeldOutQuestion]) -> tuple[str, str]:
+    """Name of a set's metric, and why it was chosen where the config leaves that open."""
+    if spec.metric.policy != AUTO:
+        return spec.metric.policy, ""
+    if isinstance(spec, AcceptanceSet) and spec.yes_no:
+        return YES_NO, "yes_no is true"
+    return choose(questions, has_program=isinstance(source, Oracle))
 
 
 def check_held_out(sets: Sequence[HeldOut]) -> None:
     """Open the images of held-out questions: a set of which some are left out would no longer be the same yardstick.
 
     Raises:
-        UserError: one cannot be read, or a right answer of a yes-or-no set is neither.
+        UserError: one cannot be read, or a question cannot be scored by the metric of its set, or the judge not be asked.
     """
     for one in sets:
-        for question in one.questions if one.yes_no else ():
-            if not _YES_OR_NO.match(question.answer):
-                raise UserError(
-                    f"the right answer to question {printable(question.question_id)} of the set {one.name} is "
-                    f"{printable(question.answer)[:80]!r}; with yes_no true every answer has to begin with yes or no"
-                )
+        problems = {question.question_id: problem for question in one.questions if (problem := one.metric.problem(question))}
+        if problems:
+            example, problem = next(iter(problems.items()))
+            raise UserError(
+                f"{len(problems)} of {len(one.questions)} questions of the set {one.name} cannot be scored by the metric "
+                f"{one.metric_name}, such as {printable(example)}: {printable(problem)}; choose another metric, or correct the data"
+            )
+        if isinstance(one.metric, Judge):
+            judge_of(one.metric)
         for image_id in dict.fromkeys(question.image_id for question in one.questions):
             try:
                 one.source.open(image_id)

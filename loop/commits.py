@@ -95,8 +95,9 @@ class RoundCommit(BaseModel):
     filters: list[FilterCount] = Field(default_factory=list)
     metrics: dict[str, float] = Field(default_factory=dict)
     """`correct_before`, `correct_after`, `correct_kept` (shares, where the truth is known), `accuracy/SET` of the champion after
-    the round, `candidate_accuracy/SET`, `train_loss`, `distinct_2`, `mean_answer_words` and the like; of controls
-    `control/NAME/...`, see `loop.stages.controls`."""
+    the round (`likelihood/SET`, `rouge_l/SET`, `judge/SET` or `score/SET` where the metric of the set measures that),
+    `candidate_accuracy/SET`, `train_loss`, `distinct_2`, `mean_answer_words` and the like; of controls `control/NAME/...`, see
+    `loop.stages.controls`."""
     decision: Decision | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     """Wall-clock of `generate_correct_filter`, `select`, `train`, `evaluate`, `controls`, `decide`, `swap` and the whole `round`."""

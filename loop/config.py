@@ -18,6 +18,7 @@ from loop.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
 from loop.suggestions import meant_key, spelled
 from loop.training_config import TrainingConfig, check_ranks
 from loop.yaml_input import MAX_BYTES, read_yaml
+from policies.answer_metrics import AUTO, YES_NO
 from policies.instructions import QuestionType
 from policies.texts import decoded_text
 
@@ -55,6 +56,15 @@ class HeldOutSet(Section):
 
     data: LabelledSet = Field(description="where the questions come from")
     num_questions: int = Field(200, ge=1, le=_MAX_QUESTIONS, description="questions drawn from it")
+    metric: PolicySpec = Field(
+        default_factory=lambda: Policy(policy=AUTO), description="how answers are scored; auto: what fits the data, as a dry run tells"
+    )
+
+    @model_validator(mode="after")
+    def _auto_has_no_options(self) -> HeldOutSet:
+        if self.metric.policy == AUTO and self.metric.options:
+            raise ValueError(f"metric auto takes no options, but was given {', '.join(self.metric.options)}; name the metric they are for")
+        return self
 
 
 class AcceptanceSet(HeldOutSet):
@@ -64,6 +74,12 @@ class AcceptanceSet(HeldOutSet):
     yes_no: bool = Field(
         False, description="answers count as yes or no alone, as POPE's: policy evidence guards against yes where no is right"
     )
+
+    @model_validator(mode="after")
+    def _yes_no_is_a_metric(self) -> AcceptanceSet:
+        if self.yes_no and self.metric.policy not in (AUTO, YES_NO):
+            raise ValueError(f"yes_no true scores answers by the metric yes_no, but metric is {self.metric.policy}; drop one of the two")
+        return self
 
     @model_validator(mode="after")
     def _whole_answers_of_shapes(self) -> AcceptanceSet:
@@ -310,6 +326,14 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def parse_config(document: dict[str, Any]) -> RunConfig:
     """The config in a mapping; raises `UserError` with one line per finding."""
     return validated(RunConfig, document)
+
+
+def stored_config(document: dict[str, Any]) -> RunConfig:
+    """The config that a run was begun with. A run from before sets had a metric goes on as it began: word by word."""
+    for section in ("held_out", "acceptance_sets"):
+        for one in document.get(section, {}).values():
+            one.setdefault("metric", YES_NO if one.get("yes_no") else "exact")
+    return parse_config(document)
 
 
 def validated(model: type[_Config], document: dict[str, Any]) -> _Config:

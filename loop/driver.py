@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 
 from cluster.plan import plan_resources
-from loop.assembly import build_held_out, build_images, build_labelled, build_policies, check_held_out
+from loop.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets
 from loop.commits import RoundCommit
-from loop.config import RunConfig, parse_config
-from loop.errors import UserError
+from loop.config import RunConfig, stored_config
+from loop.errors import UserError, printable
 from loop.house import House, open_house, resource_request
 from loop.interruption import interruptible
 from loop.mirroring import mirrored
@@ -30,9 +30,12 @@ _REPLAY_S = 600.0
 """Bound on the mirror where nothing else is left to do: one call per request to MLflow, about fifteen a round."""
 
 
-def check(config: RunConfig, *, has_begun: bool = False) -> None:
+def check(config: RunConfig, *, has_begun: bool = False) -> list[str]:
     """Everything that can be found wrong with a config before an actor starts; of a run that has begun, what takes seconds and has been
     looked at already is left out.
+
+    Returns:
+        how the answers to each set of questions are scored, a line each.
 
     Raises:
         UserError: with one clear line.
@@ -41,9 +44,9 @@ def check(config: RunConfig, *, has_begun: bool = False) -> None:
     for spec in config.image_sets:
         build_images(spec)
     build_labelled(config.seed_data.data)
-    held_out = [*build_held_out(config.held_out, config.seed), *build_held_out(config.acceptance_sets, config.seed)]
+    sets = question_sets(config)
     if not has_begun:
-        check_held_out(held_out)
+        check_held_out(list(sets.values()))
         check_model(config.model_path, config.engine)
     if config.cluster.address is None:
         available = config.cluster.num_cpus or psutil.cpu_count() or 1
@@ -51,11 +54,12 @@ def check(config: RunConfig, *, has_begun: bool = False) -> None:
             plan_resources(available, torch.cuda.device_count(), resource_request(config))
         except ValueError as error:
             raise UserError(str(error)) from error
+    return [f"{section}.{one.described}" for (section, _), one in sets.items()]
 
 
 def start(config: RunConfig, run_dir: str, console: Console) -> Store:
     """A new run in `run_dir`, driven to its end. The store holds everything that came of it."""
-    check(config)
+    _say_metrics(console, check(config))
     info = RunInfo(run_id=f"{config.name}-{uuid.uuid4().hex[:12]}", config=config.model_dump(mode="json"))
     store = Store.create(run_dir, info)
     drive(config, store, console)
@@ -65,10 +69,15 @@ def start(config: RunConfig, run_dir: str, console: Console) -> Store:
 def resume(run_dir: str, console: Console) -> Store:
     """Continue an interrupted run from its last finished shard; a finished run only has its mirror completed."""
     store = Store.open(run_dir)
-    config = parse_config(store.read_run().config)
-    check(config, has_begun=bool(store.commits()))
+    config = stored_config(store.read_run().config)
+    _say_metrics(console, check(config, has_begun=bool(store.commits())))
     drive(config, store, console)
     return store
+
+
+def _say_metrics(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(f"metric of {printable(line)}", highlight=False, soft_wrap=True, markup=False)
 
 
 def drive(config: RunConfig, store: Store, console: Console) -> None:

@@ -33,8 +33,9 @@ from loop.models import downloaded, model_files
 from loop.progress import RunProgress, Stage, loss_remark
 from loop.serving import engine_fleet, probe_of
 from loop.sources.routed import RoutedSource, routed
-from loop.stages.evaluation import Predictions, read_predictions
+from loop.stages.evaluation import sets_of, stored_predictions
 from loop.store import Store
+from policies.predictions import Predictions
 from policies.records import Record, TrainingSample
 
 _SEED_SET = "seed"
@@ -213,7 +214,8 @@ class House:
         return self._models[path]
 
     def _predictions(self, commit: RoundCommit) -> Predictions:
-        return read_predictions(self.store.read_part(self._file(commit, "predictions.parquet")))
+        file = self._file(commit, "predictions.parquet")
+        return stored_predictions(file.path, self.store.read_part(file), sets_of(self))
 
     def _file(self, commit: RoundCommit, name: str) -> FileEntry:
         return next(file for file in commit.files if file.path.endswith(f"/{name}"))

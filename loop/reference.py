@@ -22,6 +22,7 @@ from loop.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.sets import ImageSet, LabelledSet, kinds_of
 from loop.train_config import TrainConfig, TrainStage
 from policies.acceptance import ACCEPTANCE_POLICIES
+from policies.answer_metrics import ANSWER_METRICS
 from policies.correction import CORRECTION_POLICIES
 from policies.filters import FILTER_POLICIES
 from policies.instructions import INSTRUCTION_POLICIES
@@ -40,6 +41,7 @@ _POLICIES: dict[str, Registry[Any]] = {
     "start": START_POLICIES,
     "acceptance": ACCEPTANCE_POLICIES,
     "stop": STOP_POLICIES,
+    "metric": ANSWER_METRICS,
 }
 _SETS: dict[str, type[BaseModel]] = {
     **{f"an image set of kind: {kind}": model for kind, model in kinds_of(ImageSet).items()},

@@ -51,6 +51,8 @@ class Rehearsal:
     """Actors, and the resources that are reserved for them."""
     missing: tuple[str, ...]
     """What has to be provided: on this machine, or on the one that the run is for."""
+    metrics: tuple[str, ...] = ()
+    """How the answers to each set of questions are scored, of the sets whose data are here."""
 
 
 def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
@@ -66,23 +68,24 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
     """
     build_policies(config)
     plan = _plan(config, assumed)
-    missing = [*_check_data(config), *_check_model(config), *_lacking(config, plan, assumed)]
-    return Rehearsal(tuple(_described(config, plan)), tuple(missing))
+    metrics: list[str] = []
+    missing = [*_check_data(config, metrics), *_check_model(config), *_lacking(config, plan, assumed)]
+    return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics))
 
 
 # ---- data
 
 
-def _check_data(config: RunConfig) -> Iterator[str]:
-    """Builds the sets whose data are here, as `driver.check` does; yields what is not."""
-    for where, spec, build in _sets(config):
+def _check_data(config: RunConfig, metrics: list[str]) -> Iterator[str]:
+    """Builds the sets whose data are here, as `driver.check` does, and tells their metrics; yields what is not here."""
+    for where, spec, build in _sets(config, metrics):
         absent = [address for name in _ADDRESSES if (address := str(getattr(spec, name, ""))) and _is_absent(address)]
         yield from (f"{where}: {address} is not on this machine" for address in absent)
         if not absent:
             build()
 
 
-def _sets(config: RunConfig) -> Iterator[tuple[str, Section, Callable[[], object]]]:
+def _sets(config: RunConfig, metrics: list[str]) -> Iterator[tuple[str, Section, Callable[[], object]]]:
     """Every set of a config: its place there, what it says, and how it is looked into."""
     for number, images in enumerate(config.image_sets):
         yield f"image_sets.{number}", images, partial(build_images, images)
@@ -90,11 +93,13 @@ def _sets(config: RunConfig) -> Iterator[tuple[str, Section, Callable[[], object
     questions: Mapping[str, Mapping[str, HeldOutSet]] = {"held_out": config.held_out, "acceptance_sets": config.acceptance_sets}
     for section, sets in questions.items():
         for name, one in sets.items():
-            yield f"{section}.{name}", one.data, partial(_check_questions, name, one, config.seed)
+            yield f"{section}.{name}", one.data, partial(_check_questions, section, name, one, config.seed, metrics)
 
 
-def _check_questions(name: str, spec: HeldOutSet, seed: int) -> None:
-    check_held_out(build_held_out({name: spec}, seed))
+def _check_questions(section: str, name: str, spec: HeldOutSet, seed: int, metrics: list[str]) -> None:
+    built = build_held_out({name: spec}, seed)
+    check_held_out(built)
+    metrics += [f"{section}.{one.described}" for one in built]
 
 
 def _is_absent(address: str) -> bool:

@@ -15,6 +15,7 @@ from rich.table import Table
 from loop.commits import RoundCommit, RoundState
 from loop.errors import printable
 from policies.acceptance import points
+from policies.answer_metrics import ACCURACY, MEASURES
 from policies.paired import Comparison, interval
 
 MISSING = "\u2013"  # an en dash
@@ -30,7 +31,7 @@ def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str], wid
     """What each round wrote, what each filter kept of it, what its candidate has over champion and controls, and what the champion can
     do on the held-out sets `set_names`.
 
-    Shares and accuracies are in percent. A number that was not measured is a dash. Tables with more columns than fit into
+    Shares and scores are in percent. A number that was not measured is a dash. Tables with more columns than fit into
     `width` characters are continued in a further one.
     """
     commits = sorted(commits, key=lambda commit: commit.round)
@@ -134,7 +135,8 @@ def _over_champion(commit: RoundCommit) -> str:
     numbers = _numbers_of(commit)
     if "low" in numbers:
         return points(numbers["difference"], numbers["low"], numbers["high"])
-    counts = Comparison(*(round(numbers[name]) for name in ("num_questions", "num_won", "num_lost")))
+    num_questions, num_won, num_lost = (round(numbers[name]) for name in ("num_questions", "num_won", "num_lost"))
+    counts = Comparison(num_questions, num_won, num_lost)
     return points(counts.difference, *interval([counts]))
 
 
@@ -161,11 +163,20 @@ def _percent(value: float | None) -> str:
 
 
 def _champion_tables(commits: Sequence[RoundCommit], set_names: Sequence[str], width: int) -> list[Table]:
-    columns = [_percent_column(name, f"accuracy/{name}") for name in set_names]
-    gains = {name: _gain(commits, f"accuracy/{name}") for name in set_names}
+    measures = {name: _measure_of(name, commits) for name in set_names}
+    graded = sorted(set(measures.values()) - {ACCURACY})
+    headings = {name: name if not graded or measure == ACCURACY else f"{name}, {measure}" for name, measure in measures.items()}
+    columns = [_percent_column(headings[name], f"{measure}/{name}") for name, measure in measures.items()]
+    gains = {headings[name]: _gain(commits, f"{measure}/{name}") for name, measure in measures.items()}
     columns.append(("outcome", _outcome))
     footer = {**gains, "outcome": "points over the seed model"}
-    return _tables("What the champion can do after each round: exact accuracy, %", columns, commits, width, {"outcome"}, footer)
+    title = "What the champion can do after each round: " + ("mean score, 0 to 100" if graded else "accuracy, %")
+    return _tables(title, columns, commits, width, {"outcome"}, footer)
+
+
+def _measure_of(name: str, commits: Sequence[RoundCommit]) -> str:
+    """What the metric of a held-out set measures: by the name that its mean is committed under."""
+    return next((one for one in MEASURES if any(f"{one}/{name}" in commit.metrics for commit in commits)), ACCURACY)
 
 
 def _tables(
@@ -241,7 +252,7 @@ def _percent_column(heading: str, metric: str) -> Column:
 
 
 def _gain(commits: Sequence[RoundCommit], metric: str) -> str:
-    """The champion's accuracy now, less the seed model's, in points."""
+    """The champion's mean score now, less the seed model's, in points."""
     seed = next((commit for commit in commits if commit.state is RoundState.BASELINE), None)
     before = None if seed is None else _metric(seed, metric)
     after = _metric(commits[-1], metric) if commits else None

@@ -39,7 +39,7 @@ from loop.stages.clock import RoundClock
 from loop.stages.controls import run_controls
 from loop.stages.deciding import decide, generated_stats
 from loop.stages.empty import settle_empty
-from loop.stages.evaluation import accuracies, evaluate
+from loop.stages.evaluation import blind_sets, evaluate, mean_scores, sets_of
 from loop.stages.reading import check_images
 from loop.stages.records import counts_of, filter_counts, finished_parts, select, whole
 from loop.stages.training import hyperparameters, train, training_set
@@ -58,7 +58,8 @@ def run_baseline(house: House) -> RoundCommit:
     commit = RoundCommit(
         run_id=house.run_id, round=0, state=RoundState.BASELINE, epoch=house.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=model.version, champion_path=model.path,
-        metrics=accuracies("accuracy", predictions), stage_seconds=clock.seconds, files=[*model.files, part.entry],
+        metrics=mean_scores("", sets_of(house), predictions), stage_seconds=clock.seconds, files=[*model.files, part.entry],
+        findings=blind_sets(sets_of(house), predictions),
     )  # fmt: skip
     house.store.commit(commit)
     return commit
@@ -79,7 +80,7 @@ def run_round(house: House, index: int) -> RoundCommit:
     parts = whole(shards, finished)
     with clock.stage("select"):
         records, selected, selected_part = select(house.store, house.policies.selection, index, parts)
-        findings = check_images(house, index, records, [*(shard.name for shard in shards), "selected"])
+        check_images(house, index, records, [*(shard.name for shard in shards), "selected"])
         assert {record.generator_weight_version for record in records} <= {champion.version}
     if not selected:
         return settle_empty(house, index, clock, records, [*parts, selected_part])
@@ -112,8 +113,8 @@ def run_round(house: House, index: int) -> RoundCommit:
         filters=filter_counts(parts),
         metrics={
             **correctness(records),
-            **accuracies("accuracy", predictions if verdict.accepted else champion_predictions),
-            **accuracies("candidate_accuracy", predictions),
+            **mean_scores("", sets_of(house), predictions if verdict.accepted else champion_predictions),
+            **mean_scores("candidate_", sets_of(house), predictions),
             **asdict(generated_stats(selected)),
             **training,
             **controls.metrics,
@@ -128,7 +129,6 @@ def run_round(house: House, index: int) -> RoundCommit:
             predictions_part.entry,
             *controls.files,
         ],
-        findings=findings,
     )
     house.store.commit(commit)
     return commit

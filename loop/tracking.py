@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from loop.commits import RoundCommit, RoundState
+from policies.answer_metrics import ACCURACY, MEASURES
 from policies.records import Record
 
 if TYPE_CHECKING:
@@ -288,20 +289,23 @@ def sample_table(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def accuracy_figure(commits: Sequence[RoundCommit]) -> Figure:
-    """Accuracy by round on each held-out set: a line for the champion, a cross for each candidate that was rejected."""
+    """Mean score by round on each held-out set: a line for the champion, a cross for each candidate that was rejected."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7.0, 4.2), dpi=120, layout="constrained")
     axes = figure.subplots()
-    names = sorted({name for commit in commits for name in commit.metrics if name.startswith("accuracy/")})
+    names = sorted({name for commit in commits for name in commit.metrics if name.partition("/")[0] in MEASURES})
+    is_accuracy = all(name.startswith(f"{ACCURACY}/") for name in names)
     for name in names:
         measured = [commit for commit in commits if name in commit.metrics]
-        (line,) = axes.plot([c.round for c in measured], [100 * c.metrics[name] for c in measured], "o-", label=_as_label(name))
+        label = _as_label(name, with_measure=not is_accuracy)
+        (line,) = axes.plot([c.round for c in measured], [100 * c.metrics[name] for c in measured], "o-", label=label)
         rejected = [c for c in commits if c.state is RoundState.REJECTED and f"candidate_{name}" in c.metrics]
         candidates = [100 * c.metrics[f"candidate_{name}"] for c in rejected]
         axes.plot([c.round for c in rejected], candidates, "x", color=line.get_color())
-    axes.set(xlabel="round", ylabel="exact accuracy, %", title="Champion by round (x: rejected candidate)")
+    scale = "accuracy, %" if is_accuracy else "mean score, 0 to 100"
+    axes.set(xlabel="round", ylabel=scale, title="Champion by round (x: rejected candidate)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if names:
@@ -309,9 +313,10 @@ def accuracy_figure(commits: Sequence[RoundCommit]) -> Figure:
     return figure
 
 
-def _as_label(metric: str) -> str:
+def _as_label(metric: str, *, with_measure: bool) -> str:
     """A set's name as matplotlib shows it: a dollar would begin a formula, and a name that begins with an underscore is left out."""
-    name = metric.split("/", 1)[1].replace("$", r"\$")
+    measure, _, name = metric.partition("/")
+    name = (f"{name}, {measure}" if with_measure and measure != ACCURACY else name).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 

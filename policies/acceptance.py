@@ -10,26 +10,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from policies.answer_metrics import ACCURACY, MIXED
 from policies.checks import check_at_least, check_choice, check_share
-from policies.paired import Comparison, compare, compare_sets, interval, mcnemar_p, pooled, quantiles
+from policies.paired import Comparison, Score, compare, compare_sets, interval, p_value, pooled, quantiles
 from policies.registry import Registry
 from policies.sequential import Spending, level, spent
 
-Correctness = Mapping[str, Sequence[bool]]
-"""Held-out set name -> whether each question was answered right, in the same order for every model."""
+Scores = Mapping[str, Sequence[Score]]
+"""Held-out set name -> the score of each answer, 0..1, higher for the better one, in the same order for every model. Right and wrong are 1
+and 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     """How a model answered the acceptance sets."""
 
-    correct: Correctness
+    scores: Scores
+    measures: Mapping[str, str] = field(default_factory=dict)
+    """Set -> what its scores are called; `accuracy` where it is not among them."""
     hallucinated: Mapping[str, Sequence[bool | None]] = field(default_factory=dict)
     """Set -> of each answer whether it tells of something that is not there; None where that cannot be told."""
     yes_share: Mapping[str, float] = field(default_factory=dict)
     """Yes-or-no set -> share of the answers that say yes."""
     mean_words: float = 0.0
     """Mean number of words of an answer, over all sets."""
+
+    def measure(self, *names: str) -> str:
+        """What the scores of these sets, or of all, are called."""
+        found = {self.measures.get(name, ACCURACY) for name in names or self.scores}
+        return found.pop() if len(found) == 1 else MIXED
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,7 @@ class Always:
     """Every candidate becomes the champion; the numbers are given all the same."""
 
     def decide(self, champion: Answered, candidate: Answered, context: DecisionContext) -> Verdict:
-        return Verdict(True, "every candidate is accepted", _numbers(compare_sets(champion.correct, candidate.correct)))
+        return Verdict(True, "every candidate is accepted", _numbers(compare_sets(champion.scores, candidate.scores)))
 
 
 @ACCEPTANCE_POLICIES.register("paired_test")
@@ -117,10 +126,11 @@ class PairedTest:
     """Accept what is better on paired held-out questions beyond chance, worse on no set, and neither duller nor much longer.
 
     Options:
-        min_gain: least pooled difference in accuracy, in shares (0.01 is one point).
-        max_p: largest one-sided p of the exact McNemar test over all questions (McNemar 1947: the binomial test on the
-            questions that only one of the two got right); 1 switches the test off.
-        max_drop: largest loss of accuracy on any single set, in shares.
+        min_gain: least pooled difference of the mean score, in shares (0.01 is one point).
+        max_p: largest one-sided p over all questions; 1 switches the test off. For right and wrong it is that of the exact McNemar test
+            (McNemar 1947: the binomial test on the questions that only one of the two got right), for graded scores that of the paired
+            sign-flip test, its generalisation.
+        max_drop: largest loss of the mean score on any single set, in shares.
         min_diversity_ratio: least `distinct_2` as a share of the previous round's.
         max_length_ratio: `mean_answer_words` stays within 1/ratio..ratio of the previous round's.
     """
@@ -139,19 +149,18 @@ class PairedTest:
         check_at_least("max_length_ratio", self.max_length_ratio, 1.0)
 
     def decide(self, champion: Answered, candidate: Answered, context: DecisionContext) -> Verdict:
-        by_set = compare_sets(champion.correct, candidate.correct)
+        by_set = compare_sets(champion.scores, candidate.scores)
         numbers = _numbers(by_set)
-        faults = [*self._accuracy_faults(by_set, numbers), *self._drift_faults(context.generated, context.previous)]
-        reason = "; ".join(faults) or f"accuracy {numbers['difference']:+.4f}, p {numbers['p_value']:.2g}"
+        faults = [*self._score_faults(numbers, candidate), *_drops(by_set, self.max_drop, candidate)]
+        faults += self._drift_faults(context.generated, context.previous)
+        reason = "; ".join(faults) or f"{candidate.measure()} {numbers['difference']:+.4f}, p {numbers['p_value']:.2g}"
         return Verdict(not faults, reason, numbers)
 
-    def _accuracy_faults(self, by_set: Mapping[str, Comparison], numbers: Mapping[str, float]) -> list[str]:
-        faults = []
+    def _score_faults(self, numbers: Mapping[str, float], candidate: Answered) -> Iterator[str]:
         if numbers["difference"] < self.min_gain:
-            faults.append(f"accuracy {numbers['difference']:+.4f} is below min_gain {self.min_gain:+.4f}")
+            yield f"{candidate.measure()} {numbers['difference']:+.4f} is below min_gain {self.min_gain:+.4f}"
         if numbers["p_value"] > self.max_p:
-            faults.append(f"p {numbers['p_value']:.2g} is above max_p {self.max_p}")
-        return [*faults, *_drops(by_set, self.max_drop)]
+            yield f"p {numbers['p_value']:.2g} is above max_p {self.max_p}"
 
     def _drift_faults(self, generated: GeneratedStats, previous: GeneratedStats | None) -> list[str]:
         if previous is None:
@@ -173,9 +182,9 @@ class Evidence:
     """Accept what is shown to be better, with a bound on errors over the whole run, and what no guard speaks against.
 
     A candidate is better when the lower confidence bound of its paired gain over all acceptance questions (bootstrap, see
-    `policies.paired`) is above `margin` and the exact McNemar test agrees. Both at the round's level of an online fallback
-    (`policies.sequential`): the probability that a run accepts any candidate that is no better is at most `alpha`, whatever the number
-    of rounds. Levels follow from the committed verdicts alone.
+    `policies.paired`) is above `margin` and the paired test agrees: McNemar's exact test where answers are right or wrong, else the
+    sign-flip test. Both at the round's level of an online fallback (`policies.sequential`): the probability that a run accepts any
+    candidate that is no better is at most `alpha`, whatever the number of rounds. Levels follow from the committed verdicts alone.
 
     The same questions serve every round. Until the first candidate is accepted nothing of them has come back to the loop but "no", so
     that every candidate so far is one that would have been trained on any other acceptance questions with that outcome: the bound
@@ -199,8 +208,8 @@ class Evidence:
         alpha: bound on the probability of any false acceptance in the whole run.
         spending: how alpha is shared out over the rounds: "harmonic", most to the first ones, or "equal".
         confidence: of the two-sided interval that is reported; decides nothing.
-        max_drop: largest loss of accuracy against the champion on any single set, in shares.
-        max_forgetting: largest loss of accuracy against the seed model on a set of the seed domain, in shares.
+        max_drop: largest loss of the mean score against the champion on any single set, in shares.
+        max_forgetting: largest loss of the mean score against the seed model on a set of the seed domain, in shares.
         max_hallucination_rise: largest rise of the share of hallucinating answers, in shares.
         max_length_ratio: mean lengths stay within 1/ratio..ratio of what they are held against.
         min_diversity_ratio: least distinct-1 and distinct-2 of the questions as a share of round 1's.
@@ -227,7 +236,7 @@ class Evidence:
         check_at_least("max_length_ratio", self.max_length_ratio, 1.0)
 
     def decide(self, champion: Answered, candidate: Answered, context: DecisionContext) -> Verdict:
-        by_set = compare_sets(champion.correct, candidate.correct)
+        by_set = compare_sets(champion.scores, candidate.scores)
         now = self.level(context)
         tail = (1 - self.confidence) / 2
         bound, low, high = quantiles(by_set.values(), now, tail, 1 - tail)
@@ -236,10 +245,11 @@ class Evidence:
         measured = [guard(champion, candidate, context) for guard in guards]
         for found, _ in measured:
             numbers |= found
-        faults = [*self._gain_faults(numbers), *_drops(by_set, self.max_drop), *(fault for _, faults in measured for fault in faults)]
+        faults = [*self._gain_faults(numbers), *_drops(by_set, self.max_drop, candidate)]
+        faults += [fault for _, found in measured for fault in found]
         accepted = [*(verdict.accepted for verdict in context.history), not faults]
         numbers["alpha_spent"] = spent(self.alpha, context.num_rounds, self.spending, accepted)
-        shown = f"accuracy {points(numbers['difference'], low, high)}, p {numbers['p_value']:.2g} at level {now:.2g}"
+        shown = f"{candidate.measure()} {points(numbers['difference'], low, high)}, p {numbers['p_value']:.2g} at level {now:.2g}"
         return Verdict(not faults, "; ".join([shown, *faults]), numbers)
 
     def level(self, context: DecisionContext) -> float:
@@ -256,12 +266,13 @@ class Evidence:
         numbers: dict[str, float] = {}
         faults = []
         for name in sorted(context.seed_domain):
-            one = compare(name, context.seed.correct[name], candidate.correct[name])
+            one = compare(name, context.seed.scores[name], candidate.scores[name])
             low, high = interval([one], self.confidence)
             numbers |= {f"forgetting/{name}": one.difference, f"forgetting_low/{name}": low, f"forgetting_high/{name}": high}
             if one.difference < -self.max_forgetting:
                 lost = points(one.difference, low, high)
-                faults.append(f"forgetting on {name}: {lost} of the seed model's accuracy, max_forgetting is {self.max_forgetting}")
+                what = candidate.measure(name)
+                faults.append(f"forgetting on {name}: {lost} of the seed model's {what}, max_forgetting is {self.max_forgetting}")
         return numbers, faults
 
     def _hallucination(self, champion: Answered, candidate: Answered, context: DecisionContext) -> _Guarded:
@@ -318,9 +329,9 @@ def _share_hallucinated(one: Answered) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _drops(by_set: Mapping[str, Comparison], max_drop: float) -> list[str]:
+def _drops(by_set: Mapping[str, Comparison], max_drop: float, candidate: Answered) -> list[str]:
     return [
-        f"accuracy on {name} {one.difference:+.4f} drops by more than max_drop {max_drop}"
+        f"{candidate.measure(name)} on {name} {one.difference:+.4f} drops by more than max_drop {max_drop}"
         for name, one in by_set.items()
         if one.difference < -max_drop
     ]
@@ -328,11 +339,13 @@ def _drops(by_set: Mapping[str, Comparison], max_drop: float) -> list[str]:
 
 def _numbers(by_set: Mapping[str, Comparison]) -> dict[str, float]:
     total = pooled(by_set.values())
+    bounds = {} if total.differences is None else dict(zip(("low", "high"), interval(by_set.values()), strict=True))
     return {
         "difference": total.difference,
-        "p_value": mcnemar_p(total.num_won, total.num_lost),
+        "p_value": p_value(total),
         "num_questions": float(total.num_questions),
         "num_won": float(total.num_won),
         "num_lost": float(total.num_lost),
+        **bounds,  # for counts they follow from the three numbers above
         **{f"difference/{name}": one.difference for name, one in by_set.items()},
     }

@@ -1,18 +1,26 @@
-"""Two models on the same questions: what one got right and the other did not, and what that says about all questions.
+"""Two models on the same questions: what one answered better and the other worse, and what that says about all questions.
 
-Intervals are percentile bootstraps over questions, drawn with replacement within each set (Efron and Tibshirani 1993). A question
-counts +1, 0 or -1, so the distribution that repetitions would only sample is computed exactly: it is a sum of independent draws,
-and its characteristic function a product. No seed, no number of repetitions.
+Scores are 0..1. Where every one of them is 0 or 1, the questions that only one of the two got right say all: p is that of McNemar's exact
+test. Graded scores are tested by flipping the signs of the differences, which on right and wrong is the same test.
+
+Intervals are percentile bootstraps over questions, drawn with replacement within each set (Efron and Tibshirani 1993). Neither needs
+repetitions or a seed: what they would only sample is the distribution of a sum of independent draws, whose characteristic function is a
+product. Graded differences are taken in steps of a thousandth of the largest for this.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from policies.checks import check_share
+
+Score = float | None
+"""Of one answer, 0..1; None where it could not be scored, and then the question is left out of every comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +29,45 @@ class Comparison:
 
     num_questions: int
     num_won: int
-    """Questions that the one got right and the other did not."""
+    """Questions that the one answered better: got right where the other did not, or has the higher score on."""
     num_lost: int
+    differences: tuple[float, ...] | None = None
+    """The one's score minus the other's on every question, where scores are graded; None where the counts say all."""
 
     @property
     def difference(self) -> float:
-        """The one's accuracy minus the other's, in shares."""
-        return (self.num_won - self.num_lost) / self.num_questions
+        """The one's mean score minus the other's, in shares."""
+        won = self.num_won - self.num_lost if self.differences is None else math.fsum(self.differences)
+        return won / self.num_questions
+
+    @property
+    def gains(self) -> np.ndarray:
+        """The difference on every question, in any order."""
+        if self.differences is not None:
+            return np.array(self.differences)
+        return np.repeat([1.0, -1.0, 0.0], [self.num_won, self.num_lost, self.num_questions - self.num_won - self.num_lost])
 
 
-def compare(name: str, other: Sequence[bool], one: Sequence[bool]) -> Comparison:
+def compare(name: str, other: Sequence[Score], one: Sequence[Score]) -> Comparison:
     """`one` against `other` on the set `name`, question by question.
 
     Raises:
-        ValueError: they are not as many, or none.
+        ValueError: they are not as many, or there is no question that both have a score on.
     """
-    if len(other) != len(one) or len(one) == 0:
-        raise ValueError(f"held-out set {name}: {len(other)} answers of the champion, {len(one)} of the candidate; expected as many, not 0")
-    before, after = np.asarray(other, dtype=bool), np.asarray(one, dtype=bool)
-    return Comparison(len(one), int(np.sum(after & ~before)), int(np.sum(before & ~after)))
+    pairs = [(before, after) for before, after in zip(other, one, strict=False) if before is not None and after is not None]
+    if len(other) != len(one) or not pairs:
+        raise ValueError(
+            f"held-out set {name}: {len(other)} answers of the champion, {len(one)} of the candidate, {len(pairs)} scored for both; "
+            "expected as many, not 0"
+        )
+    before, after = np.array(pairs, dtype=float).T
+    differences = np.round(after - before, _DECIMALS)
+    is_graded = not np.isin([before, after], (0.0, 1.0)).all()
+    num_won, num_lost = int(np.sum(differences > 0)), int(np.sum(differences < 0))
+    return Comparison(len(pairs), num_won, num_lost, tuple(differences.tolist()) if is_graded else None)
 
 
-def compare_sets(champion: Mapping[str, Sequence[bool]], candidate: Mapping[str, Sequence[bool]]) -> dict[str, Comparison]:
+def compare_sets(champion: Mapping[str, Sequence[Score]], candidate: Mapping[str, Sequence[Score]]) -> dict[str, Comparison]:
     """The candidate against the champion, by set.
 
     Raises:
@@ -59,7 +84,18 @@ def compare_sets(champion: Mapping[str, Sequence[bool]], candidate: Mapping[str,
 def pooled(compared: Iterable[Comparison]) -> Comparison:
     """All questions of several sets as one."""
     sets = list(compared)
-    return Comparison(sum(one.num_questions for one in sets), sum(one.num_won for one in sets), sum(one.num_lost for one in sets))
+    is_graded = any(one.differences is not None for one in sets)
+    return Comparison(
+        sum(one.num_questions for one in sets), sum(one.num_won for one in sets), sum(one.num_lost for one in sets),
+        tuple(np.concatenate([one.gains for one in sets]).tolist()) if is_graded else None,
+    )  # fmt: skip
+
+
+def p_value(compared: Comparison) -> float:
+    """One-sided p: how likely a model that is no better has at least so large a lead."""
+    if compared.differences is None:
+        return mcnemar_p(compared.num_won, compared.num_lost)
+    return sign_flip_p(compared.differences)
 
 
 def mcnemar_p(num_won: int, num_lost: int) -> float:
@@ -69,6 +105,26 @@ def mcnemar_p(num_won: int, num_lost: int) -> float:
     if num_won + num_lost == 0:
         return 1.0
     return float(binomtest(num_won, num_won + num_lost, 0.5, alternative="greater").pvalue)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """One-sided p of the paired sign-flip test: that the sum of the differences, each with a sign drawn at random, is at least what it is
+    (Fisher 1935). Exact for differences in steps of a thousandth of the largest, down to where rounding leaves only Hoeffding's bound."""
+    steps, _ = _in_steps([np.asarray(differences, dtype=float)])
+    observed, sizes = int(steps[0].sum()), np.abs(steps[0])
+    reach, squares = int(sizes.sum()), float(np.sum(sizes.astype(float) ** 2))
+    if observed <= -reach:
+        return 1.0
+    bound = max(math.exp(-(max(0, observed) ** 2) / (2 * squares)), sys.float_info.min)
+    half = min(reach, math.ceil(_SPREADS * math.sqrt(squares)))  # what lies beyond weighs less than rounding does
+    if observed > half:
+        return bound
+    angles = 2 * np.pi * np.arange(half + 1) / (2 * half + 1)
+    of_sum = np.ones(half + 1)
+    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
+        of_sum *= np.cos(angles * size) ** count
+    probabilities = np.roll(np.fft.irfft(of_sum, 2 * half + 1), half)  # of the sums -half..half
+    return min(bound, max(float(probabilities[max(0, observed + half) :].sum()), _ROUNDING))
 
 
 def interval(compared: Iterable[Comparison], confidence: float = 0.95) -> tuple[float, float]:
@@ -83,6 +139,8 @@ def quantiles(compared: Iterable[Comparison], *shares: float) -> list[float]:
     that so large a share of the resamples does not exceed. The one of a small share `level` is a lower bound of confidence 1 - `level`.
     """
     sets = list(compared)
+    if any(one.differences is not None for one in sets):
+        return _graded_quantiles([one.gains for one in sets], shares)
     num = sum(one.num_questions for one in sets)
     turn = np.exp(2j * np.pi * np.arange(num + 1) / (2 * num + 1))
     of_sum = np.ones(num + 1, dtype=complex)
@@ -95,5 +153,38 @@ def quantiles(compared: Iterable[Comparison], *shares: float) -> list[float]:
     return [float(min(place, 2 * num) - num) / num for place in places]
 
 
+def _graded_quantiles(gains: Sequence[np.ndarray], shares: Sequence[float]) -> list[float]:
+    steps, size = _in_steps(gains)
+    num = sum(map(len, steps))
+    off = (sum(math.fsum(one) for one in gains) - size * sum(int(one.sum()) for one in steps)) / num
+    center = round(sum(float(one.sum()) for one in steps))
+    variance = sum(len(one) * float(one.var()) for one in steps)
+    # Bernstein's inequality: what lies beyond weighs less than rounding does.
+    half = math.ceil(math.sqrt(2 * _MAX_EXPONENT * variance) + 2 * _MAX_EXPONENT / 3 * 2 * _NUM_STEPS)
+    half = min(half, 2 * num * _NUM_STEPS)
+    of_sum = np.ones(half + 1, dtype=complex)
+    for one in steps:
+        counts = np.bincount(one % (2 * half + 1), minlength=2 * half + 1)
+        of_sum *= (np.fft.rfft(counts) / len(one)) ** len(one)
+    sums = center - half + np.arange(2 * half + 1)
+    below = np.cumsum(np.fft.irfft(of_sum, 2 * half + 1)[sums % (2 * half + 1)])
+    places = np.searchsorted(below, np.array(shares) + _ROUNDING)
+    return [float(sums[min(place, 2 * half)]) * size / num + off for place in places]
+
+
+def _in_steps(gains: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
+    """The differences of each set as whole numbers of a step, and the step."""
+    largest = max(float(np.abs(one).max()) for one in gains)
+    size = largest / _NUM_STEPS if largest else 1.0
+    return [np.rint(one / size).astype(np.int64) for one in gains], size
+
+
+_DECIMALS = 9
+"""Differences of scores beyond these come from the order of sums."""
+_NUM_STEPS = 1000
+_SPREADS = 8.0
+"""Standard deviations: by Hoeffding's inequality the tail beyond is below `_ROUNDING`."""
+_MAX_EXPONENT = 28.0
+"""exp(-28) is below `_ROUNDING`."""
 _ROUNDING = 1e-12
 """The transform's sums are this far from true at most; a tail that is exactly as heavy as asked for counts as within it."""

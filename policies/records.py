@@ -216,9 +216,19 @@ class HeldOutQuestion:
     image_id: str
     question: str
     answer: str
+    """The reference answer; of several, what most people said."""
     question_type: str = ""
-    yes_no: bool = False
-    """Whether only yes or no counts in an answer."""
+    answers: tuple[str, ...] = ()
+    """What each of several people answered; empty where `answer` is the only reference."""
+    choices: tuple[str, ...] = ()
+    """What the answer is chosen from, where the record says so beside the question's text."""
+    right_choice: str = ""
+    """The right one of `choices`, where `answer` is something else."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All that counts as right."""
+        return self.answers or (self.answer,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +237,12 @@ class Prediction:
 
     question_id: str
     answer: str
-    correct: bool
+    score: float | None
+    """By the set's metric, 0..1, higher is better; None where a judge gave no verdict."""
     weight_version: str
     num_tokens: int = field(default=0)
+
+    @property
+    def correct(self) -> bool:
+        """Whether it is right, and not only in part."""
+        return self.score == 1.0

@@ -15,6 +15,7 @@ from policies.checks import did_you_mean
 from policies.errors import policy_error
 
 T = TypeVar("T")
+_Factory = TypeVar("_Factory", bound=Callable[..., Any])
 
 
 class UnknownPolicyError(ValueError):
@@ -58,10 +59,10 @@ class Registry(Generic[T]):
         self._faults = partial(missing_members, protocol=contract) if isinstance(contract, type) else contract
         self._entries: dict[str, Callable[..., T]] = {}
 
-    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    def register(self, name: str) -> Callable[[_Factory], _Factory]:
         """Decorator: make a class known under `name`."""
 
-        def enter(factory: Callable[..., T]) -> Callable[..., T]:
+        def enter(factory: _Factory) -> _Factory:
             assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
             self._entries[name] = factory
             return factory

@@ -124,7 +124,7 @@ def judge(pairs: Sequence[Pair], model: ChatModel, model_name: str, out: Path, o
         ReplyJournal(journal_beside(out), model, model_name) as journal,
         progress.stage("judge", total=len(pairs) * len(options.looks), unit="reviews") as stage,
     ):
-        reviews = _reviews(journal, pairs, options, stage.advance)
+        reviews = ask_for_reviews(journal, pairs, options, stage.advance)
     lines = [record_of(pair, [reviews[pair.question_id, look] for look in options.looks]) for pair in pairs]
     write_lines(out, lines)
     benchmark = BENCHMARKS.build(BENCHMARK)
@@ -133,7 +133,7 @@ def judge(pairs: Sequence[Pair], model: ChatModel, model_name: str, out: Path, o
     return Judged(scores, journal.num_asked, num_failed, journal.usage)
 
 
-def _reviews(
+def ask_for_reviews(
     journal: ReplyJournal, pairs: Sequence[Pair], options: JudgeOptions, done: Callable[[], None]
 ) -> dict[tuple[str, Look], Review]:
     """Every review, those without a verdict asked for again with another seed while attempts are left."""

@@ -77,6 +77,11 @@ class ReplyJournal:
         finally:
             os.close(self._descriptor)
 
+    @property
+    def kept(self) -> Usage:
+        """What the replies in the file took, whoever asked for them."""
+        return sum((reply.usage for reply in self._known.values()), Usage())
+
     def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
         """The reply to every ask: the known ones first, the others as the model gives them. A failure is given out and not kept, so
         that the next run asks again. Raises what the model does, and `WriteError`."""

@@ -43,6 +43,10 @@ class Conversation:
     """`(question, answer)` pairs, without the image token; at least one."""
     answers: tuple[str, ...] = ()
     """Where several people answered the one question: what each of them said. `turns` holds what most of them said."""
+    choices: tuple[str, ...] = ()
+    """What the answer to the one question is chosen from, where the record lists it beside the question."""
+    right_choice: str = ""
+    """The right one of `choices`."""
 
 
 class LabelledData(ABC):
@@ -175,7 +179,7 @@ class JsonData(LabelledData):
         """The record with the number `index`. Raises `BadRecordError`, which names it as `where`."""
 
     def _hint(self) -> str:
-        return f"is {self.images.address} the right folder? (`images: /` goes with names from the root)"
+        return f"is {self.images.address} the right folder?"
 
 
 def checked_type(kind: object, where: str) -> AnyType:
@@ -238,4 +242,6 @@ def _vic(record: Conversation, turns: Sequence[tuple[str, str]], rng: np.random.
 
 def _question(record: Conversation) -> HeldOutQuestion:
     question, answer = record.turns[0]
-    return HeldOutQuestion(record.name, record.image_id, question, answer, record.question_type)
+    return HeldOutQuestion(
+        record.name, record.image_id, question, answer, record.question_type, record.answers, record.choices, record.right_choice
+    )

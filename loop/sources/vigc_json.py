@@ -4,7 +4,8 @@ Annotations, as VIGC trains on them; `answer` holds what each annotator said:
 
     {"image": "000000000001.jpg", "question": "...", "answer": ["...", "..."]}
 
-A-OKVQA's, where VIGC reads `image_path` and `direct_answers`, are read as well. So are the records that VIGC generates:
+A-OKVQA's, where VIGC reads `image_path` and `direct_answers`, are read as well, with their `choices` and `correct_choice_idx`. So are
+the records that VIGC generates:
 
     {"image": ..., "image_id": ..., "instruction": ..., "question": ..., "answer": "...", "whole_text": ..., "original_answer": ...,
      "answer_given_question": ..., "answer_lst": [...]}
@@ -14,6 +15,7 @@ and those that `vigc export --format vigc` writes, which have `id` and `type` in
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ class VigcJsonData(JsonData):
         name = checked_text(f"{_name_of(entry)}#{index}", where)
         answers = _answers(entry.get("answer", entry.get("direct_answers")), where)
         turn = (_text(entry.get("question"), f"{where}: question"), most_frequent(answers))
-        return Conversation(name, image, self._type(entry, where), (turn,), answers if len(set(answers)) > 1 else ())
+        several = answers if len(set(answers)) > 1 else ()
+        return Conversation(name, image, self._type(entry, where), (turn,), several, *_choices(entry, where))
 
     def _type(self, entry: dict[str, Any], where: str) -> AnyType:
         if entry.get("type") not in _ABSENT:
@@ -71,6 +74,23 @@ def _answers(given: Any, where: str) -> tuple[str, ...]:
     if not isinstance(answers, list) or not answers:
         raise BadRecordError(Fault.NO_TEXT, f"{where} has answer {given!r:.80}; expected a text or a list of texts")
     return tuple(_text(answer, f"{where}: answer {number}") for number, answer in enumerate(answers))
+
+
+def _choices(entry: dict[str, Any], where: str) -> tuple[tuple[str, ...], str]:
+    """The choices of a question and the right one of them; nothing where the record lists none."""
+    given, right = entry.get("choices"), entry.get("correct_choice_idx")
+    if given in (None, []):
+        return (), ""
+    if not isinstance(given, list) or len(given) > len(string.ascii_uppercase):
+        expected = f"expected a list of texts, at most {len(string.ascii_uppercase)}"
+        raise BadRecordError(Fault.NO_TEXT, f"{where} has choices {given!r:.80}; {expected}")
+    choices = tuple(_text(choice, f"{where}: choice {number}") for number, choice in enumerate(given))
+    if right is None:
+        return choices, ""
+    if type(right) is not int or not 0 <= right < len(choices):
+        expected = f"expected the index of one of its {len(choices)} choices"
+        raise BadRecordError(Fault.NO_TEXT, f"{where} has correct_choice_idx {right!r:.80}; {expected}")
+    return choices, choices[right]
 
 
 def _text(given: Any, where: str) -> str:

@@ -29,9 +29,10 @@ from functools import partial
 from loop.commits import FileEntry
 from loop.house import House
 from loop.stages.clock import RoundClock
-from loop.stages.evaluation import Predictions, accuracies, evaluate
+from loop.stages.evaluation import evaluate, mean_scores, sets_of
 from loop.stages.training import hyperparameters, mixed, train, training_set
 from policies.paired import Comparison, compare, interval, pooled
+from policies.predictions import Predictions
 from policies.records import Record, TrainingSample
 
 
@@ -40,9 +41,10 @@ class Controls:
     """What the controls of a round come to in its commit record."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    """Under `control/NAME/`: `train_loss` and the like, `accuracy/SET`, `accuracy_acceptance/SET`, and what the candidate has over
-    the control on held-out sets, in shares, each with its 95 % interval: `difference/SET`, `difference_low/SET`,
-    `difference_high/SET`, and over all questions `pooled_difference`, `pooled_difference_low`, `pooled_difference_high`."""
+    """Under `control/NAME/`: `train_loss` and the like, `accuracy/SET`, `accuracy_acceptance/SET` (or what else the metric of the set
+    measures), and what the candidate has over the control on held-out sets, in shares, each with its 95 % interval: `difference/SET`,
+    `difference_low/SET`, `difference_high/SET`, and over all questions `pooled_difference`, `pooled_difference_low`,
+    `pooled_difference_high`."""
     files: list[FileEntry] = field(default_factory=list)
 
 
@@ -56,7 +58,7 @@ def run_controls(house: House, index: int, selected: list[Record], candidate: Pr
             samples = partial(samples_of, name, house, index, selected, hyper.num_samples)
             model, training, training_part = train(house, index, start, hyper, samples, suffix)
             predictions, predictions_part = evaluate(house, index, model, RoundClock(), f"predictions{suffix}")
-        found = {**training, **accuracies("accuracy", predictions), **differences(predictions, candidate)}
+        found = {**training, **mean_scores("", sets_of(house), predictions), **differences(predictions, candidate)}
         if name == "no_correction":
             found["num_left_out"] = float(len(selected) - len(uncorrected(selected)))
         done.metrics |= {f"control/{name}/{key}": value for key, value in found.items()}
@@ -81,7 +83,7 @@ def uncorrected(records: Iterable[Record]) -> list[Record]:
 def differences(control: Predictions, candidate: Predictions) -> dict[str, float]:
     """What the candidate has over the control on the held-out sets, with 95 % intervals; see `Controls.metrics`."""
     held_out = [name for name in control if name.startswith("held_out/")]
-    by_set = {name: compare(name, *([one.correct for one in each[name]] for each in (control, candidate))) for name in held_out}
+    by_set = {name: compare(name, *([one.score for one in each[name]] for each in (control, candidate))) for name in held_out}
     found: dict[str, float] = {}
     for name, one in by_set.items():
         found |= _with_interval("difference", f"/{name.partition('/')[2]}", [one])

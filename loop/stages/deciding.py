@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from loop.stages.evaluation import Predictions, answered
+from loop.stages.evaluation import answered
 from policies.acceptance import DecisionContext, GeneratedStats, QuestionStats, Verdict
 from policies.errors import running
 from policies.metrics import distinct_n, mean_words
+from policies.predictions import Predictions
 from policies.records import Record
 
 if TYPE_CHECKING:

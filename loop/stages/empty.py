@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from loop.commits import Decision, Finding, RoundCommit, RoundState
 from loop.errors import EmptyRoundError
 from loop.stages.clock import RoundClock
-from loop.stages.evaluation import accuracies
+from loop.stages.evaluation import mean_scores, sets_of
 from loop.stages.records import counts_of, filter_counts
 from loop.store import PartReceipt
 from policies.metrics import correctness
@@ -43,7 +43,7 @@ def settle_empty(house: House, index: int, clock: RoundClock, records: Sequence[
         run_id=house.run_id, round=index, state=RoundState.REJECTED, epoch=house.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=champion.version, champion_path=champion.path, counts=counts,
         filters=filter_counts(parts[:-1]),
-        metrics={**correctness(records), **accuracies("accuracy", house.champion_predictions())},
+        metrics={**correctness(records), **mean_scores("", sets_of(house), house.champion_predictions())},
         decision=Decision(accepted=False, reason=f"no candidate was trained: {reason}"),
         stage_seconds=clock.seconds, files=[part.entry for part in parts],
         findings=[Finding(kind="empty_round", count=max(1, len(records)), message=f"{reason}; {advice(counts)}")],

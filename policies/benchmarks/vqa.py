@@ -2,6 +2,8 @@
 
     accuracy = mean over the annotators of min(1, matches among the other annotators / 3)
 
+With three answers or fewer nobody could reach 1 so; then, unless `published`, it is the share of the answers that match.
+
 By default both sides are normalised in full, and an answer is read as a person would (`read_answer`). The public evaluator
 (GT-Vision-Lab/VQA as opendatalab/VIGC carries it) normalises the prediction in full, but the human answers by punctuation only, and
 not even so where all ten are equal: "two" given by all ten is then wrong whatever is predicted. Its own annotation files hold answers
@@ -23,6 +25,9 @@ from policies.benchmarks.normalise import normalise_answer, normalise_punctuatio
 from policies.benchmarks.predictions import missing_count, read_predictions
 from policies.reasoning import final_answer
 from policies.yes_no import NO, YES, fold, parse_yes_no
+
+_NUM_AGREEING = 3
+"""Annotators who have to agree with a prediction for it to be right in full."""
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -47,7 +52,9 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], published: bool = Fals
     if not published:
         right = [normalise_answer(answer) for answer in answers]
         said = read_answer(prediction, right)
-        return 0.0 if said is None else soft_accuracy(said, right)
+        if said is None:
+            return 0.0
+        return soft_accuracy(said, right) if len(right) > _NUM_AGREEING else right.count(said) / len(right)
     given = [trimmed(answer) for answer in answers]
     if len(set(given)) > 1:
         given = [normalise_punctuation(answer) for answer in given]

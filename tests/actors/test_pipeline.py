@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
 from loop.store import RunInfo, Store
+from policies.answer_metrics import Exact, Judge, Likelihood, YesNo
 from policies.chain import FilterChain
 from policies.correction import NoCorrection, SentenceBySentence
 from policies.filters import Length, Parsable
@@ -390,11 +392,29 @@ def test_held_out_questions_are_answered_greedily_and_compared() -> None:
     assert sorted(source.opened) == sorted(IDS)
 
 
-def test_of_yes_or_no_questions_what_is_said_of_the_two_counts() -> None:
-    said = {"Is 0?": "Yes.", "Is 1?": "yes, a cat", "Is 2?": "No, there is not.", "Is 3?": "There is no cat. Yes."}
-    questions = [HeldOutQuestion(question, IDS[0], question, "Yes", yes_no=True) for question in said]
-    predictions = Evaluator(ScriptedEngine(lambda request: said[request.prompt])).evaluate(SomeBad(frozenset()), questions, 8)
-    assert [one.correct for one in predictions] == [True, True, False, False]
+def test_the_metric_of_a_set_asks_in_its_words_and_reads_its_answers() -> None:
+    said = {"Is 0?": "Yes.", "Is 1?": "yes, a cat", "Is 2?": "No, there is not.", "Is 3?": "Hm."}
+    questions = [HeldOutQuestion(question, IDS[0], question, "Yes") for question in said]
+    engine = ScriptedEngine(lambda request: said[request.prompt.partition("\n")[0]])
+    predictions = Evaluator(engine).evaluate(SomeBad(frozenset()), questions, 8, YesNo(instruction="Yes or no?"))
+    assert [one.score for one in predictions] == [1.0, 1.0, 0.0, 0.0]
+    assert {request.prompt.partition("\n")[2] for request, _ in engine.asked} == {"Yes or no?"}
+
+
+def test_likelihood_is_of_the_reference_and_the_answer_is_kept_beside_it() -> None:
+    questions = [HeldOutQuestion(f"q{index}", IDS[0], "What?", "A red ring " * index + "stands.") for index in range(3)]
+    engine = ScriptedEngine(lambda request: "A cat.")
+    predictions = Evaluator(engine).evaluate(SomeBad(frozenset()), questions, 8, Likelihood())
+    assert [(one.answer, one.score) for one in predictions] == [("A cat.", pytest.approx(math.exp(-1.5)))] * 3
+    assert [(text, blank) for _, text, blank in engine.scored] == [(question.answer, False) for question in questions]
+
+
+def test_what_a_judge_is_to_score_has_no_score_yet() -> None:
+    metric = Judge(endpoint="http://127.0.0.1:1/v1", model="m")
+    (one,) = Evaluator(ScriptedEngine(lambda request: "A cat.")).evaluate(
+        SomeBad(frozenset()), [HeldOutQuestion("q", IDS[0], "What?", "A dog.")], 8, metric
+    )
+    assert (one.answer, one.score, one.correct) == ("A cat.", None, False)
 
 
 def test_a_held_out_image_must_be_readable() -> None:
@@ -470,7 +490,7 @@ def test_a_worker_serves_only_after_a_completed_swap(asking: Path) -> None:
     with pytest.raises(EngineError, match="has not completed a swap"):
         worker.generate(shard_of())
     with pytest.raises(EngineError, match="has not completed a swap"):
-        worker.evaluate(SOURCE, SOURCE.questions(1, 0), 4)
+        worker.evaluate(SOURCE, SOURCE.questions(1, 0), 4, Exact())
     assert worker.swap(update_of(asking, "r1")).version == "r1"
     assert worker.ping() == "r1"
 
@@ -491,7 +511,7 @@ def test_a_worker_takes_a_shard_through_generation_and_correction(reciting: Path
     assert {record.corrector_weight_version for record in asked} <= {"r1"}
     assert all(len(record.view_answers) == 2 and record.blank_logprob is not None for record in asked)
     worker.swap(update_of(reciting, "r2"))
-    assert {one.weight_version for one in worker.evaluate(SOURCE, SOURCE.questions(2, 0), 4)} == {"r2"}
+    assert {one.weight_version for one in worker.evaluate(SOURCE, SOURCE.questions(2, 0), 4, Exact())} == {"r2"}
     again = from_table(worker.correct(shard, ShardResult(to_table(question_records(shard)))).records)
     assert {record.answer for record in again} == {"There is a red ring. So yes?"}  # in two passes of 8 tokens
     assert {record.corrector_weight_version for record in again} == {"r2"}

@@ -76,7 +76,7 @@ Records kept by each filter
      1         960        900              870             310
      2         960        910              880             333
 
-What the champion can do after each round: exact accuracy, %
+What the champion can do after each round: accuracy, %
 
  round   near    mid   far shift   outcome
  ──────────────────────────────────────────────────────────────────────────────────────────────────

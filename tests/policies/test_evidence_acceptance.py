@@ -172,10 +172,10 @@ def test_a_loss_on_one_set_is_not_made_up_for_by_another() -> None:
 def test_forgetting_is_measured_against_the_seed_model() -> None:
     champion, candidate = pair(100, 50)
     champion, candidate = (
-        replace(one, correct={**one.correct, "acceptance/near": [True] * right + [False] * (100 - right)})
+        replace(one, scores={**one.scores, "acceptance/near": [True] * right + [False] * (100 - right)})
         for one, right in ((champion, 88), (candidate, 86))
     )
-    seed = replace(champion, correct={**champion.correct, "acceptance/near": [True] * 90 + [False] * 10})
+    seed = replace(champion, scores={**champion.scores, "acceptance/near": [True] * 90 + [False] * 10})
     near = frozenset({"acceptance/near"})
     verdict = decide(champion, candidate, in_round(1, seed, seed_domain=near))
     assert not verdict.accepted
