@@ -68,11 +68,15 @@ _NEGATED_CHINESE = re.compile(
 _STATED_CHINESE = re.compile(r"(?<![只所没沒如可能])有(?![点可没沒])|存在|包含|看到|看见|出现|あります|います|있")
 
 
-def parse_yes_no(answer: str) -> str | None:
+def parse_yes_no(answer: str, *, in_sentences: bool = True) -> str | None:
     """`yes`, `no`, or None where the answer is neither.
 
     In order: what is stated as the answer ("Answer: yes"); the word that the answer begins with, whatever explains it afterwards; the
     first yes or no in it; a negation; "there is" and the like. Yes and no side by side, and what is unsure, are neither.
+
+    Args:
+        answer: as the model wrote it.
+        in_sentences: whether to look beyond the first two.
     """
     text = fold(final_answer(answer)).lower().strip()
     asserted = "".join(sentence for sentence in _SENTENCE.findall(text) if not sentence.rstrip().endswith("?")).strip()
@@ -84,7 +88,7 @@ def parse_yes_no(answer: str) -> str | None:
     stated = {YES if found["yes"] else NO for found in _ANSWER_IS.finditer(text)}
     if stated:
         return stated.pop() if len(stated) == 1 and (head is None or head in stated) else None
-    return head or _in_sentence(text)
+    return head or (_in_sentence(text) if in_sentences else None)
 
 
 def _in_sentence(text: str) -> str | None:
