@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 import yaml
@@ -319,6 +319,10 @@ def doctor(as_json: AsJson = False) -> None:
 app.add_typer(commands)
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What typer raises on a verb, an option or an argument that is unknown, missing or no such value; it exports only this one kind."""
+
+
 class PrintableLines(logging.Formatter):
     """What is logged may quote a stranger's file."""
 
@@ -335,7 +339,12 @@ def main() -> None:
     handler.setFormatter(PrintableLines("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        app(prog_name="vigc")
+        sys.exit(app(prog_name="vigc", standalone_mode=False))  # the code of a `typer.Exit`, else None
+    except _UsageError as error:
+        message = " ".join(error.format_message().split()).rstrip(".")
+        if message:  # without a verb the help has been printed
+            _fail(f"{message}; see `{error.ctx.command_path if error.ctx else 'vigc'} --help`", UserError.exit_code)
+        sys.exit(UserError.exit_code)
     except LoopError as error:
         _fail(str(error), error.exit_code)
     except PolicyError as error:

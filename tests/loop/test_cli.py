@@ -86,7 +86,7 @@ def refusal(folder: Path, *arguments: str) -> str:
 
 def test_an_unknown_key_is_refused(tmp_path: Path, model: Path) -> None:
     path = config_file(tmp_path, document(model, training={"num_stepz": 3}))
-    assert refusal(tmp_path, "run", path) == "training.num_stepz: unknown key; remove it or correct its spelling"
+    assert refusal(tmp_path, "run", path) == "training.num_stepz: unknown key; did you mean training.num_steps?"
 
 
 def test_a_missing_config_is_refused(tmp_path: Path) -> None:

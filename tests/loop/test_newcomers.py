@@ -131,6 +131,24 @@ def test_the_reference_in_a_pipe_has_a_line_for_each_key_and_shows_values_as_a_c
     assert max(map(cell_len, lines)) < 2000
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["statsu", "x"], "No such command 'statsu'. Did you mean 'status'?; see `vigc --help`"),
+        (["resume"], "Missing argument 'RUN_DIR'; see `vigc resume --help`"),
+        (["train", "--dry"], "No such option: --dry (Possible options: --dry-run); see `vigc train --help`"),
+    ],
+)
+def test_a_wrong_verb_or_option_is_one_line(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.sys, "argv", ["vigc", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+
+
 # ---- torchvision
 
 
