@@ -124,8 +124,10 @@ def train(
         parsed, out = training.stored_config(resume), resume
     assert parsed is not None, "a config or a folder is given"
     if dry_run:
-        training.check(parsed)
+        findings = training.look_at_images(parsed, training.check(parsed))
         typer.echo(yaml.safe_dump(parsed.model_dump(mode="json"), sort_keys=False), nl=False)
+        for finding in findings:
+            typer.echo(printable(finding.line), err=True)
         return
     out, console = out or Path("runs") / parsed.name, Console()
     training.print_summary(console, training.train(parsed, out, console), out)

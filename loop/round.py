@@ -42,7 +42,7 @@ from loop.stages.empty import settle_empty
 from loop.stages.evaluation import blind_sets, evaluate, mean_scores, sets_of
 from loop.stages.reading import check_images
 from loop.stages.records import counts_of, filter_counts, finished_parts, select, whole
-from loop.stages.training import hyperparameters, train, training_set
+from loop.stages.training import hyperparameters, train, training_findings, training_set
 from loop.store import PartReceipt
 from policies.instructions import plan_tasks
 from policies.knowledge import count_first_words, is_knowledge, questions_of
@@ -129,6 +129,7 @@ def run_round(house: House, index: int) -> RoundCommit:
             predictions_part.entry,
             *controls.files,
         ],
+        findings=training_findings(house, training_part),
     )
     house.store.commit(commit)
     return commit

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from actors.engines.weights import digest_of, manifest_of_checkpoint, read_checkpoint
@@ -33,11 +34,13 @@ from cluster.connect import connected
 from cluster.placement import reserve
 from cluster.plan import plan_ranks
 from loop.assembly import build_labelled, derived_seed
+from loop.commits import Finding
 from loop.config import validated
 from loop.documents import seal, unseal
-from loop.errors import LockedError, UserError, WriteError
+from loop.errors import LockedError, UserError, WriteError, printable
 from loop.interruption import interruptible
 from loop.models import check_model, downloaded
+from loop.passed_over import findings_of, unreadable_images
 from loop.progress import RunProgress, loss_remark
 from loop.storage import LocalStorage
 from loop.train_config import TrainConfig, TrainStage, differences
@@ -102,6 +105,8 @@ def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
     _refuse_foreign(out)
     stages = check(config)
     storage = LocalStorage(out.absolute())
+    for finding in look_at_images(config, stages):
+        console.print(escape(printable(finding.line)), highlight=False, soft_wrap=True)
     with (
         interruptible(str(out), f"continue it with `vigc train --resume {out}`"),
         _locked(storage),
@@ -116,11 +121,19 @@ def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
             job = stage.job(storage.root, base, config.seed)
             result = _kept(job, progress) or ranks.train(job, stage, progress)
             shutil.rmtree(storage.root / f"{stage.folder}.steps", ignore_errors=True)
+            for finding in findings_of(result, len(stage.samples), with_place=True):
+                progress.note(f"stage {stage.config.name}: {finding.line}")
             results.append((stage, result))
             summary = _summary(config, digest, results)
             _write(storage, _SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
             base = job.output
     return summary
+
+
+def look_at_images(config: TrainConfig, stages: Sequence[PlannedStage]) -> list[Finding]:
+    """Open some images of each stage, so that missing ones are named before anything starts; what cannot be read."""
+    found = [unreadable_images(stage.source, stage.samples) for stage in stages]
+    return [finding for finding in found if finding is not None]
 
 
 def stored_config(out: Path) -> TrainConfig:
@@ -140,11 +153,12 @@ def stored_config(out: Path) -> TrainConfig:
 
 def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
     """A line per stage."""
-    table = Table("stage", "samples", "steps", "loss", "target tokens", "seconds", "digest", box=None)
+    table = Table("stage", "samples", "passed\nover", "steps", "loss", "target\ntokens", "seconds", "digest", box=None, pad_edge=False)
     for stage in summary["stages"]:
         losses = f"{stage['losses'][0][1]:.3f} -> {stage['final_loss']:.3f}"
         cells = (
             stage["num_samples"],
+            stage["num_skipped_samples"],
             stage["num_steps"],
             losses,
             stage["num_target_tokens"],

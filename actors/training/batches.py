@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from actors.images import BadImageError
 from actors.processors import SpecialTokens
+from actors.training.job import Skip, SkipReason
 from actors.training.pixels import Augmentation, ImageInputs, PixelReader
 from policies.records import TrainingSample
 
@@ -22,13 +24,21 @@ IGNORED = -100
 _PAD_MULTIPLE = 8
 _QUESTION_PAD_ID = 0  # masked, so that any id of the Q-Former's vocabulary does; the language model's may lie outside of it
 _CACHED_TEXTS = 200_000
+_EXAMPLE_CHARACTERS = 100
 _PROBE_SIZES = ((64, 64), (97, 151))
 _PROBES = ((("?", "!"),), (("How many?", "Two."), ("Which ones?", "Both.")), (("", "A"),))
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class BadSampleError(ValueError):
-    """A conversation cannot be trained on. It is passed over and counted; it stops nothing."""
+    """A conversation cannot be trained on. It is passed over and counted by its reason; it stops nothing."""
+
+    def __init__(self, reason: SkipReason, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason, self.message = reason, message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +141,12 @@ class ConversationEncoder:
 
     def _encode(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
         if not turns:
-            raise BadSampleError("a conversation without turns")
+            raise BadSampleError(SkipReason.NO_TURNS, "a conversation without turns")
         if special := next((found for turn in turns for text in turn if (found := self._special_tokens.first_in(text))), None):
-            raise BadSampleError(f"a turn spells the special token {special!r}")
+            raise BadSampleError(SkipReason.SPECIAL_TOKEN, f"a turn spells the special token {special!r}")
         whole = self._tokens(turns, size)
         if not (whole.labels[: self._max_tokens] != IGNORED).any():
-            raise BadSampleError(f"no word of an answer is among the first {self._max_tokens} tokens")
+            raise BadSampleError(SkipReason.ANSWER_CUT_OFF, f"no word of an answer is among the first {self._max_tokens} tokens")
         return whole.cut(self._max_tokens)
 
     def _tokens(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
@@ -243,8 +253,8 @@ class Row:
     """In the global batch."""
     text: EncodedText
     image: ImageInputs
-    is_skipped: bool
-    """Whether text and image only stand in for a bad sample."""
+    skip: Skip | None = None
+    """Why text and image only stand in for a bad sample; `None` for a good one."""
 
     @property
     def width(self) -> int:
@@ -273,7 +283,7 @@ class BatchBuilder:
         """
         inputs, labels = collate([row.text for row in rows], self._pad_id)
         inputs.update(_joined([self._augmented(row.image, step, row.position) for row in rows]))
-        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()), sum(row.is_skipped for row in rows))
+        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()), sum(row.skip is not None for row in rows))
 
     def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
         """`(position in the global batch, sample)` as one batch; raises what `batch` does."""
@@ -282,16 +292,24 @@ class BatchBuilder:
     def _row(self, position: int, sample: TrainingSample) -> Row:
         try:
             image = self._reader.read(sample.image_id)
-            return Row(position, self._encoder.encode(sample.turns, image.size), image, False)
-        except (BadImageError, BadSampleError):
-            blank = self._reader.blank()
-            text = self._encoder.encode((("?", "!"),), blank.size)
-            return Row(position, replace(text, labels=np.full_like(text.labels, IGNORED)), blank, True)
+            return Row(position, self._encoder.encode(sample.turns, image.size), image)
+        except BadImageError as error:
+            skip = Skip(SkipReason.BAD_IMAGE, error.reason, error.where)
+        except BadSampleError as error:
+            skip = Skip(error.reason, f"{sample.image_id}: {error.message}, in {_shortened(sample)}")
+        blank = self._reader.blank()
+        text = self._encoder.encode((("?", "!"),), blank.size)
+        return Row(position, replace(text, labels=np.full_like(text.labels, IGNORED)), blank, skip)
 
     def _augmented(self, image: ImageInputs, step: int, position: int) -> Mapping[str, torch.Tensor]:
         if not self._augmentation.is_on:
             return image.tensors
         return {**image.tensors, "pixel_values": self._augmentation.apply(image.tensors["pixel_values"], step, position)}
+
+
+def _shortened(sample: TrainingSample) -> str:
+    """The sample's words, as much of them as fits into a line."""
+    return repr(shorten(" / ".join(text for turn in sample.turns for text in turn if text), _EXAMPLE_CHARACTERS, placeholder="..."))
 
 
 def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from actors.durable import fsync, fsync_tree
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.processors import load_processor
-from actors.training.job import TrainerError, TrainingJob, TrainingResult
+from actors.training.job import SkippedSamples, SkipReason, TrainerError, TrainingJob, TrainingResult
 
 RESULT_FILE = "training_result.json"
 """Written into the checkpoint's folder: the result and the fingerprint of the job it came from."""
@@ -100,8 +100,14 @@ def finished_result(job: TrainingJob) -> TrainingResult | None:
     said = json.loads(file.read_text()) if file.exists() else {}
     if said.get("job") != job.fingerprint():
         raise ValueError(f"{job.output} holds something that is not this job's checkpoint; give an output folder that does not exist")
-    losses = tuple((int(step), float(loss)) for step, loss in said["result"].pop("losses"))
-    result = TrainingResult(**said["result"], losses=losses)
+    result = _result_from(said["result"])
     if digest_of(read_checkpoint(job.output)) != result.digest:
         raise ValueError(f"the weights in {job.output} are not those that training wrote; remove the folder to train again")
     return result
+
+
+def _result_from(plain: dict[str, Any]) -> TrainingResult:
+    """The result that `asdict` and JSON made plain."""
+    losses = tuple((int(step), float(loss)) for step, loss in plain.pop("losses"))
+    skipped = tuple(SkippedSamples(**{**one, "reason": SkipReason(one["reason"])}) for one in plain.pop("skipped", ()))
+    return TrainingResult(**plain, losses=losses, skipped=skipped)

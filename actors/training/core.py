@@ -17,12 +17,12 @@ from actors.training.adapters import add_adapters, is_adapter, merged
 from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
-from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingJob, TrainingResult
-from actors.training.order import cut_by_tokens, global_batches, rank_share
+from actors.training.job import Hyperparameters, Progress, TrainingJob, TrainingResult
+from actors.training.losses import TrainingLog
+from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batches, rank_share
 from actors.training.pixels import Augmentation, PixelReader
 from actors.training.steps import StepCheckpoints
 
-_LOSS_POINTS = 100
 _BUCKET_ELEMENTS = 200_000_000
 _JOIN_TIMEOUT_S = 120.0
 _OFFLOADED = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
@@ -81,7 +81,7 @@ class Trainer:
 
         Raises:
             ValueError: the job does not fit its checkpoint, its images or its output folder.
-            TrainerError: the loss is no longer a number.
+            TrainerError: the loss is no longer a number, or no sample has a token to learn.
         """
         finished = finished_result(self._job) if self._rank == 0 else None
         if sum_over_ranks(torch.tensor([0.0 if finished is None else 1.0]), self._world_size).item() > 0:
@@ -129,26 +129,35 @@ class Trainer:
             engine.enable_backward_allreduce = False  # alone there is nothing to reduce, and the flat copies would cost
         return engine, optimizer
 
-    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> _LossLog:
+    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> TrainingLog:
         hyper, samples = self._hyper, self._job.samples
         lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in samples]
         order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
-        log = _LossLog(hyper.num_steps, self._world_size)
+        log = TrainingLog(hyper.num_steps, self._world_size)
+        num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # at most, to have seen every sample
         steps = self._step_checkpoints()
         if steps is not None:
             log.restore(steps.restore(engine))
         for step, indices in islice(enumerate(order), log.num_steps_kept, None):
             share = rank_share(indices, self._rank, self._world_size)
             rows = builder.rows((position, samples[indices[position]]) for position in share)
+            log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
             batches = [builder.batch(part, step) for part in self._micro_batches(rows)]
+            num_tokens = self._num_target_tokens(batches)
+            # weight decay and momentum would move the weights even where there is nothing to learn
+            factor = learning_rate_factor(step, hyper) if num_tokens else 0.0
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * learning_rate_factor(step, hyper)
-            loss, num_tokens = self._step(engine, batches)
-            log.add(loss, num_tokens, sum(batch.num_skipped for batch in batches))
+                group["lr"] = group["peak_lr"] * factor
+            log.add(self._step(engine, batches, num_tokens), num_tokens)
             if self._on_progress is not None:
                 self._on_progress(log.progress())
-            if steps is not None and self._is_checkpointed(step + 1):
+            if log.num_target_tokens == 0:
+                if step + 1 >= num_steps_of_a_pass:
+                    break
+            elif steps is not None and self._is_checkpointed(step + 1):
                 steps.save(step + 1, engine, log.position())
+        log.close()
+        log.refuse_nothing(len(samples))
         return log
 
     def _step_checkpoints(self) -> StepCheckpoints | None:
@@ -169,14 +178,17 @@ class Trainer:
         num_passes = max_over_ranks(len(cut_by_tokens(widths, limit)), self._world_size)
         return [[rows[index] for index in part] for part in cut_by_tokens(widths, limit, num_passes)]
 
-    def _step(self, engine: Any, batches: list[Batch]) -> tuple[torch.Tensor, int]:
-        """One update.
+    def _num_target_tokens(self, batches: list[Batch]) -> int:
+        """Of all ranks in this step; every rank must call this."""
+        counted = torch.tensor([sum(batch.num_target_tokens for batch in batches)], dtype=torch.int64)
+        return int(sum_over_ranks(counted, self._world_size).item())
+
+    def _step(self, engine: Any, batches: list[Batch], num_tokens: int) -> torch.Tensor:
+        """One update on `num_tokens` target tokens of all ranks.
 
         Returns:
-            this rank's part of the global batch's mean loss (the parts add up to it), and the global number of target tokens.
+            this rank's part of the global batch's mean loss; the parts add up to it.
         """
-        counted = torch.tensor([sum(batch.num_target_tokens for batch in batches)], dtype=torch.int64)
-        num_tokens = int(sum_over_ranks(counted, self._world_size).item())
         part = torch.zeros((), device=engine.device)
         for index, batch in enumerate(batches):
             if self._hyper.max_micro_batch_tokens is not None:
@@ -186,7 +198,7 @@ class Trainer:
             # DeepSpeed takes the mean of the ranks' gradients: the factor makes it the sum
             engine.backward(loss * self._world_size, scale_wrt_gas=False)
             engine.step()
-        return part, num_tokens
+        return part
 
 
 def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
@@ -197,78 +209,6 @@ def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
     done = (step - num_warmup) / max(1, hyper.num_steps - num_warmup)
     floor = hyper.min_learning_rate_ratio
     return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
-
-
-class _LossLog:
-    """Losses by window of steps; only at a window's end do ranks talk and does the device wait."""
-
-    def __init__(self, num_steps: int, world_size: int) -> None:
-        self._num_steps = num_steps
-        self._world_size = world_size
-        self._window = max(1, num_steps // _LOSS_POINTS)
-        self._pending: list[torch.Tensor] = []
-        self._points: list[tuple[int, float]] = []
-        self._summed = 0.0
-        self._step = 0
-        self.num_steps_kept = 0
-        self._num_target_tokens = 0
-        self._num_skipped = 0  # of this rank, in the open window
-        self._num_skipped_samples = 0  # of all ranks, before it
-
-    def add(self, loss: torch.Tensor, num_tokens: int, num_skipped: int) -> None:
-        """Note a step: this rank's part of the loss, the global number of tokens, this rank's skipped samples."""
-        self._step += 1
-        self._pending.append(loss)
-        self._num_target_tokens += num_tokens
-        self._num_skipped += num_skipped
-        if self._step % self._window == 0 or self._step == self._num_steps:
-            self._close_window()
-
-    def position(self) -> dict[str, Any]:
-        """What this rank has noted so far, as tensors and plain values."""
-        return {
-            "step": self._step,
-            "pending": [loss.cpu() for loss in self._pending],
-            "points": self._points,
-            "summed": self._summed,
-            "num_target_tokens": self._num_target_tokens,
-            "num_skipped": self._num_skipped,
-            "num_skipped_samples": self._num_skipped_samples,
-        }
-
-    def restore(self, position: dict[str, Any]) -> None:
-        """Go on from a `position`; an empty one changes nothing."""
-        for name, value in position.items():
-            setattr(self, f"_{name}", value)
-        self.num_steps_kept = self._step
-
-    def progress(self) -> Progress:
-        return Progress(self._step, self._num_steps, self._points[-1][1] if self._points else None)
-
-    def result(self, seconds: float) -> TrainingResult:
-        """The result, its digest still open."""
-        return TrainingResult(
-            num_steps=self._num_steps,
-            final_loss=self._points[-1][1],
-            mean_loss=self._summed / self._num_steps,
-            losses=tuple(self._points),
-            num_target_tokens=self._num_target_tokens,
-            num_skipped_samples=self._num_skipped_samples,
-            seconds=seconds,
-            digest="",
-            num_steps_kept=self.num_steps_kept,
-        )
-
-    def _close_window(self) -> None:
-        told = torch.tensor([torch.stack(self._pending).sum().item(), self._num_skipped], dtype=torch.float64)
-        summed, num_skipped = sum_over_ranks(told, self._world_size).tolist()
-        if not math.isfinite(summed):
-            raise TrainerError(f"the loss is {summed} at step {self._step} of {self._num_steps}; lower the learning rate")
-        self._points.append((self._step, summed / len(self._pending)))
-        self._summed += summed
-        self._num_skipped_samples += int(num_skipped)
-        self._num_skipped = 0
-        self._pending.clear()
 
 
 def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:

@@ -90,6 +90,17 @@ def max_over_ranks(value: int, world_size: int) -> int:
     return int(largest.item())
 
 
+def gather_objects(value: Any, world_size: int) -> list[Any]:
+    """Every rank's plain value, in the order of the ranks; every rank must call this. Only ranks of one group are unpickled from."""
+    import torch.distributed as dist
+
+    if world_size == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def prepare_deepspeed() -> None:
     """Import DeepSpeed for the accelerator that is here, quietly, and keep it from compiling anything.
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ VIGC trains `qformer` and `projector` alone."""
 
 
 class TrainerError(RuntimeError):
-    """Training did not finish: a rank died, a wait ran out, or the loss is no longer a number."""
+    """Training did not finish: a rank died, a wait ran out, the loss is no longer a number, or no sample has a token to learn."""
 
 
 class RankLostError(TrainerError):
@@ -212,25 +213,77 @@ class TrainingJob:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
+class SkipReason(StrEnum):
+    """Why a sample was passed over."""
+
+    BAD_IMAGE = "bad_image"
+    NO_TURNS = "no_turns"
+    SPECIAL_TOKEN = "special_token"
+    ANSWER_CUT_OFF = "answer_cut_off"
+
+    @property
+    def explanation(self) -> str:
+        """What is wrong, and what to do about it."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    SkipReason.BAD_IMAGE: "the image cannot be read; check the folder of the images and the files",
+    SkipReason.NO_TURNS: "the conversation has no turns",
+    SkipReason.SPECIAL_TOKEN: "the text spells a special token of the model; take it out of the text",
+    SkipReason.ANSWER_CUT_OFF: "image and question fill max_tokens, so that nothing of an answer is left; raise training.max_tokens",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """One sample that was passed over."""
+
+    reason: SkipReason
+    message: str
+    """Which sample it is and what is wrong with it; the same on every machine."""
+    where: str = ""
+    """Where its image was looked for, on the machine that looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedSamples:
+    """The samples of a job that were passed over for one reason."""
+
+    reason: SkipReason
+    num_samples: int
+    """However often each of them came up."""
+    example: str
+    """The first of them: see `Skip.message`."""
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.example} {self.where}".rstrip()
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a finished job reports. Losses are means of cross-entropy per target token, natural logarithm."""
+    """What a finished job reports. Losses are means of cross-entropy per target token, natural logarithm, over the steps that had any."""
 
     num_steps: int
     final_loss: float
-    """Mean of the last window of steps."""
+    """Mean of the last window of steps that had target tokens."""
     mean_loss: float
     losses: tuple[tuple[int, float], ...]
-    """`(steps done, mean loss of the steps since the point before)`, about 100 points."""
+    """`(steps done, mean loss of the steps since the point before)`, about 100 points; none for a window without target tokens."""
     num_target_tokens: int
     """Tokens with a loss, over all steps and ranks."""
     num_skipped_samples: int
-    """Times a sample was passed over because its image or its text is bad."""
+    """Samples that were passed over because their image or their text is bad, each counted once."""
     seconds: float
     digest: str
     """`actors.engines.weights.digest_of` the checkpoint in `output`."""
     num_steps_kept: int = 0
     """Steps that an earlier attempt had done: training went on from its step checkpoint."""
+    num_empty_steps: int = 0
+    """Steps without a target token, because all their samples were passed over. They have no loss and change no weight."""
+    skipped: tuple[SkippedSamples, ...] = ()
+    """`num_skipped_samples` by reason."""
 
 
 @dataclass(frozen=True, slots=True)

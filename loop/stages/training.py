@@ -10,8 +10,9 @@ from actors.engines.weights import weight_version
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
 from loop.assembly import derived_seed
-from loop.commits import RoundState
+from loop.commits import Finding, RoundState
 from loop.house import Model
+from loop.passed_over import findings_of
 from loop.store import PartReceipt
 from policies.errors import running
 from policies.records import Record, TrainingSample
@@ -49,12 +50,22 @@ def train(
             "train_final_loss": result.final_loss,
             "train_target_tokens": float(result.num_target_tokens),
         }
-        document = {"digest": result.digest, "metrics": measured, "losses": list(result.losses)}
+        document = {
+            "digest": result.digest,
+            "metrics": measured,
+            "losses": list(result.losses),
+            "findings": [finding.model_dump() for finding in findings_of(result, len(job.samples))],
+        }
         part = house.store.write_json_part(index, part_name, document)
     house.store.drop_steps(name)
     document = house.store.read_json_part(part)
     model = Model(weight_version(index, document["digest"]), checkpoint.path, document["digest"], tuple(checkpoint.files))
     return model, document["metrics"], part
+
+
+def training_findings(house: House, part: PartReceipt) -> list[Finding]:
+    """What the training of a `part` passed over; nothing where a version of this program wrote it that did not say."""
+    return [Finding.model_validate(finding) for finding in house.store.read_json_part(part).get("findings", [])]
 
 
 def hyperparameters(house: House, selected: list[Record]) -> Hyperparameters:

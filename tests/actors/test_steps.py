@@ -43,7 +43,7 @@ def finish(job: TrainingJob) -> tuple[list[int], tuple[Any, ...]]:
     """The steps that were still done, and what came of the job."""
     steps: list[int] = []
     result = run_local(job, Shapes(), on_progress=lambda progress: steps.append(progress.step))
-    return steps, (result.digest, result.losses, result.mean_loss, result.num_target_tokens, result.num_skipped_samples)
+    return steps, (result.digest, result.losses, result.mean_loss, result.num_target_tokens, result.skipped)
 
 
 OFFLOADED = {"zero_stage": 2, "offload": ("optimizer",), "max_micro_batch_tokens": 100, "max_tokens": 100, "activation_checkpointing": True}

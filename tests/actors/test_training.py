@@ -13,7 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.training.checkpoint import group_of, load_model
 from actors.training.core import checkpoint_activations, learning_rate_factor, run_local
-from actors.training.job import PARAMETER_GROUPS, Hyperparameters, TrainerError, TrainingResult
+from actors.training.job import PARAMETER_GROUPS, Hyperparameters, SkipReason, TrainerError, TrainingResult
+from actors.training.order import global_batches
 from tests.actors.training_helpers import Shapes, job_of, save_base
 
 
@@ -138,10 +139,56 @@ def test_interpolated_checkpoint_lies_between_the_base_and_the_trained_weights(b
     assert part.fingerprint() != job_of(base, part.output, frozen=("vision_tower",)).fingerprint()
 
 
-def test_bad_images_are_counted_and_stop_nothing(base: Path, tmp_path: Path) -> None:
-    job = job_of(base, tmp_path / "out", count=16, num_steps=2)
-    result = run_local(job, Shapes(bad=frozenset({job.samples[0].image_id, job.samples[5].image_id})))
-    assert result.num_skipped_samples == 2
+def test_samples_that_are_passed_over_are_counted_once_by_reason_with_the_first_as_an_example(base: Path, tmp_path: Path) -> None:
+    job = job_of(base, tmp_path / "out", count=16, num_steps=6)
+    spelling = dataclasses.replace(job.samples[3], turns=(("<image> What?", "A ring."),))
+    samples = [*job.samples[:3], spelling, *job.samples[4:]]
+    bad = [sample.image_id for sample in (samples[5], samples[9])]
+    job = dataclasses.replace(job, samples=samples)
+    result = run_local(job, Shapes(bad=frozenset(bad)))
+    assert result.num_skipped_samples == 3
+    assert [(one.reason, one.num_samples) for one in result.skipped] == [(SkipReason.BAD_IMAGE, 2), (SkipReason.SPECIAL_TOKEN, 1)]
+    assert result.skipped[0].example == f"{bad[0]} is corrupt"
+    assert "special token '<image>', in '<image> What? / A ring.'" in result.skipped[1].example
+    assert result.num_empty_steps == 0
+    assert run_local(job, Shapes()) == result, "the stored result says the same"
+
+
+def test_a_step_without_a_target_token_has_no_loss_and_changes_nothing(base: Path, tmp_path: Path) -> None:
+    job = job_of(base, tmp_path / "out", count=8, num_steps=8, batch_size=1, warmup_share=0.0)
+    ((first,), *_) = global_batches([len(str(sample.turns)) for sample in job.samples], 1, 8, job.seed, length_grouping=False)
+    job = dataclasses.replace(job, hyper=dataclasses.replace(job.hyper, length_grouping=False))
+    bad = frozenset(sample.image_id for index, sample in enumerate(job.samples) if index != first)
+    result = run_local(job, Shapes(bad=bad))
+    alone = dataclasses.replace(
+        job, output=tmp_path / "alone", samples=[job.samples[first]], hyper=dataclasses.replace(job.hyper, num_steps=1)
+    )
+    expected = run_local(alone, Shapes())
+    assert (result.num_empty_steps, result.losses, result.mean_loss) == (7, expected.losses, expected.mean_loss)
+    assert result.digest == expected.digest
+
+
+@pytest.mark.parametrize(
+    ("hyper", "turns", "message"),
+    [
+        ({}, None, r"24 of 24 samples: the image cannot be read; .*; for example .* is corrupt"),
+        ({}, (("What <image> is?", "A ring."),), r"24 of 24 samples: the text spells a special token .*'<image>'"),
+        ({"max_tokens": 40}, (("Which one? " * 30, "A ring."),), r"24 of 24 samples: image and question fill max_tokens.*first 40 tokens"),
+    ],
+)
+def test_a_training_without_a_target_token_is_an_error_with_reason_and_example(
+    base: Path, tmp_path: Path, hyper: dict[str, Any], turns: Any, message: str
+) -> None:
+    job = job_of(base, tmp_path / "out", num_steps=1000, **hyper)
+    bad = frozenset(sample.image_id for sample in job.samples) if turns is None else frozenset[str]()
+    if turns is not None:
+        job = dataclasses.replace(job, samples=[dataclasses.replace(sample, turns=turns) for sample in job.samples])
+    seen: list[int] = []
+    job = dataclasses.replace(job, steps_folder=tmp_path / "steps", steps_between=1)
+    with pytest.raises(TrainerError, match=message):
+        run_local(job, Shapes(bad=bad), on_progress=lambda progress: seen.append(progress.step))
+    assert len(seen) < 30, "it went on after every sample had been seen"
+    assert list(tmp_path.iterdir()) == [], "the next attempt would go on after steps that learned nothing"
 
 
 def test_text_only_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -36,13 +36,14 @@ def photos(folder: Path) -> list[dict[str, Any]]:
 
 
 def labelled(folder: Path) -> dict[str, Any]:
-    """Questions about pictures of the embedded world in VIGC's format, as a config names them."""
+    """Questions about pictures of the embedded world in VIGC's format, as a config names them; every second picture is cut off."""
     source = ShapesImages(seed=1, min_shift=0.0, max_shift=0.15, num_images=30)
     folder.mkdir()
     entries = []
     for one in source.questions(40, seed=0):
         name = f"{source.image_ids().index(one.image_id)}.png"
-        (folder / name).write_bytes(encoded(source.open(one.image_id)))
+        data = encoded(source.open(one.image_id))
+        (folder / name).write_bytes(data[:50] if int(name.removesuffix(".png")) % 2 else data)
         entries.append({"image": name, "question": one.question, "answer": [one.answer, one.answer], "type": one.question_type})
     (folder / "data.json").write_text(json.dumps(entries))
     return {"kind": "vigc_json", "path": str(folder / "data.json"), "images": str(folder)}
@@ -73,6 +74,16 @@ def test_rounds_draw_on_tars_parquet_files_a_saved_dataset_and_photos_and_set_br
     assert commits[0].decision.numbers["level"] == pytest.approx(0.05 / sum(1 / number for number in range(1, len(image_sets) + 1)))
     assert {commit.state for commit in commits} == {"rejected"}, "two small steps are no evidence"
     num_accepted = sum(commit.counts["accepted"] for commit in commits)
+
+    told = json.loads(vigc("status", "run", "--json", cwd=tmp_path).stdout)["rounds"][1:]
+    for commit, status in zip(commits, told, strict=True):
+        (finding,) = (one for one in commit.findings if one.kind == "passed_over_bad_image")
+        assert 0 < finding.count < 16
+        assert "image" in finding.message
+        assert ".png" in finding.example
+        assert finding.model_dump() in status["findings"]
+        assert str(tmp_path) not in finding.example, "a commit is the same on every machine"
+    assert result.stdout.count("passed_over_bad_image") >= 3, "it is printed when a round commits"
 
     for format in ("vigc", "messages"):
         exported = vigc("export", "run", "--format", format, "--out", format, cwd=tmp_path)

@@ -163,6 +163,19 @@ def test_a_dry_run_prints_the_resolved_config_and_writes_nothing(tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+def test_a_dry_run_names_images_that_are_missing(tmp_path: Path) -> None:
+    Image.new("RGB", (48, 48)).save(tmp_path / "0.png")
+    turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A ring."}]
+    records = [{"id": str(index), "image": f"{index}.png", "conversations": turns} for index in range(5)]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    data = {"kind": "llava_json", "path": str(tmp_path / "data.json"), "images": str(tmp_path)}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(one_stage(data=data)))
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "config.yaml"), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "unreadable_images (4): of the 5 images looked at cannot be read" in done.stderr
+    assert "does not exist" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["config.yaml", "--resume", "x"], ["--resume", "x", "--out", "y"]])
 def test_a_config_and_a_folder_to_go_on_in_exclude_each_other(arguments: list[str]) -> None:
     done = CliRunner().invoke(app, ["train", *arguments])

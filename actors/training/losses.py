@@ -1,0 +1,132 @@
+"""What a training has to say for itself: its losses by window of steps, and the samples that it passed over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from actors.training.distributed import gather_objects, sum_over_ranks
+from actors.training.job import Progress, Skip, SkippedSamples, SkipReason, TrainerError, TrainingResult
+
+_LOSS_POINTS = 100
+
+
+class TrainingLog:
+    """One rank's notes. Only at a window's end and in `close` do ranks talk and does the device wait."""
+
+    def __init__(self, num_steps: int, world_size: int) -> None:
+        self._num_steps = num_steps
+        self._world_size = world_size
+        self._window = max(1, num_steps // _LOSS_POINTS)
+        self._pending: list[torch.Tensor] = []
+        self._num_empty_pending = 0
+        self._points: list[tuple[int, float]] = []
+        self._summed = 0.0
+        self._step = 0
+        self._num_empty_steps = 0
+        self._skipped: dict[int, str] = {}  # reason by the sample's index, of this rank until `close`
+        self._examples: dict[str, tuple[int, str, str]] = {}  # the first sample of each reason: its index, message, where
+        self.num_steps_kept = 0
+        self.num_target_tokens = 0
+        """Of all ranks, so far."""
+
+    def skip(self, samples: Iterable[tuple[int, Skip]]) -> None:
+        """Note samples of this rank that were passed over, by their index in the job; one that comes again counts once."""
+        for index, skip in samples:
+            self._skipped[index] = skip.reason.value
+            known = self._examples.get(skip.reason.value)
+            if known is None or index < known[0]:
+                self._examples[skip.reason.value] = (index, skip.message, skip.where)
+
+    def add(self, loss: torch.Tensor, num_tokens: int) -> None:
+        """Note a step: this rank's part of the loss, and the global number of target tokens. Without any the step has no loss."""
+        self._step += 1
+        self._pending.append(loss)
+        self.num_target_tokens += num_tokens
+        if num_tokens == 0:
+            self._num_empty_pending += 1
+            self._num_empty_steps += 1
+        if self._step % self._window == 0 or self._step == self._num_steps:
+            self._close_window()
+
+    def close(self) -> None:
+        """Bring together what the ranks passed over; every rank must call this, once."""
+        for skipped, examples in gather_objects((self._skipped, self._examples), self._world_size):
+            self._skipped |= skipped
+            for reason, example in examples.items():
+                self._examples[reason] = min(self._examples.get(reason, example), example)
+
+    def refuse_nothing(self, num_samples: int) -> None:
+        """After `close`.
+
+        Raises:
+            TrainerError: no step had a token to learn from.
+        """
+        if self.num_target_tokens == 0:
+            reasons = [f"{one.num_samples} of {num_samples} samples: {one.reason.explanation}; for example {one}" for one in self.skipped()]
+            raise TrainerError(f"no sample has a token to learn; {'; '.join(reasons) or 'all answers are empty'}")
+
+    def skipped(self) -> tuple[SkippedSamples, ...]:
+        """What was passed over, by reason; of all ranks after `close`."""
+        counts = {reason: sum(value == reason for value in self._skipped.values()) for reason in self._examples}
+        return tuple(
+            SkippedSamples(reason, counts[reason], *self._examples[reason][1:]) for reason in SkipReason if reason.value in self._examples
+        )
+
+    def position(self) -> dict[str, Any]:
+        """What this rank has noted so far, as tensors and plain values."""
+        return {
+            "step": self._step,
+            "pending": [loss.cpu() for loss in self._pending],
+            "num_empty_pending": self._num_empty_pending,
+            "points": self._points,
+            "summed": self._summed,
+            "num_target_tokens": self.num_target_tokens,
+            "num_empty_steps": self._num_empty_steps,
+            "skipped": self._skipped,
+            "examples": self._examples,
+        }
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Go on from a `position`; an empty one changes nothing."""
+        if not position:
+            return
+        self._step, self._pending, self._points = position["step"], position["pending"], position["points"]
+        self._summed, self._num_empty_pending = position["summed"], position["num_empty_pending"]
+        self._num_empty_steps, self.num_target_tokens = position["num_empty_steps"], position["num_target_tokens"]
+        self._skipped, self._examples = position["skipped"], position["examples"]
+        self.num_steps_kept = self._step
+
+    def progress(self) -> Progress:
+        return Progress(self._step, self._num_steps, self._points[-1][1] if self._points else None)
+
+    def result(self, seconds: float) -> TrainingResult:
+        """The result, its digest still open; after `close`."""
+        skipped = self.skipped()
+        return TrainingResult(
+            num_steps=self._num_steps,
+            final_loss=self._points[-1][1],
+            mean_loss=self._summed / (self._num_steps - self._num_empty_steps),
+            losses=tuple(self._points),
+            num_target_tokens=self.num_target_tokens,
+            num_skipped_samples=sum(one.num_samples for one in skipped),
+            seconds=seconds,
+            digest="",
+            num_steps_kept=self.num_steps_kept,
+            num_empty_steps=self._num_empty_steps,
+            skipped=skipped,
+        )
+
+    def _close_window(self) -> None:
+        summed = sum_over_ranks(torch.stack(self._pending).sum().cpu().double(), self._world_size).item()
+        if not math.isfinite(summed):
+            raise TrainerError(f"the loss is {summed} at step {self._step} of {self._num_steps}; lower the learning rate")
+        num_counted = len(self._pending) - self._num_empty_pending
+        if num_counted:
+            self._points.append((self._step, summed / num_counted))
+        self._summed += summed
+        self._num_empty_pending = 0
+        self._pending.clear()
