@@ -80,7 +80,7 @@ def run_round(house: House, index: int) -> RoundCommit:
     parts = whole(shards, finished)
     with clock.stage("select"):
         records, selected, selected_part = select(house.store, house.policies.selection, index, parts)
-        check_images(house, index, records, [*(shard.name for shard in shards), "selected"])
+        findings = check_images(house, index, records, [*(shard.name for shard in shards), "selected"])
         assert {record.generator_weight_version for record in records} <= {champion.version}
     if not selected:
         return settle_empty(house, index, clock, records, [*parts, selected_part])
@@ -129,7 +129,7 @@ def run_round(house: House, index: int) -> RoundCommit:
             predictions_part.entry,
             *controls.files,
         ],
-        findings=training_findings(house, training_part),
+        findings=[*findings, *training_findings(house, training_part)],
     )
     house.store.commit(commit)
     return commit
