@@ -45,7 +45,7 @@ class ImageSource(Protocol):
 class FileSource(Protocol):
     """A source whose images are files: an export gives them away as they are."""
 
-    def file(self, image_id: str) -> tuple[str, bytes]:
+    def read_file(self, image_id: str) -> tuple[str, bytes]:
         """The name of the image's file, relative to its set, and its bytes.
 
         Raises:

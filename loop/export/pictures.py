@@ -70,7 +70,7 @@ class Pictures:
             source, inner = self._images.found(image_id)
             set_name = unrouted(image_id)[0]
         image = self._images.open(image_id)  # also where the file is taken as it is: a damaged one is left out
-        name, data = source.file(inner) if isinstance(source, FileSource) else (f"{inner}.png", _png(image))
+        name, data = source.read_file(inner) if isinstance(source, FileSource) else (f"{inner}.png", _png(image))
         if image_id not in self._names:
             self._names[image_id] = self._free_name(_portable(name, data), set_name)
         return Picture(self._names[image_id], data)

@@ -57,7 +57,7 @@ class CocoImages:
     def open(self, image_id: str) -> Image.Image:
         return open_image(self.images, image_id, self.max_pixels)
 
-    def file(self, image_id: str) -> tuple[str, bytes]:
+    def read_file(self, image_id: str) -> tuple[str, bytes]:
         return image_id, read_image(self.images, image_id)
 
     def _names(self) -> Iterator[str]:

@@ -50,7 +50,7 @@ class ImageFolder:
             self._ids = self._names(Counter())
         return list(self._ids)
 
-    def file(self, image_id: str) -> tuple[str, bytes]:
+    def read_file(self, image_id: str) -> tuple[str, bytes]:
         return image_id, read_image(self.folder, image_id)
 
     def _names(self, unread: Counter[str]) -> list[str]:

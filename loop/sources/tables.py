@@ -89,7 +89,7 @@ class TableImages:
     def open(self, image_id: str) -> Image.Image:
         return decoded(io.BytesIO(_encoded(self._cell(image_id), printable(image_id))), image_id, self.max_pixels)
 
-    def file(self, image_id: str) -> tuple[str, bytes]:
+    def read_file(self, image_id: str) -> tuple[str, bytes]:
         cell = self._cell(image_id)
         return _file_name(cell) or image_id, _encoded(cell, printable(image_id))
 

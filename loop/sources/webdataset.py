@@ -78,7 +78,7 @@ class TarImages:
     def open(self, image_id: str) -> Image.Image:
         return decoded(io.BytesIO(self._read(image_id)), image_id, self.max_pixels)
 
-    def file(self, image_id: str) -> tuple[str, bytes]:
+    def read_file(self, image_id: str) -> tuple[str, bytes]:
         member = image_id.partition(f"{_TAR}/")[2]
         return _member_name(member), self._read(image_id)
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from actors.filter import FilterWorker
 from actors.generator import Generator, GeneratorOptions
+from actors.images import FileSource
 from actors.shards import Shard, ShardImages, ShardResult
 from loop.cli import app
 from loop.sources.folder import ImageFolder
@@ -46,6 +47,13 @@ def test_every_id_opens_its_picture_in_any_order(tmp_path: Path, kind: str) -> N
     assert [number_of(source.open(image_id)) for image_id in ids] == list(range(300))
     for number in (299, 0, 151, 150, 149, 17, 18, 3):
         assert number_of(source.open(ids[number])) == number
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_bytes_of_its_images_for_an_export(tmp_path: Path, kind: str) -> None:
+    source = built(**write_set(kind, tmp_path / "set", [png(number) for number in range(3)]))
+    assert isinstance(source, FileSource)
+    assert [source.read_file(image_id)[1] for image_id in source.image_ids()] == [png(number) for number in range(3)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
