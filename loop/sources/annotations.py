@@ -263,7 +263,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(decoded_text(path.read_bytes()), object_hook=_without_outline)
+        content = json.loads(decoded_text(path.read_bytes()), object_pairs_hook=_without_outline)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"annotations {path} cannot be read: {one_line(error)}; expected a JSON file of COCO's layout") from error
     if not isinstance(content, dict):
@@ -271,8 +271,12 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are nine tenths of COCO's instances and never used: thrown away while the file is read, they take no memory."""
+def _without_outline(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Outlines are nine tenths of COCO's instances and never used: thrown away while the file is read, they take no memory. Of a key that
+    stands twice with different values none wins."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs) and (key := next((key for key, value in pairs if entry[key] != value), None)) is not None:
+        raise ValueError(f"the key {key[:80]!r} stands twice in one object, with different values")
     entry.pop("segmentation", None)
     return entry
 

@@ -90,8 +90,9 @@ def chat_turns(conversation: Any, form: ChatForm, where: str, odd: OddRecords, *
     if not texts or len(texts) % 2:
         raise BadRecordError(Fault.TURNS, f"{where}: {form.expected}")
     texts[0] = _without_token(texts, where, needs_token=needs_token)
-    if empty := [place for place, text in zip(places, texts, strict=True) if not text]:
-        raise BadRecordError(Fault.EMPTY, f"{where}: a turn is empty: {form.turn_name} {empty[0]} is empty")
+    if not all(texts):
+        empty = next(place for place, text in zip(places, texts, strict=True) if not text)
+        raise BadRecordError(Fault.EMPTY, f"{where}: a turn is empty: {form.turn_name} {empty} is empty")
     odd.num_system_turns += num_system
     return tuple(zip(texts[::2], texts[1::2], strict=True))
 
@@ -116,9 +117,13 @@ def _role(turn: Any, form: ChatForm) -> str:
 
 def _turn_text(turn: Any, place: int, is_user: bool, form: ChatForm, where: str) -> str:
     """The text of a turn, with the image token where a part of it is the image."""
+    roles = _USERS if is_user else _ASSISTANTS
+    given = turn.get(form.text) if isinstance(turn, dict) and turn.get(form.speaker) in roles else None
+    if isinstance(given, str) and given.isascii() and len(given) <= MAX_TEXT_CHARACTERS:
+        return given.strip()  # nearly all turns: a file has millions
     name = f"{where}, {form.turn_name} {place}"
     wanted = form.user if is_user else form.assistant
-    if _role(turn, form) not in (_USERS if is_user else _ASSISTANTS):
+    if _role(turn, form) not in roles:
         found = turn.get(form.speaker) if isinstance(turn, dict) else turn
         raise BadRecordError(Fault.TURNS, f"{name} {form.must_be(wanted)}; it is of {found!r:.80}")
     content = turn.get(form.text)
@@ -136,10 +141,11 @@ def _is_readable(part: dict[str, Any]) -> bool:
 
 def _without_token(texts: Sequence[str], where: str, *, needs_token: bool) -> str:
     """The first text without the image token."""
-    if other := next((token for token in _OTHER_TOKENS if any(token in text for text in texts)), None):
+    later = "\n".join(texts[1:])
+    if other := next((token for token in _OTHER_TOKENS if token in texts[0] or token in later), None):
         raise BadRecordError(Fault.OTHER_MEDIA, f"{where} holds {other}; expected a conversation about one image")
     num_tokens = texts[0].count(IMAGE_TOKEN)
-    if num_tokens > 1 or num_tokens < needs_token or any(IMAGE_TOKEN in text for text in texts[1:]):
+    if num_tokens > 1 or num_tokens < needs_token or IMAGE_TOKEN in later:
         rule = f"is about one image, which stands in its first turn: {IMAGE_TOKEN} must stand exactly once, in the first human turn"
         raise BadRecordError(Fault.IMAGE_TAG, f"{where}: a conversation {rule}")
     return texts[0].replace(IMAGE_TOKEN, "").strip()

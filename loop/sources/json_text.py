@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from loop.errors import UserError, one_line, printable
@@ -21,9 +22,14 @@ class BrokenLine:
     reason: str
 
 
-class DoubledKeys(dict[str, Any]):
-    """An object in which a key stands twice, with different values: the last is taken, and whoever uses it has to say so."""
+@dataclass(frozen=True, slots=True)
+class DoubledKey:
+    """A record in which a key stands twice in one object, with different values: the last would win without a word."""
 
+    key: str
+
+
+class _DoubledKeys(dict[str, Any]):
     key: str = ""
 
 
@@ -33,13 +39,15 @@ def read_entries(file: Place, what: str, expected: str) -> list[tuple[str, Any]]
     Raises:
         UserError: the file cannot be read, is no such list, or is empty.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    doubled: list[_DoubledKeys] = []
+    decoder = json.JSONDecoder(object_pairs_hook=partial(_object, doubled))
     try:
         with file.open() as stream:
             text = decoded_text(stream.read())
         if file.name.endswith(_LINES) or _is_lines(text):
             entries = [_line(line, decoder) for line in text.split("\n")]
-            return [(f"line {number} of {file.address}", one) for number, one in enumerate(entries, 1) if one is not None]
+            lines = [(f"line {number} of {file.address}", one) for number, one in enumerate(entries, 1) if one is not None]
+            return _marked(lines) if doubled else lines
         entries = decoder.decode(text)
     except UserError:
         raise
@@ -48,7 +56,13 @@ def read_entries(file: Place, what: str, expected: str) -> list[tuple[str, Any]]
         raise UserError(f"{what} {file.address} cannot be read: {reason}; expected a JSON list of {expected}, or JSON Lines") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{what} {file.address} holds no list of {expected}")
-    return [(f"record {index} of {file.address}", entry) for index, entry in enumerate(entries)]
+    records = [(f"record {index} of {file.address}", entry) for index, entry in enumerate(entries)]
+    return _marked(records) if doubled else records
+
+
+def _marked(records: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The records, those with a doubled key as `DoubledKey`."""
+    return [(where, DoubledKey(key) if (key := _found_twice(entry)) else entry) for where, entry in records]
 
 
 def checked_object(entry: Any, where: str, expected: str) -> dict[str, Any]:
@@ -59,25 +73,26 @@ def checked_object(entry: Any, where: str, expected: str) -> dict[str, Any]:
     """
     if isinstance(entry, BrokenLine):
         raise BadRecordError(Fault.NO_JSON, f"{where} is no JSON: {entry.reason}")
+    if isinstance(entry, DoubledKey):
+        raise BadRecordError(Fault.TWICE, f"{where} has the key {entry.key[:80]!r} twice in one object, with different values")
     if not isinstance(entry, dict):
         raise BadRecordError(Fault.NOT_AN_OBJECT, f"{where} is {type(entry).__name__}; expected an object with image and {expected}")
-    if twice := _found_twice(entry):
-        raise BadRecordError(Fault.TWICE, f"{where} has the key {twice[:80]!r} twice in one object, with different values")
     return entry
 
 
 def _found_twice(value: Any) -> str:
-    if isinstance(value, DoubledKeys):
+    if isinstance(value, _DoubledKeys):
         return value.key
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next((key for one in inner if isinstance(one, dict | list) and (key := _found_twice(one))), "")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(doubled: list[_DoubledKeys], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs) and (key := next((key for key, value in pairs if found[key] != value), None)) is not None:
-        found = DoubledKeys(found)
+        found = _DoubledKeys(found)
         found.key = key
+        doubled.append(found)
     return found
 
 

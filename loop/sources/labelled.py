@@ -179,7 +179,7 @@ class JsonData(LabelledData):
         """The record with the number `index`. Raises `BadRecordError`, which names it as `where`."""
 
     def _hint(self) -> str:
-        return f"is {self.images.address} the right folder?"
+        return f"is {self.images.address} the right folder? (`images: /` goes with names from the root)"
 
 
 def checked_type(kind: object, where: str) -> AnyType:

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import PurePosixPath
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +21,9 @@ _MAX_SHOWN = 12
 
 def note_unread(name: str, wanted: Iterable[str], unread: Counter[str]) -> None:
     """Count a file that may hold images, and does not end in one of `wanted`, by its ending."""
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix.removeprefix(".") in _DATA_SUFFIXES and not name.lower().endswith(tuple(wanted)):
-        unread[suffix] += 1
+    suffix = name.rpartition(".")[2].lower()
+    if suffix in _DATA_SUFFIXES and not name.lower().endswith(tuple(wanted)):
+        unread[f".{suffix}"] += 1
 
 
 def listed(unread: Counter[str]) -> str:

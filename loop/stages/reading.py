@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from loop.commits import Finding
 from loop.errors import NoReadableImageError, printable
 from policies.records import Reason, Record
 
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from loop.house import House
 
 
-def check_images(house: House, index: int, records: Sequence[Record], part_names: Iterable[str]) -> None:
-    """Report the images that were set aside, with an example.
+def check_images(house: House, index: int, records: Sequence[Record], part_names: Iterable[str]) -> list[Finding]:
+    """The images that were set aside, as a finding with an example; none where there are none.
 
     Where not one image could be read, the parts of the round are dropped before the error: they hold nothing, and `vigc resume` has to
     try the images again.
@@ -23,13 +24,13 @@ def check_images(house: House, index: int, records: Sequence[Record], part_names
     """
     bad = {record.image_id: record.reason_detail for record in records if Reason.UNREADABLE_IMAGE in record.reasons}
     if not bad:
-        return
+        return []
     image_id, detail = next(iter(bad.items()))
     example = printable(detail or image_id)
     num_images = len({record.image_id for record in records})
     if len(bad) < num_images:
-        house.progress.note(f"round {index}: {len(bad)} of {num_images} images are set aside, such as {example}")
-        return
+        message = f"of the round's {num_images} images cannot be read and are set aside; their records say why"
+        return [Finding(kind="unreadable_images", count=len(bad), message=message, example=example)]
     for name in part_names:
         house.store.drop_part(index, name)
     raise NoReadableImageError(index, num_images, example)

@@ -117,6 +117,15 @@ def test_annotations_and_benchmark_files_with_a_byte_order_mark_are_read(tmp_pat
         parse_document("x.json", b"\x1f\x8b\x08")
 
 
+def test_a_key_that_stands_twice_in_annotations_is_refused(tmp_path: Path) -> None:
+    text = '{"images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}], "annotations": [{"image_id": 1, "caption": "A.", %s}]}'
+    (tmp_path / "x.json").write_text(text % '"caption": "A."')
+    assert read_annotations(tmp_path / "x.json", None).views[0].captions == ("A.",)
+    (tmp_path / "x.json").write_text(text % '"caption": "B."')
+    with pytest.raises(UserError, match="the key 'caption' stands twice in one object, with different values"):
+        read_annotations(tmp_path / "x.json", None)
+
+
 def test_ids_that_stand_twice_in_a_file_of_objects_are_refused(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 1, "file_name": "2.jpg"}]
     (tmp_path / "x.json").write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": []}))

@@ -22,24 +22,16 @@ GOOD = replace(BAD, record_id="r1-s0-1", image_id="b.png", reasons=(), reason_de
 
 
 @pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def house(tmp_path: Path, notes: list[str]) -> Iterator[Any]:
+def house(tmp_path: Path) -> Iterator[Any]:
     with Store.create(tmp_path / "run", RunInfo(run_id="x", config={})).locked() as store:
-        yield cast(Any, SimpleNamespace(store=store, progress=SimpleNamespace(note=notes.append)))
+        yield cast(Any, SimpleNamespace(store=store))
 
 
-def test_images_that_are_set_aside_are_told_with_an_example(house: Any, notes: list[str]) -> None:
-    check_images(house, 1, [BAD, GOOD], ["records-00000"])
-    assert notes == ["round 1: 1 of 2 images are set aside, such as a.png: does not exist"]
-
-
-def test_a_round_without_bad_images_is_told_nothing_of(house: Any, notes: list[str]) -> None:
-    check_images(house, 1, [GOOD], ["records-00000"])
-    assert notes == []
+def test_images_that_are_set_aside_are_a_finding_with_an_example(house: Any) -> None:
+    (finding,) = check_images(house, 1, [BAD, GOOD, BAD], ["records-00000"])
+    assert (finding.kind, finding.count, finding.example) == ("unreadable_images", 1, "a.png: does not exist")
+    assert "of the round's 2 images cannot be read" in finding.message
+    assert check_images(house, 1, [GOOD], ["records-00000"]) == []
 
 
 def test_a_round_without_a_readable_image_ends_the_run_and_its_shards_are_made_again(house: Any) -> None:
