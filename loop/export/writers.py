@@ -157,8 +157,8 @@ def _vigc_entry(record: Record, name: str) -> dict[str, Any]:
 def _messages_row(record: Record, picture: Picture) -> dict[str, Any]:
     return {
         "messages": [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _plain(record.question)}]},
-            {"role": "assistant", "content": [{"type": "text", "text": _plain(record.answer)}]},
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": record.question}]},
+            {"role": "assistant", "content": [{"type": "text", "text": record.answer}]},
         ],
         "images": [_image_cell(picture)],
         "id": record.record_id,

@@ -86,7 +86,8 @@ def chat_turns(conversation: Any, form: ChatForm, where: str, odd: OddRecords, *
     turns = conversation if isinstance(conversation, list) else []
     num_system = int(bool(turns) and _role(turns[0], form) == _SYSTEM)
     places = range(num_system, len(turns))
-    texts = [_turn_text(turns[place], place, (place - num_system) % 2 == 0, form, where) for place in places]
+    has_part = any(_has_image_part(turn.get(form.text)) for turn in turns if isinstance(turn, dict))
+    texts = [_turn_text(turns[place], place, (place - num_system) % 2 == 0, has_part, form, where) for place in places]
     if not texts or len(texts) % 2:
         raise BadRecordError(Fault.TURNS, f"{where}: {form.expected}")
     texts[0] = _without_token(texts, where, needs_token=needs_token)
@@ -110,16 +111,21 @@ def _holds_image(content: Any) -> bool:
     return any(part.get("type") in _IMAGE_PARTS or _holds_image(part.get("text")) for part in parts if isinstance(part, dict))
 
 
+def _has_image_part(content: Any) -> bool:
+    return isinstance(content, list) and any(isinstance(part, dict) and part.get("type") in _IMAGE_PARTS for part in content)
+
+
 def _role(turn: Any, form: ChatForm) -> str:
     role = turn.get(form.speaker) if isinstance(turn, dict) else None
     return role.strip().lower() if isinstance(role, str) else ""
 
 
-def _turn_text(turn: Any, place: int, is_user: bool, form: ChatForm, where: str) -> str:
-    """The text of a turn, with the image token where a part of it is the image."""
+def _turn_text(turn: Any, place: int, is_user: bool, has_part: bool, form: ChatForm, where: str) -> str:
+    """The text of a turn, with the image token where a part of it is the image. Where a part is (`has_part`), the token in a text is
+    nothing but text that a model cannot be given, and left out."""
     roles = _USERS if is_user else _ASSISTANTS
     given = turn.get(form.text) if isinstance(turn, dict) and turn.get(form.speaker) in roles else None
-    if isinstance(given, str) and given.isascii() and len(given) <= MAX_TEXT_CHARACTERS:
+    if isinstance(given, str) and given.isascii() and len(given) <= MAX_TEXT_CHARACTERS and not has_part:
         return given.strip()  # nearly all turns: a file has millions
     name = f"{where}, {form.turn_name} {place}"
     wanted = form.user if is_user else form.assistant
@@ -132,6 +138,8 @@ def _turn_text(turn: Any, place: int, is_user: bool, form: ChatForm, where: str)
         expected = "expected a text, or a list of parts of type text and image"
         raise BadRecordError(Fault.NO_TEXT, f"{name} {form.must_be(wanted)} and has {form.text} {content!r:.80}; {expected}")
     texts = [checked_text(part["text"], name) if part["type"] == "text" else IMAGE_TOKEN for part in parts]
+    if has_part:
+        texts = [text.replace(IMAGE_TOKEN, "") if part["type"] == "text" else text for text, part in zip(texts, parts, strict=True)]
     return "\n".join(texts).strip()
 
 

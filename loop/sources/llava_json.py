@@ -48,6 +48,9 @@ class LlavaJsonData(JsonData):
         image = checked_image(given, where)
         kind = checked_type(QuestionType.CONVERSATION if entry.get("type") is None else entry["type"], where)
         name = checked_text(f"{entry.get('id', '')}#{index}", where)
+        if form.list_name not in entry:
+            raise BadRecordError(Fault.TURNS, f"{where} has the keys {sorted(entry)!r:.80}; {form.expected}")
+        odd.num_system_turns += bool(entry.get("system"))
         return Conversation(
             name, image, kind, chat_turns(entry.get(form.list_name), form, where, odd, needs_token=form.speaker == LLAVA.speaker)
         )

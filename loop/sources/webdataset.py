@@ -226,7 +226,7 @@ def _read_member(place: Place, shard: str, name: str) -> bytes:
         raise BadImageError("there is no such member", f"in {place.address}")
     with place.open(shard) as stream, _tar_at(_HeaderWindow(stream, _LOCAL_WINDOW_BYTES), offset) as tar:
         member = tar.next()
-        if member is None or member.name != name.partition(_AGAIN)[0]:
+        if member is None or member.name != _member_name(name):
             raise BadImageError("the shard has changed since it was looked through")
         if member.size > MAX_FILE_BYTES:
             raise BadImageError(f"has {member.size} bytes; the limit is {MAX_FILE_BYTES}")

@@ -106,7 +106,7 @@ def test_datasets_reads_messages_with_images(filled: Store, tmp_path: Path) -> N
     assert len(loaded) == report.num_records == 3
     row = loaded[0]
     assert row["messages"] == [
-        {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What ?"}]},
+        {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What <image>?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
     ]
     assert isinstance(row["images"][0], Image.Image)

@@ -123,8 +123,8 @@ def test_bad_records_are_left_out_where_the_config_says_so(tmp_path: Path, caplo
 
 
 def test_system_turns_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    llava(tmp_path, {**PLAIN, "conversations": [{"from": "system", "value": "Be brief."}, *TURNS]}, PLAIN)
-    assert "the system turns of 1 records are left out" in caplog.text
+    llava(tmp_path, {**PLAIN, "conversations": [{"from": "system", "value": "Be brief."}, *TURNS]}, PLAIN, {**PLAIN, "system": "Be brief."})
+    assert "the system turns of 2 records are left out" in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
 
 
@@ -192,6 +192,11 @@ def row(content: str, num_images: int = 1) -> dict[str, Any]:
 @pytest.mark.parametrize("content", ["<image>What?", "What?\n<image>", "<image>\nWhat?", "What?"])
 def test_an_image_token_in_a_message_is_the_place_of_its_image(tmp_path: Path, content: str) -> None:
     assert rows(tmp_path, row(content)).records()[0].turns == (("What?", "A cat."),)
+
+
+def test_an_image_token_beside_an_image_part_is_left_out(tmp_path: Path) -> None:
+    content = [{"type": "image"}, {"type": "text", "text": "What <image>is it?"}]
+    assert llava(tmp_path, human(content)).records()[0].turns == (("What is it?", "A cat."),)
 
 
 def test_rows_with_no_image_or_several_are_told_when_the_file_is_read(tmp_path: Path) -> None:
