@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from loop.sources.places import ACCESS_ERRORS, Place
 from policies.texts import decoded_text
 
 _LINES = (".jsonl", ".ndjson")
+_NO_SPACE = re.compile(r"\S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,17 @@ def _object(doubled: list[_DoubledKeys], pairs: list[tuple[str, Any]]) -> dict[s
 
 def _is_lines(text: str) -> bool:
     """Whether the first line is an object of its own, and more follows: JSON Lines, whatever the file is called."""
-    first, _, rest = text.lstrip().partition("\n")
-    return first.startswith("{") and first.rstrip().endswith("}") and rest.lstrip().startswith("{")
+    start = _first_character(text, 0)  # a file of a gigabyte is not copied for this
+    end = text.find("\n", start)
+    return (
+        end > 0 and text.startswith("{", start) and text[:end].rstrip().endswith("}") and text.startswith("{", _first_character(text, end))
+    )
+
+
+def _first_character(text: str, start: int) -> int:
+    """Where the first character that is no white space stands."""
+    found = _NO_SPACE.search(text, start)
+    return len(text) if found is None else found.start()
 
 
 def _line(line: str, decoder: json.JSONDecoder) -> Any:

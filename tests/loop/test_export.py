@@ -28,7 +28,7 @@ from loop.sources.vigc_json import VigcJsonData
 from loop.sources.webdataset import TarImages
 from loop.store import RunInfo, Store
 from policies.records import Reason, Record, from_table, to_table
-from tests.loop.image_sets import write_parquet, write_tar
+from tests.loop.image_sets import KINDS, built, write_parquet, write_set, write_tar
 
 KEPT = Record("r0-s0-0", 0, 0, "set/a", "conversation", "Ask.", 3, question="What <image>?", answer="A cat.", accepted=True)
 REJECTED = replace(KEPT, record_id="r0-s0-1", accepted=False, reasons=(Reason.EMPTY,))
@@ -392,3 +392,16 @@ def test_images_of_containers_keep_their_bytes_and_what_names_they_have(store: S
         "a/0.left.jpg", "a/0.right.jpg", "set0/a/0.left.jpg", "p.jpg", "p.parquet/1.jpg", "set1/p.jpg",
     ]  # fmt: skip
     assert [(report.path / "images" / one["image"]).read_bytes() for one in entries] == [jpeg(number) for number in range(1, 7)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_set_gives_its_files_away_as_they_are(store: Store, tmp_path: Path, kind: str) -> None:
+    pictures = [jpeg(number) for number in range(4)]
+    images = RoutedSource({"set0": built(**write_set(kind, tmp_path / "set", pictures))})
+    commit(store, 0, [replace(KEPT, record_id=f"r{number}", image_id=one) for number, one in enumerate(images.image_ids())])
+    report = export(store, "all", "llava", tmp_path / "out", images)
+    entries = json.loads((report.path / "data.json").read_text())
+    assert [(report.path / "images" / one["image"]).read_bytes() for one in entries] == pictures
+    named = [f"{number:06d}.png" for number in range(4)]
+    unnamed = [f"data-0000{number // 2}-of-00002.arrow/{number % 2}.jpg" for number in range(4)]
+    assert [one["image"] for one in entries] == (unnamed if kind == "hf_dataset" else named)
