@@ -57,6 +57,7 @@ MAX_PARAMETER_CHARACTERS = 500  # the limit of older servers; the whole configur
 MAX_KEY_CHARACTERS = 250
 MAX_TAG_CHARACTERS = 5000
 PARAMETERS_PER_BATCH = 100  # MLflow's limit
+METRICS_PER_BATCH = 1000  # likewise
 
 
 def default_tracking_uri(run_dir: Path, environ: Mapping[str, str]) -> str:
@@ -117,6 +118,21 @@ class Mirror:
         parent_id = self._open_parent(experiment_id, self._runs(experiment_id).get(None), ())
         if state != "RUNNING":
             self._client.set_terminated(parent_id, state)
+
+    def log_evaluation(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """A finished run of this name and id with these metrics and files; one that is there is written over."""
+        from mlflow.entities import Metric
+
+        experiment_id = self._experiment_id()
+        run = self._runs(experiment_id).get(None)
+        known = run.data.metrics if run else {}
+        run_id, now_ms = self._open_parent(experiment_id, run, ()), _milliseconds(time.time())
+        found = [Metric(key, value, now_ms, 0) for key, value in metrics.items() if known.get(key) != value]
+        for start in range(0, len(found), METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=found[start : start + METRICS_PER_BATCH])
+        for file in files:
+            self._client.log_artifact(run_id, str(file))
+        self._client.set_terminated(run_id, "FINISHED")
 
     @cached_property
     def _client(self) -> MlflowClient:

@@ -6,7 +6,8 @@
     predictions.jsonl     all answers, as `vigc score` reads them
     score.json            the score
 
-Prompts are the benchmark's own (`policies.benchmarks`), answered greedily. The same command goes on where it was stopped.
+Prompts are the benchmark's own (`policies.benchmarks`), answered greedily. The same command goes on where it was stopped. Where
+`MLFLOW_TRACKING_URI` is set, MLflow gets a run of it at the end (`loop.scoring.evaluation_tracking`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +39,7 @@ from loop.errors import DamagedFileError, UserError, WriteError, printable
 from loop.files import write, write_json, write_lines
 from loop.models import check_model, downloaded, model_files
 from loop.progress import RunProgress
+from loop.scoring.evaluation_tracking import log_evaluation
 from loop.scoring.images import NO_IMAGE, FoundImages, find_images
 from loop.scoring.score import build, of_split, read_document, read_questions
 from loop.serving import serving
@@ -150,7 +153,17 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
             scores |= {"num_blank_images": sum(found.ids[one.question_id] == NO_IMAGE for one in asked)}
             scores |= {"num_left_out": len(questions) - len(asked), "published": benchmark.published, **listed}
             write_json(folder / SCORE, scores)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        told = {**facts, "digest": _sha256(canonical_json(facts))[:12], "model": _shown_model(spec.model), "weight_version": update.version}
+        files = [folder / PREDICTIONS, *([folder / SCORE] if scores else [])]
+        with progress.stage("log to MLflow"):
+            log_evaluation(folder, {**told, "weight_digest": update.digest}, scores, files)
     return Evaluated(folder, scores, num_asked)
+
+
+def _shown_model(model: str) -> str:
+    """The model's name; of a URI without the user and the options, which may hold keys."""
+    return re.sub(r"//[^/@]*@", "//", model.partition("?")[0]) if "://" in model else model
 
 
 def _engine(spec: EvaluationSpec) -> tuple[EngineConfig, ClusterConfig]:

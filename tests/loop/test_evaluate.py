@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -23,8 +25,9 @@ from loop.errors import DamagedFileError, InterruptedRunError, UserError
 from loop.interruption import interruptible
 from loop.progress import RunProgress
 from loop.scoring.evaluate import CHUNK_SIZE, Evaluated, EvaluationSpec, evaluate
+from loop.scoring.evaluation_tracking import log_evaluation, metrics_of
 from loop.scoring.pope import parse_shapes, pope_questions, shapes_objects, write_questions
-from loop.scoring.score import score_files
+from loop.scoring.score import print_scores, score_files
 from loop.store import Store
 from policies.benchmarks.base import OPTION_LETTER, SHORT_ANSWER
 from tests.actors.scripted_engine import image_id_of
@@ -223,6 +226,67 @@ def test_of_a_run_the_champion_is_asked(tmp_path: Path) -> None:
     flip(weights, weights.stat().st_size - 1)
     with pytest.raises(DamagedFileError, match="round-0000"):
         run(given, tmp_path / "out2", LocalEngines(lambda request: "yes"))
+
+
+def test_mlflow_gets_one_run_of_an_evaluation_however_often_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = (tmp_path / "mlflow").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database takes seconds to be made
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "benchmarks")
+    given = spec("pope", pope_file(tmp_path, 3, ("random", "popular")), images="shapes")
+    for _ in range(2):
+        done = run(given, tmp_path / "out", LocalEngines(lambda request: "yes"))
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("benchmarks")
+    assert experiment is not None
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert (logged.info.status, logged.info.run_name) == ("FINISHED", "out")
+    parameters = logged.data.params
+    assert (parameters["benchmark"], parameters["model"], parameters["engine.dtype"]) == ("pope", "embedded", "float32")
+    assert parameters["weight_version"] == f"weights-{parameters['weight_digest'][:12]}"
+    assert hashlib.sha256(given.data[0].read_bytes()).hexdigest() in parameters["data"]
+    assert logged.data.metrics["accuracy"] == done.scores["accuracy"]
+    assert logged.data.metrics["by_split/random/f1"] == done.scores["by_split"]["random"]["f1"]
+    assert len(client.get_metric_history(logged.info.run_id, "accuracy")) == 1
+    assert {file.path for file in client.list_artifacts(logged.info.run_id)} == {"predictions.jsonl", "score.json"}
+
+
+def test_an_mlflow_that_does_not_answer_costs_a_bounded_time_and_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@127.0.0.1:9/mlflow")
+    (tmp_path / "score.json").touch()
+    assert not log_evaluation(tmp_path, {"digest": "x"}, {}, [tmp_path / "score.json"], timeout_s=0.2)
+    assert "lacks this evaluation" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_figures_have_keys_of_their_own_in_mlflow() -> None:
+    scores = {"accuracy": 50.0, "published": False, "synonyms": "our own", "by_category": {"a/b": 1, "a b": 2.0, "a?": 3, "a!": 4, "": 5}}
+    assert metrics_of(scores) == {
+        "accuracy": 50, "by_category/a.b": 1, "by_category/a b": 2, "by_category/a_": 3, "by_category/a__2": 4, "by_category": 5,
+    }  # fmt: skip
+
+
+def test_scores_are_shown_whole_in_80_columns(tmp_path: Path) -> None:
+    figures = {
+        "accuracy": 88.13,
+        "precision": 96.02,
+        "recall": 80.44,
+        "f1": 87.55,
+        "yes_ratio": 43.43,
+        "num_questions": 2910,
+        "num_unparsable": 12,
+    }
+    scores = {**figures, "by_split": dict.fromkeys(("random", "popular", "adversarial", "a name of more than thirty characters"), figures)}
+    shown = io.StringIO()
+    print_scores(Console(file=shown, width=80), "pope", scores)
+    assert max(map(len, shown.getvalue().splitlines())) <= 80
+    assert "\u2026" not in shown.getvalue()
+    assert shown.getvalue().count("96.02") == 5
+    assert all(word in shown.getvalue() for word in ("adversarial", "unparsable", "questions", "precision"))
 
 
 def test_a_run_without_a_champion_is_refused(tmp_path: Path) -> None:
