@@ -47,6 +47,7 @@ from loop.storage import LocalStorage
 from loop.store import Store
 from policies.benchmarks import Benchmark, Question
 from policies.evaluation import default_max_new_tokens, is_scored, prediction_record
+from policies.reasoning import without_reasoning
 from policies.records import HeldOutQuestion
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
         ]
         engines = partial(serve, update, engine, cluster, str(folder.absolute()))
         answers, num_asked = _answered(folder, prompts, found.source, engines, max_new_tokens, progress)
+        if num_unfinished := sum(without_reasoning(answer) is None for answer in answers):
+            progress.note(f"{num_unfinished} of {len(answers)} answers end within their reasoning; give them more --max-new-tokens")
         scores = _scored(folder, spec, benchmark, prompts, answers)
         if scores:
             scores |= {"num_blank_images": sum(found.ids[one.question_id] == NO_IMAGE for one in asked)}

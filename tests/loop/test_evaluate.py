@@ -180,6 +180,18 @@ def test_each_benchmark_is_asked_in_its_own_words(tmp_path: Path) -> None:
     assert not (tmp_path / "llava-bench" / "score.json").exists()
 
 
+def test_answers_are_read_behind_their_reasoning_and_those_that_it_cut_off_are_named(tmp_path: Path) -> None:
+    data, shown = pope_file(tmp_path, 20), io.StringIO()
+    engines = LocalEngines(lambda request: "<think>No?" if "red" in request.prompt else "<think>Yes?</think>\n\nNo.")
+    with RunProgress(Console(file=shown, width=200)) as progress:
+        done = evaluate(spec("pope", data, images="shapes"), tmp_path / "out", progress, engines.serve)
+    num_cut = sum("red" in one["text"] for one in lines(data))
+    assert done.scores["num_unparsable"] == num_cut > 0
+    assert done.scores["yes_ratio"] == 0
+    assert f"{num_cut} of {len(lines(data))} answers end within their reasoning" in shown.getvalue()
+    assert lines(tmp_path / "out" / "predictions.jsonl")[0]["answer"].startswith("<think>")
+
+
 def test_mmbench_is_asked_in_every_rotation(tmp_path: Path) -> None:
     (tmp_path / "mm.tsv").write_text("index\tquestion\tA\tB\tC\tanswer\tcategory\timage\n5\tWhich?\tx\ty\tz\tB\tc\ta.jpg\n")
     folder = str(photos(tmp_path / "photos", "a.jpg"))
