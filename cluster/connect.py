@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 from cluster.errors import RayStartError, TimeoutExceededError, in_brief
 from cluster.scratch import scratch_folder
@@ -110,7 +111,7 @@ _WORKER_ENV = {"OMP_NUM_THREADS": "1"}
 
 
 def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_store_bytes: int) -> None:
-    with _one_host(temp_dir.absolute()), _start_errors_named():
+    with _one_host(temp_dir.absolute()), _own_process_groups(), _start_errors_named():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -156,6 +157,18 @@ def _one_host(temp_dir: Path) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _own_process_groups() -> Iterator[None]:
+    """While Ray starts: each of its servers leads a process group of its own, which its workers join. A signal to the driver's group
+    (`timeout`, a terminal, a batch system) then reaches the driver alone, which closes the run in order while Ray still works."""
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def _join(address: str, deadline: float) -> None:

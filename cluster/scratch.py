@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,7 @@ def remove_dead(owner: str) -> None:
 
 def guard(folder: Path, owner: str, pid: int) -> None:
     """What `scratch_folder` has a process of its own do: wait until process `pid` has ended or says that all is closed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process; this one outlives the driver
     if sys.stdin.buffer.read() == _CLOSED:
         return
     print(

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -184,6 +185,7 @@ def _write_line(stream: IO[str] | None, message: Mapping[str, Any]) -> None:
 
 def _serve_driver() -> None:
     """The child's side: mirror what the driver sends, until it closes our standard input or is gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process; the driver still closes the run in MLflow
     os.nice(CHILD_NICENESS)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not come between the replies

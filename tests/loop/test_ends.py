@@ -45,7 +45,7 @@ class Vigc:
             return subprocess.Popen(
                 [sys.executable, "-m", "loop", *arguments], cwd=self.folder, text=True, stdout=subprocess.DEVNULL, stderr=errors,
                 env={**os.environ, "TMPDIR": str(self.temp), "PYTHONPATH": str(ROOT)},
-                preexec_fn=heed_interrupts,
+                preexec_fn=heed_interrupts, start_new_session=True,
             )  # fmt: skip
 
     def temp_files(self) -> list[str]:
@@ -98,7 +98,7 @@ def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc
     parts = run_dir / "rounds/0001/parts"
     before = segments()
     shards: dict[Path, int] = {}
-    moments = {
+    moments = {  # SIGTERM and SIGINT reach the whole process group, as from `timeout` and a terminal
         signal.SIGTERM: ("run", str(config), "--run-dir", str(run_dir), "rounds/0001/parts/records-00000.json"),
         signal.SIGKILL: ("resume", str(run_dir), "checkpoints/round-0001.steps/step-*[0-9]"),  # the engines sleep
         signal.SIGINT: ("resume", str(run_dir), "rounds/0001/parts/training.json"),
@@ -109,14 +109,15 @@ def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc
         assert driver.poll() is None, vigc.errors()
         processes = psutil.Process(driver.pid).children(recursive=True)
         assert len(vigc.temp_files()) == 1
-        driver.send_signal(number)
         shards = {**{path: path.stat().st_mtime_ns for path in finished_shards(parts)}, **shards}
         if number is signal.SIGKILL:
+            driver.kill()
             driver.wait(10)
             _, alive = psutil.wait_procs(processes, timeout=_STOP_S)
             assert vigc.temp_files() == []
             assert f"error: process {driver.pid}, which worked on '{run_dir}', died" in vigc.errors()
         else:
+            os.killpg(driver.pid, number)
             assert driver.wait(_STOP_S) == 130, vigc.errors()
             assert vigc.errors().splitlines()[-1].endswith(f"was interrupted; continue it with `vigc resume {run_dir}`")
             _, alive = psutil.wait_procs(processes, timeout=0)
