@@ -9,7 +9,9 @@ import platform
 import shlex
 import shutil
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -18,6 +20,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from loop.credentials import masked
 from loop.errors import LoopError, UserError, printable
 from loop.scoring.commands import commands
 from loop.terminal import encode_any_text, unusable_locale
@@ -144,7 +147,7 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
     info, (commits, problems) = store.read_run(), store.readable_commits()
     state = "damaged" if problems else run_state(store)
     if as_json:
-        typer.echo(json.dumps({**status_dict(info.run_id, state, commits), "problems": problems}))
+        typer.echo(json.dumps({**status_dict(info.run_id, state, commits), "problems": list(map(masked, problems))}))
         return
     for problem in problems:
         typer.echo(f"damaged: {printable(problem)}", err=True)
@@ -340,6 +343,7 @@ def main() -> None:
     handler = RichHandler(show_path=False, console=Console(stderr=True))
     handler.setFormatter(PrintableLines("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    sys.excepthook = _print_masked
     try:
         sys.exit(app(prog_name="vigc", standalone_mode=False))  # the code of a `typer.Exit`, else None
     except _UsageError as error:
@@ -369,6 +373,11 @@ def main() -> None:
         _fail(f"{type(error).__name__}: {error}", UserError.exit_code if isinstance(error, ValueError) else 1)
 
 
+def _print_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback as Python prints it, credentials masked."""
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
+
+
 def _fail(text: str, exit_code: int) -> NoReturn:
     """One line per finding on stderr, whatever brackets it holds, and out."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -385,7 +394,8 @@ def _print_results(console: Console, uri: str) -> None:
     store = Store.open(uri)
     config = parse_config(store.read_run().config)
     print_results(console, store.commits(), list(config.held_out))
-    console.print(f"run folder {uri}; look at it with: {_this_command()} status {uri}", highlight=False, soft_wrap=True)
+    shown = printable(uri)
+    console.print(f"run folder {shown}; look at it with: {_this_command()} status {shown}", highlight=False, soft_wrap=True)
 
 
 def _this_command() -> str:

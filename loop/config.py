@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
+from loop.credentials import places_of_credentials
 from loop.engine_config import ClusterConfig, EngineConfig, TransformersEngineConfig
 from loop.errors import UserError, one_line
 from loop.overrides import apply_override
@@ -40,6 +41,10 @@ def _label(text: str) -> str:
 
 _MAX_LABEL_CHARACTERS = 100
 _MAX_QUESTIONS = 1_000_000
+_HOLDS_CREDENTIALS = (
+    "holds credentials, which the run folder would keep; give them by the environment, such as AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY for s3://"
+)
 _Config = TypeVar("_Config", bound=Section)
 _Label = Annotated[str, AfterValidator(_label)]
 
@@ -320,6 +325,8 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if given.setdefault(key, value) != value:
             raise UserError(f"override {key} is given twice, as {given[key][:80]!r} and {value[:80]!r}; keep one of them")
         apply_override(document, override)
+    if places := list(places_of_credentials(document)):
+        raise UserError("\n".join(f"{place}: {_HOLDS_CREDENTIALS}" for place in places))
     return document
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from cluster.errors import FinalError
+from loop.credentials import masked
 
 
 def one_line(error: Exception) -> str:
@@ -15,7 +16,8 @@ def one_line(error: Exception) -> str:
 
 def printable(text: str) -> str:
     """`text` as one line that a terminal only shows: escapes, control characters, turns of the writing direction and halves of
-    characters are spelled out (`\\x1b`)."""
+    characters are spelled out (`\\x1b`). Credentials are masked."""
+    text = masked(text)
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -28,6 +28,7 @@ from cluster.weights import prepare
 from loop.assembly import HeldOut, Policies, build_held_out, build_images, build_labelled, build_policies, derived_seed
 from loop.commits import FileEntry, RoundCommit, RoundState, champion_commit
 from loop.config import RunConfig
+from loop.credentials import masked
 from loop.errors import DamagedFileError
 from loop.models import downloaded, model_files
 from loop.progress import RunProgress, Stage, loss_remark
@@ -234,7 +235,7 @@ def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], prog
                 temp_dir=None,
                 timeout_s=cluster.start_timeout_s,
                 dashboard=cluster.dashboard,
-                owner=store.uri,
+                owner=masked(store.uri),
             )
         )
         plan = plan_resources(info.cpus, info.gpus, resource_request(config))

@@ -27,6 +27,7 @@ from pyarrow import fs
 from actors.durable import fsync, fsync_tree
 from cluster.scratch import make_scratch, remove_dead
 from loop.commits import FileEntry
+from loop.credentials import masked
 from loop.documents import REMEDY, canonical_json, describe
 from loop.errors import DamagedFileError, StoreError, UserError, WriteError
 
@@ -256,7 +257,7 @@ class ArrowStorage:
         return sorted(info.base_name for info in found)
 
     def scratch(self, folder: str) -> Path:
-        path = make_scratch(self.uri) / PurePosixPath(folder).name  # one level down: the trainer makes a folder beside it
+        path = make_scratch(masked(self.uri)) / PurePosixPath(folder).name  # one level down: the trainer makes a folder beside it
         path.mkdir()
         return path
 
@@ -312,7 +313,7 @@ class ArrowStorage:
 
     def remove_leftovers(self) -> None:
         """An upload that was cut off never becomes an object: there are leftovers on this machine alone."""
-        remove_dead(self.uri)
+        remove_dead(masked(self.uri))
         for path in _cache_folder("checkpoints").glob(f"{self._cache_prefix}-*{_TMP}"):
             shutil.rmtree(path)
 

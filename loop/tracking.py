@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from loop.commits import RoundCommit, RoundState
+from loop.credentials import masked, masked_value
 from policies.answer_metrics import ACCURACY, MEASURES
 from policies.records import Record
 
@@ -66,7 +67,7 @@ def default_tracking_uri(run_dir: Path, environ: Mapping[str, str]) -> str:
 
 
 def flatten_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested configuration as dotted keys and text values; a list of plain values stays one value, as JSON."""
+    """A nested configuration as dotted keys and text values, credentials masked; a list of plain values stays one value, as JSON."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -75,7 +76,7 @@ def flatten_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str,
         if isinstance(value, Mapping):
             flat |= flatten_parameters(value, f"{name}.")
         else:
-            flat[name] = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[name] = masked_value(name, value if isinstance(value, str) else json.dumps(value, default=str))
     return flat
 
 
@@ -231,7 +232,7 @@ class Mirror:
         wanted = {RUN_TAG: self.run_id, "weight_version": commit.champion}
         found = self._versions(name, wanted)
         if not found:
-            checkpoint = folder.resolve().as_uri() if isinstance(folder, Path) else folder or PRUNED
+            checkpoint = folder.resolve().as_uri() if isinstance(folder, Path) else masked(folder or PRUNED)
             tags = {**wanted, "round": str(commit.round), "checkpoint": checkpoint}
             source = self._source(child_id, checkpoint, tags)
             self._client.create_model_version(name, source, run_id=child_id, tags=tags)

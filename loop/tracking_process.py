@@ -18,11 +18,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import pyarrow as pa
 
 from loop.commits import RoundCommit
+from loop.credentials import masked
 from loop.tracking import ChampionFolder, LoopState, Mirror, Samples, cut
 from policies.records import RECORD_SCHEMA, Record, from_table
 
@@ -48,14 +49,16 @@ class BackgroundMirror:
     """
 
     def __init__(self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path) -> None:
-        """`samples` and `champion_folder` are called in the thread. The child's own output is appended to `log_path`."""
+        """`samples` and `champion_folder` are called in the thread. The child's output is appended to `log_path`, credentials masked."""
         self._mirror = mirror
         self._samples = samples
         self._champion_folder = champion_folder
+        self._shown_uri = masked(mirror.tracking_uri)
         self._log_path = log_path
         self._orders: queue.SimpleQueue[tuple[list[RoundCommit], LoopState | None]] = queue.SimpleQueue()
         self._newest: list[RoundCommit] = []
         self._child: subprocess.Popen[str] | None = None
+        self._log: threading.Thread | None = None
         self._is_down = False
         self._is_complete = False
         self._stopped = threading.Event()
@@ -75,10 +78,10 @@ class BackgroundMirror:
         self._orders.put((self._newest, state))
         self._thread.join(min(PATIENCE_S, timeout_s))
         if self._thread.is_alive() and timeout_s > PATIENCE_S:
-            logger.warning("waiting for MLflow at %s to take what it lacks, at most %.0f s", self._mirror.tracking_uri, timeout_s)
+            logger.warning("waiting for MLflow at %s to take what it lacks, at most %.0f s", self._shown_uri, timeout_s)
             self._thread.join(timeout_s - PATIENCE_S)
         if self._thread.is_alive():
-            uri = self._mirror.tracking_uri
+            uri = self._shown_uri
             logger.warning("MLflow at %s did not take everything within %.0f s; `vigc resume` replays what it lacks", uri, timeout_s)
             self._stopped.set()
             child = self._child
@@ -104,12 +107,12 @@ class BackgroundMirror:
             if not isinstance(error, MirrorError):
                 self._drop_child()
             if not self._is_down and not self._stopped.is_set():
-                uri = self._mirror.tracking_uri
-                logger.warning("MLflow at %s lags behind: %s; the next round, or `vigc resume`, replays what it lacks", uri, error)
+                uri, reason = self._shown_uri, masked(str(error))
+                logger.warning("MLflow at %s lags behind: %s; the next round, or `vigc resume`, replays what it lacks", uri, reason)
             self._is_down = True
         else:
             if self._is_down:
-                logger.info("MLflow at %s has caught up", self._mirror.tracking_uri)
+                logger.info("MLflow at %s has caught up", self._shown_uri)
             self._is_down = False
             self._is_complete = closing is not None
 
@@ -135,17 +138,20 @@ class BackgroundMirror:
         root = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self._log_path.open("a") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "loop.tracking_process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                encoding="utf-8",
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # an interrupt from the terminal is the driver's to handle; `finish` comes after it
-            )
+        log = self._log_path.open("a")
+        child = subprocess.Popen(
+            [sys.executable, "-m", "loop.tracking_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # an interrupt from the terminal is the driver's to handle; `finish` comes after it
+        )
+        self._log = threading.Thread(target=_write_masked, args=(child.stderr, log), name="mlflow-log", daemon=True)
+        self._log.start()
         plain = {field.name: getattr(self._mirror, field.name) for field in fields(self._mirror)}
         _write_line(child.stdin, {**plain, "parameters": dict(self._mirror.parameters)})
         return child
@@ -155,6 +161,16 @@ class BackgroundMirror:
         if child is not None:
             child.kill()
             child.wait(CHILD_EXIT_TIMEOUT_S)
+        if self._log is not None:
+            self._log.join(CHILD_EXIT_TIMEOUT_S)
+
+
+def _write_masked(lines: IO[str], log: TextIO) -> None:
+    """Append what a process says, until it ends. Its library may write a tracking URI with its password."""
+    with log:
+        for line in lines:
+            log.write(masked(line))
+            log.flush()
 
 
 def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, Any]:
