@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
@@ -82,8 +82,9 @@ class Fleet:
         """The state of each engine, by index."""
         return [slot.health.state for slot in self._slots]
 
-    def start(self, update: WeightUpdate) -> list[EngineSwap]:
-        """Makes all engines, at the same time, and brings them to the champion. What was made is killed on failure.
+    def start(self, update: WeightUpdate, on_ready: Callable[[], None] = lambda: None) -> list[EngineSwap]:
+        """Makes all engines, at the same time, and brings them to the champion. What was made is killed on failure. `on_ready` is called
+        for each that serves.
 
         Raises:
             WeightMismatchError: the update does not fit the model.
@@ -95,7 +96,9 @@ class Fleet:
             undo.callback(self.shutdown, _SHUTDOWN_S)
             self._rolling.begin(publish(update))
             self._rolling.launch_all()
-            self._rolling.settle(len(self._slots))
+            for num_ready in range(1, len(self._slots) + 1):
+                self._rolling.settle(num_ready)
+                on_ready()
             undo.pop_all()
         return list(self._rolling.swaps)
 

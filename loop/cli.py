@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from rich.text import Text
 from loop.credentials import masked
 from loop.errors import LoopError, UserError, printable
 from loop.scoring.commands import commands
-from loop.terminal import encode_any_text, unusable_locale
+from loop.terminal import encode_any_text, print_loading, unusable_locale
 from loop.user_paths import PathGroup
 from policies.errors import PolicyError
 
@@ -34,6 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Closed-loop self-enhancement of vision-language models.",
 )
+
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by `ray job submit` for the command that it runs."""
 
 RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="run folder, or its URI")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
@@ -70,6 +74,7 @@ def run(
     ] = False,
     assume_cpus: Annotated[int | None, typer.Option(min=1, help="with --dry-run: CPUs of the machine or cluster that it is for")] = None,
     assume_gpus: Annotated[int | None, typer.Option(min=0, help="with --dry-run: its GPUs")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder, if there is one with this config")] = False,
 ) -> None:
     """Start a new run and drive it to its end."""
     from loop.config import load_config
@@ -87,19 +92,21 @@ def run(
             for line in lines:
                 typer.echo(f"{label}: {printable(line)}", err=True)
         return
+    run_dir, console = _outliving_job(run_dir, f"runs/{resolved.name}", "--run-dir"), Console()
+    print_loading(f"run {resolved.name} in {run_dir}")
     from loop import driver
 
-    console = Console()
-    store = driver.start(resolved, run_dir or f"runs/{resolved.name}", console)
+    store = driver.start(resolved, run_dir, console, resume_existing=resume)
     _print_results(console, store.uri)
 
 
 @app.command()
 def resume(run_dir: RunDir) -> None:
     """Continue an interrupted run from its last finished shard."""
+    console = Console()
+    print_loading(f"resume {run_dir}")
     from loop import driver
 
-    console = Console()
     store = driver.resume(run_dir, console)
     _print_results(console, store.uri)
 
@@ -121,6 +128,10 @@ def train(
     if (config is None) == (resume is None) or (resume is not None and out is not None):
         raise UserError("vigc train takes a CONFIG, with --out DIR or without, or --resume DIR alone")
     parsed = None if config is None else load_train_config(config, overrides or [])
+    console = Console()
+    if parsed is not None and not dry_run:
+        out = Path(_outliving_job(None if out is None else str(out), f"runs/{parsed.name}", "--out"))
+        print_loading(f"train {parsed.name} in {out}")
     from loop import train as training  # after the config: it takes seconds to import, and a typo should not
 
     if resume is not None:
@@ -132,7 +143,7 @@ def train(
         for finding in findings:
             typer.echo(printable(finding.line), err=True)
         return
-    out, console = out or Path("runs") / parsed.name, Console()
+    assert out is not None, "both ways give one"
     training.print_summary(console, training.train(parsed, out, console), out)
 
 
@@ -140,18 +151,23 @@ def train(
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:
     """What a run has done so far, and its champion."""
     from loop.report import print_status, status_dict
-    from loop.state import run_state
+    from loop.state import driver_dict, driver_lines, run_state
     from loop.store import Store
 
     store = Store.open(run_dir)
     info, (commits, problems) = store.read_run(), store.readable_commits()
     state = "damaged" if problems else run_state(store)
     if as_json:
-        typer.echo(json.dumps({**status_dict(info.run_id, state, commits), "problems": list(map(masked, problems))}))
+        typer.echo(
+            json.dumps({**status_dict(info.run_id, state, commits), **driver_dict(store, state), "problems": list(map(masked, problems))})
+        )
         return
     for problem in problems:
         typer.echo(f"damaged: {printable(problem)}", err=True)
-    print_status(Console(), info.run_id, state, commits)
+    console = Console()
+    print_status(console, info.run_id, state, commits)
+    for line in driver_lines(store, state):
+        console.print(printable(line), highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -386,14 +402,29 @@ def _fail(text: str, exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
+def _outliving_job(folder: str | None, default: str, option: str) -> str:
+    """The folder that a command writes into. The working folder of a Ray job is Ray's own scratch, and goes with its cluster."""
+    is_lost = folder is None or not ("://" in folder or Path(folder).expanduser().is_absolute())
+    if is_lost and _RAY_JOB in os.environ:
+        raise UserError(
+            f"under `ray job submit` {option} {folder or default} lies in Ray's temporary folder, where it is lost with the cluster; "
+            f"give {option} as an absolute path that survives the machine, or a URI"
+        )
+    return folder or default
+
+
 def _print_results(console: Console, uri: str) -> None:
     from loop.config import parse_config
-    from loop.report import print_results
+    from loop.report import TABLE_WIDTH, print_results
+    from loop.run_log import RunLog
     from loop.store import Store
 
     store = Store.open(uri)
     config = parse_config(store.read_run().config)
     print_results(console, store.commits(), list(config.held_out))
+    tables = io.StringIO()
+    print_results(Console(file=tables, width=TABLE_WIDTH), store.commits(), list(config.held_out))
+    RunLog(store.storage).text(tables.getvalue())
     shown = printable(uri)
     console.print(f"run folder {shown}; look at it with: {_this_command()} status {shown}", highlight=False, soft_wrap=True)
 

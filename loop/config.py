@@ -13,6 +13,7 @@ from actors.generator import GeneratorOptions
 from loop.credentials import places_of_credentials
 from loop.engine_config import ClusterConfig, EngineConfig, TransformersEngineConfig
 from loop.errors import UserError, one_line
+from loop.metric_names import check_distinct
 from loop.overrides import apply_override
 from loop.sections import Policy, PolicySpec, Section
 from loop.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
@@ -122,7 +123,10 @@ class GenerationConfig(Section):
 
 class TrackingConfig(Section):
     enabled: bool = Field(True, description="mirror the run to MLflow")
-    experiment: _Label = Field("vigc", description="MLflow experiment and registered model name")
+    experiment: _Label = Field("vigc", description="MLflow experiment")
+    registered_model: _Label | None = Field(
+        None, description="MLflow registered model, whose alias `champion` follows the run; null is vigc-NAME, one for each run name"
+    )
     num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
 
 
@@ -204,6 +208,12 @@ class RunConfig(Section):
             raise ValueError(f"control names {', '.join(self.control)}; name each once")
         if "no_correction" in self.control and self.correction.policy == "none":
             raise ValueError("control no_correction is the run itself where correction is none; drop one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _sets_are_told_apart(self) -> RunConfig:
+        for kind, names in (("held_out", self.held_out), ("acceptance_sets", self.acceptance_sets)):
+            check_distinct(kind, list(names))
         return self
 
     @model_validator(mode="after")

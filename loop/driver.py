@@ -22,7 +22,9 @@ from loop.models import check_model
 from loop.progress import RunProgress
 from loop.retention import check_needed, prune
 from loop.round import run_baseline, run_round
+from loop.run_log import logged
 from loop.store import RunInfo, Store
+from loop.tracking import flatten_parameters
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +59,22 @@ def check(config: RunConfig, *, has_begun: bool = False) -> list[str]:
     return [f"{section}.{one.described}" for (section, _), one in sets.items()]
 
 
-def start(config: RunConfig, run_dir: str, console: Console) -> Store:
-    """A new run in `run_dir`, driven to its end. The store holds everything that came of it."""
-    _say_metrics(console, check(config))
+def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing: bool = False) -> Store:
+    """A run in `run_dir`, driven to its end. The store holds everything that came of it.
+
+    Args:
+        resume_existing: go on with the run that is there already, if it has this config; otherwise it must be a new one.
+
+    Raises:
+        RunExistsError: there is one, and it is not to be resumed.
+        UserError: there is one with another config, or this one cannot work.
+    """
+    if resume_existing and (there := Store.find(run_dir)) is not None:
+        check_same(config, there)
+        return resume(run_dir, console)
+    with RunProgress(Console(stderr=True)) as progress, progress.stage("check config, data and model"):
+        metrics = check(config)
+    _say_metrics(console, metrics)
     info = RunInfo(run_id=f"{config.name}-{uuid.uuid4().hex[:12]}", config=config.model_dump(mode="json"))
     store = Store.create(run_dir, info)
     drive(config, store, console)
@@ -70,9 +85,21 @@ def resume(run_dir: str, console: Console) -> Store:
     """Continue an interrupted run from its last finished shard; a finished run only has its mirror completed."""
     store = Store.open(run_dir)
     config = stored_config(store.read_run().config)
-    _say_metrics(console, check(config, has_begun=bool(store.commits())))
-    drive(config, store, console)
+    drive(config, store, console, is_checked=False)
     return store
+
+
+def check_same(config: RunConfig, store: Store) -> None:
+    """Raises `UserError` unless the run has this config; it names every key that differs, with both values."""
+    there = flatten_parameters(stored_config(store.read_run().config).model_dump(mode="json"))
+    here = flatten_parameters(config.model_dump(mode="json"))
+    differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+    if differing:
+        lines = [f"{key}: {there.get(key, 'absent')} in the run, {here.get(key, 'absent')} here" for key in differing]
+        raise UserError(
+            f"{store.uri} holds a run with another config; give the same, continue the run as it is with `vigc resume {store.uri}`, or "
+            "choose another --run-dir\n" + "\n".join(lines)
+        )
 
 
 def _say_metrics(console: Console, lines: list[str]) -> None:
@@ -80,11 +107,23 @@ def _say_metrics(console: Console, lines: list[str]) -> None:
         console.print(f"metric of {printable(line)}", highlight=False, soft_wrap=True, markup=False)
 
 
-def drive(config: RunConfig, store: Store, console: Console) -> None:
+def drive(config: RunConfig, store: Store, console: Console, *, is_checked: bool = True) -> None:
     """Rounds from where the store stands to where the stop policy ends them."""
-    with interruptible(store.uri), store.locked() as locked, mirrored(config, locked) as mirror, RunProgress(console) as progress:
-        policies = build_policies(config)
+    with (
+        interruptible(store.uri),
+        store.locked() as locked,
+        logged(locked.storage) as log_of_run,
+        mirrored(config, locked) as mirror,
+        log_of_run.ending(),
+        RunProgress(console, listener=log_of_run) as progress,
+    ):
         commits = locked.commits()
+        if not is_checked:
+            with progress.stage("check config and data"):
+                metrics = check(config, has_begun=bool(commits))
+            for line in metrics:
+                progress.note(f"metric of {line}")
+        policies = build_policies(config)
         if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
             progress.note("the run is finished; nothing is left to do")
             if mirror:

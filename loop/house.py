@@ -29,12 +29,13 @@ from loop.assembly import HeldOut, Policies, build_held_out, build_images, build
 from loop.commits import FileEntry, RoundCommit, RoundState, champion_commit
 from loop.config import RunConfig
 from loop.credentials import masked
-from loop.errors import DamagedFileError
+from loop.errors import DamagedFileError, UserError
 from loop.models import downloaded, model_files
 from loop.progress import RunProgress, Stage, loss_remark
 from loop.serving import engine_fleet, probe_of
 from loop.sources.routed import RoutedSource, routed
 from loop.stages.evaluation import sets_of, stored_predictions
+from loop.storage import LocalStorage
 from loop.store import Store
 from policies.predictions import Predictions
 from policies.records import Record, TrainingSample
@@ -107,9 +108,8 @@ class House:
     def start_fleet(self, model: Model) -> None:
         """Construct the engines; they serve only after their first completed swap. Then the filters and the trainer's ranks import while
         the engines work."""
-        with self.progress.stage("start engines", total=1, unit="fleet") as stage:
-            self.fleet.start(self._update(model, first=True))
-            stage.advance(1)
+        with self.progress.stage("start engines", total=self.config.cluster.num_engines, unit="engines") as stage:
+            self.fleet.start(self._update(model, first=True), stage.advance)
         self.filters.launch()
         self.trainer.launch()
 
@@ -228,18 +228,20 @@ def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], prog
     policies = build_policies(config)
     cluster = config.cluster
     with ExitStack() as stack:
-        info = stack.enter_context(
-            connected(
-                cluster.address,
-                num_cpus=cluster.num_cpus,
-                temp_dir=None,
-                timeout_s=cluster.start_timeout_s,
-                dashboard=cluster.dashboard,
-                owner=masked(store.uri),
+        with progress.stage("connect to Ray"):
+            info = stack.enter_context(
+                connected(
+                    cluster.address,
+                    num_cpus=cluster.num_cpus,
+                    temp_dir=None,
+                    timeout_s=cluster.start_timeout_s,
+                    dashboard=cluster.dashboard,
+                    owner=masked(store.uri),
+                )
             )
-        )
-        plan = plan_resources(info.cpus, info.gpus, resource_request(config))
-        placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
+            check_reach(store, info.num_nodes)
+            plan = plan_resources(info.cpus, info.gpus, resource_request(config))
+            placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
         filters = _filters(config, policies, store, placement)
@@ -264,6 +266,16 @@ def routing(config: RunConfig) -> Callable[[Record], str]:
     """How a record's image is called among all images of its run."""
     schedule = build_policies(config).schedule
     return lambda record: routed(f"set{schedule.stage(record.round, len(config.image_sets))}", record.image_id)
+
+
+def check_reach(store: Store, num_nodes: int) -> None:
+    """Raises `UserError` where a run lies behind a URI and Ray has several nodes: checkpoints of such a run are read and written in
+    folders of the driver's machine."""
+    if num_nodes > 1 and not isinstance(store.storage, LocalStorage):
+        raise UserError(
+            f"the run folder {store.uri} is behind a URI, which works on one Ray node, and this cluster has {num_nodes}; "
+            "take a folder that all nodes share, or one node"
+        )
 
 
 def resource_request(config: RunConfig) -> ResourceRequest:

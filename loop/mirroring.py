@@ -22,7 +22,7 @@ def mirror_of(config: RunConfig, store: Store) -> Mirror:
     """The MLflow side of a run."""
     parameters = flatten_parameters(config.model_dump(mode="json"))
     uri = default_tracking_uri(_run_folder(store), os.environ)
-    return Mirror(uri, config.tracking.experiment, config.name, store.read_run().run_id, parameters)
+    return Mirror(uri, config.tracking.experiment, config.name, store.read_run().run_id, parameters, config.tracking.registered_model)
 
 
 @contextmanager

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
+from rich.text import Text
 
 from loop.errors import printable
 from loop.terminal import encodes_unicode
 
 DEFAULT_LINE_EVERY_S = 5.0
+QUIET_S = 15.0
+"""A stage that has told nothing for so long is said to be at work."""
 BAR_WIDTH = 12
 RATE_OF = "records"  # the total whose speed is shown; a stage that has none shows the speed of its units
 
@@ -68,16 +71,29 @@ class Stage:
         return ", ".join(parts)
 
 
+class Listener(Protocol):
+    """Who else is told: the log of a run."""
+
+    def line(self, text: str) -> None:
+        """What a log shows."""
+        ...
+
+    def stage(self, round: str, stage: Stage | None) -> None:
+        """The stage that is at work, newly or further on; None: it is done. One that failed is not told of again."""
+        ...
+
+
 def loss_remark(loss: float | None) -> str:
     """How a training stage shows its loss."""
     return "" if loss is None else f"loss {loss:.3f}"
 
 
 class RunProgress:
-    """Shows rounds and stages on `console`: live when it is a terminal, otherwise as lines.
+    """Shows rounds and stages on `console`: live when it is a terminal, otherwise as lines. A listener gets the lines in either case.
 
     A line tells a stage's start, then at most one every `line_every_s` seconds how far it is, and one its end with totals and
-    seconds. On a terminal the start and the middle are a live progress bar instead.
+    seconds; a stage that does not advance gets one every `QUIET_S`. On a terminal the start and the middle are a live progress bar
+    instead.
 
         with RunProgress(console) as progress:
             progress.round(1, 5)
@@ -85,8 +101,20 @@ class RunProgress:
                 stage.advance(1, records=48, kept=11)
     """
 
-    def __init__(self, console: Console, line_every_s: float = DEFAULT_LINE_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        line_every_s: float = DEFAULT_LINE_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+        listener: Listener | None = None,
+        quiet_s: float = QUIET_S,
+    ) -> None:
         self._console = console
+        self._listener = listener
+        self._quiet_s = quiet_s
+        self._over = threading.Event()
+        self._told_s = time.monotonic()
+        self._stages: list[Stage] = []
         self._line_every_s = line_every_s
         self._clock = clock
         self._last_line_s = clock()
@@ -97,20 +125,22 @@ class RunProgress:
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
+        threading.Thread(target=self._break_silence, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
         if self._live is not None:
             self._live.stop()
 
     def round(self, number: int, total: int) -> None:
         """The stages from here on belong to round `number` of `total`."""
         self._round = f"round {number}/{total}"
-        self._line(f"[bold]{self._round}[/bold]")
+        self._line(self._round, "bold")
 
     def note(self, text: str) -> None:
         """One line of text, as it is."""
-        self._line(escape(printable(text)))
+        self._line(printable(text))
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "steps") -> Iterator[Stage]:
@@ -123,20 +153,36 @@ class RunProgress:
             self._end(stage, f"stopped at {stage.counted()}")
             raise
         self._end(stage, f"done, {stage.counted()}" if stage.done else "done")
+        self._tell_stage()
 
     def _begin(self, stage: Stage) -> None:
+        self._stages.append(stage)
         if self._live is not None:
             self._tasks[stage] = self._live.add_task(printable(stage.name), total=stage.total, round=self._round, counted="", details="")
-            return
-        self._line(self._titled(stage, "started" if stage.total is None else f"started, {stage.total} {stage.unit}"))
+        self._tell(self._titled(stage, "started" if stage.total is None else f"started, {stage.total} {stage.unit}"))
+        self._tell_stage()
 
     def _on_change(self, stage: Stage) -> None:
         if self._live is not None:
             self._live.update(self._tasks[stage], completed=stage.done, counted=stage.counted(), details=stage.details())
-        elif self._clock() - self._last_line_s >= self._line_every_s and stage.done != stage.total:
-            self._line(self._titled(stage, stage.counted(), stage.details()))
+        if self._clock() - self._last_line_s >= self._line_every_s and stage.done != stage.total:
+            self._tell(self._titled(stage, stage.counted(), stage.details()))
+        self._tell_stage()
+
+    def _break_silence(self) -> None:
+        """A thread of its own: whoever waits for an engine or a file tells nothing."""
+        while not self._over.wait(min(1.0, self._quiet_s)):
+            stages = self._stages[-1:]
+            if stages:
+                self._tell_stage()
+            if stages and time.monotonic() - self._told_s >= self._quiet_s:
+                stage = stages[0]
+                self._tell(
+                    self._titled(stage, stage.counted() if stage.done or stage.total else "", f"at work for {stage.elapsed_s:.0f} s")
+                )
 
     def _end(self, stage: Stage, outcome: str) -> None:
+        self._stages.remove(stage)
         if self._live is not None:
             self._live.remove_task(self._tasks.pop(stage))
         self._line(self._titled(stage, outcome, stage.details(), f"{stage.elapsed_s:.1f} s"))
@@ -144,11 +190,26 @@ class RunProgress:
     def _titled(self, stage: Stage, *parts: str) -> str:
         """What is told of a stage, under the round and the name."""
         title = " ".join(filter(None, (self._round, stage.name)))
-        return escape(printable(f"{title}: {', '.join(filter(None, parts))}"))
+        return printable(f"{title}: {', '.join(filter(None, parts))}")
 
-    def _line(self, markup: str) -> None:
-        self._last_line_s = self._clock()
-        self._console.print(markup, highlight=False, soft_wrap=True)
+    def _line(self, text: str, style: str = "") -> None:
+        self._last_line_s, self._told_s = self._clock(), time.monotonic()
+        self._console.print(Text(text, style), soft_wrap=True)
+        if self._listener is not None:
+            self._listener.line(text)
+
+    def _tell(self, text: str) -> None:
+        """A line of a log; a terminal shows it live."""
+        if self._live is None:
+            self._line(text)
+            return
+        self._last_line_s, self._told_s = self._clock(), time.monotonic()
+        if self._listener is not None:
+            self._listener.line(text)
+
+    def _tell_stage(self) -> None:
+        if self._listener is not None:
+            self._listener.stage(self._round, self._stages[-1] if self._stages else None)
 
 
 class _BarWhereKnown(ProgressColumn):

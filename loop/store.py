@@ -8,6 +8,7 @@
     checkpoints/NAME.pruned.json          in their place where retention has deleted them
     checkpoints/NAME.steps/               step checkpoints of a training that goes on
     lock, lock.json                       who drives the run, and the fencing epoch
+    run.log, status.json, mlflow.log      for people: what the terminal showed, where the driver is; no data of the run
 
 A round exists when its commit record does. There is no pointer to the latest one: the newest complete commit record wins.
 Every write of a handle that is not (or no longer) the run's driver is refused by its fencing epoch.
@@ -113,11 +114,18 @@ class Store:
         Raises:
             NoRunError: there is none.
         """
-        store = cls(open_storage(uri))
-        if store.storage.size(_RUN) is None:
-            others = (what for name, what in _OTHERS.items() if store.storage.size(name) is not None)
+        store = cls.find(uri)
+        if store is None:
+            storage = open_storage(uri)
+            others = (what for name, what in _OTHERS.items() if storage.size(name) is not None)
             raise NoRunError(str(uri), next(others, "").format(uri))
         return store
+
+    @classmethod
+    def find(cls, uri: str | Path) -> Store | None:
+        """The run in a folder, for reading; None where there is none."""
+        store = cls(open_storage(uri))
+        return None if store.storage.size(_RUN) is None else store
 
     @property
     def uri(self) -> str:

@@ -7,7 +7,7 @@ import io
 import sys
 import unicodedata
 
-from loop.errors import UserError
+from loop.errors import UserError, printable
 
 _HANDLER = "vigc.terminal"
 
@@ -18,6 +18,11 @@ def encode_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook puts in its place
             stream.reconfigure(errors=_HANDLER)
+
+
+def print_loading(what: str) -> None:
+    """The first line of a command, on stderr, before torch, transformers and Ray are imported, which takes seconds."""
+    print(f"{printable(what)}: loading", file=sys.stderr, flush=True)
 
 
 def encodes_unicode(encoding: str) -> bool:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from loop.commits import RoundCommit, RoundState
 from loop.credentials import masked, masked_value
+from loop.metric_names import mlflow_key
 from policies.answer_metrics import ACCURACY, MEASURES
 from policies.records import Record
 
@@ -55,7 +56,6 @@ CLIENT_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 MAX_PARAMETER_CHARACTERS = 500  # the limit of older servers; the whole configuration is in the store
-MAX_KEY_CHARACTERS = 250
 MAX_TAG_CHARACTERS = 5000
 PARAMETERS_PER_BATCH = 100  # MLflow's limit
 METRICS_PER_BATCH = 1000  # likewise
@@ -94,6 +94,8 @@ class Mirror:
     run_id: str
     parameters: Mapping[str, str]
     """Dotted keys and text values, see `flatten_parameters`."""
+    registered_model: str | None = None
+    """Whose alias `champion` follows the run; None is one for each run name."""
 
     def publish(self, commits: Sequence[RoundCommit], samples: Samples, champion_folder: ChampionFolder) -> list[int]:
         """Mirror what is missing of `commits` (all of the run, in any order); returns the rounds that were missing."""
@@ -134,6 +136,11 @@ class Mirror:
         for file in files:
             self._client.log_artifact(run_id, str(file))
         self._client.set_terminated(run_id, "FINISHED")
+
+    @property
+    def model_name(self) -> str:
+        """The registered model, as the registry takes it."""
+        return re.sub(r"[/:'\"]", "_", self.registered_model or f"vigc-{self.run_name}")
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -225,7 +232,7 @@ class Mirror:
 
     def _register(self, child_id: str, commit: RoundCommit, folder: Path | str | None) -> None:
         """The champion as a version of the registered model, under its alias. The weights stay where they are."""
-        name = re.sub(r"[/:'\"]", "_", self.experiment)
+        name = self.model_name
         if not self._client.search_registered_models(f"name='{name}'"):
             with _landed_before():
                 self._client.create_registered_model(name)
@@ -262,12 +269,6 @@ def replay(
     rounds = mirror.publish(commits, samples, champion_folder)
     mirror.close(state)
     return rounds
-
-
-def mlflow_key(name: str) -> str:
-    """`name` as a key MLflow takes: other characters become `_`, and it is a plain relative path."""
-    parts = re.sub(r"[^\w.\-/ ]", "_", name).split("/")
-    return "/".join(part for part in parts if part.strip("."))[:MAX_KEY_CHARACTERS].rstrip("/") or "_"
 
 
 def round_metrics(commit: RoundCommit) -> list[Metric]:

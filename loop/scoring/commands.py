@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from loop.errors import UserError, one_line
+from loop.terminal import print_loading
 
 if TYPE_CHECKING:
     from actors.chat_model import ChatModel
@@ -72,6 +73,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model a benchmark's questions, and score its answers."""
+    print_loading(f"evaluate {model} on {benchmark}")
     from loop.interruption import interruptible
     from loop.progress import RunProgress
     from loop.scoring.evaluate import PREDICTIONS, EvaluationSpec

@@ -24,6 +24,7 @@ from loop.errors import UserError
 from loop.house import resource_request
 from policies.acceptance import Evidence
 from policies.instructions import QuestionType
+from tests.loop.small_run import CONFIG, write_config
 
 RECIPE = Path(config_module.__file__).parent / "recipes" / "shapes.yaml"
 ON_GPUS = {"kind": "vllm", "device": "cuda"}
@@ -440,3 +441,14 @@ def test_adapters_reach_the_trainer() -> None:
     config = parse_config(document(training={"frozen": ["vision_tower", "language_model"], "lora": adapters}))
     assert config.training.hyperparameters(num_samples=1).lora == Lora(rank=4, targets=("q_proj",))
     assert parse_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("other", ["a_b", "a@b", "a  b", "a b ", "ａ b"])
+def test_names_of_sets_that_mlflow_or_a_table_shows_as_one_are_refused(tmp_path: Path, other: str) -> None:
+    one = CONFIG["held_out"]["near"]
+    for kind in ("held_out", "acceptance_sets"):
+        with pytest.raises(UserError, match=f"config: {kind} has .*MLflow and tables show as one") as refused:
+            load_config(write_config(tmp_path, **{kind: {"a b": one, other: one}}))
+        assert "'a b'" in str(refused.value)
+        assert repr(other) in str(refused.value)
+    assert load_config(write_config(tmp_path, held_out={"a b": one, "a.b": one, "测试": one, "考试": one}))

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -103,7 +104,7 @@ class Seen:
         self.children: list[Run] = sorted(
             (run for run in runs if "vigc.round" in run.data.tags), key=lambda run: run.data.tags["vigc.round"]
         )
-        self.versions = sorted(self.client.search_model_versions(f"name='{mirror.experiment}'"), key=lambda version: int(version.version))
+        self.versions = sorted(self.client.search_model_versions(f"name='{mirror.model_name}'"), key=lambda version: int(version.version))
 
     def history(self, run: Run, key: str) -> list[tuple[int, float, int]]:
         return sorted((metric.step, metric.value, metric.timestamp) for metric in self.client.get_metric_history(run.info.run_id, key))
@@ -122,7 +123,7 @@ def assert_mirrored_once(mirror: Mirror) -> Seen:
     assert seen.history(parent, "decision/difference.acceptance.near") == [(n, 0.05, times_ms[n]) for n in (1, 2)]
     assert [seen.history(run, "counts/accepted") for run in seen.children] == [[(n, 31.0, times_ms[n])] for n in range(3)]
     assert [(version.tags["weight_version"], version.tags["round"]) for version in seen.versions] == [("w-0000", "0"), ("w-0001", "1")]
-    assert str(seen.client.get_model_version_by_alias(mirror.experiment, "champion").version) == str(seen.versions[-1].version)
+    assert str(seen.client.get_model_version_by_alias(mirror.model_name, "champion").version) == str(seen.versions[-1].version)
     return seen
 
 
@@ -313,6 +314,19 @@ def test_metric_names_become_keys_that_mlflow_takes(name: str, key: str) -> None
 def test_a_cut_text_says_so() -> None:
     assert cut("short", 10) == "short"
     assert cut("x" * 100, 40) == "x" * 14 + " ... (cut, 100 characters)"
+
+
+def test_the_champion_of_a_run_is_not_moved_by_a_run_of_another_name(mirror: Mirror) -> None:
+    mirror.publish(COMMITS[:2], samples, champion_folder)
+    other = replace(mirror, run_name="another loop", run_id="other")
+    other.publish(COMMITS[:1], samples, champion_folder)
+    named = replace(mirror, run_name="a third", run_id="third", registered_model="mine")
+    named.publish(COMMITS[:1], samples, champion_folder)
+    client = MlflowClient(mirror.tracking_uri, mirror.tracking_uri)
+    champions = {name: client.get_model_version_by_alias(name, "champion") for name in ("vigc-a loop", "vigc-another loop", "mine")}
+    assert {name: one.tags["weight_version"] for name, one in champions.items()} == {
+        "vigc-a loop": "w-0001", "vigc-another loop": "w-0000", "mine": "w-0000",
+    }  # fmt: skip
 
 
 def test_a_champion_whose_weights_were_pruned_is_registered_without_them(mirror: Mirror, tmp_path: Path) -> None:

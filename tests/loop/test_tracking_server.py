@@ -45,7 +45,7 @@ def proxy(server: int) -> Iterator[FaultyProxy]:
 
 
 def mirror_through(port: int, experiment: str) -> Mirror:
-    return Mirror(f"http://127.0.0.1:{port}", experiment, "a loop", RUN_ID, {"run.rounds": "2"})
+    return Mirror(f"http://127.0.0.1:{port}", experiment, "a loop", RUN_ID, {"run.rounds": "2"}, registered_model=experiment)
 
 
 def background(mirror: Mirror, folder: Path) -> BackgroundMirror:
