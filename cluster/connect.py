@@ -16,14 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 from ray._private import ray_constants, services
+from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
+from ray.exceptions import RayError
 
-from cluster.errors import RayStartError, TimeoutExceededError, in_brief
+from cluster.errors import AddressError, RayStartError, TimeoutExceededError, in_brief
 from cluster.scratch import scratch_folder
 from cluster.watch import watched
 
 _POLL_S = 0.5
+_ANSWER_S = 10.0
+"""The head of a cluster may be coming up at the same time; a dead address must not be waited for longer."""
+_LOCAL = "local"
+"""What Ray itself calls a Ray of this machine's own in `RAY_ADDRESS`."""
 _ADDRESS = re.compile(r"auto|[^/]+:\d+")
 _ONE_HOST_ENV = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
@@ -56,27 +64,32 @@ def connected(
     notebook, a test session) stays connected, as it was. A handler of SIGTERM that the caller has installed stays in place.
 
     Raises:
-        ValueError: the address is neither `HOST:PORT` nor `auto`, or `num_cpus`, `temp_dir` or `dashboard` is given for a cluster
-            that runs already.
+        AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, or `num_cpus`, `temp_dir` or `dashboard` is
+            given for a cluster that runs already.
         RayStartError: a local Ray did not start.
-        TimeoutExceededError: the cluster could not be reached, or showed no live node, within `timeout_s` seconds.
+        TimeoutExceededError: the cluster showed no live node within `timeout_s` seconds.
     """
     if ray.is_initialized():
         yield _await_nodes(time.monotonic() + timeout_s)
         return
+    source = "" if address else "RAY_ADDRESS "
     address = address or os.environ.get("RAY_ADDRESS")
+    if address == _LOCAL:
+        address = None
     if address and not _ADDRESS.fullmatch(address):
-        raise ValueError(f"{address!r} is not the address of a Ray cluster; expected HOST:PORT or auto (from outside: `ray job submit`)")
+        raise AddressError(
+            f"{source}{address!r} is not the address of a Ray cluster; expected HOST:PORT or auto (from outside: `ray job submit`)"
+        )
     deadline = time.monotonic() + timeout_s
     if address:
-        _refuse_local_options(address, num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
+        _refuse_local_options(f"{source}{address}", num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
     with ExitStack() as stack:
         folder = None if address else temp_dir or stack.enter_context(scratch_folder(owner or f"process {os.getpid()}"))
         stack.callback(ray.shutdown)
         with _sigterm_kept():
             if folder is None:
                 assert address is not None
-                _join(address, deadline)
+                _join(address, source, deadline)
             else:
                 _start_local(num_cpus, folder, dashboard, object_store_bytes)
         stack.enter_context(watched(is_local=folder is not None))
@@ -86,7 +99,7 @@ def connected(
 def _refuse_local_options(address: str, **options: object) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
-        raise ValueError(f"{', '.join(given)} can only be set for a local Ray; drop them, or drop the address {address}")
+        raise AddressError(f"{', '.join(given)} can only be set for a local Ray; drop them, or drop the address {address}")
 
 
 @contextmanager
@@ -111,7 +124,7 @@ _WORKER_ENV = {"OMP_NUM_THREADS": "1"}
 
 
 def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_store_bytes: int) -> None:
-    with _one_host(temp_dir.absolute()), _own_process_groups(), _start_errors_named():
+    with _one_host(temp_dir.absolute(), _own_token(temp_dir.absolute(), dashboard)), _own_process_groups(), _start_errors_named():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -133,7 +146,7 @@ def _start_errors_named() -> Iterator[None]:
 
 
 @contextmanager
-def _one_host(temp_dir: Path) -> Iterator[None]:
+def _one_host(temp_dir: Path, more: dict[str, str]) -> Iterator[None]:
     """While Ray starts: nothing is reported or exported, its servers bind to loopback, and its workers inherit their environment,
     which spares them a runtime environment: actors then run in the processes that Ray starts ahead.
 
@@ -142,6 +155,7 @@ def _one_host(temp_dir: Path) -> Iterator[None]:
     """
     settings = {
         _ONE_HOST_ENV: "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "TMPDIR": str(temp_dir), **_WORKER_ENV,
+        **more,
     }  # fmt: skip
     tempfile.gettempdir()  # it looks once, and what it finds is kept: this process keeps its own
     before = {name: os.environ.get(name) for name in settings}
@@ -159,6 +173,19 @@ def _one_host(temp_dir: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _own_token(temp_dir: Path, dashboard: bool) -> dict[str, str]:
+    """Where a Ray without a token finds one of its own: in its temp folder, as a home folder may not be there or not be writable. A
+    dashboard asks people for the token, so there Ray writes it where `ray get-auth-token` looks."""
+    loader = AuthenticationTokenLoader.instance()
+    loader.reset_cache()  # it may be that of another Ray
+    if loader.has_token(ignore_auth_mode=True) or (dashboard and os.access(Path.home(), os.W_OK)):
+        return {}
+    path = temp_dir / "auth_token"
+    path.touch(0o600)
+    path.write_text(generate_new_authentication_token())
+    return {"RAY_AUTH_TOKEN_PATH": str(path)}
+
+
 @contextmanager
 def _own_process_groups() -> Iterator[None]:
     """While Ray starts: each of its servers leads a process group of its own, which its workers join. A signal to the driver's group
@@ -171,25 +198,44 @@ def _own_process_groups() -> Iterator[None]:
         services.ConsolePopen = popen
 
 
-def _join(address: str, deadline: float) -> None:
-    """Tries until the deadline: the head of a cluster may be coming up at the same time."""
+def _join(address: str, source: str, deadline: float) -> None:
+    """Tries for a while: the head of a cluster may be coming up at the same time."""
+    deadline = min(deadline, time.monotonic() + _ANSWER_S)
     while True:
         try:
             _knock(address, deadline)
+            AuthenticationTokenLoader.instance().reset_cache()  # it may be that of another Ray
             ray.init(address=address, runtime_env={"env_vars": _WORKER_ENV}, **_OPTIONS)
             return
         except OSError as error:
             if time.monotonic() >= deadline:
-                raise TimeoutExceededError(f"no Ray cluster answers at {address}: {error}; is its head up and the port open?") from error
+                remedy = "unset RAY_ADDRESS to start a local Ray, or start" if source else "start"
+                raise AddressError(
+                    f"no Ray cluster answers at {source}{address}: {_first_line(error)}; {remedy} the head and open its port"
+                ) from error
             time.sleep(_POLL_S)
+        except (RuntimeError, RayError) as error:  # something else listens there, or Ray refuses this driver: a version, a token
+            raise AddressError(f"cannot join the Ray cluster at {source}{address}: {in_brief(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _knock(address: str, deadline: float) -> None:
-    """Raises an `OSError` unless something listens at `HOST:PORT`: Ray itself would go on trying for minutes."""
+    """Raises an `OSError` unless a gRPC server listens at `HOST:PORT`: Ray itself would go on trying for minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=max(_POLL_S, deadline - time.monotonic())).close()
+    timeout_s = max(_POLL_S, deadline - time.monotonic())
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false", ""):
+        return
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout_s)
+        except grpc.FutureTimeoutError as error:
+            raise ConnectionError("what listens there is no Ray head") from error
 
 
 def _await_nodes(deadline: float) -> ClusterInfo:

@@ -29,6 +29,10 @@ class TimeoutExceededError(ClusterError, TimeoutError):
     """A bounded wait ran out."""
 
 
+class AddressError(ClusterError, ValueError):
+    """The address of a Ray cluster cannot be used, or nothing answers there. The message says where it comes from and what to do."""
+
+
 class RayStartError(ClusterError):
     """Ray could not be started on this machine."""
 

@@ -77,6 +77,8 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder, if there is one with this config")] = False,
 ) -> None:
     """Start a new run and drive it to its end."""
+    if not dry_run:
+        print_loading(f"run {config}")
     from loop.config import load_config
 
     is_assumed = assume_cpus is not None or assume_gpus is not None
@@ -93,7 +95,6 @@ def run(
                 typer.echo(f"{label}: {printable(line)}", err=True)
         return
     run_dir, console = _outliving_job(run_dir, f"runs/{resolved.name}", "--run-dir"), Console()
-    print_loading(f"run {resolved.name} in {run_dir}")
     from loop import driver
 
     store = driver.start(resolved, run_dir, console, resume_existing=resume)
