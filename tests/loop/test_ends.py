@@ -126,9 +126,12 @@ def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc
         assert alive == []
         assert listening(processes) == []
         shown = subprocess.run([sys.executable, "-m", "loop", "status", str(run_dir), "--json"], cwd=ROOT, capture_output=True, check=True)
-        assert json.loads(shown.stdout)["state"] == "interrupted"
+        told = json.loads(shown.stdout)
+        assert told["state"] == "interrupted"
+        assert told["last_end"]["outcome"] == ("killed" if number is signal.SIGKILL else "interrupted")
+        assert told["stage"]["round"] == "round 1/1"
 
-    driver = vigc.start("resume", str(run_dir))
+    driver = vigc.start("run", str(config), "--resume", "--run-dir", str(run_dir))
     wait_until(lambda: psutil.Process(driver.pid).children(), 120)
     second = subprocess.run([sys.executable, "-m", "loop", "resume", str(run_dir)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert second.returncode == 2
@@ -140,6 +143,9 @@ def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc
     assert vigc.temp_files() == []
     assert segments() <= before
     assert [path for path in run_dir.rglob("*") if ".tmp" in path.name or (path.name.startswith(".") and path.is_dir())] == []
+    log = (run_dir / "run.log").read_text()
+    assert log.count("interrupted: stopped by Ctrl-C or SIGTERM") == 2
+    assert "finished: the loop is over" in log
     assert shards, "no shard was finished before the first signal"
     assert {path: path.stat().st_mtime_ns for path in shards} == shards, "a finished shard was made again"
     assert first_commits(run_dir, 1) == first_commits(finished[0], 1), "it is not the undisturbed run"
