@@ -14,7 +14,7 @@ from cluster.plan import plan_resources
 from loop.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets
 from loop.commits import RoundCommit
 from loop.config import RunConfig, stored_config
-from loop.errors import UserError, printable
+from loop.errors import UserError
 from loop.house import House, open_house, resource_request
 from loop.interruption import interruptible
 from loop.mirroring import mirrored
@@ -74,10 +74,9 @@ def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing:
         return resume(run_dir, console)
     with RunProgress(Console(stderr=True)) as progress, progress.stage("check config, data and model"):
         metrics = check(config)
-    _say_metrics(console, metrics)
     info = RunInfo(run_id=f"{config.name}-{uuid.uuid4().hex[:12]}", config=config.model_dump(mode="json"))
     store = Store.create(run_dir, info)
-    drive(config, store, console)
+    drive(config, store, console, metrics)
     return store
 
 
@@ -85,7 +84,7 @@ def resume(run_dir: str, console: Console) -> Store:
     """Continue an interrupted run from its last finished shard; a finished run only has its mirror completed."""
     store = Store.open(run_dir)
     config = stored_config(store.read_run().config)
-    drive(config, store, console, is_checked=False)
+    drive(config, store, console)
     return store
 
 
@@ -102,13 +101,8 @@ def check_same(config: RunConfig, store: Store) -> None:
         )
 
 
-def _say_metrics(console: Console, lines: list[str]) -> None:
-    for line in lines:
-        console.print(f"metric of {printable(line)}", highlight=False, soft_wrap=True, markup=False)
-
-
-def drive(config: RunConfig, store: Store, console: Console, *, is_checked: bool = True) -> None:
-    """Rounds from where the store stands to where the stop policy ends them."""
+def drive(config: RunConfig, store: Store, console: Console, metrics: list[str] | None = None) -> None:
+    """Rounds from where the store stands to where the stop policy ends them. `metrics` is what `check` returned; None: not called."""
     with (
         interruptible(store.uri),
         store.locked() as locked,
@@ -118,11 +112,11 @@ def drive(config: RunConfig, store: Store, console: Console, *, is_checked: bool
         RunProgress(console, listener=log_of_run) as progress,
     ):
         commits = locked.commits()
-        if not is_checked:
+        if metrics is None:
             with progress.stage("check config and data"):
                 metrics = check(config, has_begun=bool(commits))
-            for line in metrics:
-                progress.note(f"metric of {line}")
+        for line in metrics:
+            progress.note(f"metric of {line}")
         policies = build_policies(config)
         if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
             progress.note("the run is finished; nothing is left to do")
