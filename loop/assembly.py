@@ -30,7 +30,7 @@ from loop.sets import (
 )
 from loop.sources.first_images import refuse_unreadable
 from policies.acceptance import ACCEPTANCE_POLICIES, AcceptancePolicy
-from policies.answer_metrics import ANSWER_METRICS, AUTO, YES_NO, AnswerMetric, Judge, choose
+from policies.answer_metrics import ANSWER_METRICS, AUTO, MEASURES, YES_NO, AnswerMetric, Judge, choose
 from policies.chain import FilterChain, check_measurements
 from policies.correction import CORRECTION_POLICIES, CorrectionPolicy
 from policies.errors import MissingMeasurementError
@@ -211,8 +211,8 @@ def build_metric(name: str, options: Mapping[str, Any]) -> AnswerMetric:
         metric = ANSWER_METRICS.build(name, options)
     except UnknownPolicyError as error:
         raise UserError(one_line(error)) from error
-    if not isinstance(metric, AnswerMetric):
-        raise UserError(f"metric {name} is no policies.answer_metrics.AnswerMetric; extend that class, and define its method score")
+    if metric.measure not in MEASURES:
+        raise UserError(f"the measure of metric {name} is {str(metric.measure)[:80]!r}; expected one of {', '.join(MEASURES)}")
     return metric
 
 

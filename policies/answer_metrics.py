@@ -69,7 +69,7 @@ class AnswerMetric:
         raise NotImplementedError(f"{type(self).__name__} has no method score(question, answer)")
 
 
-ANSWER_METRICS: Registry[AnswerMetric] = Registry("metric")
+ANSWER_METRICS: Registry[AnswerMetric] = Registry("metric", AnswerMetric)
 
 
 @ANSWER_METRICS.register("exact")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ _FURTHER_WORDS = "USER: ASSISTANT: Question: Answer: yes no Yes No none 0 1 2 3 
 _SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 
 
-def build_model() -> LlavaForConditionalGeneration:
-    """A freshly initialised LLaVA, about 2M parameters; draw from torch's global generator, so seed it first."""
+def build_model(vocabulary: Sequence[str] | None = None) -> LlavaForConditionalGeneration:
+    """A freshly initialised LLaVA, about 2M parameters, over the world's vocabulary or another one; draw from torch's global generator, so
+    seed it first."""
     vision = CLIPVisionConfig(
         hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
         image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, projection_dim=128,
     )  # fmt: skip
-    vocabulary = words()
+    vocabulary = words() if vocabulary is None else vocabulary
     text = LlamaConfig(
         vocab_size=len(vocabulary), hidden_size=160, intermediate_size=480, num_hidden_layers=4, num_attention_heads=5,
         num_key_value_heads=5, max_position_embeddings=512, tie_word_embeddings=False,
@@ -52,10 +54,12 @@ def build_model() -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config)
 
 
-def build_processor() -> LlavaProcessor:
-    """Word-level tokenizer over the world's language, CLIP image processor at the world's size, Vicuna-like chat template."""
+def build_processor(vocabulary: Sequence[str] | None = None) -> LlavaProcessor:
+    """Word-level tokenizer over the world's language or another vocabulary, CLIP image processor at the world's size, Vicuna-like chat
+    template."""
     return LlavaProcessor(
-        image_processor=build_image_processor(), tokenizer=build_tokenizer(extra_special_tokens={"image_token": "<image>"}),
+        image_processor=build_image_processor(),
+        tokenizer=build_tokenizer(vocabulary, extra_special_tokens={"image_token": "<image>"}),
         patch_size=PATCH_SIZE, vision_feature_select_strategy="default",
         chat_template=chat_template(" <image>"), image_token="<image>", num_additional_image_tokens=1,
     )  # fmt: skip
@@ -68,10 +72,10 @@ def build_image_processor() -> CLIPImageProcessor:
     )
 
 
-def build_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocabulary: Sequence[str] | None = None, **options: Any) -> PreTrainedTokenizerFast:
     """The word-level tokenizer, which adds no special tokens by itself; `options` go to transformers' class."""
-    vocabulary = {word: index for index, word in enumerate(words())}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    numbers = {word: index for index, word in enumerate(words() if vocabulary is None else vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True),
@@ -112,7 +116,7 @@ def save_untrained(folder: Path) -> None:
 
 @cache
 def words() -> tuple[str, ...]:
-    """The vocabulary, special tokens first. A word that follows a space carries the mark `▁`."""
+    """The world's vocabulary."""
     texts = [CAPTION_PROMPT, _FURTHER_WORDS, *DETAIL_QUESTIONS]
     texts += [text for options in TRAINING_INSTRUCTIONS.values() for text in options]
     texts += [" ".join(group) for group in (SHAPES, COLORS, SIZES, POSITIONS)]
@@ -122,6 +126,11 @@ def words() -> tuple[str, ...]:
         for question_type in QuestionType:
             question = ask(scene, question_type, rng, false_premise=index % 3 == 0)
             texts += [question, truth(scene, question).answer]
+    return vocabulary_of(texts)
+
+
+def vocabulary_of(texts: Iterable[str]) -> tuple[str, ...]:
+    """The words of texts, special tokens first. A word that follows a space carries the mark `▁`."""
     found = sorted({piece for text in texts for word in text.split() for piece in re.findall(r"[.,?:]|[^.,?:]+", word)} | {"\n"})
     marked = ["▁"] + [form for piece in found for form in ((piece,) if piece in ".,?:\n" else (piece, f"▁{piece}"))]
     return (*_SPECIAL, *marked)
