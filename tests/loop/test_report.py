@@ -230,3 +230,25 @@ def test_findings_are_a_line_each_under_the_tables_and_in_the_status_for_program
     assert rendered(commits).splitlines()[-2:] == lines
     rounds = status_dict("shapes-1", "running", commits)["rounds"]
     assert [entry["findings"] for entry in rounds] == [[], [finding.model_dump() for finding in FINDINGS]]
+
+
+def test_graded_sets_are_shown_by_what_is_measured() -> None:
+    numbers = {
+        "difference": 0.012,
+        "low": 0.004,
+        "high": 0.021,
+        "p_value": 0.002,
+        "num_questions": 100.0,
+        "num_won": 60.0,
+        "num_lost": 40.0,
+    }
+    first = commit(1, RoundState.ACCEPTED, {"likelihood/dev": 0.412, "accuracy/pope": 0.8}, "likelihood +0.0120, p 0.002")
+    first = first.model_copy(update={"decision": Decision(accepted=True, reason="likelihood +0.0120, p 0.002", numbers=numbers)})
+    seed = commit(0, RoundState.BASELINE, {"likelihood/dev": 0.4, "accuracy/pope": 0.8})
+    out = io.StringIO()
+    print_results(Console(file=out, width=100), [seed, first], ("dev", "pope"))
+    shown = out.getvalue()
+    assert "What the champion can do after each round: mean score, 0 to 100" in shown
+    assert "dev, likelihood" in shown
+    assert "+1.2 [+0.4, +2.1]" in shown
+    assert "41.2" in shown
