@@ -90,7 +90,8 @@ def run(
 
         rehearsal = rehearse(resolved, Machine(assume_cpus, assume_gpus) if is_assumed else None)
         typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
-        for label, lines in (("plan", rehearsal.plan), ("metric", rehearsal.metrics), ("missing", rehearsal.missing)):
+        told = {"plan": rehearsal.plan, "metric": rehearsal.metrics, "missing": rehearsal.missing, "finding": rehearsal.findings}
+        for label, lines in told.items():
             for line in lines:
                 typer.echo(f"{label}: {printable(line)}", err=True)
         return

@@ -16,6 +16,7 @@ from loop.commits import RoundCommit
 from loop.config import RunConfig, stored_config
 from loop.errors import UserError
 from loop.house import House, open_house, resource_request
+from loop.inert import no_effect
 from loop.interruption import interruptible
 from loop.mirroring import mirrored
 from loop.models import check_model
@@ -125,13 +126,17 @@ def drive(config: RunConfig, store: Store, console: Console, metrics: list[str] 
                 mirror.finish("FINISHED", _REPLAY_S)
             return
         check_needed(locked, commits)
-        with open_house(config, locked, commits, progress) as house:
+        findings = [] if commits else no_effect(config, policies)
+        for finding in findings:
+            progress.note(finding.line)
+        with open_house(config, locked, commits, progress, findings) as house:
             for commit in rounds(house):
                 if mirror:
                     mirror.publish(house.commits)
                 prune(locked, house.commits, config.retention.keep_last, config.retention.keep_every)
                 for finding in commit.findings:
-                    progress.note(finding.line)
+                    if finding not in findings:  # those of the config are told before anything is started
+                        progress.note(finding.line)
                 log.info("round %d is committed: %s", commit.round, commit.state)
 
 

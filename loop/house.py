@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from cluster.plan import ResourceRequest, plan_resources
 from cluster.pool import Pool
 from cluster.weights import prepare
 from loop.assembly import HeldOut, Policies, build_held_out, build_images, build_labelled, build_policies, derived_seed
-from loop.commits import FileEntry, RoundCommit, RoundState, champion_commit
+from loop.commits import FileEntry, Finding, RoundCommit, RoundState, champion_commit
 from loop.config import RunConfig
 from loop.credentials import masked
 from loop.errors import DamagedFileError, UserError
@@ -73,6 +73,8 @@ class House:
     acceptance: list[HeldOut]
     commits: list[RoundCommit] = field(default_factory=list)
     """Committed rounds so far; the driver appends."""
+    findings: Sequence[Finding] = ()
+    """What was found in the config before the run began."""
     _models: dict[str, Model] = field(default_factory=dict)
 
     # ---- models
@@ -223,7 +225,9 @@ class House:
 
 
 @contextmanager
-def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], progress: RunProgress) -> Iterator[House]:
+def open_house(
+    config: RunConfig, store: Store, commits: list[RoundCommit], progress: RunProgress, findings: Sequence[Finding] = ()
+) -> Iterator[House]:
     """Join or start Ray, reserve what the plan needs, spawn the actors; all of it ends with the block. `commits` are the run's so far."""
     policies = build_policies(config)
     cluster = config.cluster
@@ -252,7 +256,7 @@ def open_house(config: RunConfig, store: Store, commits: list[RoundCommit], prog
         yield House(
             config, policies, store, store.read_run().run_id, fleet, trainer, progress, filters,
             placement.sender_options(),
-            build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), commits,
+            build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), commits, findings,
         )  # fmt: skip
 
 

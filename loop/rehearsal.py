@@ -28,6 +28,7 @@ from loop.config import HeldOutSet, RunConfig
 from loop.engine_config import TransformersEngineConfig
 from loop.errors import UserError
 from loop.house import resource_request
+from loop.inert import no_effect
 from loop.models import MODEL_FILES, check_model
 from loop.sections import Section
 
@@ -53,6 +54,8 @@ class Rehearsal:
     """What has to be provided: on this machine, or on the one that the run is for."""
     metrics: tuple[str, ...] = ()
     """How the answers to each set of questions are scored, of the sets whose data are here."""
+    findings: tuple[str, ...] = ()
+    """What works and is hardly what was meant."""
 
 
 def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
@@ -66,11 +69,12 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
     Raises:
         UserError: something is wrong with the config, or with what of it is here; or it does not fit into what is assumed.
     """
-    build_policies(config)
+    findings = no_effect(config, build_policies(config))
     plan = _plan(config, assumed)
     metrics: list[str] = []
     missing = [*_check_data(config, metrics), *_check_model(config), *_lacking(config, plan, assumed)]
-    return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics))
+    told = tuple(finding.line for finding in findings)
+    return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)
 
 
 # ---- data

@@ -59,7 +59,7 @@ def run_baseline(house: House) -> RoundCommit:
         run_id=house.run_id, round=0, state=RoundState.BASELINE, epoch=house.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=model.version, champion_path=model.path,
         metrics=mean_scores("", sets_of(house), predictions), stage_seconds=clock.seconds, files=[*model.files, part.entry],
-        findings=blind_sets(sets_of(house), predictions),
+        findings=[*house.findings, *blind_sets(sets_of(house), predictions)],
     )  # fmt: skip
     house.store.commit(commit)
     return commit

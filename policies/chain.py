@@ -83,6 +83,28 @@ class MeasuringFilter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a round gives to its filters, as far as the config tells."""
+
+    num_per_image: int
+    """Records tried per image."""
+    question_types: frozenset[str]
+    """Types that questions are generated of."""
+    max_new_tokens: int
+    """Bound on what VIG writes."""
+    correction: CorrectionPolicy
+
+
+@runtime_checkable
+class MaybeIdleFilter(Protocol):
+    """A filter that can tell whether it has anything to do in a run."""
+
+    def idle(self, workload: Workload) -> str:
+        """Why it can reject nothing, and what to change; empty where it can."""
+        ...
+
+
 class StageCount(NamedTuple):
     """How many records a filter saw and kept."""
 

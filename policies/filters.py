@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from policies.chain import FilterPolicy, ImageFilter, filter_faults
+from policies.chain import FilterPolicy, ImageFilter, Workload, filter_faults
 from policies.checks import any_of, check_at_least, check_at_most, check_choice, check_range, check_share, check_texts
 from policies.content_words import ASKING_WORDS, FUNCTION_WORDS, words_of
-from policies.correction import CorrectionPolicy, Grounded
+from policies.correction import Answering, CorrectionPolicy, Grounded
 from policies.errors import MissingMeasurementError
 from policies.instructions import parse_vig
 from policies.knowledge import is_knowledge
@@ -20,6 +20,10 @@ from policies.records import Reason, Record
 from policies.registry import Registry
 
 FILTER_POLICIES: Registry[FilterPolicy | ImageFilter] = Registry("filter policy", filter_faults)
+
+
+_LEAST_GREEDY_LOGPROB = -13.0
+"""Nats. A token that is chosen greedily is at least as likely as one of a vocabulary of 400,000 that are all equally likely."""
 
 
 def _one_by_one(records: Sequence[Record], reason: Callable[[Record], Reason | None]) -> list[Reason | None]:
@@ -75,6 +79,18 @@ class Length:
         check_range("question_words", self.min_question_words, self.max_question_words)
         check_range("answer_words", self.min_answer_words, self.max_answer_words)
 
+    def idle(self, workload: Workload) -> str:
+        correction = workload.correction
+        answer_tokens = correction.max_passes * correction.max_new_tokens if isinstance(correction, Answering) else workload.max_new_tokens
+        is_bound = (
+            max(self.min_question_words, self.min_answer_words) > 1
+            or self.max_question_words < min(workload.max_new_tokens, correction.max_question_words)
+            or self.max_answer_words < answer_tokens
+        )
+        return (
+            "" if is_bound else "it rejects only what is empty: no text has fewer than 1 word, or more words than the token budgets allow"
+        )
+
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
         return [self._reason(record) for record in records]
 
@@ -109,6 +125,11 @@ class Duplicates:
         check_at_least("threshold", self.threshold, 0.5)
         check_at_most("threshold", self.threshold, 1.0)
         check_at_least("shingle_words", self.shingle_words, 1)
+
+    def idle(self, workload: Workload) -> str:
+        if self.scope == "image" and workload.num_per_image == 1:
+            return "scope image compares the records of an image, and generation.num_per_image is 1; set its scope to shard"
+        return ""
 
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
         kept = KeptTexts(self.threshold)
@@ -177,6 +198,11 @@ class Confidence:
     def missing(self, correction: CorrectionPolicy) -> list[str]:
         return ["a correction other than `none`, which measures no log-probability of an answer"] if correction.skip else []
 
+    def idle(self, workload: Workload) -> str:
+        if self.min_vig_mean_logprob is None and self.min_mean_logprob <= _LEAST_GREEDY_LOGPROB:
+            return f"every greedy answer has a mean log-probability above {self.min_mean_logprob:g}; raise min_mean_logprob"
+        return ""
+
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
         return _one_by_one(records, self._reason)
 
@@ -240,6 +266,14 @@ class Grounding:
     def missing(self, correction: CorrectionPolicy) -> list[str]:
         return [] if isinstance(correction, Grounded) else ["the correction `grounded`"]
 
+    def idle(self, workload: Workload) -> str:
+        if all(map(is_knowledge, workload.question_types)):
+            return "it lets short answers pass, and generation.type_mix has only types with short answers"
+        max_passes = workload.correction.max_passes if isinstance(workload.correction, Answering) else 0
+        if self.max_dropped_sentences >= max_passes and self.min_mean_gain <= _LEAST_GREEDY_LOGPROB:
+            return "no answer has so many dropped sentences or so low a gain; lower max_dropped_sentences or raise min_mean_gain"
+        return ""
+
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
         return _one_by_one(records, self._reason)
 
@@ -268,6 +302,11 @@ class ShortAnswerWeight:
 
     def missing(self, correction: CorrectionPolicy) -> list[str]:
         return ["a correction other than `none`, which weighs no short answers"] if correction.skip else []
+
+    def idle(self, workload: Workload) -> str:
+        if not any(map(is_knowledge, workload.question_types)):
+            return "only okvqa and aokvqa have short answers, and generation.type_mix has neither"
+        return "" if self.min_weight else "every answer weighs at least 0; raise min_weight"
 
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
         return _one_by_one(records, self._reason)
@@ -308,6 +347,11 @@ class Basis:
         if self.require_in_description and not correction.describe:
             return ["correction describe on (or its own require_in_description off)"]
         return []
+
+    def idle(self, workload: Workload) -> str:
+        if any_of("exempt", self.exempt).search(""):
+            return "exempt matches every question"
+        return "" if self.denials or self.require_in_description else "it has no denials, and require_in_description is off"
 
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
         denials, exempt = any_of("denials", self.denials), any_of("exempt", self.exempt)

@@ -47,6 +47,7 @@ def test_a_recipe_lacks_nothing_but_what_is_to_be_provided(path: Path) -> None:
     assert where <= {"image_sets", "seed_data", "held_out", "acceptance_sets", "model", "cluster", "engine"}
     assert all(line.endswith("is not on this machine") for line in rehearsal.missing if "data" in line.partition(":")[0])
     assert ("model" in where) == (config.model != "embedded")
+    assert rehearsal.findings == ()
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "shapes"], ids=recipe_id)

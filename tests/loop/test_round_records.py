@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 from rich.console import Console
@@ -27,8 +26,10 @@ from loop.progress import RunProgress
 from loop.round import plan_shards, run_round
 from loop.seed.model import save_untrained
 from loop.stages.deciding import decide
+from loop.stages.evaluation import sets_of
 from loop.stages.records import finished_parts, select, whole
 from loop.store import PartReceipt, RunInfo, Store
+from policies.predictions import to_table as predictions_table
 from policies.records import Prediction, Reason, Record, to_table
 from policies.selection import SelectAll
 from tests.loop.test_cli import document
@@ -70,13 +71,9 @@ def house_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[House]:
 def baseline(house: House) -> RoundCommit:
     """Round 0, with every answer wrong."""
     seed_model = house.adopt_base_model()
-    rows = [
-        {"set": f"{kind}/{one.name}", **asdict(Prediction(question.question_id, "?", False, "w", 1))}
-        for kind, sets in (("held_out", house.held_out), ("acceptance", house.acceptance))
-        for one in sets
-        for question in one.questions
-    ]  # fmt: skip
-    part = house.store.write_part(0, "predictions", pa.Table.from_pylist(rows))
+    sets = sets_of(house)
+    answers = {name: [Prediction(question.question_id, "?", 0.0, "w", 1) for question in one.questions] for name, one in sets.items()}
+    part = house.store.write_part(0, "predictions", predictions_table(answers, {name: one.metric_name for name, one in sets.items()}))
     commit = RoundCommit(
         run_id="run", round=0, state=RoundState.BASELINE, epoch=house.store.epoch, started_at=1.0, committed_at=2.0,
         champion=seed_model.version, champion_path=seed_model.path, files=[*seed_model.files, part.entry],
