@@ -31,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/vigc run loop/recipes/shapes.yaml --run-dir $(RUN)
 
 test: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not vllm" -n 2 --dist loadgroup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not vllm" -n 2
 
 test-slow: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "slow and not vllm"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loop.credentials import masked, masked_value
 from loop.tracking import Mirror, cut, flatten_parameters, mlflow_key
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def log_evaluation(
         "experiment": os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT,
         "run_name": folder.name,
         "run_id": f"evaluation-{folder.name}-{facts['digest']}",
-        "parameters": {key: _masked(value) for key, value in flatten_parameters(facts).items()},
+        "parameters": {key: masked_value(key, value) for key, value in flatten_parameters(facts).items()},
         "metrics": metrics_of(scores),
         "files": [str(file.absolute()) for file in files],
         "timeout_s": timeout_s,
@@ -58,8 +58,8 @@ def log_evaluation(
     except subprocess.TimeoutExpired:
         reason = f"it did not take it within {timeout_s:.0f} s"
     if reason:
-        shown = cut(_masked(reason), _MAX_REASON_CHARACTERS)
-        log.warning("MLflow at %s lacks this evaluation: %s; the same command logs it again", _masked(order["tracking_uri"]), shown)
+        shown = cut(masked(reason), _MAX_REASON_CHARACTERS)
+        log.warning("MLflow at %s lacks this evaluation: %s; the same command logs it again", masked(order["tracking_uri"]), shown)
     return not reason
 
 
@@ -77,16 +77,11 @@ def metrics_of(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def _figures(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in scores.items():
-        path = f"{prefix}{re.sub(r'/', '.', str(name))}"  # a file-based MLflow holds no metric `a` beside `a/b`
+        path = f"{prefix}{str(name).replace('/', '.')}"  # a file-based MLflow holds no metric `a` beside `a/b`
         if isinstance(value, Mapping):
             yield from _figures(value, f"{path}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield path, float(value)
-
-
-def _masked(text: str) -> str:
-    """`text` with the users and passwords of its URIs as `***`."""
-    return re.sub(r"(?<=://)[^\s\"'<>]*@", "***@", text)
 
 
 def _environment() -> dict[str, str]:
