@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.5
 _SHUTDOWN_TIMEOUT_S = 20.0
 _JOIN_TIMEOUT_S = 300.0
+_MAX_START_TIMEOUTS = 4.0
+"""A start that makes progress may take so many times `Bounds.start_timeout_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Bounds:
     timeout_s: float
     """For all of it, restarts included."""
     start_timeout_s: float = math.inf
-    """For new ranks to import and join."""
+    """For new ranks to import and join, counted anew from every step of a start that one of them completes: on a busy machine a start is
+    slow, and that is not a hang. All of it takes four times as long at most."""
     stall_timeout_s: float = math.inf
     """From one step to the next; also for loading the model before the first step, and for writing the checkpoint after the last."""
     max_restarts: int = 0
@@ -86,6 +89,7 @@ class TrainerRank:
         self._listener: socket.socket | None = None
         self._rendezvous: Rendezvous | None = None
         self._progress: Progress | None = None
+        self._start_phase = "importing PyTorch"
 
     def node_id(self) -> str:
         """The Ray node that this rank is on."""
@@ -105,11 +109,14 @@ class TrainerRank:
         """Do the heavy imports and join the group; returns this process's id."""
         import torch
 
-        from actors.training.distributed import join_process_group
+        from actors.training.distributed import join_process_group, prepare_deepspeed
 
+        self._start_phase = "importing DeepSpeed"
         spare_sklearn()
         torch.set_num_threads(self._threads)
         os.environ.update(self._environment(rendezvous))
+        prepare_deepspeed()
+        self._start_phase = "joining the others"
         join_process_group(self._rank, self._world_size, rendezvous.host, rendezvous.port, self._listener, _JOIN_TIMEOUT_S)
         return os.getpid()
 
@@ -130,6 +137,11 @@ class TrainerRank:
     def progress(self) -> Progress | None:
         """How far the running job is; answered while `train` runs."""
         return self._progress
+
+    @ray.method(concurrency_group="watch")
+    def start_phase(self) -> str:
+        """What the rank is at while it starts; answered while `prepare` runs."""
+        return self._start_phase
 
     def _note(self, progress: Progress) -> None:
         self._progress = progress
@@ -185,18 +197,24 @@ class TrainerGroup:
         rendezvous = self._ranks[0].rendezvous.remote(*self._nodes)
         self._joining = [rank.prepare.remote(rendezvous) for rank in self._ranks]
 
-    def start(self, timeout_s: float) -> None:
+    def start(self, timeout_s: float, total_timeout_s: float = math.inf) -> None:
         """Launch the ranks unless they are, and wait until all have joined.
 
+        Args:
+            timeout_s: longest time in which no rank gets on.
+            total_timeout_s: longest time of all; at most four times `timeout_s` in any case.
+
         Raises:
-            RankLostError: one died, or they did not within `timeout_s`, and there is a place for them; none is left.
+            RankLostError: one died, or they did not start in time, and there is a place for them; none is left.
             TrainerError: they cannot start, and would not the next time.
         """
         self.launch()
         if self.pids:
             return
+        total_timeout_s = min(total_timeout_s, _MAX_START_TIMEOUTS * timeout_s)
         try:
-            self.pids = tuple(self._await(self._joining, "start", timeout_s, late=RankLostError))
+            watch = _StartWatch(self._ranks, timeout_s)
+            self.pids = tuple(self._await(self._joining, "start", total_timeout_s, watch, late=RankLostError))
             self._processes = _processes_here(self.pids, ray.get(self._nodes, timeout=_SHUTDOWN_TIMEOUT_S))
         except TrainerError:
             self._check_placement()
@@ -222,7 +240,7 @@ class TrainerGroup:
         deadline = time.monotonic() + bounds.timeout_s
         for num_restarts in range(bounds.max_restarts + 1):
             try:
-                self.start(min(bounds.start_timeout_s, deadline - time.monotonic()))
+                self.start(bounds.start_timeout_s, deadline - time.monotonic())
                 return self._train(job, source, deadline, bounds.stall_timeout_s, on_progress)
             except RankLostError as error:
                 if num_restarts == bounds.max_restarts or time.monotonic() > deadline:
@@ -275,7 +293,7 @@ class TrainerGroup:
         ).remote(rank, self._num_ranks, options.threads)  # fmt: skip
 
     def _await(
-        self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | None = None, late: type[TrainerError] = TrainerError
+        self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | _StartWatch, late: type[TrainerError] = TrainerError
     ) -> list[Any]:
         """What the ranks return, in order. However this ends otherwise, no rank is left: the others would wait for it. Ranks that take
         longer than `timeout_s` are an error of the kind `late`."""
@@ -290,7 +308,7 @@ class TrainerGroup:
             self.shutdown()
             raise
 
-    def _wait(self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | None, late: type[TrainerError]) -> None:
+    def _wait(self, refs: list[Any], verb: str, timeout_s: float, watch: _Watch | _StartWatch, late: type[TrainerError]) -> None:
         deadline = time.monotonic() + timeout_s
         pending = refs
         while pending:
@@ -299,8 +317,36 @@ class TrainerGroup:
                 raise late(f"the trainer did not {verb} within {timeout_s:.0f} s; {len(pending)} of {len(refs)} ranks are not done")
             done, pending = ray.wait(pending, num_returns=1, timeout=min(_POLL_S, remaining))
             ray.get(done, timeout=_SHUTDOWN_TIMEOUT_S)  # raises what a rank raised, while the others may still wait for it
-            if watch is not None:
-                watch.look()
+            watch.look()
+
+
+class _StartWatch:
+    """Polls what ranks are at while they start, without ever waiting for them."""
+
+    def __init__(self, ranks: Sequence[Any], timeout_s: float) -> None:
+        self._ranks = ranks
+        self._timeout_s = timeout_s
+        self._asked = [rank.start_phase.remote() for rank in ranks]
+        self._phases = ["starting its process"] * len(ranks)
+        self._last_at = time.monotonic()
+
+    def look(self) -> None:
+        """Note who got on.
+
+        Raises:
+            RankLostError: nobody did for too long.
+        """
+        for number, (rank, asked) in enumerate(zip(self._ranks, self._asked, strict=True)):
+            answered, _ = ray.wait([asked], timeout=0)
+            if not answered:
+                continue
+            phase = str(ray.get(asked, timeout=_SHUTDOWN_TIMEOUT_S))
+            self._asked[number] = rank.start_phase.remote()
+            if phase != self._phases[number]:
+                self._phases[number], self._last_at = phase, time.monotonic()
+        if time.monotonic() - self._last_at > self._timeout_s:
+            phases = ", ".join(f"rank {number} {phase}" for number, phase in enumerate(self._phases))
+            raise RankLostError(f"the trainer did not start within {self._timeout_s:g} s of its last progress: {phases}")
 
 
 class _Watch:

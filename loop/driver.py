@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from cluster.plan import plan_resources
 from loop.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets
-from loop.commits import RoundCommit
+from loop.commits import Finding, RoundCommit
 from loop.config import RunConfig, stored_config
 from loop.errors import UserError
 from loop.house import House, open_house, resource_request
@@ -20,6 +21,7 @@ from loop.inert import no_effect
 from loop.interruption import interruptible
 from loop.mirroring import mirrored
 from loop.models import check_model
+from loop.overlaps import overlaps
 from loop.progress import RunProgress
 from loop.retention import check_needed, prune
 from loop.round import run_baseline, run_round
@@ -33,31 +35,39 @@ _REPLAY_S = 600.0
 """Bound on the mirror where nothing else is left to do: one call per request to MLflow, about fifteen a round."""
 
 
-def check(config: RunConfig, *, has_begun: bool = False) -> list[str]:
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a config before an actor starts."""
+
+    metrics: list[str]
+    """How the answers to each set of questions are scored, a line each."""
+    findings: list[Finding]
+    """What works and is hardly what was meant; none for a run that has begun, which told them."""
+
+
+def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
     """Everything that can be found wrong with a config before an actor starts; of a run that has begun, what takes seconds and has been
     looked at already is left out.
-
-    Returns:
-        how the answers to each set of questions are scored, a line each.
 
     Raises:
         UserError: with one clear line.
     """
-    build_policies(config)
-    for spec in config.image_sets:
-        build_images(spec)
-    build_labelled(config.seed_data.data)
+    policies = build_policies(config)
+    images = [build_images(spec) for spec in config.image_sets]
+    seed_data = build_labelled(config.seed_data.data)
     sets = question_sets(config)
+    findings: list[Finding] = []
     if not has_begun:
         check_held_out(list(sets.values()))
         check_model(config.model_path, config.engine)
+        findings = [*no_effect(config, policies), *overlaps(config, seed_data, sets, images)]
     if config.cluster.address is None:
         available = config.cluster.num_cpus or psutil.cpu_count() or 1
         try:
             plan_resources(available, torch.cuda.device_count(), resource_request(config))
         except ValueError as error:
             raise UserError(str(error)) from error
-    return [f"{section}.{one.described}" for (section, _), one in sets.items()]
+    return Checked([f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
 
 
 def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing: bool = False) -> Store:
@@ -74,10 +84,10 @@ def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing:
         check_same(config, there)
         return resume(run_dir, console)
     with RunProgress(Console(stderr=True)) as progress, progress.stage("check config, data and model"):
-        metrics = check(config)
+        checked = check(config)
     info = RunInfo(run_id=f"{config.name}-{uuid.uuid4().hex[:12]}", config=config.model_dump(mode="json"))
     store = Store.create(run_dir, info)
-    drive(config, store, console, metrics)
+    drive(config, store, console, checked)
     return store
 
 
@@ -102,8 +112,8 @@ def check_same(config: RunConfig, store: Store) -> None:
         )
 
 
-def drive(config: RunConfig, store: Store, console: Console, metrics: list[str] | None = None) -> None:
-    """Rounds from where the store stands to where the stop policy ends them. `metrics` is what `check` returned; None: not called."""
+def drive(config: RunConfig, store: Store, console: Console, checked: Checked | None = None) -> None:
+    """Rounds from where the store stands to where the stop policy ends them. `checked` is what `check` returned; None: not called."""
     with (
         interruptible(store.uri),
         store.locked() as locked,
@@ -113,10 +123,10 @@ def drive(config: RunConfig, store: Store, console: Console, metrics: list[str] 
         RunProgress(console, listener=log_of_run) as progress,
     ):
         commits = locked.commits()
-        if metrics is None:
+        if checked is None:
             with progress.stage("check config and data"):
-                metrics = check(config, has_begun=bool(commits))
-        for line in metrics:
+                checked = check(config, has_begun=bool(commits))
+        for line in checked.metrics:
             progress.note(f"metric of {line}")
         policies = build_policies(config)
         if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
@@ -126,16 +136,15 @@ def drive(config: RunConfig, store: Store, console: Console, metrics: list[str] 
                 mirror.finish("FINISHED", _REPLAY_S)
             return
         check_needed(locked, commits)
-        findings = [] if commits else no_effect(config, policies)
-        for finding in findings:
+        for finding in checked.findings:
             progress.note(finding.line)
-        with open_house(config, locked, commits, progress, findings) as house:
+        with open_house(config, locked, commits, progress, checked.findings) as house:
             for commit in rounds(house):
                 if mirror:
                     mirror.publish(house.commits)
                 prune(locked, house.commits, config.retention.keep_last, config.retention.keep_every)
                 for finding in commit.findings:
-                    if finding not in findings:  # those of the config are told before anything is started
+                    if finding not in checked.findings:  # those of the config are told before anything is started
                         progress.note(finding.line)
                 log.info("round %d is committed: %s", commit.round, commit.state)
 

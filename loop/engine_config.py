@@ -99,7 +99,9 @@ class ClusterConfig(RayConfig):
         False, description="engines give back their memory while the trainer runs, and load the weights anew afterwards (colocated)"
     )
     dashboard: bool = Field(False, description="Ray's dashboard, on loopback")
-    start_timeout_s: float = Field(180, gt=0, description="bound on starting Ray, an engine or the trainer")
+    start_timeout_s: float = Field(
+        180, gt=0, description="bound on starting Ray or an engine, and on the trainer between two steps of its start"
+    )
     task_timeout_s: float = Field(600, gt=0, description="bound on one shard or one evaluation task")
     swap_timeout_s: float = Field(120, gt=0, description="bound on one weight swap")
     max_restarts: int = Field(

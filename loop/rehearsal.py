@@ -23,13 +23,14 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from actors.engines.base import WeightMismatchError
 from actors.engines.weights import weight_files
 from cluster.plan import ResourcePlan, plan_resources
-from loop.assembly import build_held_out, build_images, build_labelled, build_policies, check_held_out
+from loop.assembly import build_held_out, build_images, build_labelled, build_policies, check_held_out, question_sets
 from loop.config import HeldOutSet, RunConfig
 from loop.engine_config import TransformersEngineConfig
 from loop.errors import UserError
 from loop.house import resource_request
 from loop.inert import no_effect
 from loop.models import MODEL_FILES, check_model
+from loop.overlaps import overlaps
 from loop.sections import Section
 
 _ADDRESSES = ("path", "images")
@@ -72,7 +73,11 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
     findings = no_effect(config, build_policies(config))
     plan = _plan(config, assumed)
     metrics: list[str] = []
-    missing = [*_check_data(config, metrics), *_check_model(config), *_lacking(config, plan, assumed)]
+    no_data = list(_check_data(config, metrics))
+    if not no_data:
+        images = [build_images(spec) for spec in config.image_sets]
+        findings += overlaps(config, build_labelled(config.seed_data.data), question_sets(config), images)
+    missing = [*no_data, *_check_model(config), *_lacking(config, plan, assumed)]
     told = tuple(finding.line for finding in findings)
     return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ from policies.records import Record, TrainingSample
 
 if TYPE_CHECKING:
     from loop.house import House
+
+_MAX_COPIES = 20
+"""Mean copies of a generated record in a training set from which they are told: LLaVA and VIGC train for 1 to 12 epochs."""
 
 Change = Callable[[Iterable[Record]], list[Record]]
 
@@ -37,8 +41,9 @@ def train(
     if part is None or checkpoint is None:
         config = house.config.training
         folder = house.store.checkpoint_dir(name)
+        drawn = samples()
         job = TrainingJob(
-            house.store.local_checkpoint(start.path), folder, samples(), derived_seed(house.config.seed, index, "train"),
+            house.store.local_checkpoint(start.path), folder, drawn, derived_seed(house.config.seed, index, "train"),
             hyper, house.store.steps_folder(name), config.checkpoint_steps,
         )  # fmt: skip
         with house.progress.stage(f"train{suffix.replace('-', ' ')}", total=hyper.num_steps, unit="steps") as stage:
@@ -54,7 +59,7 @@ def train(
             "digest": result.digest,
             "metrics": measured,
             "losses": list(result.losses),
-            "findings": [finding.model_dump() for finding in findings_of(result, len(job.samples))],
+            "findings": [finding.model_dump() for finding in (*findings_of(result, len(drawn)), *repeated(drawn, house.seed_samples))],
         }
         part = house.store.write_json_part(index, part_name, document)
     house.store.drop_steps(name)
@@ -63,8 +68,21 @@ def train(
     return model, document["metrics"], part
 
 
+def repeated(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingSample]) -> list[Finding]:
+    """A finding where few generated records make up so many samples that a model learns them by heart."""
+    labelled = {sample.origin for sample in seed_samples}
+    copies = Counter(sample.origin for sample in samples if sample.origin not in labelled)
+    if not copies or copies.total() <= _MAX_COPIES * len(copies):
+        return []
+    message = (
+        f"{len(copies)} generated record(s) make {copies.total()} of {len(samples)} training samples, {copies.total() / len(copies):.0f} "
+        "copies each, and may be learned by heart: take more images, loosen the filters, lower training.num_steps, or raise the seed share"
+    )
+    return [Finding(kind="repeated_records", count=len(copies), message=message, example=copies.most_common(1)[0][0])]
+
+
 def training_findings(house: House, part: PartReceipt) -> list[Finding]:
-    """What the training of a `part` passed over; nothing where a version of this program wrote it that did not say."""
+    """What the training of a `part` passed over or repeated; nothing where a version of this program wrote it that did not say."""
     return [Finding.model_validate(finding) for finding in house.store.read_json_part(part).get("findings", [])]
 
 
