@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -140,8 +141,8 @@ class TrainerRank:
 
     @ray.method(concurrency_group="watch")
     def start_phase(self) -> str:
-        """What the rank is at while it starts; answered while `prepare` runs."""
-        return self._start_phase
+        """What the rank is at while it starts; answered while `prepare` runs. Changes with every module that is imported."""
+        return f"{self._start_phase} ({len(sys.modules)} modules)"
 
     def _note(self, progress: Progress) -> None:
         self._progress = progress

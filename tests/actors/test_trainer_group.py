@@ -16,7 +16,7 @@ from actors.trainer import Bounds, RankOptions, TrainerGroup, _StartWatch
 from actors.training.core import run_local
 from actors.training.job import Progress, RankLostError, TrainerError
 from tests.actors.training_helpers import Shapes, job_of, save_base
-from tests.cluster.workers import wait_while
+from tests.cluster.workers import SlowStart, wait_while
 
 TIMEOUT_S = 180.0
 
@@ -126,18 +126,8 @@ def test_the_processes_of_a_stage_3_job_are_gone_when_it_is_done(base: Path, tmp
 
 def test_ranks_without_room_are_given_up_in_bounded_time() -> None:
     group = TrainerGroup(3, RankOptions())
-    with pytest.raises(RankLostError, match="did not start within 3 s of its last progress: .*rank 2 starting its process"):
+    with pytest.raises(RankLostError, match=r"did not start within 3 s of its last progress: .*rank 2 starting its process"):
         group.start(3.0)
-
-
-class SlowStart:
-    """A rank that gets on every second, three times."""
-
-    def __init__(self) -> None:
-        self._began_s = time.monotonic()
-
-    def start_phase(self) -> str:
-        return f"at step {min(3, int(time.monotonic() - self._began_s))}"
 
 
 def test_a_slow_start_that_makes_progress_is_no_hang_and_one_that_makes_none_is() -> None:
@@ -145,9 +135,7 @@ def test_a_slow_start_that_makes_progress_is_no_hang_and_one_that_makes_none_is(
     ray.get(rank.start_phase.remote(), timeout=30)
     watch, began_s = _StartWatch([rank], timeout_s=2.0), time.monotonic()
     with pytest.raises(RankLostError, match="within 2 s of its last progress: rank 0 at step 3"):
-        while time.monotonic() - began_s < 30:
-            watch.look()
-            time.sleep(0.1)
+        wait_while(lambda: watch.look() is None, bound_s=30)
     assert time.monotonic() - began_s > 4
 
 

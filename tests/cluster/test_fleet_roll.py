@@ -291,7 +291,7 @@ def test_an_engine_whose_swap_fails_comes_back_on_a_new_process(fleet: Fleet, sh
     assert by_engine[1].out_of_service_s > by_engine[0].out_of_service_s, "the failed attempt and the restart count"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_an_engine_that_dies_or_hangs_in_a_swap_is_replaced_in_time(make_fleet: MakeFleet, tmp_path: Path, number: int) -> None:
     fleet = make_fleet(2, swap_timeout_s=2.0)
     fleet.start(OLD)

@@ -138,6 +138,7 @@ def test_restarts_of_judges_are_bounded_and_the_error_names_them(fleet: Fleet, m
     assert_quiet(fleet, num_restarts)
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_every_judge_is_named(fleet: Fleet, make_pool: MakePool, tmp_path: Path) -> None:
     num_restarts = fleet.num_restarts
     (tmp_path / "die_at_5").touch()

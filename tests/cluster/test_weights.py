@@ -133,6 +133,7 @@ def test_a_sender_refuses_what_was_not_prepared(streamed: WeightUpdate) -> None:
         _open(replace(streamed, digest="0000"))
 
 
+@pytest.mark.slow
 def test_a_lost_sender_is_replaced_unless_its_checkpoint_has_changed(cluster: ClusterInfo, tmp_path: Path) -> None:
     update = prepare(save(tmp_path, weights(3.0)), "r1", "native")
     assert update.stream is not None

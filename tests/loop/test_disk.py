@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from loop import errors
@@ -200,9 +201,12 @@ def _resume_reads(store: Store) -> None:
 # ---- older rounds stay readable
 
 
-class NoImages:
-    def open(self, image_id: str) -> None:
-        raise AssertionError(image_id)
+class GreyImages:
+    def image_ids(self) -> list[str]:
+        return []
+
+    def open(self, image_id: str) -> Image.Image:
+        return Image.new("RGB", (8, 8), "grey")
 
 
 @pytest.mark.parametrize("damage", DAMAGES[:3])
@@ -211,12 +215,12 @@ def test_intact_rounds_can_be_exported_and_seen_beside_a_damaged_record(
 ) -> None:
     write_rounds(store, [RoundState.ACCEPTED, RoundState.ACCEPTED])
     damage(run_dir / "rounds/0002/commit.json")
-    report = export(store, 1, "parquet", tmp_path / "round-1.parquet", NoImages())  # type: ignore[arg-type]
+    report = export(store, 1, "parquet", tmp_path / "round-1.parquet", GreyImages())
     assert report.num_records == 2
     with pytest.raises(errors.DamagedFileError, match=r"rounds/0002/commit\.json"):
-        export(store, 2, "parquet", tmp_path / "round-2.parquet", NoImages())  # type: ignore[arg-type]
+        export(store, 2, "parquet", tmp_path / "round-2.parquet", GreyImages())
     with pytest.raises(errors.UserError, match=r"round 7 .* is not committed; committed rounds are \[0, 1, 2\]"):
-        export(store, 7, "parquet", tmp_path / "round-7.parquet", NoImages())  # type: ignore[arg-type]
+        export(store, 7, "parquet", tmp_path / "round-7.parquet", GreyImages())
     commits, problems = store.readable_commits()
     assert [commit.round for commit in commits] == [0, 1]
     assert [problem.partition(" is damaged")[0] for problem in problems] == ["rounds/0002/commit.json"]
@@ -243,5 +247,5 @@ def test_records_of_another_schema_version_are_named_and_refused(store: Store, r
     table = records().replace_schema_metadata({"vigc_record_schema": "99"})
     store.commit(commit_of(store, files=[store.write_part(0, "records-00000", table).entry]))
     with pytest.raises(errors.SchemaVersionError, match=r"rounds/0000/parts/records-00000\.parquet has schema version 99") as caught:
-        export(store, 0, "parquet", tmp_path / "out.parquet", NoImages())  # type: ignore[arg-type]
+        export(store, 0, "parquet", tmp_path / "out.parquet", GreyImages())
     assert caught.value.exit_code == 2
