@@ -62,9 +62,9 @@ def _shared(test: _Contents, other: _Contents) -> Iterator[Finding]:
     questions, images = test.questions & other.questions, test.images & other.images
     if questions:
         image, question = min(questions)
-        yield _finding(test, other, len(questions), len(test.questions), "questions", f"{image}: {question}")
+        yield _finding(test, other, len(questions), len(test.questions), "questions", f"{os.path.basename(image)}: {question}")
     elif images:
-        yield _finding(test, other, len(images), len(test.images), "images", min(images))
+        yield _finding(test, other, len(images), len(test.images), "images", os.path.basename(min(images)))
 
 
 def _finding(test: _Contents, other: _Contents, count: int, total: int, what: str, example: str) -> Finding:
@@ -97,4 +97,6 @@ def _keys(spec: Section) -> Callable[[str], str]:
     if not folder or "://" in folder:
         return lambda image_id: f"{folder}/{image_id}"
     root = os.path.realpath(folder)
+    if os.path.isfile(root):  # one file of a set: ids begin with its name, as those of its folder do
+        root = os.path.dirname(root)
     return lambda image_id: os.path.normpath(os.path.join(root, image_id))
