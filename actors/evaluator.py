@@ -10,7 +10,8 @@ from actors.shards import ShardImages
 from policies.answer_metrics import AnswerMetric, Exact, Judge, Likelihood
 from policies.records import HeldOutQuestion, Prediction
 
-_EXACT = Exact()
+EXACT = Exact()
+"""How answers are scored where nobody asks for the scores: it adds nothing to the question."""
 
 
 class Evaluator:
@@ -20,7 +21,7 @@ class Evaluator:
         self._engine = engine
 
     def evaluate(
-        self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric = _EXACT
+        self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric = EXACT
     ) -> list[Prediction]:
         """One prediction per question, in order; without a score where a judge is to give it, who is asked where all answers are.
 

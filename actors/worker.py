@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from actors.corrector import Corrector
 from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Attestation, Engine, EngineError, WeightUpdate
-from actors.evaluator import Evaluator
+from actors.evaluator import EXACT, Evaluator
 from actors.generator import Generator, GeneratorOptions
 from actors.images import ImageSource
 from actors.shards import Shard, ShardImages, ShardResult, timed
@@ -66,7 +66,7 @@ class EngineWorker:
         return ShardResult(to_table(records), seconds)
 
     def evaluate(
-        self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric
+        self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric = EXACT
     ) -> list[Prediction]:
         """Answers to held-out questions, scored."""
         return Evaluator(self._serving()).evaluate(source, questions, max_new_tokens, metric)

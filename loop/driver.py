@@ -53,6 +53,12 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
         UserError: with one clear line.
     """
     policies = build_policies(config)
+    if config.cluster.address is None:
+        available = config.cluster.num_cpus or psutil.cpu_count() or 1
+        try:
+            plan_resources(available, torch.cuda.device_count(), resource_request(config))
+        except ValueError as error:
+            raise UserError(str(error)) from error
     images = [build_images(spec) for spec in config.image_sets]
     seed_data = build_labelled(config.seed_data.data)
     sets = question_sets(config)
@@ -61,12 +67,6 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
         check_held_out(list(sets.values()))
         check_model(config.model_path, config.engine)
         findings = [*no_effect(config, policies), *overlaps(config, seed_data, sets, images)]
-    if config.cluster.address is None:
-        available = config.cluster.num_cpus or psutil.cpu_count() or 1
-        try:
-            plan_resources(available, torch.cuda.device_count(), resource_request(config))
-        except ValueError as error:
-            raise UserError(str(error)) from error
     return Checked([f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
 
 

@@ -121,6 +121,7 @@ def test_every_group_can_be_trained(base: Path, tmp_path: Path) -> None:
     assert {group_of(name) for name in changed_names(base, job.output)} == set(PARAMETER_GROUPS)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_like_one(base: Path, tmp_path: Path, cluster: None) -> None:
     settings: dict[str, Any] = {"frozen": FROZEN_BY_VIGC, "lora": Lora(dropout=0.0)}
     single = run_local(job_of(base, tmp_path / "single", **settings), Shapes())

@@ -107,7 +107,7 @@ def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dic
 def on_cluster(
     request: ResourceRequest, cpus: Sequence[int], lost_bundle: int, play: Callable[[Placement, Callable[[], object]], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Nodes with these CPUs beside a head without any; the one that holds `lost_bundle` is lost when `play` says so."""
+    """Nodes with these CPUs beside a head without any; the one that holds `lost_bundle` then is lost whenever `play` says so."""
     os.environ.update(QUICK_HEALTH_CHECKS)
     machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES})
     nodes = [machines.add_node(num_cpus=num, object_store_memory=STORE_BYTES) for num in cpus]
@@ -115,9 +115,12 @@ def on_cluster(
         with connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60) as info:
             plan = plan_resources(info.cpus, info.gpus, request)
             with reserve(plan, 60) as placement:
-                home = placement_group_table(placement.group)["bundles_to_node_id"][lost_bundle]
-                node = next(node for node in nodes if node.node_id == home)
-                return play(placement, lambda: machines.remove_node(node, allow_graceful=False))
+
+                def lose() -> None:
+                    home = placement_group_table(placement.group)["bundles_to_node_id"][lost_bundle]
+                    machines.remove_node(next(node for node in nodes if node.node_id == home), allow_graceful=False)
+
+                return play(placement, lose)
     finally:
         machines.shutdown()
 
@@ -142,13 +145,11 @@ def short_of_memory(folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     scenario, folder = sys.argv[1], Path(sys.argv[2])
 
-    def tasks(placement: Placement, lose: Callable[[], object]) -> dict[str, Any]:
-        return run(placement, folder, lose, serve)
+    def twice(placement: Placement, lose: Callable[[], object]) -> dict[str, Any]:
+        return {time: run(placement, folder, lose, serve) for time in ("first", "second")}
 
     scenarios: dict[str, Callable[[], dict[str, Any]]] = {
-        "engines move": lambda: on_cluster(COLOCATED, (2, 2), 0, tasks),
-        "no room": lambda: on_cluster(COLOCATED, (2, 1), 0, tasks),
-        "judges move": lambda: on_cluster(APART, (2, 1, 1), 2, tasks),
+        "engines and judges move": lambda: on_cluster(COLOCATED, (2, 2), 0, twice),
         "ranks move": lambda: on_cluster(APART, (1, 1, 1, 1), 1, lambda placement, lose: train(placement, folder, lose)),
         "local": lambda: on_local_ray(folder, serve, 10 * NUM_TASKS),
         "memory": lambda: short_of_memory(folder),

@@ -21,7 +21,7 @@ START_S, SWAP_S, TASK_S = 30.0, 5.0, 3.0
 HANG_START_S = 12.0
 """Of a fleet one of whose engines hangs while it is constructed: that is waited for."""
 
-BOTH_WAYS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+BOTH_WAYS = pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 
 
 def test_a_model_that_an_engine_refuses_is_not_tried_again(make_fleet: MakeFleet, tmp_path: Path) -> None:

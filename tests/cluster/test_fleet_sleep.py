@@ -76,7 +76,7 @@ def test_an_update_that_is_refused_on_waking_brings_them_to_the_old_weights(flee
     assert fleet.num_restarts == num_restarts
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_an_engine_that_dies_or_hangs_asleep_is_replaced_when_it_is_to_wake(make_fleet: MakeFleet, tmp_path: Path, number: int) -> None:
     fleet = make_fleet(2, swap_timeout_s=2.0)
     fleet.start(OLD)
@@ -105,7 +105,7 @@ def test_an_engine_that_fails_or_hangs_on_falling_asleep_gives_its_memory_back_b
     assert (fleet.num_restarts, served(fleet)) == (1, {("r2", 2.0)})
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_an_engine_that_dies_or_hangs_while_it_wakes_is_replaced(make_fleet: MakeFleet, tmp_path: Path, number: int) -> None:
     fleet = make_fleet(1, swap_timeout_s=2.0)
     fleet.start(OLD)

@@ -72,7 +72,7 @@ def assert_quiet(fleet: Fleet, num_restarts: int) -> None:
         ("judging", signal.SIGKILL),
         ("judging", signal.SIGSTOP),
         ("writing", signal.SIGKILL),
-        ("writing", signal.SIGSTOP),
+        pytest.param("writing", signal.SIGSTOP, marks=pytest.mark.slow),
     ],
 )
 def test_a_judge_that_dies_or_hangs_is_replaced_and_its_task_redone(
@@ -113,7 +113,7 @@ def strike_when(mark: Path, number: signal.Signals) -> int:
     return process_id
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_judge_that_dies_or_hangs_idle_is_replaced_in_the_next_run(
     fleet: Fleet, make_pool: MakePool, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -198,8 +198,9 @@ def assert_inert(text: str) -> None:
 def test_tables_and_states_of_a_run_show_bad_text_without_obeying_it() -> None:
     commits = nasty_commits()
     assert_inert(shown(lambda console: print_results(console, commits, NAMES), terminal=False))
+    assert_inert(shown(lambda console: print_status(console, NAMES[0], NAMES[0], commits), terminal=False))
     for name in NAMES:
-        assert_inert(shown(lambda console, name=name: print_status(console, name, name, commits), terminal=False))
+        assert_inert(shown(lambda console, name=name: print_status(console, name, name, commits[:1]), terminal=False))
     linked = shown(lambda console: print_results(console, commits, NAMES), terminal=True)
     assert "\x1b]" not in linked
     assert "[red]" in linked.replace("\n", "")

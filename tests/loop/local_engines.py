@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from actors.engines.base import Request, WeightUpdate
-from actors.evaluator import Evaluator
+from actors.worker import EngineWorker
 from tests.actors.scripted_engine import ScriptedEngine
 
 
@@ -28,7 +29,8 @@ class LocalEngines:
         """One engine that serves the update."""
         self.num_started += 1
         scripted = ScriptedEngine(self.reply, weight_version=update.version)
-        remote = SimpleNamespace(evaluate=SimpleNamespace(remote=Evaluator(scripted).evaluate))
+        worker = SimpleNamespace(_serving=lambda: scripted)
+        remote = SimpleNamespace(evaluate=SimpleNamespace(remote=partial(EngineWorker.evaluate, worker)))
         yield SimpleNamespace(weight_version=update.version, run=lambda tasks, submit, pinned: self._run(scripted, remote, tasks, submit))
 
     def _run(self, scripted: ScriptedEngine, remote: Any, tasks: Iterable[Any], submit: Callable[[Any, Any], Any]) -> Iterator[Any]:

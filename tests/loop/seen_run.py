@@ -42,11 +42,11 @@ class SeenRun:
 def see_run(folder: Path) -> SeenRun:
     """Start the small run in `folder`, in a home of its own, and look at it twice a second until it ends.
 
-    Its engines sleep while it trains. The run with controls, whose engines do not, is compared with it.
+    It has two engines, which sleep while it trains. Runs with one engine, which does not sleep, are compared with it.
     """
     home = folder / "home"
     home.mkdir()
-    config = write_config(folder, cluster={"sleep_while_training": True})
+    config = write_config(folder, cluster={"sleep_while_training": True, "trainer_ranks": 1})
     code_before = _code()
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "loop", "run", str(config), "--run-dir", "runs/small"]

@@ -33,6 +33,7 @@ CONFIG: dict[str, Any] = {
     "generation": {"num_shards": 6},
     "filters": ["parsable", "length", "duplicates", {"agreement": {"require_original": False}}, "confidence", "image_dependence", "basis"],
     "training": {"num_steps": 6, "batch_size": 16, "learning_rate": 1e-5, "checkpoint_steps": 2},
+    "cluster": {"trainer_ranks": 1},
     "acceptance": {"paired_test": {"max_p": 1.0, "min_gain": -1.0, "max_drop": 1.0}},
 }
 

@@ -94,7 +94,7 @@ class Beside:
 def beside(tmp_path_factory: pytest.TempPathFactory) -> Beside:
     folder = tmp_path_factory.mktemp("beside")
     run_dir = folder / "run"
-    config = write_config(folder, control=CONTROLS, tracking={"enabled": False})
+    config = write_config(folder, control=CONTROLS, tracking={"enabled": False}, cluster={"num_engines": 1, "trainer_ranks": 1})
     driver = start("run", str(config), "--run-dir", str(run_dir), cwd=folder)
     wait_until(lambda: any(run_dir.glob("checkpoints/round-0001-control-no_correction.steps/step-*[0-9]")), 400)
     lose_machine(driver)

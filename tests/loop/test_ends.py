@@ -93,7 +93,7 @@ def _open_files(process: psutil.Process) -> list[Any]:
 
 
 def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc, finished: tuple[Path, str]) -> None:
-    config = write_config(vigc.folder, rounds=1, cluster={"sleep_while_training": True})
+    config = write_config(vigc.folder, rounds=1, cluster={"sleep_while_training": True, "num_engines": 1, "trainer_ranks": 1})
     run_dir = vigc.folder / "run"
     parts = run_dir / "rounds/0001/parts"
     before = segments()

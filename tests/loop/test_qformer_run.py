@@ -34,7 +34,14 @@ def test_a_qformer_answers_as_the_published_inference_does(instructblip: Path) -
 
 def test_the_loop_runs_on_a_qformer_model_and_trains_what_vigc_trains(instructblip: Path, tmp_path: Path) -> None:
     training = {"num_steps": 4, "batch_size": 16, "learning_rate": 1e-4, "frozen": list(FROZEN_BY_VIGC)}
-    config = write_config(tmp_path, model=str(instructblip), rounds=1, training=training, filters=["parsable", "length"])
+    config = write_config(
+        tmp_path,
+        model=str(instructblip),
+        rounds=1,
+        training=training,
+        filters=["parsable", "length"],
+        cluster={"num_engines": 1, "trainer_ranks": 1},
+    )
     result = vigc("run", str(config), "--run-dir", "runs/qformer", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     store = Store.open(tmp_path / "runs" / "qformer")

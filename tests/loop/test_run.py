@@ -56,7 +56,7 @@ def test_mlflow_shows_what_the_store_says(finished: tuple[Path, str]) -> None:
     assert len(runs) == 1 + len(commits)
     shown = {entry.step: entry.value for entry in client.get_metric_history(parents[0].info.run_id, "accuracy/near")}
     assert shown == {commit.round: commit.metrics["accuracy/near"] for commit in commits}
-    assert client.get_model_version_by_alias("vigc", "champion").tags["weight_version"] == commits[-1].champion
+    assert client.get_model_version_by_alias("vigc-small", "champion").tags["weight_version"] == commits[-1].champion
 
 
 def test_a_second_run_in_the_same_folder_is_refused(finished: tuple[Path, str]) -> None:
