@@ -50,7 +50,9 @@ OFFLOADED = {"zero_stage": 2, "offload": ("optimizer",), "max_micro_batch_tokens
 LORA = {"frozen": ("vision_tower", "language_model"), "lora": Lora(rank=2, dropout=0.3)}
 
 
-@pytest.mark.parametrize("hyper", [{"zero_stage": 0}, {**LORA, "zero_stage": 2}, OFFLOADED])  # stage 1: the slow tests of groups
+@pytest.mark.parametrize(
+    "hyper", [{"zero_stage": 0}, {**LORA, "zero_stage": 2}, OFFLOADED, pytest.param({"zero_stage": 3}, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_job_ends_with_the_weights_of_an_undisturbed_one(base: Path, tmp_path: Path, hyper: dict[str, Any]) -> None:
     job = job_of(base, tmp_path / "out", num_steps=7, pixel_noise=0.05, **hyper)
     _, undisturbed = finish(replace(job, output=tmp_path / "undisturbed"))
