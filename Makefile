@@ -15,8 +15,8 @@ install: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "vigc-loop needs Python 3.11 or 3.12; set PYTHON=python3.11")'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	grep -E '^(torch|setuptools|uv)==' requirements.lock | xargs $(BIN)/pip install --no-compile $(QUIET)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock || $(BIN)/pip install $(QUIET) -r requirements.lock
+	grep -E '^(torch|setuptools|uv)==' requirements.lock | xargs $(BIN)/pip install $(QUIET)
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock || $(BIN)/pip install $(QUIET) -r requirements.lock
 	$(BIN)/pip install $(QUIET) --no-deps --no-build-isolation -e .
 	touch $@
 

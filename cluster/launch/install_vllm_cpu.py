@@ -81,7 +81,7 @@ def _installed(package: str) -> str | None:
 
 def _install_lock() -> None:
     """With uv, as `make install` does; with pip where uv is missing or fails."""
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", sys.executable]
     if subprocess.run([*uv, "--no-deps", "-r", str(_LOCK)], check=False).returncode:
         _pip("install", "--no-deps", "-r", str(_LOCK))
 
