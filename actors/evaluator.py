@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from actors.engines.base import Engine, Request, Sampling
 from actors.images import ImageSource
 from actors.shards import ShardImages
-from policies.answer_metrics import AnswerMetric, Exact, Judge, Likelihood
 from policies.records import HeldOutQuestion, Prediction
+from policies.scoring.answer_metrics import AnswerMetric, Exact, Judge, Likelihood
 
 EXACT = Exact()
 """How answers are scored where nobody asks for the scores: it adds nothing to the question."""

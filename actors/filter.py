@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from actors.images import Oracle
 from actors.shards import Shard, ShardImages, ShardResult, timed
-from policies.chain import FilterChain
+from policies.filtering.chain import FilterChain
 from policies.records import Record, from_table, to_table
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from actors.engines.base import Completion, Engine, Request, Sampling
 from actors.images import BadImageError
 from actors.shards import Shard, ShardImages
-from policies.instructions import parse_vig, vig_form
+from policies.generation.instructions import parse_vig, vig_form
 from policies.records import Reason, Record
 
 

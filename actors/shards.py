@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from actors.images import BadImageError, ImageSource
 from actors.views import View, raw
-from policies.instructions import GenerationTask
+from policies.generation.instructions import GenerationTask
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.corrector import Corrector
+from actors.correction.corrector import Corrector
 from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Attestation, Engine, EngineError, WeightUpdate
 from actors.evaluator import EXACT, Evaluator
@@ -12,14 +12,14 @@ from actors.generator import Generator, GeneratorOptions
 from actors.images import ImageSource
 from actors.shards import Shard, ShardImages, ShardResult, timed
 from actors.views import VIEWS
-from policies.answer_metrics import AnswerMetric
-from policies.correction import CorrectionPolicy
+from policies.correction.methods import CorrectionPolicy
 from policies.errors import running
 from policies.records import HeldOutQuestion, Prediction, from_table, to_table
+from policies.scoring.answer_metrics import AnswerMetric
 
 
 class EngineWorker:
-    """A thin shell, made a Ray actor by `cluster.slot`. Every method may be called again with the same result; `stage` alone may run
+    """A thin shell, made a Ray actor by `cluster.fleet.slot`. Every method may be called again with the same result; `stage` alone may run
     beside another."""
 
     def __init__(self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from loop.store import Store
+from loop.store.run_store import Store
 
 WORK = ("generate_correct_filter", "train", "evaluate")
 """Stages that are work on the model; the filters run beside generation and correction."""

@@ -23,8 +23,8 @@ from rich.text import Text
 
 from loop.credentials import masked
 from loop.errors import LoopError, UserError, printable
+from loop.monitors.terminal import encode_any_text, print_loading, unusable_locale
 from loop.scoring.commands import commands
-from loop.terminal import encode_any_text, print_loading, unusable_locale
 from loop.user_paths import PathGroup
 from policies.errors import PolicyError
 
@@ -79,14 +79,14 @@ def run(
     """Start a new run and drive it to its end."""
     if not dry_run:
         print_loading(f"run {config}")
-    from loop.config import load_config
+    from loop.config.run_config import load_config
 
     is_assumed = assume_cpus is not None or assume_gpus is not None
     if is_assumed and not dry_run:
         raise UserError("--assume-cpus and --assume-gpus go with --dry-run alone; a run takes the machine as it is")
     resolved = load_config(config, overrides or [])
     if dry_run:
-        from loop.rehearsal import Machine, rehearse  # after the config: it takes seconds to import, and a typo should not
+        from loop.setup.rehearsal import Machine, rehearse  # after the config: it takes seconds to import, and a typo should not
 
         rehearsal = rehearse(resolved, Machine(assume_cpus, assume_gpus) if is_assumed else None)
         typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
@@ -96,7 +96,7 @@ def run(
                 typer.echo(f"{label}: {printable(line)}", err=True)
         return
     run_dir, console = _outliving_job(run_dir, f"runs/{resolved.name}", "--run-dir"), Console()
-    from loop import driver
+    from loop.run import driver
 
     store = driver.start(resolved, run_dir, console, resume_existing=resume)
     _print_results(console, store.uri)
@@ -107,7 +107,7 @@ def resume(run_dir: RunDir) -> None:
     """Continue an interrupted run from its last finished shard."""
     console = Console()
     print_loading(f"resume {run_dir}")
-    from loop import driver
+    from loop.run import driver
 
     store = driver.resume(run_dir, console)
     _print_results(console, store.uri)
@@ -125,7 +125,7 @@ def train(
 ) -> None:
     """Train a model in stages, as LLaVA is: the projector on captions, then the language model on instructions. The same command, or
     --resume DIR, goes on where an interrupted one stopped."""
-    from loop.train_config import load_train_config
+    from loop.config.train_config import load_train_config
 
     if (config is None) == (resume is None) or (resume is not None and out is not None):
         raise UserError("vigc train takes a CONFIG, with --out DIR or without, or --resume DIR alone")
@@ -134,7 +134,7 @@ def train(
     if parsed is not None and not dry_run:
         out = Path(_outliving_job(None if out is None else str(out), f"runs/{parsed.name}", "--out"))
         print_loading(f"train {parsed.name} in {out}")
-    from loop import train as training  # after the config: it takes seconds to import, and a typo should not
+    from loop.run import train as training  # after the config: it takes seconds to import, and a typo should not
 
     if resume is not None:
         parsed, out = training.stored_config(resume), resume
@@ -152,9 +152,9 @@ def train(
 @app.command()
 def status(run_dir: RunDir, as_json: AsJson = False) -> None:
     """What a run has done so far, and its champion."""
-    from loop.report import print_status, status_dict
-    from loop.state import driver_dict, driver_lines, run_state
-    from loop.store import Store
+    from loop.monitors.report import print_status, status_dict
+    from loop.run.state import driver_dict, driver_lines, run_state
+    from loop.store.run_store import Store
 
     store = Store.open(run_dir)
     info, (commits, problems) = store.read_run(), store.readable_commits()
@@ -175,7 +175,7 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
 @app.command()
 def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Check every committed file and print one digest over all committed data."""
-    from loop.store import Store
+    from loop.store.run_store import Store
 
     report = Store.open(run_dir).verify()
     if as_json:
@@ -200,10 +200,10 @@ def export(
     format: Annotated[str, typer.Option("--format", help="llava, vigc, messages or parquet")] = "llava",
 ) -> None:
     """Write the accepted records of committed rounds for use elsewhere."""
-    from loop.config import parse_config
+    from loop.config.run_config import parse_config
     from loop.export import export as write
-    from loop.house import routing, run_images
-    from loop.store import Store
+    from loop.run.house import routing, run_images
+    from loop.store.run_store import Store
 
     if round != "all" and not round.isdigit():
         raise UserError(f"--round is {round!r}; expected a number or all")
@@ -223,7 +223,7 @@ def fetch(
     chat_template: Annotated[Path | None, typer.Option(help="Jinja file, for a model without a template")] = None,
 ) -> None:
     """Fetch a published model and write it as a run needs it: safetensors of one dtype, with a chat template."""
-    from loop.fetch import fetch as write
+    from loop.models.fetch import fetch as write
 
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
@@ -238,7 +238,7 @@ def seed(
     num_ranks: Annotated[int, typer.Option(help="trainer ranks; two use two cores")] = 2,
 ) -> None:
     """Train the embedded seed model from nothing and print its scores."""
-    from loop.seed.curriculum import make_seed_model
+    from loop.models.seed.curriculum import make_seed_model
 
     make_seed_model(out, seed, num_ranks, Console())
 
@@ -320,7 +320,7 @@ def score(
 @app.command()
 def config() -> None:
     """Every key of a config with its default and meaning, and every policy with its options."""
-    from loop.reference import print_reference
+    from loop.config.reference import print_reference
 
     print_reference()
 
@@ -380,7 +380,7 @@ def main() -> None:
             raise
         _fail(str(cause), cause.exit_code)
     except RuntimeError as error:
-        from actors.endpoint import EndpointError
+        from actors.chat.endpoint import EndpointError
         from actors.engines.base import EngineError
         from actors.training.job import TrainerError
         from cluster.errors import ClusterError
@@ -416,10 +416,10 @@ def _outliving_job(folder: str | None, default: str, option: str) -> str:
 
 
 def _print_results(console: Console, uri: str) -> None:
-    from loop.config import parse_config
-    from loop.report import TABLE_WIDTH, print_results
-    from loop.run_log import RunLog
-    from loop.store import Store
+    from loop.config.run_config import parse_config
+    from loop.monitors.report import TABLE_WIDTH, print_results
+    from loop.monitors.run_log import RunLog
+    from loop.store.run_store import Store
 
     store = Store.open(uri)
     config = parse_config(store.read_run().config)

@@ -15,7 +15,7 @@ import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
-from loop.config import EMBEDDED_MODEL
+from loop.config.run_config import EMBEDDED_MODEL
 
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray", "pyarrow", "mlflow", "datasketch", "scipy")
 _MIN_MEMORY_BYTES = 6 * 2**30
@@ -117,4 +117,4 @@ def _vllm() -> Finding:
 
 def _seed_model() -> Finding:
     weights = EMBEDDED_MODEL / "model.safetensors"
-    return Finding("embedded seed model", weights.exists(), str(EMBEDDED_MODEL), "make it with: vigc seed --out loop/seed/checkpoint")
+    return Finding("embedded seed model", weights.exists(), str(EMBEDDED_MODEL), f"make it with: vigc seed --out {EMBEDDED_MODEL}")

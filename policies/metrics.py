@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from policies.answers.yes_no import YES, parse_yes_no
 from policies.records import Reason, Record
-from policies.yes_no import YES, parse_yes_no
 
 _FINAL_PUNCTUATION = ".,;:!?…。！？ "  # noqa: RUF001
 
@@ -23,7 +23,7 @@ def exact_match(prediction: str, answer: str) -> bool:
 
 
 def says_yes(text: str) -> bool:
-    """Whether an answer to a yes-or-no question is a yes. One that is neither is none, see `policies.yes_no`."""
+    """Whether an answer to a yes-or-no question is a yes. One that is neither is none, see `policies.answers.yes_no`."""
     return parse_yes_no(text) == YES
 
 

@@ -87,7 +87,7 @@ class Record:
     short_answers: tuple[str, ...] = ()
     """All answers given to a question of the knowledge types, the heaviest first."""
     short_answer_weights: tuple[float, ...] = ()
-    """Weight of each, 0..100: see `policies.knowledge.ShortAnswer`."""
+    """Weight of each, 0..100: see `policies.generation.knowledge.ShortAnswer`."""
     view_answers: tuple[str, ...] = ()
     """The answers given again on perturbed views of the image, one per view."""
     agreement: float | None = None

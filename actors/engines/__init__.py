@@ -30,7 +30,7 @@ def _transformers(spec: EngineSpec) -> Engine:
 
 
 def _vllm(spec: EngineSpec) -> Engine:
-    from actors.engines.vllm import VllmEngine, VllmOptions
+    from actors.engines.vllm.engine import VllmEngine, VllmOptions
 
     return VllmEngine(spec.model, VllmOptions(**spec.options))
 

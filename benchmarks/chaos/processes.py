@@ -32,7 +32,7 @@ KINDS = {
     "trainer": "ray::TrainerRank",
     "raylet": "/raylet/raylet",
     "gcs_server": "/gcs/gcs_server",
-    "mirror": "loop.tracking_process",
+    "mirror": "loop.monitors.tracking_process",
 }
 """What the command line of a process of this kind holds. Ray writes the method that runs behind the actor's name."""
 

@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.chaos.processes import MARK
 from loop.export import read_records
-from loop.store import Store
+from loop.store.run_store import Store
 
 ROOT = Path(__file__).parents[2]
 NUM_SHARDS = 8

@@ -27,7 +27,6 @@ from typing import Literal
 from uuid import uuid4
 
 from actors.durable import fsync_tree
-from loop.commits import RoundCommit
 from loop.errors import UserError
 from loop.export.card import Lineage, card
 from loop.export.pictures import ImageOpener, Pictures
@@ -41,7 +40,8 @@ from loop.export.writers import (
     write_parquet,
     write_vigc,
 )
-from loop.store import Store, records_in
+from loop.store.commits import RoundCommit
+from loop.store.run_store import Store, records_in
 from policies.records import Record
 
 CARD = "README.md"

@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from loop.commits import RoundCommit
-from loop.documents import RunInfo
 from loop.errors import printable
 from loop.export.writers import DATA_JSON, IMAGES, METADATA, Tally
+from loop.store.commits import RoundCommit
+from loop.store.documents import RunInfo
 from policies.records import Record
 
 _HUB_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))

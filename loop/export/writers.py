@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from loop.errors import printable
 from loop.export.pictures import Picture, Pictures
-from loop.sources.chats import IMAGE_TOKEN
-from policies.instructions import vig_target
+from loop.sources.labelled.chats import IMAGE_TOKEN
+from policies.generation.instructions import vig_target
 from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA, Record
 
 DATA_JSON, DATA_PARQUET = "data.json", "data.parquet"

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from loop.errors import UserError, one_line
-from loop.terminal import print_loading
+from loop.monitors.terminal import print_loading
 
 if TYPE_CHECKING:
-    from actors.chat_model import ChatModel
+    from actors.chat.model import ChatModel
 
 commands = typer.Typer()
 
@@ -75,7 +75,7 @@ def evaluate(
     """Ask a model a benchmark's questions, and score its answers."""
     print_loading(f"evaluate {model} on {benchmark}")
     from loop.interruption import interruptible
-    from loop.progress import RunProgress
+    from loop.monitors.progress import RunProgress
     from loop.scoring.evaluate import PREDICTIONS, EvaluationSpec
     from loop.scoring.evaluate import evaluate as run
 
@@ -143,7 +143,7 @@ def judge(
 ) -> None:
     """Have a text model compare a model's answers with reference answers."""
     from loop.interruption import interruptible
-    from loop.progress import RunProgress
+    from loop.monitors.progress import RunProgress
     from loop.scoring.judging import BENCHMARK, JudgeFiles, JudgeOptions, read_pairs
     from loop.scoring.judging import judge as run
 
@@ -193,9 +193,9 @@ def ensemble(
 ) -> None:
     """Put the answers of a model that sees the images and of one that only reads together."""
     from loop.interruption import interruptible
-    from loop.progress import RunProgress
+    from loop.monitors.progress import RunProgress
     from loop.scoring.ensembles import EnsembleFiles, combine
-    from policies.ensembles import Ensemble
+    from policies.scoring.ensembles import Ensemble
 
     files = EnsembleFiles(benchmark, tuple(data), predictions, text_predictions, split)
     limits = {
@@ -226,11 +226,11 @@ def _chat_model(url: str | None, name: str | None, path: str | None, path_option
         raise UserError(f"one text model is expected: --endpoint URL with --model NAME, or {path_option} PATH")
     try:
         if url is not None and name is not None:
-            from actors.endpoint import Endpoint
-            from actors.endpoint_options import EndpointOptions
+            from actors.chat.endpoint import Endpoint
+            from actors.chat.endpoint_options import EndpointOptions
 
             return Endpoint(EndpointOptions(url, name, **{**limits, "extra_body": _json_object(limits["extra_body"])})), name
-        from actors.local_chat import LocalChat
+        from actors.chat.local import LocalChat
 
         return LocalChat(str(path)), str(path)
     except ValueError as error:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.chat_model import ChatModel
+from actors.chat.model import ChatModel
 from loop.errors import UserError
-from loop.files import write_lines
-from loop.progress import RunProgress
+from loop.monitors.progress import RunProgress
 from loop.scoring.replies import ReplyJournal, journal_beside
 from loop.scoring.score import build, of_split, read_document, read_questions
+from loop.store.files import write_lines
 from policies.benchmarks import Benchmark, BenchmarkDataError, Question
 from policies.benchmarks.base import ANSWER
 from policies.chat import Ask
-from policies.ensembles import Ensemble, Origin, choices_of, complement, is_disputed, judge_ask, judged, text_ask
+from policies.scoring.ensembles import Ensemble, Origin, choices_of, complement, is_disputed, judge_ask, judged, text_ask
 
 _MAX_TOKENS = 1024
 """Of a reply: a letter, and the reasoning before it."""

@@ -29,26 +29,26 @@ from pydantic import TypeAdapter, ValidationError
 from actors.engines.base import WeightMismatchError, WeightUpdate
 from actors.engines.weights import weight_version
 from actors.images import ImageSource
-from cluster.fleet import Fleet
-from cluster.weights import prepare
-from loop.commits import champion_commit
-from loop.config import EMBEDDED_MODEL
-from loop.documents import canonical_json, seal, unseal
-from loop.engine_config import ClusterConfig, EngineConfig
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.weights import prepare
+from loop.config.engine_config import ClusterConfig, EngineConfig
+from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import DamagedFileError, UserError, WriteError, printable
-from loop.files import write, write_json, write_lines
-from loop.models import check_model, downloaded, model_files
-from loop.progress import RunProgress
+from loop.models.checks import check_model, downloaded, model_files
+from loop.models.serving import serving
+from loop.monitors.progress import RunProgress
 from loop.scoring.evaluation_tracking import log_evaluation
 from loop.scoring.images import NO_IMAGE, FoundImages, find_images
 from loop.scoring.score import build, of_split, read_document, read_questions
-from loop.serving import serving
-from loop.storage import LocalStorage
-from loop.store import Store
+from loop.store.commits import champion_commit
+from loop.store.documents import canonical_json, seal, unseal
+from loop.store.files import write, write_json, write_lines
+from loop.store.run_store import Store
+from loop.store.storage import LocalStorage
+from policies.answers.reasoning import without_reasoning
 from policies.benchmarks import Benchmark, Question
-from policies.evaluation import default_max_new_tokens, is_scored, prediction_record
-from policies.reasoning import without_reasoning
 from policies.records import HeldOutQuestion
+from policies.scoring.asking import default_max_new_tokens, is_scored, prediction_record
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class _Prompt:
 
 
 Serve = Callable[[WeightUpdate, EngineConfig, ClusterConfig, str], AbstractContextManager[Fleet]]
-"""How engines are had: as `loop.serving.serving`."""
+"""How engines are had: as `loop.models.serving.serving`."""
 
 
 def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serve: Serve = serving) -> Evaluated:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loop.credentials import masked, masked_value
-from loop.tracking import Mirror, cut, flatten_parameters, mlflow_key
+from loop.monitors.tracking import Mirror, cut, flatten_parameters, mlflow_key
 
 log = logging.getLogger(__name__)
 

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.chat_model import ChatModel
+from actors.chat.model import ChatModel
 from loop.errors import UserError
-from loop.files import write_lines
-from loop.progress import RunProgress
+from loop.monitors.progress import RunProgress
 from loop.scoring.replies import ReplyJournal, journal_beside
 from loop.scoring.score import read_document
+from loop.store.files import write_lines
+from policies.answers.reasoning import final_text
 from policies.benchmarks import BENCHMARKS, BenchmarkDataError, Document, Question
 from policies.benchmarks.base import Prediction
 from policies.benchmarks.documents import Entry, Reader, identity
 from policies.benchmarks.predictions import Fields, read_predictions
 from policies.chat import Usage
-from policies.judging import OWN_RULES, Look, Pair, Review, RuleError, judge_ask, read_rules, record_of, rule_for
-from policies.reasoning import final_text
+from policies.scoring.judging import OWN_RULES, Look, Pair, Review, RuleError, judge_ask, read_rules, record_of, rule_for
 
 BENCHMARK = "llava-bench"
 _ANSWERS = Fields(values=("answer", "text"))

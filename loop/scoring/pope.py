@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from loop.config.sets import ShapesSet
 from loop.errors import UserError
-from loop.files import write_lines
 from loop.scoring.score import read_document
-from loop.sets import ShapesSet
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
+from loop.store.files import write_lines
 from policies.benchmarks import BenchmarkDataError, Document, Question
 from policies.benchmarks.documents import Entry, Reader, show, unique
 from policies.benchmarks.pope import build_questions

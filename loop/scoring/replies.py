@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from actors.chat_model import ChatModel
+from actors.chat.model import ChatModel
 from actors.durable import fsync
-from loop.documents import canonical_json
 from loop.errors import DamagedFileError, UserError, WriteError
-from loop.files import GO_ON
+from loop.store.documents import canonical_json
+from loop.store.files import GO_ON
 from policies.chat import Ask, Reply, Usage
 
 _SYNC_EVERY_S = 1.0

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from actors.chat_model import ChatModel
-from actors.endpoint import Endpoint, SpendingCapError
-from actors.endpoint_options import EndpointOptions
+from actors.chat.endpoint import Endpoint, SpendingCapError
+from actors.chat.endpoint_options import EndpointOptions
+from actors.chat.model import ChatModel
 from loop.errors import LoopError, UserError, one_line, printable
-from loop.progress import Stage
+from loop.monitors.progress import Stage
 from loop.scoring.judging import JudgeOptions, ask_for_reviews
 from loop.scoring.replies import ReplyJournal
-from policies.answer_metrics import Judge
 from policies.chat import Ask, Reply, Usage
 from policies.records import HeldOutQuestion
+from policies.scoring.answer_metrics import Judge
 
 
 class RunJudge:
@@ -91,7 +91,7 @@ def _endpoint(metric: Judge, spent_usd: float) -> Endpoint:
 
 
 def _local(path: str) -> ChatModel:
-    from actors.local_chat import LocalChat  # imports torch
+    from actors.chat.local import LocalChat  # imports torch
 
     return LocalChat(path)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from loop.errors import UserError, one_line, printable
-from policies.teaching import SeenObject, TextView
+from policies.teaching.prompts import SeenObject, TextView
 from policies.texts import decoded_text
 
 TOLERANCE_PIXELS = 2.0

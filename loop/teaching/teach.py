@@ -22,23 +22,23 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from actors.endpoint import Endpoint, EndpointError, SpendingCapError
-from actors.endpoint_options import EndpointOptions
-from actors.teachers.base import Teacher
-from actors.teachers.chat import ChatTeacher
+from actors.chat.chat_teacher import ChatTeacher
+from actors.chat.endpoint import Endpoint, EndpointError, SpendingCapError
+from actors.chat.endpoint_options import EndpointOptions
+from actors.chat.teacher import Teacher
 from loop.errors import TeachingStoppedError, UserError, one_line, printable
-from loop.progress import RunProgress
+from loop.monitors.progress import RunProgress
 from loop.sources.annotations import read_annotations
-from loop.sources.folder import checked_folder
+from loop.sources.images.folder import checked_folder
 from loop.sources.shapes.questions import DETAIL_QUESTIONS as SHAPES_DETAIL_QUESTIONS
 from loop.sources.shapes.source import ShapesImages
 from loop.sources.shapes.teaching import ExactTeacher, text_view
 from loop.teaching.journal import DATA, Journal
 from policies.checks import did_you_mean
-from policies.instructions import QuestionType
-from policies.teaching import TeachingTask, TextView, prompts_digest, teaching_task
-from policies.teaching_examples import DETAIL_QUESTIONS
-from policies.teaching_output import read_output
+from policies.generation.instructions import QuestionType
+from policies.teaching.examples import DETAIL_QUESTIONS
+from policies.teaching.output import read_output
+from policies.teaching.prompts import TeachingTask, TextView, prompts_digest, teaching_task
 
 EXACT = "exact"
 _HASH_CHUNK_BYTES = 1 << 22
@@ -241,8 +241,8 @@ def _teacher(options: TeachOptions, spent_usd: float) -> Teacher:
             raise UserError(str(error)) from error
         name = f"{endpoint.options.model} at {endpoint.options.url}"
         return ChatTeacher(name, endpoint, options.max_tokens, options.temperature)
-    from actors.local_chat import LocalChat  # it takes seconds to import
-    from loop.models import check_text_model
+    from actors.chat.local import LocalChat  # it takes seconds to import
+    from loop.models.checks import check_text_model
 
     check_text_model(options.teacher)
     try:

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from policies.answers.reasoning import final_text
 from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question, percent
 from policies.benchmarks.chair_words import Finder, Mention, PublishedFinder, WordFinder, parse_synonyms, parse_synonyms_published
 from policies.benchmarks.coco_objects import synonym_lists
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, show, unique
 from policies.benchmarks.predictions import Fields, read_predictions
-from policies.reasoning import final_text
 
 DESCRIBE = "Describe this image in detail."
 

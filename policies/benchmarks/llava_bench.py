@@ -16,10 +16,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from policies.answers.reasoning import final_text
 from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show, unique
 from policies.benchmarks.predictions import Fields, read_predictions
-from policies.reasoning import final_text
 
 MAX_SCORE = 10.0
 UNREADABLE = (-1.0, -1.0)

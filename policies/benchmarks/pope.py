@@ -2,8 +2,8 @@
 
 Reading an answer: the public code (LLaVA's `eval_pope.py`) looks at the text before the first full stop, without commas, and calls it
 no if it holds one of the words `No`, `no`, `not`, anything else yes. So `NO`, `No!`, `There isn't one` and the empty answer are yes
-there, and `Yes, there are no chairs` is no. By default an answer is read as `policies.yes_no` does; one that is neither is unparsable:
-wrong, no `yes` and no `no`, and counted in `num_unparsable`. `published` reads as the public code.
+there, and `Yes, there are no chairs` is no. By default an answer is read as `policies.answers.yes_no` does; one that is neither is
+unparsable: wrong, no `yes` and no `no`, and counted in `num_unparsable`. `published` reads as the public code.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
+from policies.answers.yes_no import NO, YES, parse_yes_no
 from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
 from policies.benchmarks.documents import Document, Reader, identity, show, unique
 from policies.benchmarks.predictions import missing_count, read_predictions
-from policies.yes_no import NO, YES, parse_yes_no
 
 SPLITS = ("random", "popular", "adversarial")
 

@@ -19,12 +19,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from policies.answers.normalise import normalise_answer, normalise_punctuation, trimmed
+from policies.answers.reasoning import final_answer
+from policies.answers.yes_no import NO, YES, fold, parse_yes_no
 from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show, unique
-from policies.benchmarks.normalise import normalise_answer, normalise_punctuation, trimmed
 from policies.benchmarks.predictions import missing_count, read_predictions
-from policies.reasoning import final_answer
-from policies.yes_no import NO, YES, fold, parse_yes_no
 
 _NUM_AGREEING = 3
 """Annotators who have to agree with a prediction for it to be right in full."""
@@ -83,7 +83,8 @@ def read_answer(prediction: str, answers: Sequence[str]) -> str | None:
     """A prediction in normalised form, as it is compared with normalised `answers`; None where no answer came.
 
     The text behind its reasoning is taken as it stands where it is one of the answers. Else, where most answers are yes or no, it is read
-    as `policies.yes_no` does. Of others, what leads up to the answer ("The answer is") and what explains it afterwards may stand beside it.
+    as `policies.answers.yes_no` does. Of others, what leads up to the answer ("The answer is") and what explains it afterwards may stand
+    beside it.
     """
     text = fold(final_answer(prediction))
     if not text.strip():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.acceptance import ACCURACY, RELATED, simulate
+from benchmarks.quality.acceptance import ACCURACY, RELATED, simulate
 
 
 @pytest.mark.parametrize("related", RELATED)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.score import DATA, Check, checks, make_chair, make_vqa
+from benchmarks.quality.score import DATA, Check, checks, make_chair, make_vqa
 from loop.scoring.score import score_files
 
 real_data = pytest.mark.skipif(not (DATA / "expected").is_dir(), reason="needs ../shared/data, which is not here")

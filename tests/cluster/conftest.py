@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster.connect import ClusterInfo, connected
-from cluster.fleet import Fleet
-from cluster.slot import engine_actor
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.slot import engine_actor
+from cluster.resources.connect import ClusterInfo, connected
 from tests.cluster.workers import Worker, update_of, weights
 
 MakeFleet = Callable[..., Fleet]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from policies.answers.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks import BENCHMARKS, BenchmarkDataError, Document, parse_document
 from policies.benchmarks.chair_words import PublishedFinder, WordFinder
 from policies.benchmarks.coco_objects import synonym_lists
 from policies.benchmarks.llava_bench import parse_scores, parse_scores_published
-from policies.benchmarks.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks.pope import parse_yes_no, parse_yes_no_published
 from tests.hostile.fuzz import NASTY_TEXTS, fuzzed, json_values, texts
 

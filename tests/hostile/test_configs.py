@@ -16,11 +16,11 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from loop import driver
-from loop.config import RunConfig, load_config, parse_config
+from loop.config.run_config import RunConfig, load_config, parse_config
 from loop.errors import UserError
+from loop.run import driver
 from tests.hostile.fuzz import NASTY_TEXTS, fuzzed, json_values, texts
-from tests.loop.test_config import RECIPE, document
+from tests.loop.config.test_config import RECIPE, document
 
 RECIPE_DOCUMENT: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
 MAX_SECONDS = 10.0

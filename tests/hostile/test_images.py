@@ -26,21 +26,21 @@ from actors.shards import Shard, ShardImages
 from actors.training.pixels import PixelReader
 from actors.views import VIEWS, perturbed
 from actors.worker import EngineWorker
-from loop.config import EMBEDDED_MODEL
+from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import UserError
-from loop.sources.folder import ImageFolder, open_image
-from loop.sources.llava_json import LlavaJsonData
-from loop.sources.tables import parquet_images
-from loop.sources.webdataset import TarImages, index_of_shard
-from policies.chain import FilterChain
-from policies.correction import SentenceBySentence
-from policies.filters import Parsable
-from policies.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
+from loop.sources.images.folder import ImageFolder, open_image
+from loop.sources.images.tables import parquet_images
+from loop.sources.images.webdataset import TarImages, index_of_shard
+from loop.sources.labelled.llava_json import LlavaJsonData
+from policies.correction.methods import SentenceBySentence
+from policies.filtering.chain import FilterChain
+from policies.filtering.filters import Parsable
+from policies.generation.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
 from policies.records import Reason, from_table
-from tests.actors.test_pipeline import update_of
+from tests.actors.pipeline.test_pipeline import update_of
 from tests.hostile import images as bad
 from tests.hostile.fuzz import INPUTS, fuzzed, is_chaos
-from tests.loop.image_sets import write_parquet, write_tar
+from tests.loop.sources.image_sets import write_parquet, write_tar
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 

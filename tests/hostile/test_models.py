@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loop.bounded import in_bounds
-from loop.config import EMBEDDED_MODEL
-from loop.engine_config import TransformersEngineConfig
+from loop.config.engine_config import TransformersEngineConfig
+from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import UserError
-from loop.house import House
-from loop.models import check_model, model_files
-from loop.store import Store
-from tests.actors.family_models import save_gemma3
+from loop.models.checks import check_model, model_files
+from loop.run.house import House
+from loop.store.run_store import Store
+from tests.actors.engines.family_models import save_gemma3
 
 WEIGHTS = "model.safetensors"
 HEAD = "language_model.lm_head.weight"
@@ -163,7 +163,7 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in ran
 
 @pytest.mark.parametrize("template", [ENDLESS, "{{ 9 ** (9 ** (9 ** 9)) }}"], ids=["loop", "power"])
 def test_a_chat_template_without_an_end_is_stopped(model: Path, monkeypatch: pytest.MonkeyPatch, template: str) -> None:
-    monkeypatch.setattr("loop.models._CHECK_TIMEOUT_S", 8.0)
+    monkeypatch.setattr("loop.models.checks._CHECK_TIMEOUT_S", 8.0)
     (model / "chat_template.jinja").write_text("{# content #}" + template)
     before = {*psutil.Process().children()}
     assert refusal(model) == f"model {str(model)!r} cannot be checked within 8 s; take one from a source that you trust"
@@ -216,7 +216,7 @@ def test_weights_of_a_tied_model_that_are_there_twice_are_refused(model: Path) -
 def test_a_config_of_impossible_sizes_is_refused_within_its_bounds(
     model: Path, monkeypatch: pytest.MonkeyPatch, change_of: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("loop.models._CHECK_TIMEOUT_S", 8.0)
+    monkeypatch.setattr("loop.models.checks._CHECK_TIMEOUT_S", 8.0)
     config = json.loads((model / "config.json").read_text())
     config["text_config"] |= change_of
     (model / "config.json").write_text(json.dumps(config))

@@ -18,27 +18,27 @@ import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
-from loop.documents import CheckpointReceipt, PartReceipt, seal, unseal
 from loop.errors import DamagedFileError, LoopError, UserError
 from loop.export import read_records
-from loop.sources.llava_json import LlavaJsonData
+from loop.monitors.tracking import Mirror
+from loop.monitors.tracking_process import BackgroundMirror
+from loop.sources.labelled.llava_json import LlavaJsonData
 from loop.sources.shapes.claims import claims_of
 from loop.sources.shapes.questions import is_correct, truth
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, image_id, scene_of
-from loop.store import Store
-from loop.tracking import Mirror
-from loop.tracking_process import BackgroundMirror
-from policies.correction import Candidate, Draft, Grounded, SentenceBySentence, Step, next_sentence
-from policies.instructions import parse_vig, vig_target
-from policies.knowledge import FirstWords, ShortAnswer, count_first_words, questions_of, ranked, vic_prompt
+from loop.store.documents import CheckpointReceipt, PartReceipt, seal, unseal
+from loop.store.run_store import Store
+from policies.correction.methods import Candidate, Draft, Grounded, SentenceBySentence, Step, next_sentence
+from policies.correction.premises import MAX_PREMISES, named_objects, premise_questions
+from policies.correction.sentences import first_sentence_end, split_sentences
+from policies.generation.instructions import parse_vig, vig_target
+from policies.generation.knowledge import FirstWords, ShortAnswer, count_first_words, questions_of, ranked, vic_prompt
 from policies.metrics import exact_match, normalise
-from policies.premises import MAX_PREMISES, named_objects, premise_questions
 from policies.records import Record, RecordSchemaError, TrainingSample, from_table, to_table
-from policies.sentences import first_sentence_end, split_sentences
 from tests.hostile.fuzz import fuzzed, json_values, texts
-from tests.loop.make_run import RUN, commit_of, records
+from tests.loop.store.make_run import RUN, commit_of, records
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 MAX_SECONDS = 5.0
 PIECES = (
     "Question:", "Answer:", "Question: ", " Answer: ", "question:", "Question :", "\n", " ", ".", "!", "?", "…", "...", "。", "\"", "”",
@@ -325,7 +325,7 @@ LINES = (
 def test_the_mirroring_process_answers_every_line_with_a_failure_and_ends_with_its_input(tmp_path: Path) -> None:
     mirror = Mirror(f"sqlite:///{tmp_path}/mlflow.db", "x", "run", "run-1", {})
     child = subprocess.Popen(
-        [sys.executable, "-m", "loop.tracking_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "loop.monitors.tracking_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
     )  # fmt: skip
     assert child.stdin is not None

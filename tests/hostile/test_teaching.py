@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from loop.errors import UserError
 from loop.sources.annotations import read_annotations
-from policies.instructions import QuestionType
-from policies.teaching import SeenObject, TextView, teaching_messages, teaching_task
-from policies.teaching_output import MARKS, MAX_CHARACTERS, Fault, read_output
+from policies.generation.instructions import QuestionType
+from policies.teaching.output import MARKS, MAX_CHARACTERS, Fault, read_output
+from policies.teaching.prompts import SeenObject, TextView, teaching_messages, teaching_task
 from tests.hostile.fuzz import fuzzed, json_values, texts
 
 PIECES = (

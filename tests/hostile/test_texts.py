@@ -25,21 +25,21 @@ from actors.engines.transformers import TransformersEngine
 from actors.processors import SpecialTokens
 from actors.training.batches import BadSampleError, ConversationEncoder
 from loop.cli import PrintableLines, _fail
-from loop.commits import Decision, FilterCount, RoundCommit, RoundState
-from loop.config import EMBEDDED_MODEL, parse_config
+from loop.config.run_config import EMBEDDED_MODEL, parse_config
 from loop.errors import UserError, printable
 from loop.export import export
-from loop.progress import RunProgress
-from loop.report import print_results, print_status
-from loop.seed.instructblip import build_instructblip_processor
-from loop.sources.llava_json import MAX_TEXT_CHARACTERS, LlavaJsonData
-from loop.store import Store
-from loop.tracking import Mirror, accuracy_figure, flatten_parameters, mlflow_key, replay, sample_table
+from loop.models.seed.instructblip import build_instructblip_processor
+from loop.monitors.progress import RunProgress
+from loop.monitors.report import print_results, print_status
+from loop.monitors.tracking import Mirror, accuracy_figure, flatten_parameters, mlflow_key, replay, sample_table
+from loop.sources.labelled.llava_json import MAX_TEXT_CHARACTERS, LlavaJsonData
+from loop.store.commits import Decision, FilterCount, RoundCommit, RoundState
+from loop.store.run_store import Store
 from policies.records import Reason, Record, from_table, to_table
-from tests.actors.family_models import build_qwen
+from tests.actors.engines.family_models import build_qwen
 from tests.hostile.fuzz import NASTY_TEXTS, fuzzed, texts
-from tests.loop.test_config import document
-from tests.loop.test_export import Pictures, commit
+from tests.loop.config.test_config import document
+from tests.loop.export.test_export import Pictures, commit
 
 IMAGE = Image.new("RGB", (48, 48), (200, 30, 30))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loop.store import Store
-from tests.loop.make_run import RUN
-from tests.loop.seen_run import SeenRun, see_run
+from loop.store.run_store import Store
+from tests.loop.run.seen_run import SeenRun, see_run
+from tests.loop.store.make_run import RUN
 
 
 @pytest.fixture

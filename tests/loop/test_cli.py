@@ -15,10 +15,11 @@ import torch
 import yaml
 from PIL import Image
 
-from loop import driver
-from loop.config import EMBEDDED_MODEL, parse_config
+from loop.config.run_config import EMBEDDED_MODEL, parse_config
 from loop.errors import UserError
-from loop.seed.model import save_untrained
+from loop.models.seed.model import save_untrained
+from loop.run import driver
+from tests.paths import ROOT
 
 TIMEOUT_S = 280  # a start takes seconds; on a machine with other work, a minute
 
@@ -61,7 +62,7 @@ def vigc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in `folder`, away from the repository; anything of Ray would show in its `ray` folder."""
     (folder / "ray").mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_TMPDIR": str(folder / "ray"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(driver.__file__).parents[1])}
+    environment |= {"RAY_TMPDIR": str(folder / "ray"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "loop", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 

@@ -15,17 +15,17 @@ from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.processors import load_processor
 from actors.training.batches import IGNORED, ConversationEncoder
-from loop import fetch as fetch_module
-from loop.engine_config import TransformersEngineConfig
+from loop.config.engine_config import TransformersEngineConfig
 from loop.errors import UserError
-from loop.fetch import fetch
-from loop.models import check_model
+from loop.models.checks import check_model
+from loop.models.fetch import fetch
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
-from tests.actors.family_models import save_instructblip
-from tests.actors.training_helpers import save_base
+from tests.actors.engines.family_models import save_instructblip
+from tests.actors.training.helpers import save_base
+from tests.paths import RECIPES
 
-TEMPLATE = Path(fetch_module.__file__).parent / "recipes" / "instructblip.jinja"
+TEMPLATE = RECIPES / "instructblip.jinja"
 
 
 @pytest.fixture(scope="module")

@@ -19,20 +19,20 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from actors.endpoint_options import EndpointOptions
-from loop.assembly import build_labelled
+from actors.chat.endpoint_options import EndpointOptions
 from loop.cli import app
-from loop.config import parse_config
+from loop.config.run_config import parse_config
 from loop.errors import DamagedFileError, TeachingStoppedError, UserError
-from loop.sources.llava_json import LlavaJsonData
+from loop.setup.assembly import build_labelled
+from loop.sources.labelled.llava_json import LlavaJsonData
 from loop.sources.shapes.questions import is_correct
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
 from loop.teaching.teach import TeachOptions, teach
-from policies.instructions import QuestionType
-from tests.actors.chat_server import Answer, ChatServer
+from policies.generation.instructions import QuestionType
+from tests.actors.chat.chat_server import Answer, ChatServer
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 QUIET = Console(quiet=True)
 OUTPUTS = {
     "conversation": "Question: What is there?\nAnswer: There is a cat.\n===\nQuestion: Where is it?\nAnswer: It is on the mat.",

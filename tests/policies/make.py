@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from policies.instructions import CANONICAL_INSTRUCTIONS, QuestionType, vig_target
+from policies.generation.instructions import CANONICAL_INSTRUCTIONS, QuestionType, vig_target
 from policies.records import Record
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from policies.chain import FilterChain, MissingMeasurementError, StageCount, check_measurements
-from policies.correction import CORRECTION_POLICIES
-from policies.filters import FILTER_POLICIES
+from policies.correction.methods import CORRECTION_POLICIES
+from policies.filtering.chain import FilterChain, MissingMeasurementError, StageCount, check_measurements
+from policies.filtering.filters import FILTER_POLICIES
 from policies.records import Reason, Record
 from policies.registry import UnknownPolicyError
 from tests.policies.make import make_record

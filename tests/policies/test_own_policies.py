@@ -16,20 +16,21 @@ from PIL import Image
 
 from actors.filter import FilterWorker
 from actors.shards import Shard, ShardResult
-from loop.config import parse_config
-from loop.rehearsal import rehearse
-from policies.chain import FilterChain
+from loop.config.run_config import parse_config
+from loop.setup.rehearsal import rehearse
 from policies.errors import PolicyError, running
-from policies.filters import FILTER_POLICIES, Parsable
-from policies.instructions import GenerationTask, QuestionType
+from policies.filtering.chain import FilterChain
+from policies.filtering.filters import FILTER_POLICIES, Parsable
+from policies.generation.instructions import GenerationTask, QuestionType
 from policies.metrics import count_reasons
 from policies.records import Reason, Record, from_table, to_table
 from policies.registry import UnknownPolicyError
-from policies.selection import SELECTION_POLICIES
+from policies.training.selection import SELECTION_POLICIES
 from tests.loop.test_cli import document
+from tests.paths import ROOT
 from tests.policies.make import make_record
 
-DOCS = Path(__file__).parents[2] / "docs" / "policies.md"
+DOCS = ROOT / "docs" / "policies.md"
 
 
 class Brightness:

@@ -6,8 +6,8 @@ import pytest
 
 from actors.engines import EngineSpec, build_engine
 from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm import VllmEngine
-from loop.config import EMBEDDED_MODEL
+from actors.engines.vllm.engine import VllmEngine
+from loop.config.run_config import EMBEDDED_MODEL
 from tests.vllm.worlds import seed_weights, update_of
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from actors.engines.base import Completion, FinishReason, Request, Sampling
 from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm import VllmEngine
-from policies.instructions import CANONICAL_INSTRUCTIONS, QuestionType, parse_vig, vig_form
+from actors.engines.vllm.engine import VllmEngine
+from policies.generation.instructions import CANONICAL_INSTRUCTIONS, QuestionType, parse_vig, vig_form
 from tests.vllm.worlds import changed, requests, seed_weights, update_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]

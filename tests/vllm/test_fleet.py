@@ -16,11 +16,11 @@ from actors.engines import EngineSpec
 from actors.engines.base import Sampling, WeightMismatchError, WeightUpdate
 from actors.engines.transformers import TransformersEngine
 from actors.generator import GeneratorOptions
-from cluster.fleet import Fleet
-from cluster.health import State
-from cluster.slot import engine_actor
-from loop.config import EMBEDDED_MODEL
-from policies.correction import SentenceBySentence
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.health import State
+from cluster.fleet.slot import engine_actor
+from loop.config.run_config import EMBEDDED_MODEL
+from policies.correction.methods import SentenceBySentence
 from tests.vllm.breakable import BreakableWorker
 from tests.vllm.worlds import changed, requests, seed_weights, update_of
 

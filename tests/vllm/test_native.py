@@ -22,10 +22,10 @@ from actors.engines.base import Attestation, Engine, Sampling, SwapError, Weight
 from actors.engines.probe import make_probe
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import num_bytes_in, read_checkpoint
-from cluster.connect import connected
-from cluster.sender import Sender
-from cluster.weights import prepare
-from loop.config import EMBEDDED_MODEL
+from cluster.fleet.sender import Sender
+from cluster.fleet.weights import prepare
+from cluster.resources.connect import connected
+from loop.config.run_config import EMBEDDED_MODEL
 from tests.vllm.worlds import changed, requests
 
 pytest.importorskip("vllm", reason="needs vLLM: make install-vllm")

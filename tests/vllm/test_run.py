@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from loop.export import read_records
-from loop.store import Store
-from tests.loop.small_run import kill, vigc, wait_until, write_config
+from loop.store.run_store import Store
+from tests.loop.run.small_run import kill, vigc, wait_until, write_config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.engines.base import EngineError, Sampling
-from actors.engines.vllm import VllmEngine
+from actors.engines.vllm.engine import VllmEngine
 from tests.vllm.worlds import changed, requests, seed_weights, update_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]

@@ -20,11 +20,11 @@ from actors.engines.base import Request, Sampling, SwapError, WeightMismatchErro
 from actors.engines.probe import make_probe
 from actors.engines.shared_memory import FOLDER
 from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm import VllmEngine
+from actors.engines.vllm.engine import VllmEngine
 from actors.engines.weights import read_checkpoint, verify, verify_manifest
-from cluster.weights import prepare
-from loop.config import EMBEDDED_MODEL
-from tests.actors.family_models import save_qwen
+from cluster.fleet.weights import prepare
+from loop.config.run_config import EMBEDDED_MODEL
+from tests.actors.engines.family_models import save_qwen
 from tests.cluster.workers import wait_while
 from tests.vllm.worlds import Weights, changed, checkpoint_update, requests, seed_weights, update_of
 
@@ -79,7 +79,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return check_and_tell
 
     for check in (verify, verify_manifest):
-        monkeypatch.setattr(f"actors.engines.vllm.{check.__name__}", told(check))
+        monkeypatch.setattr(f"actors.engines.vllm.engine.{check.__name__}", told(check))
     return versions
 
 
@@ -258,7 +258,7 @@ def save_two_headed(folder: Path) -> Path:
     import torch
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    from loop.seed.model import build_processor
+    from loop.models.seed.model import build_processor
 
     torch.manual_seed(0)
     processor = build_processor()

@@ -9,9 +9,9 @@ import torch
 
 from actors.engines.base import Probe, Request, WeightUpdate
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
-from loop.config import EMBEDDED_MODEL
+from loop.config.run_config import EMBEDDED_MODEL
 from loop.sources.shapes.source import ShapesImages
-from policies.instructions import CANONICAL_INSTRUCTIONS, QuestionType
+from policies.generation.instructions import CANONICAL_INSTRUCTIONS, QuestionType
 
 Weights = dict[str, torch.Tensor]
 

@@ -9,9 +9,9 @@ import pytest
 from loop.sources.shapes.consistency import FollowsFromDescription, described_scene
 from loop.sources.shapes.questions import description
 from loop.sources.shapes.scene import Thing, image_id, scene_of
-from policies.chain import FilterChain, MissingMeasurementError, check_measurements
-from policies.correction import CORRECTION_POLICIES
-from policies.filters import FILTER_POLICIES
+from policies.correction.methods import CORRECTION_POLICIES
+from policies.filtering.chain import FilterChain, MissingMeasurementError, check_measurements
+from policies.filtering.filters import FILTER_POLICIES
 from policies.records import Reason, Record
 from tests.policies.make import make_record
 

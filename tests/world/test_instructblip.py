@@ -14,8 +14,8 @@ from actors.engines.weights import digest_of, read_checkpoint
 from actors.processors import load_processor
 from actors.training.checkpoint import load_model
 from loop.errors import UserError
-from loop.seed.instructblip import NUM_QUERY_TOKENS, make_instructblip, save_untrained_instructblip
-from loop.seed.model import build_processor
+from loop.models.seed.instructblip import NUM_QUERY_TOKENS, make_instructblip, save_untrained_instructblip
+from loop.models.seed.model import build_processor
 
 QUESTION = "What color is the ring?"
 STEPS: dict[str, Any] = {

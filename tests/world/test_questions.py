@@ -8,7 +8,7 @@ import pytest
 from loop.sources.shapes.drills import cells
 from loop.sources.shapes.questions import _KINDS, DETAIL_QUESTIONS, Premise, Truth, ask, description, is_correct, truth
 from loop.sources.shapes.scene import Scene, Thing, image_id, scene_of
-from policies.instructions import QuestionType
+from policies.generation.instructions import QuestionType
 
 # A red ring top left, an orange star in the center, two squares: a green one right of the center, a red one at the bottom.
 SCENE = Scene(

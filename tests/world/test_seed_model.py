@@ -7,14 +7,14 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from actors.engines.transformers import TransformersEngine
-from loop.config import EMBEDDED_MODEL
-from loop.seed.curriculum import score
-from loop.seed.model import build_model, build_processor, words
-from loop.seed.vision import patch_labels, pretrain_vision
+from loop.config.run_config import EMBEDDED_MODEL
+from loop.models.seed.curriculum import score
+from loop.models.seed.model import build_model, build_processor, words
+from loop.models.seed.vision import patch_labels, pretrain_vision
 from loop.sources.shapes.drills import cells, find
 from loop.sources.shapes.scene import SHAPES, image_id, scene_of
 from loop.sources.shapes.source import ShapesImages
-from policies.instructions import QuestionType
+from policies.generation.instructions import QuestionType
 
 
 def test_the_shipped_model_loads_by_its_auto_classes_and_is_small() -> None:

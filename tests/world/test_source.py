@@ -12,7 +12,7 @@ from loop.sources.shapes.questions import Premise, is_correct, truth
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
-from policies.instructions import TRAINING_INSTRUCTIONS, QuestionType, parse_vig
+from policies.generation.instructions import TRAINING_INSTRUCTIONS, QuestionType, parse_vig
 
 SOURCE = ShapesImages(seed=3, min_shift=0.1, max_shift=0.4, num_images=60)
 

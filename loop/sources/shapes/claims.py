@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from loop.sources.shapes.questions import Premise, truth
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing
-from policies.sentences import split_sentences
+from policies.correction.sentences import split_sentences
 
 
 @dataclass(frozen=True, slots=True)

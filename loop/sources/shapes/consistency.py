@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from loop.sources.shapes.questions import Premise, truth
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing
-from policies.correction import CorrectionPolicy
+from policies.correction.methods import CorrectionPolicy
 from policies.records import Reason, Record
 
 _SENTENCE = re.compile(

@@ -14,7 +14,7 @@ from loop.sources.shapes.drills import caption, cells
 from loop.sources.shapes.questions import ask, is_correct, truth
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import Scene, image_id, scene_of
-from policies.instructions import TRAINING_INSTRUCTIONS, QuestionType, vig_target
+from policies.generation.instructions import TRAINING_INSTRUCTIONS, QuestionType, vig_target
 from policies.records import HeldOutQuestion, TrainingSample
 
 _TYPE_SHARES = {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.15, QuestionType.COMPLEX: 0.4}

@@ -11,8 +11,8 @@ from loop.sources.shapes.questions import ask, captions, truth
 from loop.sources.shapes.render import boxes
 from loop.sources.shapes.scene import Scene, scene_of
 from policies.chat import Reply, Usage
-from policies.instructions import QuestionType
-from policies.teaching import SeenObject, TeachingTask, TextView
+from policies.generation.instructions import QuestionType
+from policies.teaching.prompts import SeenObject, TeachingTask, TextView
 
 _NUM_TURNS = 3
 _ATTEMPTS = 8

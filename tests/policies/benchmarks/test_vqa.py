@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.answers.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks import Document
-from policies.benchmarks.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks.vqa import soft_accuracy, soft_label_score, vqa_accuracy
 from tests.policies.benchmarks.make import document, faults, lines, score
 

@@ -1,0 +1,24 @@
+"""A teacher that answers chats, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from actors.chat.model import ChatModel
+from policies.chat import Ask, Reply
+from policies.teaching.prompts import TeachingTask, teaching_messages
+
+
+class ChatTeacher:
+    """Asks a model for every task; raises what its `complete` does."""
+
+    def __init__(self, name: str, model: ChatModel, max_tokens: int, temperature: float) -> None:
+        self.name = name
+        self._model = model
+        self._max_tokens = max_tokens
+        self._temperature = temperature
+
+    def write(self, tasks: Iterable[TeachingTask]) -> Iterator[Reply]:
+        return self._model.complete(
+            Ask(task.key, teaching_messages(task), self._max_tokens, self._temperature, task.seed) for task in tasks
+        )

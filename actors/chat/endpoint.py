@@ -1,0 +1,372 @@
+"""A client of OpenAI-compatible chat endpoints, for teachers and judges: many chats in, texts and what they cost out.
+
+At most so many requests at once and so many a minute. What may pass (429, 5xx, no connection, no answer in time, an answer that is
+no JSON) is asked again after exponential backoff with full jitter; a `Retry-After` holds all requests back, as limits are those of
+an account. A spending cap is kept for certain: a request is made only if its worst case still fits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeGuard
+
+import aiohttp
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from actors.chat.endpoint_options import EndpointOptions
+from policies.chat import Ask, Reply, Usage
+
+_MAX_REPLY_BYTES = 8 << 20
+_MAX_QUOTED = 200
+"""Characters of a server's words in an error."""
+_MAX_BACKOFF_S = 60.0
+_MARKS_PER_MESSAGE = 16
+"""Tokens that a chat template puts around a message, at most; with one token per byte of text the bound on what a request reads."""
+_MAX_REFUSED_IN_A_ROW = 20
+"""Refused requests without an answer in between, after which it is not the requests that are wrong."""
+_TRANSIENT = (408, 409, 425, 429)
+_HOPELESS = (401, 402, 403, 404, 405, 410)
+"""Statuses that the next request would get as well: key, account, address or model are wrong."""
+
+
+class EndpointError(RuntimeError):
+    """The endpoint answers no more requests. Those that were answered have been given out."""
+
+
+class RateLimitedError(EndpointError):
+    """The endpoint kept saying 429, or wants a wait beyond the bound."""
+
+
+class UnreachableError(EndpointError):
+    """No usable answer in all attempts: no connection, timeouts, errors of the server, answers of another form."""
+
+
+class RefusedError(EndpointError):
+    """The endpoint refuses the requests: a wrong key, address, model or option."""
+
+
+class SpendingCapError(EndpointError):
+    """What has been spent leaves no room under the cap for another request."""
+
+
+class _TransientError(Exception):
+    """One attempt came to nothing; the next may not. `billed`: the work may have been done and charged all the same."""
+
+    def __init__(self, text: str, *, limited: bool = False, billed: bool = False) -> None:
+        super().__init__(text)
+        self.limited, self.billed = limited, billed
+
+
+class _RequestError(Exception):
+    """This request is not answered, whatever else is."""
+
+
+class Endpoint:
+    """One endpoint. Every `complete` is a session of its own; the endpoint sums up what all of them took."""
+
+    def __init__(self, options: EndpointOptions) -> None:
+        """
+        Raises:
+            ValueError: the environment variable of the key is not set, or holds what cannot be a key.
+        """
+        self.options = options
+        self.usage = Usage()
+        self._api_key = _key_of(options.api_key_env)
+
+    def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
+        """The reply to every ask, each as soon as it is there; asks are taken as requests become free.
+
+        Requests go on while the caller waits for the next reply. To close the iterator gives up what is in flight.
+
+        Raises:
+            RateLimitedError, UnreachableError, RefusedError: a request used up its attempts, and no other was answered meanwhile.
+            SpendingCapError: the cap leaves no room. As with the others, what is in flight is given out first.
+        """
+        with asyncio.Runner() as runner:
+            session = _Session(self, iter(asks))
+            try:
+                while replies := runner.run(session.next_replies()):
+                    yield from replies
+            finally:
+                try:
+                    runner.run(session.close())
+                except RuntimeError:  # a Ctrl-C that hit the event loop's own code leaves an order to stop behind, for one run
+                    runner.run(session.close())
+            if session.ended_by is not None:
+                raise session.ended_by
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+
+    def quoted(self, text: str) -> str:
+        """Words of the server on one line and without the key, which some servers repeat."""
+        text = " ".join(text.split())
+        return (text.replace(self._api_key, "***") if self._api_key else text)[:_MAX_QUOTED]
+
+
+class _Session:
+    """The requests of one `complete`: workers that share the asks, the pace and the purse."""
+
+    def __init__(self, endpoint: Endpoint, asks: Iterator[Ask]) -> None:
+        self.ended_by: Exception | None = None
+        self._endpoint = endpoint
+        self._options = endpoint.options
+        self._asks = asks
+        self._http: aiohttp.ClientSession | None = None
+        self._workers: list[asyncio.Task[None]] = []
+        self._replies: list[Reply] = []
+        self._wake = asyncio.Event()
+        self._num_answered = self._num_refused_in_a_row = 0
+        self._next_start_s = 0.0
+        self._reserved_usd = 0.0
+        self._settled = asyncio.Condition()
+        self._ended = asyncio.Event()
+
+    async def next_replies(self) -> list[Reply]:
+        """What has come since, at least one; none when all is over."""
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._options.max_concurrency),
+                timeout=aiohttp.ClientTimeout(total=self._options.timeout_s),
+                headers=self._endpoint.headers(),
+            )
+            self._workers = [asyncio.create_task(self._work()) for _ in range(self._options.max_concurrency)]
+        while not self._replies and not all(worker.done() for worker in self._workers):
+            self._wake.clear()
+            await self._wake.wait()
+        replies, self._replies = self._replies, []
+        return replies
+
+    async def close(self) -> None:
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)  # cancelled; a worker keeps its own errors
+        if self._http is not None:
+            await self._http.close()
+
+    async def _work(self) -> None:
+        try:
+            while self.ended_by is None:
+                ask = next(self._asks, None)
+                if ask is None:
+                    return
+                reply = await self._answer(ask)  # not within the append, which would hold on to a list that is given out meanwhile
+                self._replies.append(reply)
+                self._wake.set()
+        except Exception as error:  # the caller gets it once the other workers are through
+            self.ended_by = self.ended_by or error
+            self._ended.set()
+            async with self._settled:
+                self._settled.notify_all()
+        finally:
+            # Set once this task counts as done, which it does only after its last line.
+            asyncio.get_running_loop().call_soon(self._wake.set)
+
+    async def _answer(self, ask: Ask) -> Reply:
+        num_answered_before = self._num_answered
+        bill: list[Usage] = []
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_TransientError),
+            stop=stop_after_attempt(self._options.max_attempts),
+            wait=wait_random_exponential(multiplier=self._options.first_backoff_s, max=_MAX_BACKOFF_S),
+            sleep=self._pause,
+            reraise=True,
+        )
+        try:
+            text, finish_reason = await retrying(self._attempt, ask, bill)
+        except _TransientError as error:
+            if self._num_answered == num_answered_before:
+                kind = RateLimitedError if error.limited else UnreachableError
+                raise kind(f"{self._where} gave no answer in {len(bill)} attempts; the last: {error}") from error
+            return Reply(ask.key, "", _total(bill), failure=str(error))
+        except _RequestError as error:
+            self._num_refused_in_a_row += 1
+            if self._num_refused_in_a_row >= _MAX_REFUSED_IN_A_ROW:
+                raise RefusedError(f"{self._where} refused {self._num_refused_in_a_row} requests in a row; the last: {error}") from error
+            return Reply(ask.key, "", _total(bill), failure=str(error))
+        self._num_answered += 1
+        self._num_refused_in_a_row = 0
+        return Reply(ask.key, text, _total(bill), finish_reason)
+
+    @property
+    def _where(self) -> str:
+        return f"the endpoint {self._options.url} (model {self._options.model!r})"
+
+    async def _attempt(self, ask: Ask, bill: list[Usage]) -> tuple[str, str]:
+        """Text and finish reason of one request; what it took goes on the bill."""
+        worst = self._usage_of(_num_bytes(ask), ask.max_tokens)
+        used = Usage(num_requests=1)
+        async with self._reserved(worst.usd):
+            try:
+                content = await self._post(ask)
+                used = self._reported(content) or worst
+                return _text_of(content)
+            except _TransientError as error:
+                used = worst if error.billed else used
+                raise
+            finally:
+                bill.append(used)
+                self._endpoint.usage += used
+
+    async def _post(self, ask: Ask) -> dict[str, Any]:
+        assert self._http is not None
+        await self._turn()
+        try:
+            async with self._http.post(self._options.request_url, json=self._body(ask), allow_redirects=False) as response:
+                data = await _read(response)
+                if response.status != 200:
+                    self._raise_for(response, data.decode(errors="replace"))
+        except TimeoutError as error:
+            raise _TransientError(f"no answer in {self._options.timeout_s:g} s", billed=True) from error
+        except aiohttp.ClientError as error:
+            billed = not isinstance(error, aiohttp.ClientConnectorError)
+            raise _TransientError(f"{type(error).__name__}: {self._endpoint.quoted(str(error))}", billed=billed) from error
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            said = self._endpoint.quoted(data.decode(errors="replace"))
+            raise _TransientError(f"the answer is no JSON: {said!r}", billed=True) from error
+        if not isinstance(content, dict):
+            raise _TransientError("the answer is no JSON object", billed=True)
+        return content
+
+    def _body(self, ask: Ask) -> dict[str, Any]:
+        body = {
+            "model": self._options.model,
+            "messages": [{"role": message.role, "content": message.text} for message in ask.messages],
+            "max_tokens": ask.max_tokens,
+            "temperature": ask.temperature,
+            "seed": ask.seed,
+        }
+        return {name: value for name, value in (body | self._options.extra_body).items() if value is not None}
+
+    def _raise_for(self, response: aiohttp.ClientResponse, text: str) -> None:
+        said = f"status {response.status}: {self._endpoint.quoted(text)!r}"
+        if response.status in _TRANSIENT or response.status >= 500:
+            wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
+            if wait_s > self._options.max_retry_after_s:
+                kind = RateLimitedError if response.status == 429 else UnreachableError
+                raise kind(
+                    f"{self._where} asks to wait {wait_s:.0f} s, more than max_retry_after_s = {self._options.max_retry_after_s:g} ({said})"
+                )
+            self._next_start_s = max(self._next_start_s, time.monotonic() + wait_s)
+            raise _TransientError(said, limited=response.status == 429)
+        if response.status in _HOPELESS or 300 <= response.status < 400:
+            key = f"from {self._options.api_key_env}" if self._options.api_key_env else "none given"
+            raise RefusedError(f"{self._where} refuses: {said}; check the URL, the model's name and the key ({key})")
+        raise _RequestError(said)
+
+    async def _turn(self) -> None:
+        """Wait until another request may begin."""
+        interval_s = 60.0 / self._options.requests_per_minute if self._options.requests_per_minute else 0.0
+        while (wait_s := self._next_start_s - time.monotonic()) > 0:
+            await self._pause(wait_s)
+        self._next_start_s = time.monotonic() + interval_s
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless all ends meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        if self.ended_by is not None:
+            raise self.ended_by
+
+    @asynccontextmanager
+    async def _reserved(self, usd: float) -> AsyncIterator[None]:
+        """Keep the worst case of a request free while it runs; wait for others to settle where it does not fit beside theirs."""
+        cap = self._options.max_usd
+        async with self._settled:
+            while cap is not None and self._spent_usd + self._reserved_usd + usd > cap:
+                if self._reserved_usd == 0.0 or self.ended_by is not None:
+                    raise SpendingCapError(
+                        f"spent {self._spent_usd:.4f} USD of max_usd = {cap:g}; another request could take up to {usd:.4f}"
+                    )
+                await self._settled.wait()
+            self._reserved_usd += usd
+        try:
+            yield
+        finally:
+            async with self._settled:
+                left_usd = self._reserved_usd - usd
+                self._reserved_usd = left_usd if left_usd > 1e-12 else 0.0
+                self._settled.notify_all()
+
+    @property
+    def _spent_usd(self) -> float:
+        return self._options.spent_usd + self._endpoint.usage.usd
+
+    def _usage_of(self, num_input_tokens: int, num_output_tokens: int) -> Usage:
+        return Usage(1, num_input_tokens, num_output_tokens, self._options.usd(num_input_tokens, num_output_tokens))
+
+    def _reported(self, content: dict[str, Any]) -> Usage | None:
+        usage = content.get("usage")
+        if not isinstance(usage, dict):
+            return None
+        num_input_tokens, num_output_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not _is_count(num_input_tokens) or not _is_count(num_output_tokens):
+            return None
+        return self._usage_of(num_input_tokens, num_output_tokens)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 1 << 40
+
+
+def _total(bill: list[Usage]) -> Usage:
+    return sum(bill, Usage())
+
+
+def _num_bytes(ask: Ask) -> int:
+    return sum(len(message.text.encode(errors="replace")) + _MARKS_PER_MESSAGE for message in ask.messages)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        data += chunk
+        if len(data) > _MAX_REPLY_BYTES:
+            raise _TransientError(f"the answer is longer than {_MAX_REPLY_BYTES} bytes", billed=True)
+    return bytes(data)
+
+
+def _text_of(content: dict[str, Any]) -> tuple[str, str]:
+    """Text and finish reason of the first choice. A message without content, such as a refusal, is an empty text."""
+    try:
+        choice = content["choices"][0]
+        text = choice["message"].get("content")
+        finish_reason = choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _TransientError(f"the answer holds no choices[0].message ({error!r})", billed=True) from error
+    if isinstance(text, list):
+        text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
+    return text if isinstance(text, str) else "", str(finish_reason or "stop")
+
+
+def _retry_after_s(header: str) -> float:
+    """Seconds of a `Retry-After`, which is a number or a date; 0 where it says nothing."""
+    header = header.strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", header):
+        return float(header)
+    try:
+        until = parsedate_to_datetime(header)
+    except ValueError:
+        return 0.0
+    return max(0.0, (until.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _key_of(variable: str) -> str:
+    if not variable:
+        return ""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ValueError(f"the environment variable {variable}, which is to hold the endpoint's key, is not set; export it first")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError(f"the environment variable {variable} holds no key: it has spaces or unprintable characters in it")
+    return key

@@ -1,0 +1,140 @@
+"""The corrector: VIC. The question is answered again, sentence by sentence, while looking at the image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from actors.correction.asking import Asker, another_view, ended
+from actors.correction.grounding import answer_grounded
+from actors.correction.premises import check_premises
+from actors.correction.short_answers import answer_shortly
+from actors.engines.base import Completion, Engine
+from actors.shards import Shard, ShardImages
+from policies.correction.methods import CorrectionPolicy, Draft, Grounded, SentenceBySentence
+from policies.correction.sentences import split_sentences
+from policies.generation.knowledge import is_knowledge
+from policies.metrics import view_agreement
+from policies.records import Reason, Record
+
+
+class Corrector:
+    """Runs VIC (VIGC, section 3.2) on the engine that generated the shard, and gathers the evidence that filters judge by."""
+
+    def __init__(self, engine: Engine, policy: CorrectionPolicy, images: ShardImages) -> None:
+        self._policy = policy
+        self._asker = Asker(engine, images, policy.max_new_tokens)
+
+    def correct(self, shard: Shard, records: list[Record]) -> list[Record]:
+        """The records with `answer`, its sentences and scores, and the evidence. Records without a question pass through; one whose
+        question is too long is rejected, one whose premise the model refutes is left unanswered."""
+        done = [self._bounded(record) for record in records]
+        asked = [index for index, record in enumerate(done) if record.question and not record.reasons]
+        for index, record in zip(asked, self._check([done[index] for index in asked]), strict=True):
+            done[index] = record
+        standing = [index for index in asked if not done[index].refuted_premises]
+        for index, record in zip(standing, self._answer(shard.seed, [done[index] for index in standing]), strict=True):
+            done[index] = record
+        return done
+
+    def _bounded(self, record: Record) -> Record:
+        too_long = len(record.question.split()) > self._policy.max_question_words
+        return record.rejected(Reason.TOO_LONG) if too_long and not record.reasons else record
+
+    def _check(self, records: list[Record]) -> list[Record]:
+        return check_premises(self._asker, self._policy, records) if self._policy.check_premises else records
+
+    def _answer(self, shard_seed: int, records: list[Record]) -> list[Record]:
+        """Answers and evidence of records that all have a question."""
+        if not records:
+            return []
+        answered = self._keep_original(records) if self._policy.skip else self._answer_by_type(shard_seed, records)
+        return self._measure_blank(self._view(shard_seed, self._describe(answered)))
+
+    def _answer_by_type(self, shard_seed: int, records: list[Record]) -> list[Record]:
+        """Questions of the knowledge types get short answers, the others sentences."""
+        policy = self._policy
+        assert isinstance(policy, Grounded | SentenceBySentence), f"{type(policy).__name__} extends neither Grounded nor SentenceBySentence"
+        is_short = [is_knowledge(record.question_type) for record in records]
+        long = [record for record, short in zip(records, is_short, strict=True) if not short]
+        short = [record for record, short in zip(records, is_short, strict=True) if short]
+        if isinstance(policy, Grounded):
+            long = answer_grounded(self._asker, policy, shard_seed, long)
+        else:
+            long = self._answer_in_sentences(policy, long)
+        answered = {True: iter(answer_shortly(self._asker, policy, shard_seed, short)), False: iter(long)}
+        return [next(answered[short]) for short in is_short]
+
+    def _keep_original(self, records: list[Record]) -> list[Record]:
+        """Without correction VIG's answer stands, with the confidence VIG wrote it with."""
+        return [
+            replace(
+                record,
+                answer=record.original_answer,
+                sentences=tuple(split_sentences(record.original_answer)),
+                answer_logprob=record.generated_logprob,
+                answer_num_tokens=record.generated_num_tokens,
+                corrector_weight_version=record.generator_weight_version,
+            )
+            for record in records
+        ]
+
+    def _answer_in_sentences(self, policy: SentenceBySentence, records: list[Record]) -> list[Record]:
+        if policy.one_sentence_per_pass is None:
+            policy = replace(policy, one_sentence_per_pass=self._asker.engine.rereads)
+        drafts = [Draft(record.question) for record in records]
+        written: dict[int, list[tuple[int, Completion]]] = defaultdict(list)
+        for _ in range(policy.max_passes):
+            open_rows = [row for row, draft in enumerate(drafts) if not draft.done]
+            if not open_rows:
+                break
+            requests = [self._asker.request(records[row], drafts[row].text) for row in open_rows]
+            for row, completion in zip(open_rows, self._asker.greedy(requests, policy.stop()), strict=True):
+                before = len(drafts[row].sentences)
+                drafts[row] = policy.accept(drafts[row], completion.text, ended(completion, policy.stop()))
+                written[row].append((len(drafts[row].sentences) - before, completion))
+        return [_answered(record, draft, written[row]) for row, (record, draft) in enumerate(zip(records, drafts, strict=True))]
+
+    def _describe(self, records: list[Record]) -> list[Record]:
+        """The model's own description of each image: asked once per image."""
+        if not self._policy.describe:
+            return records
+        first = {record.image_id: record for record in records}
+        requests = [self._asker.request(record, prompt=self._policy.describe_prompt) for record in first.values()]
+        described = dict(zip(first, self._asker.greedy(requests), strict=True))
+        return [replace(record, view_description=described[record.image_id].text) for record in records]
+
+    def _view(self, shard_seed: int, records: list[Record]) -> list[Record]:
+        """The question again on perturbed views of the image: independent looks at the same thing."""
+        answers: list[list[str]] = [[] for _ in records]
+        for view in range(self._policy.num_views):
+            requests = []
+            for row, record in enumerate(records):
+                request = self._asker.request(record)
+                seed = (shard_seed * 31 + view * 1009 + row) % 2**63
+                requests.append(another_view(request, self._policy, seed))
+            for row, completion in enumerate(self._asker.greedy(requests)):
+                answers[row].append(completion.text)
+        viewed = [replace(record, view_answers=tuple(given)) for record, given in zip(records, answers, strict=True)]
+        return [replace(record, agreement=view_agreement(record)) for record in viewed]
+
+    def _measure_blank(self, records: list[Record]) -> list[Record]:
+        if not self._policy.measure_blank:
+            return records
+        requests = [self._asker.request(record) for record in records]
+        scores = self._asker.engine.score(requests, [record.answer for record in records], blank_image=True)
+        return [replace(record, blank_logprob=score.logprob) for record, score in zip(records, scores, strict=True)]
+
+
+def _answered(record: Record, draft: Draft, written: list[tuple[int, Completion]]) -> Record:
+    """Fold the passes into the record; a pass's log-probability is shared evenly by the sentences it added."""
+    per_sentence = [completion.logprob / added for added, completion in written if added for _ in range(added)]
+    return replace(
+        record,
+        answer=draft.text,
+        sentences=draft.sentences,
+        sentence_logprobs=tuple(per_sentence),
+        answer_logprob=sum(completion.logprob for _, completion in written),
+        answer_num_tokens=sum(completion.num_logprob_tokens for _, completion in written),
+        corrector_weight_version=written[-1][1].weight_version,
+    )

@@ -1,0 +1,41 @@
+"""Short answers: what a question of the knowledge types is answered with, several times, each answer weighed by its probability."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from actors.correction.asking import Asker, look_seed
+from actors.engines.base import Completion
+from policies.correction.methods import Answering
+from policies.generation.knowledge import ShortAnswer, ranked
+from policies.records import Record
+
+_SHORT_ANSWER_TOKENS = 16
+"""Bound on an answer of a few words."""
+
+
+def answer_shortly(asker: Asker, policy: Answering, shard_seed: int, records: list[Record]) -> list[Record]:
+    """The records with all distinct answers, the heaviest of them as `answer`. Two calls: greedy, and sampled at temperature 1."""
+    if not records:
+        return []
+    brief = replace(asker, max_new_tokens=_SHORT_ANSWER_TOKENS)
+    requests = [asker.request(record) for record in records]
+    written = brief.several(requests, policy.num_short_answers, temperature=1.0, seed=look_seed(shard_seed, 1))
+    return [_answered(record, group) for record, group in zip(records, written, strict=True)]
+
+
+def _answered(record: Record, written: list[Completion]) -> Record:
+    answers = ranked(ShortAnswer(" ".join(one.text.split()), one.mean_logprob) for one in written)
+    best = max(written, key=lambda one: (bool(one.text.strip()), one.mean_logprob))
+    answer = answers[0].text if answers else ""
+    return replace(
+        record,
+        answer=answer,
+        sentences=(answer,) if answer else (),
+        sentence_logprobs=(best.logprob,) if answer else (),
+        answer_logprob=best.logprob,
+        answer_num_tokens=best.num_logprob_tokens,
+        short_answers=tuple(one.text for one in answers),
+        short_answer_weights=tuple(one.weight for one in answers),
+        corrector_weight_version=best.weight_version,
+    )

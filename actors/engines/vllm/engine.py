@@ -1,0 +1,366 @@
+"""The `vllm` engine: continuous batching and prefix caching, in process, on GPUs; on a CPU with vLLM's CPU build.
+
+Greedy outputs in float32 equal the `transformers` engine's. A sampled row has a seed of its own, but the last
+bits of its log-probabilities depend on its batch, as on every engine that batches continuously: repeated runs agree to about 1e-5.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from actors.engines.base import Attestation, Completion, EngineError, Request, Sampling, Score, SwapError, WeightUpdate
+from actors.engines.probe import check_probe
+from actors.engines.prompting import Prompter, blank_like
+from actors.engines.shared_memory import remove_when_ended
+from actors.engines.staging import Staging
+from actors.engines.stream import Offer
+from actors.engines.weights import load_update, manifest_of_checkpoint, num_bytes_in, require_one_source, verify, verify_manifest
+
+LOAD_FORMAT = "vigc"
+"""vLLM's name for `actors.engines.vllm.worker.CheckpointLoader`."""
+_WORKER = "actors.engines.vllm.native.ReceivedWeights"
+_DRAIN_S = 60.0
+_RPC_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """How the engine runs."""
+
+    batch_size: int = 64
+    """Rows that are decoded together."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float16."""
+    device: str = "cpu"
+    """`cpu`, or `cuda`: the GPUs that the process can see."""
+    num_threads: int = 1
+    """torch's threads on a CPU, for each worker."""
+    tensor_parallel_size: int = 1
+    """Devices (on a CPU: processes) that share one copy of the weights."""
+    max_model_len: int | None = None
+    """Longest prompt with its completion in tokens; `None` is what the model was made for."""
+    block_size: int | None = None
+    """Tokens of a prefix-cache block; `None` is 32 on a CPU and vLLM's choice on GPUs."""
+    gpu_memory_utilization: float = 0.85
+    """Share of a GPU's memory for weights, activations and the key-value cache."""
+    cpu_kv_cache_gib: float = 0.5
+    """Size of the key-value cache on a CPU."""
+    enforce_eager: bool = False
+    """Neither CUDA graphs nor compilation; always so on a CPU."""
+    attest: Literal["auto", "digest", "probe"] = "auto"
+    """`digest` compares every served tensor with what was sent, and needs weights that lie as in the checkpoint; `probe` compares
+    log-probabilities with those of the update's probe; `auto` takes the digest where it can. A probe that is there is always asked."""
+    sleeps: bool = False
+    """Made so that it can sleep: weights and key-value cache are in memory of vLLM's that can be given back (GPUs only)."""
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    def __post_init__(self) -> None:
+        if self.sleeps and self.on_cpu:
+            raise ValueError("vLLM's CPU build has no sleep mode; let the engine stay awake, or take the transformers engine")
+
+    def for_vllm(self) -> dict[str, Any]:
+        """Keyword arguments of `vllm.LLM`."""
+        options: dict[str, Any] = {
+            "load_format": LOAD_FORMAT,
+            "dtype": self.dtype,
+            "seed": 0,
+            "trust_remote_code": False,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "distributed_executor_backend": "mp" if self.tensor_parallel_size > 1 else "uni",
+            "worker_extension_cls": _WORKER,
+            "enable_prefix_caching": True,
+            "max_num_seqs": self.batch_size,
+            "max_model_len": self.max_model_len,
+            "limit_mm_per_prompt": {"image": 1},
+            "logprobs_mode": "raw_logprobs",
+        }
+        if self.on_cpu:
+            return options | {
+                "enforce_eager": True,
+                "block_size": self.block_size or 32,
+                "kv_cache_memory_bytes": int(self.cpu_kv_cache_gib * (1 << 30)),
+                # A seeded row whose prompt is read in two steps winds its generator back, which torch's on a CPU cannot.
+                "enable_chunked_prefill": False,
+            }
+        memory = {"gpu_memory_utilization": self.gpu_memory_utilization, "enable_sleep_mode": self.sleeps}
+        return options | memory | {"enforce_eager": self.enforce_eager, "block_size": self.block_size}
+
+
+class VllmEngine:
+    """Implements `actors.engines.base.Engine` with vLLM. One per process: vLLM keeps state of its own in the process."""
+
+    def __init__(self, model: str | Path, options: VllmOptions) -> None:
+        """Construct the engine. It serves only after its first swap: no weights are attested before.
+
+        Args:
+            model: folder of an image-text-to-text model with safetensors weights.
+            options: how it runs.
+
+        Raises:
+            ValueError: the model or an option does not fit.
+            EngineError: vLLM cannot start.
+        """
+        self._manifest = manifest_of_checkpoint(Path(model))
+        self._staging = Staging(self._load)
+        self._prompter = Prompter(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        self._end_ids = self._prompter.end_ids(_generation_end_ids(model), getattr(config.get_text_config(), "eos_token_id", None))
+        self._weight_version = ""
+        self._can_sleep, self._asleep = options.sleeps, False
+        if options.on_cpu:
+            _prepare_cpu(options.num_threads, in_checkpoint_layout=options.attest != "probe")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler runs in this process: it ends with the actor
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        self._vllm: Any = importlib.import_module("vllm")
+        self._native: Any = importlib.import_module("actors.engines.vllm.native")  # needs vLLM, and registers what it adds to it
+        if options.tensor_parallel_size > 1:
+            remove_when_ended(os.getpid())
+        try:
+            self._llm: Any = self._vllm.LLM(str(model), **options.for_vllm())
+        except (RuntimeError, OSError) as error:
+            raise EngineError(f"vLLM cannot serve {model}: {error}") from error
+        self._llm.llm_engine.renderer.mm_processor.info.get_hf_processor().image_processor = self._prompter.processor.image_processor
+        self._rpc("die_with_parent", os.getpid())
+        self._rpc("ban_tokens", self._prompter.banned_ids(int(config.image_token_id), self._end_ids))
+        self._shares_memory = options.tensor_parallel_size == 1
+        self._places = self._rpc("find_places", self._manifest)[0] if self._shares_memory and options.attest != "probe" else None
+        if options.attest == "digest" and self._places is None:
+            raise ValueError(f"the weights of {model} are not served in their checkpoint's layout; set attest to probe")
+
+    @property
+    def weight_version(self) -> str:
+        return self._weight_version
+
+    @property
+    def rereads(self) -> bool:
+        return False
+
+    @property
+    def attests_by_digest(self) -> bool:
+        """Whether a swap compares bytes; else it needs an update with a probe."""
+        return self._places is not None
+
+    @property
+    def llm(self) -> Any:
+        """vLLM's own object, for whoever measures it."""
+        return self._llm
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        seeds = _seeds(sampling, len(requests))
+        params = [self._params(sampling, request.form, seed) for request, seed in zip(requests, seeds, strict=True)]
+        prompts = [self._prompt(self._prompter.render(request), request.image, request.image_key) for request in requests]
+        outputs = self._generate(prompts, params)
+        return [self._completion(output.outputs[0], sampling.stop) for output in outputs]
+
+    def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
+        told = [len(self._prompter.token_ids(self._prompter.render(request))) for request in requests]
+        read = [self._prompter.render_answered(*pair) for pair in zip(requests, continuations, strict=True)]
+        images = [(blank_like(request.image), "") if blank_image else (request.image, request.image_key) for request in requests]
+        prompts = [self._prompt(text, *image) for text, image in zip(read, images, strict=True)]
+        num_said = [len(prompt["prompt_token_ids"]) - before for prompt, before in zip(prompts, told, strict=True)]
+        outputs = self._prompt_logprobs(prompts, read_prefix_cache=True)
+        # Tokens that were found in the cache have no log-probabilities: where these were asked for, the prompt is read again.
+        again = [
+            row for row, (output, said) in enumerate(zip(outputs, num_said, strict=True))
+            if said and output.num_cached_tokens >= len(output.prompt_token_ids) - said
+        ]  # fmt: skip
+        reread = self._prompt_logprobs([prompts[row] for row in again], read_prefix_cache=False)
+        for row, output in zip(again, reread, strict=True):
+            outputs[row] = output
+        return [Score(_logprob_of_tail(output, said), said, self._weight_version) for output, said in zip(outputs, num_said, strict=True)]
+
+    def stage(self, update: WeightUpdate) -> None:
+        self._staging.stage(update)
+
+    def swap(self, update: WeightUpdate) -> Attestation:
+        started = time.perf_counter()
+        tensors, offer = self._staging.take(update)
+        self._weight_version = ""  # from here on nothing is served, unless all of it succeeds
+        try:
+            self._drain(_DRAIN_S)
+            self._wake("weights")
+            self._apply(update, tensors, offer)
+            self._wake("kv_cache")  # after the weights: loading them takes memory of its own for a while
+            self._asleep = False
+            self._reset_caches()
+            self._attest(update, tensors)
+        except Exception as error:  # vLLM raises whatever its layers raise, and each of them leaves the weights undefined
+            raise SwapError(f"weights {update.version} were not brought into service: {error}") from error
+        self._weight_version = update.version
+        return Attestation(update.version, update.digest, num_bytes_in(self._manifest), time.perf_counter() - started)
+
+    def sleep(self) -> None:
+        if not self._can_sleep:
+            raise EngineError("this vLLM engine was made without sleep mode; set its option `sleeps`")
+        if self._asleep:
+            return
+        self._weight_version = ""
+        try:
+            self._drain(_DRAIN_S)
+            self._reset_caches()
+            # Level 1 keeps the weights in main memory. The next swap writes over them, but level 2 would also drop tensors that are no
+            # parameters and that no checkpoint has.
+            self._llm.sleep(level=1)
+        except Exception as error:  # vLLM raises whatever its layers raise
+            raise EngineError(f"the engine could not be put to sleep: {error}") from error
+        self._asleep = True
+
+    def _wake(self, tag: str) -> None:
+        """Have vLLM take one of its two kinds of memory again, where it sleeps."""
+        if self._asleep:
+            self._llm.wake_up(tags=[tag])
+
+    # ---- requests
+
+    def _params(self, sampling: Sampling, form: str, seed: int | None) -> Any:
+        return self._vllm.SamplingParams(
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=seed,
+            logprobs=0,
+            stop=list(sampling.stop),
+            include_stop_str_in_output=True,
+            stop_token_ids=list(self._end_ids),
+            detokenize=bool(sampling.stop),
+            structured_outputs=self._vllm.sampling_params.StructuredOutputsParams(regex=form) if form else None,
+        )
+
+    def _prompt(self, text: str, image: Any, image_key: str) -> dict[str, Any]:
+        prompt: dict[str, Any] = {"prompt_token_ids": self._prompter.token_ids(text), "multi_modal_data": {"image": image}}
+        if image_key:  # saves hashing the pixels
+            prompt["multi_modal_uuids"] = {"image": image_key}
+        return prompt
+
+    def _generate(self, prompts: Sequence[Any], params: Any) -> list[Any]:
+        """vLLM's outputs, in order. A prompt that vLLM refuses (`ValueError`) is the request's fault, anything else the engine's."""
+        if self._asleep:
+            raise EngineError("the engine sleeps and has no weights: only a swap wakes it")
+        if not prompts:
+            return []
+        try:
+            return self._llm.generate(prompts, params, use_tqdm=False)
+        except (RuntimeError, OSError, AssertionError) as error:
+            raise EngineError(f"vLLM failed: {error}") from error
+
+    def _prompt_logprobs(self, prompts: Sequence[Any], *, read_prefix_cache: bool) -> list[Any]:
+        params = self._vllm.SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, skip_reading_prefix_cache=not read_prefix_cache
+        )
+        return self._generate(prompts, params)
+
+    def _completion(self, output: Any, stop: Sequence[str]) -> Completion:
+        ids = list(output.token_ids)
+        logprobs = [found[token].logprob for found, token in zip(output.logprobs, ids, strict=True)]
+        ended = bool(ids) and ids[-1] in self._end_ids
+        return self._prompter.completion(ids[:-1] if ended else ids, logprobs, ended=ended, stop=stop, weight_version=self._weight_version)
+
+    # ---- the swap
+
+    def _load(self, update: WeightUpdate) -> tuple[dict[str, torch.Tensor], Offer | None]:
+        """The update's tensors, verified; of a stream its sender's offer, whose digest the sender has compared."""
+        require_one_source(update)
+        if update.stream is not None:
+            offer = update.stream.offer(update.digest)
+            verify_manifest(update, offer.manifest, self._manifest)
+            return {}, offer
+        tensors = load_update(update)
+        verify(update, tensors, self._manifest)
+        return tensors, None
+
+    def _drain(self, timeout_s: float) -> None:
+        """Let requests end that a failed call has left behind."""
+        engine, deadline = self._llm.llm_engine, time.monotonic() + timeout_s
+        while engine.has_unfinished_requests():
+            if time.monotonic() > deadline:
+                raise SwapError(f"requests were still running after {timeout_s:g} s")
+            engine.step()
+
+    def _apply(self, update: WeightUpdate, tensors: Mapping[str, torch.Tensor], offer: Offer | None) -> None:
+        if offer is not None:
+            self._native.receive(update.stream, offer, update.digest, self._rpc)
+            return
+        source = tensors if self._shares_memory or update.checkpoint is None else update.checkpoint
+        if self._places is None:
+            self._rpc("reload", source)
+            return
+        for missing in self._rpc("load_in_place", source):
+            if missing:
+                raise SwapError(f"nothing was loaded into {missing[0]}")
+
+    def _reset_caches(self) -> None:
+        """What was computed with the old weights: keys and values of prompts, and encoded images."""
+        if not self._llm.reset_prefix_cache():
+            raise SwapError("the prefix cache is in use")
+        self._llm.llm_engine.reset_encoder_cache()
+        self._llm.reset_mm_cache()
+
+    def _attest(self, update: WeightUpdate, tensors: Mapping[str, torch.Tensor]) -> None:
+        """What is served is what was verified: byte by byte where they can be read back, and by what it says of the update's probe.
+
+        Raises:
+            SwapError: it is not, or it cannot be told.
+        """
+        if update.probe is not None:
+            check_probe(self, update.probe)
+            self._reset_caches()
+        if self._places is not None:
+            compared = ("find_difference", tensors) if update.stream is None else ("find_other_digest", update.stream.digests)
+            different = next((name for name in self._rpc(*compared, self._places) if name), None)
+            if different is not None:
+                raise SwapError(f"{different} is served with other bytes than were sent")
+        elif update.probe is None:
+            raise SwapError(
+                f"update {update.version} carries no probe, and the served weights cannot be read back; set engine.attest to probe"
+            )
+
+    def _rpc(self, method: str, *arguments: Any) -> list[Any]:
+        return self._llm.collective_rpc(method, timeout=_RPC_S, args=arguments)
+
+
+def _prepare_cpu(num_threads: int, *, in_checkpoint_layout: bool) -> None:
+    """What vLLM's CPU build reads from the environment at its import, and how its linear layers keep their weights."""
+    torch.set_num_threads(num_threads)
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # else the first log-probabilities are compiled, half a minute
+    if in_checkpoint_layout:
+        operators: Any = importlib.import_module("vllm._custom_ops")
+        # Packed for oneDNN, weights could neither be overwritten in place nor read back; torch's own kernels take them as they are.
+        operators._supports_onednn = False
+
+
+def _generation_end_ids(model: str | Path) -> int | list[int] | None:
+    try:
+        return GenerationConfig.from_pretrained(model).eos_token_id  # type: ignore[return-value]
+    except OSError:  # a model need not have one
+        return None
+
+
+def _seeds(sampling: Sampling, num_rows: int) -> list[int | None]:
+    """A seed of its own for every row, by its place; none are needed for greedy rows."""
+    if sampling.temperature == 0:
+        return [None] * num_rows
+    return [int(seed) >> 1 for seed in np.random.SeedSequence(sampling.seed).generate_state(num_rows, np.uint64)]
+
+
+def _logprob_of_tail(output: Any, num_tokens: int) -> float:
+    """Summed over the last tokens of a prompt."""
+    if not num_tokens:
+        return 0.0
+    rows = zip(output.prompt_logprobs[-num_tokens:], output.prompt_token_ids[-num_tokens:], strict=True)
+    return sum(found[token].logprob for found, token in rows)

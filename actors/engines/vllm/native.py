@@ -1,0 +1,156 @@
+"""Receiving weights from a sender with vLLM's own weight-transfer interface: the workers' side, and the engine's.
+
+vLLM ships the backends `nccl` and `ipc`; `gloo` is added here, for main memory. All of them load in vLLM's layer-wise way: what
+arrives is collected until a layer is whole, its merged parameters with it, processed for the layer's kernels, and then written
+over the served parameters in place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayError
+
+from actors.engines.base import SwapError
+from actors.engines.stream import LOOPBACK, TRANSFER_S, Offer, Transfer, WeightStream, choose_backend, gpu_id
+from actors.engines.vllm.gloo import BroadcastGroup
+from actors.engines.vllm.served_names import Place, served_name
+from actors.engines.vllm.worker import ServedWeights
+from actors.engines.weights import digest_of
+
+_interface: Any = importlib.import_module("vllm.distributed.weight_transfer.base")
+_factory: Any = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory
+_config: Any = importlib.import_module("vllm.config.weight_transfer").WeightTransferConfig
+_nccl: Any = importlib.import_module("vllm.distributed.weight_transfer.nccl_engine")
+_reload: Any = importlib.import_module("vllm.model_executor.model_loader.reload")
+
+
+class GlooWeightTransferEngine(_interface.WeightTransferEngine):
+    """vLLM's NCCL backend, unpacked, with gloo in NCCL's place: tensors arrive in main memory, whatever device the model is on."""
+
+    init_info_cls = _nccl.NCCLWeightTransferInitInfo
+    update_info_cls = _nccl.NCCLWeightTransferUpdateInfo
+    _group: Any = None
+
+    def init_transfer_engine(self, init_info: Any) -> None:
+        rank = self.parallel_config.data_parallel_index * self.parallel_config.world_size + self.parallel_config.rank
+        self._group = BroadcastGroup(
+            init_info.master_address, init_info.master_port,
+            rank=rank + init_info.rank_offset, world_size=init_info.world_size, timeout_s=TRANSFER_S,
+        )  # fmt: skip
+
+    def start_weight_update(self) -> None:
+        _reload.initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: Any) -> None:
+        self.model.load_weights(self._received(update_info))
+        self._group.finish()
+
+    def finish_weight_update(self) -> None:
+        _reload.finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        self._group = None
+
+    def _received(self, update_info: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """Tensors as they arrive, each in memory of its own, as the loader may hold on to some."""
+        for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+            self._group.broadcast(tensor)
+            yield name, tensor
+
+
+_factory.register_engine("gloo", GlooWeightTransferEngine)
+
+
+class ReceivedWeights(ServedWeights):
+    """What a worker does for the native transport, beside the rest. `self` is vLLM's worker as well."""
+
+    device: torch.device
+    vllm_config: Any
+    weight_transfer_engine: Any
+
+    def gpu(self) -> str:
+        """The hardware id of the worker's GPU; empty on a CPU."""
+        return gpu_id(self.device)
+
+    def receive(self, transfer: Transfer) -> None:
+        """Take part in a transfer, with a backend and a group for it alone, and load what arrives."""
+        worker: Any = self
+        model: Any = self.model_runner.get_model()
+        served = dict(model.named_parameters())
+        names = [served_name(name, served) for name in transfer.update_info["names"]]
+        if transfer.init_info.get("master_address") == LOOPBACK:
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        self.weight_transfer_engine = _factory.create_engine(_config(backend=transfer.backend), self.vllm_config, self.device, model)
+        try:
+            worker.init_weight_transfer_engine(dict(transfer.init_info))
+            worker.start_weight_update()
+            worker.update_weights({**transfer.update_info, "names": names})
+            worker.finish_weight_update()
+        finally:
+            self.weight_transfer_engine.shutdown()
+            self.weight_transfer_engine = None
+
+    def find_other_digest(self, digests: Mapping[str, str], places: Mapping[str, Place]) -> str | None:
+        """The name of a tensor whose served bytes have another digest; `None` where all are the same."""
+        served = dict(self.model_runner.get_model().named_parameters())
+        for name, place in places.items():
+            parameter = served[place.parameter].detach()
+            rows = parameter[place.start : place.start + place.num_rows] if parameter.ndim else parameter
+            if digest_of({name: rows}) != digests[name]:
+                return name
+        return None
+
+
+def receive(stream: WeightStream, offer: Offer, digest: str, rpc: Callable[..., list[Any]]) -> None:
+    """Have all workers of an engine receive what was offered.
+
+    Args:
+        stream: where from.
+        offer: what the sender has offered, checked.
+        digest: of the weights.
+        rpc: calls a method of every worker, and returns their answers in the order of the ranks.
+
+    Raises:
+        SwapError: it has not arrived in `TRANSFER_S` seconds, or the sender or a worker failed before. A worker may then still be
+            waiting in a thread of this process, which must end.
+    """
+    gpus = rpc("gpu")
+    backend = choose_backend(offer.gpu, gpus)
+    transfer = stream.open(backend, digest, len(gpus))
+    deadline = time.monotonic() + TRANSFER_S
+    sent = stream.send(transfer)
+    received = _in_thread(lambda: rpc("receive", transfer))
+    try:
+        ray.get(sent, timeout=TRANSFER_S)
+        received.result(max(deadline - time.monotonic(), 0))
+    except GetTimeoutError as error:
+        raise SwapError(f"weights were not sent over {backend} within {TRANSFER_S:g} s") from error
+    except RayError as error:
+        cause = received.exception(0) if received.done() else None
+        raise SwapError(f"weights were not sent over {backend}: {cause or error}") from error
+    except TimeoutError as error:
+        raise SwapError(f"weights were sent over {backend}, and not loaded within {TRANSFER_S:g} s") from error
+
+
+def _in_thread(call: Callable[[], Any]) -> Future[Any]:
+    """Run a call that cannot be told to stop, so that the wait for it can be given up."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # whoever waits for the result gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -1,0 +1,118 @@
+"""What a vLLM worker must be able to do for a swap, beyond what vLLM's own has. Mixed into its worker class by name
+(`worker_extension_cls`), so that it runs where the weights are, also when they are sharded over several processes; and how weights
+are read from a checkpoint."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.engines.base import TensorSpec
+from actors.engines.vllm.engine import LOAD_FORMAT
+from actors.engines.vllm.served_names import Place, find_places, served_name
+from actors.engines.weights import read_checkpoint
+
+_loaders: Any = importlib.import_module("vllm.model_executor.model_loader")
+_PR_SET_PDEATHSIG = 1
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By size in bytes. Compared as bytes, weights take five times as long."""
+
+
+@_loaders.register_model_loader(LOAD_FORMAT)
+class CheckpointLoader(_loaders.DefaultModelLoader):
+    """vLLM's loader, of safetensors alone, which also reads what transformers 5 writes."""
+
+    def __init__(self, load_config: Any) -> None:
+        safetensors_only = copy(load_config)
+        safetensors_only.load_format = "safetensors"
+        super().__init__(safetensors_only)
+
+    def get_all_weights(self, model_config: Any, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        served = dict(model.named_parameters())
+        for name, tensor in super().get_all_weights(model_config, model):
+            yield served_name(name, served), tensor
+
+
+class ServedWeights:
+    """Reads and writes the served parameters of one worker. `self.model_runner` is vLLM's."""
+
+    model_runner: Any
+
+    def die_with_parent(self, parent: int) -> None:
+        """Have the kernel end this process when `parent` ends, however it ends; nothing in the process of the engine itself."""
+        if os.getpid() == parent:
+            return
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # it has ended before
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def ban_tokens(self, banned_ids: Sequence[int]) -> None:
+        """Make some tokens impossible for good, to sample as well as to score: log-probabilities are over the others."""
+        model: Any = self.model_runner.get_model()
+        compute_logits, banned = model.compute_logits, list(banned_ids)
+
+        def without_banned(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+            logits = compute_logits(*args, **kwargs)
+            if logits is not None:
+                logits[..., banned] = -torch.inf
+            return logits
+
+        model.compute_logits = without_banned
+
+    def find_places(self, manifest: Mapping[str, TensorSpec]) -> dict[str, Place] | None:
+        """Where each checkpoint tensor lies in the served parameters; see `actors.engines.vllm.served_names.find_places`."""
+        model: Any = self.model_runner.get_model()
+        merged: dict[str, list[str]] = {}
+        for module in model.modules():
+            merged |= getattr(module, "packed_modules_mapping", None) or {}
+        mapper = getattr(model, "hf_to_vllm_mapper", None)
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        return find_places(manifest, shapes, mapper._map_name if mapper is not None else str, merged)
+
+    def load_in_place(self, source: Mapping[str, torch.Tensor] | Path) -> list[str]:
+        """Write weights over the served ones, through the model's own loader. Needs parameters in the layout they were loaded in.
+
+        Returns:
+            served parameters that nothing was loaded into.
+        """
+        model: Any = self.model_runner.get_model()
+        served = dict(model.named_parameters())
+        with torch.no_grad():
+            loaded = model.load_weights((served_name(name, served), tensor) for name, tensor in _tensors(source).items())
+        return sorted(served.keys() - loaded)
+
+    def reload(self, source: Mapping[str, torch.Tensor] | Path) -> None:
+        """Replace the served weights and have vLLM process them again for its kernels, whatever layout they are in."""
+        model: Any = self.model_runner.get_model()
+        served = dict(model.named_parameters())
+        self.model_runner.reload_weights(
+            weights_iterator=((served_name(name, served), tensor) for name, tensor in _tensors(source).items())
+        )
+
+    def find_difference(self, source: Mapping[str, torch.Tensor] | Path, places: Mapping[str, Place]) -> str | None:
+        """The name of a tensor whose served bytes are not those of `source`; `None` where all are the same."""
+        served = dict(self.model_runner.get_model().named_parameters())
+        tensors = _tensors(source)
+        for name, place in places.items():
+            parameter = served[place.parameter].detach()
+            rows = parameter[place.start : place.start + place.num_rows] if parameter.ndim else parameter
+            if not torch.equal(_bits(rows), _bits(tensors[name].to(rows.device))):
+                return name
+        return None
+
+
+def _tensors(source: Mapping[str, torch.Tensor] | Path) -> Mapping[str, torch.Tensor]:
+    return read_checkpoint(source) if isinstance(source, Path) else source
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as whole numbers of the same bits: a NaN equals itself, and zero does not equal minus zero."""
+    return tensor.contiguous().reshape(-1).view(_INTEGERS[tensor.element_size()])

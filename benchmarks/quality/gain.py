@@ -1,0 +1,189 @@
+"""What the loop gains on the embedded world, against a control and against ablations of its parts.
+
+    python -m benchmarks.quality.gain --seeds 17,18,19 --out benchmarks/results/gain.json
+
+Every variant is the recipe `shapes` run through the real command with a few overrides. The control shares everything but the
+generated data: steps, schedule of training, augmentation, acceptance; its training sets are seed data alone. Each seed changes
+the run seed and the unlabelled images; all start from the shipped seed model. Runs that exist in the work folder are resumed,
+so an interrupted benchmark continues.
+
+Intervals are 95 % percentile bootstraps over seeds and, within a seed, over questions; differences are paired by question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from loop.store.run_store import Store
+from policies.scoring.predictions import from_table
+
+RECIPE = Path("loop/recipes/shapes.yaml")
+SETS = ("0-0.15", "0.2-0.4", "0.4-0.7", "0.7-1.0")
+UNLABELLED_SEED = 1000
+"""Image set i of run seed s is drawn from world 1000 + 10 s + i: no run sees another's images."""
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "loop": (),
+    "control": (
+        "mixing.options.seed_share=1.0",
+        *(f"image_sets.{stage}.num_images=8" for stage in range(3)),  # generated for nothing, so only a few
+        "filters=[parsable]",
+        "acceptance.options.min_diversity_ratio=0",
+        "acceptance.options.max_length_ratio=1000",  # guards on generated data, of which the control has none
+    ),
+    "no correction": (
+        "correction=none",
+        "filters=[parsable, {length: {max_answer_words: 60}}, duplicates]",
+    ),
+    "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
+    "replace": ("mixing.options.accumulate=false",),
+    "loop on vllm": ("engine.kind=vllm",),
+}
+
+_MAIN = ("loop", "control")
+
+Flags = dict[str, np.ndarray]
+"""Held-out set -> whether each question was answered right, [questions] of bool."""
+
+
+def main() -> None:
+    """Run what is missing, then print the table and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="17,18,19", help="run seeds, separated by commas")
+    parser.add_argument("--ablation-seeds", help="run seeds of the variants other than loop and control; default: --seeds")
+    parser.add_argument("--variants", default=",".join(list(VARIANTS)[:-1]), help="some of: " + ", ".join(VARIANTS))
+    parser.add_argument("--reference", default="control", help="variant that the others are compared with")
+    parser.add_argument("--questions", type=int, default=500, help="held-out questions per set")
+    parser.add_argument("--work", type=Path, default=Path("runs/gain"), help="folder for the runs")
+    parser.add_argument("--parallel", type=int, default=2, help="runs side by side, one engine and one trainer rank each")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gain.json"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/gain.png"))
+    args = parser.parse_args()
+    seeds, fewer = [[int(seed) for seed in text.split(",")] for text in (args.seeds, args.ablation_seeds or args.seeds)]
+    seeds_of = {variant: seeds if variant in _MAIN else fewer for variant in args.variants.split(",")}
+    with ThreadPoolExecutor(args.parallel) as pool:
+        jobs = sorted(((variant, seed) for variant, own in seeds_of.items() for seed in own), key=lambda job: (job[0] not in _MAIN, job[1]))
+        list(pool.map(lambda job: run(job[0], job[1], args.work, args.questions), jobs))
+    results = {variant: {seed: champions(folder_of(variant, seed, args.work)) for seed in own} for variant, own in seeds_of.items()}
+    report = summarise(results, args.reference)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"seeds": seeds_of, "questions": args.questions, "rows": report}, indent=1) + "\n")
+    plot(report, args.plot)
+    print_report(report, args.reference)
+
+
+def folder_of(variant: str, seed: int, work: Path) -> Path:
+    return work / f"{variant.replace(' ', '-')}-{seed}"
+
+
+def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
+    """One run through the command line; an interrupted one is resumed, a finished one left alone."""
+    folder = folder_of(variant, seed, work)
+    if (folder / "run.json").exists():
+        command = ["resume", str(folder)]
+    else:
+        images = [f"image_sets.{stage}.seed={UNLABELLED_SEED + 10 * seed + stage}" for stage in range(3)]
+        questions = [f"held_out.{name}.{key}={num_questions}" for name in SETS for key in ("num_questions", "data.num_images")]
+        size = [
+            "cluster.num_engines=1",
+            "cluster.trainer_ranks=1",
+            "cluster.num_cpus=1",
+            "tracking.enabled=false",
+        ]
+        names = [f"seed={seed}", f"name={folder.name}"]
+        command = ["run", str(RECIPE), "--run-dir", str(folder), *names, *size, *images, *questions, *VARIANTS[variant]]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.log").open("a") as log:
+        subprocess.run([sys.executable, "-m", "loop", *command], check=True, stdout=log, stderr=log)
+
+
+def champions(folder: Path) -> tuple[Flags, Flags]:
+    """What the seed model and the last champion got right."""
+    store = Store.open(folder)
+    commits = store.commits()
+    last = next(commit for commit in reversed(commits) if commit.state != "rejected")
+    return _flags(store, 0), _flags(store, last.round)
+
+
+def _flags(store: Store, index: int) -> Flags:
+    entry = next(file for file in store.commits()[index].files if file.path.endswith("/predictions.parquet"))
+    predictions, _ = from_table(store.read_part(entry))
+    return {name: np.array([one.correct for one in predictions[f"held_out/{name}"]]) for name in SETS}
+
+
+def summarise(results: dict[str, dict[int, tuple[Flags, Flags]]], reference: str) -> list[dict[str, object]]:
+    """One row per variant and set: accuracy, gain over the seed model and over the reference, each with its interval, in points."""
+    rows = []
+    others = results.get(reference, {})
+    for variant, runs in results.items():
+        for name in SETS:
+            row: dict[str, object] = {"variant": variant, "set": name, "accuracy": interval([last[name] for _, last in runs.values()])}
+            row["over_seed"] = interval([last[name].astype(float) - first[name] for first, last in runs.values()])
+            if variant != reference and others.keys() >= runs.keys():
+                row[f"over_{reference}"] = interval([last[name].astype(float) - others[seed][1][name] for seed, (_, last) in runs.items()])
+            rows.append(row)
+    return rows
+
+
+def interval(per_seed: Sequence[np.ndarray], num_resamples: int = 4000) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval over seeds and questions, in percent."""
+    rng = np.random.default_rng(0)
+    values = np.stack(per_seed).astype(float)
+    num_seeds, num_questions = values.shape
+    means = np.empty(num_resamples)
+    for index in range(num_resamples):
+        seeds = rng.integers(num_seeds, size=num_seeds)
+        questions = rng.integers(num_questions, size=num_questions)
+        means[index] = values[seeds][:, questions].mean()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return round(100 * values.mean(), 2), round(100 * low, 2), round(100 * high, 2)
+
+
+def plot(rows: Sequence[dict[str, object]], path: Path) -> None:
+    """Gain over the seed model by shift, one group of bars per shift, with intervals."""
+    from matplotlib.figure import Figure
+
+    variants = list(dict.fromkeys(str(row["variant"]) for row in rows))
+    figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(variants)
+    for number, variant in enumerate(variants):
+        gains = np.array([row["over_seed"] for row in rows if row["variant"] == variant], dtype=float)
+        places = np.arange(len(SETS)) + (number - (len(variants) - 1) / 2) * width
+        errors = [gains[:, 0] - gains[:, 1], gains[:, 2] - gains[:, 0]]
+        axes.bar(places, gains[:, 0], width, yerr=errors, capsize=2, label=variant, error_kw={"linewidth": 0.8})
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_xticks(range(len(SETS)), [f"shift {name}" for name in SETS])
+    axes.set_ylabel("points over the seed model")
+    axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def print_report(rows: Sequence[dict[str, object]], reference: str) -> None:
+    table = Table("variant", "shift", "accuracy, %", "over the seed model", f"over the {reference}", box=None)
+    for row in rows:
+        cells = [_cell(row.get(key)) for key in ("accuracy", "over_seed", f"over_{reference}")]
+        table.add_row(str(row["variant"]), str(row["set"]), *cells)
+    Console(width=110).print(table)
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, tuple | list):
+        return ""
+    mean, low, high = value
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+if __name__ == "__main__":
+    main()

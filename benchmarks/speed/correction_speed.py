@@ -1,0 +1,165 @@
+"""VIGC's published inference against ours: same model, same images, same batch size, same greedy outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from actors.correction.corrector import Corrector
+from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
+from actors.generator import Generator, GeneratorOptions
+from actors.shards import Shard, ShardImages
+from benchmarks.quality.published import MAX_NEW_TOKENS, NUM_PASSES, PublishedInference, PublishedRecord
+from loop.models.seed.curriculum import served
+from loop.sources.shapes.source import ShapesImages
+from policies.correction.methods import SentenceBySentence
+from policies.generation.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
+from policies.records import Record
+
+_BATCH_SIZE = 64
+T = TypeVar("T")
+
+
+@dataclass
+class Measured:
+    """One way of running, over `num_records` records."""
+
+    generate_seconds: list[float] = field(default_factory=list)
+    """VIG, of each run."""
+    correct_seconds: list[float] = field(default_factory=list)
+    """VIC, of each run."""
+    images_seen: int = 0
+    """Images through the vision tower in one run, VIG and VIC."""
+    decoded_tokens: int = 0
+    """Of the VIC passes of one run."""
+    kept_tokens: int = 0
+
+
+@dataclass
+class Comparison:
+    """Both ways on one model."""
+
+    model: str
+    num_records: int
+    num_equal: int
+    """Records with the same question and the same corrected answer."""
+    num_compared: int
+    """Records whose VIG output could be read."""
+    published: Measured
+    ours: Measured
+
+    @property
+    def speedup(self) -> float:
+        """Of the correction: ratio of the fastest runs."""
+        return min(self.published.correct_seconds) / min(self.ours.correct_seconds)
+
+    @property
+    def whole_speedup(self) -> float:
+        """Of generation and correction together."""
+        published, ours = (
+            min(one + two for one, two in zip(way.generate_seconds, way.correct_seconds, strict=True))
+            for way in (self.published, self.ours)
+        )
+        return published / ours
+
+
+def compare(name: str, checkpoint: Path, source: ShapesImages, runs: int = 3) -> Comparison:
+    """Run both ways in turn, `runs` times each, on every image of `source` with one instruction of each type."""
+    torch.set_num_threads(1)
+    tasks = [GenerationTask(image_id, kind, CANONICAL_INSTRUCTIONS[kind]) for image_id in source.image_ids() for kind in QuestionType]
+    published, ours = Measured(), Measured()
+    plain = PublishedInference(checkpoint, _BATCH_SIZE)
+    engine = _Counting(served(checkpoint, batch_size=_BATCH_SIZE))
+    policy = SentenceBySentence(
+        end_at_repetition=False, max_passes=NUM_PASSES, max_new_tokens=MAX_NEW_TOKENS,
+        num_views=0, describe=False, measure_blank=False,
+    )  # fmt: skip
+    shard = Shard(1, 0, 0, tuple(tasks), source)
+    opened = {image_id: source.open(image_id) for image_id in source.image_ids()}
+    given = [opened[task.image_id] for task in tasks], [task.instruction for task in tasks]
+    expected: list[PublishedRecord] = []
+    records: list[Record] = []
+    for _ in range(runs):
+        plain.work.decoded_tokens = plain.work.kept_tokens = 0
+        with _counted(plain.model) as seen:
+            expected = _timed(published.generate_seconds, lambda: plain.generate(*given))
+            _timed(published.correct_seconds, lambda: plain.correct(*given, expected))  # noqa: B023
+        published.images_seen = sum(seen)
+        images = ShardImages(source)
+        options = GeneratorOptions(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
+        with _counted(engine.model) as seen:
+            written = _timed(ours.generate_seconds, lambda: Generator(engine, options, images).generate(shard))  # noqa: B023
+            engine.decoded_tokens = 0
+            records = _timed(ours.correct_seconds, lambda: Corrector(engine, policy, images).correct(shard, written))  # noqa: B023
+        ours.images_seen = sum(seen)
+    published.decoded_tokens, published.kept_tokens = plain.work.decoded_tokens, plain.work.kept_tokens
+    ours.decoded_tokens, ours.kept_tokens = engine.decoded_tokens, sum(engine.num_tokens(record.answer) for record in records)
+    read = [(one, two) for one, two in zip(expected, records, strict=True) if one.question]
+    equal = sum(one.question == two.question and one.answer == two.answer for one, two in read)
+    return Comparison(name, len(tasks), equal, len(read), published, ours)
+
+
+class _Counting:
+    """An engine that counts the tokens it decodes."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.decoded_tokens = 0
+
+    @property
+    def weight_version(self) -> str:
+        return self._engine.weight_version
+
+    @property
+    def rereads(self) -> bool:
+        return self._engine.rereads
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._engine.model
+
+    def num_tokens(self, text: str) -> int:
+        return len(self._engine.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        completions = self._engine.complete(requests, sampling)
+        self.decoded_tokens += sum(len(completion.token_ids) for completion in completions)
+        return completions
+
+    def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
+        return self._engine.score(requests, continuations, blank_image=blank_image)
+
+    def stage(self, update: WeightUpdate) -> None:
+        self._engine.stage(update)
+
+    def swap(self, update: WeightUpdate) -> Attestation:
+        return self._engine.swap(update)
+
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+
+@contextmanager
+def _counted(model: torch.nn.Module) -> Iterator[list[int]]:
+    """The images that go through the model's vision tower, call by call."""
+    seen: list[int] = []
+    tower = next(module for name, module in model.named_modules() if name.endswith(("vision_tower", "vision_model")))
+    embeddings = next(module for name, module in tower.named_modules() if name.endswith("embeddings"))
+    handle = embeddings.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _timed(seconds: list[float], run: Callable[[], T]) -> T:
+    started = time.perf_counter()
+    result = run()
+    seconds.append(round(time.perf_counter() - started, 3))
+    return result

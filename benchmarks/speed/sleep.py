@@ -1,0 +1,91 @@
+"""What an engine gives back when it sleeps, and what waking costs, with the transformers engine on a CPU.
+
+    python -m benchmarks.speed.sleep --sizes seed 500M
+
+Resident memory of the engine's process, from a swap over a night's sleep to the next swap: nothing but the engine is in it, so that what
+falls asleep shows. Waking is a whole swap: load, verify, allocate, apply, attest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from actors.engines.transformers import TransformersEngine
+from actors.engines.weights import num_bytes_in
+from benchmarks.speed.serving import ANATOMIES, in_child, machine, save_random
+from cluster.fleet.weights import prepare
+from loop.config.run_config import EMBEDDED_MODEL
+
+
+@dataclass(frozen=True)
+class Slept:
+    """One model. Memory in MiB, medians in seconds."""
+
+    size: str
+    weights: float
+    awake: float
+    """Resident memory of the process that serves."""
+    asleep: float
+    woken: float
+    fall_asleep: float
+    swap_awake: float
+    swap_asleep: float
+
+
+def main() -> None:
+    """Measure, print the table, write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=("seed", *ANATOMIES), default=("seed", "500M"))
+    parser.add_argument("--nights", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sleep.json"))
+    args = parser.parse_args()
+    measured = [measure(size, args.nights) for size in args.sizes]
+    table = Table("model", "weights", "awake", "asleep", "woken, MiB", "fall asleep", "swap awake", "swap asleep, s", box=None)
+    for one in measured:
+        sizes = (f"{value:.0f}" for value in (one.weights, one.awake, one.asleep, one.woken))
+        table.add_row(one.size, *sizes, *(f"{value:.3f}" for value in (one.fall_asleep, one.swap_awake, one.swap_asleep)))
+    Console(width=140).print(table)
+    args.out.write_text(json.dumps({"machine": machine(), "measured": [asdict(one) for one in measured]}, indent=1) + "\n")
+
+
+def measure(size: str, num_nights: int) -> Slept:
+    """An engine in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="vigc-sleep-") as scratch:
+        checkpoint = EMBEDDED_MODEL
+        if size != "seed":
+            checkpoint = Path(scratch) / "model"
+            in_child(save_random, checkpoint, ANATOMIES[size])
+        return Slept(size, **in_child(measure_nights, checkpoint, num_nights))
+
+
+def measure_nights(checkpoint: Path, num_nights: int) -> dict[str, Any]:
+    """The figures of `Slept`, of an engine that sleeps so many times."""
+    engine, process = TransformersEngine(checkpoint), psutil.Process()
+    update = prepare(checkpoint, "r0", "checkpoint")
+    engine.swap(update)
+    swaps = [engine.swap(update).seconds for _ in range(num_nights)]
+    resident, nights, wakings = {"awake": process.memory_info().rss}, list[float](), list[float]()
+    for _ in range(num_nights):
+        started = time.perf_counter()
+        engine.sleep()
+        nights.append(time.perf_counter() - started)
+        resident["asleep"] = process.memory_info().rss
+        wakings.append(engine.swap(update).seconds)
+        resident["woken"] = process.memory_info().rss
+    seconds = {"fall_asleep": median(nights), "swap_awake": median(swaps), "swap_asleep": median(wakings)}
+    return {"weights": num_bytes_in(update.manifest) / 2**20, **{name: size / 2**20 for name, size in resident.items()}, **seconds}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""What a hot swap costs, against restarting the engine and against moving the bytes, with real vLLM engines in float32.
+
+    python -m benchmarks.speed.swap [--sizes seed 100M 500M]
+
+A swap is `VllmEngine.swap` of an update that was not staged, from verifying to being ready to serve; a restart is a fresh process that
+imports, constructs the same engine and swaps it to the same checkpoint. Between two swaps the engine answers a request, so that there is
+something in its caches. While a fleet is rolled, its engines stage their swaps; the same fleet without staging shows what whole swaps take
+beside the same work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from actors.engines import EngineSpec, build_engine
+from actors.engines.base import Attestation, Request, Sampling, WeightUpdate
+from actors.engines.weights import read_checkpoint
+from actors.generator import GeneratorOptions
+from actors.worker import EngineWorker
+from benchmarks.speed.serving import ANATOMIES, in_child, machine, save_random, save_shifted
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.slot import EngineSwap, engine_actor
+from cluster.fleet.weights import prepare
+from cluster.resources.connect import connected
+from loop.config.run_config import EMBEDDED_MODEL
+from loop.sources.shapes.source import ShapesImages
+from policies.correction.methods import NoCorrection
+
+SIZES = ("seed", *ANATOMIES)
+PHASES = {"read": "load_update", "verify": "verify", "apply": "_apply", "reset caches": "_reset_caches", "attest": "_attest"}
+"""Phases of a swap by the function of `actors.engines.vllm.engine`, or the method of its engine, that does them."""
+
+TRANSPORTS = ("checkpoint", "object_store")
+"""With `native` the weights arrive while they are applied: that has other phases."""
+
+_NUM_WARM_UPS = 2
+_TASKS_PER_ROLL = 16
+_IMAGES = ShapesImages(5001, 0.0, 0.6, 32)
+"""What engines are asked about while they are rolled: one task has a question about each."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A restart at a checkpoint, in seconds."""
+
+    whole: float
+    """From asking for the process until the engine can serve."""
+    construct: float
+    """Of that, making the engine with vLLM imported."""
+    swap: float
+    """Of that, its first swap."""
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Swaps of one engine to another checkpoint and back, in seconds; medians."""
+
+    transport: str
+    num_bytes: int
+    whole: float
+    slowest: float
+    phases: dict[str, float]
+    copy: float
+    """A plain copy of the same bytes into memory that was written to before, in the same process between two swaps."""
+
+    applied_per_copied: float
+    """Bytes per second while weights are applied, as a share of the copy's."""
+
+
+@dataclass(frozen=True)
+class Roll:
+    """Rolling swaps of two engines that answer questions meanwhile, in seconds; medians over engines and rolls."""
+
+    num_swaps: int
+    """Of each fleet."""
+    swap: float
+    """A whole swap, from verifying to being ready to serve, in a fleet that does not stage."""
+    out_of_service_unstaged: float
+    """In that fleet, from the end of an engine's last task until it may have the next one."""
+    out_of_service: float
+    """The same where swaps are staged."""
+    out_of_service_per_swap: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model."""
+
+    size: str
+    restart: Restart
+    swaps: list[Swaps]
+
+
+def main() -> None:
+    """Measure, print the tables, write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES)
+    parser.add_argument("--swaps", type=int, default=5, help="of every transport")
+    parser.add_argument("--restarts", type=int, default=1)
+    parser.add_argument("--rolls", type=int, default=5, help="rolling swaps of two engines with the seed model; 0 for none")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/swap.json"))
+    args = parser.parse_args()
+    measured = [measure(size, args.swaps, args.restarts) for size in args.sizes]
+    report: dict[str, Any] = {"machine": machine(), "measured": [asdict(one) for one in measured]}
+    console = Console(width=140)
+    print_tables(measured, console)
+    if args.rolls:
+        roll = in_child(measure_roll, args.rolls)
+        print_roll(roll, console)
+        report["roll"] = asdict(roll)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def measure(size: str, num_swaps: int, num_restarts: int) -> Measured:
+    """Restarts, then swaps by every transport, each engine in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="vigc-swap-") as scratch:
+        first, second = Path(scratch) / "first", Path(scratch) / "second"
+        if size == "seed":
+            first = EMBEDDED_MODEL
+        else:
+            in_child(save_random, first, ANATOMIES[size])
+        in_child(save_shifted, first, second)
+        update = in_child(prepare, second, "restarted", "checkpoint")
+        restarts = [measure_restart(second, update) for _ in range(num_restarts)]
+        swaps = [in_child(measure_swaps, (first, second), transport, num_swaps) for transport in TRANSPORTS]
+    return Measured(size, sorted(restarts, key=lambda one: one.whole)[len(restarts) // 2], swaps)
+
+
+def measure_restart(checkpoint: Path, update: WeightUpdate) -> Restart:
+    """One restart, timed from outside and from inside."""
+    started = time.monotonic()
+    construct, swap, ready = in_child(start_engine, checkpoint, update)
+    return Restart(ready - started, construct, swap)
+
+
+def start_engine(checkpoint: Path, update: WeightUpdate) -> tuple[float, float, float]:
+    """Seconds to construct an engine after the imports, and for its first swap; when that was over, on the machine's clock."""
+    _engine_module()
+    importlib.import_module("vllm").LLM  # noqa: B018 (imported when it is asked for)
+    started = time.perf_counter()
+    engine = build_engine(EngineSpec("vllm", str(checkpoint)))
+    construct = time.perf_counter() - started
+    return construct, engine.swap(update).seconds, time.monotonic()
+
+
+def measure_swaps(checkpoints: tuple[Path, Path], transport: str, num_swaps: int) -> Swaps:
+    """Swaps of one engine from one checkpoint to the other and back, after two that are not counted."""
+    updates = [prepare(checkpoint, checkpoint.name, transport) for checkpoint in checkpoints]
+    engine = build_engine(EngineSpec("vllm", str(checkpoints[0])))
+    request = Request(Image.new("RGB", (48, 48), (200, 60, 30)), "What can be seen?")
+    source = read_checkpoint(checkpoints[0])
+    destination = {name: tensor.clone() for name, tensor in source.items()}
+    attestations: list[Attestation] = []
+    copies: list[float] = []
+    with timed_phases() as phases:
+        for number in range(_NUM_WARM_UPS + num_swaps):
+            attestations.append(engine.swap(updates[number % 2]))
+            started = time.perf_counter()
+            for name, tensor in source.items():
+                destination[name].copy_(tensor)
+            copies.append(time.perf_counter() - started)
+            engine.complete([request], Sampling(4))
+    whole = [attestation.seconds for attestation in attestations]
+    return Swaps(
+        transport=transport,
+        num_bytes=attestations[0].num_bytes,
+        whole=_median(whole),
+        slowest=max(whole[_NUM_WARM_UPS:]),
+        phases={phase: _median(seconds) for phase, seconds in phases.items()},
+        copy=_median(copies),
+        applied_per_copied=_median([copy / apply for copy, apply in zip(copies, phases["apply"], strict=True)]),
+    )
+
+
+@contextmanager
+def timed_phases() -> Iterator[dict[str, list[float]]]:
+    """The seconds of every phase of every swap meanwhile."""
+    module = _engine_module()
+    seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    with ExitStack() as stack:
+        for phase, name in PHASES.items():
+            owner = module if hasattr(module, name) else module.VllmEngine
+            stack.enter_context(patch.object(owner, name, _timed(getattr(owner, name), seconds[phase])))
+        yield seconds
+
+
+def _timed(run: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    @wraps(run)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = run(*args, **kwargs)
+        seconds.append(time.perf_counter() - started)
+        return result
+
+    return timed
+
+
+def _engine_module() -> Any:
+    """Imported where it is needed: the process that starts an engine is not to have paid for it before."""
+    return importlib.import_module("actors.engines.vllm.engine")
+
+
+def _median(seconds: Sequence[float]) -> float:
+    """Without the swaps that warm up."""
+    return median(seconds[_NUM_WARM_UPS:])
+
+
+def measure_roll(num_rolls: int) -> Roll:
+    """Two fleets, one after the other, with swaps that are staged and with whole ones."""
+    with tempfile.TemporaryDirectory(prefix="vigc-roll-") as scratch, connected(None, num_cpus=2, temp_dir=None, timeout_s=120.0):
+        save_shifted(EMBEDDED_MODEL, Path(scratch) / "shifted")
+        updates = [prepare(folder, folder.name, "checkpoint") for folder in (EMBEDDED_MODEL, Path(scratch) / "shifted")]
+        staged, whole = (_rolled(kind, updates, num_rolls) for kind in (EngineWorker, _UnstagedWorker))
+    swap = median(one.attestation.seconds for one in whole)
+    out_of_service = median(one.out_of_service_s for one in staged)
+    return Roll(
+        num_swaps=len(staged),
+        swap=swap,
+        out_of_service_unstaged=median(one.out_of_service_s for one in whole),
+        out_of_service=out_of_service,
+        out_of_service_per_swap=out_of_service / swap,
+    )
+
+
+class _UnstagedWorker(EngineWorker):
+    """Its swaps are whole."""
+
+    def stage(self, update: WeightUpdate) -> None:
+        """Leaves everything to the swap."""
+
+
+def _rolled(kind: type[EngineWorker], updates: Sequence[WeightUpdate], num_rolls: int) -> list[EngineSwap]:
+    """The swaps of a fleet of two that answers questions all the time and is rolled from one update to the other and back."""
+    worker = engine_actor(kind, num_cpus=1, max_restarts=0)
+    spec = EngineSpec("vllm", str(EMBEDDED_MODEL.absolute()))
+    questions = _IMAGES.questions(_IMAGES.num_images, seed=0)
+    swaps: list[EngineSwap] = []
+    fleet = Fleet(
+        lambda _: worker.remote(spec, GeneratorOptions(), NoCorrection()), 2,
+        task_timeout_s=300.0, start_timeout_s=300.0, swap_timeout_s=60.0,
+    )  # fmt: skip
+    fleet.start(updates[0])
+    for number in range(1, num_rolls + 1):
+        run = fleet.run(range(_TASKS_PER_ROLL), lambda engine, _: engine.evaluate.remote(_IMAGES, questions, 64))
+        for done, _ in enumerate(run):
+            if done == _TASKS_PER_ROLL // 4:
+                fleet.roll(updates[number % 2])
+        swaps += fleet.settle()
+    fleet.shutdown(60.0)
+    return swaps
+
+
+def print_roll(roll: Roll, console: Console) -> None:
+    table = Table(
+        "rolling, two engines", "swaps", "whole swap, ms", "out of service unstaged, ms", "staged, ms", "staged / whole swap", box=None
+    )
+    times = (f"{1e3 * seconds:.1f}" for seconds in (roll.swap, roll.out_of_service_unstaged, roll.out_of_service))
+    table.add_row("seed", str(roll.num_swaps), *times, f"{roll.out_of_service_per_swap:.2f}")
+    console.print(table)
+
+
+def print_tables(measured: Sequence[Measured], console: Console) -> None:
+    restarts = Table("model", "restart, s", "without imports, s", "swap, ms", "slowest, ms", "restart / swap", "without imports", box=None)
+    phases = Table("model", "transport", "MB", *(f"{phase}, ms" for phase in PHASES), "copy, ms", "apply / copy, bytes/s", box=None)
+    for one in measured:
+        restart, swap = one.restart, one.swaps[0]
+        warm = restart.construct + restart.swap
+        restarts.add_row(
+            one.size, f"{restart.whole:.1f}", f"{warm:.1f}", f"{1e3 * swap.whole:.0f}", f"{1e3 * swap.slowest:.0f}",
+            f"{restart.whole / swap.whole:.0f}x", f"{warm / swap.whole:.0f}x",
+        )  # fmt: skip
+        for swap in one.swaps:
+            shown = (f"{1e3 * seconds:.1f}" for seconds in (*swap.phases.values(), swap.copy))
+            phases.add_row(one.size, swap.transport, f"{swap.num_bytes / 1e6:.0f}", *shown, f"{swap.applied_per_copied:.2f}")
+    console.print(restarts)
+    console.print(phases)
+
+
+if __name__ == "__main__":
+    import_module("benchmarks.speed.swap").main()  # by its own name, under which actors of its classes are found in other processes

@@ -1,0 +1,313 @@
+"""Handing tasks to the engines of a fleet: bounded work in flight, deadlines, retries elsewhere.
+
+    engine's part ──► its result, by reference ──► the last part, on an actor of a pool (where there is one) ──► the task's result
+
+Errors are told apart by the start of their chain:
+
+| what failed                                       | what follows                                                                   |
+|---------------------------------------------------|--------------------------------------------------------------------------------|
+| the data (`ValueError`), the code of a policy, or for good (`FinalError`) | the run ends at once                                   |
+| an engine: it died, hangs or declares itself unfit  | it is restarted while the others go on; its oldest task is charged an attempt |
+| an actor of the pool: it died or hangs            | it is replaced; its call is made again, and charged an attempt                 |
+| anything else                                     | the part is tried again, on another engine; an attempt is charged              |
+| what the engine's part returned is lost           | the task begins again, on another engine; an attempt is charged                |
+
+A task whose attempts are used up ends the run. While tasks run, engines come over to other weights (`cluster.fleet.rolling`): an engine
+with a task in flight is never swapped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+
+from actors.engines.base import EngineError
+from cluster.errors import FinalError, TaskFailedError, in_brief
+from cluster.fleet.health import Event, State
+from cluster.fleet.pool import Call, Pool
+from cluster.fleet.rolling import RollingSwap
+from cluster.fleet.slot import EngineSlot, Timeouts
+from policies.errors import PolicyError
+
+T = TypeVar("T")
+
+Submit = Callable[[ActorHandle, T], ray.ObjectRef]
+"""Starts a task's part on an engine, as one remote call or a chain; returns the reference of the last. The driver looks at its value:
+that is small."""
+
+_DRAIN_S = 30.0
+"""How long a closed run waits for work that nobody wants any more; restarting an engine takes about as long."""
+
+_MAX_NAME_CHARS = 200
+
+_NO_MORE: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_attempts: int
+    """Attempts at a task, whether its engine's part fails or its last one."""
+    max_in_flight_per_engine: int
+
+
+@dataclass(frozen=True, slots=True)
+class Then(Generic[T]):
+    """The last part of every task, on an actor of a pool: no engine waits for it, and none is to blame for it."""
+
+    pool: Pool
+    submit: Callable[[ActorHandle, T, ray.ObjectRef], ray.ObjectRef]
+    """Starts it on an actor, given what the engine's part returned."""
+
+
+@dataclass(eq=False, slots=True)
+class _Work(Generic[T]):
+    task: T
+    num_failures: int = 0
+    failed_on: list[int] = field(default_factory=list)
+    """Indices of the engines it failed on."""
+
+
+@dataclass(eq=False, slots=True)
+class _Flight(Generic[T]):
+    work: _Work[T]
+    slot: EngineSlot
+    ref: ray.ObjectRef
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun(Generic[T]):
+    """A task whose engine's part is done."""
+
+    work: _Work[T]
+    ref: ray.ObjectRef
+
+
+class Dispatch(Generic[T]):
+    """One run over the tasks. `results` drives it; `abandon` leaves the engines quiet, however it ended."""
+
+    def __init__(
+        self,
+        rolling: RollingSwap,
+        tasks: Iterable[T],
+        submit: Submit[T],
+        then: Then[T] | None,
+        timeouts: Timeouts,
+        limits: Limits,
+        *,
+        pinned: bool,
+    ) -> None:
+        self._rolling = rolling
+        self._then = then
+        self._pinned = pinned
+        self._tasks = iter(tasks)
+        self._submit = submit
+        self._timeouts = timeouts
+        self._limits = limits
+        self._retries: deque[_Work[T]] = deque()
+        self._exhausted = False
+        self._flights: dict[int, list[_Flight[T]]] = {slot.index: [] for slot in rolling.slots}
+        """By engine, oldest first: an actor works in the order of submission."""
+
+    def results(self) -> Iterator[tuple[T, Any]]:
+        """Yields each task with its result, as they complete.
+
+        Raises:
+            TaskFailedError: a task failed by its data, or in `max_attempts` attempts.
+            FinalError, PolicyError: a task ended with one.
+            WeightMismatchError: an engine refused the weights of a roll, which is reversed.
+            FleetError: no engine or no actor of the pool is left, and no restart; or an engine could not be brought to the weights
+                of a roll.
+        """
+        while True:
+            self._rolling.restart_dead()
+            self._advance()
+            self._fill()
+            if self._is_over():
+                return
+            yield from self._collect()
+            self._enforce_deadlines()
+
+    def abandon(self) -> None:
+        """Waits, bounded, until engines and pool have got through what was submitted; kills those that have not.
+
+        Queued calls are not cancelled: a cancelled call that waits for its arguments stalls the actor's later calls (Ray 2.60).
+        """
+        busy = [slot for slot in self._rolling.slots if self._flights[slot.index] and slot.health.state is not State.DEAD]
+        for slot in busy:
+            self._flights[slot.index].clear()
+            slot.health.record(Event.WORK_ABANDONED)
+            slot.health.expect_within(_DRAIN_S)
+        for slot in busy:
+            if slot.answers(slot.health.remaining_s):
+                slot.health.record(Event.ANSWERED)
+                slot.health.expect_nothing()
+            else:
+                self._rolling.lose(slot, "it did not finish abandoned work")
+        if self._then is not None:
+            self._then.pool.abandon(_DRAIN_S)
+
+    def _is_over(self) -> bool:
+        is_idle = self._then is None or self._then.pool.is_idle
+        return self._exhausted and not any(self._flights.values()) and not self._retries and is_idle
+
+    def _advance(self) -> None:
+        self._rolling.advance(self._num_in_flight, old_may_work=not self._pinned)
+
+    def _num_in_flight(self, slot: EngineSlot) -> int:
+        return len(self._flights[slot.index])
+
+    def _fill(self) -> None:
+        """Gives work to engines that may take it, least busy first, until they or the tasks are used up."""
+        while open_slots := self._open_slots():
+            assignment = self._next_assignment(open_slots)
+            if assignment is None:
+                return
+            slot, work = assignment
+            flights = self._flights[slot.index]
+            flights.append(_Flight(work, slot, self._submit(slot.handle, work.task)))
+            if len(flights) == 1:
+                slot.health.expect_within(self._timeouts.task_s)
+
+    def _open_slots(self) -> list[EngineSlot]:
+        if self._then is not None and self._then.pool.is_full:
+            return []
+        limit = self._limits.max_in_flight_per_engine
+        fit = [slot for slot in self._rolling.slots if self._rolling.may_work(slot, self._pinned) and self._num_in_flight(slot) < limit]
+        return sorted(fit, key=self._num_in_flight)
+
+    def _next_assignment(self, open_slots: list[EngineSlot]) -> tuple[EngineSlot, _Work[T]] | None:
+        alive = {slot.index for slot in self._rolling.slots if slot.health.state is not State.DEAD}
+        for work in self._retries:
+            for slot in open_slots:
+                if slot.index not in work.failed_on or alive <= set(work.failed_on):
+                    self._retries.remove(work)
+                    return slot, work
+        task = next(self._tasks, _NO_MORE)
+        if task is _NO_MORE:
+            self._exhausted = True
+            return None
+        return open_slots[0], _Work(task)
+
+    def _collect(self) -> Iterator[tuple[T, Any]]:
+        """Waits for one part, launch or swap to end, at most until the next deadline."""
+        flights = {flight.ref: flight for flights in self._flights.values() for flight in flights}
+        changes = self._rolling.changes()
+        pool = self._then.pool if self._then else None
+        deadlines = [slot.health.remaining_s for slot in self._rolling.slots] + ([pool.remaining_s] if pool else [])
+        ready, _ = ray.wait([*flights, *changes, *(pool.pending() if pool else [])], num_returns=1, timeout=min(deadlines))
+        for ref in ready:
+            if ref in changes:
+                self._rolling.finish(changes[ref])
+            elif ref in flights:
+                yield from self._collect_flight(flights[ref])
+        if pool:
+            for call in pool.collect():
+                yield from self._collect_call(call)
+
+    def _collect_flight(self, flight: _Flight[T]) -> Iterator[tuple[T, Any]]:
+        try:
+            result = ray.get(flight.ref, timeout=self._timeouts.task_s)
+        except RayError as error:
+            self._handle_failure(flight, error)
+            return
+        self._land(flight)
+        flight.slot.health.record(Event.TASK_OK)
+        self._advance()  # before the result is worked on: an engine that has drained swaps meanwhile
+        if self._then is None:
+            yield flight.work.task, result
+        else:
+            self._hand_over(self._then, _Begun(flight.work, flight.ref))
+
+    def _hand_over(self, then: Then[T], begun: _Begun[T]) -> None:
+        then.pool.submit(begun, lambda actor: then.submit(actor, begun.work.task, begun.ref))
+
+    def _collect_call(self, call: Call) -> Iterator[tuple[T, Any]]:
+        work: _Work[T] = call.item.work
+        if call.error is None:
+            yield work.task, call.result
+            return
+        assert self._then is not None
+        cause = _root_cause(call.error)
+        _raise_if_final(work, cause, call.error)
+        self._charge(work, in_brief(cause))
+        if isinstance(cause, RayError):  # not the actor's, then of what it was given
+            self._retries.append(work)
+        else:
+            self._hand_over(self._then, call.item)
+
+    def _enforce_deadlines(self) -> None:
+        self._rolling.enforce_deadlines()
+        for slot in self._rolling.slots:
+            if slot.is_changing or not slot.health.is_overdue:
+                continue
+            oldest = self._flights[slot.index][0]
+            if ray.wait([oldest.ref], timeout=0)[0]:
+                continue  # done, and collected next
+            slot.health.record(Event.MISSED_DEADLINE)
+            self._lose(slot, f"a task took longer than {self._timeouts.task_s:g} s", oldest)
+
+    def _land(self, flight: _Flight[T]) -> None:
+        """Takes a flight off its engine; the clock of the next one starts when it becomes the oldest."""
+        flights = self._flights[flight.slot.index]
+        was_oldest = flights[0] is flight
+        flights.remove(flight)
+        if not flights:
+            flight.slot.health.expect_nothing()
+        elif was_oldest:
+            flight.slot.health.expect_within(self._timeouts.task_s)
+
+    def _handle_failure(self, flight: _Flight[T], error: RayError) -> None:
+        cause = _root_cause(error)
+        if isinstance(cause, RayError) and flight.slot.owns(cause):
+            # Which of the queued tasks killed the engine is not known; it was working on the oldest.
+            self._lose(flight.slot, in_brief(cause), self._flights[flight.slot.index][0])
+        elif isinstance(cause, EngineError):
+            self._lose(flight.slot, in_brief(cause), flight)
+        else:
+            self._land(flight)
+            _raise_if_final(flight.work, cause, error)
+            self._retry(flight, in_brief(cause))
+
+    def _lose(self, slot: EngineSlot, reason: str, to_blame: _Flight[T]) -> None:
+        """Kills an engine and takes its tasks back; only the one to blame is charged with an attempt."""
+        self._rolling.lose(slot, reason)
+        flights, self._flights[slot.index] = self._flights[slot.index], []
+        self._retries.extend(flight.work for flight in flights if flight is not to_blame)
+        self._retry(to_blame, reason)
+
+    def _retry(self, flight: _Flight[T], reason: str) -> None:
+        flight.work.failed_on.append(flight.slot.index)
+        self._charge(flight.work, reason)
+        self._retries.append(flight.work)
+
+    def _charge(self, work: _Work[T], reason: str) -> None:
+        work.num_failures += 1
+        if work.num_failures >= self._limits.max_attempts:
+            raise TaskFailedError(_name(work.task), work.num_failures, reason)
+
+
+def _raise_if_final(work: _Work[Any], cause: Exception, error: Exception) -> None:
+    """Ends the run where another attempt would end the same way."""
+    if isinstance(cause, FinalError | PolicyError):
+        raise cause from error
+    if isinstance(cause, ValueError) and not isinstance(cause, RayError):
+        raise TaskFailedError(_name(work.task), work.num_failures + 1, in_brief(cause)) from error
+
+
+def _root_cause(error: Exception) -> Exception:
+    """What happened at the start of a chain: an error in one call is wrapped once more by every call that depends on it."""
+    cause = error
+    while isinstance(cause, RayTaskError) and isinstance(cause.cause, Exception):
+        cause = cause.cause
+    return cause
+
+
+def _name(task: object) -> str:
+    text = str(task)
+    return text if len(text) <= _MAX_NAME_CHARS else f"{text[:_MAX_NAME_CHARS]}..."

@@ -1,0 +1,216 @@
+"""One place in the fleet: the engine that runs there now, its health, and the weights it has attested."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from actors.engines.base import Attestation, UnfitModelError, WeightMismatchError, WeightUpdate
+from cluster.errors import EngineLostError, in_brief
+from cluster.fleet.health import EngineHealth, Event
+from cluster.fleet.process import READY_S, ActorLife, ActorPlace, Spawn
+from cluster.fleet.weights import Published
+
+logger = logging.getLogger(__name__)
+
+_STAGING = "staging"
+"""Ray's concurrency group of one thread, beside the one for all other calls."""
+
+
+class EngineWorker(Protocol):
+    """What an engine actor must offer beside its task methods. Calls are served one at a time, in order, and `stage` beside them."""
+
+    def start(self) -> None:
+        """Loads the model. Safe to call twice."""
+        ...
+
+    def stage(self, update: WeightUpdate) -> None:
+        """See `actors.engines.base.Engine.stage`."""
+        ...
+
+    def swap(self, update: WeightUpdate) -> Attestation:
+        """See `actors.engines.base.Engine.swap`."""
+        ...
+
+    def sleep(self) -> None:
+        """See `actors.engines.base.Engine.sleep`."""
+        ...
+
+    def ping(self) -> str:
+        """The weight version that is served; empty before the first swap, and asleep."""
+        ...
+
+
+def engine_actor(worker: type[EngineWorker], **options: Any) -> Any:
+    """The actor class of an engine worker, with the thread that its `stage` runs in. `options` are Ray's."""
+    options["concurrency_groups"] = {_STAGING: 1}
+    return ray.remote(**options)(worker)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Bounds on waits, in seconds."""
+
+    task_s: float
+    """From when a task is the oldest one on its engine."""
+    start_s: float
+    """From asking for an engine's process until its model is loaded."""
+    swap_s: float
+    """Of one swap; also of falling asleep."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSwap:
+    """An engine has come over to other weights."""
+
+    engine: int
+    attestation: Attestation
+    out_of_service_s: float
+    """From its last task's end, its loss or its waking, until it was healthy again: with every attempt and restart that it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    target: Published
+    swapped: ray.ObjectRef
+    loaded: ray.ObjectRef | None
+    """Of a new process; none where a running engine is swapped."""
+
+
+class EngineSlot(ActorPlace):
+    """Launches, swaps, and kills one engine. Launches and swaps are begun, and finished when `changed` is ready. Every wait is
+    bounded; every failure but a refused update or model is an `EngineLostError`, after which the caller kills the slot."""
+
+    def __init__(self, index: int, spawn: Spawn, health: EngineHealth, timeouts: Timeouts) -> None:
+        """`spawn` makes actors of an `engine_actor` class."""
+        super().__init__("engine", index, spawn, health)
+        self.serving: Published | None = None
+        self._timeouts = timeouts
+        self._change: _Change | None = None
+
+    @property
+    def handle(self) -> ActorHandle:
+        return self._alive.handle
+
+    @property
+    def _alive(self) -> ActorLife:
+        assert self._life is not None, f"engine {self.index} has no actor"
+        return self._life
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a launch or a swap is under way."""
+        return self._change is not None
+
+    @property
+    def changing_to(self) -> Published:
+        assert self._change is not None, f"engine {self.index} is neither launched nor swapped"
+        return self._change.target
+
+    @property
+    def changed(self) -> ray.ObjectRef:
+        """Ready when a launch or a swap has ended, well or badly."""
+        assert self._change is not None, f"engine {self.index} is neither launched nor swapped"
+        return self._change.swapped
+
+    def launch(self, target: Published) -> None:
+        """Begins to make a new engine that serves `target`; a dead one is restarted, at the cost of its budget."""
+        handle: Any = self._begin_life(self._timeouts.start_s + self._timeouts.swap_s).handle
+        # Calls of one actor run in this order, so that the last one is ready after all of them.
+        loaded = handle.start.remote()
+        self._change = _Change(target, handle.swap.remote(target.ref), loaded)
+
+    def stage(self, target: Published) -> None:
+        """Has the running engine load and verify `target` while it ends its tasks. Nobody waits for that but the swap, which also
+        tells what went wrong, and whose deadline bounds it. Ray sends calls in the order of submission: it begins once what earlier
+        calls of the engine's tasks wait for is there."""
+        self.handle.stage.options(concurrency_group=_STAGING).remote(target.ref)
+
+    def begin_swap(self, target: Published) -> None:
+        """Begins to make the running engine serve `target`. The driver must have no task on it."""
+        self.health.record(Event.SWAP_BEGAN)
+        self.health.expect_within(self._timeouts.swap_s)
+        self._change = _Change(target, self.handle.swap.remote(target.ref), None)
+
+    def begin_sleep(self) -> ray.ObjectRef:
+        """Has the running engine give back its device's memory; returns what is ready when it has. The driver must have no task on
+        it. The next swap wakes it."""
+        self.health.record(Event.SLEEP_BEGAN)
+        self.health.expect_within(self._timeouts.swap_s)
+        self.serving = None
+        return self.handle.sleep.remote()
+
+    def finish_sleep(self, slept: ray.ObjectRef) -> None:
+        """Waits until the engine sleeps.
+
+        Raises:
+            EngineLostError: it does not in time, or failed; what it holds is unknown.
+        """
+        remaining_s = self.health.remaining_s
+        self.health.expect_nothing()
+        self._get(slept, remaining_s)
+
+    def finish_change(self) -> EngineSwap:
+        """Waits for the launch or swap that is under way, and admits the engine.
+
+        Raises:
+            WeightMismatchError: the engine refuses the update; it runs, stale, and may be swapped again.
+            UnfitModelError: the engine refuses the model, as every other one would.
+            EngineLostError: it did not start or swap in time, failed, or attests other weights; what it serves is unknown.
+        """
+        change = self._change
+        assert change is not None, f"engine {self.index} is neither launched nor swapped"
+        if change.loaded is not None:
+            self._alive.locate(*self._get(self._alive.constructed, self.health.remaining_s))
+            self._get(change.loaded, self.health.remaining_s)
+            self.health.record(Event.STARTED)
+        remaining_s = self.health.remaining_s
+        self._change = None
+        self.health.expect_nothing()
+        attestation: Attestation = self._get(change.swapped, remaining_s)
+        if (attestation.version, attestation.digest) != (change.target.version, change.target.digest):
+            raise EngineLostError(
+                f"engine {self.index} was told to serve {change.target.version} ({change.target.digest[:12]}) "
+                f"and attests {attestation.version} ({attestation.digest[:12]})"
+            )
+        swap = EngineSwap(self.index, attestation, self.health.out_of_service_s)
+        self.serving = change.target
+        self.health.record(Event.SWAP_COMPLETED)
+        return swap
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether the engine gets through everything queued on it within `timeout_s` seconds."""
+        try:
+            self._get(self.handle.ping.remote(), timeout_s)
+        except EngineLostError as error:
+            logger.warning("%s", error)
+            return False
+        return True
+
+    def kill(self, reason: str, level: int = logging.WARNING) -> None:
+        """Ends the engine's process. Does nothing to a dead engine."""
+        if self._end_life(reason, level):
+            self._change = self.serving = None
+
+    def owns(self, error: RayError) -> bool:
+        """Whether `error` says that this slot's engine is dead or out of reach."""
+        return self._life is not None and self._life.owns(error)
+
+    def _get(self, ref: ray.ObjectRef, timeout_s: float) -> Any:
+        try:
+            return ray.get(ref, timeout=max(timeout_s, READY_S))
+        except GetTimeoutError as error:
+            raise EngineLostError(f"engine {self.index} did not answer within {timeout_s:.1f} s") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, WeightMismatchError):
+                raise WeightMismatchError(f"engine {self.index}: {error.cause}") from error
+            if isinstance(error.cause, UnfitModelError):
+                raise UnfitModelError(str(error.cause)) from error
+            raise EngineLostError(f"engine {self.index}: {in_brief(error.cause)}") from error
+        except RayError as error:
+            raise EngineLostError(f"engine {self.index}: {in_brief(error)}") from error

@@ -1,0 +1,87 @@
+"""Weight sync, the driver's side: a checkpoint becomes an update that engines can verify, apply and attest.
+
+The engine's side (load, verify, digest) is `actors.engines.weights`; the order of steps is `cluster.fleet.rolling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.engines.base import WeightUpdate
+from actors.engines.stream import READ_S, WeightStream
+from actors.engines.weights import digest_of, manifest_of, read_checkpoint
+from cluster.fleet.sender import Sender
+
+_MAX_TRANSFERS = 64
+"""Calls that a sender serves at a time; more of them wait."""
+
+SenderOptions = Mapping[str, Any]
+"""Ray options of the actor that sends weights, where a transport has one."""
+Transport = Callable[[Path, str, SenderOptions], WeightUpdate]
+"""Makes an update out of a checkpoint folder and a weight version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An update in the object store. Every engine is passed the same reference, so that its bytes reach a node once."""
+
+    version: str
+    digest: str
+    ref: ray.ObjectRef
+
+
+def by_checkpoint(checkpoint: Path, version: str, _: SenderOptions) -> WeightUpdate:
+    """The update carries the folder's path only; engines read it where they run."""
+    tensors = read_checkpoint(checkpoint)
+    return WeightUpdate(version, digest_of(tensors), manifest_of(tensors), checkpoint=checkpoint.absolute())
+
+
+def by_object_store(checkpoint: Path, version: str, _: SenderOptions) -> WeightUpdate:
+    """The update carries the tensors; engines need no shared file system."""
+    tensors = read_checkpoint(checkpoint)
+    return WeightUpdate(version, digest_of(tensors), manifest_of(tensors), tensors=tensors)
+
+
+def by_native(checkpoint: Path, version: str, sender_options: SenderOptions) -> WeightUpdate:
+    """The update carries a handle of a new actor that sends the weights: over NCCL, CUDA IPC or gloo to vLLM's workers, through the
+    object store to other engines. The actor ends when the update and all copies of it are gone.
+
+    The checkpoint must be readable where the actor runs. Without a share of a GPU in `sender_options` it needs nothing, and holds the
+    weights in main memory: they then travel over gloo.
+    """
+    tensors = read_checkpoint(checkpoint)
+    digest = digest_of(tensors)
+    # Restarts have no bound of their own: it is engines that ask for a sender, and theirs are bounded.
+    options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _MAX_TRANSFERS, **sender_options}
+    actor: Any = ray.remote(Sender)
+    sender = actor.options(**options).remote(checkpoint.absolute())
+    ready = sender.offer.remote(digest)
+    digests = {name: digest_of({name: tensor}) for name, tensor in tensors.items()}
+    ray.wait([ready], timeout=READ_S)  # else engines would wait for it out of service; they also learn what has gone wrong
+    return WeightUpdate(version, digest, manifest_of(tensors), stream=WeightStream(sender, digests))
+
+
+TRANSPORTS: dict[str, Transport] = {"checkpoint": by_checkpoint, "object_store": by_object_store, "native": by_native}
+"""The only place where a transport's name becomes code."""
+
+
+def prepare(checkpoint: Path, version: str, transport: str, sender_options: SenderOptions | None = None) -> WeightUpdate:
+    """Reads a checkpoint's safetensors, digests them, and packs them for `transport`. `sender_options` are read by `native` alone.
+
+    Raises:
+        ValueError: there is no such transport.
+        WeightMismatchError: the checkpoint cannot be read.
+    """
+    if transport not in TRANSPORTS:
+        raise ValueError(f"unknown weight transport {transport!r}; expected one of {sorted(TRANSPORTS)}")
+    return TRANSPORTS[transport](checkpoint, version, sender_options or {})
+
+
+def publish(update: WeightUpdate) -> Published:
+    """Puts an update into the object store once, for all engines and for those restarted later."""
+    return Published(update.version, update.digest, ray.put(update))

@@ -1,0 +1,249 @@
+"""Connecting to Ray: a local one on the loopback interface by default, or a cluster that runs already."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ray
+from ray._private import ray_constants, services
+from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
+from ray.exceptions import RayError
+
+from cluster.errors import AddressError, RayStartError, TimeoutExceededError, in_brief
+from cluster.resources.scratch import scratch_folder
+from cluster.resources.watch import watched
+
+_POLL_S = 0.5
+_ANSWER_S = 10.0
+"""The head of a cluster may be coming up at the same time; a dead address must not be waited for longer."""
+_LOCAL = "local"
+"""What Ray itself calls a Ray of this machine's own in `RAY_ADDRESS`."""
+_ADDRESS = re.compile(r"auto|[^/]+:\d+")
+_ONE_HOST_ENV = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """What there is, over all live nodes."""
+
+    num_nodes: int
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def connected(
+    address: str | None,
+    *,
+    num_cpus: int | None,
+    temp_dir: Path | None,
+    timeout_s: float,
+    dashboard: bool = False,
+    object_store_bytes: int = 512 * 1024**2,
+    owner: str | None = None,
+) -> Iterator[ClusterInfo]:
+    """Connects this process to Ray for the length of a `with`.
+
+    Without `address` (and without `RAY_ADDRESS` in the environment) a Ray is started on this machine; nothing of it listens beyond
+    loopback. `num_cpus`, `temp_dir`, `dashboard`, `object_store_bytes` and `owner` are about that Ray. Without `temp_dir` it and its
+    workers get a temp folder of `owner` (without one, of this process), which goes with it. A process that is connected already (a
+    notebook, a test session) stays connected, as it was. A handler of SIGTERM that the caller has installed stays in place.
+
+    Raises:
+        AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, or `num_cpus`, `temp_dir` or `dashboard` is
+            given for a cluster that runs already.
+        RayStartError: a local Ray did not start.
+        TimeoutExceededError: the cluster showed no live node within `timeout_s` seconds.
+    """
+    if ray.is_initialized():
+        yield _await_nodes(time.monotonic() + timeout_s)
+        return
+    source = "" if address else "RAY_ADDRESS "
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address == _LOCAL:
+        address = None
+    if address and not _ADDRESS.fullmatch(address):
+        raise AddressError(
+            f"{source}{address!r} is not the address of a Ray cluster; expected HOST:PORT or auto (from outside: `ray job submit`)"
+        )
+    deadline = time.monotonic() + timeout_s
+    if address:
+        _refuse_local_options(f"{source}{address}", num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
+    with ExitStack() as stack:
+        folder = None if address else temp_dir or stack.enter_context(scratch_folder(owner or f"process {os.getpid()}"))
+        stack.callback(ray.shutdown)
+        with _sigterm_kept():
+            if folder is None:
+                assert address is not None
+                _join(address, source, deadline)
+            else:
+                _start_local(num_cpus, folder, dashboard, object_store_bytes)
+        stack.enter_context(watched(is_local=folder is not None))
+        yield _await_nodes(deadline)
+
+
+def _refuse_local_options(address: str, **options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise AddressError(f"{', '.join(given)} can only be set for a local Ray; drop them, or drop the address {address}")
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray installs a handler that ends its processes under the hands of a driver that is about to close them in order, and exits with
+    the signal's number."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM and callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
+    finally:
+        if callable(handler):
+            signal.signal(signal.SIGTERM, handler)
+
+
+_OPTIONS: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+_WORKER_ENV = {"OMP_NUM_THREADS": "1"}
+"""Two torch threads beside another busy process run many times slower than one: actors ask for more by themselves."""
+
+
+def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_store_bytes: int) -> None:
+    with _one_host(temp_dir.absolute(), _own_token(temp_dir.absolute(), dashboard)), _own_process_groups(), _start_errors_named():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=object_store_bytes,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(temp_dir.absolute()),
+            **_OPTIONS,
+        )
+
+
+@contextmanager
+def _start_errors_named() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # no narrower one: where a server of it is lost, Ray raises just that
+        raise RayStartError(f"Ray does not start on this machine: {in_brief(error)}") from error
+
+
+@contextmanager
+def _one_host(temp_dir: Path, more: dict[str, str]) -> Iterator[None]:
+    """While Ray starts: nothing is reported or exported, its servers bind to loopback, and its workers inherit their environment,
+    which spares them a runtime environment: actors then run in the processes that Ray starts ahead.
+
+    On Linux Ray replaces a node address of 127.0.0.1 by a reachable one and then listens on every interface, unless it is told
+    that it will not be part of a cluster. The constant is for this process, the environment for the processes that it starts.
+    """
+    settings = {
+        _ONE_HOST_ENV: "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "TMPDIR": str(temp_dir), **_WORKER_ENV,
+        **more,
+    }  # fmt: skip
+    tempfile.gettempdir()  # it looks once, and what it finds is kept: this process keeps its own
+    before = {name: os.environ.get(name) for name in settings}
+    constant = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(settings)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _own_token(temp_dir: Path, dashboard: bool) -> dict[str, str]:
+    """Where a Ray without a token finds one of its own: in its temp folder, as a home folder may not be there or not be writable. A
+    dashboard asks people for the token, so there Ray writes it where `ray get-auth-token` looks."""
+    loader = AuthenticationTokenLoader.instance()
+    loader.reset_cache()  # it may be that of another Ray
+    if loader.has_token(ignore_auth_mode=True) or (dashboard and os.access(Path.home(), os.W_OK)):
+        return {}
+    path = temp_dir / "auth_token"
+    path.touch(0o600)
+    path.write_text(generate_new_authentication_token())
+    return {"RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+@contextmanager
+def _own_process_groups() -> Iterator[None]:
+    """While Ray starts: each of its servers leads a process group of its own, which its workers join. A signal to the driver's group
+    (`timeout`, a terminal, a batch system) then reaches the driver alone, which closes the run in order while Ray still works."""
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+def _join(address: str, source: str, deadline: float) -> None:
+    """Tries for a while: the head of a cluster may be coming up at the same time."""
+    deadline = min(deadline, time.monotonic() + _ANSWER_S)
+    while True:
+        try:
+            _knock(address, deadline)
+            AuthenticationTokenLoader.instance().reset_cache()  # it may be that of another Ray
+            ray.init(address=address, runtime_env={"env_vars": _WORKER_ENV}, **_OPTIONS)
+            return
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                remedy = "unset RAY_ADDRESS to start a local Ray, or start" if source else "start"
+                raise AddressError(
+                    f"no Ray cluster answers at {source}{address}: {_first_line(error)}; {remedy} the head and open its port"
+                ) from error
+            time.sleep(_POLL_S)
+        except (RuntimeError, RayError) as error:  # something else listens there, or Ray refuses this driver: a version, a token
+            raise AddressError(f"cannot join the Ray cluster at {source}{address}: {in_brief(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _knock(address: str, deadline: float) -> None:
+    """Raises an `OSError` unless a gRPC server listens at `HOST:PORT`: Ray itself would go on trying for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    timeout_s = max(_POLL_S, deadline - time.monotonic())
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false", ""):
+        return
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout_s)
+        except grpc.FutureTimeoutError as error:
+            raise ConnectionError("what listens there is no Ray head") from error
+
+
+def _await_nodes(deadline: float) -> ClusterInfo:
+    while True:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        resources = ray.cluster_resources()
+        if nodes and resources.get("CPU"):
+            return ClusterInfo(len(nodes), resources["CPU"], resources.get("GPU", 0.0))
+        if time.monotonic() >= deadline:
+            raise TimeoutExceededError(f"the Ray cluster shows {len(nodes)} live node(s) and no CPU; look at `ray status`")
+        time.sleep(_POLL_S)

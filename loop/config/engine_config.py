@@ -1,0 +1,117 @@
+"""The config sections `engine` and `cluster`: what runs the model, and where the actors run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from loop.config.sections import Section
+
+
+class _EngineKeys(Section):
+    """What every engine has."""
+
+    batch_size: int = Field(64, ge=1, description="rows that are decoded together")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="dtype of the served weights: the model's and training.precision's"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cpu, or cuda for the GPUs that the placement group assigns")
+    num_threads: int = Field(1, ge=1, description="torch threads per engine, and per process of a tensor-parallel one")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"kind"})
+
+
+class TransformersEngineConfig(_EngineKeys):
+    """Any image-text-to-text model, on a CPU or one GPU."""
+
+    kind: Literal["transformers"] = Field("transformers", description="engine that runs the model")
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        return 1
+
+    @property
+    def probed(self) -> Literal["never", "first", "always"]:
+        """Which swaps are attested by what the weights say."""
+        return "never"
+
+
+class VllmEngineConfig(_EngineKeys):
+    """Models that vLLM knows, on GPUs, or on a CPU with vLLM's CPU build."""
+
+    kind: Literal["vllm"] = Field(description="engine that runs the model")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs (on a CPU: processes) that share one engine's weights")
+    max_model_len: int | None = Field(None, ge=16, description="longest prompt with its completion in tokens; null is the model's own")
+    block_size: int | None = Field(None, ge=1, description="tokens of a prefix-cache block; null is 32 on a CPU and vLLM's choice on GPUs")
+    gpu_memory_utilization: float = Field(0.85, gt=0, lt=1, description="share of a GPU's memory that an engine takes")
+    cpu_kv_cache_gib: float = Field(0.5, gt=0, description="key-value cache of an engine on a CPU, in GiB")
+    enforce_eager: bool = Field(False, description="no CUDA graphs and no compilation; always so on a CPU")
+    attest: Literal["auto", "digest", "probe"] = Field(
+        "auto", description="what a swap is attested by: the served bytes, or what they say of a probe; auto: bytes, and the first by both"
+    )
+
+    @property
+    def probed(self) -> Literal["never", "first", "always"]:
+        """Which swaps are attested by what the weights say: where bytes are compared, the first all the same, as the engine computes
+        with them in a way of its own."""
+        if self.attest == "probe" or self.tensor_parallel_size > 1:
+            return "always"
+        return "first" if self.attest == "auto" else "never"
+
+
+def _engine(value: Any) -> Any:
+    """A kind stands for its defaults; without one it is the embedded default."""
+    if isinstance(value, str):
+        return {"kind": value}
+    return {"kind": "transformers", **value} if isinstance(value, dict) else value
+
+
+EngineConfig = Annotated[Annotated[TransformersEngineConfig | VllmEngineConfig, Field(discriminator="kind")], BeforeValidator(_engine)]
+
+
+class RayConfig(Section):
+    """Which Ray the actors run in."""
+
+    address: str | None = Field(
+        None, pattern=r"^(auto|[^/]+:\d+)$", description="Ray cluster to join, HOST:PORT or auto; null starts a local Ray on loopback"
+    )
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray; null takes the machine's")
+
+    @model_validator(mode="after")
+    def _local_options_are_for_a_local_ray(self) -> Self:
+        given = [name for name in ("num_cpus", "dashboard") if getattr(self, name, None)]
+        if self.address is not None and given:
+            raise ValueError(f"{' and '.join(given)} can only be set for a local Ray; drop them, or drop the address {self.address}")
+        return self
+
+
+class ClusterConfig(RayConfig):
+    num_engines: int = Field(2, ge=1, description="generator actors, each with one engine")
+    cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the slot they share")
+    use_gpus: bool = Field(False, description="one GPU for each engine and each trainer rank; when colocated, for each slot")
+    num_filters: int = Field(1, ge=1, description="filter actors")
+    trainer_ranks: int = Field(2, ge=1, description="DeepSpeed ranks")
+    colocated: bool = Field(True, description="engines and trainer ranks take turns on the same cores or devices")
+    sleep_while_training: bool = Field(
+        False, description="engines give back their memory while the trainer runs, and load the weights anew afterwards (colocated)"
+    )
+    dashboard: bool = Field(False, description="Ray's dashboard, on loopback")
+    start_timeout_s: float = Field(
+        180, gt=0, description="bound on starting Ray or an engine, and on the trainer between two steps of its start"
+    )
+    task_timeout_s: float = Field(600, gt=0, description="bound on one shard or one evaluation task")
+    swap_timeout_s: float = Field(120, gt=0, description="bound on one weight swap")
+    max_restarts: int = Field(
+        3, ge=0, description="restarts allowed per engine, per filter, and of the ranks in a training, before the run ends"
+    )
+
+    @model_validator(mode="after")
+    def _engines_sleep_where_memory_is_shared(self) -> ClusterConfig:
+        if self.sleep_while_training and not self.colocated:
+            raise ValueError(
+                "sleep_while_training gives the trainer nothing where it has devices of its own; drop it, or set colocated true"
+            )
+        return self

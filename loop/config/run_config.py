@@ -1,0 +1,378 @@
+"""The config of a run: one YAML file plus dotted overrides, every key checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from actors.generator import GeneratorOptions
+from loop.config.engine_config import ClusterConfig, EngineConfig, TransformersEngineConfig
+from loop.config.metric_names import check_distinct
+from loop.config.overrides import apply_override
+from loop.config.sections import Policy, PolicySpec, Section
+from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
+from loop.config.suggestions import meant_key, spelled
+from loop.config.training_config import TrainingConfig, check_ranks
+from loop.config.yaml_input import MAX_BYTES, read_yaml
+from loop.credentials import places_of_credentials
+from loop.errors import UserError, one_line
+from policies.generation.instructions import QuestionType
+from policies.scoring.answer_metrics import AUTO, YES_NO
+from policies.texts import decoded_text
+
+EMBEDDED_MODEL = Path(__file__).parents[1] / "models" / "seed" / "checkpoint"
+"""The seed model shipped with the project; `model: embedded` in a config."""
+
+_MAX_VLLM_TEMPERATURE = 2.0
+
+_COLOCATED_GPU_SHARE = 0.5
+"""Most of a GPU's memory that an engine may take beside a trainer rank, unless it sleeps while that works."""
+
+
+def _label(text: str) -> str:
+    """A name that tables, logs and MLflow show."""
+    if not (text.strip() and text.isprintable() and len(text) <= _MAX_LABEL_CHARACTERS):
+        raise ValueError(f"a name is expected: 1 to {_MAX_LABEL_CHARACTERS} printable characters")
+    return text
+
+
+_MAX_LABEL_CHARACTERS = 100
+_MAX_QUESTIONS = 1_000_000
+_HOLDS_CREDENTIALS = (
+    "holds credentials, which the run folder would keep; give them by the environment, such as AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY for s3://"
+)
+_Config = TypeVar("_Config", bound=Section)
+_Label = Annotated[str, AfterValidator(_label)]
+
+
+class SeedData(Section):
+    """The labelled data that every training set replays."""
+
+    data: LabelledSet = Field(description="where the samples come from")
+    num_samples: int = Field(8000, ge=1, le=MAX_IMAGES, description="samples drawn from it, VIG and VIC mixed")
+
+
+class HeldOutSet(Section):
+    """Questions with right answers that are never trained on."""
+
+    data: LabelledSet = Field(description="where the questions come from")
+    num_questions: int = Field(200, ge=1, le=_MAX_QUESTIONS, description="questions drawn from it")
+    metric: PolicySpec = Field(
+        default_factory=lambda: Policy(policy=AUTO), description="how answers are scored; auto: what fits the data, as a dry run tells"
+    )
+
+    @model_validator(mode="after")
+    def _auto_has_no_options(self) -> HeldOutSet:
+        if self.metric.policy == AUTO and self.metric.options:
+            raise ValueError(f"metric auto takes no options, but was given {', '.join(self.metric.options)}; name the metric they are for")
+        return self
+
+
+class AcceptanceSet(HeldOutSet):
+    """Held-out questions that the acceptance policy decides on."""
+
+    seed_domain: bool = Field(False, description="its questions are like the seed data: policy evidence guards it against forgetting")
+    yes_no: bool = Field(
+        False, description="answers count as yes or no alone, as POPE's: policy evidence guards against yes where no is right"
+    )
+
+    @model_validator(mode="after")
+    def _yes_no_is_a_metric(self) -> AcceptanceSet:
+        if self.yes_no and self.metric.policy not in (AUTO, YES_NO):
+            raise ValueError(f"yes_no true scores answers by the metric yes_no, but metric is {self.metric.policy}; drop one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_answers_of_shapes(self) -> AcceptanceSet:
+        if self.yes_no and isinstance(self.data, ShapesSet):
+            raise ValueError("yes_no true is for data whose answers begin with yes or no; shapes has whole sentences and knows the truth")
+        return self
+
+
+class GenerationConfig(Section):
+    instructions: PolicySpec = Field(default_factory=lambda: Policy(policy="canonical"), description="instruction policy")
+    type_mix: dict[TypeName, float] = Field(
+        default_factory=lambda: {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.2, QuestionType.COMPLEX: 0.35},
+        description="shares of the question types",
+    )
+    num_per_image: int = Field(2, ge=1, description="records tried per image")
+    num_shards: int = Field(64, ge=1, description="shards a round is cut into; the unit of work and of resuming")
+    temperature: float = Field(1.0, ge=0, description="sampling temperature of VIG; 0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus of VIG's sampling")
+    max_new_tokens: int = Field(96, ge=1, description="bound on a VIG output")
+    structured: bool = Field(False, description="force VIG's form `Question: ... Answer: ...` on what is generated (engine vllm)")
+    view: Literal["raw", "flat_background"] = Field(
+        "raw", description="what generator and corrector are shown; training and evaluation see the raw image"
+    )
+
+    @property
+    def options(self) -> GeneratorOptions:
+        return GeneratorOptions(self.temperature, self.top_p, self.max_new_tokens, self.view, self.structured)
+
+    @model_validator(mode="after")
+    def _some_type(self) -> GenerationConfig:
+        if not self.type_mix or min(self.type_mix.values()) < 0 or sum(self.type_mix.values()) <= 0:
+            raise ValueError(f"type_mix {self.type_mix} has no positive share; give at least one type a share above 0")
+        return self
+
+
+class TrackingConfig(Section):
+    enabled: bool = Field(True, description="mirror the run to MLflow")
+    experiment: _Label = Field("vigc", description="MLflow experiment")
+    registered_model: _Label | None = Field(
+        None, description="MLflow registered model, whose alias `champion` follows the run; null is vigc-NAME, one for each run name"
+    )
+    num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
+
+
+class RetentionConfig(Section):
+    keep_last: int | None = Field(
+        3, ge=1, description="rounds, from the last, whose checkpoints stay beside the seed model's and the champion's; null keeps all"
+    )
+    keep_every: int | None = Field(None, ge=1, description="the checkpoint of every round that this number divides stays too; null: none")
+
+    @model_validator(mode="after")
+    def _something_goes(self) -> RetentionConfig:
+        if self.keep_last is None and self.keep_every is not None:
+            raise ValueError(f"keep_every {self.keep_every} does nothing where keep_last null keeps all; drop one of the two")
+        return self
+
+
+def _listed(value: Any) -> Any:
+    """One name is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _policy(name: str, description: str) -> Any:
+    return Field(default_factory=lambda: Policy(policy=name), description=description)
+
+
+def _defaults(section: type[Section], description: str) -> Any:
+    return Field(default_factory=section, description=description)
+
+
+class RunConfig(Section):
+    """Everything a run is made of."""
+
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=_MAX_LABEL_CHARACTERS, description="name of the run and of its folder"
+    )
+    seed: int = Field(17, ge=0, description="the run seed; every shard's seed derives from it")
+    rounds: int = Field(3, ge=1, description="rounds at most")
+    model: str = Field("embedded", description="`embedded`, a folder, or a Hugging Face id of an image-text-to-text model")
+    seed_data: SeedData = Field(description="labelled data that training replays")
+    image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
+    held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
+    acceptance_sets: dict[_Label, AcceptanceSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
+    answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
+    engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
+    cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
+    generation: GenerationConfig = _defaults(GenerationConfig, "how records are generated (VIG)")
+    correction: PolicySpec = _policy("sentence_by_sentence", "how generated questions are answered again (VIC)")
+    filters: tuple[PolicySpec, ...] = Field(description="the chain of filters, in order; empty keeps everything that has a question")
+    selection: PolicySpec = _policy("all", "which accepted records are trained on")
+    mixing: PolicySpec = _policy("replay", "how seed data and generated records become a training set")
+    schedule: PolicySpec = _policy("in_order", "which image set a round draws from")
+    start: PolicySpec = _policy("champion", "which checkpoint a candidate is trained from")
+    training: TrainingConfig = _defaults(TrainingConfig, "how a candidate is trained")
+    acceptance: PolicySpec = _policy("paired_test", "whether a candidate becomes the champion")
+    stop: PolicySpec = _policy("rounds", "when the loop ends")
+    on_empty_round: Literal["stop", "reject"] = Field(
+        "stop",
+        description="what follows where a round has nothing to train on, no record being accepted: stop ends the run and says why, reject "
+        "commits the round as rejected, without a training, and goes on",
+    )
+    control: Annotated[tuple[Literal["seed_only", "no_correction"], ...], BeforeValidator(_listed)] = Field(
+        (),
+        description="what is trained beside each candidate to compare it with, none or some of seed_only, no_correction; decides nothing",
+    )
+    transport: Literal["checkpoint", "object_store", "native"] = Field(
+        "checkpoint", description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs"
+    )
+    tracking: TrackingConfig = _defaults(TrackingConfig, "the mirror of the run in MLflow")
+    retention: RetentionConfig = _defaults(RetentionConfig, "which checkpoints stay; all other data always does")
+
+    @model_validator(mode="after")
+    def _ranks_can_train(self) -> RunConfig:
+        check_ranks(self.training, self.cluster.trainer_ranks, use_gpus=self.cluster.use_gpus)
+        return self
+
+    @model_validator(mode="after")
+    def _controls_differ(self) -> RunConfig:
+        if len(set(self.control)) < len(self.control):
+            raise ValueError(f"control names {', '.join(self.control)}; name each once")
+        if "no_correction" in self.control and self.correction.policy == "none":
+            raise ValueError("control no_correction is the run itself where correction is none; drop one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _sets_are_told_apart(self) -> RunConfig:
+        for kind, names in (("held_out", self.held_out), ("acceptance_sets", self.acceptance_sets)):
+            check_distinct(kind, list(names))
+        return self
+
+    @model_validator(mode="after")
+    def _a_seed_domain_is_guarded(self) -> RunConfig:
+        named = [name for name, one in self.acceptance_sets.items() if one.seed_domain]
+        if named and self.acceptance.policy in ("always", "paired_test"):
+            raise ValueError(
+                f"seed_domain of the acceptance set {named[0]} does nothing under the policy {self.acceptance.policy}; "
+                "drop it, or set acceptance evidence"
+            )
+        if self.acceptance.policy == "evidence" and "max_forgetting" in self.acceptance.options and not named:
+            raise ValueError("max_forgetting does nothing without an acceptance set of the seed domain; set seed_domain true on one")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_used_or_not(self) -> RunConfig:
+        if self.cluster.use_gpus != (self.engine.device == "cuda"):
+            raise ValueError(
+                f"engine.device {self.engine.device} does not go with cluster.use_gpus {str(self.cluster.use_gpus).lower()}; "
+                "set engine.device cuda with cluster.use_gpus true, or engine.device cpu with cluster.use_gpus false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_the_engine_needs(self) -> RunConfig:
+        engine, cluster = self.engine, self.cluster
+        if self.generation.structured and engine.kind != "vllm":
+            raise ValueError(f"generation.structured needs engine.kind vllm, which can force a form; it is {engine.kind}")
+        if isinstance(engine, TransformersEngineConfig):
+            return self
+        if cluster.sleep_while_training and engine.device == "cpu":
+            raise ValueError(
+                "cluster.sleep_while_training needs vLLM's sleep mode, which its CPU build lacks; drop it, or set engine.kind transformers"
+            )
+        if self.generation.temperature > _MAX_VLLM_TEMPERATURE:
+            raise ValueError(f"vLLM samples at temperatures up to {_MAX_VLLM_TEMPERATURE:g}; lower generation.temperature")
+        if cluster.colocated and cluster.use_gpus and engine.tensor_parallel_size > 1:
+            raise ValueError("an engine with engine.tensor_parallel_size above 1 has GPUs of its own; set cluster.colocated false")
+        beside = cluster.colocated and cluster.use_gpus and not cluster.sleep_while_training
+        if beside and engine.gpu_memory_utilization > _COLOCATED_GPU_SHARE:
+            raise ValueError(
+                f"engine.gpu_memory_utilization {engine.gpu_memory_utilization} leaves a colocated trainer no room on the GPU; "
+                f"set it to at most {_COLOCATED_GPU_SHARE}, or set cluster.sleep_while_training true, or cluster.colocated false"
+            )
+        num_threads = engine.tensor_parallel_size * engine.num_threads
+        if not cluster.use_gpus and num_threads > cluster.cpus_per_actor:
+            raise ValueError(
+                f"an engine of {engine.tensor_parallel_size} processes with {engine.num_threads} thread(s) needs cluster.cpus_per_actor "
+                f"{num_threads}; it is {cluster.cpus_per_actor}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _serves_what_is_trained(self) -> RunConfig:
+        trained = {"fp32": "float32", "bf16": "bfloat16"}[self.training.precision]
+        if self.engine.dtype != trained:
+            raise ValueError(
+                f"training.precision {self.training.precision} writes {trained} weights, which an engine with engine.dtype "
+                f"{self.engine.dtype} refuses; make the two the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_else_holds_the_weights(self) -> RunConfig:
+        if self.cluster.sleep_while_training and self.transport == "native":
+            raise ValueError(
+                "transport native keeps a copy of the served weights with their sender, where cluster.sleep_while_training is to make "
+                "room; set transport checkpoint or object_store"
+            )
+        return self
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """Keyword arguments of the engine."""
+        sleeps = self.cluster.sleep_while_training and self.engine.kind == "vllm"  # others need not be made for it
+        return self.engine.options | ({"sleeps": True} if sleeps else {})
+
+    @property
+    def model_path(self) -> str:
+        """Folder or Hugging Face id of the seed model."""
+        return model_path(self.model)
+
+
+def model_path(model: str) -> str:
+    """Folder (absolute: actors may have another working folder) or Hugging Face id of the model that a config names."""
+    if model == "embedded":
+        return str(EMBEDDED_MODEL)
+    folder = os.path.expanduser(model)
+    return str(Path(folder).absolute()) if os.path.isdir(folder) else model
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a run in a YAML file with dotted overrides such as `training.num_steps=50` applied.
+
+    Raises:
+        UserError: the file cannot be read, or a key or value does not fit; one line per finding.
+    """
+    document = read_document(path, overrides)
+    if "stages" in document and "image_sets" not in document:
+        raise UserError(f"{path} is a config of training in stages; start it with `vigc train {path}`")
+    return parse_config(document)
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file with dotted overrides applied; its keys are not looked at. Raises `UserError`."""
+    if path.is_dir():
+        raise UserError(f"cannot read the config {path}: it is a folder; give a YAML file, such as loop/recipes/shapes.yaml")
+    try:
+        with path.open("rb") as file:
+            document = read_yaml(decoded_text(file.read(MAX_BYTES + 1)))
+    except (OSError, ValueError) as error:
+        reason = f"{error.strerror}; check the path" if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise UserError(f"cannot read the config {path}: {reason}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"the config {path} holds no mapping; expected keys such as those in loop/recipes/shapes.yaml")
+    given: dict[str, str] = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if given.setdefault(key, value) != value:
+            raise UserError(f"override {key} is given twice, as {given[key][:80]!r} and {value[:80]!r}; keep one of them")
+        apply_override(document, override)
+    if places := list(places_of_credentials(document)):
+        raise UserError("\n".join(f"{place}: {_HOLDS_CREDENTIALS}" for place in places))
+    return document
+
+
+def parse_config(document: dict[str, Any]) -> RunConfig:
+    """The config in a mapping; raises `UserError` with one line per finding."""
+    return validated(RunConfig, document)
+
+
+def stored_config(document: dict[str, Any]) -> RunConfig:
+    """The config that a run was begun with. A run from before sets had a metric goes on as it began: word by word."""
+    for section in ("held_out", "acceptance_sets"):
+        for one in document.get(section, {}).values():
+            one.setdefault("metric", YES_NO if one.get("yes_no") else "exact")
+    return parse_config(document)
+
+
+def validated(model: type[_Config], document: dict[str, Any]) -> _Config:
+    """A mapping as a config of that kind; raises `UserError` with one line per finding."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        items = error.errors()
+        places = [item["loc"] for item in items]
+        # A bad entry is missing from its list as well, which then is "too short".
+        real = [item for item in items if item["type"] != "too_short" or not any(_is_inside(place, item["loc"]) for place in places)]
+        raise UserError("\n".join(_finding(model, item) for item in real)) from error
+
+
+def _is_inside(place: tuple[str | int, ...], other: tuple[str | int, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
+
+
+def _finding(model: type[Section], item: Any) -> str:
+    where = ".".join(spelled(model, item["loc"])) or "config"
+    if item["type"] == "extra_forbidden":
+        meant = meant_key(model, item["loc"])
+        return f"{where}: unknown key; {f'did you mean {meant}?' if meant else 'remove it or correct its spelling'}"
+    given = "" if item["type"] == "missing" or isinstance(item["input"], Section | dict) else f" (given: {str(item['input'])[:80]!r})"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{given}"

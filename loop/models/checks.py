@@ -1,0 +1,264 @@
+"""The seed model of a run, which a stranger may have made: what is checked before an actor starts, and which of its files are used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from actors.processors import load_processor
+from actors.training.checkpoint import RESULT_FILE
+from loop.bounded import in_bounds
+from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
+from loop.config.run_config import EMBEDDED_MODEL
+from loop.doctor import torchvision_remedy
+from loop.errors import UserError, one_line
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""What a model consists of: no pickles and no code, which nothing here would run."""
+
+_CHECK_TIMEOUT_S = 120.0
+_CHECK_BYTES = 4 << 30
+_TRIED_BYTES = 256 << 20
+"""Weights up to this size are tried before an actor starts, which takes a second; larger ones wait for the engine, which refuses them
+as it loads."""
+_NOT_IN_VLLM = ("instructblip",)
+"""Model types that the transformers engine runs and vLLM does not."""
+_DEEPEST_CONFIG = 20
+_CONFIG_FILES = "*config.json"
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+_Engine = TransformersEngineConfig | VllmEngineConfig
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that are used and copied; others in it are left alone, what `vigc train` noted there among them: it
+    tells the time.
+
+    Raises:
+        UserError: one is no regular file, or a link out of the folder (those into the store of Hugging Face's cache are its own).
+    """
+    homes = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        homes.append(folder.resolve().parents[1] / "blobs")
+    found = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.name != RESULT_FILE})
+    for path in found:
+        target = Path(os.path.realpath(path))
+        if not target.is_file() or not any(target.is_relative_to(home) for home in homes):
+            problem = "is no regular file" if not target.is_file() else f"is a link to {target}, outside of the folder"
+            raise UserError(f"{path.name} of model folder {str(folder)!r} {problem}; put the file itself there")
+    return found
+
+
+def downloaded(model: str) -> Path:
+    """A local folder of the model: a hub id is fetched by the hub's client, weights in safetensors only."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
+
+
+def check_model(path: str, engine: _Engine | None) -> None:
+    """Make sure that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the
+    trainer can start from, which takes them in any dtype), and asks for no code of its own.
+
+    Reads configs, processor and the headers of the weights, and of small models that the transformers engine is to serve the weights as
+    well, in a process with bounds on its time and memory.
+
+    Raises:
+        UserError: it is not, or it cannot be read.
+    """
+    import transformers.models.auto.modeling_auto  # noqa: F401 (once here, not in every child)
+
+    folder = Path(path)
+    if folder.is_absolute() and not os.path.isdir(folder):
+        advice = f"make the embedded one with `vigc seed --out {folder}`" if folder == EMBEDDED_MODEL else "check the path"
+        raise UserError(f"model folder {path} does not exist; {advice}")
+    if not os.path.isdir(folder):
+        return _check(path, engine)
+    files = model_files(folder)
+    _refuse_own_code(folder)
+    num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
+    tried = num_bytes <= _TRIED_BYTES and engine is not None and engine.kind == "transformers"
+    in_bounds(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+
+
+def check_text_model(path: str) -> None:
+    """Make sure that `path` is a text model with a chat template and weights as safetensors, and asks for no code of its own.
+
+    Within the same bounds as `check_model`.
+
+    Raises:
+        UserError: it is not, or it cannot be read.
+    """
+    import transformers.models.auto.modeling_auto  # noqa: F401 (once here, not in every child)
+
+    folder = Path(path)
+    if not os.path.isdir(folder):
+        if folder.is_absolute() or path.startswith("."):
+            raise UserError(f"model folder {path} does not exist; check the path")
+        return _check_text_model(path)
+    files = model_files(folder)
+    _refuse_own_code(folder)
+    num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
+    in_bounds(f"model {path!r}", partial(_check_text_model, path), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+
+
+def _check_text_model(path: str) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    from actors.chat.local import render_chat
+    from actors.engines.weights import manifest_of_checkpoint
+    from policies.chat import ChatMessage
+
+    try:
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # what the libraries raise on a file of a stranger's is no closed set
+        raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give a Hugging Face id or a folder") from error
+    if type(found) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"model {path!r} is a {found.model_type} model; expected a text model such as Llama or Qwen")
+    said = "what is there", "a cat", "and where"
+    try:
+        text = render_chat(tokenizer, [ChatMessage("system", "Look."), *map(ChatMessage, ("user", "assistant", "user"), said)])
+    except Exception as error:  # a template is a program: it may raise anything
+        raise UserError(f"the chat template of model {path!r} cannot be used: {one_line(error)}; take a model that has one") from error
+    if not all(one in text for one in said):
+        raise UserError(f"the chat template of model {path!r} leaves out what is said; take the one the model was trained with")
+    if os.path.isdir(path):
+        try:
+            manifest_of_checkpoint(Path(path))
+        except ValueError as error:
+            raise UserError(f"the weights of model {path!r} cannot be read as safetensors: {one_line(error)}; fetch it again") from error
+
+
+def _refuse_own_code(folder: Path) -> None:
+    for path in sorted(folder.glob(_CONFIG_FILES)):
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"model {str(folder)!r} cannot be read: {path.name} is no JSON ({one_line(error)}); fetch it again") from error
+        if code := next(_own_code(content), None):
+            raise UserError(
+                f"{path.name} of model {str(folder)!r} asks for code of its own (auto_map: {code}), which is never run; take a model "
+                "whose classes transformers has, and remove auto_map from its files"
+            )
+
+
+def _own_code(content: Any, depth: int = 0) -> Iterator[str]:
+    if isinstance(content, dict) and depth < _DEEPEST_CONFIG:
+        if content.get("auto_map"):
+            yield str(content["auto_map"])[:200]
+        for inner in content.values():
+            yield from _own_code(inner, depth + 1)
+
+
+def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    try:
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # what the libraries raise on a config of a stranger's is no closed set
+        raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give `embedded`, a Hugging Face id or a folder") from error
+    if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
+    if engine is not None and engine.kind == "vllm":
+        _check_vllm(path, found.model_type)
+    _check_processor(path)
+    if os.path.isdir(path):
+        _check_weights(Path(path), found, engine)
+    if tried and engine is not None:
+        _try(path, engine.dtype)
+
+
+def _try(path: str, dtype: str) -> None:
+    """Load the model as an engine would, which compares what it computes with what the model computes by itself."""
+    from actors.engines.base import UnfitModelError
+    from actors.engines.transformers import TransformersEngine
+
+    try:
+        TransformersEngine(path, dtype=dtype)
+    except UnfitModelError as error:
+        raise UserError(f"model {path!r}: {error}") from error
+    except Exception as error:  # what the libraries raise on files of a stranger's is no closed set
+        raise UserError(f"model {path!r} cannot be loaded: {type(error).__name__}: {one_line(error)}; fetch it again") from error
+
+
+def _check_vllm(path: str, model_type: str) -> None:
+    if find_spec("vllm") is None:
+        raise UserError("engine.kind is vllm, which is not installed: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU")
+    if model_type in _NOT_IN_VLLM:
+        raise UserError(f"model {path!r} is a {model_type} model, which vLLM does not run; set engine.kind to transformers")
+
+
+def _check_processor(path: str) -> None:
+    from actors.engines.base import Request
+    from actors.engines.prompting import Prompter
+
+    try:
+        processor = load_processor(path)
+    except Exception as error:  # of a damaged file tokenizers says so with a plain Exception
+        if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
+            raise UserError(f"the processor of model {path!r} needs torchvision, which is not installed: {torchvision_remedy()}") from error
+        raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}; save it beside the weights") from error
+    if not processor.chat_template:
+        raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")
+    try:
+        prompter = Prompter(path)
+        request = Request(Image.new("RGB", (64, 64)), "What is it?", "It is")
+        texts = prompter.render(request), prompter.render_answered(request, "a cat.")
+        told = ["What is it?" in text and "It is" in text and bool(prompter.token_ids(text)) for text in texts]
+    except Exception as error:  # a template is a program: it may raise anything
+        raise UserError(
+            f"the chat template of model {path!r} cannot be used: {type(error).__name__}: {one_line(error)}; take the one the model was "
+            "trained with"
+        ) from error
+    if not all(told):
+        raise UserError(f"the chat template of model {path!r} leaves out what is said; take the one the model was trained with")
+
+
+def _check_weights(folder: Path, config: Any, engine: _Engine | None) -> None:
+    from actors.engines.weights import manifest_of_checkpoint
+
+    remedy = "fetch the folder again, or convert its weights with save_pretrained"
+    try:
+        manifest = manifest_of_checkpoint(folder)
+    except ValueError as error:
+        raise UserError(f"the weights of model {str(folder)!r} cannot be read as safetensors: {one_line(error)}; {remedy}") from error
+    if engine is None:
+        manifest = {name: replace(spec, dtype="float32") if spec.dtype in _FLOATS else spec for name, spec in manifest.items()}
+    dtype = "float32" if engine is None else engine.dtype
+    if other := sorted({spec.dtype for spec in manifest.values()} & {*_FLOATS} - {dtype}):
+        raise UserError(f"the weights of model {str(folder)!r} are {', '.join(other)}, but engine.dtype is {dtype}; make the two the same")
+    if engine is None or engine.kind == "transformers":
+        _check_shapes(folder, config, manifest, dtype)
+
+
+def _check_shapes(folder: Path, config: Any, manifest: Any, dtype: str) -> None:
+    """Hold the weights against the model that the config describes, as every swap of the run will."""
+    import torch
+
+    from actors.engines.transformers import served_tensors
+    from actors.engines.weights import difference_of, manifest_of
+
+    remedy = "fetch the folder again, or convert its weights with save_pretrained"
+    try:
+        from transformers import AutoModelForImageTextToText
+
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+        wanted = manifest_of(served_tensors(model))
+    except Exception as error:  # what the libraries raise on a config of a stranger's is no closed set
+        raise UserError(f"model {str(folder)!r} cannot be built from its config: {one_line(error)}; {remedy}") from error
+    if difference := difference_of(manifest, wanted):
+        raise UserError(f"the weights of model {str(folder)!r} do not fit its config: {difference}; {remedy}")

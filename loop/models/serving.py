@@ -1,0 +1,82 @@
+"""Engines that serve one model: a fleet for rounds, and one of its own for a model that no run drives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.engines import EngineSpec
+from actors.engines.base import Probe, WeightUpdate
+from actors.engines.probe import make_probe
+from actors.generator import GeneratorOptions
+from actors.worker import EngineWorker
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.slot import engine_actor
+from cluster.resources.connect import connected
+from cluster.resources.placement import Placement, reserve
+from cluster.resources.plan import plan_engines
+from loop.config.engine_config import ClusterConfig, EngineConfig
+from policies.correction.methods import CorrectionPolicy, NoCorrection
+
+_SHUTDOWN_S = 30.0
+
+
+def engine_fleet(
+    spec: EngineSpec, generation: GeneratorOptions, correction: CorrectionPolicy, cluster: ClusterConfig, placement: Placement
+) -> Fleet:
+    """The engines of a plan, not started yet."""
+    worker = engine_actor(EngineWorker)
+
+    def spawn(index: int) -> Any:
+        return worker.options(**placement.engine_options(index)).remote(spec, generation, correction)
+
+    return Fleet(
+        spawn, placement.plan.num_engines, max_restarts_per_engine=cluster.max_restarts, task_timeout_s=cluster.task_timeout_s,
+        start_timeout_s=cluster.start_timeout_s, swap_timeout_s=cluster.swap_timeout_s, check_placement=placement.check,
+    )  # fmt: skip
+
+
+def probe_of(checkpoint: Path, engine: EngineConfig, timeout_s: float) -> Probe:
+    """What the checkpoint's weights say, found out in a process of its own."""
+    task = ray.remote(num_cpus=0, max_retries=1)(make_probe).remote(checkpoint, engine.dtype, engine.num_threads)
+    return ray.get(task, timeout=timeout_s)
+
+
+@contextmanager
+def serving(update: WeightUpdate, engine: EngineConfig, cluster: ClusterConfig, owner: str) -> Iterator[Fleet]:
+    """Engines that serve a checkpoint, and nothing beside them; all of it ends with the block.
+
+    Args:
+        update: the weights, as a Hugging Face folder.
+        engine: how each engine runs it.
+        cluster: how many engines, where, and the bounds on waits; what it says of trainers and filters is not read.
+        owner: who the temp folder of a local Ray belongs to.
+
+    Raises:
+        NotEnoughResourcesError: the machine or cluster has no room.
+        FleetError: an engine could not be started.
+    """
+    checkpoint = update.checkpoint
+    assert checkpoint is not None, "engines load their model from a folder"
+    with ExitStack() as stack:
+        info = stack.enter_context(
+            connected(
+                cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s,
+                dashboard=cluster.dashboard, owner=owner,
+            )
+        )  # fmt: skip
+        plan = plan_engines(
+            info.cpus, info.gpus, cluster.num_engines, cluster.cpus_per_actor, engine.tensor_parallel_size if cluster.use_gpus else 0
+        )
+        placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
+        spec = EngineSpec(engine.kind, str(checkpoint), engine.options)
+        fleet = engine_fleet(spec, GeneratorOptions(), NoCorrection(), cluster, placement)
+        stack.callback(fleet.shutdown, _SHUTDOWN_S)
+        probe = None if engine.probed == "never" else probe_of(checkpoint, engine, cluster.start_timeout_s)
+        fleet.start(replace(update, probe=probe))
+        yield fleet

@@ -1,0 +1,57 @@
+"""The mirror's view of a run: which samples to show, where the champion lies, and when the mirror opens and closes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loop.config.run_config import RunConfig
+from loop.errors import PrunedCheckpointError
+from loop.export import read_records
+from loop.monitors.tracking import Mirror, default_tracking_uri, flatten_parameters
+from loop.monitors.tracking_process import BackgroundMirror
+from loop.store.commits import RoundCommit
+from loop.store.run_store import Store
+from policies.records import Record
+
+
+def mirror_of(config: RunConfig, store: Store) -> Mirror:
+    """The MLflow side of a run."""
+    parameters = flatten_parameters(config.model_dump(mode="json"))
+    uri = default_tracking_uri(_run_folder(store), os.environ)
+    return Mirror(uri, config.tracking.experiment, config.name, store.read_run().run_id, parameters, config.tracking.registered_model)
+
+
+@contextmanager
+def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | None]:
+    """A mirror beside the loop; None where tracking is switched off. Closed as finished, failed or interrupted with the block."""
+    if not config.tracking.enabled:
+        yield None
+        return
+
+    def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
+        records = read_records(store, commit) if commit.round else []
+        accepted = [record for record in records if record.accepted]
+        rejected = [record for record in records if not record.accepted]
+        return accepted[: config.tracking.num_samples], rejected[: config.tracking.num_samples]
+
+    def champion_folder(commit: RoundCommit) -> Path | None:
+        try:
+            return store.local_checkpoint(commit.champion_path)
+        except PrunedCheckpointError:
+            return None
+
+    mirror = BackgroundMirror(mirror_of(config, store), samples, champion_folder, _run_folder(store) / "mlflow.log")
+    try:
+        yield mirror
+    finally:
+        raised = sys.exc_info()[0]
+        mirror.finish("FINISHED" if raised is None else "KILLED" if raised is KeyboardInterrupt else "FAILED")
+
+
+def _run_folder(store: Store) -> Path:
+    """The run's local folder; for a run on an object store the working folder stands in, for MLflow's files alone."""
+    return Path(store.uri) if "://" not in store.uri else Path.cwd()

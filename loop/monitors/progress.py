@@ -1,0 +1,239 @@
+"""What the driver shows while it runs: a live line per stage on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from loop.errors import printable
+from loop.monitors.terminal import encodes_unicode
+
+DEFAULT_LINE_EVERY_S = 5.0
+QUIET_S = 15.0
+"""A stage that has told nothing for so long is said to be at work."""
+BAR_WIDTH = 12
+RATE_OF = "records"  # the total whose speed is shown; a stage that has none shows the speed of its units
+
+
+class Stage:
+    """One stage of a round, counted as it advances. Made by `RunProgress.stage`; safe to advance from one thread at a time."""
+
+    def __init__(self, name: str, total: int | None, unit: str, clock: Callable[[], float], on_change: Callable[[Stage], None]) -> None:
+        self.name = name
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.totals: dict[str, int] = {}
+        self.remark = ""
+        self._clock = clock
+        self._started_s = clock()
+        self._on_change = on_change
+
+    def advance(self, count: int = 1, **totals: int) -> None:
+        """`count` more units are done, and brought so many more of each of `totals` (`records`, `kept` and the like)."""
+        self.done += count
+        for name, number in totals.items():
+            self.totals[name] = self.totals.get(name, 0) + number
+        self._on_change(self)
+
+    def reach(self, done: int, remark: str = "") -> None:
+        """`done` units in all are done; `remark` is shown until the next one."""
+        self.remark = printable(remark)
+        self.advance(done - self.done)
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._started_s
+
+    def counted(self) -> str:
+        """How far it is: `12/64 shards`."""
+        of_total = "" if self.total is None else f"/{self.total}"
+        return f"{self.done}{of_total} {self.unit}"
+
+    def details(self) -> str:
+        """What it brought and how fast: `records 480, kept 102, 31.2 records/s`."""
+        parts = [f"{name} {number}" for name, number in self.totals.items()]
+        elapsed_s = self.elapsed_s
+        name, number = (RATE_OF, self.totals[RATE_OF]) if RATE_OF in self.totals else (self.unit, self.done)
+        if number and elapsed_s > 0:
+            parts.append(f"{number / elapsed_s:.1f} {name}/s")
+        if self.remark:
+            parts.append(self.remark)
+        return ", ".join(parts)
+
+
+class Listener(Protocol):
+    """Who else is told: the log of a run."""
+
+    def line(self, text: str) -> None:
+        """What a log shows."""
+        ...
+
+    def stage(self, round: str, stage: Stage | None) -> None:
+        """The stage that is at work, newly or further on; None: it is done. One that failed is not told of again."""
+        ...
+
+
+def loss_remark(loss: float | None) -> str:
+    """How a training stage shows its loss."""
+    return "" if loss is None else f"loss {loss:.3f}"
+
+
+class RunProgress:
+    """Shows rounds and stages on `console`: live when it is a terminal, otherwise as lines. A listener gets the lines in either case.
+
+    A line tells a stage's start, then at most one every `line_every_s` seconds how far it is, and one its end with totals and
+    seconds; a stage that does not advance gets one every `QUIET_S`. On a terminal the start and the middle are a live progress bar
+    instead.
+
+        with RunProgress(console) as progress:
+            progress.round(1, 5)
+            with progress.stage("generate", total=64, unit="shards") as stage:
+                stage.advance(1, records=48, kept=11)
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        line_every_s: float = DEFAULT_LINE_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+        listener: Listener | None = None,
+        quiet_s: float = QUIET_S,
+    ) -> None:
+        self._console = console
+        self._listener = listener
+        self._quiet_s = quiet_s
+        self._over = threading.Event()
+        self._told_s = time.monotonic()
+        self._stages: list[Stage] = []
+        self._line_every_s = line_every_s
+        self._clock = clock
+        self._last_line_s = clock()
+        self._round = ""
+        self._live = _live_display(console) if console.is_terminal and not console.is_dumb_terminal else None
+        self._tasks: dict[Stage, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        threading.Thread(target=self._break_silence, name="progress", daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        if self._live is not None:
+            self._live.stop()
+
+    def round(self, number: int, total: int) -> None:
+        """The stages from here on belong to round `number` of `total`."""
+        self._round = f"round {number}/{total}"
+        self._line(self._round, "bold")
+
+    def note(self, text: str) -> None:
+        """One line of text, as it is."""
+        self._line(printable(text))
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "steps") -> Iterator[Stage]:
+        """A stage of `total` units (None: not known beforehand), over when the block ends."""
+        stage = Stage(name, total, unit, self._clock, self._on_change)
+        self._begin(stage)
+        try:
+            yield stage
+        except BaseException:
+            self._end(stage, f"stopped at {stage.counted()}")
+            raise
+        self._end(stage, f"done, {stage.counted()}" if stage.done else "done")
+        self._tell_stage()
+
+    def _begin(self, stage: Stage) -> None:
+        self._stages.append(stage)
+        if self._live is not None:
+            self._tasks[stage] = self._live.add_task(printable(stage.name), total=stage.total, round=self._round, counted="", details="")
+        self._tell(self._titled(stage, "started" if stage.total is None else f"started, {stage.total} {stage.unit}"))
+        self._tell_stage()
+
+    def _on_change(self, stage: Stage) -> None:
+        if self._live is not None:
+            self._live.update(self._tasks[stage], completed=stage.done, counted=stage.counted(), details=stage.details())
+        if self._clock() - self._last_line_s >= self._line_every_s and stage.done != stage.total:
+            self._tell(self._titled(stage, stage.counted(), stage.details()))
+        self._tell_stage()
+
+    def _break_silence(self) -> None:
+        """A thread of its own: whoever waits for an engine or a file tells nothing."""
+        while not self._over.wait(min(1.0, self._quiet_s)):
+            stages = self._stages[-1:]
+            if stages:
+                self._tell_stage()
+            if stages and time.monotonic() - self._told_s >= self._quiet_s:
+                stage = stages[0]
+                self._tell(
+                    self._titled(stage, stage.counted() if stage.done or stage.total else "", f"at work for {stage.elapsed_s:.0f} s")
+                )
+
+    def _end(self, stage: Stage, outcome: str) -> None:
+        self._stages.remove(stage)
+        if self._live is not None:
+            self._live.remove_task(self._tasks.pop(stage))
+        self._line(self._titled(stage, outcome, stage.details(), f"{stage.elapsed_s:.1f} s"))
+
+    def _titled(self, stage: Stage, *parts: str) -> str:
+        """What is told of a stage, under the round and the name."""
+        title = " ".join(filter(None, (self._round, stage.name)))
+        return printable(f"{title}: {', '.join(filter(None, parts))}")
+
+    def _line(self, text: str, style: str = "") -> None:
+        self._last_line_s, self._told_s = self._clock(), time.monotonic()
+        self._console.print(Text(text, style), soft_wrap=True)
+        if self._listener is not None:
+            self._listener.line(text)
+
+    def _tell(self, text: str) -> None:
+        """A line of a log; a terminal shows it live."""
+        if self._live is None:
+            self._line(text)
+            return
+        self._last_line_s, self._told_s = self._clock(), time.monotonic()
+        if self._listener is not None:
+            self._listener.line(text)
+
+    def _tell_stage(self) -> None:
+        if self._listener is not None:
+            self._listener.stage(self._round, self._stages[-1] if self._stages else None)
+
+
+class _BarWhereKnown(ProgressColumn):
+    """A bar for stages that know how long they are; a pulsing one would only say again that it is running."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(min_width=BAR_WIDTH))
+        self._bar = BarColumn(bar_width=BAR_WIDTH)
+
+    def render(self, task: Task) -> RenderableType:
+        return "" if task.total is None else self._bar.render(task)
+
+
+def _live_display(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn("dots" if encodes_unicode(console.encoding) else "line"),
+        TextColumn("{task.fields[round]}", style="bold", markup=False),
+        TextColumn("{task.description}", markup=False),
+        _BarWhereKnown(),
+        TextColumn("{task.fields[counted]}", markup=False),
+        TimeElapsedColumn(Column(min_width=7)),
+        TextColumn("{task.fields[details]}", style="green", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+        console=console,
+        expand=True,
+        transient=True,
+        refresh_per_second=4,
+    )

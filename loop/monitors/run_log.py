@@ -1,0 +1,201 @@
+"""What a run says of itself beside its store: `run.log`, the lines that the terminal showed, and `status.json`, where the driver is and how
+the last one ended.
+
+Neither is part of the run's data: no digest covers them, and a disk that does not take them is a warning and never ends a run. A local
+run appends to its log line by line; behind a URI, where nothing can be appended, both are written anew at most every half minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from actors.engines.base import EngineError
+from actors.training.job import TrainerError
+from cluster.errors import ClusterError
+from loop.errors import LoopError, WriteError, printable
+from loop.monitors.progress import Stage
+from loop.store.storage import LocalStorage, Storage
+
+logger = logging.getLogger(__name__)
+
+LOG, STATUS = "run.log", "status.json"
+Outcome = Literal["finished", "interrupted", "failed"]
+
+_LOCAL_EVERY_S = 2.0
+_REMOTE_EVERY_S = 30.0
+_MAX_REMOTE_CHARS = 4_000_000
+"""Of the log of a run behind a URI, which is written whole: its end is kept."""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StageStatus(_Document):
+    """The stage that a driver was in when it last wrote."""
+
+    round: str
+    """`round 2/5`; empty before the first."""
+    name: str
+    done: int
+    total: int | None
+    unit: str
+    details: str
+
+    def __str__(self) -> str:
+        counted = f"{self.done}{'' if self.total is None else f'/{self.total}'} {self.unit}" if self.done or self.total else ""
+        return ": ".join(filter(None, (f"{self.round} {self.name}".strip(), ", ".join(filter(None, (counted, self.details))))))
+
+
+class End(_Document):
+    """How a driver ended."""
+
+    at: float
+    """Seconds since the epoch of time."""
+    outcome: Outcome
+    reason: str
+
+
+class RunStatus(_Document):
+    """What the last driver of a run wrote last. One without an end is at work, or was killed."""
+
+    pid: int
+    host: str
+    started_at: float
+    updated_at: float
+    stage: StageStatus | None = None
+    end: End | None = None
+
+
+def read_status(storage: Storage) -> RunStatus | None:
+    """What the last driver wrote; None where there is nothing that can be read."""
+    try:
+        return RunStatus.model_validate_json(storage.read(STATUS))
+    except (OSError, ValidationError):  # no driver has written one, or its disk damaged it: a status is told without it
+        return None
+
+
+class RunLog:
+    """The driver's side: what `RunProgress` and the logging of this process pass on. Safe to use from several threads."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._lock = threading.RLock()
+        self._kept = ""
+        self._written_s = float("-inf")
+        self._is_broken = False
+        now = time.time()
+        self._status = RunStatus(pid=os.getpid(), host=socket.gethostname(), started_at=now, updated_at=now)
+
+    def line(self, text: str) -> None:
+        """Append lines, stamped with the time."""
+        self.text("\n".join(f"{time.strftime('%F %T')} {one}" for one in text.splitlines()))
+
+    def text(self, text: str) -> None:
+        """Append a text as it is, such as a table."""
+        with self._lock:
+            self._try(lambda: self._append("".join(f"{printable(one)}\n" for one in text.splitlines())))
+
+    def stage(self, round: str, stage: Stage | None) -> None:
+        """The driver is in `stage`, newly or further on; None: in none."""
+        shown = None
+        if stage is not None:
+            shown = StageStatus(
+                round=round, name=stage.name, done=stage.done, total=stage.total, unit=stage.unit, details=printable(stage.details())
+            )
+        with self._lock:
+            is_other = (shown and shown.name) != (self._status.stage and self._status.stage.name)
+            self._status = self._status.model_copy(update={"stage": shown, "updated_at": time.time()})
+            every_s = _REMOTE_EVERY_S if self._is_remote else 0.0 if is_other else _LOCAL_EVERY_S
+            if time.monotonic() - self._written_s >= every_s:
+                self._write()
+
+    def end(self, outcome: Outcome, reason: str) -> None:
+        """The driver ends. The stage that it was in stays in the status."""
+        reason = printable(reason)
+        self.line(f"{outcome}: {reason}")
+        with self._lock:
+            now = time.time()
+            self._status = self._status.model_copy(update={"updated_at": now, "end": End(at=now, outcome=outcome, reason=reason)})
+            self._write()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """How the block ends is how the driver ended."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.end("interrupted", "stopped by Ctrl-C or SIGTERM")
+            raise
+        except BaseException as error:
+            if not isinstance(error, LoopError | ClusterError | TrainerError | EngineError):
+                self.text(traceback.format_exc())
+            self.end("failed", f"{type(error).__name__}: {error}")
+            raise
+        self.end("finished", "the loop is over")
+
+    @property
+    def _is_remote(self) -> bool:
+        return not isinstance(self._storage, LocalStorage)
+
+    def _write(self) -> None:
+        self._written_s = time.monotonic()
+        self._try(lambda: self._storage.write(STATUS, self._status.model_dump_json(indent=1).encode() + b"\n"))
+        if self._is_remote:
+            self._try(lambda: self._storage.write(LOG, self._kept.encode(errors="backslashreplace")))
+
+    def _append(self, text: str) -> None:
+        if isinstance(self._storage, LocalStorage):
+            with (self._storage.root / LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+        elif self._kept or not self._storage.size(LOG):
+            self._kept = (self._kept + text)[-_MAX_REMOTE_CHARS:]
+        else:
+            self._kept = (self._storage.read(LOG).decode(errors="replace") + text)[-_MAX_REMOTE_CHARS:]
+
+    def _try(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except (OSError, WriteError, pa.ArrowException) as error:  # a log is never worth a run
+            if not self._is_broken:
+                self._is_broken = True  # before the warning, which comes back here
+                logger.warning("cannot write %s or %s: %s; the run goes on without them", LOG, STATUS, error)
+
+
+class _Handler(logging.Handler):
+    """Passes what is logged to the run's log. What is critical is about to end this process without unwinding anything."""
+
+    def __init__(self, log: RunLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.CRITICAL:
+            self._log.end("failed", record.getMessage())
+        else:
+            self._log.line(f"{record.levelname} {record.getMessage()}")
+
+
+@contextmanager
+def logged(storage: Storage) -> Iterator[RunLog]:
+    """The log of a run for the length of a driver, which must hold the run's lock; what is logged in this process goes there as well."""
+    log = RunLog(storage)
+    log.line(f"driver {os.getpid()} on {socket.gethostname()}")
+    log.stage("", None)
+    handler = _Handler(log)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield log
+    finally:
+        logging.getLogger().removeHandler(handler)

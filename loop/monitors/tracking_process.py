@@ -1,0 +1,253 @@
+"""The MLflow mirror beside the running loop, in a process of its own.
+
+`BackgroundMirror` is what the driver uses: a thread that waits and a child process that works, because importing MLflow costs
+seconds of processor time, its server may be slow, and it changes the logging and the environment of its process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+import pyarrow as pa
+
+from loop.credentials import masked
+from loop.monitors.tracking import ChampionFolder, LoopState, Mirror, Samples, cut
+from loop.store.commits import RoundCommit
+from policies.records import RECORD_SCHEMA, Record, from_table
+
+logger = logging.getLogger(__name__)
+
+REPLY_TIMEOUT_S = 120.0  # mirroring one round is about fifteen requests of at most a few seconds each
+CHILD_EXIT_TIMEOUT_S = 5.0
+PATIENCE_S = 8.0  # a wait that is longer is explained
+CHILD_NICENESS = 10
+MAX_FAILURE_CHARACTERS = 600
+
+
+class MirrorError(RuntimeError):
+    """The child process could not mirror a round: MLflow is down, or refused it. What is missing is replayed later."""
+
+
+class BackgroundMirror:
+    """Mirrors while the loop goes on: no method but `finish` ever waits.
+
+    A daemon thread hands the newest commits to a child process (`python -m loop.monitors.tracking_process`) over its standard input, as
+    JSON lines, and reads sample records for it when it asks. The child is started at the first `publish` and ends with this process. An
+    outage is warned of once; each later `publish`, and `finish`, tries again with everything that is missing.
+    """
+
+    def __init__(self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path) -> None:
+        """`samples` and `champion_folder` are called in the thread. The child's output is appended to `log_path`, credentials masked."""
+        self._mirror = mirror
+        self._samples = samples
+        self._champion_folder = champion_folder
+        self._shown_uri = masked(mirror.tracking_uri)
+        self._log_path = log_path
+        self._orders: queue.SimpleQueue[tuple[list[RoundCommit], LoopState | None]] = queue.SimpleQueue()
+        self._newest: list[RoundCommit] = []
+        self._child: subprocess.Popen[str] | None = None
+        self._log: threading.Thread | None = None
+        self._is_down = False
+        self._is_complete = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="mlflow-mirror", daemon=True)
+        self._thread.start()
+
+    def publish(self, commits: Sequence[RoundCommit]) -> None:
+        """Mirror all `commits` of the run so far; returns at once."""
+        self._newest = list(commits)
+        self._orders.put((self._newest, None))
+
+    def finish(self, state: LoopState, timeout_s: float = 30.0) -> bool:
+        """Mirror what is missing and set the state of the loop; whether MLflow has everything.
+
+        Waits `timeout_s` at most, and a few seconds more for a process that had to be killed.
+        """
+        self._orders.put((self._newest, state))
+        self._thread.join(min(PATIENCE_S, timeout_s))
+        if self._thread.is_alive() and timeout_s > PATIENCE_S:
+            logger.warning("waiting for MLflow at %s to take what it lacks, at most %.0f s", self._shown_uri, timeout_s)
+            self._thread.join(timeout_s - PATIENCE_S)
+        if self._thread.is_alive():
+            uri = self._shown_uri
+            logger.warning("MLflow at %s did not take everything within %.0f s; `vigc resume` replays what it lacks", uri, timeout_s)
+            self._stopped.set()
+            child = self._child
+            if child is not None:
+                child.kill()  # which wakes the thread, if it waits for a reply
+            self._thread.join(CHILD_EXIT_TIMEOUT_S)
+        return self._is_complete
+
+    def _serve(self) -> None:
+        closing: LoopState | None = None
+        while closing is None and not self._stopped.is_set():
+            commits, closing = self._orders.get()
+            while closing is None and not self._orders.empty():
+                commits, closing = self._orders.get_nowait()
+            self._attempt(commits, closing)
+        self._drop_child()
+
+    def _attempt(self, commits: list[RoundCommit], closing: LoopState | None) -> None:
+        try:
+            self._exchange(commits, closing)
+        except Exception as error:
+            # The boundary of the mirror: whatever befalls MLflow, its process or the reading of samples, the loop goes on.
+            if not isinstance(error, MirrorError):
+                self._drop_child()
+            if not self._is_down and not self._stopped.is_set():
+                uri, reason = self._shown_uri, masked(str(error))
+                logger.warning("MLflow at %s lags behind: %s; the next round, or `vigc resume`, replays what it lacks", uri, reason)
+            self._is_down = True
+        else:
+            if self._is_down:
+                logger.info("MLflow at %s has caught up", self._shown_uri)
+            self._is_down = False
+            self._is_complete = closing is not None
+
+    def _exchange(self, commits: list[RoundCommit], closing: LoopState | None) -> None:
+        child = self._child = self._child or self._start_child()
+        by_round = {commit.round: commit for commit in commits}
+        folders = {commit.round: self._champion_folder(commit) for commit in commits}
+        message: dict[str, Any] = {
+            "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in commits],
+            "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
+            "close": closing,
+        }
+        while True:
+            reply = _ask(child, message)
+            if "failed" in reply:
+                raise MirrorError(reply["failed"])
+            if "samples_of" not in reply:
+                return
+            accepted, rejected = self._samples(by_round[reply["samples_of"]])
+            message = {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
+
+    def _start_child(self) -> subprocess.Popen[str]:
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = self._log_path.open("a")
+        child = subprocess.Popen(
+            [sys.executable, "-m", "loop.monitors.tracking_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # an interrupt from the terminal is the driver's to handle; `finish` comes after it
+        )
+        self._log = threading.Thread(target=_write_masked, args=(child.stderr, log), name="mlflow-log", daemon=True)
+        self._log.start()
+        plain = {field.name: getattr(self._mirror, field.name) for field in fields(self._mirror)}
+        _write_line(child.stdin, {**plain, "parameters": dict(self._mirror.parameters)})
+        return child
+
+    def _drop_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait(CHILD_EXIT_TIMEOUT_S)
+        if self._log is not None:
+            self._log.join(CHILD_EXIT_TIMEOUT_S)
+
+
+def _write_masked(lines: IO[str], log: TextIO) -> None:
+    """Append what a process says, until it ends. Its library may write a tracking URI with its password."""
+    with log:
+        for line in lines:
+            log.write(masked(line))
+            log.flush()
+
+
+def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, Any]:
+    """One message to the child and its reply; a child that does not reply in time is killed.
+
+    Raises:
+        OSError: the child is gone.
+    """
+    assert child.stdout is not None
+    deadline = threading.Timer(REPLY_TIMEOUT_S, child.kill)
+    deadline.daemon = True
+    deadline.start()
+    try:
+        _write_line(child.stdin, message)
+        reply = child.stdout.readline()
+    finally:
+        deadline.cancel()
+    if not reply:
+        raise ConnectionError(f"its process ended or gave no sign of life for {REPLY_TIMEOUT_S:.0f} s")
+    return json.loads(reply)
+
+
+def _write_line(stream: IO[str] | None, message: Mapping[str, Any]) -> None:
+    assert stream is not None
+    stream.write(json.dumps(message) + "\n")
+    stream.flush()
+
+
+def _serve_driver() -> None:
+    """The child's side: mirror what the driver sends, until it closes our standard input or is gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process; the driver still closes the run in MLflow
+    os.nice(CHILD_NICENESS)
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not come between the replies
+    mirror = Mirror(**json.loads(sys.stdin.readline()))
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    while True:
+        line = lines.get()
+        try:
+            _obey(mirror, json.loads(line), lines, replies)
+        except Exception as error:
+            # The boundary of the process: whatever MLflow raises is told to the driver, which warns and tries again later.
+            traceback.print_exc()
+            _write_line(replies, {"failed": cut(f"{type(error).__name__}: {error}", MAX_FAILURE_CHARACTERS)})
+        else:
+            _write_line(replies, {"done": True})
+
+
+def _listen(lines: queue.SimpleQueue[str]) -> None:
+    """Ends this process with the driver's end of the pipe, whatever MLflow keeps it waiting for: a mirror may be cut short anywhere."""
+    for line in iter(sys.stdin.readline, ""):
+        lines.put(line)
+    os._exit(0)
+
+
+def _obey(mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str], replies: IO[str]) -> None:
+    def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
+        _write_line(replies, {"samples_of": commit.round})
+        answer = json.loads(lines.get())
+        return _records(answer["accepted"]), _records(answer["rejected"])
+
+    def champion_folder(commit: RoundCommit) -> Path | str | None:
+        folder = message["folders"][str(commit.round)]
+        if folder is None:
+            return None
+        text, is_path = folder
+        return Path(text) if is_path else text
+
+    mirror.publish([RoundCommit.model_validate(commit) for commit in message["commits"]], samples, champion_folder)
+    if message["close"] is not None:
+        mirror.close(message["close"])
+
+
+def _records(rows: list[dict[str, Any]]) -> list[Record]:
+    return from_table(pa.Table.from_pylist(rows, schema=RECORD_SCHEMA))
+
+
+if __name__ == "__main__":
+    _serve_driver()

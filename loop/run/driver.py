@@ -1,0 +1,163 @@
+"""The driver: opens the house, runs rounds until the stop policy says so, and mirrors what is committed."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import torch
+from rich.console import Console
+
+from cluster.resources.plan import plan_resources
+from loop.config.run_config import RunConfig, stored_config
+from loop.errors import UserError
+from loop.interruption import interruptible
+from loop.models.checks import check_model
+from loop.monitors.mirroring import mirrored
+from loop.monitors.progress import RunProgress
+from loop.monitors.run_log import logged
+from loop.monitors.tracking import flatten_parameters
+from loop.run.house import House, open_house, resource_request
+from loop.run.retention import check_needed, prune
+from loop.run.round import run_baseline, run_round
+from loop.setup.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets
+from loop.setup.inert import no_effect
+from loop.setup.overlaps import overlaps
+from loop.store.commits import Finding, RoundCommit
+from loop.store.run_store import RunInfo, Store
+
+log = logging.getLogger(__name__)
+
+_REPLAY_S = 600.0
+"""Bound on the mirror where nothing else is left to do: one call per request to MLflow, about fifteen a round."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a config before an actor starts."""
+
+    metrics: list[str]
+    """How the answers to each set of questions are scored, a line each."""
+    findings: list[Finding]
+    """What works and is hardly what was meant; none for a run that has begun, which told them."""
+
+
+def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
+    """Everything that can be found wrong with a config before an actor starts; of a run that has begun, what takes seconds and has been
+    looked at already is left out.
+
+    Raises:
+        UserError: with one clear line.
+    """
+    policies = build_policies(config)
+    if config.cluster.address is None:
+        available = config.cluster.num_cpus or psutil.cpu_count() or 1
+        try:
+            plan_resources(available, torch.cuda.device_count(), resource_request(config))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    images = [build_images(spec) for spec in config.image_sets]
+    seed_data = build_labelled(config.seed_data.data)
+    sets = question_sets(config)
+    findings: list[Finding] = []
+    if not has_begun:
+        check_held_out(list(sets.values()))
+        check_model(config.model_path, config.engine)
+        findings = [*no_effect(config, policies), *overlaps(config, seed_data, sets, images)]
+    return Checked([f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
+
+
+def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing: bool = False) -> Store:
+    """A run in `run_dir`, driven to its end. The store holds everything that came of it.
+
+    Args:
+        resume_existing: go on with the run that is there already, if it has this config; otherwise it must be a new one.
+
+    Raises:
+        RunExistsError: there is one, and it is not to be resumed.
+        UserError: there is one with another config, or this one cannot work.
+    """
+    if resume_existing and (there := Store.find(run_dir)) is not None:
+        check_same(config, there)
+        return resume(run_dir, console)
+    with RunProgress(Console(stderr=True)) as progress, progress.stage("check config, data and model"):
+        checked = check(config)
+    info = RunInfo(run_id=f"{config.name}-{uuid.uuid4().hex[:12]}", config=config.model_dump(mode="json"))
+    store = Store.create(run_dir, info)
+    drive(config, store, console, checked)
+    return store
+
+
+def resume(run_dir: str, console: Console) -> Store:
+    """Continue an interrupted run from its last finished shard; a finished run only has its mirror completed."""
+    store = Store.open(run_dir)
+    config = stored_config(store.read_run().config)
+    drive(config, store, console)
+    return store
+
+
+def check_same(config: RunConfig, store: Store) -> None:
+    """Raises `UserError` unless the run has this config; it names every key that differs, with both values."""
+    there = flatten_parameters(stored_config(store.read_run().config).model_dump(mode="json"))
+    here = flatten_parameters(config.model_dump(mode="json"))
+    differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+    if differing:
+        lines = [f"{key}: {there.get(key, 'absent')} in the run, {here.get(key, 'absent')} here" for key in differing]
+        raise UserError(
+            f"{store.uri} holds a run with another config; give the same, continue the run as it is with `vigc resume {store.uri}`, or "
+            "choose another --run-dir\n" + "\n".join(lines)
+        )
+
+
+def drive(config: RunConfig, store: Store, console: Console, checked: Checked | None = None) -> None:
+    """Rounds from where the store stands to where the stop policy ends them. `checked` is what `check` returned; None: not called."""
+    with (
+        interruptible(store.uri),
+        store.locked() as locked,
+        logged(locked.storage) as log_of_run,
+        mirrored(config, locked) as mirror,
+        log_of_run.ending(),
+        RunProgress(console, listener=log_of_run) as progress,
+    ):
+        commits = locked.commits()
+        if checked is None:
+            with progress.stage("check config and data"):
+                checked = check(config, has_begun=bool(commits))
+        for line in checked.metrics:
+            progress.note(f"metric of {line}")
+        policies = build_policies(config)
+        if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
+            progress.note("the run is finished; nothing is left to do")
+            if mirror:
+                mirror.publish(commits)
+                mirror.finish("FINISHED", _REPLAY_S)
+            return
+        check_needed(locked, commits)
+        for finding in checked.findings:
+            progress.note(finding.line)
+        with open_house(config, locked, commits, progress, checked.findings) as house:
+            for commit in rounds(house):
+                if mirror:
+                    mirror.publish(house.commits)
+                prune(locked, house.commits, config.retention.keep_last, config.retention.keep_every)
+                for finding in commit.findings:
+                    if finding not in checked.findings:  # those of the config are told before anything is started
+                        progress.note(finding.line)
+                log.info("round %d is committed: %s", commit.round, commit.state)
+
+
+def rounds(house: House) -> Iterator[RoundCommit]:
+    """The loop: a baseline, then one round after the other, each committed before it is yielded."""
+    if not house.commits:
+        house.progress.round(0, house.config.rounds)
+        house.commits.append(run_baseline(house))
+        yield house.commits[-1]
+    while not (reason := house.policies.stop.stop([commit.state for commit in house.commits[1:]], house.config.rounds)):
+        index = len(house.commits)
+        house.progress.round(index, house.config.rounds)
+        house.commits.append(run_round(house, index))
+        yield house.commits[-1]
+    house.progress.note(f"the loop ends: {reason}")

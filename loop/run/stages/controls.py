@@ -1,0 +1,95 @@
+"""Controls: what a round would have made without one thing, trained beside the candidate and asked the same questions.
+
+| control         | training set                                                                                              |
+|-----------------|-----------------------------------------------------------------------------------------------------------|
+| `seed_only`     | seed data alone                                                                                           |
+| `no_correction` | the candidate's, with the answer that VIG gave itself in the place of the corrected one; a record for     |
+|                 | which VIG gave none cannot be trained on without correction, and is left out and counted                  |
+
+All else is the candidate's: number of samples and steps, schedule, augmentation, seeds. Filters and selection stay as well, those that
+look at corrected answers too: `no_correction` measures the answers that are learned, not which records are. A filter that keeps only
+answers that correction left alone leaves it nothing to differ by, and is refused beside it.
+
+A control has a line of its own. Its start is chosen as the candidate's is, with the control of the round that made the champion in
+the place of the champion (the seed model until a candidate is accepted): after an acceptance the control goes on from the one
+trained then, after a rejection from where it was. So at every round a control has had as many trainings, of as many steps, as the
+candidate, and has never learned from anything that the control goes without. Started from the champion it would have, and would show
+what the last round added alone. The control of `benchmarks.quality.gain` is a run of its own with decisions of its own; this one is never
+chosen, and the candidate's choice is made on acceptance sets: compare the two on the held-out sets, as the metrics do.
+
+Controls decide nothing, and a round without them is committed as if they did not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from loop.run.house import House
+from loop.run.stages.clock import RoundClock
+from loop.run.stages.evaluation import evaluate, mean_scores, sets_of
+from loop.run.stages.training import hyperparameters, mixed, train, training_set
+from loop.store.commits import FileEntry
+from policies.acceptance.paired import Comparison, compare, interval, pooled
+from policies.records import Record, TrainingSample
+from policies.scoring.predictions import Predictions
+
+
+@dataclass
+class Controls:
+    """What the controls of a round come to in its commit record."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Under `control/NAME/`: `train_loss` and the like, `accuracy/SET`, `accuracy_acceptance/SET` (or what else the metric of the set
+    measures), and what the candidate has over the control on held-out sets, in shares, each with its 95 % interval: `difference/SET`,
+    `difference_low/SET`, `difference_high/SET`, and over all questions `pooled_difference`, `pooled_difference_low`,
+    `pooled_difference_high`."""
+    files: list[FileEntry] = field(default_factory=list)
+
+
+def run_controls(house: House, index: int, selected: list[Record], candidate: Predictions, clock: RoundClock) -> Controls:
+    """Train and evaluate the controls that the config asks for; what is finished already is not done again."""
+    done, hyper = Controls(), hyperparameters(house, selected)
+    for name in house.config.control:
+        suffix = f"-control-{name}"
+        with clock.stage("controls"):
+            start = house.policies.start.start(house.base(), house.control(name))
+            samples = partial(samples_of, name, house, index, selected, hyper.num_samples)
+            model, training, training_part = train(house, index, start, hyper, samples, suffix)
+            predictions, predictions_part = evaluate(house, index, model, RoundClock(), f"predictions{suffix}")
+        found = {**training, **mean_scores("", sets_of(house), predictions), **differences(predictions, candidate)}
+        if name == "no_correction":
+            found["num_left_out"] = float(len(selected) - len(uncorrected(selected)))
+        done.metrics |= {f"control/{name}/{key}": value for key, value in found.items()}
+        done.files += [training_part.entry, *model.files, predictions_part.entry]
+    return done
+
+
+def samples_of(name: str, house: House, index: int, selected: list[Record], num_samples: int) -> list[TrainingSample]:
+    """The training set of a control."""
+    return mixed(house, index, [], num_samples) if name == "seed_only" else training_set(house, index, selected, num_samples, uncorrected)
+
+
+def uncorrected(records: Iterable[Record]) -> list[Record]:
+    """Records as they were before correction; those without an answer then are left out."""
+    return [
+        replace(record, answer=record.original_answer, sentences=(), short_answers=(), short_answer_weights=())
+        for record in records
+        if record.original_answer.strip()
+    ]
+
+
+def differences(control: Predictions, candidate: Predictions) -> dict[str, float]:
+    """What the candidate has over the control on the held-out sets, with 95 % intervals; see `Controls.metrics`."""
+    held_out = [name for name in control if name.startswith("held_out/")]
+    by_set = {name: compare(name, *([one.score for one in each[name]] for each in (control, candidate))) for name in held_out}
+    found: dict[str, float] = {}
+    for name, one in by_set.items():
+        found |= _with_interval("difference", f"/{name.partition('/')[2]}", [one])
+    return found | _with_interval("pooled_difference", "", list(by_set.values()))
+
+
+def _with_interval(key: str, of: str, compared: list[Comparison]) -> dict[str, float]:
+    low, high = interval(compared)
+    return {f"{key}{of}": pooled(compared).difference, f"{key}_low{of}": low, f"{key}_high{of}": high}

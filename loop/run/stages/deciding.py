@@ -1,0 +1,57 @@
+"""Deciding: what the acceptance policy is told of a round, all of it from committed records and the answers of the round."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from loop.run.stages.evaluation import answered
+from policies.acceptance.rules import DecisionContext, GeneratedStats, QuestionStats, Verdict
+from policies.errors import running
+from policies.metrics import distinct_n, mean_words
+from policies.records import Record
+from policies.scoring.predictions import Predictions
+
+if TYPE_CHECKING:
+    from loop.run.house import House
+
+_STATS_SAMPLE = 200
+"""Records that diversity is measured on: distinct-n falls with the number of texts, so it is taken over equally many."""
+
+
+def decide(house: House, index: int, champion: Predictions, candidate: Predictions, selected: Sequence[Record]) -> Verdict:
+    """What the acceptance policy says, on the acceptance sets alone."""
+    decisions = [commit.decision for commit in house.commits[1:] if commit.decision is not None]
+    measured = [commit.metrics for commit in house.commits if "distinct_2" in commit.metrics]
+    context = DecisionContext(
+        round=index,
+        num_rounds=house.config.rounds,
+        history=[Verdict(one.accepted, one.reason, one.numbers) for one in decisions],
+        seed=answered(house.acceptance, house.seed_predictions()),
+        seed_domain=frozenset(f"acceptance/{one.name}" for one in house.acceptance if one.seed_domain),
+        generated=generated_stats(selected),
+        previous=GeneratedStats(measured[-1]["distinct_2"], measured[-1]["mean_answer_words"]) if measured else None,
+        questions=question_stats(selected),
+    )
+    policy = house.policies.acceptance
+    asked = answered(house.acceptance, champion), answered(house.acceptance, candidate)
+    with running(f"acceptance policy {type(policy).__name__!r}"):
+        return policy.decide(*asked, context)
+
+
+def generated_stats(selected: Sequence[Record]) -> GeneratedStats:
+    """Diversity and length of what a round trains on."""
+    return GeneratedStats(distinct_n((f"{r.question} {r.answer}" for r in _sample(selected)), 2), mean_words(r.answer for r in selected))
+
+
+def question_stats(selected: Sequence[Record]) -> QuestionStats:
+    """Diversity of the questions that a round trains on, and what types they are of."""
+    questions = [record.question for record in _sample(selected)]
+    types = Counter(record.question_type for record in selected)
+    shares = {name: count / len(selected) for name, count in sorted(types.items())}
+    return QuestionStats(distinct_n(questions, 1), distinct_n(questions, 2), shares)
+
+
+def _sample(selected: Sequence[Record]) -> Sequence[Record]:
+    return selected[:: max(1, len(selected) // _STATS_SAMPLE)][:_STATS_SAMPLE]

@@ -1,0 +1,75 @@
+"""A round that has nothing to train on: it ends the run, or is committed as rejected, as `on_empty_round` says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from loop.errors import EmptyRoundError
+from loop.run.stages.clock import RoundClock
+from loop.run.stages.evaluation import mean_scores, sets_of
+from loop.run.stages.records import counts_of, filter_counts
+from loop.store.commits import Decision, Finding, RoundCommit, RoundState
+from loop.store.run_store import PartReceipt
+from policies.metrics import correctness
+from policies.records import Reason, Record
+
+if TYPE_CHECKING:
+    from loop.run.house import House
+
+_MAX_REASONS = 3
+_ADVICE = {
+    Reason.UNPARSABLE: "the model does not write `Question: ... Answer: ...`: train it on that form first (`vigc train` with form vigc), "
+    "or force the form (generation.structured true on engine vllm)",
+    Reason.UNREADABLE_IMAGE: "the images cannot be read: look at them, and at the path of the image set",
+    Reason.FALSE_PREMISE: "the model refutes what its own questions take for granted: look at correction.premise_questions",
+}
+
+
+def settle_empty(house: House, index: int, clock: RoundClock, records: Sequence[Record], parts: Sequence[PartReceipt]) -> RoundCommit:
+    """Reject a round whose part `selected`, the last of `parts`, is empty: nothing is trained and the champion stays.
+
+    Raises:
+        EmptyRoundError: `on_empty_round` is `stop`.
+    """
+    counts = counts_of(records, [])
+    reason = why_empty(counts)
+    if house.config.on_empty_round == "stop":
+        raise EmptyRoundError(index, reason, advice(counts), house.store.uri)
+    champion = house.champion()
+    clock.seconds["round"] = time.time() - clock.started_at
+    commit = RoundCommit(
+        run_id=house.run_id, round=index, state=RoundState.REJECTED, epoch=house.store.epoch, started_at=clock.started_at,
+        committed_at=time.time(), champion=champion.version, champion_path=champion.path, counts=counts,
+        filters=filter_counts(parts[:-1]),
+        metrics={**correctness(records), **mean_scores("", sets_of(house), house.champion_predictions())},
+        decision=Decision(accepted=False, reason=f"no candidate was trained: {reason}"),
+        stage_seconds=clock.seconds, files=[part.entry for part in parts],
+        findings=[Finding(kind="empty_round", count=max(1, len(records)), message=f"{reason}; {advice(counts)}")],
+    )  # fmt: skip
+    house.store.commit(commit)
+    return commit
+
+
+def why_empty(counts: Mapping[str, int]) -> str:
+    """That a round has nothing to train on, with its main reasons."""
+    if counts["accepted"]:
+        return f"the selection took none of {counts['accepted']} accepted records"
+    shown = ", ".join(f"{name} {count}" for name, count in _main_reasons(counts))
+    return f"none of {counts['generated']} records was accepted" + (f" ({shown})" if shown else "")
+
+
+def advice(counts: Mapping[str, int]) -> str:
+    """What to do about it, by the reason that most records were rejected for."""
+    if counts["accepted"]:
+        return "look at the options of the selection policy"
+    reasons = _main_reasons(counts)
+    loosen = "look at the records, and loosen the filter that rejects most of them"
+    return _ADVICE.get(Reason(reasons[0][0]), loosen) if reasons and reasons[0][0] in set(Reason) else loosen
+
+
+def _main_reasons(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    prefix = "rejected_"
+    reasons = [(name.removeprefix(prefix), count) for name, count in counts.items() if name.startswith(prefix)]
+    return sorted(reasons, key=lambda one: -one[1])[:_MAX_REASONS]

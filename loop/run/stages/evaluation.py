@@ -1,0 +1,143 @@
+"""Evaluation: what a model answers to the held-out and acceptance questions, and how that scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import ray
+
+from actors.images import ObjectOracle
+from loop.errors import SchemaVersionError, UserError
+from loop.run.stages.clock import RoundClock
+from loop.run.stages.judging import judged
+from loop.setup.assembly import HeldOut
+from loop.store.commits import Finding
+from loop.store.run_store import PartReceipt
+from policies.acceptance.rules import Answered
+from policies.answers.yes_no import NO, parse_yes_no
+from policies.metrics import mean_words, says_yes, share
+from policies.records import HeldOutQuestion, Prediction, RecordSchemaError
+from policies.scoring.predictions import PREDICTION_SCHEMA_VERSION, Predictions, from_table, prediction_version, to_table
+
+if TYPE_CHECKING:
+    from loop.run.house import House, Model
+
+_EVALUATION_CHUNK = 128
+
+
+def evaluate(house: House, index: int, model: Model, clock: RoundClock, name: str = "predictions") -> tuple[Predictions, PartReceipt]:
+    """Answers of a model, which is served unless they are there, to every held-out and acceptance question; kept as the part `name`."""
+    part = house.store.finished_part(index, name)
+    if part is None:
+        with clock.stage("swap"):
+            house.serve(model)
+        with clock.stage("evaluate"):
+            sets = sets_of(house)
+            predictions = judged(house, sets, answers(house, sets))
+            part = house.store.write_part(index, name, to_table(predictions, {name: one.metric_name for name, one in sets.items()}))
+    predictions, _ = from_table(house.store.read_part(part))
+    return predictions, part
+
+
+def sets_of(house: House) -> dict[str, HeldOut]:
+    """The held-out and the acceptance sets, as predictions name them."""
+    return {f"held_out/{one.name}": one for one in house.held_out} | {f"acceptance/{one.name}": one for one in house.acceptance}
+
+
+def answers(house: House, sets: Mapping[str, HeldOut]) -> Predictions:
+    """What the served model says, a prediction per question; those that a judge is to score have no score yet."""
+    tasks = [(name, start) for name, one in sets.items() for start in range(0, len(one.questions), _EVALUATION_CHUNK)]
+
+    def submit(engine: Any, task: tuple[str, int]) -> ray.ObjectRef:
+        one = sets[task[0]]
+        return engine.evaluate.remote(one.source, _chunk(one, task[1]), house.config.answer_max_new_tokens, one.metric)
+
+    answered: dict[tuple[str, int], list[Prediction]] = {}
+    with house.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
+        for task, predictions in house.fleet.run(tasks, submit, pinned=True):
+            assert {one.weight_version for one in predictions} == {house.fleet.weight_version}
+            answered[task] = predictions
+            stage.advance(len(predictions))
+    return {name: [prediction for task in tasks if task[0] == name for prediction in answered[task]] for name in sets}
+
+
+def _chunk(one: HeldOut, start: int) -> Sequence[HeldOutQuestion]:
+    return one.questions[start : start + _EVALUATION_CHUNK]
+
+
+def stored_predictions(path: str, table: pa.Table, sets: Mapping[str, HeldOut]) -> Predictions:
+    """The predictions of an earlier round, from its part at `path`, scored as the sets are scored now.
+
+    Raises:
+        SchemaVersionError: the part is of a version that is not read.
+        UserError: a set was scored by another metric then.
+    """
+    try:
+        predictions, metrics = from_table(table)
+    except RecordSchemaError as error:
+        raise SchemaVersionError(path, prediction_version(table), PREDICTION_SCHEMA_VERSION) from error
+    for name, one in sets.items():
+        if one.yes_no and metrics[name] == "exact":  # a run from before there were metrics: its answers are read anew
+            pairs = zip(one.questions, predictions[name], strict=True)
+            predictions[name] = [replace(given, score=one.metric.score(question, given.answer)) for question, given in pairs]
+        elif metrics[name] != one.metric_name:
+            raise UserError(
+                f"{path}: {name} was scored by the metric {metrics[name]}, and its data ask for {one.metric_name} now; "
+                "put the data back as they were, or start a new run"
+            )
+    return predictions
+
+
+def mean_scores(prefix: str, sets: Mapping[str, HeldOut], predictions: Predictions) -> dict[str, float]:
+    """Mean score per set, 0..1: `PREFIXaccuracy/NAME` for held-out sets and `PREFIXaccuracy_acceptance/NAME` for acceptance sets, with the
+    name of what the set's metric measures in the place of `accuracy`. What a judge gave no verdict on is left out."""
+    found = {}
+    for name, one in sets.items():
+        scores = [prediction.score for prediction in predictions[name] if prediction.score is not None]
+        key = f"{prefix}{one.metric.measure}" + ("" if name.startswith("held_out/") else "_acceptance")
+        found[f"{key}/{one.name}"] = math.fsum(scores) / len(scores)
+    return found
+
+
+def blind_sets(sets: Mapping[str, HeldOut], predictions: Predictions) -> list[Finding]:
+    """The sets on which the seed model has every answer all right or all wrong: there is little to be seen of a candidate by them."""
+    found = []
+    for name, one in sets.items():
+        scores = {prediction.score for prediction in predictions[name]}
+        if len(scores) == 1 and (score := scores.pop()) in (0.0, 1.0):
+            question, prediction = one.questions[0], predictions[name][0]
+            message = (
+                f"the seed model scores {score:g} on every question of {name} by the metric {one.metric_name}: the set cannot show what "
+            )
+            message += "a candidate is worth; take " + ("harder questions" if score else "another metric or easier questions")
+            example = f"{question.question!r} was answered {prediction.answer[:80]!r}; the reference is {question.answer[:80]!r}"
+            found.append(Finding(kind="blind_set", count=len(one.questions), message=message, example=example))
+    return found
+
+
+def answered(sets: Sequence[HeldOut], predictions: Predictions) -> Answered:
+    """What the acceptance policy sees of a model: its answers to the acceptance sets alone. Hallucinations are told by the sets, of
+    answers that are stored; so nothing of them needs to be."""
+    given = {f"acceptance/{one.name}": (one, predictions[f"acceptance/{one.name}"]) for one in sets}
+    return Answered(
+        scores={name: [prediction.score for prediction in predictions] for name, (_, predictions) in given.items()},
+        measures={name: one.metric.measure for name, (one, _) in given.items()},
+        hallucinated={name: flags for name, (one, predictions) in given.items() if (flags := _hallucinated(one, predictions))},
+        yes_share={name: share(says_yes(each.answer) for each in predictions) for name, (one, predictions) in given.items() if one.yes_no},
+        mean_words=mean_words(prediction.answer for _, predictions in given.values() for prediction in predictions),
+    )
+
+
+def _hallucinated(one: HeldOut, predictions: Sequence[Prediction]) -> list[bool | None]:
+    """Of each answer whether it tells of something that is not there; empty where the set cannot say of any."""
+    pairs = list(zip(one.questions, predictions, strict=True))
+    if one.yes_no:
+        return [says_yes(given.answer) if parse_yes_no(question.answer) == NO else None for question, given in pairs]
+    source = one.source
+    if isinstance(source, ObjectOracle):
+        return [source.names_absent_object(question.image_id, question.question, given.answer) for question, given in pairs]
+    return []

@@ -1,0 +1,36 @@
+"""Whether a round could read its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from loop.errors import NoReadableImageError, printable
+from loop.store.commits import Finding
+from policies.records import Reason, Record
+
+if TYPE_CHECKING:
+    from loop.run.house import House
+
+
+def check_images(house: House, index: int, records: Sequence[Record], part_names: Iterable[str]) -> list[Finding]:
+    """The images that were set aside, as a finding with an example; none where there are none.
+
+    Where not one image could be read, the parts of the round are dropped before the error: they hold nothing, and `vigc resume` has to
+    try the images again.
+
+    Raises:
+        NoReadableImageError: no image of the round could be read.
+    """
+    bad = {record.image_id: record.reason_detail for record in records if Reason.UNREADABLE_IMAGE in record.reasons}
+    if not bad:
+        return []
+    image_id, detail = next(iter(bad.items()))
+    example = printable(detail or image_id)
+    num_images = len({record.image_id for record in records})
+    if len(bad) < num_images:
+        message = f"of the round's {num_images} images cannot be read and are set aside; their records say why"
+        return [Finding(kind="unreadable_images", count=len(bad), message=message, example=example)]
+    for name in part_names:
+        house.store.drop_part(index, name)
+    raise NoReadableImageError(index, num_images, example)

@@ -1,0 +1,64 @@
+"""The state of a run as seen from outside: finished, running, or interrupted; where its driver is, and how the last one ended."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from loop.config.run_config import parse_config
+from loop.monitors.run_log import read_status
+from loop.setup.assembly import build_policies
+from loop.store.run_store import Store
+from loop.store.storage import LocalStorage
+
+_FRESH_S = 120.0
+"""A driver of a run behind a URI has written its status within this time. There is no lock to look at there."""
+
+_KILLED = "the driver wrote no end: it was killed, or its machine was lost"
+
+
+def run_state(store: Store) -> str:
+    """`finished` when the stop policy has nothing left to do, `running` while a driver is alive, else `interrupted`."""
+    config = parse_config(store.read_run().config)
+    commits = store.commits()
+    if commits and build_policies(config).stop.stop([commit.state for commit in commits[1:]], config.rounds):
+        return "finished"
+    return "running" if _is_driven(store) else "interrupted"
+
+
+def driver_dict(store: Store, state: str) -> dict[str, Any]:
+    """Where the driver of a running run is, and how that of another ended; for programs."""
+    status = read_status(store.storage)
+    if status is None:
+        return {"stage": None, "last_end": None}
+    end = status.end.model_dump() if status.end else {"at": status.updated_at, "outcome": "killed", "reason": _KILLED}
+    stage = status.stage.model_dump() if status.stage else None
+    return {"stage": stage, "last_end": None if state == "running" else end}
+
+
+def driver_lines(store: Store, state: str) -> list[str]:
+    """The same for people: a line, or none where a run is finished or older than such a record."""
+    status = read_status(store.storage)
+    if status is None or state == "finished":
+        return []
+    if state == "running":
+        return [f"now: {status.stage or 'between two stages'} (written {max(0.0, time.time() - status.updated_at):.0f} s ago)"]
+    where = f" in {status.stage}" if status.stage else ""
+    if status.end is None:
+        return [f"last end, after {_utc(status.updated_at)}{where}: {_KILLED} (process {status.pid} on {status.host})"]
+    return [f"last end, {_utc(status.end.at)}{where}: {status.end.outcome}: {status.end.reason}"]
+
+
+def _is_driven(store: Store) -> bool:
+    if not isinstance(store.storage, LocalStorage):
+        status = read_status(store.storage)
+        return status is not None and status.end is None and time.time() - status.updated_at < _FRESH_S
+    try:
+        with store.storage.exclusive():
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%m-%d %H:%M:%S UTC", time.gmtime(seconds))

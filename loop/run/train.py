@@ -1,0 +1,313 @@
+"""`vigc train`: LLaVA's stages, or any, on the trainer that every round of the loop uses.
+
+    OUT/train.json                        the resolved config and the digest of the model it starts from; written first
+    OUT/checkpoints/1-align/              a stage's checkpoint, a Hugging Face folder; its own record tells its job and its digest
+    OUT/checkpoints/1-align.steps/        step checkpoints of the stage that is being trained
+    OUT/summary.json                      what came of each stage so far
+
+A stage whose checkpoint is there is verified by its digest and kept; the one that was interrupted goes on from its step checkpoint.
+That is all there is to resuming: the same command again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from actors.engines.weights import digest_of, manifest_of_checkpoint, read_checkpoint
+from actors.images import CaptionSource, ConversationSource, LabelledSource
+from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.training.checkpoint import finished_result, group_of
+from actors.training.job import TrainerError, TrainingJob, TrainingResult
+from cluster.resources.connect import connected
+from cluster.resources.placement import reserve
+from cluster.resources.plan import plan_ranks
+from loop.config.run_config import validated
+from loop.config.train_config import TrainConfig, TrainStage, differences
+from loop.errors import LockedError, UserError, WriteError, printable
+from loop.interruption import interruptible
+from loop.models.checks import check_model, downloaded
+from loop.monitors.progress import RunProgress, loss_remark
+from loop.run.passed_over import findings_of, unreadable_images
+from loop.setup.assembly import build_labelled, derived_seed
+from loop.store.commits import Finding
+from loop.store.documents import seal, unseal
+from loop.store.storage import LocalStorage
+from policies.records import TrainingSample
+
+_TRAIN, _SUMMARY = "train.json", "summary.json"
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with its samples drawn."""
+
+    number: int
+    """From 1."""
+    config: TrainStage
+    source: LabelledSource
+    samples: list[TrainingSample]
+
+    @property
+    def folder(self) -> str:
+        """Relative to OUT."""
+        return f"checkpoints/{self.number}-{self.config.name}"
+
+    def job(self, out: Path, base: Path, seed: int) -> TrainingJob:
+        """What the trainer is given, from the checkpoint in `base`."""
+        training = self.config.training
+        return TrainingJob(
+            base, out / self.folder, self.samples, derived_seed(seed, self.number, "train"), training.hyperparameters(len(self.samples)),
+            out / f"{self.folder}.steps", training.checkpoint_steps,
+        )  # fmt: skip
+
+
+def check(config: TrainConfig) -> list[PlannedStage]:
+    """Everything that can be found wrong with a config before a rank starts.
+
+    Returns:
+        the stages, their samples drawn.
+
+    Raises:
+        UserError: with one clear line.
+    """
+    stages = [_planned(config, number, stage) for number, stage in enumerate(config.stages, 1)]
+    path = config.model_path
+    check_model(path, None)
+    if Path(path).is_dir():
+        _check_groups(config, {group_of(name) for name in manifest_of_checkpoint(Path(path))})
+    cluster = config.cluster
+    if cluster.address is None:
+        available = cluster.num_cpus or psutil.cpu_count() or 1
+        plan_ranks(available, torch.cuda.device_count(), cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
+    return stages
+
+
+def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
+    """Train the stages that are not finished into `out`, and write and return its summary.
+
+    Raises:
+        UserError: the config cannot work, or `out` holds something else or a finished stage that is damaged.
+        TrainerError: a training failed; the same call goes on with it.
+        InterruptedRunError: by Ctrl-C or SIGTERM; likewise.
+    """
+    _refuse_foreign(out)
+    stages = check(config)
+    storage = LocalStorage(out.absolute())
+    for finding in look_at_images(config, stages):
+        console.print(escape(printable(finding.line)), highlight=False, soft_wrap=True)
+    with (
+        interruptible(str(out), f"continue it with `vigc train --resume {out}`"),
+        _locked(storage),
+        RunProgress(console) as progress,
+        _Ranks(config, storage) as ranks,
+    ):
+        model = downloaded(config.model_path)
+        digest = _begin(storage, config, model)
+        storage.remove_leftovers()
+        base, results, summary = model, [], {}
+        for stage in stages:
+            job = stage.job(storage.root, base, config.seed)
+            result = _kept(job, progress) or ranks.train(job, stage, progress)
+            shutil.rmtree(storage.root / f"{stage.folder}.steps", ignore_errors=True)
+            for finding in findings_of(result, len(stage.samples), with_place=True):
+                progress.note(f"stage {stage.config.name}: {finding.line}")
+            results.append((stage, result))
+            summary = _summary(config, digest, results)
+            _write(storage, _SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+            base = job.output
+    return summary
+
+
+def look_at_images(config: TrainConfig, stages: Sequence[PlannedStage]) -> list[Finding]:
+    """Open some images of each stage, so that missing ones are named before anything starts; what cannot be read."""
+    found = [unreadable_images(stage.source, stage.samples) for stage in stages]
+    return [finding for finding in found if finding is not None]
+
+
+def stored_config(out: Path) -> TrainConfig:
+    """The config of a training that was begun in `out`.
+
+    Raises:
+        UserError: there is none.
+        DamagedFileError: it was altered.
+    """
+    path = out / _TRAIN
+    if not path.is_file():
+        if (out / "run.json").is_file():
+            raise UserError(f"{out} holds a run, and no training; go on with it by `vigc resume {out}`")
+        raise UserError(f"{out} holds no training (no {_TRAIN}); start one with `vigc train CONFIG --out {out}` or check the path")
+    return validated(TrainConfig, unseal(str(path), path.read_bytes())["config"])
+
+
+def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
+    """A line per stage."""
+    table = Table("stage", "samples", "passed\nover", "steps", "loss", "target\ntokens", "seconds", "digest", box=None, pad_edge=False)
+    for stage in summary["stages"]:
+        losses = f"{stage['losses'][0][1]:.3f} -> {stage['final_loss']:.3f}"
+        cells = (
+            stage["num_samples"],
+            stage["num_skipped_samples"],
+            stage["num_steps"],
+            losses,
+            stage["num_target_tokens"],
+            f"{stage['seconds']:.0f}",
+            stage["digest"][:12],
+        )
+        table.add_row(stage["name"], *map(str, cells))
+    console.print(table)
+    console.print(f"the trained model: {out / summary['stages'][-1]['checkpoint']}", highlight=False, soft_wrap=True)
+
+
+# ---- inside
+
+
+def _planned(config: TrainConfig, number: int, stage: TrainStage) -> PlannedStage:
+    source = build_labelled(stage.data)
+    return PlannedStage(number, stage, source, _samples(source, stage, derived_seed(config.seed, number, "data")))
+
+
+def _samples(source: LabelledSource, stage: TrainStage, seed: int) -> list[TrainingSample]:
+    if stage.form == "vigc":
+        assert stage.num_samples is not None, "the config was validated"
+        return source.training_samples(stage.num_samples, seed)
+    if stage.form == "conversations":
+        if not isinstance(source, ConversationSource):
+            raise UserError(f"stage {stage.name}: data of kind {stage.data.kind} have no conversations; take form vigc")
+        return source.conversations(stage.num_samples, seed)
+    if not isinstance(source, CaptionSource):
+        raise UserError(f"stage {stage.name}: data of kind {stage.data.kind} have no captions; take form conversations or vigc")
+    samples = source.captions(stage.num_samples, seed)
+    if stage.form == "captions":
+        return samples
+    return [replace(sample, turns=tuple(("", answer) for _, answer in sample.turns)) for sample in samples]
+
+
+def _check_groups(config: TrainConfig, present: set[str]) -> None:
+    for stage in config.stages:
+        training = stage.training
+        if absent := sorted({*training.frozen, *training.learning_rate_groups} - present):
+            raise UserError(f"stage {stage.name} names {absent}, which model {config.model!r} does not have; it has {sorted(present)}")
+        if present <= set(training.frozen) and training.lora is None:
+            raise UserError(f"stage {stage.name} freezes all that model {config.model!r} has, {sorted(present)}; leave one to be trained")
+
+
+def _refuse_foreign(out: Path) -> None:
+    others = sorted({path.name for path in out.iterdir()} - {"lock"}) if out.is_dir() else [out.name] * out.exists()
+    if others and _TRAIN not in others:
+        raise UserError(f"{out} {'holds' if out.is_dir() else 'is'} {others[0]!r}, and no training; choose another folder with --out")
+
+
+@contextmanager
+def _locked(storage: LocalStorage) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            held.enter_context(storage.exclusive())
+        except BlockingIOError as error:
+            raise LockedError(f"another process is training into {storage.uri}; wait for it or stop it") from error
+        except WriteError as error:
+            raise UserError(f"cannot write {error.path}: {error.reason}; choose another folder with --out") from error
+        yield
+
+
+def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
+    """Note what is trained, or make sure that it is what was begun here; the digest of the model that it starts from."""
+    digest = digest_of(read_checkpoint(model))
+    wanted = {"config": config.model_dump(mode="json"), "model_digest": digest}
+    if storage.size(_TRAIN) is None:
+        _write(storage, _TRAIN, seal(wanted))
+        return digest
+    found = unseal(f"{storage.uri}/{_TRAIN}", storage.read(_TRAIN))
+    if places := differences(found["config"], wanted["config"]):
+        raise UserError(
+            f"{storage.uri} holds a training with another {', '.join(places)}; give the same config, or choose another folder with --out"
+        )
+    if found["model_digest"] != digest:
+        raise UserError(
+            f"model {config.model!r} is no longer the one that {storage.uri} was begun with; restore it, or choose another --out"
+        )
+    return digest
+
+
+def _write(storage: LocalStorage, name: str, data: bytes) -> None:
+    try:
+        storage.write(name, data)
+    except WriteError as error:
+        raise TrainerError(f"cannot write {error.path}: {error.reason}; make room, then `vigc train --resume {storage.uri}`") from error
+
+
+def _kept(job: TrainingJob, progress: RunProgress) -> TrainingResult | None:
+    """The result of a stage that is finished, its weights verified."""
+    try:
+        result = finished_result(job)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if result is not None:
+        progress.note(f"stage {job.output.name} is finished and verified, digest {result.digest[:12]}")
+    return result
+
+
+class _Ranks:
+    """The trainer's ranks, started for the first stage that needs them, ended with the block."""
+
+    def __init__(self, config: TrainConfig, storage: LocalStorage) -> None:
+        self._config = config
+        self._storage = storage
+        self._stack = ExitStack()
+        self._group: TrainerGroup | None = None
+
+    def __enter__(self) -> _Ranks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def train(self, job: TrainingJob, stage: PlannedStage, progress: RunProgress) -> TrainingResult:
+        self._group = self._group or self._started()
+        training, cluster = stage.config.training, self._config.cluster
+        bounds = Bounds(training.timeout_s, cluster.start_timeout_s, training.stall_timeout_s, cluster.max_restarts)
+        with progress.stage(job.output.name, total=job.hyper.num_steps) as shown:
+            result = self._group.train(job, stage.source, bounds, lambda now: shown.reach(now.step, loss_remark(now.loss)))
+        if result.num_steps_kept:
+            progress.note(f"training went on after step {result.num_steps_kept}")
+        return result
+
+    def _started(self) -> TrainerGroup:
+        cluster = self._config.cluster
+        info = self._stack.enter_context(
+            connected(cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s, owner=self._storage.uri)
+        )
+        plan = plan_ranks(info.cpus, info.gpus, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
+        placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s))
+        options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, self._config.stages[0].training.num_threads, placement.group)
+        group = TrainerGroup(plan.trainer_ranks, options, placement.check)
+        self._stack.callback(group.shutdown)
+        return group
+
+
+def _summary(config: TrainConfig, digest: str, results: list[tuple[PlannedStage, TrainingResult]]) -> dict[str, Any]:
+    stages = [
+        {
+            "name": stage.config.name,
+            "checkpoint": stage.folder,
+            "form": stage.config.form,
+            "num_samples": len(stage.samples),
+            **asdict(result),
+        }
+        for stage, result in results
+    ]
+    return {
+        "name": config.name, "model": config.model, "model_digest": digest, "finished": len(results) == len(config.stages),
+        "digest": results[-1][1].digest, "stages": stages,
+    }  # fmt: skip

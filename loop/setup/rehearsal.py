@@ -1,0 +1,183 @@
+"""`vigc run --dry-run`: what can be told of a config before it runs, also on another machine than the one that it is for.
+
+What is wrong with the config is an error, as in a run. What it refers to and this machine lacks (the model, data, vLLM, CPUs, GPUs) is
+listed: it has to be there where the run is to be. What is here is looked into as a run would. Nothing is fetched and nothing started.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from actors.engines.base import WeightMismatchError
+from actors.engines.weights import weight_files
+from cluster.resources.plan import ResourcePlan, plan_resources
+from loop.config.engine_config import TransformersEngineConfig
+from loop.config.run_config import HeldOutSet, RunConfig
+from loop.config.sections import Section
+from loop.errors import UserError
+from loop.models.checks import MODEL_FILES, check_model
+from loop.run.house import resource_request
+from loop.setup.assembly import build_held_out, build_images, build_labelled, build_policies, check_held_out, question_sets
+from loop.setup.inert import no_effect
+from loop.setup.overlaps import overlaps
+
+_ADDRESSES = ("path", "images")
+"""Keys of image sets and labelled sets that say where their data are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a run is to have. `None`: as much as it needs."""
+
+    cpus: int | None = None
+    gpus: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a dry run tells."""
+
+    plan: tuple[str, ...]
+    """Actors, and the resources that are reserved for them."""
+    missing: tuple[str, ...]
+    """What has to be provided: on this machine, or on the one that the run is for."""
+    metrics: tuple[str, ...] = ()
+    """How the answers to each set of questions are scored, of the sets whose data are here."""
+    findings: tuple[str, ...] = ()
+    """What works and is hardly what was meant."""
+
+
+def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
+    """Check a config against what is here.
+
+    Args:
+        config: of the run.
+        assumed: the machine or cluster that the run is for; `None` is this machine, or the cluster that the config names, which is not
+            asked.
+
+    Raises:
+        UserError: something is wrong with the config, or with what of it is here; or it does not fit into what is assumed.
+    """
+    findings = no_effect(config, build_policies(config))
+    plan = _plan(config, assumed)
+    metrics: list[str] = []
+    no_data = list(_check_data(config, metrics))
+    if not no_data:
+        images = [build_images(spec) for spec in config.image_sets]
+        findings += overlaps(config, build_labelled(config.seed_data.data), question_sets(config), images)
+    missing = [*no_data, *_check_model(config), *_lacking(config, plan, assumed)]
+    told = tuple(finding.line for finding in findings)
+    return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)
+
+
+# ---- data
+
+
+def _check_data(config: RunConfig, metrics: list[str]) -> Iterator[str]:
+    """Builds the sets whose data are here, as `driver.check` does, and tells their metrics; yields what is not here."""
+    for where, spec, build in _sets(config, metrics):
+        absent = [address for name in _ADDRESSES if (address := str(getattr(spec, name, ""))) and _is_absent(address)]
+        yield from (f"{where}: {address} is not on this machine" for address in absent)
+        if not absent:
+            build()
+
+
+def _sets(config: RunConfig, metrics: list[str]) -> Iterator[tuple[str, Section, Callable[[], object]]]:
+    """Every set of a config: its place there, what it says, and how it is looked into."""
+    for number, images in enumerate(config.image_sets):
+        yield f"image_sets.{number}", images, partial(build_images, images)
+    yield "seed_data", config.seed_data.data, partial(build_labelled, config.seed_data.data)
+    questions: Mapping[str, Mapping[str, HeldOutSet]] = {"held_out": config.held_out, "acceptance_sets": config.acceptance_sets}
+    for section, sets in questions.items():
+        for name, one in sets.items():
+            yield f"{section}.{name}", one.data, partial(_check_questions, section, name, one, config.seed, metrics)
+
+
+def _check_questions(section: str, name: str, spec: HeldOutSet, seed: int, metrics: list[str]) -> None:
+    built = build_held_out({name: spec}, seed)
+    check_held_out(built)
+    metrics += [f"{section}.{one.described}" for one in built]
+
+
+def _is_absent(address: str) -> bool:
+    """Whether a path is not there; of URIs and patterns only their reader can tell."""
+    return not ("://" in address or any(mark in address for mark in "*?{[") or os.path.exists(address))
+
+
+# ---- the model
+
+
+def _check_model(config: RunConfig) -> Iterator[str]:
+    has_vllm = config.engine.kind != "vllm" or find_spec("vllm") is not None
+    if not has_vllm:
+        yield "engine: vLLM is not installed here: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU"
+    folder = _local_model(config.model_path)
+    if folder is None:
+        yield f"model: {config.model} is neither a folder here nor whole in Hugging Face's cache"
+        return
+    # Without vLLM what it would serve can still be held against the model's own classes.
+    check_model(str(folder), config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype}))
+
+
+def _local_model(model: str) -> Path | None:
+    """The folder of a model, its own or Hugging Face's cache of it; `None` where it is not, or not all, on this machine."""
+    if os.path.isdir(model):
+        return Path(model)
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=list(MODEL_FILES), local_files_only=True))
+        is_whole = all(file.exists() for file in weight_files(folder))
+    except (LocalEntryNotFoundError, HFValidationError, WeightMismatchError):  # the second one: a path that is no id
+        return None
+    return folder if is_whole else None
+
+
+# ---- resources
+
+
+def _plan(config: RunConfig, assumed: Machine | None) -> ResourcePlan:
+    """The plan, held against what is assumed, or against what the config gives to a local Ray."""
+    machine, request = assumed or Machine(config.cluster.num_cpus), resource_request(config)
+    try:
+        plan = plan_resources(math.inf, math.inf, request)
+        cpus = _total(plan, "CPU") if machine.cpus is None else machine.cpus
+        gpus = _total(plan, "GPU") if machine.gpus is None else machine.gpus
+        return plan_resources(cpus, gpus, request)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _lacking(config: RunConfig, plan: ResourcePlan, assumed: Machine | None) -> Iterator[str]:
+    """What a plan needs and this machine, where the run would be, does not have."""
+    if assumed is not None or config.cluster.address is not None:
+        return
+    here = {"CPU": psutil.cpu_count() or 1 if config.cluster.num_cpus is None else math.inf, "GPU": torch.cuda.device_count()}
+    for name, amount in here.items():
+        needed = _total(plan, name)
+        if needed > amount:
+            yield f"cluster: {needed:g} {name}(s) are needed, and this machine has {amount:g}"
+
+
+def _described(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
+    where = "colocated" if plan.colocated else "disaggregated"
+    sleep = "; engines sleep while ranks train" if config.cluster.sleep_while_training else ""
+    yield f"{plan.num_engines} engine(s), {plan.trainer_ranks} trainer rank(s) and {plan.num_filters} filter(s), {where}{sleep}"
+    bundles = Counter(tuple(sorted(bundle.items())) for bundle in plan.bundles)
+    for bundle, count in bundles.items():
+        yield f"{count} bundle(s) of {' and '.join(f'{amount:g} {name}(s)' for name, amount in bundle)}, each on one machine"
+    yield f"{_total(plan, 'CPU'):g} CPU(s) and {_total(plan, 'GPU'):g} GPU(s) in all"
+
+
+def _total(plan: ResourcePlan, name: str) -> float:
+    return sum(bundle.get(name, 0.0) for bundle in plan.bundles)

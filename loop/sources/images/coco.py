@@ -1,0 +1,103 @@
+"""Images that a COCO file lists: instances, captions or image information in the layout of COCO, which Objects365 shares.
+
+    {"images": [{"id": 139, "file_name": "000000000139.jpg", ...}, ...], "annotations": ..., ...}
+
+Only `images` is read, entry by entry, and of an entry only its `file_name` and `id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import ijson
+from PIL import Image
+
+from loop.errors import UserError, one_line, printable
+from loop.sources.images.decoding import MAX_PIXELS, check_bounds
+from loop.sources.images.folder import checked_folder, open_image, read_image
+from loop.sources.json_stream import JsonStream
+from loop.sources.places import ACCESS_ERRORS, Place, stays_inside
+
+_BUFFER_BYTES = 1 << 20
+
+
+class CocoImages:
+    """The images that a file lists, by their `file_name`. Pickles without the list of ids, which is read again when asked for."""
+
+    def __init__(
+        self, path: str | Path, images: str | Path, num_name_parts: int | None = None,
+        max_pixels: int = MAX_PIXELS, limit: int | None = None,
+    ) -> None:  # fmt: skip
+        """Args:
+            path: the JSON file, or a URI of it.
+            images: the folder that file names are relative to, or a URI of it.
+            num_name_parts: take only the last so many parts of a file name; None takes all.
+            max_pixels: width times height above which an image is set aside, before it is decoded.
+            limit: take only the first so many images; None takes all.
+
+        Raises:
+            UserError: the file cannot be read, names no image or one twice, or a limit makes no sense.
+        """
+        check_bounds(max_pixels, limit)
+        self.file = Place.of(path, "COCO file")
+        self.images = checked_folder(images)
+        self.num_name_parts = num_name_parts
+        self.max_pixels, self.limit = max_pixels, limit
+        self._ids: list[str] | None = None
+        if not self.image_ids():
+            raise UserError(f"COCO file {path} names no images; expected an object with a list `images`")
+
+    def image_ids(self) -> list[str]:
+        if self._ids is None:
+            self._ids = list(islice(self._names(), self.limit))
+        return list(self._ids)
+
+    def open(self, image_id: str) -> Image.Image:
+        return open_image(self.images, image_id, self.max_pixels)
+
+    def read_file(self, image_id: str) -> tuple[str, bytes]:
+        return image_id, read_image(self.images, image_id)
+
+    def _names(self) -> Iterator[str]:
+        entries: dict[str, str] = {}
+        for index, (name, number) in enumerate(_listed(self.file)):
+            where = f"image {index} of {self.file.address} (id {number})"
+            if not isinstance(name, str) or not name.isprintable() or not stays_inside(name):
+                raise UserError(f"{where} has file_name {name!r:.80}; expected a printable path below the image folder")
+            kept = "/".join(name.split("/")[-(self.num_name_parts or 0) :])
+            if kept in entries:
+                raise UserError(f"{where} has file_name {kept}, and so has the image with id {entries[kept]}; expected one entry for each")
+            entries[kept] = number
+            yield kept
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_ids": None}
+
+
+def _listed(file: Place) -> Iterator[tuple[object, str]]:
+    """`file_name` and printable `id` of every entry of `images`; what comes behind the list is not read."""
+    name: object = None
+    number = ""
+    try:
+        with file.open() as stream:
+            for prefix, event, value in ijson.parse(
+                JsonStream(stream, f"COCO file {file.address}"), buf_size=_BUFFER_BYTES, use_float=True
+            ):
+                if prefix == "images.item.file_name":
+                    if name is not None and name != value:
+                        both = printable(f"{name} and {value}")[:160]
+                        raise UserError(f"an image of {file.address} has two file_names, {both}; expected one")
+                    name = value
+                elif prefix == "images.item.id":
+                    number = printable(str(value))[:80]
+                elif prefix == "images.item" and event not in ("start_map", "map_key"):
+                    yield name, number
+                    name, number = None, ""
+                elif (prefix, event) == ("images", "end_array"):
+                    return
+    except (*ACCESS_ERRORS, ijson.JSONError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"COCO file {file.address} cannot be read: {printable(one_line(error))}; expected JSON in COCO's layout") from error

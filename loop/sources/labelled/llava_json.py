@@ -1,0 +1,65 @@
+"""Labelled data in LLaVA's format: JSON or JSON Lines of conversations beside a folder of images.
+
+    {"id": "...", "image": "000000000001.jpg", "type": "conversation",
+     "conversations": [{"from": "human", "value": "<image>\\nWhat ...?"}, {"from": "gpt", "value": "..."}]}
+
+`type` (conversation, detail, complex, okvqa, aokvqa) is optional: LLaVA's own files do not have it. What other tools write in this place
+is understood as well: `messages` of `role` and `content`, `images` with one entry, a system turn, roles such as user and assistant.
+Records about no image, of which LLaVA's mix665k has 40,000, are left out and counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from loop.sources.labelled.base import Conversation, JsonData, checked_image, checked_type
+from loop.sources.labelled.chats import (
+    IMAGE_TOKEN,
+    LLAVA,
+    MAX_TEXT_CHARACTERS,
+    MESSAGES,
+    ChatForm,
+    chat_turns,
+    checked_text,
+    has_image_token,
+    refuse_other_media,
+)
+from loop.sources.labelled.odd_records import BadRecordError, Fault, OddRecords
+from policies.generation.instructions import QuestionType
+
+__all__ = ["IMAGE_TOKEN", "MAX_TEXT_CHARACTERS", "LlavaJsonData"]
+
+_ABSENT: tuple[Any, ...] = (None, "", [])
+
+
+class LlavaJsonData(JsonData):
+    """Questions and answers of a LLaVA JSON file."""
+
+    what, holds = "LLaVA file", "conversations"
+    always_left_out = (Fault.TEXT_ONLY,)
+
+    def _conversation(self, index: int, entry: dict[str, Any], where: str, odd: OddRecords) -> Conversation:
+        form = _form(entry)
+        given = entry.get("image") if entry.get("image") not in _ABSENT else entry.get("images", entry.get("image"))
+        refuse_other_media(entry, where)
+        if given in _ABSENT and not has_image_token(entry.get(form.list_name), form):
+            raise BadRecordError(Fault.TEXT_ONLY, f"{where} has no image")
+        image = checked_image(given, where)
+        kind = checked_type(QuestionType.CONVERSATION if entry.get("type") is None else entry["type"], where)
+        name = checked_text(f"{entry.get('id', '')}#{index}", where)
+        if form.list_name not in entry:
+            raise BadRecordError(Fault.TURNS, f"{where} has the keys {sorted(entry)!r:.80}; {form.expected}")
+        odd.num_system_turns += bool(entry.get("system"))
+        return Conversation(
+            name, image, kind, chat_turns(entry.get(form.list_name), form, where, odd, needs_token=form.speaker == LLAVA.speaker)
+        )
+
+
+def _form(entry: dict[str, Any]) -> ChatForm:
+    """How a record spells its turns: both names of the list go with both ways to write a turn."""
+    turns_name = MESSAGES.list_name if LLAVA.list_name not in entry and MESSAGES.list_name in entry else LLAVA.list_name
+    turns = entry.get(turns_name)
+    first = turns[0] if isinstance(turns, list) and turns else None
+    form = MESSAGES if isinstance(first, dict) and MESSAGES.speaker in first and LLAVA.speaker not in first else LLAVA
+    return form if form.list_name == turns_name else replace(form, list_name=turns_name)

@@ -1,1 +1,0 @@
-"""What `loop.round` does one after the other, and how long it took."""

@@ -1,0 +1,111 @@
+"""What a run remembers: the commit record of a round. Written last, it makes a round exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class RoundState(StrEnum):
+    BASELINE = "baseline"  # round 0: the seed model, evaluated
+    ACCEPTED = "accepted"  # the candidate became the champion
+    REJECTED = "rejected"  # the champion stays
+
+
+class FileEntry(BaseModel):
+    """One committed file, by its path relative to the run folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+class FilterCount(BaseModel):
+    """How many records a filter saw and kept, in the order of the chain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    filter: str
+    seen: int
+    kept: int
+
+
+class Finding(BaseModel):
+    """Something about a round, or about a config, that a person should know and that does not end the run.
+
+    What goes into a commit record is part of the run's digest: it follows from committed data alone, so that a resumed round and an
+    undisturbed one find the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """What was found, as a name to count by: MLflow has the counts as `findings/KIND`."""
+    count: int = Field(ge=1)
+    """Of what `message` names: samples, records, questions, sets."""
+    message: str
+    """What was found and what to do about it, in one line."""
+    example: str = ""
+    """One of what was counted."""
+
+    @property
+    def line(self) -> str:
+        """The finding as the terminal shows it."""
+        example = f"; for example: {self.example}" if self.example else ""
+        return f"{self.kind} ({self.count}): {self.message}{example}"
+
+
+class Decision(BaseModel):
+    """What the acceptance policy said, with the numbers it said it on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    accepted: bool
+    reason: str
+    numbers: dict[str, float] = Field(default_factory=dict)
+
+
+def champion_commit(commits: Sequence[RoundCommit]) -> RoundCommit:
+    """The round that made the champion."""
+    return next(commit for commit in reversed(commits) if commit.state is not RoundState.REJECTED)
+
+
+class RoundCommit(BaseModel):
+    """Everything a later reader needs to know of a round. `stage_seconds`, `started_at` and `committed_at` (seconds since the
+    epoch) and `epoch` are left out of the run's digest: they differ between two equal runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    round: int
+    state: RoundState
+    epoch: int
+    """Fencing epoch of the driver that wrote this record."""
+    started_at: float
+    committed_at: float
+    champion: str
+    """Weight version of the champion after this round."""
+    champion_path: str
+    """Checkpoint folder of that champion, relative to the run folder."""
+    candidate: str | None = None
+    counts: dict[str, int] = Field(default_factory=dict)
+    """`generated`, `accepted`, `trained_on`, `set_aside_images` and `rejected_REASON`."""
+    filters: list[FilterCount] = Field(default_factory=list)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """`correct_before`, `correct_after`, `correct_kept` (shares, where the truth is known), `accuracy/SET` of the champion after
+    the round (`likelihood/SET`, `rouge_l/SET`, `judge/SET` or `score/SET` where the metric of the set measures that),
+    `candidate_accuracy/SET`, `train_loss`, `distinct_2`, `mean_answer_words` and the like; of controls `control/NAME/...`, see
+    `loop.run.stages.controls`."""
+    decision: Decision | None = None
+    stage_seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall-clock of `generate_correct_filter`, `select`, `train`, `evaluate`, `controls`, `decide`, `swap` and the whole `round`."""
+    files: list[FileEntry] = Field(default_factory=list)
+    findings: list[Finding] = Field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The checkpoint folders that the round made, relative to the run folder."""
+        parts = [file.path.split("/") for file in self.files if file.path.startswith("checkpoints/")]
+        return list(dict.fromkeys("/".join(part[:2]) for part in parts))

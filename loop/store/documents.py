@@ -1,0 +1,125 @@
+"""The small JSON documents of a run beside its commit records, and the seal that all of them carry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from loop.errors import DamagedFileError
+from loop.store.commits import SCHEMA_VERSION, FileEntry
+
+REMEDY = "restore it from a copy of the run (`vigc verify` lists every damaged file)"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunInfo(_Document):
+    """What a run is, written once when it is created."""
+
+    run_id: str
+    config: dict[str, Any]
+    """The resolved config, every default filled in."""
+    schema_version: int = SCHEMA_VERSION
+
+
+class Lease(_Document):
+    """Who drives a run. Two leases are never equal; the epoch grows by one with each."""
+
+    epoch: int
+    pid: int
+    host: str
+    acquired_at: float
+    """Seconds since the epoch of time."""
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch} (pid {self.pid} on {self.host}, since {time.strftime('%F %T', time.localtime(self.acquired_at))})"
+
+
+class PartReceipt(_Document):
+    """A finished part: its file as it was meant to be written. `extra` is free for counts and timings; no hash covers it in a commit."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+    num_rows: int
+    """Rows of a table; 1 for a JSON document."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def entry(self) -> FileEntry:
+        """The part as a commit record lists it."""
+        return FileEntry(path=self.path, num_bytes=self.num_bytes, sha256=self.sha256)
+
+
+class CheckpointReceipt(_Document):
+    """A finished checkpoint folder and its files."""
+
+    path: str
+    """Relative to the run folder."""
+    files: list[FileEntry]
+
+
+class PrunedCheckpoint(_Document):
+    """What stands in the place of a checkpoint folder that was deleted on purpose."""
+
+    path: str
+    """Relative to the run folder."""
+    files: list[FileEntry]
+    """What was there, as its commit record lists it."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `Store.verify` found."""
+
+    num_files: int
+    num_bytes: int
+    num_pruned_files: int
+    """Committed files that retention has deleted; the digest takes them as their commit record lists them."""
+    digest: str
+    """SHA-256 over all committed data as it lies there: equal for two runs that made the same, wherever and whenever they did."""
+    problems: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def canonical_json(content: Any) -> bytes:
+    """The one spelling of a JSON value that hashes are taken over."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """A readable JSON file that carries the SHA-256 of its own content, so that a flipped bit in a number is noticed."""
+    sealed = {"content": content, "sha256": hashlib.sha256(canonical_json(content)).hexdigest()}
+    return (json.dumps(sealed, sort_keys=True, indent=1) + "\n").encode()
+
+
+def unseal(path: str, data: bytes) -> dict[str, Any]:
+    """The content of a sealed file.
+
+    Raises:
+        DamagedFileError: it is no JSON, no sealed file, or its content does not have the hash it carries.
+    """
+    try:
+        sealed = json.loads(data)
+        content, wanted = sealed["content"], sealed["sha256"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedFileError(path, "JSON with the keys content and sha256", f"other bytes ({error!r})", REMEDY) from error
+    found = hashlib.sha256(canonical_json(content)).hexdigest()
+    if not isinstance(content, dict) or found != wanted:
+        raise DamagedFileError(path, f"content with SHA-256 {wanted}", f"SHA-256 {found}", REMEDY)
+    return content
+
+
+def describe(file: FileEntry) -> str:
+    return f"{file.num_bytes} bytes with SHA-256 {file.sha256}"

@@ -1,0 +1,59 @@
+"""Evidence: what the corrector asks and measures beside the answer itself, for filters and selection to judge by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.checks import any_of, check_at_least, check_share
+from policies.correction.premises import QUESTIONS, REFUTATIONS, check_templates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Options that the correction policies share.
+
+    Options:
+        num_views: further independent answers, each on its own perturbed view of the image.
+        view_noise: standard deviation of the pixel noise of a view, on a scale where pixels are 0..1.
+        view_shift: distance by which a view is moved in a random direction, as a share of the image's shorter side. A model that
+            is only guessing changes its mind with the patch grid.
+        describe: ask the model once for its own description of each image, by `describe_prompt`.
+        measure_blank: score the answer on a blank image too.
+        check_premises: ask about every object that a question names before answering it; a question with a refuted premise is not
+            answered. The filter `premise` rejects it and belongs before `length` in the chain.
+        premise_questions: how to ask about a phrase: `{phrase}`, `{a phrase}` or `{phrases}` stand for it.
+        premise_refutations: regular expressions of replies that refute: there is none, or more than one.
+        max_question_words: a longer question is not asked; its record is `too_long`.
+        max_new_tokens: token budget of one pass, of one view's answer and of the description.
+    """
+
+    num_views: int = 2
+    view_noise: float = 0.06
+    view_shift: float = 0.02
+    describe: bool = True
+    describe_prompt: str = "Describe the image in detail."
+    measure_blank: bool = True
+    check_premises: bool = False
+    premise_questions: Sequence[str] = QUESTIONS
+    premise_refutations: Sequence[str] = REFUTATIONS
+    max_question_words: int = 200
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        check_at_least("num_views", self.num_views, 0)
+        check_share("view_noise", self.view_noise)
+        check_share("view_shift", self.view_shift)
+        check_at_least("max_question_words", self.max_question_words, 1)
+        check_at_least("max_new_tokens", self.max_new_tokens, 1)
+        if self.num_views and not (self.view_noise or self.view_shift):
+            raise ValueError(f"num_views is {self.num_views} with view_noise and view_shift 0; expected one above 0: equal views agree")
+        if self.describe and not self.describe_prompt.strip():
+            raise ValueError("describe is on with an empty describe_prompt; expected a prompt, or describe off")
+        check_templates("premise_questions", self.premise_questions)
+        self.refutation()
+
+    def refutation(self) -> re.Pattern[str]:
+        """One pattern that finds a reply that refutes a premise."""
+        return any_of("premise_refutations", self.premise_refutations)

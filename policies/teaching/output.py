@@ -1,0 +1,290 @@
+"""Reading what a teacher wrote: pairs of question and answer, and what is thrown away, with the reason.
+
+    conversation   blocks of `Question: ...` and `Answer: ...`, a line `===` between blocks (or between all parts)
+    complex        question, a line `===`, answer
+    detail         the answer alone
+
+Of a conversation the part before the first bad block stands, as later turns may refer to earlier ones. A reasoning model's reasoning is
+cut off; a text whose reasoning has no end is rejected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from policies.answers.reasoning import ANSWER_MARK, REASONING_MARK, whole_text, without_reasoning
+from policies.correction.sentences import split_sentences
+from policies.generation.instructions import QuestionType
+
+MAX_KEPT_CHARACTERS = 4_000
+"""Of a rejected text, for whoever looks into the reasons."""
+MAX_CHARACTERS = 32_768
+"""Of an output; what is longer is not read."""
+
+
+class Fault(StrEnum):
+    """Why a text of a teacher was not taken."""
+
+    EMPTY = "empty"
+    CUT_OFF = "cut_off"  # the teacher's limit of tokens ended it
+    HALF_BLOCK = "half_block"
+    NO_QUESTION = "no_question"
+    BAD_FORM = "bad_form"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    OTHER_LANGUAGE = "other_language"
+    MENTIONS_SOURCE = "mentions_source"  # it speaks of captions or coordinates, which nobody who sees an image would
+    MARKS = "marks"  # it spells a mark of a chat template, such as <image>
+    NONSENSE = "nonsense"
+    REFUSAL = "refusal"
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedText:
+    """A text that was not taken, or the beginning of a long one."""
+
+    fault: Fault
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaughtPairs:
+    """What an output came to."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Questions and answers, white space normalised."""
+    rejected: tuple[RejectedText, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """Words of a question and of an answer."""
+
+    question: tuple[int, int]
+    answer: tuple[int, int]
+
+
+_BOUNDS = {
+    QuestionType.CONVERSATION: _Bounds((2, 60), (1, 150)),
+    QuestionType.DETAIL: _Bounds((2, 60), (8, 600)),
+    QuestionType.COMPLEX: _Bounds((4, 90), (8, 500)),
+}
+
+
+class _FaultError(Exception):
+    """A part of the output is not taken."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+def read_output(question_type: QuestionType, text: str, question: str = "", *, cut_off: bool = False) -> TaughtPairs:
+    """The pairs of an output.
+
+    Args:
+        question: what a description answers; the other types bring their questions along.
+        cut_off: the output ends where the teacher's limit of tokens did.
+    """
+    if len(text) > MAX_CHARACTERS:
+        return _rejected(Fault.TOO_LONG, text)
+    written, text = text, whole_text(text) or ""
+    if not text and written.strip():
+        return _rejected(Fault.MARKS if without_reasoning(written) is None else Fault.EMPTY, written)
+    if not text.strip():
+        return _rejected(Fault.EMPTY, text)
+    if question_type is not QuestionType.CONVERSATION and cut_off:
+        return _rejected(Fault.CUT_OFF, text)
+    if question_type is not QuestionType.DETAIL and not _SEPARATOR.search(text) and not _QUESTION.search(text):
+        return _rejected(_fault_of_formless(" ".join(text.split())), text)
+    pairs: list[tuple[str, str]] = []
+    found = [(question, _without_label(text, _ANSWER), text)] if question_type is QuestionType.DETAIL else list(_blocks(text))
+    for index, (asked, answer, block) in enumerate(found):
+        try:
+            if question_type is QuestionType.COMPLEX and index > 0:
+                raise _FaultError(Fault.BAD_FORM)
+            if cut_off and index == len(found) - 1:
+                raise _FaultError(Fault.CUT_OFF)
+            pairs.append(_checked(question_type, asked, answer))
+        except _FaultError as error:
+            kept = pairs if question_type is QuestionType.CONVERSATION else []
+            return TaughtPairs(tuple(kept), (*_rejected(error.fault, block).rejected,))
+    return TaughtPairs(tuple(pairs)) if pairs else _rejected(Fault.BAD_FORM, text)
+
+
+def _rejected(fault: Fault, text: str) -> TaughtPairs:
+    return TaughtPairs((), (RejectedText(fault, text[:MAX_KEPT_CHARACTERS]),))
+
+
+# ---- the form
+
+
+_SEPARATOR = re.compile(r"^[ \t]*={3,}[ \t]*\r?$", re.MULTILINE)
+_LABEL = r"^[ \t*#>_]*{}[ \t*_]*(?:\d{{1,3}}[ \t*_]*)?:[ \t*_]*"
+_QUESTION = re.compile(_LABEL.format("question"), re.IGNORECASE | re.MULTILINE)
+_ANSWER = re.compile(_LABEL.format("answer"), re.IGNORECASE | re.MULTILINE)
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str, str]]:
+    """Question, answer and the text of each block; a missing part is empty. What comes before the first label `Question:` is talk of
+    the teacher's about its work."""
+    first = _QUESTION.search(text)
+    parts = [part.strip() for part in _SEPARATOR.split(text[first.start() :] if first else text)]
+    parts = iter([part for part in parts if part])
+    for part in parts:
+        questions, answers = list(_QUESTION.finditer(part)), list(_ANSWER.finditer(part))
+        if len(questions) == 1 and len(answers) == 1 and questions[0].end() <= answers[0].start():
+            yield part[questions[0].end() : answers[0].start()], part[answers[0].end() :], part
+        elif answers or len(questions) > 1:
+            yield "", "", part
+        else:
+            answer = next(parts, "")
+            if _QUESTION.search(answer):
+                answer = ""
+            yield _without_label(part, _QUESTION), _without_label(answer, _ANSWER), f"{part}\n===\n{answer}"
+
+
+def _without_label(text: str, label: re.Pattern[str]) -> str:
+    match = label.match(text.lstrip())
+    return text.lstrip()[match.end() :] if match else text
+
+
+# ---- the words
+
+
+def _checked(question_type: QuestionType, question: str, answer: str) -> tuple[str, str]:
+    """The pair with its white space normalised.
+
+    Raises:
+        _FaultError: it is not taken.
+    """
+    question, answer = " ".join(question.split()), " ".join(answer.split())
+    if not question and not answer:
+        raise _FaultError(Fault.BAD_FORM)
+    if not question:
+        raise _FaultError(Fault.NO_QUESTION)
+    if not answer:
+        raise _FaultError(Fault.HALF_BLOCK)
+    both = f"{question} {answer}"
+    _check_words(both)
+    _check_language(question, answer)
+    _check_sense(question, answer)
+    if question_type is not QuestionType.DETAIL and not question.endswith("?") and not _REQUEST.match(question):
+        raise _FaultError(Fault.NO_QUESTION)
+    bounds = _BOUNDS[question_type]
+    for text, (least, most) in ((question, bounds.question), (answer, bounds.answer)):
+        num_words = len(text.split())
+        if not least <= num_words <= most:
+            raise _FaultError(Fault.TOO_SHORT if num_words < least else Fault.TOO_LONG)
+    return question, answer
+
+
+def _fault_of_formless(text: str) -> Fault:
+    """What is wrong with a text that is in no form: that, unless there is a better reason."""
+    try:
+        _check_words(text)
+        _check_language("", text)
+        _check_sense("", text)
+    except _FaultError as error:
+        return error.fault
+    return Fault.BAD_FORM
+
+
+def _check_words(text: str) -> None:
+    for fault, pattern in ((Fault.MARKS, MARKS), (Fault.REFUSAL, _REFUSAL), (Fault.MENTIONS_SOURCE, _SOURCE)):
+        if pattern.search(text):
+            raise _FaultError(fault)
+
+
+MARKS = re.compile(
+    rf"{REASONING_MARK}|{ANSWER_MARK}|"
+    r"<(?:image|video|audio|pad|unk|bos|eos|start_of_turn|end_of_turn)>|</?s>|<\|[^|>]{0,40}\|>|\[/?INST\]|={3}",
+    re.IGNORECASE,
+)
+"""Marks of chat templates, of this form and of LLaVA's files, which must not stand in a text."""
+_REQUEST = re.compile(
+    r"(?:please |can you |could you )?(?:describe|explain|name|list|tell|give|identify|count|walk|write|look)\b", re.IGNORECASE
+)
+_REFUSAL = re.compile(
+    r"\bas an? (?:AI|artificial|language|large language|text)\b"
+    r"|\bI(?:'m| am) (?:sorry|unable|afraid|not able)\b"
+    r"|\bI (?:can(?:'t|not)|could not|couldn't|don't have|do not have)\b"
+    r"|\b(?:no|without an?) (?:image|photo|photograph|picture) (?:is|was|has been|to look at|provided|given)\b",
+    re.IGNORECASE,
+)
+_SOURCE = re.compile(
+    r"\bcaption(?:s|ed|ing)?\b|\bbounding[ -]?box|\bbbox|\bcoordinates?\b|\bannotat(?:ed|ions?)\b|\bobject list\b|\blist of objects\b"
+    r"|\b(?:provided|given|above|textual) (?:text|descriptions?|information|sentences?|context|data)\b"
+    r"|\b(?:description|text|information|sentences?|context) (?:provided|given|above)\b"
+    r"|\b(?:according to|based on|from) the (?:descriptions?|texts?|sentences?)\b"
+    r"|[\[(]\s*[01]?\.\d+\s*,\s*[01]?\.\d+"
+    r"|\b0\.\d{3}\b",
+    re.IGNORECASE,
+)
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_ENGLISH = _set(
+    "the a an is are was were be been being am this that these those there here it its he she they we you his her their our your him "
+    "them of in on at to for from with by about into over under near behind beside between through around above below and or but so "
+    "because if as than not no yes do does did has have had can could will would may might must should what which who whom whose where "
+    "when why how many much some any all both each every other another more most very also too only one two three while out up down off"
+)
+_OTHERS = {
+    "spanish": _set("el la los las una unos unas del y que en es está están con por para su sus hay se lo como qué cuál dónde al muy pero"),
+    "french": _set("le la les une des du et que en est sont avec pour sur dans ce cette il elle ils au aux qui quel quelle où pas y a"),
+    "german": _set("der das den dem des ein eine einen einem einer und ist sind mit auf im zu von für nicht es er sie wie wo auch sich"),
+    "italian": _set("il lo la gli le una uno del della e che è sono con per su nel nella di da si al alla quale dove come non"),
+    "portuguese": _set("os as uma um do da dos das e que em é são com por para no na nos nas seu sua se ao qual onde há está não de"),
+    "dutch": _set("de het een en van zijn met op te voor niet dat die er aan naar bij hij ze wat waar hoe ook om"),
+}
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")  # noqa: RUF001
+_FEW_WORDS = 5
+"""Up to here the words of a text say nothing about its language."""
+_MIN_ENGLISH_SHARE = 0.1
+"""English has about two function words in five; word salad and most other languages almost none of them."""
+_MAX_OTHER_SCRIPT = 0.15
+_MIN_LETTERS = 0.6
+
+
+def _check_language(question: str, answer: str) -> None:
+    both = f"{question} {answer}"
+    if not both.isascii():
+        letters = [one for one in both if one.isalpha()]
+        if sum(ord(one) > 0x24F for one in letters) > _MAX_OTHER_SCRIPT * len(letters):  # beyond the Latin blocks
+            raise _FaultError(Fault.OTHER_LANGUAGE)
+    asked, answered = _WORD.findall(question.lower()), _WORD.findall(answer.lower())
+    for words in (asked, answered, asked + answered):
+        num_english = _num_known(words, _ENGLISH)
+        if len(words) > _FEW_WORDS and any(_num_known(words, known) > num_english for known in _OTHERS.values()):
+            raise _FaultError(Fault.OTHER_LANGUAGE)
+    num_words = len(asked) + len(answered)
+    if num_words > _FEW_WORDS and _num_known(asked + answered, _ENGLISH) < _MIN_ENGLISH_SHARE * num_words:
+        raise _FaultError(Fault.NONSENSE)
+
+
+def _num_known(words: Sequence[str], known: frozenset[str]) -> int:
+    return sum(map(known.__contains__, words))
+
+
+_STUTTER = re.compile(r"\b(\w+)(?:\W+\1\b){3}", re.IGNORECASE)
+_LONG_TEXT = 30
+_MIN_DISTINCT = 0.4
+
+
+def _check_sense(question: str, answer: str) -> None:
+    both = f"{question} {answer}"
+    if not both.isprintable() or sum(map(str.isalpha, both)) + both.count(" ") < _MIN_LETTERS * len(both):
+        raise _FaultError(Fault.NONSENSE)
+    words = _WORD.findall(both.lower())
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    loops = len(triples) >= _LONG_TEXT and len(set(triples)) < _MIN_DISTINCT * len(triples)
+    sentences = split_sentences(answer)
+    if loops or _STUTTER.search(both) or len(set(sentences)) < len(sentences) - 1 or question == answer:
+        raise _FaultError(Fault.NONSENSE)

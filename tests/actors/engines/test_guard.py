@@ -1,0 +1,126 @@
+"""A model that the engine would run in another way than it runs by itself is refused when the engine starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from actors.engines import decoding
+from actors.engines.base import UnfitModelError
+from actors.engines.probe import check_probe, make_probe
+from actors.engines.transformers import TransformersEngine, served_tensors
+from actors.engines.weights import digest_of, read_checkpoint
+from loop.config.run_config import EMBEDDED_MODEL
+from tests.actors.engines.family_models import (
+    save_blip2,
+    save_gemma3,
+    save_instructblip,
+    save_llava_next,
+    save_pixtral,
+    save_qwen,
+    save_qwen3,
+)
+
+NEEDS_TORCHVISION = pytest.mark.skipif(find_spec("torchvision") is None, reason="its processor needs torchvision: make install-vllm")
+DIFFERENT = "about an image of 160x80, at the end of the prompt, log-probabilities differ by"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "save", [lambda _: EMBEDDED_MODEL, save_llava_next, save_instructblip, pytest.param(save_qwen, marks=NEEDS_TORCHVISION)],
+    ids=["llava", "llava_next", "instructblip", "qwen2_5_vl"],
+)  # fmt: skip
+def test_a_family_that_is_run_as_it_runs_by_itself_passes(save: Callable[[Path], Path], dtype: str, tmp_path: Path) -> None:
+    TransformersEngine(save(tmp_path), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("save", "model_type", "what"),
+    [
+        pytest.param(save_qwen3, "qwen3_vl", DIFFERENT, marks=NEEDS_TORCHVISION),
+        pytest.param(save_pixtral, "llava", DIFFERENT, marks=NEEDS_TORCHVISION),
+        (save_gemma3, "gemma3", "prompts about two images fail with ValueError: Received inconsistently sized batches"),
+        (save_blip2, "blip-2", "prompts about two images fail with"),
+    ],
+    ids=["qwen3_vl", "pixtral", "gemma3", "blip2"],
+)  # fmt: skip
+def test_a_family_that_is_not_is_refused_in_one_line(
+    save: Callable[[Path], Path], model_type: str, what: str, dtype: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnfitModelError) as refused:
+        TransformersEngine(save(tmp_path), dtype=dtype)
+    text = str(refused.value)
+    assert text.startswith(f"the transformers engine cannot run this {model_type} model as it runs by itself: {what}")
+    assert text.endswith("; set engine.kind to vllm, if vLLM has the model, or take another one")
+    assert "\n" not in text
+
+
+def test_a_fault_of_the_second_step_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = decoding.Decoder._advance
+
+    def forgetful(self: decoding.Decoder, batch: Any, chosen: torch.Tensor) -> None:
+        advance(self, batch, chosen)
+        batch.positions = batch.positions - 1
+
+    monkeypatch.setattr(decoding.Decoder, "_advance", forgetful)
+    with pytest.raises(UnfitModelError, match="about an image of 160x80, 2 tokens after the prompt, log-probabilities differ by"):
+        TransformersEngine(EMBEDDED_MODEL)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "model"))
+    tensors = read_checkpoint(model)
+    tensors["language_model.lm_head.weight"][5] = torch.nan
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnfitModelError, match=r"^this llava model gives logits that are no finite numbers"):
+        TransformersEngine(model)
+
+
+def test_a_model_that_finds_all_tokens_equally_likely_passes(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "model"))
+    tensors = read_checkpoint(model)
+    tensors["language_model.lm_head.weight"].zero_()
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    TransformersEngine(model)
+
+
+def test_a_lack_of_memory_says_nothing_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(decoding.Decoder, "follow", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        TransformersEngine(EMBEDDED_MODEL)
+
+
+def test_the_comparison_leaves_weights_and_random_numbers_as_they_were() -> None:
+    before = torch.get_rng_state()
+    engine = TransformersEngine(EMBEDDED_MODEL)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert digest_of(served_tensors(engine.model)) == digest_of(read_checkpoint(EMBEDDED_MODEL))
+
+
+@pytest.mark.parametrize(
+    "save", [lambda _: EMBEDDED_MODEL, save_instructblip, pytest.param(save_qwen, marks=NEEDS_TORCHVISION)],
+    ids=["llava", "instructblip", "qwen2_5_vl"],
+)  # fmt: skip
+def test_a_probe_holds_what_an_engine_scores(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    probe = make_probe(folder, "float32", 1)
+    check_probe(TransformersEngine(folder), probe)
+    assert all(probe.continuations)
+
+
+@NEEDS_TORCHVISION
+def test_a_probe_is_made_of_a_model_that_only_another_engine_runs(tmp_path: Path) -> None:
+    probe = make_probe(save_qwen3(tmp_path), "float32", 1)
+    assert all(probe.continuations)
+    assert all(-1000 < logprob < 0 for logprob in probe.logprobs)

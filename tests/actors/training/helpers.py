@@ -1,0 +1,54 @@
+"""A tiny model and shapes to train it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from actors.images import BadImageError
+from actors.training.job import Hyperparameters, TrainingJob
+from loop.models.seed.model import save_untrained
+from loop.sources.shapes.questions import ask, truth
+from loop.sources.shapes.render import render
+from loop.sources.shapes.scene import image_id, scene_of
+from policies.records import TrainingSample
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Implements `ImageSource`; the images of `bad` cannot be read."""
+
+    bad: frozenset[str] = frozenset()
+
+    def image_ids(self) -> list[str]:
+        return []
+
+    def open(self, image_id: str) -> Image.Image:
+        if image_id in self.bad:
+            raise BadImageError(f"{image_id} is corrupt")
+        return render(scene_of(image_id))
+
+
+def samples_of(count: int) -> list[TrainingSample]:
+    rng = np.random.default_rng(0)
+    samples = []
+    for index in range(count):
+        scene = scene_of(image_id(1, index, 0.05))
+        questions = [ask(scene, question_type, rng) for question_type in ("conversation", "complex", "detail")[: 1 + index % 2]]
+        samples.append(TrainingSample(scene.image_id, tuple((question, truth(scene, question).answer) for question in questions)))
+    return samples
+
+
+def save_base(folder: Path) -> Path:
+    torch.manual_seed(0)
+    save_untrained(folder)
+    return folder
+
+
+def job_of(base: Path, output: Path, *, count: int = 24, **hyper: object) -> TrainingJob:
+    settings: dict = {"batch_size": 8, "num_steps": 4, "learning_rate": 1e-3, **hyper}
+    return TrainingJob(base, output, samples_of(count), seed=3, hyper=Hyperparameters(**settings))

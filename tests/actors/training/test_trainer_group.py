@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from actors.engines.weights import digest_of, read_checkpoint
+from actors.trainer import Bounds, RankOptions, TrainerGroup, _StartWatch
+from actors.training.core import run_local
+from actors.training.job import Progress, RankLostError, TrainerError
+from tests.actors.training.helpers import Shapes, job_of, save_base
+from tests.cluster.workers import SlowStart, wait_while
+
+TIMEOUT_S = 180.0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_two_ranks_train_like_one_over_several_jobs_and_a_death_is_a_named_error(base: Path, tmp_path: Path) -> None:
+    single = run_local(job_of(base, tmp_path / "single", pixel_noise=0.05), Shapes())
+    group = TrainerGroup(2, RankOptions())
+    group.start(TIMEOUT_S)
+    pids = group.pids
+    for stage in (0, 2):
+        job = job_of(base, tmp_path / f"stage{stage}", zero_stage=stage, pixel_noise=0.05)
+        result = group.train(job, Shapes(), Bounds(TIMEOUT_S))
+        assert dict(result.losses) == pytest.approx(dict(single.losses), abs=1e-4)
+        assert result.num_target_tokens == single.num_target_tokens
+        assert result.digest == digest_of(read_checkpoint(job.output))
+    assert group.train(job, Shapes(), Bounds(TIMEOUT_S)) == result
+    assert group.pids == pids
+
+    endless = job_of(base, tmp_path / "endless", num_steps=100_000)
+    killed_at: list[float] = []
+
+    def kill_once(progress: Progress) -> None:
+        if not killed_at:
+            assert progress.num_steps == endless.hyper.num_steps
+            os.kill(pids[1], signal.SIGKILL)
+            killed_at.append(time.monotonic())
+
+    with pytest.raises(RankLostError, match="could not train"):
+        group.train(endless, Shapes(), Bounds(TIMEOUT_S), on_progress=kill_once)
+    assert time.monotonic() - killed_at[0] < 60
+    assert_gone(pids)
+    assert not endless.output.exists()
+
+
+@pytest.mark.slow
+def test_lost_ranks_are_replaced_and_go_on_from_the_last_step(base: Path, tmp_path: Path) -> None:
+    settings = {"num_steps": 12, "zero_stage": 1, "pixel_noise": 0.05}
+    group = TrainerGroup(2, RankOptions())
+    undisturbed = group.train(job_of(base, tmp_path / "undisturbed", **settings), Shapes(), Bounds(TIMEOUT_S))
+    for rank, blow in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
+        folder = tmp_path / blow.name
+        job = replace(job_of(base, folder / "out", **settings), steps_folder=folder / "steps", steps_between=1)
+        pids, seen = group.pids, list[int]()
+
+        def strike_once(progress: Progress, pid: int = pids[rank], blow: signal.Signals = blow, seen: list[int] = seen) -> None:
+            if not seen:
+                os.kill(pid, blow)
+            seen.append(progress.step)
+
+        result = group.train(job, Shapes(), Bounds(TIMEOUT_S, stall_timeout_s=25, max_restarts=1), strike_once)
+        assert_gone(pids)
+        assert (result.digest, result.losses) == (undisturbed.digest, undisturbed.losses)
+        assert seen == sorted(seen), "steps were done again that a step checkpoint had kept"
+    group.shutdown()
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_while_it_starts_is_replaced(base: Path, tmp_path: Path) -> None:
+    group = TrainerGroup(2, RankOptions())
+    group.launch()
+    wait_while(lambda: not starting_ranks(), bound_s=30)
+    hung = starting_ranks()[0]
+    hung.suspend()
+    result = group.train(job_of(base, tmp_path / "out", num_steps=2), Shapes(), Bounds(TIMEOUT_S, start_timeout_s=25, max_restarts=1))
+    assert result.num_steps == 2
+    assert_gone((hung.pid,))
+    group.shutdown()
+
+
+def starting_ranks() -> list[psutil.Process]:
+    """Ray names a process by what it does."""
+    return [process for process in psutil.Process().children(recursive=True) if "TrainerRank.prepare" in " ".join(process.cmdline())]
+
+
+def test_job_that_does_not_fit_is_a_named_error_that_says_why(base: Path, tmp_path: Path) -> None:
+    group = TrainerGroup(1, RankOptions())
+    group.start(TIMEOUT_S)
+    pids = group.pids
+    with pytest.raises(TrainerError, match=r"ValueError: .* is not an image-text-to-text checkpoint"):
+        group.train(replace(job_of(base, tmp_path / "out"), base_checkpoint=tmp_path), Shapes(), Bounds(TIMEOUT_S))
+    assert_gone(pids)
+    assert group.pids == ()
+
+
+def test_the_processes_of_a_stage_3_job_are_gone_when_it_is_done(base: Path, tmp_path: Path) -> None:
+    """They would keep its weights, and engines wake on the same devices next."""
+    group = TrainerGroup(1, RankOptions())
+    group.start(TIMEOUT_S)
+    (pid,) = group.pids
+    job = job_of(base, tmp_path / "out", num_steps=2, zero_stage=3)
+    assert group.train(job, Shapes(), Bounds(TIMEOUT_S)).num_steps == 2
+    assert not psutil.pid_exists(pid)
+    assert group.pids == ()
+
+
+def test_ranks_without_room_are_given_up_in_bounded_time() -> None:
+    group = TrainerGroup(3, RankOptions())
+    with pytest.raises(RankLostError, match=r"did not start within 3 s of its last progress: .*rank 2 starting its process"):
+        group.start(3.0)
+
+
+def test_a_slow_start_that_makes_progress_is_no_hang_and_one_that_makes_none_is() -> None:
+    rank = ray.remote(num_cpus=0)(SlowStart).remote()
+    ray.get(rank.start_phase.remote(), timeout=30)
+    watch, began_s = _StartWatch([rank], timeout_s=2.0), time.monotonic()
+    with pytest.raises(RankLostError, match="within 2 s of its last progress: rank 0 at step 3"):
+        wait_while(lambda: watch.look() is None, bound_s=30)
+    assert time.monotonic() - began_s > 4
+
+
+def test_ranks_that_do_not_start_are_told_where_there_is_no_place_for_them() -> None:
+    def there_is_none() -> None:
+        raise ConnectionError("a node is lost")
+
+    with pytest.raises(ConnectionError, match="a node is lost"):
+        TrainerGroup(3, RankOptions(), there_is_none).start(3.0)
+
+
+def assert_gone(pids: tuple[int, ...]) -> None:
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"of {pids} some are still there"
+        time.sleep(0.1)

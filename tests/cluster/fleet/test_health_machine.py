@@ -1,0 +1,102 @@
+"""Whatever happens to an engine, in whatever order: the promises of its state machine hold."""
+
+import math
+
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.strategies import floats, integers, sampled_from
+
+from cluster.fleet.health import EngineHealth, Event, IllegalTransitionError, RestartBudget, State
+
+MAX_PER_ENGINE, MAX_TOTAL, NUM_ENGINES = 2, 3, 2
+
+
+class Engines(RuleBasedStateMachine):
+    """Engines that share a budget, on a clock that only the rules move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.budget = RestartBudget(MAX_PER_ENGINE, MAX_TOTAL)
+        self.engines = [EngineHealth(self.budget, lambda: self.now) for _ in range(NUM_ENGINES)]
+        self.deadlines = [math.inf] * NUM_ENGINES
+        self.is_attested = [False] * NUM_ENGINES
+        """Whether a swap was completed since the engine last lost its weights."""
+
+    @rule(engine=sampled_from(range(NUM_ENGINES)), event=sampled_from(Event))
+    def something_happens(self, engine: int, event: Event) -> None:
+        health = self.engines[engine]
+        before, restarts, could_restart = health.state, health.num_restarts, health.can_restart
+        try:
+            after = health.record(event)
+        except IllegalTransitionError:
+            assert (health.state, health.num_restarts) == (before, restarts), "what cannot happen changes nothing"
+            assert event is not Event.DIED or before is State.DEAD, "anything that lives can die"
+            return
+        if before in (State.STALE, State.RESTARTING):
+            assert (after is State.HEALTHY) == (event is Event.SWAP_COMPLETED)
+        if before is State.ASLEEP:
+            assert (event, after) in ((Event.SWAP_BEGAN, State.STALE), (Event.DIED, State.DEAD))
+        if before is State.DEAD:
+            assert (event, after) == (Event.RESTART_BEGAN, State.RESTARTING)
+            assert could_restart
+        assert health.num_restarts == restarts + (event is Event.RESTART_BEGAN)
+        if event is Event.SWAP_COMPLETED:
+            assert before is State.STALE
+            self.is_attested[engine] = True
+        elif event in (Event.SWAP_BEGAN, Event.SLEEP_BEGAN, Event.DIED):
+            self.is_attested[engine] = False
+        if event in (Event.DIED, Event.SWAP_COMPLETED):
+            self.deadlines[engine] = math.inf
+
+    @rule(engine=sampled_from(range(NUM_ENGINES)), num_events=integers(1, 4))
+    def it_dies_and_comes_back(self, engine: int, num_events: int) -> None:
+        for event in (Event.DIED, Event.RESTART_BEGAN, Event.STARTED, Event.SWAP_COMPLETED)[:num_events]:
+            self.something_happens(engine, event)
+
+    @rule(engine=sampled_from(range(NUM_ENGINES)), seconds=floats(0, 100))
+    def something_is_expected(self, engine: int, seconds: float) -> None:
+        self.engines[engine].expect_within(seconds)
+        self.deadlines[engine] = self.now + seconds
+
+    @rule(engine=sampled_from(range(NUM_ENGINES)))
+    def nothing_is_expected(self, engine: int) -> None:
+        self.engines[engine].expect_nothing()
+        self.deadlines[engine] = math.inf
+
+    @rule(seconds=floats(0, 50))
+    def time_passes(self, seconds: float) -> None:
+        before = [(health.remaining_s, health.is_overdue) for health in self.engines]
+        self.now += seconds
+        for health, (remaining_s, was_overdue) in zip(self.engines, before, strict=True):
+            assert health.remaining_s <= remaining_s, "a deadline comes closer"
+            assert health.is_overdue or not was_overdue, "an overdue engine stays overdue"
+
+    @precondition(lambda self: self.budget.num_restarts == MAX_TOTAL)
+    @rule(engine=sampled_from(range(NUM_ENGINES)))
+    def no_restart_is_left(self, engine: int) -> None:
+        assert not self.engines[engine].can_restart
+
+    @invariant()
+    def work_comes_from_attested_weights(self) -> None:
+        for health, is_attested in zip(self.engines, self.is_attested, strict=True):
+            assert is_attested == (health.state in (State.HEALTHY, State.DRAINING, State.SUSPECT))
+
+    @invariant()
+    def restarts_are_bounded(self) -> None:
+        assert sum(health.num_restarts for health in self.engines) == self.budget.num_restarts <= MAX_TOTAL
+        assert max(health.num_restarts for health in self.engines) <= MAX_PER_ENGINE
+
+    @invariant()
+    def deadlines_follow_the_clock(self) -> None:
+        for health, deadline in zip(self.engines, self.deadlines, strict=True):
+            assert (health.remaining_s, health.is_overdue) == (max(0.0, deadline - self.now), self.now >= deadline)
+
+    @invariant()
+    def an_engine_is_out_of_service_while_it_cannot_work(self) -> None:
+        for health in self.engines:
+            assert health.out_of_service_s == 0 or health.state in (State.RESTARTING, State.STALE, State.DEAD)
+
+
+def test_an_engine_keeps_its_promises_whatever_happens() -> None:
+    run_state_machine_as_test(Engines, settings=settings(max_examples=100, stateful_step_count=60, deadline=None))

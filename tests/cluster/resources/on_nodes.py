@@ -1,0 +1,157 @@
+"""Loses a node in the middle of a run and prints what came of it, as JSON: `python -m tests.cluster.resources.on_nodes SCENARIO FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.actor import ActorHandle
+from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
+
+from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.training.job import Progress
+from cluster.errors import ClusterError
+from cluster.fleet.dispatch import Submit, Then
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.pool import Pool
+from cluster.fleet.slot import engine_actor
+from cluster.resources.connect import connected
+from cluster.resources.placement import Placement, reserve
+from cluster.resources.plan import ResourceRequest, plan_resources
+from tests.actors.training.helpers import Shapes, job_of, save_base
+from tests.cluster.fleet.judges import Judge
+from tests.cluster.workers import Worker, update_of, weights
+
+START_S, SWAP_S, TASK_S, TRAIN_S = 20.0, 5.0, 30.0, 200.0
+STORE_BYTES = 100 * 1024**2
+SPARE_BYTES = 4 * 1024**3
+QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("period_ms", "500"), ("timeout_ms", "2000"))}
+"""Ray's own take 15 seconds and more to notice that a node is gone."""
+NUM_TASKS, LOSE_AT, WORK_S = 20, 5, 1.0
+COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
+APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
+
+
+def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: Submit[int], num_tasks: int = NUM_TASKS) -> dict[str, Any]:
+    """Tasks through engines and judges; `lose` is called in the middle."""
+    worker: Any = engine_actor(Worker)
+    judge: Any = ray.remote(Judge)
+    fleet = Fleet(
+        lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.plan.num_engines,
+        task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S, check_placement=placement.check,
+    )  # fmt: skip
+    pool = Pool(
+        "judge", lambda index: judge.options(**placement.filter_options(index)).remote(index, folder), placement.plan.num_filters,
+        call_timeout_s=TASK_S, start_timeout_s=START_S, check_placement=placement.check,
+    )  # fmt: skip
+    found: dict[str, Any] = {"done": [], "error": ""}
+    with ExitStack() as stack:
+        stack.callback(pool.shutdown, 20)
+        stack.callback(fleet.shutdown, 20)
+        pool.launch()
+        fleet.start(update_of(weights(1.0), "r1"))
+        lost_at = time.monotonic()
+        try:
+            for task, value in fleet.run(range(num_tasks), submit, pinned=True, then=Then(pool, end)):
+                assert value == 2.0
+                found["done"].append(task)
+                if len(found["done"]) == LOSE_AT:
+                    lose()
+                    lost_at = time.monotonic()
+        except ClusterError as error:
+            found["error"] = f"{type(error).__name__}: {error}"
+        found |= {"seconds": time.monotonic() - lost_at, "engine_restarts": fleet.num_restarts, "judge_restarts": pool.num_restarts}
+    return found
+
+
+def serve(engine: ActorHandle, task: int) -> ray.ObjectRef:
+    engine.slow.remote(task, WORK_S)
+    return engine.serve.remote(task)
+
+
+def end(judge: ActorHandle, task: int, served: ray.ObjectRef) -> ray.ObjectRef:
+    return judge.judge.remote(task, served)
+
+
+def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dict[str, Any]:
+    """A job on one rank, whose node is lost after the first steps, and the same job once more."""
+    plan = placement.plan
+    options = RankOptions(plan.trainer_cpus, placement_group=placement.group, bundles=[plan.trainer_bundle(0)])
+    group = TrainerGroup(1, options, placement.check)
+    base = save_base(folder / "base")
+    job = replace(job_of(base, folder / "out", num_steps=30), steps_folder=folder / "steps", steps_between=1)
+    steps: list[int] = []
+
+    def lose_once(progress: Progress) -> None:
+        if not steps:
+            lose()
+        steps.append(progress.step)
+
+    with ExitStack() as stack:
+        stack.callback(group.shutdown)
+        disturbed = group.train(job, Shapes(), Bounds(TRAIN_S, max_restarts=2), lose_once)
+        undisturbed = group.train(replace(job, output=folder / "again", steps_folder=None), Shapes(), Bounds(TRAIN_S))
+    return {"digests": [disturbed.digest, undisturbed.digest], "kept": disturbed.num_steps_kept, "lost_at": steps[0]}
+
+
+def on_cluster(
+    request: ResourceRequest, cpus: Sequence[int], lost_bundle: int, play: Callable[[Placement, Callable[[], object]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Nodes with these CPUs beside a head without any; the one that holds `lost_bundle` then is lost whenever `play` says so."""
+    os.environ.update(QUICK_HEALTH_CHECKS)
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES})
+    nodes = [machines.add_node(num_cpus=num, object_store_memory=STORE_BYTES) for num in cpus]
+    try:
+        with connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60) as info:
+            plan = plan_resources(info.cpus, info.gpus, request)
+            with reserve(plan, 60) as placement:
+
+                def lose() -> None:
+                    home = placement_group_table(placement.group)["bundles_to_node_id"][lost_bundle]
+                    machines.remove_node(next(node for node in nodes if node.node_id == home), allow_graceful=False)
+
+                return play(placement, lose)
+    finally:
+        machines.shutdown()
+
+
+def on_local_ray(folder: Path, submit: Submit[int], num_tasks: int) -> dict[str, Any]:
+    """A test has a server of the local Ray die or stop when it finds the mark `lose`."""
+    with (
+        connected(None, num_cpus=2, temp_dir=None, timeout_s=60, object_store_bytes=STORE_BYTES) as info,
+        reserve(plan_resources(info.cpus, info.gpus, COLOCATED), 60) as placement,
+    ):
+        return run(placement, folder, (folder / "lose").touch, submit, num_tasks)
+
+
+def short_of_memory(folder: Path) -> dict[str, Any]:
+    """Ray kills what takes more than a little of the memory that is free now."""
+    memory = psutil.virtual_memory()
+    used = 1 - (memory.available - SPARE_BYTES) / memory.total
+    os.environ.update(RAY_memory_usage_threshold=f"{used:.4f}", RAY_memory_monitor_refresh_ms="100")
+    return on_local_ray(folder, lambda engine, task: engine.greedy_once.remote(task), NUM_TASKS)
+
+
+if __name__ == "__main__":
+    scenario, folder = sys.argv[1], Path(sys.argv[2])
+
+    def twice(placement: Placement, lose: Callable[[], object]) -> dict[str, Any]:
+        return {time: run(placement, folder, lose, serve) for time in ("first", "second")}
+
+    scenarios: dict[str, Callable[[], dict[str, Any]]] = {
+        "engines and judges move": lambda: on_cluster(COLOCATED, (2, 2), 0, twice),
+        "ranks move": lambda: on_cluster(APART, (1, 1, 1, 1), 1, lambda placement, lose: train(placement, folder, lose)),
+        "local": lambda: on_local_ray(folder, serve, 10 * NUM_TASKS),
+        "memory": lambda: short_of_memory(folder),
+    }
+    print(json.dumps(scenarios[scenario]()))

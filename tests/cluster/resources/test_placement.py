@@ -1,0 +1,41 @@
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import ray
+from ray.util import placement_group_table
+
+from cluster.errors import NotEnoughResourcesError
+from cluster.resources.connect import ClusterInfo
+from cluster.resources.placement import reserve
+from cluster.resources.plan import ResourceRequest, plan_resources
+
+REQUEST = ResourceRequest(num_engines=2, num_filters=2, trainer_ranks=2, cpus_per_actor=1, use_gpus=False, colocated=True)
+
+
+class Echo:
+    def say(self, word: str) -> str:
+        return word
+
+
+def test_all_actors_of_a_colocated_plan_run_at_once(cluster: ClusterInfo) -> None:
+    plan = plan_resources(cluster.cpus, cluster.gpus, REQUEST)
+    actor: Any = ray.remote(Echo)
+    with reserve(plan, timeout_s=30) as placement:
+        options = [placement.engine_options(0), placement.trainer_options(0), placement.filter_options(0), placement.engine_options(1)]
+        actors = [actor.options(**option).remote() for option in options]
+        calls = [each.say.remote("here") for each in actors]
+        assert ray.get(calls, timeout=60) == ["here"] * 4
+    deadline = time.monotonic() + 10
+    while placement_group_table(placement.group)["state"] != "REMOVED":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_plan_that_cannot_be_met_fails_in_time_and_says_why(cluster: ClusterInfo) -> None:
+    plan = plan_resources(64, 0, replace(REQUEST, num_engines=8))
+    started = time.monotonic()
+    with pytest.raises(NotEnoughResourcesError, match=r"within 1 s: the cluster has 2 CPU.*Ask for fewer"), reserve(plan, timeout_s=1):
+        pass
+    assert time.monotonic() - started < 10
