@@ -176,8 +176,9 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
 def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Check every committed file and print one digest over all committed data."""
     from loop.store.run_store import Store
+    from loop.store.verifying import verify as verify_run
 
-    report = Store.open(run_dir).verify()
+    report = verify_run(Store.open(run_dir))
     if as_json:
         fields = ("ok", "digest", "num_files", "num_bytes", "num_pruned_files", "problems")
         typer.echo(json.dumps({name: getattr(report, name) for name in fields}))
@@ -202,7 +203,7 @@ def export(
     """Write the accepted records of committed rounds for use elsewhere."""
     from loop.config.run_config import parse_config
     from loop.export import export as write
-    from loop.run.house import routing, run_images
+    from loop.setup.routing import routing, run_images
     from loop.store.run_store import Store
 
     if round != "all" and not round.isdigit():

@@ -19,6 +19,7 @@ import yaml
 from benchmarks.chaos.processes import MARK
 from loop.export import read_records
 from loop.store.run_store import Store
+from loop.store.verifying import verify
 
 ROOT = Path(__file__).parents[2]
 NUM_SHARDS = 8
@@ -98,7 +99,7 @@ def environment(mark: Path) -> dict[str, str]:
 def outcome_of(run_dir: Path) -> Outcome:
     """What is committed. Raises `AssertionError` where a committed file is damaged."""
     store = Store.open(run_dir)
-    report = store.verify()
+    report = verify(store)
     assert report.ok, report.problems
     ids = {commit.round: [record.record_id for record in read_records(store, commit)] for commit in store.commits()[1:]}
     return Outcome(report.digest, ids)

@@ -1,4 +1,4 @@
-"""The driver: opens the house, runs rounds until the stop policy says so, and mirrors what is committed."""
+"""The driver: opens the session, runs rounds until the stop policy says so, and mirrors what is committed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from loop.monitors.mirroring import mirrored
 from loop.monitors.progress import RunProgress
 from loop.monitors.run_log import logged
 from loop.monitors.tracking import flatten_parameters
-from loop.run.house import House, open_house, resource_request
 from loop.run.retention import check_needed, prune
 from loop.run.round import run_baseline, run_round
+from loop.run.session import Session, open_session
 from loop.setup.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets
 from loop.setup.inert import no_effect
 from loop.setup.overlaps import overlaps
+from loop.setup.resources import resource_request
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import RunInfo, Store
 
@@ -138,26 +139,27 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         check_needed(locked, commits)
         for finding in checked.findings:
             progress.note(finding.line)
-        with open_house(config, locked, commits, progress, checked.findings) as house:
-            for commit in rounds(house):
+        with open_session(config, locked, commits, progress, checked.findings) as session:
+            for commit in rounds(session):
                 if mirror:
-                    mirror.publish(house.commits)
-                prune(locked, house.commits, config.retention.keep_last, config.retention.keep_every)
+                    mirror.publish(commits)
+                prune(locked, commits, config.retention.keep_last, config.retention.keep_every)
                 for finding in commit.findings:
                     if finding not in checked.findings:  # those of the config are told before anything is started
                         progress.note(finding.line)
                 log.info("round %d is committed: %s", commit.round, commit.state)
 
 
-def rounds(house: House) -> Iterator[RoundCommit]:
+def rounds(session: Session) -> Iterator[RoundCommit]:
     """The loop: a baseline, then one round after the other, each committed before it is yielded."""
-    if not house.commits:
-        house.progress.round(0, house.config.rounds)
-        house.commits.append(run_baseline(house))
-        yield house.commits[-1]
-    while not (reason := house.policies.stop.stop([commit.state for commit in house.commits[1:]], house.config.rounds)):
-        index = len(house.commits)
-        house.progress.round(index, house.config.rounds)
-        house.commits.append(run_round(house, index))
-        yield house.commits[-1]
-    house.progress.note(f"the loop ends: {reason}")
+    run = session.run
+    if not run.commits:
+        run.progress.round(0, run.config.rounds)
+        run.commits.append(run_baseline(session))
+        yield run.commits[-1]
+    while not (reason := run.policies.stop.stop([commit.state for commit in run.commits[1:]], run.config.rounds)):
+        index = len(run.commits)
+        run.progress.round(index, run.config.rounds)
+        run.commits.append(run_round(session, index))
+        yield run.commits[-1]
+    run.progress.note(f"the loop ends: {reason}")

@@ -9,8 +9,8 @@ from loop.store.run_store import Store
 
 
 def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
-    """What the next round reads: the base and the champion checkpoint, the controls that were trained beside the champion, what accepted
-    rounds were trained on, and the predictions of seed model and champion."""
+    """What the next round reads: the base and the champion checkpoint, the controls that were trained beside the champion and
+    what their trainings say, what accepted rounds were trained on, and the predictions of seed model and champion."""
     if not commits:
         return []
     champion = champion_commit(commits)
@@ -21,7 +21,7 @@ def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
         if file.path.startswith(tuple(f"{path}/" for path in _needed_checkpoints(commits)))
         or (commit.state is RoundState.ACCEPTED and file.path.endswith("/selected.parquet"))
         or (commit in (commits[0], champion) and file.path.endswith("/predictions.parquet"))
-        or (commit is champion and "/parts/training-control-" in file.path)
+        or (commit is champion and "/parts/training" in file.path)
     ]
 
 

@@ -32,15 +32,18 @@ import ray
 
 from actors.shards import Shard
 from cluster.fleet.dispatch import Then
-from loop.run.house import House, Model
+from loop.run.contents import Run
+from loop.run.models import Model, Models
+from loop.run.session import Session
 from loop.run.stages.clock import RoundClock
 from loop.run.stages.controls import run_controls
 from loop.run.stages.deciding import decide, generated_stats
-from loop.run.stages.empty import settle_empty
-from loop.run.stages.evaluation import blind_sets, evaluate, mean_scores, sets_of
+from loop.run.stages.empty import commit_empty_round
+from loop.run.stages.evaluation import blind_sets, champion_predictions, evaluate, mean_scores
 from loop.run.stages.reading import check_images
 from loop.run.stages.records import counts_of, filter_counts, finished_parts, select, whole
 from loop.run.stages.training import hyperparameters, train, training_findings, training_set
+from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed, evenly
 from loop.store.commits import Decision, RoundCommit, RoundState
 from loop.store.run_store import PartReceipt
@@ -50,60 +53,61 @@ from policies.metrics import correctness
 from policies.records import Record
 
 
-def run_baseline(house: House) -> RoundCommit:
+def run_baseline(session: Session) -> RoundCommit:
     """Round 0: the seed model is copied into the run, served, evaluated and committed as the first champion."""
-    clock = RoundClock()
-    model = house.adopt_base_model()
-    predictions, part = evaluate(house, 0, model, clock)
+    run, clock = session.run, RoundClock()
+    model = session.models.adopt(run.config.model_path)
+    predictions, part = evaluate(run, session.workers, 0, model, clock)
     commit = RoundCommit(
-        run_id=house.run_id, round=0, state=RoundState.BASELINE, epoch=house.store.epoch, started_at=clock.started_at,
+        run_id=run.run_id, round=0, state=RoundState.BASELINE, epoch=run.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=model.version, champion_path=model.path,
-        metrics=mean_scores("", sets_of(house), predictions), stage_seconds=clock.seconds, files=[*model.files, part.entry],
-        findings=[*house.findings, *blind_sets(sets_of(house), predictions)],
+        metrics=mean_scores("", run.sets, predictions), stage_seconds=clock.seconds, files=[*model.files, part.entry],
+        findings=[*run.findings, *blind_sets(run.sets, predictions)],
     )  # fmt: skip
-    house.store.commit(commit)
+    run.store.commit(commit)
     return commit
 
 
-def run_round(house: House, index: int) -> RoundCommit:
+def run_round(session: Session, index: int) -> RoundCommit:
     """Round `index` (from 1): everything from the unlabelled images to the commit record."""
+    run, models, workers = session.run, session.models, session.workers
     clock = RoundClock()
-    champion = house.champion()
-    shards = plan_shards(house, index)
-    finished = finished_parts(house.store, shards)
+    champion = models.champion()
+    shards = plan_shards(run, index)
+    finished = finished_parts(run.store, shards)
     todo = [shard for shard in shards if shard.name not in finished]
     if todo:
         with clock.stage("swap"):
-            house.serve(champion)
+            workers.serve(champion)
         with clock.stage("generate_correct_filter"):
-            finished |= write_records(house, todo, len(finished))
+            finished |= write_records(workers, todo, len(finished))
     parts = whole(shards, finished)
     with clock.stage("select"):
-        records, selected, selected_part = select(house.store, house.policies.selection, index, parts)
-        findings = check_images(house, index, records, [*(shard.name for shard in shards), "selected"])
+        records, selected, selected_part = select(run.store, run.policies.selection, index, parts)
+        findings = check_images(run.store, index, records, [*(shard.name for shard in shards), "selected"])
         assert {record.generator_weight_version for record in records} <= {champion.version}
     if not selected:
-        return settle_empty(house, index, clock, records, [*parts, selected_part])
-    if house.config.cluster.sleep_while_training:
+        return commit_empty_round(run, champion, index, clock, records, [*parts, selected_part])
+    if run.config.cluster.sleep_while_training:
         with clock.stage("sleep"):
-            house.rest()
+            workers.sleep()
     with clock.stage("train"):
-        candidate, training, training_part = train_candidate(house, index, selected)
-    predictions, predictions_part = evaluate(house, index, candidate, clock)
-    controls = run_controls(house, index, selected, predictions, clock)
+        candidate, training, training_part = train_candidate(run, models, workers, index, selected)
+    predictions, predictions_part = evaluate(run, workers, index, candidate, clock)
+    controls = run_controls(run, models, workers, index, selected, predictions, clock)
     with clock.stage("decide"):
-        champion_predictions = house.champion_predictions()
-        verdict = decide(house, index, champion_predictions, predictions, selected)
+        answered_before = champion_predictions(run)
+        verdict = decide(run, index, answered_before, predictions, selected)
     with clock.stage("swap"):
         winner = candidate if verdict.accepted else champion
-        if house.fleet.weight_version:
-            house.serve(winner)
+        if workers.fleet.weight_version:
+            workers.serve(winner)
     clock.seconds["round"] = time.time() - clock.started_at
     commit = RoundCommit(
-        run_id=house.run_id,
+        run_id=run.run_id,
         round=index,
         state=RoundState.ACCEPTED if verdict.accepted else RoundState.REJECTED,
-        epoch=house.store.epoch,
+        epoch=run.store.epoch,
         started_at=clock.started_at,
         committed_at=time.time(),
         champion=winner.version,
@@ -113,8 +117,8 @@ def run_round(house: House, index: int) -> RoundCommit:
         filters=filter_counts(parts),
         metrics={
             **correctness(records),
-            **mean_scores("", sets_of(house), predictions if verdict.accepted else champion_predictions),
-            **mean_scores("candidate_", sets_of(house), predictions),
+            **mean_scores("", run.sets, predictions if verdict.accepted else answered_before),
+            **mean_scores("candidate_", run.sets, predictions),
             **asdict(generated_stats(selected)),
             **training,
             **controls.metrics,
@@ -129,13 +133,13 @@ def run_round(house: House, index: int) -> RoundCommit:
             predictions_part.entry,
             *controls.files,
         ],
-        findings=[*findings, *training_findings(house, training_part)],
+        findings=[*findings, *training_findings(run.store, training_part)],
     )
-    house.store.commit(commit)
+    run.store.commit(commit)
     return commit
 
 
-def write_records(house: House, todo: Sequence[Shard], num_done: int) -> dict[str, PartReceipt]:
+def write_records(workers: Workers, todo: Sequence[Shard], num_done: int) -> dict[str, PartReceipt]:
     """Generate, correct and filter the shards of the round that are still to do; their parts, by the names of the shards."""
 
     def submit(engine: Any, shard: Shard) -> ray.ObjectRef:
@@ -145,30 +149,32 @@ def write_records(house: House, todo: Sequence[Shard], num_done: int) -> dict[st
         return actor.filter.remote(shard, corrected)
 
     parts: dict[str, PartReceipt] = {}
-    with house.progress.stage("generate, correct, filter", total=num_done + len(todo), unit="shards") as stage:
+    with workers.progress.stage("generate, correct, filter", total=num_done + len(todo), unit="shards") as stage:
         stage.advance(num_done)
-        for shard, done in house.fleet.run(todo, submit, pinned=True, then=Then(house.filters, judge)):
+        for shard, done in workers.fleet.run(todo, submit, pinned=True, then=Then(workers.filters, judge)):
             parts[shard.name] = done.part
             stage.advance(1, records=done.num_records, kept=done.num_accepted)
     return parts
 
 
-def plan_shards(house: House, index: int) -> list[Shard]:
+def plan_shards(run: Run, index: int) -> list[Shard]:
     """The round's tasks, cut into shards between images."""
-    generation = house.config.generation
-    source = house.image_set(index)
-    seed = derived_seed(house.config.seed, index, "tasks")
-    first_word = count_first_words(questions_of(house.seed_samples)).draw if any(map(is_knowledge, generation.type_mix)) else None
-    tasks = plan_tasks(source.image_ids(), generation.type_mix, generation.num_per_image, seed, house.policies.instructions, first_word)
+    generation = run.config.generation
+    source = run.image_set(index)
+    seed = derived_seed(run.config.seed, index, "tasks")
+    first_word = count_first_words(questions_of(run.seed_samples)).draw if any(map(is_knowledge, generation.type_mix)) else None
+    tasks = plan_tasks(source.image_ids(), generation.type_mix, generation.num_per_image, seed, run.policies.instructions, first_word)
     per_image = [tasks[start : start + generation.num_per_image] for start in range(0, len(tasks), generation.num_per_image)]
     return [
-        Shard(index, number, derived_seed(house.config.seed, index, "shard", number), tuple(chain.from_iterable(images)), source)
+        Shard(index, number, derived_seed(run.config.seed, index, "shard", number), tuple(chain.from_iterable(images)), source)
         for number, images in enumerate(evenly(per_image, generation.num_shards))
     ]
 
 
-def train_candidate(house: House, index: int, selected: list[Record]) -> tuple[Model, dict[str, float], PartReceipt]:
+def train_candidate(
+    run: Run, models: Models, workers: Workers, index: int, selected: list[Record]
+) -> tuple[Model, dict[str, float], PartReceipt]:
     """The candidate, what its training measured, and the part that says so."""
-    start = house.policies.start.start(house.base(), house.champion())
-    hyper = hyperparameters(house, selected)
-    return train(house, index, start, hyper, lambda: training_set(house, index, selected, hyper.num_samples))
+    start = run.policies.start.start(models.base(), models.champion())
+    hyper = hyperparameters(run, selected)
+    return train(run, models, workers, index, start, hyper, lambda: training_set(run, index, selected, hyper.num_samples))

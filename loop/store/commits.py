@@ -104,6 +104,10 @@ class RoundCommit(BaseModel):
     files: list[FileEntry] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
 
+    def file(self, name: str) -> FileEntry:
+        """The committed file of that name, in whichever folder of the round."""
+        return next(file for file in self.files if file.path.endswith(f"/{name}"))
+
     @property
     def checkpoints(self) -> list[str]:
         """The checkpoint folders that the round made, relative to the run folder."""

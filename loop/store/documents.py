@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from loop.errors import DamagedFileError
-from loop.store.commits import SCHEMA_VERSION, FileEntry
+from loop.errors import DamagedFileError, SchemaVersionError
+from loop.store.commits import SCHEMA_VERSION, FileEntry, RoundCommit
 
 REMEDY = "restore it from a copy of the run (`vigc verify` lists every damaged file)"
+_NOT_IN_DIGEST = {"run_id", "started_at", "committed_at", "epoch", "stage_seconds", "files"}
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Document(BaseModel):
@@ -78,7 +81,7 @@ class PrunedCheckpoint(_Document):
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What `Store.verify` found."""
+    """What `loop.store.verifying.verify` found."""
 
     num_files: int
     num_bytes: int
@@ -123,3 +126,19 @@ def unseal(path: str, data: bytes) -> dict[str, Any]:
 
 def describe(file: FileEntry) -> str:
     return f"{file.num_bytes} bytes with SHA-256 {file.sha256}"
+
+
+def note_damage(load: Callable[[], _Model], problems: list[str]) -> _Model | None:
+    """What `load` gives; None where that is damaged or of another version, which goes to `problems`."""
+    try:
+        return load()
+    except (DamagedFileError, SchemaVersionError) as error:
+        problems.append(str(error))
+        return None
+
+
+def canonical(commit: RoundCommit) -> bytes:
+    """What a commit says, free of when, where and by whom it was written."""
+    files = sorted((file.path, file.sha256) for file in commit.files)
+    exclude = _NOT_IN_DIGEST if commit.findings else _NOT_IN_DIGEST | {"findings"}  # records without findings keep their digest
+    return canonical_json({"commit": commit.model_dump(mode="json", exclude=exclude), "files": files})

@@ -55,13 +55,13 @@ from loop.store.documents import (
     PartReceipt,
     PrunedCheckpoint,
     RunInfo,
-    VerifyReport,
+    canonical,
     describe,
+    note_damage,
     seal,
     unseal,
 )
 from loop.store.storage import Storage, open_storage
-from loop.store.verifying import canonical, note_damage, verify
 from policies.records import SCHEMA_VERSION as RECORD_SCHEMA_VERSION
 from policies.records import Record, RecordSchemaError, from_table
 
@@ -418,10 +418,6 @@ class Store:
             found = self.file_entry(file.path)
             if found != file:
                 raise DamagedFileError(file.path, describe(file), describe(found), REMEDY)
-
-    def verify(self) -> VerifyReport:
-        """Hold every committed file against its record. Reads all of them; raises nothing for what it finds."""
-        return verify(self)
 
     # ---- sealed documents
 

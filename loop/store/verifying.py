@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import BaseModel
-
-from loop.errors import DamagedFileError, SchemaVersionError, StoreError
-from loop.store.commits import FileEntry, RoundCommit
-from loop.store.documents import REMEDY, CheckpointReceipt, PrunedCheckpoint, VerifyReport, canonical_json, describe
-
-if TYPE_CHECKING:
-    from loop.store.run_store import Store
-
-_NOT_IN_DIGEST = {"run_id", "started_at", "committed_at", "epoch", "stage_seconds", "files"}
-_Model = TypeVar("_Model", bound=BaseModel)
+from loop.errors import DamagedFileError, StoreError
+from loop.store.commits import FileEntry
+from loop.store.documents import REMEDY, CheckpointReceipt, PrunedCheckpoint, VerifyReport, canonical, describe, note_damage
+from loop.store.run_store import Store
 
 
 def verify(store: Store) -> VerifyReport:
-    """See `Store.verify`."""
+    """Hold every committed file of a run against its record. Reads all of them; raises nothing for what it finds."""
     digest, num_files, num_bytes, problems = hashlib.sha256(), 0, 0, list[str]()
     note_damage(store.read_run, problems)
     pruned, num_pruned = _pruned_files(store, problems), 0
@@ -41,22 +32,6 @@ def verify(store: Store) -> VerifyReport:
                     note_damage(partial(store.load, path + ".json", CheckpointReceipt), problems)
             digest.update(canonical(commit.model_copy(update={"files": files})))
     return VerifyReport(num_files, num_bytes, num_pruned, digest.hexdigest(), problems)
-
-
-def note_damage(load: Callable[[], _Model], problems: list[str]) -> _Model | None:
-    """What `load` gives; None where that is damaged or of another version, which goes to `problems`."""
-    try:
-        return load()
-    except (DamagedFileError, SchemaVersionError) as error:
-        problems.append(str(error))
-        return None
-
-
-def canonical(commit: RoundCommit) -> bytes:
-    """What a commit says, free of when, where and by whom it was written."""
-    files = sorted((file.path, file.sha256) for file in commit.files)
-    exclude = _NOT_IN_DIGEST if commit.findings else _NOT_IN_DIGEST | {"findings"}  # records without findings keep their digest
-    return canonical_json({"commit": commit.model_dump(mode="json", exclude=exclude), "files": files})
 
 
 def _pruned_files(store: Store, problems: list[str]) -> list[FileEntry]:

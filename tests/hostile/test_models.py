@@ -24,7 +24,7 @@ from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import UserError
 from loop.models.checks import check_model, model_files
-from loop.run.house import House
+from loop.run.models import Models
 from loop.store.run_store import Store
 from tests.actors.engines.family_models import save_gemma3
 
@@ -333,9 +333,7 @@ def test_only_what_a_model_needs_is_copied_into_the_run(model: Path, store: Stor
     (model / ".hidden").write_text("secret")
     (model / "sub").mkdir()
     (model / "sub" / "link").symlink_to("/etc/passwd")
-    house: Any = object.__new__(House)
-    house.store, house.config = store, type("Config", (), {"model_path": str(model)})
-    adopted = house.adopt_base_model()
+    adopted = Models(store, []).adopt(str(model))
     copied = {Path(file.path).name for file in adopted.files}
     assert copied == {path.name for path in EMBEDDED_MODEL.iterdir()}
     assert not any(path.is_symlink() for path in store.local_checkpoint(adopted.path).iterdir())

@@ -28,6 +28,7 @@ from loop.sources.shapes.questions import is_correct, truth
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, image_id, scene_of
 from loop.store.documents import CheckpointReceipt, PartReceipt, seal, unseal
 from loop.store.run_store import Store
+from loop.store.verifying import verify
 from policies.correction.methods import Candidate, Draft, Grounded, SentenceBySentence, Step, next_sentence
 from policies.correction.premises import MAX_PREMISES, named_objects, premise_questions
 from policies.correction.sentences import first_sentence_end, split_sentences
@@ -246,7 +247,7 @@ def test_a_document_of_a_run_that_was_changed_and_sealed_again_is_read_or_refuse
             lambda: Store.open(finished).read_run(),
             lambda: Store.open(finished).commits(),
             lambda: [read_records(Store.open(finished), commit) for commit in Store.open(finished).commits()],
-            lambda: Store.open(finished).verify(),
+            lambda: verify(Store.open(finished)),
             lambda: Store.open(finished).finished_part(0, "records-00000"),
         ):
             try:
@@ -255,7 +256,7 @@ def test_a_document_of_a_run_that_was_changed_and_sealed_again_is_read_or_refuse
                 assert str(error).strip()
     finally:
         path.write_bytes(before)
-    assert Store.open(finished).verify().ok
+    assert verify(Store.open(finished)).ok
 
 
 @fuzzed(

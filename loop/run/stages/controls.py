@@ -26,10 +26,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from loop.run.house import House
+from loop.run.contents import Run
+from loop.run.models import Models
 from loop.run.stages.clock import RoundClock
-from loop.run.stages.evaluation import evaluate, mean_scores, sets_of
+from loop.run.stages.evaluation import evaluate, mean_scores
 from loop.run.stages.training import hyperparameters, mixed, train, training_set
+from loop.run.workers import Workers
 from loop.store.commits import FileEntry
 from policies.acceptance.paired import Comparison, compare, interval, pooled
 from policies.records import Record, TrainingSample
@@ -48,17 +50,19 @@ class Controls:
     files: list[FileEntry] = field(default_factory=list)
 
 
-def run_controls(house: House, index: int, selected: list[Record], candidate: Predictions, clock: RoundClock) -> Controls:
+def run_controls(
+    run: Run, models: Models, workers: Workers, index: int, selected: list[Record], candidate: Predictions, clock: RoundClock
+) -> Controls:
     """Train and evaluate the controls that the config asks for; what is finished already is not done again."""
-    done, hyper = Controls(), hyperparameters(house, selected)
-    for name in house.config.control:
+    done, hyper = Controls(), hyperparameters(run, selected)
+    for name in run.config.control:
         suffix = f"-control-{name}"
         with clock.stage("controls"):
-            start = house.policies.start.start(house.base(), house.control(name))
-            samples = partial(samples_of, name, house, index, selected, hyper.num_samples)
-            model, training, training_part = train(house, index, start, hyper, samples, suffix)
-            predictions, predictions_part = evaluate(house, index, model, RoundClock(), f"predictions{suffix}")
-        found = {**training, **mean_scores("", sets_of(house), predictions), **differences(predictions, candidate)}
+            start = run.policies.start.start(models.base(), models.control(name))
+            samples = partial(samples_of, name, run, index, selected, hyper.num_samples)
+            model, training, training_part = train(run, models, workers, index, start, hyper, samples, suffix)
+            predictions, predictions_part = evaluate(run, workers, index, model, RoundClock(), f"predictions{suffix}")
+        found = {**training, **mean_scores("", run.sets, predictions), **differences(predictions, candidate)}
         if name == "no_correction":
             found["num_left_out"] = float(len(selected) - len(uncorrected(selected)))
         done.metrics |= {f"control/{name}/{key}": value for key, value in found.items()}
@@ -66,9 +70,9 @@ def run_controls(house: House, index: int, selected: list[Record], candidate: Pr
     return done
 
 
-def samples_of(name: str, house: House, index: int, selected: list[Record], num_samples: int) -> list[TrainingSample]:
+def samples_of(name: str, run: Run, index: int, selected: list[Record], num_samples: int) -> list[TrainingSample]:
     """The training set of a control."""
-    return mixed(house, index, [], num_samples) if name == "seed_only" else training_set(house, index, selected, num_samples, uncorrected)
+    return mixed(run, index, [], num_samples) if name == "seed_only" else training_set(run, index, selected, num_samples, uncorrected)
 
 
 def uncorrected(records: Iterable[Record]) -> list[Record]:

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from loop.run.stages.evaluation import answered
+from loop.run.contents import Run
+from loop.run.stages.evaluation import answered, seed_predictions
 from policies.acceptance.rules import DecisionContext, GeneratedStats, QuestionStats, Verdict
 from policies.errors import running
 from policies.metrics import distinct_n, mean_words
 from policies.records import Record
 from policies.scoring.predictions import Predictions
 
-if TYPE_CHECKING:
-    from loop.run.house import House
-
 _STATS_SAMPLE = 200
 """Records that diversity is measured on: distinct-n falls with the number of texts, so it is taken over equally many."""
 
 
-def decide(house: House, index: int, champion: Predictions, candidate: Predictions, selected: Sequence[Record]) -> Verdict:
+def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, selected: Sequence[Record]) -> Verdict:
     """What the acceptance policy says, on the acceptance sets alone."""
-    decisions = [commit.decision for commit in house.commits[1:] if commit.decision is not None]
-    measured = [commit.metrics for commit in house.commits if "distinct_2" in commit.metrics]
+    decisions = [commit.decision for commit in run.commits[1:] if commit.decision is not None]
+    measured = [commit.metrics for commit in run.commits if "distinct_2" in commit.metrics]
     context = DecisionContext(
         round=index,
-        num_rounds=house.config.rounds,
+        num_rounds=run.config.rounds,
         history=[Verdict(one.accepted, one.reason, one.numbers) for one in decisions],
-        seed=answered(house.acceptance, house.seed_predictions()),
-        seed_domain=frozenset(f"acceptance/{one.name}" for one in house.acceptance if one.seed_domain),
+        seed=answered(run.acceptance, seed_predictions(run)),
+        seed_domain=frozenset(f"acceptance/{one.name}" for one in run.acceptance if one.seed_domain),
         generated=generated_stats(selected),
         previous=GeneratedStats(measured[-1]["distinct_2"], measured[-1]["mean_answer_words"]) if measured else None,
         questions=question_stats(selected),
     )
-    policy = house.policies.acceptance
-    asked = answered(house.acceptance, champion), answered(house.acceptance, candidate)
+    policy = run.policies.acceptance
+    asked = answered(run.acceptance, champion), answered(run.acceptance, candidate)
     with running(f"acceptance policy {type(policy).__name__!r}"):
         return policy.decide(*asked, context)
 

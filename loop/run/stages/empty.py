@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from loop.errors import EmptyRoundError
+from loop.run.contents import Run
+from loop.run.models import Model
 from loop.run.stages.clock import RoundClock
-from loop.run.stages.evaluation import mean_scores, sets_of
+from loop.run.stages.evaluation import champion_predictions, mean_scores
 from loop.run.stages.records import counts_of, filter_counts
 from loop.store.commits import Decision, Finding, RoundCommit, RoundState
 from loop.store.run_store import PartReceipt
 from policies.metrics import correctness
 from policies.records import Reason, Record
-
-if TYPE_CHECKING:
-    from loop.run.house import House
 
 _MAX_REASONS = 3
 _ADVICE = {
@@ -27,7 +25,9 @@ _ADVICE = {
 }
 
 
-def settle_empty(house: House, index: int, clock: RoundClock, records: Sequence[Record], parts: Sequence[PartReceipt]) -> RoundCommit:
+def commit_empty_round(
+    run: Run, champion: Model, index: int, clock: RoundClock, records: Sequence[Record], parts: Sequence[PartReceipt]
+) -> RoundCommit:
     """Reject a round whose part `selected`, the last of `parts`, is empty: nothing is trained and the champion stays.
 
     Raises:
@@ -35,20 +35,19 @@ def settle_empty(house: House, index: int, clock: RoundClock, records: Sequence[
     """
     counts = counts_of(records, [])
     reason = why_empty(counts)
-    if house.config.on_empty_round == "stop":
-        raise EmptyRoundError(index, reason, advice(counts), house.store.uri)
-    champion = house.champion()
+    if run.config.on_empty_round == "stop":
+        raise EmptyRoundError(index, reason, advice(counts), run.store.uri)
     clock.seconds["round"] = time.time() - clock.started_at
     commit = RoundCommit(
-        run_id=house.run_id, round=index, state=RoundState.REJECTED, epoch=house.store.epoch, started_at=clock.started_at,
+        run_id=run.run_id, round=index, state=RoundState.REJECTED, epoch=run.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=champion.version, champion_path=champion.path, counts=counts,
         filters=filter_counts(parts[:-1]),
-        metrics={**correctness(records), **mean_scores("", sets_of(house), house.champion_predictions())},
+        metrics={**correctness(records), **mean_scores("", run.sets, champion_predictions(run))},
         decision=Decision(accepted=False, reason=f"no candidate was trained: {reason}"),
         stage_seconds=clock.seconds, files=[part.entry for part in parts],
         findings=[Finding(kind="empty_round", count=max(1, len(records)), message=f"{reason}; {advice(counts)}")],
     )  # fmt: skip
-    house.store.commit(commit)
+    run.store.commit(commit)
     return commit
 
 

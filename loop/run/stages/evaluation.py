@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import ray
 
 from actors.images import ObjectOracle
 from loop.errors import SchemaVersionError, UserError
+from loop.run.contents import Run
+from loop.run.models import Model
 from loop.run.stages.clock import RoundClock
 from loop.run.stages.judging import judged
+from loop.run.workers import Workers
 from loop.setup.assembly import HeldOut
-from loop.store.commits import Finding
+from loop.store.commits import Finding, RoundCommit, champion_commit
 from loop.store.run_store import PartReceipt
 from policies.acceptance.rules import Answered
 from policies.answers.yes_no import NO, parse_yes_no
@@ -23,43 +26,37 @@ from policies.metrics import mean_words, says_yes, share
 from policies.records import HeldOutQuestion, Prediction, RecordSchemaError
 from policies.scoring.predictions import PREDICTION_SCHEMA_VERSION, Predictions, from_table, prediction_version, to_table
 
-if TYPE_CHECKING:
-    from loop.run.house import House, Model
-
 _EVALUATION_CHUNK = 128
 
 
-def evaluate(house: House, index: int, model: Model, clock: RoundClock, name: str = "predictions") -> tuple[Predictions, PartReceipt]:
+def evaluate(
+    run: Run, workers: Workers, index: int, model: Model, clock: RoundClock, name: str = "predictions"
+) -> tuple[Predictions, PartReceipt]:
     """Answers of a model, which is served unless they are there, to every held-out and acceptance question; kept as the part `name`."""
-    part = house.store.finished_part(index, name)
+    part = run.store.finished_part(index, name)
     if part is None:
         with clock.stage("swap"):
-            house.serve(model)
+            workers.serve(model)
         with clock.stage("evaluate"):
-            sets = sets_of(house)
-            predictions = judged(house, sets, answers(house, sets))
-            part = house.store.write_part(index, name, to_table(predictions, {name: one.metric_name for name, one in sets.items()}))
-    predictions, _ = from_table(house.store.read_part(part))
+            predictions = judged(run, answers(run, workers))
+            part = run.store.write_part(index, name, to_table(predictions, {name: one.metric_name for name, one in run.sets.items()}))
+    predictions, _ = from_table(run.store.read_part(part))
     return predictions, part
 
 
-def sets_of(house: House) -> dict[str, HeldOut]:
-    """The held-out and the acceptance sets, as predictions name them."""
-    return {f"held_out/{one.name}": one for one in house.held_out} | {f"acceptance/{one.name}": one for one in house.acceptance}
-
-
-def answers(house: House, sets: Mapping[str, HeldOut]) -> Predictions:
+def answers(run: Run, workers: Workers) -> Predictions:
     """What the served model says, a prediction per question; those that a judge is to score have no score yet."""
+    sets = run.sets
     tasks = [(name, start) for name, one in sets.items() for start in range(0, len(one.questions), _EVALUATION_CHUNK)]
 
     def submit(engine: Any, task: tuple[str, int]) -> ray.ObjectRef:
         one = sets[task[0]]
-        return engine.evaluate.remote(one.source, _chunk(one, task[1]), house.config.answer_max_new_tokens, one.metric)
+        return engine.evaluate.remote(one.source, _chunk(one, task[1]), run.config.answer_max_new_tokens, one.metric)
 
     answered: dict[tuple[str, int], list[Prediction]] = {}
-    with house.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
-        for task, predictions in house.fleet.run(tasks, submit, pinned=True):
-            assert {one.weight_version for one in predictions} == {house.fleet.weight_version}
+    with run.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
+        for task, predictions in workers.fleet.run(tasks, submit, pinned=True):
+            assert {one.weight_version for one in predictions} == {workers.fleet.weight_version}
             answered[task] = predictions
             stage.advance(len(predictions))
     return {name: [prediction for task in tasks if task[0] == name for prediction in answered[task]] for name in sets}
@@ -67,6 +64,21 @@ def answers(house: House, sets: Mapping[str, HeldOut]) -> Predictions:
 
 def _chunk(one: HeldOut, start: int) -> Sequence[HeldOutQuestion]:
     return one.questions[start : start + _EVALUATION_CHUNK]
+
+
+def champion_predictions(run: Run) -> Predictions:
+    """The champion's answers to the held-out questions, from the round that made it."""
+    return _committed_predictions(run, champion_commit(run.commits))
+
+
+def seed_predictions(run: Run) -> Predictions:
+    """The seed model's answers to the held-out questions."""
+    return _committed_predictions(run, run.commits[0])
+
+
+def _committed_predictions(run: Run, commit: RoundCommit) -> Predictions:
+    file = commit.file("predictions.parquet")
+    return stored_predictions(file.path, run.store.read_part(file), run.sets)
 
 
 def stored_predictions(path: str, table: pa.Table, sets: Mapping[str, HeldOut]) -> Predictions:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from loop.errors import NoReadableImageError, printable
 from loop.store.commits import Finding
+from loop.store.run_store import Store
 from policies.records import Reason, Record
 
-if TYPE_CHECKING:
-    from loop.run.house import House
 
-
-def check_images(house: House, index: int, records: Sequence[Record], part_names: Iterable[str]) -> list[Finding]:
+def check_images(store: Store, index: int, records: Sequence[Record], part_names: Iterable[str]) -> list[Finding]:
     """The images that were set aside, as a finding with an example; none where there are none.
 
     Where not one image could be read, the parts of the round are dropped before the error: they hold nothing, and `vigc resume` has to
@@ -32,5 +29,5 @@ def check_images(house: House, index: int, records: Sequence[Record], part_names
         message = f"of the round's {num_images} images cannot be read and are set aside; their records say why"
         return [Finding(kind="unreadable_images", count=len(bad), message=message, example=example)]
     for name in part_names:
-        house.store.drop_part(index, name)
+        store.drop_part(index, name)
     raise NoReadableImageError(index, num_images, example)

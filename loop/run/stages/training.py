@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from actors.engines.weights import weight_version
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
-from loop.run.house import Model
+from loop.run.contents import Run
+from loop.run.models import Model, Models
 from loop.run.passed_over import findings_of
+from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed
 from loop.store.commits import Finding, RoundState
-from loop.store.run_store import PartReceipt
+from loop.store.run_store import PartReceipt, Store
 from policies.errors import running
 from policies.records import Record, TrainingSample
-
-if TYPE_CHECKING:
-    from loop.run.house import House
 
 _MAX_COPIES = 20
 """Mean copies of a generated record in a training set from which they are told: LLaVA and VIGC train for 1 to 12 epochs."""
@@ -28,28 +25,29 @@ Change = Callable[[Iterable[Record]], list[Record]]
 
 
 def train(
-    house: House, index: int, start: Model, hyper: Hyperparameters, samples: Callable[[], list[TrainingSample]], suffix: str = ""
-) -> tuple[Model, dict[str, float], PartReceipt]:
+    run: Run, models: Models, workers: Workers, index: int, start: Model, hyper: Hyperparameters,
+    samples: Callable[[], list[TrainingSample]], suffix: str = "",
+) -> tuple[Model, dict[str, float], PartReceipt]:  # fmt: skip
     """A model trained from `start` on `samples`, what its training measured, and the part that says so.
 
     The checkpoint is `round-INDEX` and the part `training`, each with the suffix `-SUFFIX`. All trainings of a round have the same
     steps, schedule, augmentation and seed.
     """
     name, part_name = f"round-{index:04d}{suffix}", f"training{suffix}"
-    part = house.store.finished_part(index, part_name)
-    checkpoint = house.store.finished_checkpoint(name)
+    part = run.store.finished_part(index, part_name)
+    checkpoint = run.store.finished_checkpoint(name)
     if part is None or checkpoint is None:
-        config = house.config.training
-        folder = house.store.checkpoint_dir(name)
+        config = run.config.training
+        folder = run.store.checkpoint_dir(name)
         drawn = samples()
         job = TrainingJob(
-            house.store.local_checkpoint(start.path), folder, drawn, derived_seed(house.config.seed, index, "train"),
-            hyper, house.store.steps_folder(name), config.checkpoint_steps,
+            run.store.local_checkpoint(start.path), folder, drawn, derived_seed(run.config.seed, index, "train"),
+            hyper, run.store.steps_folder(name), config.checkpoint_steps,
         )  # fmt: skip
-        with house.progress.stage(f"train{suffix.replace('-', ' ')}", total=hyper.num_steps, unit="steps") as stage:
-            result = house.train(job, stage)
+        with run.progress.stage(f"train{suffix.replace('-', ' ')}", total=hyper.num_steps, unit="steps") as stage:
+            result = workers.train(job, run.images, stage)
         (folder / RESULT_FILE).unlink()  # it tells the time, and a committed file must not
-        checkpoint = house.store.publish_checkpoint(folder, name)
+        checkpoint = run.store.publish_checkpoint(folder, name)
         measured = {
             "train_loss": result.mean_loss,
             "train_final_loss": result.final_loss,
@@ -59,12 +57,12 @@ def train(
             "digest": result.digest,
             "metrics": measured,
             "losses": list(result.losses),
-            "findings": [finding.model_dump() for finding in (*findings_of(result, len(drawn)), *repeated(drawn, house.seed_samples))],
+            "findings": [finding.model_dump() for finding in (*findings_of(result, len(drawn)), *repeated(drawn, run.seed_samples))],
         }
-        part = house.store.write_json_part(index, part_name, document)
-    house.store.drop_steps(name)
-    document = house.store.read_json_part(part)
-    model = Model(weight_version(index, document["digest"]), checkpoint.path, document["digest"], tuple(checkpoint.files))
+        part = run.store.write_json_part(index, part_name, document)
+    run.store.drop_steps(name)
+    document = run.store.read_json_part(part)
+    model = models.add(index, document["digest"], checkpoint.path, checkpoint.files)
     return model, document["metrics"], part
 
 
@@ -81,29 +79,29 @@ def repeated(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingS
     return [Finding(kind="repeated_records", count=len(copies), message=message, example=copies.most_common(1)[0][0])]
 
 
-def training_findings(house: House, part: PartReceipt) -> list[Finding]:
+def training_findings(store: Store, part: PartReceipt) -> list[Finding]:
     """What the training of a `part` passed over or repeated; nothing where a version of this program wrote it that did not say."""
-    return [Finding.model_validate(finding) for finding in house.store.read_json_part(part).get("findings", [])]
+    return [Finding.model_validate(finding) for finding in store.read_json_part(part).get("findings", [])]
 
 
-def hyperparameters(house: House, selected: list[Record]) -> Hyperparameters:
+def hyperparameters(run: Run, selected: list[Record]) -> Hyperparameters:
     """How all models of a round are trained; epochs are over the seed data and every generated record that may be drawn."""
-    num_earlier = sum(commit.counts["trained_on"] for commit in house.commits if commit.state is RoundState.ACCEPTED)
-    return house.config.training.hyperparameters(len(house.seed_samples) + num_earlier + len(selected))
+    num_earlier = sum(commit.counts["trained_on"] for commit in run.commits if commit.state is RoundState.ACCEPTED)
+    return run.config.training.hyperparameters(len(run.seed_samples) + num_earlier + len(selected))
 
 
-def training_set(house: House, index: int, selected: list[Record], num_samples: int, change: Change = list) -> list[TrainingSample]:
+def training_set(run: Run, index: int, selected: list[Record], num_samples: int, change: Change = list) -> list[TrainingSample]:
     """Seed data and generated data as the mixing policy wants them; data of rejected rounds stays out. Image ids name their set.
 
     `change` is what a control does to the generated records of a round.
     """
-    history = [house.selected_records(commit) for commit in house.commits if commit.state is RoundState.ACCEPTED]
-    generated = [[replace(record, image_id=house.routed_id(record)) for record in change(records)] for records in [*history, selected]]
-    return mixed(house, index, generated, num_samples)
+    history = [run.selected_records(commit) for commit in run.commits if commit.state is RoundState.ACCEPTED]
+    generated = [[replace(record, image_id=run.routed_id(record)) for record in change(records)] for records in [*history, selected]]
+    return mixed(run, index, generated, num_samples)
 
 
-def mixed(house: House, index: int, generated: list[list[Record]], num_samples: int) -> list[TrainingSample]:
+def mixed(run: Run, index: int, generated: list[list[Record]], num_samples: int) -> list[TrainingSample]:
     """Samples of seed data and `generated` records, drawn by the mixing policy."""
-    policy, seed_samples = house.policies.mixing, house.seed_samples
+    policy, seed_samples = run.policies.mixing, run.seed_samples
     with running(f"mixing policy {type(policy).__name__!r}"):
-        return policy.mix(seed_samples, generated, num_samples, derived_seed(house.config.seed, index, "mix"))
+        return policy.mix(seed_samples, generated, num_samples, derived_seed(run.config.seed, index, "mix"))

@@ -15,8 +15,8 @@ from loop.errors import DamagedFileError, UserError
 from loop.monitors.progress import RunProgress
 from loop.monitors.run_log import LOG, STATUS, logged, read_status
 from loop.run.driver import check_same
-from loop.run.house import check_reach
 from loop.run.state import driver_dict, driver_lines
+from loop.run.workers import check_reach
 from loop.store.documents import RunInfo
 from loop.store.run_store import Store
 from loop.store.storage import LocalStorage

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import yaml
 
+from loop.store.documents import canonical
 from loop.store.run_store import Store
-from loop.store.verifying import canonical
+from loop.store.verifying import verify
 
 CONFIG: dict[str, Any] = {
     "name": "small",
@@ -62,7 +63,7 @@ def digest_of(run_dir: Path) -> str:
 def first_commits(run_dir: Path, num_rounds: int) -> list[bytes]:
     """What the digest of a whole run of so many rounds would be of."""
     store = Store.open(run_dir)
-    report = store.verify()
+    report = verify(store)
     assert report.ok, report.problems
     return [canonical(commit) for commit in store.commits()[: num_rounds + 1]]
 

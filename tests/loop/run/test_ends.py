@@ -24,6 +24,7 @@ from loop.run.driver import resume
 from loop.run.retention import needed_files
 from loop.store.documents import seal
 from loop.store.run_store import Store
+from loop.store.verifying import verify
 from tests.loop.run.small_run import first_commits, wait_until, write_config
 from tests.loop.store.make_run import flip
 from tests.paths import ROOT
@@ -168,14 +169,14 @@ def assert_that_every_damage_is_noticed(run_dir: Path) -> None:
     for file in files:
         path = run_dir / file.path
         flip(path, file.num_bytes // 2)
-        report = Store.open(run_dir).verify()
+        report = verify(Store.open(run_dir))
         assert len(report.problems) == 1
         assert report.problems[0].startswith(f"{file.path} is damaged")
         if file.path in needed:
             with pytest.raises(DamagedFileError, match=file.path):
                 resume(str(run_dir), Console())
         flip(path, file.num_bytes // 2)
-    assert Store.open(run_dir).verify().ok
+    assert verify(Store.open(run_dir)).ok
 
 
 def _mlflow_status(folder: Path) -> str:

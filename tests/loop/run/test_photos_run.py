@@ -13,8 +13,8 @@ from rich.console import Console
 from loop.config.run_config import parse_config
 from loop.monitors.progress import RunProgress
 from loop.run import driver
-from loop.run.house import open_house
 from loop.run.round import run_baseline, run_round
+from loop.run.session import open_session
 from loop.store.run_store import RunInfo, Store
 from policies.scoring.predictions import from_table
 from tests.loop.run.photos import train_model, write_sets
@@ -43,12 +43,12 @@ def test_on_photos_a_candidate_is_accepted_and_a_ruined_one_rejected(tmp_path: P
     assert "acceptance_sets.dev: likelihood, chosen because 0 of 100 questions have short answers, the others sentences" in lines
     store = Store.create(tmp_path / "run", RunInfo(run_id="photos", config=config.model_dump(mode="json")))
     progress = RunProgress(Console(file=io.StringIO()))
-    with store.locked() as locked, open_house(config, locked, [], progress) as house:
-        house.commits.append(run_baseline(house))
-        house.commits.append(run_round(house, 1))
-        house.config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": RUINOUS})})
-        house.commits.append(run_round(house, 2))
-        seed, accepted, rejected = house.commits
+    with store.locked() as locked, open_session(config, locked, [], progress) as session:
+        session.run.commits.append(run_baseline(session))
+        session.run.commits.append(run_round(session, 1))
+        session.run.config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": RUINOUS})})
+        session.run.commits.append(run_round(session, 2))
+        seed, accepted, rejected = session.run.commits
         predictions, metrics = from_table(locked.read_part(accepted.files[-1]))
     print([commit.decision.reason for commit in (accepted, rejected) if commit.decision], seed.metrics)
     assert not [finding for finding in seed.findings if finding.kind == "blind_set"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
@@ -22,21 +20,21 @@ GOOD = replace(BAD, record_id="r1-s0-1", image_id="b.png", reasons=(), reason_de
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[Any]:
+def store(tmp_path: Path) -> Iterator[Store]:
     with Store.create(tmp_path / "run", RunInfo(run_id="x", config={})).locked() as store:
-        yield cast(Any, SimpleNamespace(store=store))
+        yield store
 
 
-def test_images_that_are_set_aside_are_a_finding_with_an_example(house: Any) -> None:
-    (finding,) = check_images(house, 1, [BAD, GOOD, BAD], ["records-00000"])
+def test_images_that_are_set_aside_are_a_finding_with_an_example(store: Store) -> None:
+    (finding,) = check_images(store, 1, [BAD, GOOD, BAD], ["records-00000"])
     assert (finding.kind, finding.count, finding.example) == ("unreadable_images", 1, "a.png: does not exist")
     assert "of the round's 2 images cannot be read" in finding.message
-    assert check_images(house, 1, [GOOD], ["records-00000"]) == []
+    assert check_images(store, 1, [GOOD], ["records-00000"]) == []
 
 
-def test_a_round_without_a_readable_image_ends_the_run_and_its_shards_are_made_again(house: Any) -> None:
-    house.store.write_part(1, "records-00000", to_table([BAD, BAD]))
-    house.store.write_part(1, "selected", to_table([]))
+def test_a_round_without_a_readable_image_ends_the_run_and_its_shards_are_made_again(store: Store) -> None:
+    store.write_part(1, "records-00000", to_table([BAD, BAD]))
+    store.write_part(1, "selected", to_table([]))
     with pytest.raises(NoReadableImageError, match=r"round 1: none of its 1 images could be read .* a\.png: does not exist; .*vigc resume"):
-        check_images(house, 1, [BAD, BAD], ["records-00000", "selected"])
-    assert [house.store.finished_part(1, name) for name in ("records-00000", "selected")] == [None, None]
+        check_images(store, 1, [BAD, BAD], ["records-00000", "selected"])
+    assert [store.finished_part(1, name) for name in ("records-00000", "selected")] == [None, None]

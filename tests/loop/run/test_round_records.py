@@ -21,14 +21,18 @@ from loop.config.run_config import parse_config
 from loop.errors import EmptyRoundError, IncompleteRoundError
 from loop.models.seed.model import save_untrained
 from loop.monitors.progress import RunProgress
-from loop.run.house import House
+from loop.run.contents import Run
+from loop.run.models import Models
 from loop.run.round import plan_shards, run_round
+from loop.run.session import Session
 from loop.run.stages.deciding import decide
-from loop.run.stages.evaluation import sets_of
+from loop.run.stages.evaluation import champion_predictions
 from loop.run.stages.records import finished_parts, select, whole
+from loop.run.workers import Workers
 from loop.setup.assembly import build_held_out, build_policies
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import PartReceipt, RunInfo, Store
+from loop.store.verifying import verify
 from policies.records import Prediction, Reason, Record, to_table
 from policies.scoring.predictions import to_table as predictions_table
 from policies.training.selection import SelectAll
@@ -46,8 +50,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def house_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[House]:
-    """The house of a run after its baseline, with no actor of it started. It is created once and resumed from then on."""
+def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
+    """The session of a run after its baseline, with no actor of it started. It is created once and resumed from then on."""
     config = parse_config({**document(model, rounds=3, generation={"num_shards": NUM_SHARDS}), **changes})
     store = Store.open(run_dir) if run_dir.exists() else Store.create(run_dir, RunInfo(run_id="run", config=config.model_dump(mode="json")))
 
@@ -57,28 +61,32 @@ def house_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[House]:
     bounds = {"start_timeout_s": 1.0}
     fleet = Fleet(spawn, 1, task_timeout_s=1.0, swap_timeout_s=1.0, **bounds)
     trainer = TrainerGroup(1, RankOptions(1, 0, 1, None, []))
+    progress = RunProgress(Console(file=io.StringIO()))
     with store.locked() as locked:
-        house = House(
-            config, build_policies(config), locked, "run", fleet, trainer, RunProgress(Console(file=io.StringIO())),
-            Pool("filter", spawn, 1, call_timeout_s=1.0, **bounds), {},
+        workers = Workers(
+            config, locked, progress, fleet, Pool("filter", spawn, 1, call_timeout_s=1.0, **bounds), trainer, sender_options={}
+        )
+        run = Run(
+            config, build_policies(config), locked, "run", progress,
             build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), locked.commits(),
         )  # fmt: skip
-        if not house.commits:
-            house.commits.append(baseline(house))
-        yield house
+        session = Session(run, Models(locked, run.commits), workers)
+        if not session.run.commits:
+            session.run.commits.append(baseline(session))
+        yield session
 
 
-def baseline(house: House) -> RoundCommit:
+def baseline(session: Session) -> RoundCommit:
     """Round 0, with every answer wrong."""
-    seed_model = house.adopt_base_model()
-    sets = sets_of(house)
+    seed_model = session.models.adopt(session.run.config.model_path)
+    sets = session.run.sets
     answers = {name: [Prediction(question.question_id, "?", 0.0, "w", 1) for question in one.questions] for name, one in sets.items()}
-    part = house.store.write_part(0, "predictions", predictions_table(answers, {name: one.metric_name for name, one in sets.items()}))
+    part = session.run.store.write_part(0, "predictions", predictions_table(answers, {name: one.metric_name for name, one in sets.items()}))
     commit = RoundCommit(
-        run_id="run", round=0, state=RoundState.BASELINE, epoch=house.store.epoch, started_at=1.0, committed_at=2.0,
+        run_id="run", round=0, state=RoundState.BASELINE, epoch=session.run.store.epoch, started_at=1.0, committed_at=2.0,
         champion=seed_model.version, champion_path=seed_model.path, files=[*seed_model.files, part.entry],
     )  # fmt: skip
-    house.store.commit(commit)
+    session.run.store.commit(commit)
     return commit
 
 
@@ -93,12 +101,12 @@ def records_of(shard: Shard, version: str = "", *reasons: Reason) -> list[Record
     ]  # fmt: skip
 
 
-def write_shards(house: House, index: int, *reasons: Reason) -> dict[str, PartReceipt]:
+def write_shards(session: Session, index: int, *reasons: Reason) -> dict[str, PartReceipt]:
     """What the pipeline leaves of a round."""
     parts = {}
-    for shard in plan_shards(house, index):
-        table = to_table(records_of(shard, house.champion().version, *reasons))
-        parts[shard.name] = house.store.write_part(index, shard.name, table, {"filters": [["parsable", table.num_rows, 0]]})
+    for shard in plan_shards(session.run, index):
+        table = to_table(records_of(shard, session.models.champion().version, *reasons))
+        parts[shard.name] = session.run.store.write_part(index, shard.name, table, {"filters": [["parsable", table.num_rows, 0]]})
     return parts
 
 
@@ -106,34 +114,34 @@ def write_shards(house: House, index: int, *reasons: Reason) -> dict[str, PartRe
 
 
 def test_every_planned_shard_is_in_the_round_in_its_order(tmp_path: Path, model: Path) -> None:
-    with house_at(tmp_path / "run", model) as house:
-        shards, parts = plan_shards(house, 1), write_shards(house, 1)
+    with session_at(tmp_path / "run", model) as session:
+        shards, parts = plan_shards(session.run, 1), write_shards(session, 1)
         assert [shard.name for shard in shards] == ["records-00000", "records-00001", "records-00002"]
         assert whole(shards, dict(reversed(parts.items()))) == [parts[shard.name] for shard in shards]
 
 
 @pytest.mark.parametrize("fault", ["missing", "another shard's", "too few records"])
 def test_a_round_that_is_not_whole_is_refused_by_name(tmp_path: Path, model: Path, fault: str) -> None:
-    with house_at(tmp_path / "run", model) as house:
-        shards, parts = plan_shards(house, 1), write_shards(house, 1)
+    with session_at(tmp_path / "run", model) as session:
+        shards, parts = plan_shards(session.run, 1), write_shards(session, 1)
         if fault == "missing":
             del parts["records-00001"]
         elif fault == "another shard's":
             parts["records-00001"] = parts["records-00002"]
         else:
-            parts["records-00001"] = house.store.write_part(1, "records-00001", to_table(records_of(shards[1])[:-1]))
+            parts["records-00001"] = session.run.store.write_part(1, "records-00001", to_table(records_of(shards[1])[:-1]))
         with pytest.raises(IncompleteRoundError, match=r"round 1 is not whole.* of 3 planned shards 1 cannot be used: .*records-00001"):
             whole(shards, parts)
 
 
 @pytest.mark.parametrize("damage", ["part deleted", "part cut", "receipt deleted"])
 def test_a_part_that_is_damaged_between_pipeline_and_commit_is_never_dropped(tmp_path: Path, model: Path, damage: str) -> None:
-    with house_at(tmp_path / "run", model) as house:
-        shards, parts = plan_shards(house, 1), write_shards(house, 1)
-        path = Path(house.store.uri) / parts["records-00001"].path
+    with session_at(tmp_path / "run", model) as session:
+        shards, parts = plan_shards(session.run, 1), write_shards(session, 1)
+        path = Path(session.run.store.uri) / parts["records-00001"].path
         if damage == "receipt deleted":
             path.with_suffix(".json").unlink()
-            records, _, _ = select(house.store, SelectAll(), 1, whole(shards, parts))
+            records, _, _ = select(session.run.store, SelectAll(), 1, whole(shards, parts))
             assert len(records) == sum(len(shard.tasks) for shard in shards)
             return
         if damage == "part deleted":
@@ -141,27 +149,27 @@ def test_a_part_that_is_damaged_between_pipeline_and_commit_is_never_dropped(tmp
         else:
             path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(IncompleteRoundError, match=r"records-00001\.parquet is damaged .* `vigc resume`, which makes"):
-            select(house.store, SelectAll(), 1, whole(shards, parts))
-        assert sorted(finished_parts(house.store, shards)) == ["records-00000", "records-00002"], "a resume makes it again"
+            select(session.run.store, SelectAll(), 1, whole(shards, parts))
+        assert sorted(finished_parts(session.run.store, shards)) == ["records-00000", "records-00002"], "a resume makes it again"
 
 
 def test_a_finished_part_is_held_against_its_receipt_once(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    with house_at(tmp_path / "run", model) as house:
-        shards, parts = plan_shards(house, 1), write_shards(house, 1)
-        storage = type(house.store.storage)
+    with session_at(tmp_path / "run", model) as session:
+        shards, parts = plan_shards(session.run, 1), write_shards(session, 1)
+        storage = type(session.run.store.storage)
         real = storage.entry
         monkeypatch.setattr(storage, "entry", lambda self, path: (hashed.append(path), real(self, path))[1])
-        select(house.store, SelectAll(), 1, whole(shards, parts))
+        select(session.run.store, SelectAll(), 1, whole(shards, parts))
         assert hashed == [], "what was just written is read once, and nothing more"
-        finished_parts(house.store, shards)
+        finished_parts(session.run.store, shards)
         assert hashed == [parts[shard.name].path for shard in shards]
 
 
 def test_what_was_selected_is_the_same_after_a_resume(tmp_path: Path, model: Path) -> None:
-    with house_at(tmp_path / "run", model) as house:
-        parts = whole(plan_shards(house, 1), write_shards(house, 1))
-        first, second = (select(house.store, SelectAll(), 1, parts) for _ in range(2))
+    with session_at(tmp_path / "run", model) as session:
+        parts = whole(plan_shards(session.run, 1), write_shards(session, 1))
+        first, second = (select(session.run.store, SelectAll(), 1, parts) for _ in range(2))
         assert first == second
 
 
@@ -170,11 +178,11 @@ def test_what_was_selected_is_the_same_after_a_resume(tmp_path: Path, model: Pat
 
 def test_a_round_without_an_accepted_record_ends_the_run_with_its_reasons_every_time(tmp_path: Path, model: Path) -> None:
     for _ in range(2):
-        with house_at(tmp_path / "run", model) as house:
-            write_shards(house, 1, Reason.UNPARSABLE)
+        with session_at(tmp_path / "run", model) as session:
+            write_shards(session, 1, Reason.UNPARSABLE)
             with pytest.raises(EmptyRoundError) as caught:
-                run_round(house, 1)
-            assert len(house.store.commits()) == 1
+                run_round(session, 1)
+            assert len(session.run.store.commits()) == 1
         text = str(caught.value)
         assert text.startswith("round 1 has nothing to train on: none of 20 records was accepted (unparsable 20); the model does not write")
         assert f"{tmp_path}/run/rounds/0001/parts" in text
@@ -182,29 +190,29 @@ def test_a_round_without_an_accepted_record_ends_the_run_with_its_reasons_every_
 
 
 def test_a_round_without_an_accepted_record_is_rejected_where_the_config_says_so(tmp_path: Path, model: Path) -> None:
-    with house_at(tmp_path / "run", model, on_empty_round="reject", acceptance="evidence") as house:
-        parts = write_shards(house, 1, Reason.LOW_CONFIDENCE)
-        commit = run_round(house, 1)
-        assert house.store.commits()[1] == commit
-        assert (commit.state, commit.champion, commit.candidate) == (RoundState.REJECTED, house.commits[0].champion, None)
+    with session_at(tmp_path / "run", model, on_empty_round="reject", acceptance="evidence") as session:
+        parts = write_shards(session, 1, Reason.LOW_CONFIDENCE)
+        commit = run_round(session, 1)
+        assert session.run.store.commits()[1] == commit
+        assert (commit.state, commit.champion, commit.candidate) == (RoundState.REJECTED, session.run.commits[0].champion, None)
         assert (commit.counts["trained_on"], commit.counts["rejected_low_confidence"]) == (0, 20)
         assert commit.metrics["accuracy/near"] == 0.0
         assert [file.path for file in commit.files] == [*(part.path for part in parts.values()), "rounds/0001/parts/selected.parquet"]
         (finding,) = commit.findings
         assert finding.line.startswith("empty_round (20): none of 20 records was accepted (low_confidence 20); look at the records")
-        assert house.store.verify().ok
-        house.commits.append(commit)
-        predictions = house.champion_predictions()
-        decided = decide(house, 2, predictions, predictions, records_of(plan_shards(house, 2)[0]))
+        assert verify(session.run.store).ok
+        session.run.commits.append(commit)
+        predictions = champion_predictions(session.run)
+        decided = decide(session.run, 2, predictions, predictions, records_of(plan_shards(session.run, 2)[0]))
         assert not decided.accepted, "the next round decides as if that one had not been"
 
 
 def test_a_selection_that_takes_nothing_is_named(tmp_path: Path, model: Path) -> None:
-    with house_at(tmp_path / "run", model) as house:
-        write_shards(house, 1)
-        house.policies = replace(house.policies, selection=TakesNothing())
+    with session_at(tmp_path / "run", model) as session:
+        write_shards(session, 1)
+        session.run.policies = replace(session.run.policies, selection=TakesNothing())
         with pytest.raises(EmptyRoundError, match="the selection took none of 20 accepted records; look at the options of the selection"):
-            run_round(house, 1)
+            run_round(session, 1)
 
 
 class TakesNothing:

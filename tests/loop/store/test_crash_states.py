@@ -10,6 +10,7 @@ import pytest
 
 from loop.store.commits import RoundState
 from loop.store.run_store import Store
+from loop.store.verifying import verify
 from tests.loop.store.crash_states import Recorder, crash_states, install
 from tests.loop.store.make_run import RUN, checkpoint, commit_of, records
 
@@ -39,7 +40,7 @@ def history(store: Store, recorder: Recorder) -> list[tuple[int, Promise]]:
         store.commit(commit_of(store, index, [*parts, *made.files], state=state, champion=champion, champion_path=champion))
         promise(lambda found, index=index: len(found.commits()) > index)
     store.prune_checkpoint("checkpoints/round-0001", "for a test")
-    promise(lambda found: found.verify().num_pruned_files == 2)
+    promise(lambda found: verify(found).num_pruned_files == 2)
     return promises
 
 
@@ -52,7 +53,7 @@ def recorder(run_dir: Path) -> Recorder:
 
 def check(folder: Path, done: int, promises: list[tuple[int, Promise]], commits: list[Any]) -> None:
     with Store.open(folder).locked() as store:
-        report = store.verify()
+        report = verify(store)
         assert report.problems == [], (done, report.problems)
         assert store.commits() == commits[: len(store.commits())]
         assert all(holds(store) for after, holds in promises if after <= done), done

@@ -19,6 +19,7 @@ from loop.run.retention import check_needed, needed_files
 from loop.store.commits import RoundState
 from loop.store.documents import seal, unseal
 from loop.store.run_store import Store
+from loop.store.verifying import verify
 from tests.loop.store.make_run import RUN, commit_of, flip, records
 from tests.loop.store.test_retention import write_rounds
 from tests.paths import ROOT
@@ -40,6 +41,7 @@ import os, subprocess, sys
 from pathlib import Path
 from loop.errors import WriteError
 from loop.store.run_store import Store
+from loop.store.verifying import verify
 from tests.loop.store.make_run import RUN, checkpoint, commit_of, records
 from tests.loop.store.test_disk import visible
 
@@ -85,7 +87,7 @@ with Store.create(root / "run", RUN).locked() as store:
     store.write_part(0, "shard", records(1000))
     files = checkpoint(store, "base").files
     store.commit(commit_of(store, files=[part.entry, *files]))
-    assert store.verify().ok
+    assert verify(store).ok
 with Store.open(root / "run").locked():
     assert not [path for path in visible(root) if ".tmp" in path]
 """
@@ -115,11 +117,12 @@ def test_a_read_only_folder_can_be_looked_at_and_says_what_cannot_be_written(run
 import subprocess, sys
 from pathlib import Path
 from loop.store.run_store import Store
+from loop.store.verifying import verify
 root = Path(sys.argv[1])
 subprocess.run(["mount", "--bind", root, root], check=True)
 subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
 store = Store.open(root)
-assert store.verify().ok and len(store.commits()) == 1
+assert verify(store).ok and len(store.commits()) == 1
 try:
     store.locked().__enter__()
 except Exception as error:
@@ -164,14 +167,14 @@ def test_every_damaged_file_is_named_and_those_of_the_next_round_stop_it(
     store: Store, run_dir: Path, damage: Callable[[Path], None]
 ) -> None:
     commits = write_rounds(store, [RoundState.ACCEPTED, RoundState.REJECTED, RoundState.ACCEPTED])
-    sound = store.verify()
+    sound = verify(store)
     needed = {file.path for file in needed_files(commits)}
     assert len(needed) == 2 * 2 + 2 + 2, "two checkpoints, what two accepted rounds trained on, the answers of champion and seed model"
     for file in [file for commit in commits for file in commit.files]:
         path = run_dir / file.path
         before = path.read_bytes()
         damage(path)
-        report = store.verify()
+        report = verify(store)
         assert [problem.startswith(f"{file.path} is damaged: ") for problem in report.problems] == [True], report.problems
         assert report.digest != sound.digest
         if file.path in needed:
@@ -180,7 +183,7 @@ def test_every_damaged_file_is_named_and_those_of_the_next_round_stop_it(
         else:
             check_needed(store, store.commits())
         path.write_bytes(before)
-    assert store.verify() == sound
+    assert verify(store) == sound
 
 
 @pytest.mark.parametrize("name", ["run.json", "rounds/0001/commit.json", "checkpoints/round-0000.json", "checkpoints/round-0002.json"])
@@ -188,7 +191,7 @@ def test_every_damaged_file_is_named_and_those_of_the_next_round_stop_it(
 def test_a_damaged_record_is_named_and_stops_the_next_round(store: Store, run_dir: Path, name: str, damage: Callable[[Path], None]) -> None:
     write_rounds(store, [RoundState.ACCEPTED, RoundState.ACCEPTED])
     damage(run_dir / name)
-    assert any(problem.startswith(f"{name} is damaged: ") for problem in store.verify().problems)
+    assert any(problem.startswith(f"{name} is damaged: ") for problem in verify(store).problems)
     with pytest.raises(errors.DamagedFileError, match=name):
         _resume_reads(store)
 

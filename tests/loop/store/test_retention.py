@@ -20,6 +20,7 @@ from loop.config.run_config import RetentionConfig
 from loop.run.retention import needed_files, prunable, prune
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import Store
+from loop.store.verifying import verify
 from tests.loop.store.make_run import RUN, checkpoint, commit_of, flip, records
 
 A, R = RoundState.ACCEPTED, RoundState.REJECTED
@@ -80,12 +81,12 @@ def test_nothing_is_prunable_before_the_next_commit(store: Store) -> None:
 
 def test_the_digest_is_the_same_whenever_and_whether_a_run_is_pruned(store: Store, run_dir: Path) -> None:
     commits = write_rounds(store, [A, A, A])
-    before = store.verify()
+    before = verify(store)
     store.prune_checkpoint("checkpoints/round-0001", "for a test")
-    half = store.verify()
+    half = verify(store)
     prune(store, commits, 1, None)
     prune(store, commits, 1, None)
-    after = store.verify()
+    after = verify(store)
     assert before.digest == half.digest == after.digest
     assert [report.num_pruned_files for report in (before, half, after)] == [0, 2, 4]
     assert before.num_files == half.num_files + 2 == after.num_files + 4
@@ -96,7 +97,7 @@ def test_the_digest_is_the_same_whenever_and_whether_a_run_is_pruned(store: Stor
 def test_a_lost_checkpoint_is_no_pruned_one(store: Store, run_dir: Path) -> None:
     write_rounds(store, [A, A])
     shutil.rmtree(run_dir / "checkpoints/round-0001")
-    report = store.verify()
+    report = verify(store)
     assert len(report.problems) == 2
     assert report.num_pruned_files == 0
 
@@ -105,7 +106,7 @@ def test_a_damaged_tombstone_vouches_for_nothing(store: Store, run_dir: Path) ->
     write_rounds(store, [A, A])
     store.prune_checkpoint("checkpoints/round-0001", "for a test")
     flip(run_dir / "checkpoints/round-0001.pruned.json", 40)
-    problems = store.verify().problems
+    problems = verify(store).problems
     assert "checkpoints/round-0001.pruned.json is damaged" in problems[0]
     assert ["round-0001" in problem for problem in problems] == [True] * 4, "the tombstone, two files and their receipt"
 
@@ -149,7 +150,7 @@ for steps_left, folder in enumerate(sys.argv[1:]):
 def test_a_driver_killed_anywhere_in_a_pruning_leaves_it_undone_or_to_be_completed(run_dir: Path) -> None:
     with Store.create(run_dir, RUN).locked() as store:
         write_rounds(store, [A, A])
-    digest = store.verify().digest
+    digest = verify(store).digest
     folders = [shutil.copytree(run_dir, run_dir.with_name(f"step-{step}")) for step in range(16)]
     done = subprocess.run([sys.executable, "-c", _KILLED, *map(str, folders)], check=True, timeout=60, stdout=subprocess.PIPE)
     exits = [int(line) for line in done.stdout.split()]
@@ -157,11 +158,11 @@ def test_a_driver_killed_anywhere_in_a_pruning_leaves_it_undone_or_to_be_complet
     assert exits[-1] == 0
     outcomes = []
     for folder in folders:
-        report = Store.open(folder).verify()
+        report = verify(Store.open(folder))
         assert (report.digest, report.problems) == (digest, [])
         with Store.open(folder).locked():
             pass
-        report = Store.open(folder).verify()
+        report = verify(Store.open(folder))
         assert (report.digest, report.problems) == (digest, [])
         left = sorted(os.listdir(folder / "checkpoints"))
         whole = ["round-0000", "round-0000.json", "round-0001", "round-0001.json", "round-0002", "round-0002.json"]
@@ -175,9 +176,9 @@ def test_a_run_in_an_object_store_is_pruned_as_well(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with Store.create(f"fsspec+memory://bucket-{uuid4().hex}/runs/x", RUN).locked() as store:
         commits = write_rounds(store, [A, A])
-        digest = store.verify().digest
+        digest = verify(store).digest
         prune(store, commits, 1, None)
-        report = store.verify()
+        report = verify(store)
         assert (report.digest, report.problems, report.num_pruned_files) == (digest, [], 2)
         with pytest.raises(errors.PrunedCheckpointError):
             store.local_checkpoint("checkpoints/round-0001")

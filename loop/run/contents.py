@@ -1,0 +1,64 @@
+"""What a run is made of: its config and the parts built from it, its store, its images, and the rounds so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from actors.images import ImageSource
+from loop.config.run_config import RunConfig
+from loop.monitors.progress import RunProgress
+from loop.setup.assembly import HeldOut, Policies, build_labelled, derived_seed
+from loop.setup.routing import routing, run_images, seed_image_id
+from loop.sources.images.routed import RoutedSource
+from loop.store.commits import Finding, RoundCommit
+from loop.store.run_store import Store
+from policies.records import Record, TrainingSample
+
+
+@dataclass
+class Run:
+    """A run without its live parts: everything in it can be built and tested without Ray."""
+
+    config: RunConfig
+    policies: Policies
+    store: Store
+    run_id: str
+    progress: RunProgress
+    held_out: list[HeldOut]
+    acceptance: list[HeldOut]
+    commits: list[RoundCommit] = field(default_factory=list)
+    """Committed rounds so far; the driver appends."""
+    findings: Sequence[Finding] = ()
+    """What was found in the config before the run began."""
+
+    @property
+    def sets(self) -> dict[str, HeldOut]:
+        """The held-out and the acceptance sets, as predictions name them."""
+        return {f"held_out/{one.name}": one for one in self.held_out} | {f"acceptance/{one.name}": one for one in self.acceptance}
+
+    def image_set(self, index: int) -> ImageSource:
+        """The unlabelled images of round `index`."""
+        return self.images.sources[f"set{self.policies.schedule.stage(index, len(self.config.image_sets))}"]
+
+    @cached_property
+    def images(self) -> RoutedSource:
+        """All images of the run, labelled and unlabelled."""
+        return run_images(self.config)
+
+    @cached_property
+    def routed_id(self) -> Callable[[Record], str]:
+        """Maps a record to the id of its image among all images of the run."""
+        return routing(self.config)
+
+    @cached_property
+    def seed_samples(self) -> list[TrainingSample]:
+        """The labelled samples that training replays."""
+        source = build_labelled(self.config.seed_data.data)
+        samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
+        return [TrainingSample(seed_image_id(sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples]
+
+    def selected_records(self, commit: RoundCommit) -> list[Record]:
+        """The records that a committed round was trained on."""
+        return self.store.read_records(commit.file("selected.parquet"))

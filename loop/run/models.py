@@ -1,0 +1,88 @@
+"""The models of a run: seed model, champion, and the controls beside it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from actors.engines.weights import digest_of, read_checkpoint, weight_version
+from loop.errors import DamagedFileError
+from loop.models.checks import downloaded, model_files
+from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit
+from loop.store.run_store import Store
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint of the run."""
+
+    version: str
+    path: str
+    """Relative to the run folder."""
+    digest: str
+    """Of the weights, see `actors.engines.weights.digest_of`."""
+    files: tuple[FileEntry, ...]
+
+
+@dataclass
+class Models:
+    """Finds models in the commits of a run. Weights are hashed where they are made: this process remembers what it made, and the digest of
+    an earlier driver's model is in the part of its training. Only the seed model is hashed again by a driver that resumes."""
+
+    store: Store
+    commits: Sequence[RoundCommit]
+    """Of the run; the driver appends to the same list."""
+    _known: dict[str, Model] = field(default_factory=dict)
+
+    def adopt(self, source: str) -> Model:
+        """Copy the seed model `source`, a folder or a Hugging Face id, into the run: a run folder is complete in itself."""
+        name = "round-0000"
+        receipt = self.store.finished_checkpoint(name)
+        if receipt is None:
+            folder = self.store.checkpoint_dir(name)
+            for path in model_files(downloaded(source)):
+                shutil.copyfile(path, folder / path.name)
+            receipt = self.store.publish_checkpoint(folder, name)
+        return self.add(0, self._hash(receipt.path), receipt.path, receipt.files)
+
+    def add(self, round_index: int, digest: str, path: str, files: Sequence[FileEntry]) -> Model:
+        """A model that round `round_index` made, remembered by its path."""
+        self._known[path] = Model(weight_version(round_index, digest), path, digest, tuple(files))
+        return self._known[path]
+
+    def base(self) -> Model:
+        """The seed model of the run."""
+        commit = self.commits[0]
+        return self._known.get(commit.champion_path) or self._checked(commit, self._hash(commit.champion_path))
+
+    def champion(self) -> Model:
+        """The newest accepted model."""
+        commit = champion_commit(self.commits)
+        if commit.state is RoundState.BASELINE:
+            return self.base()
+        return self._known.get(commit.champion_path) or self._checked(commit, self._trained_digest(commit, "training"))
+
+    def control(self, name: str) -> Model:
+        """Where the line of a control stands: the control of the round that made the champion; the seed model before there is one."""
+        commit = champion_commit(self.commits)
+        if commit.state is RoundState.BASELINE:
+            return self.base()
+        path = f"{commit.champion_path}-control-{name}"
+        return self._known.get(path) or self._committed(commit, self._trained_digest(commit, f"training-control-{name}"), path)
+
+    def _checked(self, commit: RoundCommit, digest: str) -> Model:
+        """The champion that a round made, its digest compared with its version."""
+        version = weight_version(commit.round, digest)
+        if commit.champion != version:
+            raise DamagedFileError(commit.champion_path, f"weights {commit.champion}", version, "restore it")
+        return self._committed(commit, digest, commit.champion_path)
+
+    def _committed(self, commit: RoundCommit, digest: str, path: str) -> Model:
+        return self.add(commit.round, digest, path, [file for file in commit.files if file.path.startswith(f"{path}/")])
+
+    def _trained_digest(self, commit: RoundCommit, part: str) -> str:
+        return self.store.read_json_part(commit.file(f"{part}.data.json"))["digest"]
+
+    def _hash(self, path: str) -> str:
+        return digest_of(read_checkpoint(self.store.local_checkpoint(path)))

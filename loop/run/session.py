@@ -1,0 +1,38 @@
+"""A session: a run with its models and its live actors, for as long as one driver works on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from loop.config.run_config import RunConfig
+from loop.monitors.progress import RunProgress
+from loop.run.contents import Run
+from loop.run.models import Models
+from loop.run.workers import Workers, open_workers
+from loop.setup.assembly import build_held_out, build_policies
+from loop.store.commits import Finding, RoundCommit
+from loop.store.run_store import Store
+
+
+@dataclass
+class Session:
+    """What a round is driven with; each stage takes of it what it uses."""
+
+    run: Run
+    models: Models
+    workers: Workers
+
+
+@contextmanager
+def open_session(
+    config: RunConfig, store: Store, commits: list[RoundCommit], progress: RunProgress, findings: Sequence[Finding] = ()
+) -> Iterator[Session]:
+    """The session of the run in `store`, whose commits so far are `commits`. Its actors end with the block."""
+    run = Run(
+        config, build_policies(config), store, store.read_run().run_id, progress,
+        build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), commits, findings,
+    )  # fmt: skip
+    with open_workers(run) as workers:
+        yield Session(run, Models(store, commits), workers)

@@ -1,0 +1,156 @@
+"""The live parts of a run: engines, filters and trainer ranks, and how a round starts, swaps and pauses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.engines import EngineSpec
+from actors.engines.base import WeightUpdate
+from actors.filter import FilterWorker
+from actors.images import ImageSource
+from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.training.job import TrainingJob, TrainingResult
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.pool import Pool
+from cluster.fleet.weights import prepare
+from cluster.resources.connect import connected
+from cluster.resources.placement import Placement, reserve
+from cluster.resources.plan import plan_resources
+from loop.config.run_config import RunConfig
+from loop.credentials import masked
+from loop.errors import UserError
+from loop.models.checks import downloaded
+from loop.models.serving import engine_fleet, probe_of
+from loop.monitors.progress import RunProgress, Stage, loss_remark
+from loop.run.contents import Run
+from loop.run.models import Model
+from loop.setup.resources import resource_request
+from loop.store.run_store import Store
+from loop.store.storage import LocalStorage
+
+_SHUTDOWN_S = 30.0
+
+
+@dataclass
+class Workers:
+    """The actors of a run. `open_workers` makes them; they start with the first model that is served."""
+
+    config: RunConfig
+    store: Store
+    progress: RunProgress
+    fleet: Fleet
+    filters: Pool
+    trainer: TrainerGroup
+    sender_options: dict[str, Any]
+    """Ray options of the actor that sends weights, where the transport has one."""
+
+    def serve(self, model: Model) -> None:
+        """Serve `model` to pinned runs: returns once one engine serves it; the other engines are swapped while the runs go on. Starts the
+        engines or wakes them if need be, and does nothing where the model is served already."""
+        if not self.fleet.weight_version:
+            self._start(model)
+            return
+        if self.fleet.weight_version != model.version:
+            self.fleet.roll(self._update(model))
+        self.fleet.settle(num_engines=1)
+
+    def sleep(self) -> None:
+        """Have the engines, where there are any yet, give back their memory; `serve` wakes them."""
+        if self.fleet.weight_version:
+            self.fleet.sleep()
+
+    def train(self, job: TrainingJob, images: ImageSource, stage: Stage) -> TrainingResult:
+        """Run a job on the trainer's ranks, showing its steps."""
+        training, cluster = self.config.training, self.config.cluster
+        bounds = Bounds(
+            training.timeout_s, start_timeout_s=cluster.start_timeout_s, stall_timeout_s=training.stall_timeout_s,
+            max_restarts=cluster.max_restarts,
+        )  # fmt: skip
+        result = self.trainer.train(job, images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
+        if result.num_steps_kept:
+            self.progress.note(f"training went on after step {result.num_steps_kept}")
+        return result
+
+    def _start(self, model: Model) -> None:
+        """Construct the engines; they serve only after their first completed swap. Then the filters and the trainer's ranks import while
+        the engines work."""
+        with self.progress.stage("start engines", total=self.config.cluster.num_engines, unit="engines") as stage:
+            self.fleet.start(self._update(model, first=True), stage.advance)
+        self.filters.launch()
+        self.trainer.launch()
+
+    def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
+        checkpoint = self.store.local_checkpoint(model.path)
+        update = prepare(checkpoint, model.version, self.config.transport, self.sender_options)
+        engine = self.config.engine
+        if engine.probed == "always" or (first and engine.probed == "first"):
+            return replace(update, probe=probe_of(checkpoint, engine, self.config.cluster.start_timeout_s))
+        return update
+
+
+@contextmanager
+def open_workers(run: Run) -> Iterator[Workers]:
+    """Join or start Ray, reserve what the plan needs, spawn the actors; all of it ends with the block."""
+    config, cluster = run.config, run.config.cluster
+    with ExitStack() as stack:
+        with run.progress.stage("connect to Ray"):
+            info = stack.enter_context(
+                connected(
+                    cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s,
+                    dashboard=cluster.dashboard, owner=masked(run.store.uri),
+                )
+            )  # fmt: skip
+            check_reach(run.store, info.num_nodes)
+            plan = plan_resources(info.cpus, info.gpus, resource_request(config))
+            placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
+        trainer = _trainer(config, placement)
+        stack.callback(trainer.shutdown)
+        filters = _filters(run, placement)
+        stack.callback(filters.shutdown, _SHUTDOWN_S)
+        model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
+        fleet = _fleet(run, placement, model)
+        stack.callback(fleet.shutdown, _SHUTDOWN_S)
+        yield Workers(config, run.store, run.progress, fleet, filters, trainer, placement.sender_options())
+
+
+def check_reach(store: Store, num_nodes: int) -> None:
+    """Raises `UserError` where a run lies behind a URI and Ray has several nodes: checkpoints of such a run are read and written in
+    folders of the driver's machine."""
+    if num_nodes > 1 and not isinstance(store.storage, LocalStorage):
+        raise UserError(
+            f"the run folder {store.uri} is behind a URI, which works on one Ray node, and this cluster has {num_nodes}; "
+            "take a folder that all nodes share, or one node"
+        )
+
+
+def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
+    plan = placement.plan
+    options = RankOptions(
+        plan.trainer_cpus, plan.trainer_gpus, config.training.num_threads, placement.group,
+        [plan.trainer_bundle(rank) for rank in range(plan.trainer_ranks)],
+    )  # fmt: skip
+    return TrainerGroup(plan.trainer_ranks, options, placement.check)
+
+
+def _fleet(run: Run, placement: Placement, model: Path) -> Fleet:
+    spec = EngineSpec(run.config.engine.kind, str(model), run.config.engine_options)
+    return engine_fleet(spec, run.config.generation.options, run.policies.correction, run.config.cluster, placement)
+
+
+def _filters(run: Run, placement: Placement) -> Pool:
+    worker = ray.remote(FilterWorker)
+
+    def spawn(index: int) -> Any:
+        return worker.options(**placement.filter_options(index)).remote(run.policies.filters, run.store.write_part)
+
+    cluster = run.config.cluster
+    return Pool(
+        "filter", spawn, placement.plan.num_filters, max_restarts_per_actor=cluster.max_restarts, call_timeout_s=cluster.task_timeout_s,
+        start_timeout_s=cluster.start_timeout_s, check_placement=placement.check,
+    )  # fmt: skip

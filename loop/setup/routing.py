@@ -1,0 +1,29 @@
+"""All images of a run behind one source, and what an image is called there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loop.config.run_config import RunConfig
+from loop.setup.assembly import build_images, build_labelled, build_policies
+from loop.sources.images.routed import RoutedSource, routed
+from policies.records import Record
+
+_SEED_SET = "seed"
+
+
+def run_images(config: RunConfig) -> RoutedSource:
+    """All images of a run: the labelled set `seed`, and `set0`, `set1`, ... as the config lists them."""
+    unlabelled = {f"set{number}": build_images(spec) for number, spec in enumerate(config.image_sets)}
+    return RoutedSource({_SEED_SET: build_labelled(config.seed_data.data), **unlabelled})
+
+
+def routing(config: RunConfig) -> Callable[[Record], str]:
+    """Maps a record to the id of its image among all images of its run."""
+    schedule = build_policies(config).schedule
+    return lambda record: routed(f"set{schedule.stage(record.round, len(config.image_sets))}", record.image_id)
+
+
+def seed_image_id(image_id: str) -> str:
+    """The id of an image of the labelled set among all images of a run."""
+    return routed(_SEED_SET, image_id)
