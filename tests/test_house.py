@@ -1,4 +1,4 @@
-"""Who may import whom: the four folders' one-way dependencies, held by reading every import."""
+"""The house: who may import whom, held by reading every import, and how many files lie side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ FORBIDDEN = {
     "actors": {"cluster", "loop"},
     "cluster": {"loop"},
 }
+PRODUCT = ("policies", "actors", "cluster", "loop")
+MAX_FILES = 14
 HEAVY = ("ray", "torch", "transformers", "vllm", "mlflow")
 
 
@@ -49,3 +52,52 @@ def test_policies_are_imported_without_ray_and_torch() -> None:
     code = f"import sys, json, {', '.join(modules)}; print(json.dumps(sorted(set({HEAVY!r}) & set(sys.modules))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stdout) == []
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the product by its dotted name; a package by the name of its folder."""
+    files = (path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
+    """The modules of the product that a file imports, those inside functions and `TYPE_CHECKING` included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in known else node.module for name in names)
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """The first circle of a graph; empty where there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_module_imports_itself_around_a_circle() -> None:
+    known = modules()
+    assert circle({name: set(imported(path, known)) - {name} for name, path in known.items()}) == []
+
+
+def test_no_room_imports_itself_around_a_circle() -> None:
+    known = modules()
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        graph.setdefault(room(name), set()).update(map(room, imported(path, known)))
+    assert len(graph) > 30
+    assert circle({name: others - {name} for name, others in graph.items()}) == []
+
+
+def room(name: str) -> str:
+    """A folder of one of the four with all that is in it, or a file that lies directly in one of the four."""
+    return ".".join(name.split(".")[:2])
+
+
+def test_no_folder_has_more_files_than_one_can_look_over() -> None:
+    folders = {path.parent for top in (*PRODUCT, "benchmarks") for path in (ROOT / top).rglob("*.py")}
+    assert [str(folder.relative_to(ROOT)) for folder in sorted(folders) if len(list(folder.glob("*.py"))) > MAX_FILES] == []
