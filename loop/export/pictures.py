@@ -13,8 +13,8 @@ from PIL import Image
 
 from actors.images import BadImageError, FileSource
 from loop.errors import StoreError
-from loop.sources.images.decoding import SUFFIXES
-from loop.sources.images.routed import RoutedSource, unrouted
+from loop.sources.decoding import SUFFIXES
+from loop.sources.routed import RoutedSource, unrouted
 from policies.records import Record
 
 _FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]')

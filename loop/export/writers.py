@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from loop.errors import printable
 from loop.export.pictures import Picture, Pictures
-from loop.sources.labelled.chats import IMAGE_TOKEN
+from loop.sources.reading.chats import IMAGE_TOKEN
 from policies.generation.instructions import vig_target
 from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA, Record
 

@@ -11,7 +11,7 @@ from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
 from loop.setup.assembly import HeldOut, Policies, build_labelled, derived_seed
 from loop.setup.routing import routing, run_images, seed_image_id
-from loop.sources.images.routed import RoutedSource
+from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
 from policies.records import Record, TrainingSample

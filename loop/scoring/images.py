@@ -16,7 +16,7 @@ from PIL import Image
 
 from actors.images import BadImageError, ImageSource
 from loop.errors import UserError
-from loop.sources.images.folder import SUFFIXES, open_image
+from loop.sources.folder import SUFFIXES, open_image
 from loop.sources.shapes.source import ShapesImages
 from loop.store.files import write
 from policies.benchmarks import Question

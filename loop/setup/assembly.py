@@ -28,7 +28,7 @@ from loop.config.sets import (
 )
 from loop.errors import UserError, one_line, printable
 from loop.scoring.run_judge import judge_of
-from loop.sources.images.first_images import refuse_unreadable
+from loop.sources.reading.first_images import refuse_unreadable
 from policies.acceptance.rules import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.correction.methods import CORRECTION_POLICIES, CorrectionPolicy
 from policies.errors import MissingMeasurementError
@@ -144,23 +144,23 @@ def build_images(spec: ImageSet) -> ImageSource:
 def _image_source(spec: ImageSet) -> ImageSource:
     match spec:
         case FolderSet():
-            from loop.sources.images.folder import ImageFolder
+            from loop.sources.folder import ImageFolder
 
             return ImageFolder(spec.path, limit=spec.num_images)
         case CocoSet():
-            from loop.sources.images.coco import CocoImages
+            from loop.sources.coco import CocoImages
 
             return CocoImages(spec.path, spec.images, spec.num_name_parts, limit=spec.num_images)
         case ParquetSet():
-            from loop.sources.images.tables import parquet_images
+            from loop.sources.tables import parquet_images
 
             return parquet_images(spec.path, spec.column, limit=spec.num_images)
         case WebDatasetSet():
-            from loop.sources.images.webdataset import TarImages
+            from loop.sources.webdataset import TarImages
 
             return TarImages(spec.path, limit=spec.num_images, members=spec.members)
         case HfDatasetSet():
-            from loop.sources.images.tables import saved_images
+            from loop.sources.tables import saved_images
 
             return saved_images(spec.path, spec.split, spec.column, limit=spec.num_images)
         case ShapesSet():
@@ -171,15 +171,15 @@ def build_labelled(spec: LabelledSet) -> LabelledSource:
     """The source of a labelled set; one that is missing, unreadable or holds a wrong record raises `UserError`."""
     match spec:
         case LlavaJsonSet():
-            from loop.sources.labelled.llava_json import LlavaJsonData
+            from loop.sources.llava_json import LlavaJsonData
 
             return LlavaJsonData(spec.path, spec.images, spec.turns, spec.on_bad_record)
         case VigcJsonSet():
-            from loop.sources.labelled.vigc_json import VigcJsonData
+            from loop.sources.vigc_json import VigcJsonData
 
             return VigcJsonData(spec.path, spec.images, spec.question_type, spec.on_bad_record)
         case MessagesSet():
-            from loop.sources.labelled.messages import MessagesData
+            from loop.sources.messages import MessagesData
 
             return MessagesData(spec.path, spec.question_type, spec.turns, spec.on_bad_record)
         case ShapesSet():

@@ -11,7 +11,7 @@ from loop.config.run_config import RunConfig
 from loop.config.sections import Section
 from loop.errors import printable
 from loop.setup.assembly import HeldOut
-from loop.sources.labelled.base import LabelledData
+from loop.sources.labelled import LabelledData
 from loop.store.commits import Finding
 
 KIND = "overlap"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from loop.config.run_config import RunConfig
 from loop.setup.assembly import build_images, build_labelled, build_policies
-from loop.sources.images.routed import RoutedSource, routed
+from loop.sources.routed import RoutedSource, routed
 from policies.records import Record
 
 _SEED_SET = "seed"

@@ -1,7 +1,7 @@
 """What a teacher has written, on disk: a journal that only grows, and the files made from it.
 
     journal.jsonl    first line: whose texts these are; then a line per answered task, written whole before the next is begun
-    data.json        LLaVA's format, the pairs that were taken: what `loop.sources.labelled.llava_json` reads
+    data.json        LLaVA's format, the pairs that were taken: what `loop.sources.llava_json` reads
     rejected.jsonl   what was not, with reasons
     summary.json     counts, tokens, cost
 

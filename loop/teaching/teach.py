@@ -29,7 +29,7 @@ from actors.chat.teacher import Teacher
 from loop.errors import TeachingStoppedError, UserError, one_line, printable
 from loop.monitors.progress import RunProgress
 from loop.sources.annotations import read_annotations
-from loop.sources.images.folder import checked_folder
+from loop.sources.folder import checked_folder
 from loop.sources.shapes.questions import DETAIL_QUESTIONS as SHAPES_DETAIL_QUESTIONS
 from loop.sources.shapes.source import ShapesImages
 from loop.sources.shapes.teaching import ExactTeacher, text_view

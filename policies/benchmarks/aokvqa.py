@@ -2,7 +2,7 @@
 
 Direct answer: min(1, equal answers among the annotators' / 3), compared as they stand, without questions marked difficult. Multiple
 choice: equal to the right choice. By default a multiple-choice prediction may also be a letter or a sentence that names one choice
-(`policies.answers.options`); the public evaluator (allenai/aokvqa) takes nothing but the choice's text, and so does `published`.
+(`policies.benchmarks.options`); the public evaluator (allenai/aokvqa) takes nothing but the choice's text, and so does `published`.
 Predictions that name no choice are counted in `num_unparsable`, direct answers that never came in `num_unparsable_direct_answer`.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from policies.answers.options import read_option
 from policies.answers.reasoning import final_answer
 from policies.benchmarks.base import BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent, with_options
 from policies.benchmarks.documents import Document, Reader, identity, kind, show, unique
+from policies.benchmarks.options import read_option
 from policies.benchmarks.predictions import Fields, missing_count, read_predictions
 from policies.metrics import normalise
 

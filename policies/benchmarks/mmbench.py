@@ -1,7 +1,7 @@
 """MMBench's CircularEval (Liu et al. 2023, arXiv 2307.06281): a question counts as right only when every rotation of its choices is.
 
 Rotation k of N shows choice (i + k) mod N at letter i. Its id is the question's index plus k million, as in the published tables; a
-table that holds the rotations already is taken as it is. An answer is matched by rules first (`policies.answers.options`); what they
+table that holds the rotations already is taken as it is. An answer is matched by rules first (`policies.benchmarks.options`); what they
 leave may go to a judge, and what that leaves is wrong and counted in `num_unparsable`.
 
 The public rules (open-compass/VLMEvalKit `matching_util.py`) split the answer at some punctuation and take the only letter in it, then the
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from policies.answers.options import read_option
 from policies.answers.reasoning import final_answer
 from policies.benchmarks.base import ANSWER, BENCHMARKS, OPTION_LETTER, Judge, Prediction, Question, by_question, percent, with_options
 from policies.benchmarks.documents import Document, Entry, Reader, kind, show, unique
+from policies.benchmarks.options import read_option
 from policies.benchmarks.predictions import missing_count, read_predictions
 
 LETTERS = "ABCDEFGH"

@@ -2,7 +2,7 @@
 
 Reading an answer: the public code (LLaVA's `eval_science_qa.py`) takes a bare letter from A to E, a letter before ". ", or exactly one
 "The answer is X."; `B.`, `(B)`, `b` and `The answer is B` cannot be read there, and of `A. The answer is B.` it takes A. By default
-`policies.answers.options` reads them, and the last one as naming none. `published` reads as the public code. Unreadable answers are
+`policies.benchmarks.options` reads them, and the last one as naming none. `published` reads as the public code. Unreadable answers are
 wrong, and counted in `num_unparsable`.
 """
 
@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from policies.answers.options import read_option
 from policies.benchmarks.base import ANSWER, BENCHMARKS, OPTION_LETTER, Prediction, Question, by_question, percent, with_options
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, unique
+from policies.benchmarks.options import read_option
 from policies.benchmarks.predictions import missing_count, read_predictions
 
 LETTERS = "ABCDE"

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from policies.answers.options import read_option
 from policies.answers.reasoning import final_text
 from policies.answers.yes_no import parse_yes_no
 from policies.benchmarks.base import OPTION_LETTER, SHORT_ANSWER, Question, with_options
+from policies.benchmarks.options import read_option
 from policies.benchmarks.vqa import vqa_accuracy
 from policies.checks import check_at_least, check_at_most
 from policies.generation.knowledge import is_knowledge, vic_prompt

@@ -22,7 +22,7 @@ from loop.errors import DamagedFileError, LoopError, UserError
 from loop.export import read_records
 from loop.monitors.tracking import Mirror
 from loop.monitors.tracking_process import BackgroundMirror
-from loop.sources.labelled.llava_json import LlavaJsonData
+from loop.sources.llava_json import LlavaJsonData
 from loop.sources.shapes.claims import claims_of
 from loop.sources.shapes.questions import is_correct, truth
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, image_id, scene_of

@@ -24,7 +24,7 @@ from loop.cli import app
 from loop.config.run_config import parse_config
 from loop.errors import DamagedFileError, TeachingStoppedError, UserError
 from loop.setup.assembly import build_labelled
-from loop.sources.labelled.llava_json import LlavaJsonData
+from loop.sources.llava_json import LlavaJsonData
 from loop.sources.shapes.questions import is_correct
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages

@@ -26,7 +26,7 @@ from actors.images import BadImageError, Oracle
 from actors.shards import Shard, ShardImages, ShardResult
 from actors.worker import EngineWorker
 from loop.setup.assembly import derived_seed
-from loop.sources.images.folder import ImageFolder
+from loop.sources.folder import ImageFolder
 from loop.sources.shapes.questions import description
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import scene_of

@@ -16,7 +16,7 @@ from loop.config.sets import FolderSet
 from loop.config.yaml_input import YamlInputError, read_yaml
 from loop.errors import UserError
 from loop.sources.annotations import read_annotations
-from loop.sources.json_stream import JsonStream
+from loop.sources.reading.json_stream import JsonStream
 from policies.benchmarks import parse_document
 from tests.loop.sources.image_sets import built, png, refusal
 

@@ -16,15 +16,15 @@ from PIL import Image
 from actors.images import BadImageError
 from loop.errors import UserError
 from loop.export import export, read_records
-from loop.sources.images.folder import ImageFolder
-from loop.sources.images.routed import RoutedSource
-from loop.sources.images.tables import parquet_images
-from loop.sources.images.webdataset import TarImages
-from loop.sources.labelled.base import LabelledData
-from loop.sources.labelled.llava_json import LlavaJsonData
-from loop.sources.labelled.messages import MessagesData
-from loop.sources.labelled.vigc_json import VigcJsonData
+from loop.sources.folder import ImageFolder
+from loop.sources.labelled import LabelledData
+from loop.sources.llava_json import LlavaJsonData
+from loop.sources.messages import MessagesData
+from loop.sources.routed import RoutedSource
 from loop.sources.shapes.source import ShapesImages
+from loop.sources.tables import parquet_images
+from loop.sources.vigc_json import VigcJsonData
+from loop.sources.webdataset import TarImages
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import RunInfo, Store
 from policies.records import Reason, Record, from_table, to_table

@@ -14,7 +14,7 @@ from PIL import Image
 from actors.training.core import run_local
 from actors.training.job import Hyperparameters, TrainingJob
 from loop.models.seed.model import build_model, build_processor, vocabulary_of
-from loop.sources.labelled.llava_json import LlavaJsonData
+from loop.sources.llava_json import LlavaJsonData
 from policies.generation.instructions import TRAINING_INSTRUCTIONS
 from tests.paths import DATA
 

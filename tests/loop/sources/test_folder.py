@@ -16,8 +16,8 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError
-from loop.sources.images.decoding import decoded
-from loop.sources.images.folder import ImageFolder
+from loop.sources.decoding import decoded
+from loop.sources.folder import ImageFolder
 from tests.paths import DATA
 
 PHOTOS = DATA / "photos"

@@ -21,8 +21,8 @@ from actors.images import FileSource
 from actors.shards import Shard, ShardImages, ShardResult
 from loop.cli import app
 from loop.run.stages.records import counts_of
-from loop.sources.images.folder import ImageFolder
-from loop.sources.places import Place
+from loop.sources.folder import ImageFolder
+from loop.sources.reading.places import Place
 from policies.filtering.chain import FilterChain
 from policies.filtering.filters import Parsable
 from policies.generation.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType

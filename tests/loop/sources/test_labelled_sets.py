@@ -17,9 +17,9 @@ from loop.config.run_config import EMBEDDED_MODEL
 from loop.config.sets import LlavaJsonSet, MessagesSet, VigcJsonSet
 from loop.errors import UserError
 from loop.setup.assembly import build_labelled
-from loop.sources.labelled.base import LabelledData
-from loop.sources.labelled.messages import MessagesData
-from loop.sources.labelled.vigc_json import VigcJsonData
+from loop.sources.labelled import LabelledData
+from loop.sources.messages import MessagesData
+from loop.sources.vigc_json import VigcJsonData
 from policies.generation.instructions import CANONICAL_INSTRUCTIONS, TRAINING_INSTRUCTIONS, KnowledgeType, QuestionType, parse_vig
 from policies.generation.knowledge import vic_prompt
 from tests.loop.sources.image_sets import number_of, png

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from loop.errors import UserError
-from loop.sources.labelled.llava_json import LlavaJsonData
+from loop.sources.llava_json import LlavaJsonData
 from policies.generation.instructions import TRAINING_INSTRUCTIONS, QuestionType, parse_vig
 
 

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from loop.errors import UserError
-from loop.sources.labelled.llava_json import LlavaJsonData
-from loop.sources.labelled.messages import MessagesData
-from loop.sources.labelled.vigc_json import VigcJsonData
-from loop.sources.unread import say_once
+from loop.sources.llava_json import LlavaJsonData
+from loop.sources.messages import MessagesData
+from loop.sources.reading.unread import say_once
+from loop.sources.vigc_json import VigcJsonData
 from tests.loop.sources.image_sets import png
 
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.answers.options import read_option
 from policies.benchmarks import BENCHMARKS, Document, parse_document
 from policies.benchmarks.mmbench import match_published
+from policies.benchmarks.options import read_option
 from policies.benchmarks.scienceqa import parse_letter_published
 from tests.policies.benchmarks.make import document, faults, lines, score
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from policies.answers.options import read_option
+from policies.benchmarks.options import read_option
 from tests.policies.benchmarks.make import document, score
 
 ANIMALS = ("cat", "dog", "bird", "fish")

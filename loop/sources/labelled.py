@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from loop.errors import UserError
-from loop.sources.images.first_images import refuse_unreadable
-from loop.sources.images.folder import checked_folder, open_image
-from loop.sources.labelled.chats import MAX_TEXT_CHARACTERS, checked_text
-from loop.sources.labelled.json_text import checked_object, read_entries
-from loop.sources.labelled.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
-from loop.sources.places import Place
+from loop.sources.folder import checked_folder, open_image
+from loop.sources.reading.chats import MAX_TEXT_CHARACTERS, checked_text
+from loop.sources.reading.first_images import refuse_unreadable
+from loop.sources.reading.json_text import checked_object, read_entries
+from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
+from loop.sources.reading.places import Place
 from policies.generation.instructions import ALL_TYPES, CANONICAL_INSTRUCTIONS, TRAINING_INSTRUCTIONS, AnyType, vig_target
 from policies.generation.knowledge import vic_prompt
 from policies.records import HeldOutQuestion, TrainingSample

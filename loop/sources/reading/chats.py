@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loop.sources.labelled.odd_records import BadRecordError, Fault, OddRecords
+from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords
 
 IMAGE_TOKEN = "<image>"
 MAX_TEXT_CHARACTERS = 32_768

@@ -27,9 +27,9 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError, one_line, printable
-from loop.sources.images.decoding import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, check_bounds, decoded
-from loop.sources.places import ACCESS_ERRORS, Place, stored_files
-from loop.sources.unread import HIDDEN, listed, note_unread, say_once, tell_unread
+from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, check_bounds, decoded
+from loop.sources.reading.places import ACCESS_ERRORS, Place, stored_files
+from loop.sources.reading.unread import HIDDEN, listed, note_unread, say_once, tell_unread
 
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 _WILD = re.compile(r"[*\[{]")

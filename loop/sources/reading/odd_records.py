@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Literal, TypeVar
 
 from loop.errors import UserError, printable
-from loop.sources.unread import say_once
+from loop.sources.reading.unread import say_once
 
 OnBadRecord = Literal["refuse", "leave_out"]
 """What becomes of records that cannot be used."""

@@ -15,10 +15,10 @@ import ijson
 from PIL import Image
 
 from loop.errors import UserError, one_line, printable
-from loop.sources.images.decoding import MAX_PIXELS, check_bounds
-from loop.sources.images.folder import checked_folder, open_image, read_image
-from loop.sources.json_stream import JsonStream
-from loop.sources.places import ACCESS_ERRORS, Place, stays_inside
+from loop.sources.decoding import MAX_PIXELS, check_bounds
+from loop.sources.folder import checked_folder, open_image, read_image
+from loop.sources.reading.json_stream import JsonStream
+from loop.sources.reading.places import ACCESS_ERRORS, Place, stays_inside
 
 _BUFFER_BYTES = 1 << 20
 

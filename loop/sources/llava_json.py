@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from loop.sources.labelled.base import Conversation, JsonData, checked_image, checked_type
-from loop.sources.labelled.chats import (
+from loop.sources.labelled import Conversation, JsonData, checked_image, checked_type
+from loop.sources.reading.chats import (
     IMAGE_TOKEN,
     LLAVA,
     MAX_TEXT_CHARACTERS,
@@ -25,7 +25,7 @@ from loop.sources.labelled.chats import (
     has_image_token,
     refuse_other_media,
 )
-from loop.sources.labelled.odd_records import BadRecordError, Fault, OddRecords
+from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords
 from policies.generation.instructions import QuestionType
 
 __all__ = ["IMAGE_TOKEN", "MAX_TEXT_CHARACTERS", "LlavaJsonData"]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from loop.errors import UserError, one_line, printable
-from loop.sources.unread import HIDDEN, HIDDEN_FOLDER, LINKED_FOLDER, note_unread, tell_unread
+from loop.sources.reading.unread import HIDDEN, HIDDEN_FOLDER, LINKED_FOLDER, note_unread, tell_unread
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from PIL import Image
 from actors.images import BadImageError
 from loop.bounded import in_bounds
 from loop.errors import UserError, one_line, printable
-from loop.sources.images.decoding import MAX_FILE_BYTES, MAX_PIXELS, check_bounds, decoded
-from loop.sources.places import ACCESS_ERRORS, Place, stored_files
+from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, check_bounds, decoded
+from loop.sources.reading.places import ACCESS_ERRORS, Place, stored_files
 
 _ROWS_AT_ONCE = 8
 _STREAM_BYTES = 1 << 20

@@ -12,9 +12,9 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError, one_line, printable
-from loop.sources.images.decoding import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, check_bounds, decoded
-from loop.sources.places import ACCESS_ERRORS, Place, stays_inside
-from loop.sources.unread import listed, tell_unread
+from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, check_bounds, decoded
+from loop.sources.reading.places import ACCESS_ERRORS, Place, stays_inside
+from loop.sources.reading.unread import listed, tell_unread
 
 
 class ImageFolder:

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from loop.errors import UserError, one_line, printable
-from loop.sources.labelled.odd_records import BadRecordError, Fault
-from loop.sources.places import ACCESS_ERRORS, Place
+from loop.sources.reading.odd_records import BadRecordError, Fault
+from loop.sources.reading.places import ACCESS_ERRORS, Place
 from policies.texts import decoded_text
 
 _LINES = (".jsonl", ".ndjson")

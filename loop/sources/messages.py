@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from loop.errors import UserError, one_line, printable
-from loop.sources.images.tables import ParquetReader, TableImages
-from loop.sources.labelled.base import Conversation, LabelledData, Turns, checked_type
-from loop.sources.labelled.chats import MESSAGES, chat_turns, checked_text
-from loop.sources.labelled.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
-from loop.sources.places import ACCESS_ERRORS, stored_files
+from loop.sources.labelled import Conversation, LabelledData, Turns, checked_type
+from loop.sources.reading.chats import MESSAGES, chat_turns, checked_text
+from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
+from loop.sources.reading.places import ACCESS_ERRORS, stored_files
+from loop.sources.tables import ParquetReader, TableImages
 from policies.generation.instructions import AnyType, QuestionType
 
 _ROWS_AT_ONCE, _ROWS_WITH_BYTES_AT_ONCE = 1000, 8

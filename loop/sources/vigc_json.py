@@ -19,9 +19,9 @@ import string
 from pathlib import Path
 from typing import Any
 
-from loop.sources.labelled.base import Conversation, JsonData, checked_image, checked_type, most_frequent
-from loop.sources.labelled.chats import checked_text, refuse_other_media
-from loop.sources.labelled.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
+from loop.sources.labelled import Conversation, JsonData, checked_image, checked_type, most_frequent
+from loop.sources.reading.chats import checked_text, refuse_other_media
+from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
 from policies.generation.instructions import CANONICAL_INSTRUCTIONS, AnyType, QuestionType
 
 _TYPES_BY_INSTRUCTION = {CANONICAL_INSTRUCTIONS[kind]: kind for kind in QuestionType}
