@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -101,3 +102,17 @@ def room(name: str) -> str:
 def test_no_folder_has_more_files_than_one_can_look_over() -> None:
     folders = {path.parent for top in (*PRODUCT, "benchmarks") for path in (ROOT / top).rglob("*.py")}
     assert [str(folder.relative_to(ROOT)) for folder in sorted(folders) if len(list(folder.glob("*.py"))) > MAX_FILES] == []
+
+
+def test_documents_name_files_that_exist() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+    named = {
+        f"{document.name}: {path}"
+        for document in documents
+        if document.name != "CHANGELOG.md"
+        for path in re.findall(
+            r"(?:policies|actors|cluster|loop|benchmarks|tests|docs)/[\w./-]+\.\w+", document.read_text(encoding="utf-8")
+        )
+    }
+    assert len(named) > 30
+    assert sorted(one for one in named if not (ROOT / one.partition(": ")[2]).exists()) == []
