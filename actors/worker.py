@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from actors.correction.corrector import Corrector
 from actors.engines import EngineSpec, build_engine
-from actors.engines.base import Attestation, Engine, EngineError, WeightUpdate
+from actors.engines.base import Attestation, Engine, WeightUpdate
+from actors.engines.errors import EngineError
 from actors.evaluator import EXACT, Evaluator
 from actors.generator import Generator, GeneratorOptions
 from actors.images import ImageSource

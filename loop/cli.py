@@ -382,7 +382,7 @@ def main() -> None:
         _fail(str(cause), cause.exit_code)
     except RuntimeError as error:
         from actors.chat.endpoint import EndpointError
-        from actors.engines.base import EngineError
+        from actors.engines.errors import EngineError
         from actors.training.job import TrainerError
         from cluster.errors import ClusterError
 

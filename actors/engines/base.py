@@ -13,22 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from actors.engines.stream import WeightStream
-
-
-class EngineError(RuntimeError):
-    """An engine cannot serve: it must be killed and restarted at the champion."""
-
-
-class UnfitModelError(EngineError, ValueError):
-    """An engine of this kind would not run the model as the model runs by itself, on any machine and in any attempt."""
-
-
-class SwapError(EngineError):
-    """A weight swap failed; what the engine holds is undefined."""
-
-
-class WeightMismatchError(ValueError):
-    """An update does not fit the served model. Raised before anything is touched: the engine still serves its old weights."""
+    from actors.engines.weights import TensorSpec
 
 
 class FinishReason(StrEnum):
@@ -88,15 +73,6 @@ class Score:
     logprob: float
     num_tokens: int
     weight_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """Name-independent facts of one tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    """torch's name: `float32`, `bfloat16`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from actors.engines.base import UnfitModelError
+from actors.engines.errors import UnfitModelError
 
 _LAID_IN = ("llava", "qwen2_vl", "qwen2_5_vl")
 """Model types whose features replace the image placeholders one by one."""

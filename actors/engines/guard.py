@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.engines.base import Request, UnfitModelError
+from actors.engines.base import Request
+from actors.engines.errors import UnfitModelError
 from actors.engines.itself import ModelItself
 from actors.engines.prompting import patches
 

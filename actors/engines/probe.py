@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.engines.base import Engine, Probe, Request, SwapError
+from actors.engines.base import Engine, Probe, Request
+from actors.engines.errors import SwapError
 from actors.engines.prompting import Prompter, patches
 from actors.spared import spare_sklearn
 

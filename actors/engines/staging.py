@@ -1,16 +1,68 @@
-"""Weights that are loaded and verified ahead of their swap, by another thread, while the engine serves."""
+"""Loading and verifying an update: when it is swapped in, or ahead of that in another thread while the engine serves."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
+
 from actors.engines.base import WeightUpdate
+from actors.engines.errors import WeightMismatchError
+from actors.engines.weights import TensorSpec, difference_of, digest_of, manifest_of, read_checkpoint
 
 T = TypeVar("T")
+
+
+def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
+    """The tensors of an update, wherever it carries them; those of a stream come through the object store.
+
+    Raises:
+        ValueError: it carries none, or more than one, of a checkpoint, tensors and a stream.
+        WeightMismatchError: its checkpoint cannot be read.
+        SwapError: the sender of its stream does not answer; nothing has changed.
+    """
+    require_one_source(update)
+    if update.checkpoint is not None:
+        return read_checkpoint(update.checkpoint)
+    if update.stream is not None:
+        return update.stream.fetch()
+    assert update.tensors is not None
+    return dict(update.tensors)
+
+
+def require_one_source(update: WeightUpdate) -> None:
+    """Raises:
+    ValueError: an update carries none, or more than one, of a checkpoint, tensors and a stream.
+    """
+    if sum(source is not None for source in (update.checkpoint, update.tensors, update.stream)) != 1:
+        raise ValueError(f"update {update.version} must carry exactly one of a checkpoint, tensors and a stream")
+
+
+def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_manifest: Mapping[str, TensorSpec]) -> None:
+    """Checks that an update's tensors fit the served model and are the ones that the driver digested. Touches nothing.
+
+    Raises:
+        WeightMismatchError: a name is missing or unexpected, a shape or dtype differs (the first tensor by name is named), or
+            the digest is another one.
+    """
+    verify_manifest(update, manifest_of(tensors), served_manifest)
+    digest = digest_of(tensors)
+    if digest != update.digest:
+        raise WeightMismatchError(f"update {update.version} has digest {digest}; {update.digest} was prepared")
+
+
+def verify_manifest(update: WeightUpdate, manifest: Mapping[str, TensorSpec], served_manifest: Mapping[str, TensorSpec]) -> None:
+    """The first half of `verify`, for tensors that are elsewhere.
+
+    Raises:
+        WeightMismatchError: a name is missing or unexpected, or a shape or dtype differs; the first tensor by name is named.
+    """
+    if difference := difference_of(manifest, served_manifest):
+        raise WeightMismatchError(f"update {update.version} does not fit: {difference}")
 
 
 class Staging(Generic[T]):

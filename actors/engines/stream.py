@@ -18,7 +18,8 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.engines.base import SwapError, TensorSpec, WeightMismatchError
+from actors.engines.errors import SwapError, WeightMismatchError
+from actors.engines.weights import TensorSpec
 
 LOOPBACK = "127.0.0.1"
 READ_S = 300.0

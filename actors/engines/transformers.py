@@ -19,14 +19,15 @@ from transformers import AutoModelForImageTextToText
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from actors.engines.base import Attestation, Completion, EngineError, Request, Sampling, Score, SwapError, WeightUpdate
+from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
 from actors.engines.decoding import Decoder, Written, draw_numbers
+from actors.engines.errors import EngineError, SwapError
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, image_token_id
 from actors.engines.guard import check_equal_to_itself
 from actors.engines.itself import ModelItself
 from actors.engines.prompting import Prompter, blank_like
-from actors.engines.staging import Staging
-from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
+from actors.engines.staging import Staging, load_update, verify
+from actors.engines.weights import digest_of, manifest_of, num_bytes_of
 from actors.memory import give_back_memory
 
 _CACHED_FEATURE_BYTES = 1 << 28

@@ -6,15 +6,25 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from actors.engines.base import TensorSpec, WeightMismatchError, WeightUpdate
+from actors.engines.errors import WeightMismatchError
 
 _DTYPE_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "I64": "int64", "I32": "int32", "BOOL": "bool"}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name-independent facts of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """torch's name: `float32`, `bfloat16`."""
 
 
 def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
@@ -94,54 +104,6 @@ def num_bytes_in(manifest: Mapping[str, TensorSpec]) -> int:
 def weight_version(round_index: int, digest: str) -> str:
     """A name for weights that says where they came from and what they are: `r2-3fa9c1d07b42`."""
     return f"r{round_index}-{digest[:12]}"
-
-
-def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
-    """The tensors of an update, wherever it carries them; those of a stream come through the object store.
-
-    Raises:
-        ValueError: it carries none, or more than one, of a checkpoint, tensors and a stream.
-        WeightMismatchError: its checkpoint cannot be read.
-        SwapError: the sender of its stream does not answer; nothing has changed.
-    """
-    require_one_source(update)
-    if update.checkpoint is not None:
-        return read_checkpoint(update.checkpoint)
-    if update.stream is not None:
-        return update.stream.fetch()
-    assert update.tensors is not None
-    return dict(update.tensors)
-
-
-def require_one_source(update: WeightUpdate) -> None:
-    """Raises:
-    ValueError: an update carries none, or more than one, of a checkpoint, tensors and a stream.
-    """
-    if sum(source is not None for source in (update.checkpoint, update.tensors, update.stream)) != 1:
-        raise ValueError(f"update {update.version} must carry exactly one of a checkpoint, tensors and a stream")
-
-
-def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_manifest: Mapping[str, TensorSpec]) -> None:
-    """Checks that an update's tensors fit the served model and are the ones that the driver digested. Touches nothing.
-
-    Raises:
-        WeightMismatchError: a name is missing or unexpected, a shape or dtype differs (the first tensor by name is named), or
-            the digest is another one.
-    """
-    verify_manifest(update, manifest_of(tensors), served_manifest)
-    digest = digest_of(tensors)
-    if digest != update.digest:
-        raise WeightMismatchError(f"update {update.version} has digest {digest}; {update.digest} was prepared")
-
-
-def verify_manifest(update: WeightUpdate, manifest: Mapping[str, TensorSpec], served_manifest: Mapping[str, TensorSpec]) -> None:
-    """The first half of `verify`, for tensors that are elsewhere.
-
-    Raises:
-        WeightMismatchError: a name is missing or unexpected, or a shape or dtype differs; the first tensor by name is named.
-    """
-    if difference := difference_of(manifest, served_manifest):
-        raise WeightMismatchError(f"update {update.version} does not fit: {difference}")
 
 
 def difference_of(given: Mapping[str, TensorSpec], served: Mapping[str, TensorSpec]) -> str:

@@ -27,7 +27,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from actors.engines.base import EngineError
+from actors.engines.errors import EngineError
 from cluster.errors import FinalError, TaskFailedError, in_brief
 from cluster.fleet.health import Event, State
 from cluster.fleet.pool import Call, Pool

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 from ray.actor import ActorHandle
 
-from actors.engines.base import WeightMismatchError, WeightUpdate
+from actors.engines.base import WeightUpdate
+from actors.engines.errors import WeightMismatchError
 from cluster.errors import FleetError
 from cluster.fleet.dispatch import Dispatch, Limits, Submit, Then
 from cluster.fleet.health import Clock, EngineHealth, RestartBudget, State

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import ray
 
-from actors.engines.base import WeightMismatchError
+from actors.engines.errors import WeightMismatchError
 from cluster.errors import EngineLostError, FleetError
 from cluster.fleet.health import NOT_RUNNING, Event, State
 from cluster.fleet.slot import EngineSlot, EngineSwap

@@ -17,7 +17,7 @@ import ray.util
 import torch
 from torch.multiprocessing.reductions import reduce_tensor
 
-from actors.engines.base import WeightMismatchError
+from actors.engines.errors import WeightMismatchError
 from actors.engines.stream import LOOPBACK, TRANSFER_S, Offer, Transfer, gpu_id
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint

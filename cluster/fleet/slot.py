@@ -10,7 +10,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.engines.base import Attestation, UnfitModelError, WeightMismatchError, WeightUpdate
+from actors.engines.base import Attestation, WeightUpdate
+from actors.engines.errors import UnfitModelError, WeightMismatchError
 from cluster.errors import EngineLostError, in_brief
 from cluster.fleet.health import EngineHealth, Event
 from cluster.fleet.process import READY_S, ActorLife, ActorPlace, Spawn

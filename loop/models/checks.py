@@ -183,7 +183,7 @@ def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
 
 def _try(path: str, dtype: str) -> None:
     """Load the model as an engine would, which compares what it computes with what the model computes by itself."""
-    from actors.engines.base import UnfitModelError
+    from actors.engines.errors import UnfitModelError
     from actors.engines.transformers import TransformersEngine
 
     try:

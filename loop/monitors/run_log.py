@@ -20,7 +20,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from actors.engines.base import EngineError
+from actors.engines.errors import EngineError
 from actors.training.job import TrainerError
 from cluster.errors import ClusterError
 from loop.errors import LoopError, WriteError, printable

@@ -26,7 +26,8 @@ from typing import Any
 import ray
 from pydantic import TypeAdapter, ValidationError
 
-from actors.engines.base import WeightMismatchError, WeightUpdate
+from actors.engines.base import WeightUpdate
+from actors.engines.errors import WeightMismatchError
 from actors.engines.weights import weight_version
 from actors.images import ImageSource
 from cluster.fleet.fleet import Fleet

@@ -20,7 +20,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from actors.engines.base import WeightMismatchError
+from actors.engines.errors import WeightMismatchError
 from actors.engines.weights import weight_files
 from cluster.resources.plan import ResourcePlan, plan_resources
 from loop.config.engine_config import TransformersEngineConfig

@@ -13,9 +13,10 @@ import torch
 from ray.actor import ActorHandle
 from safetensors.torch import save_file
 
-from actors.engines.base import Attestation, EngineError, SwapError, UnfitModelError, WeightMismatchError, WeightUpdate
-from actors.engines.staging import Staging
-from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_of, verify
+from actors.engines.base import Attestation, WeightUpdate
+from actors.engines.errors import EngineError, SwapError, UnfitModelError, WeightMismatchError
+from actors.engines.staging import Staging, load_update, verify
+from actors.engines.weights import digest_of, manifest_of, num_bytes_of
 from tests.cluster.marks import told_to
 
 

@@ -13,7 +13,8 @@ import pytest
 import ray
 
 from actors.engines import EngineSpec
-from actors.engines.base import Sampling, WeightMismatchError, WeightUpdate
+from actors.engines.base import Sampling, WeightUpdate
+from actors.engines.errors import WeightMismatchError
 from actors.engines.transformers import TransformersEngine
 from actors.generator import GeneratorOptions
 from cluster.fleet.fleet import Fleet

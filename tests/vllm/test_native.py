@@ -18,7 +18,8 @@ from ray.exceptions import RayTaskError
 from safetensors.torch import save_file
 
 from actors.engines import EngineSpec, build_engine
-from actors.engines.base import Attestation, Engine, Sampling, SwapError, WeightMismatchError, WeightUpdate
+from actors.engines.base import Attestation, Engine, Sampling, WeightUpdate
+from actors.engines.errors import SwapError, WeightMismatchError
 from actors.engines.probe import make_probe
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import num_bytes_in, read_checkpoint

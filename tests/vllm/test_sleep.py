@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.engines.base import EngineError, Sampling
+from actors.engines.base import Sampling
+from actors.engines.errors import EngineError
 from actors.engines.vllm.engine import VllmEngine
 from tests.vllm.worlds import changed, requests, seed_weights, update_of
 

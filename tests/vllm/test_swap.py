@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from actors.engines import EngineSpec
-from actors.engines.base import Request, Sampling, SwapError, WeightMismatchError, WeightUpdate
+from actors.engines.base import Request, Sampling, WeightUpdate
+from actors.engines.errors import SwapError, WeightMismatchError
 from actors.engines.probe import make_probe
 from actors.engines.shared_memory import FOLDER
+from actors.engines.staging import verify, verify_manifest
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm.engine import VllmEngine
-from actors.engines.weights import read_checkpoint, verify, verify_manifest
+from actors.engines.weights import read_checkpoint
 from cluster.fleet.weights import prepare
 from loop.config.run_config import EMBEDDED_MODEL
 from tests.actors.engines.family_models import save_qwen

@@ -19,7 +19,7 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayError
 
-from actors.engines.base import SwapError
+from actors.engines.errors import SwapError
 from actors.engines.stream import LOOPBACK, TRANSFER_S, Offer, Transfer, WeightStream, choose_backend, gpu_id
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.vllm.served_names import Place, served_name

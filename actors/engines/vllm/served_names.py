@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.engines.base import TensorSpec
+from actors.engines.weights import TensorSpec
 
 _VISION_TOWER = "vision_tower."
 _VISION_MODEL = "vision_tower.vision_model."

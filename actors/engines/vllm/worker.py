@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 
-from actors.engines.base import TensorSpec
 from actors.engines.vllm.engine import LOAD_FORMAT
 from actors.engines.vllm.served_names import Place, find_places, served_name
-from actors.engines.weights import read_checkpoint
+from actors.engines.weights import TensorSpec, read_checkpoint
 
 _loaders: Any = importlib.import_module("vllm.model_executor.model_loader")
 _PR_SET_PDEATHSIG = 1

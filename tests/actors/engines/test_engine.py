@@ -16,9 +16,11 @@ import torch
 from transformers import AutoProcessor
 
 from actors.engines import EngineSpec, build_engine
-from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling, TensorSpec, WeightMismatchError, WeightUpdate
+from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling, WeightUpdate
+from actors.engines.errors import WeightMismatchError
+from actors.engines.staging import verify
 from actors.engines.transformers import TransformersEngine
-from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint, verify
+from actors.engines.weights import TensorSpec, digest_of, manifest_of, num_bytes_of, read_checkpoint
 from loop.models.seed.model import save_untrained
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of

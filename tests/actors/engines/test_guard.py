@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from actors.engines import decoding
-from actors.engines.base import UnfitModelError
+from actors.engines.errors import UnfitModelError
 from actors.engines.probe import check_probe, make_probe
 from actors.engines.transformers import TransformersEngine, served_tensors
 from actors.engines.weights import digest_of, read_checkpoint

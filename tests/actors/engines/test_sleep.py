@@ -11,7 +11,8 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from actors.engines import EngineSpec
-from actors.engines.base import EngineError, Request, Sampling, SwapError, WeightMismatchError, WeightUpdate
+from actors.engines.base import Request, Sampling, WeightUpdate
+from actors.engines.errors import EngineError, SwapError, WeightMismatchError
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm.engine import VllmOptions
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint

@@ -6,7 +6,8 @@ from threading import Event, Thread, Timer
 
 import pytest
 
-from actors.engines.base import WeightMismatchError, WeightUpdate
+from actors.engines.base import WeightUpdate
+from actors.engines.errors import WeightMismatchError
 from actors.engines.staging import Staging
 
 WAIT_S = 10.0

@@ -16,7 +16,8 @@ from PIL import Image
 
 from actors.correction.corrector import Corrector
 from actors.engines import EngineSpec
-from actors.engines.base import Engine, EngineError, FinishReason, Request, Sampling, WeightUpdate
+from actors.engines.base import Engine, FinishReason, Request, Sampling, WeightUpdate
+from actors.engines.errors import EngineError
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.evaluator import Evaluator

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import ray
 
-from actors.engines.base import UnfitModelError
+from actors.engines.errors import UnfitModelError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.health import State
 from tests.cluster.conftest import MakeFleet

@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
-from actors.engines.base import WeightMismatchError
+from actors.engines.errors import WeightMismatchError
 from actors.engines.weights import digest_of
 from cluster.errors import FleetError
 from cluster.fleet.dispatch import Submit

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import ray
 
-from actors.engines.base import WeightMismatchError
+from actors.engines.errors import WeightMismatchError
 from cluster.errors import FleetError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.health import State

@@ -8,7 +8,8 @@ import pytest
 import ray
 import torch
 
-from actors.engines.base import WeightMismatchError, WeightUpdate
+from actors.engines.base import WeightUpdate
+from actors.engines.errors import WeightMismatchError
 from actors.engines.weights import digest_of
 from cluster.errors import FleetError
 from cluster.fleet.fleet import Fleet

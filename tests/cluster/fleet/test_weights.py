@@ -11,10 +11,12 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
-from actors.engines.base import SwapError, WeightMismatchError, WeightUpdate
+from actors.engines.base import WeightUpdate
+from actors.engines.errors import SwapError, WeightMismatchError
+from actors.engines.staging import load_update, verify
 from actors.engines.stream import LOOPBACK, Transfer, choose_backend
 from actors.engines.vllm.gloo import BroadcastGroup
-from actors.engines.weights import digest_of, load_update, manifest_of, num_bytes_in, num_bytes_of, verify
+from actors.engines.weights import digest_of, manifest_of, num_bytes_in, num_bytes_of
 from cluster.fleet.weights import TRANSPORTS, prepare
 from cluster.resources.connect import ClusterInfo
 from tests.cluster.workers import save, update_of, wait_while, weights
