@@ -10,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.hostile.fuzz import INPUTS
 
-_STARTS_RAY = ("tests/cluster/", "tests/actors/training/test_trainer_group.py", "tests/actors/training/test_qformer_training.py")
+_STARTS_RAY = ("tests/cluster/", "tests/actors/training/test_qformer_training.py")
 
 
 def _is_worker(config: pytest.Config) -> bool:

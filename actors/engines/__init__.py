@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from actors.spared import spare_sklearn
+from actors.skipped_imports import skip_sklearn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ class EngineSpec:
 
 
 def _transformers(spec: EngineSpec) -> Engine:
-    spare_sklearn()
+    skip_sklearn()
     from actors.engines.transformers import TransformersEngine
 
     return TransformersEngine(spec.model, **spec.options)

@@ -13,7 +13,7 @@ import numpy as np
 from actors.engines.base import Engine, Probe, Request
 from actors.engines.errors import SwapError
 from actors.engines.prompting import Prompter, patches
-from actors.spared import spare_sklearn
+from actors.skipped_imports import skip_sklearn
 
 _PROMPTS = ("Describe the image.", "What can be seen in the image?")
 _IMAGES_PER_PROMPT = 3
@@ -25,7 +25,7 @@ _TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15, "float16": 0.03}
 
 def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
     """Have a checkpoint's own class, run by transformers on the CPU, continue texts greedily, and measure what it wrote."""
-    spare_sklearn()
+    skip_sklearn()
     import torch
 
     from actors.engines.families import image_token_id

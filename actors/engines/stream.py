@@ -5,7 +5,7 @@
     send       begins the transfer, at the same time as the workers receive
     fetch      all tensors through the object store, for engines without such workers
 
-The sender is an actor, `cluster.fleet.sender.Sender`. Every wait is bounded.
+The sender is an actor, `actors.engines.vllm.sender.Sender`. Every wait is bounded.
 """
 
 from __future__ import annotations

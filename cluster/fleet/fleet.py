@@ -25,10 +25,11 @@ from actors.engines.errors import WeightMismatchError
 from cluster.errors import FleetError
 from cluster.fleet.dispatch import Dispatch, Limits, Submit, Then
 from cluster.fleet.health import Clock, EngineHealth, RestartBudget, State
-from cluster.fleet.process import await_end
 from cluster.fleet.rolling import RollingSwap
-from cluster.fleet.slot import EngineSlot, EngineSwap, Spawn, Timeouts
+from cluster.fleet.slot import EngineSlot, EngineSwap, Timeouts
+from cluster.fleet.supervised import Spawn
 from cluster.fleet.weights import publish
+from cluster.processes import await_exit
 from cluster.resources.placement import CheckPlacement
 
 T = TypeVar("T")
@@ -186,4 +187,4 @@ class Fleet:
 
     def _await_killed(self, timeout_s: float) -> None:
         processes = [process for slot in self._slots for process in slot.killed_processes()]
-        await_end(processes, timeout_s, "engine")
+        await_exit(processes, timeout_s, "engine")

@@ -24,7 +24,8 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.errors import FleetError, PoolActorLostError, in_brief
 from cluster.fleet.health import NOT_RUNNING, Clock, EngineHealth, Event, RestartBudget, State
-from cluster.fleet.process import READY_S, ActorPlace, Spawn, await_end
+from cluster.fleet.supervised import Spawn, SupervisedActor
+from cluster.processes import READY_S, await_exit
 from cluster.resources.placement import CheckPlacement
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ class Call:
     error: Exception | None = None
 
 
-class _Actor(ActorPlace):
-    """One place in the pool: the actor that is there now, its health, and its call."""
+class _Actor(SupervisedActor):
+    """One actor of the pool, with its call."""
 
     def __init__(self, name: str, spawn: Spawn, index: int, health: EngineHealth) -> None:
         super().__init__(name, index, spawn, health)
@@ -56,31 +57,31 @@ class _Actor(ActorPlace):
         return self.health.state is State.HEALTHY and self.call is None
 
     def launch(self, timeout_s: float) -> None:
-        self.pending = self._begin_life(timeout_s).constructed
+        self.pending = self._start_process(timeout_s).location
 
     def admit(self) -> None:
         """Raises a `RayError` if it could not be constructed."""
-        assert self._life is not None
-        self._life.locate(*ray.get(self._life.constructed, timeout=READY_S))
+        assert self._process is not None
+        self._process.locate(*ray.get(self._process.location, timeout=READY_S))
         self.pending = None
         # It has no weights: it serves as soon as it is there.
         self.health.record(Event.STARTED)
         self.health.record(Event.SWAP_COMPLETED)
 
     def begin(self, call: Call, timeout_s: float) -> None:
-        assert self._life is not None
-        self.call, self.pending = call, call.start(self._life.handle)
+        assert self._process is not None
+        self.call, self.pending = call, call.start(self._process.handle)
         self.health.expect_within(timeout_s)
 
     def finish(self) -> Call:
         """The call that has ended. Raises a `RayError` if this actor is dead."""
-        assert self._life is not None
+        assert self._process is not None
         assert self.call is not None
         assert self.pending is not None
         try:
             self.call.result = ray.get(self.pending, timeout=READY_S)
         except RayError as error:
-            if isinstance(error, GetTimeoutError) or self._life.owns(error):
+            if isinstance(error, GetTimeoutError) or self._process.owns(error):
                 raise
             self.call.error = error
         ended, self.call, self.pending = self.call, None, None
@@ -90,7 +91,7 @@ class _Actor(ActorPlace):
 
     def kill(self, reason: str, level: int = logging.WARNING) -> Call | None:
         """Ends the actor's process; returns the call that it had, as lost. Does nothing to a dead actor."""
-        if not self._end_life(reason, level):
+        if not self._kill_process(reason, level):
             return None
         call, self.call, self.pending = self.call, None, None
         if call is not None:
@@ -196,7 +197,7 @@ class Pool:
         """
         for actor in self._actors:
             actor.kill("the pool shuts down", logging.INFO)
-        await_end([process for actor in self._actors for process in actor.killed_processes()], timeout_s, self._name)
+        await_exit([process for actor in self._actors for process in actor.killed_processes()], timeout_s, self._name)
 
     def _look_at(self, actor: _Actor) -> Call | None:
         """Admits or loses an actor if it is time to; its call, if that has ended or is lost."""

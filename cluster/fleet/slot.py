@@ -14,8 +14,9 @@ from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import UnfitModelError, WeightMismatchError
 from cluster.errors import EngineLostError, in_brief
 from cluster.fleet.health import EngineHealth, Event
-from cluster.fleet.process import READY_S, ActorLife, ActorPlace, Spawn
+from cluster.fleet.supervised import Spawn, SupervisedActor
 from cluster.fleet.weights import Published
+from cluster.processes import READY_S, ActorProcess
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class _Change:
     """Of a new process; none where a running engine is swapped."""
 
 
-class EngineSlot(ActorPlace):
+class EngineSlot(SupervisedActor):
     """Launches, swaps, and kills one engine. Launches and swaps are begun, and finished when `changed` is ready. Every wait is
     bounded; every failure but a refused update or model is an `EngineLostError`, after which the caller kills the slot."""
 
@@ -96,12 +97,12 @@ class EngineSlot(ActorPlace):
 
     @property
     def handle(self) -> ActorHandle:
-        return self._alive.handle
+        return self._running.handle
 
     @property
-    def _alive(self) -> ActorLife:
-        assert self._life is not None, f"engine {self.index} has no actor"
-        return self._life
+    def _running(self) -> ActorProcess:
+        assert self._process is not None, f"engine {self.index} has no actor"
+        return self._process
 
     @property
     def is_changing(self) -> bool:
@@ -121,7 +122,7 @@ class EngineSlot(ActorPlace):
 
     def launch(self, target: Published) -> None:
         """Begins to make a new engine that serves `target`; a dead one is restarted, at the cost of its budget."""
-        handle: Any = self._begin_life(self._timeouts.start_s + self._timeouts.swap_s).handle
+        handle: Any = self._start_process(self._timeouts.start_s + self._timeouts.swap_s).handle
         # Calls of one actor run in this order, so that the last one is ready after all of them.
         loaded = handle.start.remote()
         self._change = _Change(target, handle.swap.remote(target.ref), loaded)
@@ -167,7 +168,7 @@ class EngineSlot(ActorPlace):
         change = self._change
         assert change is not None, f"engine {self.index} is neither launched nor swapped"
         if change.loaded is not None:
-            self._alive.locate(*self._get(self._alive.constructed, self.health.remaining_s))
+            self._running.locate(*self._get(self._running.location, self.health.remaining_s))
             self._get(change.loaded, self.health.remaining_s)
             self.health.record(Event.STARTED)
         remaining_s = self.health.remaining_s
@@ -195,12 +196,12 @@ class EngineSlot(ActorPlace):
 
     def kill(self, reason: str, level: int = logging.WARNING) -> None:
         """Ends the engine's process. Does nothing to a dead engine."""
-        if self._end_life(reason, level):
+        if self._kill_process(reason, level):
             self._change = self.serving = None
 
     def owns(self, error: RayError) -> bool:
         """Whether `error` says that this slot's engine is dead or out of reach."""
-        return self._life is not None and self._life.owns(error)
+        return self._process is not None and self._process.owns(error)
 
     def _get(self, ref: ray.ObjectRef, timeout_s: float) -> Any:
         try:

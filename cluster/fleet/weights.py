@@ -14,8 +14,8 @@ import ray
 
 from actors.engines.base import WeightUpdate
 from actors.engines.stream import READ_S, WeightStream
+from actors.engines.vllm.sender import Sender
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
-from cluster.fleet.sender import Sender
 
 _MAX_TRANSFERS = 64
 """Calls that a sender serves at a time; more of them wait."""

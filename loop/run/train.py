@@ -27,12 +27,13 @@ from rich.table import Table
 
 from actors.engines.weights import digest_of, manifest_of_checkpoint, read_checkpoint
 from actors.images import CaptionSource, ConversationSource, LabelledSource
-from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.trainer import TrainerRank
 from actors.training.checkpoint import finished_result, group_of
 from actors.training.job import TrainerError, TrainingJob, TrainingResult
 from cluster.resources.connect import connected
 from cluster.resources.placement import reserve
 from cluster.resources.plan import plan_ranks
+from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.run_config import validated
 from loop.config.train_config import TrainConfig, TrainStage, differences
 from loop.errors import LockedError, UserError, WriteError, printable
@@ -291,7 +292,7 @@ class _Ranks:
         plan = plan_ranks(info.cpus, info.gpus, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
         placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s))
         options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, self._config.stages[0].training.num_threads, placement.group)
-        group = TrainerGroup(plan.trainer_ranks, options, placement.check)
+        group = TrainerGroup(TrainerRank, plan.trainer_ranks, options, placement.check)
         self._stack.callback(group.shutdown)
         return group
 

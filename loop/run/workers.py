@@ -14,7 +14,7 @@ from actors.engines import EngineSpec
 from actors.engines.base import WeightUpdate
 from actors.filter import FilterWorker
 from actors.images import ImageSource
-from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.trainer import TrainerRank
 from actors.training.job import TrainingJob, TrainingResult
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.pool import Pool
@@ -22,6 +22,7 @@ from cluster.fleet.weights import prepare
 from cluster.resources.connect import connected
 from cluster.resources.placement import Placement, reserve
 from cluster.resources.plan import plan_resources
+from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.run_config import RunConfig
 from loop.credentials import masked
 from loop.errors import UserError
@@ -135,7 +136,7 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
         plan.trainer_cpus, plan.trainer_gpus, config.training.num_threads, placement.group,
         [plan.trainer_bundle(rank) for rank in range(plan.trainer_ranks)],
     )  # fmt: skip
-    return TrainerGroup(plan.trainer_ranks, options, placement.check)
+    return TrainerGroup(TrainerRank, plan.trainer_ranks, options, placement.check)
 
 
 def _fleet(run: Run, placement: Placement, model: Path) -> Fleet:

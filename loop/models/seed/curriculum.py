@@ -25,10 +25,11 @@ from actors.engines.base import WeightUpdate
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint, weight_version
 from actors.evaluator import Evaluator
-from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.trainer import TrainerRank
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
 from cluster.resources.connect import connected
+from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.errors import UserError
 from loop.models.seed.model import build_model, build_processor
 from loop.models.seed.vision import pretrain_vision
@@ -149,7 +150,7 @@ def _taught(hyper: Hyperparameters, seed: int, rng: np.random.Generator) -> list
 
 def _trainer(stack: ExitStack, num_ranks: int) -> TrainerGroup:
     stack.enter_context(connected(None, num_cpus=num_ranks, temp_dir=None, timeout_s=120.0))
-    trainer = TrainerGroup(num_ranks, RankOptions())
+    trainer = TrainerGroup(TrainerRank, num_ranks, RankOptions())
     stack.callback(trainer.shutdown)
     trainer.start(180.0)
     return trainer

@@ -13,13 +13,14 @@ import torch
 
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.processors import load_processor
-from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.trainer import TrainerRank
 from actors.training.adapters import add_adapters, merged
 from actors.training.batches import IGNORED, BatchBuilder, ConversationEncoder
 from actors.training.checkpoint import group_of, load_model
 from actors.training.core import run_local
 from actors.training.job import PARAMETER_GROUPS, Hyperparameters, Lora
 from actors.training.pixels import Augmentation, PixelReader
+from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.models.seed.instructblip import FROZEN_BY_VIGC, NUM_QUERY_TOKENS, save_untrained_instructblip
 from policies.records import TrainingSample
 from tests.actors.training.helpers import Shapes, job_of, samples_of, save_base
@@ -125,7 +126,7 @@ def test_every_group_can_be_trained(base: Path, tmp_path: Path) -> None:
 def test_two_ranks_train_like_one(base: Path, tmp_path: Path, cluster: None) -> None:
     settings: dict[str, Any] = {"frozen": FROZEN_BY_VIGC, "lora": Lora(dropout=0.0)}
     single = run_local(job_of(base, tmp_path / "single", **settings), Shapes())
-    group = TrainerGroup(2, RankOptions())
+    group = TrainerGroup(TrainerRank, 2, RankOptions())
     double = group.train(job_of(base, tmp_path / "double", **settings), Shapes(), Bounds(TIMEOUT_S))
     group.shutdown()
     assert dict(double.losses) == pytest.approx(dict(single.losses), abs=1e-4)

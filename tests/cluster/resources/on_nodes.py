@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
-from actors.trainer import Bounds, RankOptions, TrainerGroup
+from actors.trainer import TrainerRank
 from actors.training.job import Progress
 from cluster.errors import ClusterError
 from cluster.fleet.dispatch import Submit, Then
@@ -28,6 +28,7 @@ from cluster.fleet.slot import engine_actor
 from cluster.resources.connect import connected
 from cluster.resources.placement import Placement, reserve
 from cluster.resources.plan import ResourceRequest, plan_resources
+from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from tests.actors.training.helpers import Shapes, job_of, save_base
 from tests.cluster.fleet.judges import Judge
 from tests.cluster.workers import Worker, update_of, weights
@@ -87,7 +88,7 @@ def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dic
     """A job on one rank, whose node is lost after the first steps, and the same job once more."""
     plan = placement.plan
     options = RankOptions(plan.trainer_cpus, placement_group=placement.group, bundles=[plan.trainer_bundle(0)])
-    group = TrainerGroup(1, options, placement.check)
+    group = TrainerGroup(TrainerRank, 1, options, placement.check)
     base = save_base(folder / "base")
     job = replace(job_of(base, folder / "out", num_steps=30), steps_folder=folder / "steps", steps_between=1)
     steps: list[int] = []

@@ -14,9 +14,10 @@ import torch
 from rich.console import Console
 
 from actors.shards import Shard
-from actors.trainer import RankOptions, TrainerGroup
+from actors.trainer import TrainerRank
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.pool import Pool
+from cluster.training.group import RankOptions, TrainerGroup
 from loop.config.run_config import parse_config
 from loop.errors import EmptyRoundError, IncompleteRoundError
 from loop.models.seed.model import save_untrained
@@ -60,7 +61,7 @@ def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
 
     bounds = {"start_timeout_s": 1.0}
     fleet = Fleet(spawn, 1, task_timeout_s=1.0, swap_timeout_s=1.0, **bounds)
-    trainer = TrainerGroup(1, RankOptions(1, 0, 1, None, []))
+    trainer = TrainerGroup(TrainerRank, 1, RankOptions(1, 0, 1, None, []))
     progress = RunProgress(Console(file=io.StringIO()))
     with store.locked() as locked:
         workers = Workers(

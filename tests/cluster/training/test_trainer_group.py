@@ -3,20 +3,24 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
 
 from actors.engines.weights import digest_of, read_checkpoint
-from actors.trainer import Bounds, RankOptions, TrainerGroup, _StartWatch
+from actors.trainer import TrainerRank
 from actors.training.core import run_local
 from actors.training.job import Progress, RankLostError, TrainerError
+from cluster.training.group import Bounds, RankOptions, TrainerGroup
+from cluster.training.watch import WATCH_GROUP, StartWatch
 from tests.actors.training.helpers import Shapes, job_of, save_base
 from tests.cluster.workers import SlowStart, wait_while
+
+pytestmark = pytest.mark.usefixtures("cluster")
 
 TIMEOUT_S = 180.0
 
@@ -26,16 +30,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def test_two_ranks_train_like_one_over_several_jobs_and_a_death_is_a_named_error(base: Path, tmp_path: Path) -> None:
     single = run_local(job_of(base, tmp_path / "single", pixel_noise=0.05), Shapes())
-    group = TrainerGroup(2, RankOptions())
+    group = TrainerGroup(TrainerRank, 2, RankOptions())
     group.start(TIMEOUT_S)
     pids = group.pids
     for stage in (0, 2):
@@ -66,7 +63,7 @@ def test_two_ranks_train_like_one_over_several_jobs_and_a_death_is_a_named_error
 @pytest.mark.slow
 def test_lost_ranks_are_replaced_and_go_on_from_the_last_step(base: Path, tmp_path: Path) -> None:
     settings = {"num_steps": 12, "zero_stage": 1, "pixel_noise": 0.05}
-    group = TrainerGroup(2, RankOptions())
+    group = TrainerGroup(TrainerRank, 2, RankOptions())
     undisturbed = group.train(job_of(base, tmp_path / "undisturbed", **settings), Shapes(), Bounds(TIMEOUT_S))
     for rank, blow in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
         folder = tmp_path / blow.name
@@ -87,7 +84,7 @@ def test_lost_ranks_are_replaced_and_go_on_from_the_last_step(base: Path, tmp_pa
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_while_it_starts_is_replaced(base: Path, tmp_path: Path) -> None:
-    group = TrainerGroup(2, RankOptions())
+    group = TrainerGroup(TrainerRank, 2, RankOptions())
     group.launch()
     wait_while(lambda: not starting_ranks(), bound_s=30)
     hung = starting_ranks()[0]
@@ -104,7 +101,7 @@ def starting_ranks() -> list[psutil.Process]:
 
 
 def test_job_that_does_not_fit_is_a_named_error_that_says_why(base: Path, tmp_path: Path) -> None:
-    group = TrainerGroup(1, RankOptions())
+    group = TrainerGroup(TrainerRank, 1, RankOptions())
     group.start(TIMEOUT_S)
     pids = group.pids
     with pytest.raises(TrainerError, match=r"ValueError: .* is not an image-text-to-text checkpoint"):
@@ -115,7 +112,7 @@ def test_job_that_does_not_fit_is_a_named_error_that_says_why(base: Path, tmp_pa
 
 def test_the_processes_of_a_stage_3_job_are_gone_when_it_is_done(base: Path, tmp_path: Path) -> None:
     """They would keep its weights, and engines wake on the same devices next."""
-    group = TrainerGroup(1, RankOptions())
+    group = TrainerGroup(TrainerRank, 1, RankOptions())
     group.start(TIMEOUT_S)
     (pid,) = group.pids
     job = job_of(base, tmp_path / "out", num_steps=2, zero_stage=3)
@@ -125,17 +122,18 @@ def test_the_processes_of_a_stage_3_job_are_gone_when_it_is_done(base: Path, tmp
 
 
 def test_ranks_without_room_are_given_up_in_bounded_time() -> None:
-    group = TrainerGroup(3, RankOptions())
+    group = TrainerGroup(TrainerRank, 3, RankOptions())
     with pytest.raises(RankLostError, match=r"did not start within 3 s of its last progress: .*rank 2 starting its process"):
         group.start(3.0)
 
 
 def test_a_slow_start_that_makes_progress_is_no_hang_and_one_that_makes_none_is() -> None:
-    rank = ray.remote(num_cpus=0)(SlowStart).remote()
+    as_actor: Any = ray.remote(num_cpus=0, concurrency_groups={WATCH_GROUP: 1})
+    rank = as_actor(SlowStart).remote()
     ray.get(rank.start_phase.remote(), timeout=30)
-    watch, began_s = _StartWatch([rank], timeout_s=2.0), time.monotonic()
+    watch, began_s = StartWatch([rank], timeout_s=2.0), time.monotonic()
     with pytest.raises(RankLostError, match="within 2 s of its last progress: rank 0 at step 3"):
-        wait_while(lambda: watch.look() is None, bound_s=30)
+        wait_while(lambda: watch.poll() is None, bound_s=30)
     assert time.monotonic() - began_s > 4
 
 
@@ -144,7 +142,7 @@ def test_ranks_that_do_not_start_are_told_where_there_is_no_place_for_them() -> 
         raise ConnectionError("a node is lost")
 
     with pytest.raises(ConnectionError, match="a node is lost"):
-        TrainerGroup(3, RankOptions(), there_is_none).start(3.0)
+        TrainerGroup(TrainerRank, 3, RankOptions(), there_is_none).start(3.0)
 
 
 def assert_gone(pids: tuple[int, ...]) -> None:

@@ -1,0 +1,274 @@
+"""The trainer as the driver sees it: a group of rank actors that train together.
+
+    launch ──► Ray locates every rank ──► rank 0 holds a port ──► all import DeepSpeed and join    (the driver does not wait)
+    train  ──► every rank trains its share; rank 0 writes the checkpoint and returns the result    (the driver polls the progress)
+
+The ranks stay joined over any number of jobs of ZeRO stages 0 to 2. If a rank dies or stalls, the group kills the others too. The end
+of a stage 3 job also ends its ranks. The next `train` starts new ones, which continue from the job's last step checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.images import ImageSource
+from actors.training.job import Progress, RankLostError, TrainerError, TrainingJob, TrainingResult
+from cluster.errors import TimeoutExceededError
+from cluster.processes import ActorProcess, await_exit
+from cluster.resources.placement import CheckPlacement
+from cluster.training.watch import WATCH_GROUP, ProgressWatch, StartWatch, Watch
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_SHUTDOWN_TIMEOUT_S = 20.0
+_MAX_START_TIMEOUTS = 4.0
+"""A start that makes progress may take this many times `Bounds.start_timeout_s`."""
+
+
+class RankWorker(Protocol):
+    """What the actor of a rank must offer, beside a constructor that takes its rank, the number of ranks and the number of threads. It
+    serves one call at a time, in order, and `progress` and `start_phase` beside them."""
+
+    def rendezvous(self, *locations: tuple[str, int]) -> Any:
+        """Rank 0 only: opens a port and returns what every rank's `prepare` takes, given node id and process id of each rank."""
+        ...
+
+    def prepare(self, rendezvous: Any) -> None:
+        """Imports and joins the group."""
+        ...
+
+    def train(self, job: TrainingJob, source: ImageSource) -> TrainingResult | None:
+        """Runs this rank's part of a job; rank 0 returns the result."""
+        ...
+
+    def progress(self) -> Progress | None:
+        """How far the running job is; called while `train` runs."""
+        ...
+
+    def start_phase(self) -> str:
+        """What the rank does while it starts; called while `prepare` runs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RankOptions:
+    """What each rank gets."""
+
+    num_cpus: float = 1.0
+    """What Ray counts; torch uses `threads`."""
+    num_gpus: float = 0.0
+    threads: int = 1
+    placement_group: PlacementGroup | None = None
+    """Where the ranks go; `None`: wherever Ray has room."""
+    bundles: Sequence[int] = ()
+    """Bundle of each rank in `placement_group`; empty: rank i takes bundle i."""
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    """Further environment of the ranks' processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a job may take, and how often its ranks may be lost."""
+
+    timeout_s: float
+    """For all of it, restarts included."""
+    start_timeout_s: float = math.inf
+    """For new ranks to import and join. It starts anew with every step of a start that one of them completes: on a busy machine a start
+    is slow, and that is not a hang. The whole start may take four times as long."""
+    stall_timeout_s: float = math.inf
+    """From one step to the next; also for loading the model before the first step, and for writing the checkpoint after the last."""
+    max_restarts: int = 0
+    """How often lost ranks are replaced by new ones."""
+
+
+class TrainerGroup:
+    """The driver's handle on the ranks. A plain class; not for concurrent use."""
+
+    def __init__(
+        self, worker: type[RankWorker], num_ranks: int, options: RankOptions, check_placement: CheckPlacement = lambda: None
+    ) -> None:
+        """Nothing is started before `launch`, `start` or `train`.
+
+        Args:
+            worker: the class of the ranks' actors.
+            num_ranks: how many.
+            options: what each gets.
+            check_placement: called when ranks do not start. It raises an error that says what to do if there is no room for them.
+
+        Raises:
+            ValueError: `num_ranks` is below one, or the number of bundles is not that of the ranks.
+        """
+        if num_ranks < 1:
+            raise ValueError(f"a trainer group needs at least one rank, not {num_ranks}")
+        if options.bundles and len(options.bundles) != num_ranks:
+            raise ValueError(f"{len(options.bundles)} bundles were given for {num_ranks} ranks; give one per rank, or none")
+        self._worker = worker
+        self._num_ranks = num_ranks
+        self._options = options
+        self._check_placement = check_placement
+        self._processes: list[ActorProcess] = []
+        self._joining: list[ray.ObjectRef] = []
+        self.pids: tuple[int, ...] = ()
+        """Process id of each rank on its node, once all have joined."""
+
+    def launch(self) -> None:
+        """Begin to start the ranks without waiting, so that they import and join while the driver does something else."""
+        if self._processes:
+            return
+        self._processes = [ActorProcess(self._create(rank)) for rank in range(self._num_ranks)]
+        ranks = self._ranks
+        rendezvous = ranks[0].rendezvous.remote(*(process.location for process in self._processes))
+        self._joining = [rank.prepare.remote(rendezvous) for rank in ranks]
+
+    def start(self, timeout_s: float, total_timeout_s: float = math.inf) -> None:
+        """Launch the ranks unless that has been done, and wait until all have joined.
+
+        Args:
+            timeout_s: longest time in which no rank makes progress.
+            total_timeout_s: longest time of the whole start; at most four times `timeout_s` in any case.
+
+        Raises:
+            RankLostError: a rank died, or they did not start in time, although there is room for them. All are killed.
+            TrainerError: they cannot start, and could not the next time either.
+        """
+        self.launch()
+        if self.pids:
+            return
+        total_timeout_s = min(total_timeout_s, _MAX_START_TIMEOUTS * timeout_s)
+        try:
+            self._await(self._joining, "start", total_timeout_s, StartWatch(self._ranks, timeout_s), on_timeout=RankLostError)
+            self.pids = tuple(self._locate(process) for process in self._processes)
+        except TrainerError:
+            self._check_placement()
+            raise
+
+    def train(
+        self, job: TrainingJob, source: ImageSource, bounds: Bounds, on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> TrainingResult:
+        """Run a job, starting the ranks if necessary. A job whose output exists already is verified and returned.
+
+        When a rank dies or hangs, while it starts or works, all of them are replaced and continue from the last step checkpoint.
+
+        Args:
+            job: its paths must mean the same on rank 0's node as here.
+            source: where the samples' images come from.
+            bounds: of waits and restarts.
+            on_progress: called here about twice a second while there is news.
+
+        Raises:
+            RankLostError: ranks were lost once more than `bounds` allow.
+            TrainerError: the job itself failed, or the time is up. All ranks are killed; another call starts new ones.
+        """
+        deadline = time.monotonic() + bounds.timeout_s
+        for num_restarts in range(bounds.max_restarts + 1):
+            try:
+                self.start(bounds.start_timeout_s, deadline - time.monotonic())
+                return self._train(job, source, deadline, bounds.stall_timeout_s, on_progress)
+            except RankLostError as error:
+                if num_restarts == bounds.max_restarts or time.monotonic() > deadline:
+                    raise
+                log.warning("%s; restart %d of %d", error, num_restarts + 1, bounds.max_restarts)
+        raise AssertionError("max_restarts is not negative")
+
+    def shutdown(self) -> None:
+        """Kill the ranks. Waits, for a bounded time, until Ray knows that they are dead and until their processes on this machine have
+        exited, which frees what they held on its devices."""
+        ranks, processes = self._ranks, self._processes
+        self._processes, self._joining, self.pids = [], [], ()
+        killed = [process for rank in processes if (process := rank.kill()) is not None]
+        if ranks:  # a call of a dead actor ends at once
+            ray.wait([rank.progress.remote() for rank in ranks], num_returns=len(ranks), timeout=_SHUTDOWN_TIMEOUT_S)
+        try:
+            await_exit(killed, _SHUTDOWN_TIMEOUT_S, "trainer")
+        except TimeoutExceededError as error:
+            log.warning("%s", error)
+
+    @property
+    def _ranks(self) -> list[Any]:
+        return [process.handle for process in self._processes]
+
+    def _locate(self, process: ActorProcess) -> int:
+        node_id, pid = ray.get(process.location, timeout=_SHUTDOWN_TIMEOUT_S)
+        process.locate(node_id, pid)
+        return pid
+
+    def _train(
+        self, job: TrainingJob, source: ImageSource, deadline: float, stall_timeout_s: float, on_progress: Callable[[Progress], None]
+    ) -> TrainingResult:
+        job_ref, source_ref = ray.put(job), ray.put(source)
+        ranks = self._ranks
+        running = [rank.train.remote(job_ref, source_ref) for rank in ranks]
+        results = self._await(running, "train", deadline - time.monotonic(), ProgressWatch(ranks[0], on_progress, stall_timeout_s))
+        result = results[0]
+        assert isinstance(result, TrainingResult), "rank 0 has the result"
+        on_progress(Progress(result.num_steps, result.num_steps, result.final_loss))
+        if job.hyper.zero_stage == 3:
+            # DeepSpeed 0.19 keeps a stage 3 model alive after its engine is destroyed; only the end of the process frees it
+            self.shutdown()
+        return result
+
+    def _create(self, rank: int) -> ActorHandle:
+        options, strategy = self._options, None
+        if options.placement_group is not None:
+            bundle = options.bundles[rank] if options.bundles else rank
+            strategy = PlacementGroupSchedulingStrategy(options.placement_group, placement_group_bundle_index=bundle)
+        environment = {
+            **options.env_vars,
+            "OMP_NUM_THREADS": str(options.threads),
+            "DS_ACCELERATOR": "cuda" if options.num_gpus else "cpu",
+        }
+        as_actor: Any = ray.remote  # whose types leave concurrency groups out
+        return as_actor(concurrency_groups={WATCH_GROUP: 1})(self._worker).options(
+            num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=0, max_task_retries=0,
+            scheduling_strategy=strategy, runtime_env={"env_vars": environment},
+        ).remote(rank, self._num_ranks, options.threads)  # fmt: skip
+
+    def _await(
+        self, refs: list[ray.ObjectRef], verb: str, timeout_s: float, watch: Watch, on_timeout: type[TrainerError] = TrainerError
+    ) -> list[Any]:
+        """What the ranks return, in order. If this fails, all ranks are killed, because the others would wait for the one that failed.
+        An `on_timeout` error is raised after `timeout_s` seconds."""
+        try:
+            self._wait(refs, verb, timeout_s, watch, on_timeout)
+            return ray.get(refs, timeout=_SHUTDOWN_TIMEOUT_S)
+        except RayError as error:
+            self.shutdown()
+            kind = TrainerError if _would_fail_again(error) else RankLostError
+            raise kind(f"the trainer could not {verb}: {_describe(error)}") from error
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def _wait(self, refs: list[ray.ObjectRef], verb: str, timeout_s: float, watch: Watch, on_timeout: type[TrainerError]) -> None:
+        deadline = time.monotonic() + timeout_s
+        pending = refs
+        while pending:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                raise on_timeout(f"the trainer did not {verb} within {timeout_s:.0f} s; {len(pending)} of {len(refs)} ranks are not done")
+            done, pending = ray.wait(pending, num_returns=1, timeout=min(_POLL_S, remaining_s))
+            ray.get(done, timeout=_SHUTDOWN_TIMEOUT_S)  # raises what a rank raised, while the others may still wait for it
+            watch.poll()
+
+
+def _would_fail_again(error: RayError) -> bool:
+    """Whether the job itself is at fault, so that a restart would not help. All else is the machine's fault."""
+    return isinstance(error, RayTaskError) and isinstance(error.cause, ValueError | TrainerError)
+
+
+def _describe(error: RayError) -> str:
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}"
+    return str(error).strip()
