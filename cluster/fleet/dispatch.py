@@ -29,7 +29,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.engines.errors import EngineError
 from cluster.errors import FinalError, TaskFailedError, in_brief
-from cluster.fleet.health import Event, State
+from cluster.fleet.health import WITHOUT_PROCESS, Event
 from cluster.fleet.pool import Call, Pool
 from cluster.fleet.rolling import RollingSwap
 from cluster.fleet.slot import EngineSlot, Timeouts
@@ -138,7 +138,7 @@ class Dispatch(Generic[T]):
 
         Queued calls are not cancelled: a cancelled call that waits for its arguments stalls the actor's later calls (Ray 2.60).
         """
-        busy = [slot for slot in self._rolling.slots if self._flights[slot.index] and slot.health.state is not State.DEAD]
+        busy = [slot for slot in self._rolling.slots if self._flights[slot.index] and slot.health.state not in WITHOUT_PROCESS]
         for slot in busy:
             self._flights[slot.index].clear()
             slot.health.record(Event.WORK_ABANDONED)
@@ -182,7 +182,7 @@ class Dispatch(Generic[T]):
         return sorted(fit, key=self._num_in_flight)
 
     def _next_assignment(self, open_slots: list[EngineSlot]) -> tuple[EngineSlot, _Work[T]] | None:
-        alive = {slot.index for slot in self._rolling.slots if slot.health.state is not State.DEAD}
+        alive = {slot.index for slot in self._rolling.slots if slot.health.state not in WITHOUT_PROCESS}
         for work in self._retries:
             for slot in open_slots:
                 if slot.index not in work.failed_on or alive <= set(work.failed_on):

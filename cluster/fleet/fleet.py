@@ -142,7 +142,7 @@ class Fleet:
     def settle(self, num_engines: int | None = None) -> list[EngineSwap]:
         """Goes on with a roll until `num_engines` serve its weights, or all; returns those that have come over, in that order.
 
-        Engines that are dead without a restart left are no longer part of the fleet.
+        Retired engines are no longer part of the fleet.
 
         Raises:
             WeightMismatchError: an engine refused the update; the fleet serves its old weights.

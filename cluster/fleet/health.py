@@ -1,11 +1,21 @@
-"""How one engine is doing: a small state machine, pure, on an injected clock.
+"""The health of one engine: a small state machine, pure, on an injected clock.
 
-    restarting --started--> stale --swap_completed--> healthy --taken_out--> draining --swap_began--> stale --swap_began--> stale
+    restarting --started--> stale --swap_completed--> healthy --drain_began--> draining --swap_began--> stale --swap_began--> stale
                             healthy, draining --missed_deadline, work_abandoned--> suspect --answered--> healthy
     healthy --sleep_began--> asleep --swap_began--> stale
-    any of them --died--> dead --restart_began--> restarting
+    any of them --died--> dead, or retired if no restart is left
+    dead --restart_began--> restarting
+    dead --restarts_used_up--> retired
 
-Only a completed swap makes a stale engine healthy; only a healthy engine gets work.
+Only a healthy engine gets work. These transitions must not exist:
+
+- restarting or asleep to healthy, and stale to healthy without a completed swap: nobody knows what weights the engine would serve.
+- healthy to stale directly: an engine is drained before its swap, because one task must not see two versions.
+- suspect to draining or stale: an engine that may hang would hold up its swap. It answers or dies first.
+- dead to any state but restarting and retired: the next process has no weights and must go through start and swap.
+- dead to restarting when no restart is left, and dead to retired when one is. Other engines of the fleet may use up the last restart
+  after this engine died, so that its supervisor decides when it would restart it (`restart_or_retire`).
+- out of retired: the fleet has counted this engine out. It may have declared a roll complete without it.
 """
 
 from __future__ import annotations
@@ -21,19 +31,20 @@ Clock = Callable[[], float]
 
 
 class State(StrEnum):
-    RESTARTING = "restarting"  # its process is being made, also for the first time
-    STALE = "stale"  # it runs, and awaits a swap or is in one
+    RESTARTING = "restarting"  # its process starts, also for the first time
+    STALE = "stale"  # it runs, and waits for a swap or is in one
     HEALTHY = "healthy"  # it serves the weights that it has attested, and gets work
-    DRAINING = "draining"  # it is taken out of service for a swap: it ends its tasks and gets no new ones
-    ASLEEP = "asleep"  # it gives back its device's memory, or has, and awaits a swap
+    DRAINING = "draining"  # it finishes its tasks before a swap and gets no new ones
+    ASLEEP = "asleep"  # it gives back its device's memory, or has, and waits for a swap
     SUSPECT = "suspect"  # it may hang or may be busy with work that nobody waits for
-    DEAD = "dead"  # it has no process
+    DEAD = "dead"  # it has no process and may be restarted
+    RETIRED = "retired"  # it has no process and no restart left: it is no longer part of the fleet
 
 
 class Event(StrEnum):
     STARTED = "started"
     SWAP_COMPLETED = "swap_completed"
-    TAKEN_OUT = "taken_out"
+    DRAIN_BEGAN = "drain_began"
     SWAP_BEGAN = "swap_began"
     SLEEP_BEGAN = "sleep_began"
     TASK_OK = "task_ok"
@@ -42,16 +53,20 @@ class Event(StrEnum):
     ANSWERED = "answered"
     DIED = "died"
     RESTART_BEGAN = "restart_began"
+    RESTARTS_USED_UP = "restarts_used_up"
 
 
 class IllegalTransitionError(ClusterError):
     """An event cannot happen in this state: a defect in the fleet, not in a machine."""
 
 
+WITHOUT_PROCESS = (State.DEAD, State.RETIRED)
+NOT_RUNNING = (State.RESTARTING, *WITHOUT_PROCESS)
+
 _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RESTARTING, Event.STARTED): State.STALE,
     (State.STALE, Event.SWAP_COMPLETED): State.HEALTHY,
-    (State.HEALTHY, Event.TAKEN_OUT): State.DRAINING,
+    (State.HEALTHY, Event.DRAIN_BEGAN): State.DRAINING,
     (State.DRAINING, Event.SWAP_BEGAN): State.STALE,
     (State.STALE, Event.SWAP_BEGAN): State.STALE,
     (State.HEALTHY, Event.SLEEP_BEGAN): State.ASLEEP,
@@ -65,17 +80,16 @@ _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.SUSPECT, Event.WORK_ABANDONED): State.SUSPECT,
     (State.SUSPECT, Event.ANSWERED): State.HEALTHY,
     (State.DEAD, Event.RESTART_BEGAN): State.RESTARTING,
-    **{(state, Event.DIED): State.DEAD for state in State if state is not State.DEAD},
+    (State.DEAD, Event.RESTARTS_USED_UP): State.RETIRED,
+    **{(state, Event.DIED): State.DEAD for state in State if state not in WITHOUT_PROCESS},
 }
 
-NOT_RUNNING = (State.RESTARTING, State.DEAD)
-
 _OUT_OF_SERVICE = (*NOT_RUNNING, State.STALE)
-"""Nothing is worked on in these, though there may be work; while engines sleep there is none."""
+"""An engine in one of these does no work although there may be some. While engines sleep there is none."""
 
 
 class RestartBudget:
-    """Restarts left to a whole fleet: an update or a task that kills every engine must not restart them for ever."""
+    """Limits on the restarts of all engines of a fleet: an update or a task that kills every engine must not restart them for ever."""
 
     def __init__(self, max_per_engine: int, max_total: int) -> None:
         self.max_per_engine = max_per_engine
@@ -84,7 +98,7 @@ class RestartBudget:
 
 
 class EngineHealth:
-    """State, restarts and the current deadline of one engine. Starts as `restarting`: its first process is being made."""
+    """State, restarts and the current deadline of one engine. It begins as `restarting`, because its first process starts."""
 
     def __init__(self, budget: RestartBudget, clock: Clock) -> None:
         self.state = State.RESTARTING
@@ -93,11 +107,6 @@ class EngineHealth:
         self._clock = clock
         self._deadline = math.inf
         self._out_since: float | None = clock()
-
-    @property
-    def can_restart(self) -> bool:
-        """Whether the engine's and the fleet's budget allow one more restart."""
-        return self.num_restarts < self._budget.max_per_engine and self._budget.num_restarts < self._budget.max_total
 
     @property
     def remaining_s(self) -> float:
@@ -120,16 +129,24 @@ class EngineHealth:
     def expect_nothing(self) -> None:
         self._deadline = math.inf
 
+    def restart_or_retire(self) -> State:
+        """Records for a dead engine that it restarts, or that it retires if no restart is left; returns its new state."""
+        return self.record(Event.RESTART_BEGAN if self._has_restart_left else Event.RESTARTS_USED_UP)
+
     def record(self, event: Event) -> State:
         """The state after `event`.
 
         Raises:
-            IllegalTransitionError: the event cannot happen now, or a restart is over the budget.
+            IllegalTransitionError: the event cannot happen now, or the restart budget says otherwise.
         """
         after = _TRANSITIONS.get((self.state, event))
         if after is None:
             raise IllegalTransitionError(f"{event} cannot happen to an engine that is {self.state}")
-        if event is Event.RESTART_BEGAN:
+        if event is Event.DIED and not self._has_restart_left:
+            after = State.RETIRED
+        elif event is Event.RESTARTS_USED_UP and self._has_restart_left:
+            raise IllegalTransitionError(f"a restart is left: {self._used()}")
+        elif event is Event.RESTART_BEGAN:
             self._count_restart()
         if event in (Event.DIED, Event.SWAP_COMPLETED):
             self.expect_nothing()
@@ -140,8 +157,15 @@ class EngineHealth:
         self.state = after
         return after
 
+    @property
+    def _has_restart_left(self) -> bool:
+        return self.num_restarts < self._budget.max_per_engine and self._budget.num_restarts < self._budget.max_total
+
     def _count_restart(self) -> None:
-        if not self.can_restart:
-            raise IllegalTransitionError(f"no restart left: {self.num_restarts} of this engine, {self._budget.num_restarts} of its fleet")
+        if not self._has_restart_left:
+            raise IllegalTransitionError(f"no restart left: {self._used()}")
         self.num_restarts += 1
         self._budget.num_restarts += 1
+
+    def _used(self) -> str:
+        return f"{self.num_restarts} used by this engine, {self._budget.num_restarts} by its fleet"

@@ -90,7 +90,7 @@ class _Actor(SupervisedActor):
         return ended
 
     def kill(self, reason: str, level: int = logging.WARNING) -> Call | None:
-        """Ends the actor's process; returns the call that it had, as lost. Does nothing to a dead actor."""
+        """Ends the actor's process; returns the call that it had, as lost. Does nothing if it has no process."""
         if not self._kill_process(reason, level):
             return None
         call, self.call, self.pending = self.call, None, None
@@ -171,11 +171,11 @@ class Pool:
         """
         ended = [call for actor in self._actors if (call := self._look_at(actor)) is not None]
         for actor in self._actors:
-            if actor.health.state is State.DEAD and actor.health.can_restart:
+            if actor.health.state is State.DEAD and actor.health.restart_or_retire() is State.RESTARTING:
                 actor.launch(self._start_timeout_s)
             if actor.is_free and self._waiting:
                 actor.begin(self._waiting.popleft(), self._call_timeout_s)
-        if all(actor.health.state is State.DEAD for actor in self._actors):
+        if all(actor.health.state is State.RETIRED for actor in self._actors):
             raise FleetError(f"all {len(self._actors)} {self._name}(s) are lost and no restart is left; the last error: {self._last_error}")
         return ended
 

@@ -73,9 +73,9 @@ class RollingSwap:
         """
         assert self.target is not None
         for slot in self.slots:
-            if slot.health.state is State.DEAD and slot.health.can_restart:
+            if slot.health.state is State.DEAD and slot.health.restart_or_retire() is State.RESTARTING:
                 slot.launch(self.target)
-        if all(slot.health.state is State.DEAD for slot in self.slots):
+        if all(slot.health.state is State.RETIRED for slot in self.slots):
             self._reverse()
             raise FleetError(f"all {len(self.slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
 
@@ -91,7 +91,7 @@ class RollingSwap:
         num_next = len(waiting) if tried and not old_may_work else 1 - len(on_their_way)
         for slot in [*on_their_way, *waiting[: max(0, num_next)]]:
             if slot.health.state is State.HEALTHY:
-                slot.health.record(Event.TAKEN_OUT)
+                slot.health.record(Event.DRAIN_BEGAN)
                 if num_in_flight(slot):
                     slot.stage(self.target)
             if not slot.is_changing and not num_in_flight(slot):
@@ -167,8 +167,8 @@ class RollingSwap:
                 self.lose(slot, f"it did not fall asleep: {error}")
 
     def _members(self) -> list[EngineSlot]:
-        """Engines that are dead without a restart left are no longer part of the fleet."""
-        return [slot for slot in self.slots if slot.health.state is not State.DEAD or slot.health.can_restart]
+        """A retired engine is no longer part of the fleet."""
+        return [slot for slot in self.slots if slot.health.state is not State.RETIRED]
 
     def _handle_refusal(self, slot: EngineSlot, target: Published, error: WeightMismatchError) -> None:
         if target is not self.target:
@@ -184,7 +184,7 @@ class RollingSwap:
             return
         self._kill(slot, reason)
         self._failures[slot.index] += 1
-        if self._failures[slot.index] >= _SWAP_ATTEMPTS or not slot.health.can_restart:
+        if self._failures[slot.index] >= _SWAP_ATTEMPTS or slot.health.state is State.RETIRED:
             self._reverse()
             raise FleetError(f"engine {slot.index} cannot be brought to {target.version}: {reason}")
 

@@ -121,7 +121,7 @@ class EngineSlot(SupervisedActor):
         return self._change.swapped
 
     def launch(self, target: Published) -> None:
-        """Begins to make a new engine that serves `target`; a dead one is restarted, at the cost of its budget."""
+        """Begins to make a new engine that serves `target`. The slot must be `restarting`."""
         handle: Any = self._start_process(self._timeouts.start_s + self._timeouts.swap_s).handle
         # Calls of one actor run in this order, so that the last one is ready after all of them.
         loaded = handle.start.remote()
@@ -195,7 +195,7 @@ class EngineSlot(SupervisedActor):
         return True
 
     def kill(self, reason: str, level: int = logging.WARNING) -> None:
-        """Ends the engine's process. Does nothing to a dead engine."""
+        """Kills the engine's process. Does nothing if there is none."""
         if self._kill_process(reason, level):
             self._change = self.serving = None
 

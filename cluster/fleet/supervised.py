@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 from ray.actor import ActorHandle
 
-from cluster.fleet.health import EngineHealth, Event, State
+from cluster.fleet.health import WITHOUT_PROCESS, EngineHealth, Event
 from cluster.processes import ActorProcess
 
 logger = logging.getLogger(__name__)
@@ -34,17 +34,16 @@ class SupervisedActor:
         return self._killed
 
     def _start_process(self, timeout_s: float) -> ActorProcess:
-        """Makes an actor without waiting for it. A dead one is restarted, which its budget must allow."""
-        if self.health.state is State.DEAD:
-            self.health.record(Event.RESTART_BEGAN)
+        """Makes an actor without waiting for it. The health record says `restarting`."""
+        if self.health.num_restarts:
             logger.warning("%s: restart %d", self.name, self.health.num_restarts)
         self._process = ActorProcess(self._spawn(self.index))
         self.health.expect_within(timeout_s)
         return self._process
 
     def _kill_process(self, reason: str, level: int) -> bool:
-        """Kills the actor; returns False if it is dead already."""
-        if self.health.state is State.DEAD:
+        """Kills the actor; returns False if it has no process."""
+        if self.health.state in WITHOUT_PROCESS:
             return False
         logger.log(level, "%s is killed: %s", self.name, reason)
         self.health.record(Event.DIED)

@@ -31,21 +31,21 @@ def test_only_a_completed_swap_makes_a_stale_engine_healthy() -> None:
         assert (after is State.HEALTHY) == (event is Event.SWAP_COMPLETED)
 
 
-def test_an_engine_is_taken_out_drains_and_comes_back_swapped() -> None:
+def test_an_engine_drains_is_swapped_and_is_healthy_again() -> None:
     clock = Clock()
     health = healthy(clock=clock)
-    events = (Event.TAKEN_OUT, Event.TASK_OK, Event.SWAP_BEGAN, Event.SWAP_COMPLETED)
+    events = (Event.DRAIN_BEGAN, Event.TASK_OK, Event.SWAP_BEGAN, Event.SWAP_COMPLETED)
     assert [health.record(event) for event in events] == [State.DRAINING, State.DRAINING, State.STALE, State.HEALTHY]
     with pytest.raises(IllegalTransitionError, match="healthy"):
         health.record(Event.SWAP_BEGAN)
-    health.record(Event.TAKEN_OUT)
+    health.record(Event.DRAIN_BEGAN)
     assert [health.record(event) for event in (Event.WORK_ABANDONED, Event.ANSWERED)] == [State.SUSPECT, State.HEALTHY]
 
 
 def test_time_out_of_service_counts_attempts_and_restarts_but_not_the_draining() -> None:
     clock = Clock()
     health = EngineHealth(RestartBudget(3, 16), clock)
-    for event, at in ((Event.STARTED, 2), (Event.SWAP_COMPLETED, 3), (Event.TAKEN_OUT, 4)):
+    for event, at in ((Event.STARTED, 2), (Event.SWAP_COMPLETED, 3), (Event.DRAIN_BEGAN, 4)):
         clock.now = at
         health.record(event)
         assert health.out_of_service_s == (2 if event is Event.STARTED else 0)
@@ -63,7 +63,7 @@ def test_an_engine_that_sleeps_wakes_by_a_swap_or_dies() -> None:
     events = (Event.SLEEP_BEGAN, Event.SWAP_BEGAN, Event.SWAP_COMPLETED)
     assert [health.record(event) for event in events] == [State.ASLEEP, State.STALE, State.HEALTHY]
     health.record(Event.SLEEP_BEGAN)
-    for event in (Event.SLEEP_BEGAN, Event.TASK_OK, Event.SWAP_COMPLETED, Event.TAKEN_OUT):
+    for event in (Event.SLEEP_BEGAN, Event.TASK_OK, Event.SWAP_COMPLETED, Event.DRAIN_BEGAN):
         with pytest.raises(IllegalTransitionError, match="asleep"):
             health.record(event)
     clock.now = 100
@@ -104,11 +104,29 @@ def test_restarts_are_bounded_per_engine_and_in_total() -> None:
         for _ in range(num_allowed):
             health.record(Event.DIED)
             health.record(Event.RESTART_BEGAN)
-        health.record(Event.DIED)
-        assert not health.can_restart
-        with pytest.raises(IllegalTransitionError, match="no restart left"):
-            health.record(Event.RESTART_BEGAN)
+        assert health.record(Event.DIED) is State.RETIRED
     assert budget.num_restarts == 3
+
+
+def test_a_dead_engine_retires_when_others_have_used_up_the_restarts_of_the_fleet() -> None:
+    budget = RestartBudget(max_per_engine=2, max_total=1)
+    first, second = healthy(budget), healthy(budget)
+    assert [first.record(Event.DIED), second.record(Event.DIED)] == [State.DEAD, State.DEAD]
+    with pytest.raises(IllegalTransitionError, match="a restart is left: 0 used by this engine, 0 by its fleet"):
+        second.record(Event.RESTARTS_USED_UP)
+    assert first.restart_or_retire() is State.RESTARTING
+    with pytest.raises(IllegalTransitionError, match="no restart left: 0 used by this engine, 1 by its fleet"):
+        second.record(Event.RESTART_BEGAN)
+    assert second.restart_or_retire() is State.RETIRED
+
+
+@pytest.mark.parametrize("event", Event)
+def test_nothing_happens_to_a_retired_engine(event: Event) -> None:
+    health = healthy(RestartBudget(max_per_engine=0, max_total=16))
+    assert health.record(Event.DIED) is State.RETIRED
+    with pytest.raises(IllegalTransitionError, match="retired"):
+        health.record(event)
+    assert health.state is State.RETIRED
 
 
 def test_deadlines_follow_the_clock_and_end_with_the_engine() -> None:

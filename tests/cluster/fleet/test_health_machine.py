@@ -23,23 +23,30 @@ class Engines(RuleBasedStateMachine):
         self.is_attested = [False] * NUM_ENGINES
         """Whether a swap was completed since the engine last lost its weights."""
 
+    def is_restart_left(self, engine: int) -> bool:
+        return self.engines[engine].num_restarts < MAX_PER_ENGINE and self.budget.num_restarts < MAX_TOTAL
+
     @rule(engine=sampled_from(range(NUM_ENGINES)), event=sampled_from(Event))
     def something_happens(self, engine: int, event: Event) -> None:
         health = self.engines[engine]
-        before, restarts, could_restart = health.state, health.num_restarts, health.can_restart
+        before, restarts, is_restart_left = health.state, health.num_restarts, self.is_restart_left(engine)
         try:
             after = health.record(event)
         except IllegalTransitionError:
             assert (health.state, health.num_restarts) == (before, restarts), "what cannot happen changes nothing"
-            assert event is not Event.DIED or before is State.DEAD, "anything that lives can die"
+            assert event is not Event.DIED or before in (State.DEAD, State.RETIRED), "anything that lives can die"
             return
         if before in (State.STALE, State.RESTARTING):
             assert (after is State.HEALTHY) == (event is Event.SWAP_COMPLETED)
         if before is State.ASLEEP:
-            assert (event, after) in ((Event.SWAP_BEGAN, State.STALE), (Event.DIED, State.DEAD))
-        if before is State.DEAD:
-            assert (event, after) == (Event.RESTART_BEGAN, State.RESTARTING)
-            assert could_restart
+            assert event in (Event.SWAP_BEGAN, Event.DIED)
+        assert before is not State.RETIRED, "a retired engine stays retired"
+        if event is Event.DIED:
+            assert after is (State.DEAD if is_restart_left else State.RETIRED)
+        elif after in (State.DEAD, State.RETIRED):
+            assert (before, event, is_restart_left) == (State.DEAD, Event.RESTARTS_USED_UP, False)
+        if before is State.DEAD and after is not State.RETIRED:
+            assert (event, after, is_restart_left) == (Event.RESTART_BEGAN, State.RESTARTING, True)
         assert health.num_restarts == restarts + (event is Event.RESTART_BEGAN)
         if event is Event.SWAP_COMPLETED:
             assert before is State.STALE
@@ -72,10 +79,14 @@ class Engines(RuleBasedStateMachine):
             assert health.remaining_s <= remaining_s, "a deadline comes closer"
             assert health.is_overdue or not was_overdue, "an overdue engine stays overdue"
 
-    @precondition(lambda self: self.budget.num_restarts == MAX_TOTAL)
-    @rule(engine=sampled_from(range(NUM_ENGINES)))
-    def no_restart_is_left(self, engine: int) -> None:
-        assert not self.engines[engine].can_restart
+    @precondition(lambda self: any(health.state is State.DEAD for health in self.engines))
+    @rule()
+    def the_supervisor_looks_after_the_dead(self) -> None:
+        for engine, health in enumerate(self.engines):
+            if health.state is State.DEAD:
+                is_restart_left = self.is_restart_left(engine)
+                assert health.restart_or_retire() is (State.RESTARTING if is_restart_left else State.RETIRED)
+        assert not any(health.state is State.DEAD for health in self.engines)
 
     @invariant()
     def work_comes_from_attested_weights(self) -> None:
@@ -95,7 +106,7 @@ class Engines(RuleBasedStateMachine):
     @invariant()
     def an_engine_is_out_of_service_while_it_cannot_work(self) -> None:
         for health in self.engines:
-            assert health.out_of_service_s == 0 or health.state in (State.RESTARTING, State.STALE, State.DEAD)
+            assert health.out_of_service_s == 0 or health.state in (State.RESTARTING, State.STALE, State.DEAD, State.RETIRED)
 
 
 def test_an_engine_keeps_its_promises_whatever_happens() -> None:
