@@ -80,8 +80,6 @@ class Batch:
     """[rows, tokens]"""
     num_target_tokens: int
     """Labels that have a prediction and are not `IGNORED`."""
-    num_skipped: int
-    """Rows without a loss because their image or text is bad."""
 
 
 class ConversationEncoder:
@@ -283,7 +281,7 @@ class BatchBuilder:
         """
         inputs, labels = collate([row.text for row in rows], self._pad_id)
         inputs.update(_joined([self._augmented(row.image, step, row.position) for row in rows]))
-        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()), sum(row.skip is not None for row in rows))
+        return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()))
 
     def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
         """`(position in the global batch, sample)` as one batch; raises what `batch` does."""

@@ -28,9 +28,6 @@ class Placement:
     def engine_options(self, index: int) -> dict[str, Any]:
         return self._options(self.plan.engine_cpus, self.plan.engine_gpus, self.plan.engine_bundle(index))
 
-    def trainer_options(self, rank: int) -> dict[str, Any]:
-        return self._options(self.plan.trainer_cpus, self.plan.trainer_gpus, self.plan.trainer_bundle(rank))
-
     def sender_options(self) -> dict[str, Any]:
         return self._options(0, self.plan.sender_gpus, self.plan.sender_bundle)
 

@@ -165,7 +165,8 @@ class Server:
         return self._engine.swap(update).digest
 
     def state(self) -> tuple[str, bool]:
-        return self._engine.weight_version, self._engine.attests_by_digest
+        """The served version, and whether the engine attests by digest; else it needs an update with a probe."""
+        return self._engine.weight_version, self._engine._places is not None
 
     def say(self, asked: list[Request]) -> list[tuple[tuple[int, ...], float]]:
         return [(one.token_ids, one.logprob) for one in self._engine.complete(asked, Sampling(24))]

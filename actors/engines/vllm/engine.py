@@ -151,11 +151,6 @@ class VllmEngine:
         return False
 
     @property
-    def attests_by_digest(self) -> bool:
-        """Whether a swap compares bytes; else it needs an update with a probe."""
-        return self._places is not None
-
-    @property
     def llm(self) -> Any:
         """vLLM's own object, for whoever measures it."""
         return self._llm

@@ -88,7 +88,7 @@ def test_qformer_reads_the_users_words_and_never_an_answer(base: Path) -> None:
 def test_long_question_is_cut_to_what_the_qformer_takes(base: Path) -> None:
     long = TrainingSample(samples_of(1)[0].image_id, (("What?", "No."), ("What is red? " * 200, "Yes.")))
     batch = builder_of(base).build([(0, long)], 0)
-    assert batch.num_skipped == 0
+    assert batch.num_target_tokens > 0
     assert batch.inputs["qformer_input_ids"].shape == (1, 512)
 
 
