@@ -49,7 +49,7 @@ class Combined:
 
 
 def combine(files: EnsembleFiles, how: Ensemble, model: ChatModel | None, model_name: str, out: Path, progress: RunProgress) -> Combined:
-    """Write a prediction for every question to `out`, and score them. Replies are kept in `OUT.replies.jsonl`.
+    """Write a prediction for every question to `out`, and score them. Replies are kept in `OUT.replies.sqlite`.
 
     Raises:
         UserError: a file cannot be used, or a text model is needed and none is given.

@@ -114,7 +114,7 @@ def _pairs(files: JudgeFiles) -> list[Pair]:
 
 
 def judge(pairs: Sequence[Pair], model: ChatModel, model_name: str, out: Path, options: JudgeOptions, progress: RunProgress) -> Judged:
-    """Ask the judge about every pair, write a line each to `out`, and score them. Replies are kept in `OUT.replies.jsonl`.
+    """Ask the judge about every pair, write a line each to `out`, and score them. Replies are kept in `OUT.replies.sqlite`.
 
     Raises:
         UserError: `out` cannot be written.

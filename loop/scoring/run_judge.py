@@ -56,7 +56,7 @@ class RunJudge:
         metric = self.metric
         options = JudgeOptions(metric.both_orders, metric.num_attempts, metric.max_tokens, metric.temperature)
         pairs = [metric.pair(question, answer) for question, answer in asked]
-        with ReplyJournal(folder / f"{_key(metric)}.jsonl", self, self.name) as journal:
+        with ReplyJournal(folder / f"{_key(metric)}.sqlite", self, self.name) as journal:
             self._spent = max(self._spent, journal.kept, key=lambda one: (one.num_requests, one.usd))
             reviews = ask_for_reviews(journal, pairs, options, lambda: stage.advance(1))
         found = [metric.of([reviews[pair.question_id, look] for look in metric.looks]) for pair in pairs]

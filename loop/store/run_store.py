@@ -72,7 +72,7 @@ _PRUNED = ".pruned.json"
 _OTHERS = {
     "train.json": "a training of `vigc train`; go on with it by `vigc train --resume {}`",
     "evaluation.json": "an evaluation; the `vigc evaluate` command that began it goes on with it",
-    "journal.jsonl": "what a teacher wrote; the `vigc teach` command that began it goes on with it",
+    "journal.sqlite": "what a teacher wrote; the `vigc teach` command that began it goes on with it",
 }
 """Files that other commands keep in their folders, and what their folders are."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -26,14 +26,15 @@ from actors.chat.chat_teacher import ChatTeacher
 from actors.chat.endpoint import Endpoint, EndpointError, SpendingCapError
 from actors.chat.endpoint_options import EndpointOptions
 from actors.chat.teacher import Teacher
-from loop.errors import TeachingStoppedError, UserError, one_line, printable
+from loop.errors import TeachingStoppedError, UserError, WriteError, one_line, printable
 from loop.monitors.progress import RunProgress
 from loop.sources.annotations import read_annotations
 from loop.sources.folder import checked_folder
 from loop.sources.shapes.questions import DETAIL_QUESTIONS as SHAPES_DETAIL_QUESTIONS
 from loop.sources.shapes.source import ShapesImages
 from loop.sources.shapes.teaching import ExactTeacher, text_view
-from loop.teaching.journal import DATA, Journal
+from loop.store.files import write_json
+from loop.teaching.journal import DATA, SUMMARY, TeachingJournal
 from policies.checks import did_you_mean
 from policies.generation.instructions import QuestionType
 from policies.teaching.examples import DETAIL_QUESTIONS
@@ -99,8 +100,9 @@ def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
     started_s = time.monotonic()
     _check(options)
     source = _source(options)
-    with Journal(options.out, _header(options, source)) as journal, RunProgress(console) as progress:
-        teacher = _teacher(options, journal.tally.usage.usd)
+    commit_every_s = 1.0 if options.teacher == EXACT else 0.0  # what it writes costs nothing to write again
+    with TeachingJournal(options.out, _about(options, source), commit_every_s) as journal, RunProgress(console) as progress:
+        teacher = _teacher(options, journal.tally().usage.usd)
         stopped = ""
         try:
             if options.write_images and options.shapes is not None:
@@ -110,15 +112,17 @@ def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
             stopped = str(error)
         except EndpointError as error:
             raise TeachingStoppedError(str(options.out), f"{type(error).__name__}: {error}") from error
+        except WriteError as error:
+            raise TeachingStoppedError(str(options.out), f"cannot write {error.path}: {error.reason}") from error
         except KeyboardInterrupt as error:
             raise TeachingStoppedError(str(options.out), "interrupted", exit_code=130) from error
         finally:
             summary = _summary(options, source, journal, time.monotonic() - started_s, stopped)
             try:
                 journal.publish()
-                journal.write_summary(summary)
-            except OSError as error:
-                raise TeachingStoppedError(str(options.out), f"cannot write there: {error.strerror or error}") from error
+                write_json(options.out / SUMMARY, summary)
+            except (OSError, WriteError) as error:
+                raise TeachingStoppedError(str(options.out), f"cannot write there: {one_line(error)}") from error
     return summary
 
 
@@ -220,7 +224,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
-def _header(options: TeachOptions, source: _Source) -> dict[str, Any]:
+def _about(options: TeachOptions, source: _Source) -> dict[str, Any]:
     """What must be the same for texts to lie in one journal. More images or types may be asked for later."""
     header: dict[str, Any] = {"source": source.digest, "seed": options.seed}
     if options.teacher == EXACT:
@@ -252,9 +256,9 @@ def _teacher(options: TeachOptions, spent_usd: float) -> Teacher:
     return ChatTeacher(options.teacher, model, options.max_tokens, options.temperature)
 
 
-def _write(teacher: Teacher, source: _Source, options: TeachOptions, journal: Journal, progress: RunProgress) -> None:
+def _write(teacher: Teacher, source: _Source, options: TeachOptions, journal: TeachingJournal, progress: RunProgress) -> None:
     """Have all unfinished tasks written."""
-    num_left = sum(f"{image_id}/{kind}" not in journal for image_id in source.image_ids() for kind in options.types)
+    num_left = sum(not journal.is_finished(f"{image_id}/{kind}") for image_id in source.image_ids() for kind in options.types)
     asked: dict[str, TeachingTask] = {}
     with progress.stage("teach", num_left, "tasks") as stage:
         for reply in teacher.write(_tasks(source, options, journal, asked)):
@@ -268,11 +272,11 @@ def _write(teacher: Teacher, source: _Source, options: TeachOptions, journal: Jo
             stage.advance(records=bool(found.pairs), rejected=len(found.rejected))
 
 
-def _tasks(source: _Source, options: TeachOptions, journal: Journal, asked: dict[str, TeachingTask]) -> Iterator[TeachingTask]:
+def _tasks(source: _Source, options: TeachOptions, journal: TeachingJournal, asked: dict[str, TeachingTask]) -> Iterator[TeachingTask]:
     for view in source:
         for kind in options.types:
             task = teaching_task(view, kind, options.seed, source.detail_questions)
-            if task.key not in journal:
+            if not journal.is_finished(task.key):
                 asked[task.key] = task
                 yield task
 
@@ -292,14 +296,14 @@ def _write_images(shapes: ShapesImages, folder: Path, progress: RunProgress) -> 
         raise TeachingStoppedError(str(folder.parent), f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def _summary(options: TeachOptions, source: _Source, journal: Journal, seconds: float, stopped: str) -> dict[str, Any]:
-    tally = journal.tally
+def _summary(options: TeachOptions, source: _Source, journal: TeachingJournal, seconds: float, stopped: str) -> dict[str, Any]:
+    tally = journal.tally()
     return {
         "teacher": options.teacher if options.endpoint is None else options.endpoint.model,
         "num_images": len(source.image_ids()),
         "types": [str(kind) for kind in options.types],
         "num_finished": tally.num_finished,
-        "num_unanswered": journal.num_unanswered,
+        "num_unanswered": tally.num_unanswered,
         "num_records": tally.num_records,
         "records_by_type": dict(sorted(tally.records_by_type.items())),
         "num_pairs": tally.num_pairs,

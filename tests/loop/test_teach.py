@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from actors.chat.endpoint_options import EndpointOptions
 from loop.cli import app
 from loop.config.run_config import parse_config
-from loop.errors import DamagedFileError, TeachingStoppedError, UserError
+from loop.errors import TeachingStoppedError, UserError
 from loop.setup.assembly import build_labelled
 from loop.sources.llava_json import LlavaJsonData
 from loop.sources.shapes.questions import is_correct
@@ -31,6 +32,7 @@ from loop.sources.shapes.source import ShapesImages
 from loop.teaching.teach import TeachOptions, teach
 from policies.generation.instructions import QuestionType
 from tests.actors.chat.chat_server import Answer, ChatServer
+from tests.loop.journals import await_documents, documents
 from tests.paths import ROOT
 
 QUIET = Console(quiet=True)
@@ -208,24 +210,17 @@ def test_a_killed_command_goes_on_and_no_task_is_asked_twice(tmp_path: Path, fil
         child = subprocess.Popen(
             [*command, "--endpoint", server.url], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 120.0
-        while not (out / "journal.jsonl").exists() or len((out / "journal.jsonl").read_bytes().splitlines()) < 9:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        await_documents(out / "journal.sqlite", 8, child)
         child.send_signal(signal.SIGKILL)
         child.wait()
-    journal = out / "journal.jsonl"
-    finished = {line["key"] for line in lines(journal)[1:]}
+    finished = documents(out / "journal.sqlite")
     assert len(finished) == 8
-    with journal.open("ab") as stream:
-        stream.write(b'{"key":"11/detail","image_id":"11","pai')  # a line torn by the kill
     with ChatServer(good) as again:
         summary = teach(options(out, files, again), QUIET)
     asked = [f"{number_of(body)}/{kind_of(body)}" for body in again.requests]
     assert len(asked) == len(set(asked)) == 28
     assert not finished & set(asked)
     assert (summary["num_finished"], summary["num_records"]) == (36, 36)
-    assert len(lines(journal)) == 37
 
 
 @pytest.fixture
@@ -249,25 +244,41 @@ def test_ctrl_c_keeps_and_publishes_what_is_finished(tmp_path: Path, files: tupl
     assert len(json.loads((tmp_path / "out" / "data.json").read_text())) in (4, 5)  # the last one may be on its way
 
 
-def test_a_journal_of_other_texts_a_changed_line_and_foreign_files_are_refused(tmp_path: Path, files: tuple[Path, Path]) -> None:
-    def exact(out: Path, seed: int = 3) -> Any:
-        return teach(TeachOptions(out, seed=seed, shapes=ShapesImages(3, 0.0, 0.2, 4), teacher="exact"), QUIET)
+def exact(out: Path, seed: int = 3) -> Any:
+    return teach(TeachOptions(out, seed=seed, shapes=ShapesImages(3, 0.0, 0.2, 4), teacher="exact"), QUIET)
 
-    out = tmp_path / "out"
-    exact(out)
-    with pytest.raises(UserError, match="holds texts made with seed 3, but now it is 4"):
-        exact(out, seed=4)
-    journal = (out / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    (out / "journal.jsonl").write_bytes(b"".join([*journal[:3], b'{"key": 5}\n', *journal[4:]]))
-    with pytest.raises(DamagedFileError, match="line 4"):
-        exact(out)
-    (out / "journal.jsonl").write_bytes(b"".join([*journal[:3], *journal[4:]]))
-    assert exact(out)["num_finished"] == 12
+
+def test_a_journal_of_other_texts_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    assert exact(tmp_path / "out") == {**exact(tmp_path / "out"), "seconds": ANY}
+    with pytest.raises(UserError, match="holds answers made with seed 3, but now it is 4"):
+        exact(tmp_path / "out", seed=4)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "data.json").write_text("mine")
-    with pytest.raises(UserError, match=r"holds other files and no journal.jsonl"):
+    with pytest.raises(UserError, match=r"holds other files and no journal.sqlite"):
         exact(tmp_path / "other")
     assert (tmp_path / "other" / "data.json").read_text() == "mine"
+    (tmp_path / "other" / "journal.jsonl").touch()
+    with pytest.raises(UserError, match=r"journal.jsonl was written by an earlier vigc-loop"):
+        exact(tmp_path / "other")
+
+
+def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fills(body: dict[str, Any], number: int) -> Answer:
+        if number == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "out" / "journal.sqlite").stat().st_size, before[1]))
+        return good(body, number)
+
+    try:
+        with ChatServer(fills) as server, pytest.raises(TeachingStoppedError, match=r"cannot write .*journal.sqlite.*the same command"):
+            teach(options(tmp_path / "out", files, server, max_concurrency=1), QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    num_kept = len(documents(tmp_path / "out" / "journal.sqlite"))
+    with ChatServer(good) as server:
+        assert teach(options(tmp_path / "out", files, server), QUIET)["num_finished"] == 36
+    assert 5 <= num_kept == 36 - len(server.requests)
 
 
 # ---- the command line

@@ -95,7 +95,7 @@ def test_a_config_of_another_kind_is_called_by_its_name() -> None:
     [
         ("train.json", "holds no run, but a training of `vigc train`; go on with it by `vigc train --resume "),
         ("evaluation.json", "holds no run, but an evaluation; the `vigc evaluate` command that began it goes on with it"),
-        ("journal.jsonl", "holds no run, but what a teacher wrote; the `vigc teach` command that began it goes on with it"),
+        ("journal.sqlite", "holds no run, but what a teacher wrote; the `vigc teach` command that began it goes on with it"),
     ],
 )
 def test_a_folder_of_another_command_is_no_run(tmp_path: Path, name: str, told: str) -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from loop.scoring.judging import Judged, JudgeFiles, JudgeOptions, judge, read_p
 from loop.scoring.score import score_files
 from tests.actors.chat.chat_server import Answer, ChatServer
 from tests.actors.chat.text_model import save_text_model
+from tests.loop.journals import await_documents
 from tests.paths import DATA
 
 DEFAULTS = JudgeOptions()
@@ -211,19 +211,13 @@ def vigc_judge(given: JudgeFiles, url: str, out: Path, *options: str) -> list[st
 
 def test_after_a_kill_the_command_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
     given, out = files(tmp_path, num=30), tmp_path / "reviews.jsonl"
-    journal = tmp_path / "reviews.jsonl.replies.jsonl"
+    journal = tmp_path / "reviews.jsonl.replies.sqlite"
     with ChatServer(lambda body, number: Answer("8 6", delay_s=0.0 if number < 10 else 60.0)) as server:
         process = subprocess.Popen(vigc_judge(given, server.url, out))
-        deadline = time.monotonic() + 120
-        while not journal.exists() or journal.read_bytes().count(b"\n") < 10:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        await_documents(journal, 10, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not out.exists()
-    with journal.open("ab") as stream:
-        stream.write(b'{"request": "torn')
     with ChatServer(lambda body, number: Answer("8 6")) as server:
         done = subprocess.run(vigc_judge(given, server.url, out, "--json"), capture_output=True, text=True, timeout=200, check=True)
     assert len(server.requests) == 20

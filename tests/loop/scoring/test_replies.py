@@ -1,13 +1,11 @@
-"""The journal of replies: what it has is not asked, what was torn is asked again, what was altered is refused."""
+"""The journal of replies: what it has is not asked, and a failure is asked again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from loop.errors import DamagedFileError, UserError
 from loop.scoring.replies import ReplyJournal
 from policies.chat import Ask, ChatMessage, Reply, Usage
 
@@ -33,7 +31,7 @@ def told(journal: ReplyJournal, given: list[Ask]) -> dict[str, str]:
 
 
 def test_replies_are_kept_by_what_was_asked_and_of_whom(tmp_path: Path) -> None:
-    model, path = Counting(), tmp_path / "new" / "journal.jsonl"
+    model, path = Counting(), tmp_path / "new" / "journal.sqlite"
     with ReplyJournal(path, model, "m") as journal:
         first = told(journal, asks(2))
         assert told(journal, asks(3))["2"] == "reply 3 ✓\n"
@@ -48,38 +46,15 @@ def test_replies_are_kept_by_what_was_asked_and_of_whom(tmp_path: Path) -> None:
         assert told(journal, [Ask("0", asks(1)[0].messages, seed=1)]) == {"0": "reply 5 ✓\n"}
 
 
-@pytest.mark.parametrize("cut", [1, 20, 100])
-def test_a_torn_line_is_asked_again_and_no_other(tmp_path: Path, cut: int) -> None:
-    path = tmp_path / "journal.jsonl"
-    with ReplyJournal(path, Counting(), "m") as journal:
-        told(journal, asks(3))
-    path.write_bytes(path.read_bytes()[:-cut])
+def test_a_failure_is_given_out_and_asked_again(tmp_path: Path) -> None:
+    class Failing(Counting):
+        def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
+            return (replace(reply, failure="status 400") if reply.key == "1" else reply for reply in super().complete(asks))
+
+    path = tmp_path / "journal.sqlite"
+    with ReplyJournal(path, Failing(), "m") as journal:
+        assert [reply.failure for reply in journal.complete(asks(3))] == ["", "status 400", ""]
     model = Counting()
     with ReplyJournal(path, model, "m") as journal:
         told(journal, asks(3))
-    assert model.asked == ["2"]
-    with ReplyJournal(path, model, "m") as journal:
-        assert told(journal, asks(3))["2"] == "reply 1 ✓\n"
-
-
-def test_an_altered_line_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    with ReplyJournal(path, Counting(), "m") as journal:
-        told(journal, asks(3))
-    path.write_bytes(path.read_bytes().replace(b"reply 2", b"reply 9"))
-    with pytest.raises(DamagedFileError, match="line 2"), ReplyJournal(path, Counting(), "m"):
-        pass
-
-
-def test_one_process_at_a_time_writes_it(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    with ReplyJournal(path, Counting(), "m"), pytest.raises(UserError, match="another process"), ReplyJournal(path, Counting(), "m"):
-        pass
-    with ReplyJournal(path, Counting(), "m") as journal:
-        assert len(told(journal, asks(1))) == 1
-
-
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"), ReplyJournal(tmp_path / "file" / "journal", Counting(), "m"):
-        pass
+        assert (model.asked, journal.num_asked, journal.kept) == (["1"], 1, Usage(3, 6, 9, 1.5))
