@@ -19,7 +19,7 @@ class GeneratorOptions:
     top_p: float = 1.0
     max_new_tokens: int = 96
     view: str = "raw"
-    """Name in `actors.views.VIEWS` of what generator and corrector are shown."""
+    """What generator and corrector are shown, by its name for `actors.views.find_view`."""
     structured: bool = False
     """Force VIG's form on what is written."""
 

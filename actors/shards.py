@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors.images import BadImageError, ImageSource
-from actors.views import View, raw
+from actors.views import View, raw, seen_through
 from policies.generation.instructions import GenerationTask
 
 if TYPE_CHECKING:
@@ -63,10 +63,11 @@ class ShardImages:
 
         Raises:
             BadImageError: as the source says; remembered, so that a bad file is read once.
+            PolicyError: the view raised an error, or returned something other than an RGB image.
         """
         if image_id not in self._images:
             try:
-                self._images[image_id] = self._view(self._source.open(image_id))
+                self._images[image_id] = seen_through(self._view, self._source.open(image_id))
             except BadImageError as error:
                 self._images[image_id] = error
         found = self._images[image_id]

@@ -6,40 +6,63 @@ do without. Views are for generation and correction only: training and evaluatio
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
+
+from policies.errors import PolicyError, running
+from policies.registry import Registry, UnknownPolicyError
 
 View = Callable[[Image.Image], Image.Image]
+"""An RGB image in, an RGB image out. The same image always gives the same view."""
+
+VIEWS: Registry[Image.Image] = Registry("view")
 
 _BAND_PIXELS = 1 << 20
-_BLUR_PIXELS = 0.7
-_THRESHOLD = 45.0
-"""Levels (0..255, largest over the channels) from the background's color at which a pixel counts as foreground for certain."""
-_PAPER = 235.0
-"""Level of the light, even background that the labelled images of `shapes` have."""
 
 
+@VIEWS.register("raw")
 def raw(image: Image.Image) -> Image.Image:
     """The image as it is."""
     return image
 
 
-def flat_background(image: Image.Image) -> Image.Image:
-    """The image with its background made light and even: slightly blurred against grain, then every pixel blended towards
-    `_PAPER` the nearer its color is to the image's median color. For pictures of a few objects on one ground."""
-    pixels = np.array(image.filter(ImageFilter.GaussianBlur(_BLUR_PIXELS)))
-    ground = np.median(pixels.reshape(-1, 3), axis=0)
-    for rows in _bands(pixels):
-        distance = np.abs(pixels[rows] - ground).max(axis=-1, keepdims=True)
-        foreground = np.clip(2 * distance / _THRESHOLD - 1, 0.0, 1.0)
-        pixels[rows] = foreground * pixels[rows] + (1 - foreground) * _PAPER
-    return Image.fromarray(pixels)
+def find_view(name: str) -> View:
+    """The view that `generation.view` names: a registered one, or a function as `module:name`.
+
+    Raises:
+        UnknownPolicyError: there is no such view, or what has this name cannot be called with one image.
+        PolicyError: its module raises an error.
+    """
+    view = VIEWS.find(name)
+    try:
+        inspect.signature(view).bind(None)
+    except (TypeError, ValueError) as error:  # ValueError: a builtin without a signature
+        raise _no_view(name) from error
+    if inspect.isclass(view):
+        raise _no_view(name)
+    return view
 
 
-VIEWS: dict[str, View] = {"raw": raw, "flat_background": flat_background}
-"""Views by the name that `generation.view` gives them."""
+def _no_view(name: str) -> UnknownPolicyError:
+    return UnknownPolicyError(f"{name!r} is not a view: expected a function that takes one image; docs/policies.md says what one needs")
+
+
+def seen_through(view: View, image: Image.Image) -> Image.Image:
+    """The view of an image.
+
+    Raises:
+        PolicyError: the view raised an error, or returned something other than an RGB image.
+    """
+    label = f"view {getattr(view, '__name__', type(view).__name__)!r}"
+    with running(label):
+        seen = view(image)
+    if not isinstance(seen, Image.Image) or seen.mode != "RGB":
+        found = f"an image of mode {seen.mode}" if isinstance(seen, Image.Image) else repr(seen)[:80]
+        raise PolicyError(label, f"returned {found}; expected an RGB image")
+    return seen
 
 
 def perturbed(image: Image.Image, noise: float, seed: int, shift: float = 0.0) -> Image.Image:
@@ -59,12 +82,12 @@ def perturbed(image: Image.Image, noise: float, seed: int, shift: float = 0.0) -
         place = (1, 0, margin + distance * np.cos(angle), 0, 1, margin + distance * np.sin(angle))
         image = wide.transform(image.size, Image.Transform.AFFINE, place, resample=Image.Resampling.BILINEAR)
     pixels = np.array(image)
-    for rows in _bands(pixels):
+    for rows in bands(pixels):
         pixels[rows] = np.clip(pixels[rows] + rng.normal(0.0, 255 * noise, pixels[rows].shape), 0, 255)
     return Image.fromarray(pixels)
 
 
-def _bands(pixels: np.ndarray) -> Iterator[slice]:
+def bands(pixels: np.ndarray) -> Iterator[slice]:
     """The rows of an image in bands of bounded size: as floating point, a photo of 50 million pixels would take gigabytes."""
     height, width = pixels.shape[:2]
     num_rows = max(1, _BAND_PIXELS // width)

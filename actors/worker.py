@@ -12,7 +12,7 @@ from actors.evaluator import EXACT, Evaluator
 from actors.generator import Generator, GeneratorOptions
 from actors.images import ImageSource
 from actors.shards import Shard, ShardImages, ShardResult, timed
-from actors.views import VIEWS
+from actors.views import find_view
 from policies.correction.methods import CorrectionPolicy
 from policies.errors import running
 from policies.records import HeldOutQuestion, Prediction, from_table, to_table
@@ -76,7 +76,7 @@ class EngineWorker:
         """The open images of a shard, kept from its generation to its correction."""
         key = (shard.round, shard.index)
         if self._images is None or self._images[0] != key:
-            self._images = (key, ShardImages(shard.source, VIEWS[self._generator_options.view]))
+            self._images = (key, ShardImages(shard.source, find_view(self._generator_options.view)))
         return self._images[1]
 
     def _running(self) -> Engine:

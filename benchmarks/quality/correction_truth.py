@@ -9,7 +9,7 @@ from pathlib import Path
 from actors.correction.corrector import Corrector
 from actors.generator import Generator
 from actors.shards import Shard, ShardImages
-from actors.views import VIEWS
+from actors.views import find_view
 from loop.config.run_config import EMBEDDED_MODEL, load_config
 from loop.models.seed.curriculum import served
 from loop.setup.assembly import build_policies
@@ -63,7 +63,7 @@ def measure(shift: str, num_images: int) -> tuple[list[Hallucination], list[Kept
     low, high = map(float, shift.split("-"))
     source = ShapesImages(_IMAGE_SEED, low, high, num_images)
     shard = Shard(1, 0, 5, tuple(plan_tasks(source.image_ids(), _TYPE_MIX, 2, seed=1)), source)
-    images = ShardImages(source, VIEWS[config.generation.view])
+    images = ShardImages(source, find_view(config.generation.view))
     generated = Generator(engine, config.generation.options, images).generate(shard)
 
     def corrected(policy: CorrectionPolicy) -> list[Record]:

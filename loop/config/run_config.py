@@ -13,7 +13,7 @@ from actors.generator import GeneratorOptions
 from loop.config.engine_config import ClusterConfig, EngineConfig, TransformersEngineConfig
 from loop.config.metric_names import check_distinct
 from loop.config.overrides import apply_override
-from loop.config.sections import Policy, PolicySpec, Section
+from loop.config.sections import POLICY_NAME, Policy, PolicySpec, Section
 from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
 from loop.config.suggestions import meant_key, spelled
 from loop.config.training_config import TrainingConfig, check_ranks
@@ -94,6 +94,14 @@ class AcceptanceSet(HeldOutSet):
         return self
 
 
+_MOVED_VIEWS = {"flat_background": "loop.sources.shapes.views:flat_background"}
+"""Names of earlier versions, which stored configs still hold."""
+
+
+def _moved_view(name: Any) -> Any:
+    return _MOVED_VIEWS.get(name, name) if isinstance(name, str) else name
+
+
 class GenerationConfig(Section):
     instructions: PolicySpec = Field(default_factory=lambda: Policy(policy="canonical"), description="instruction policy")
     type_mix: dict[TypeName, float] = Field(
@@ -106,8 +114,10 @@ class GenerationConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus of VIG's sampling")
     max_new_tokens: int = Field(96, ge=1, description="bound on a VIG output")
     structured: bool = Field(False, description="force VIG's form `Question: ... Answer: ...` on what is generated (engine vllm)")
-    view: Literal["raw", "flat_background"] = Field(
-        "raw", description="what generator and corrector are shown; training and evaluation see the raw image"
+    view: Annotated[str, BeforeValidator(_moved_view)] = Field(
+        "raw",
+        pattern=POLICY_NAME,
+        description="what generator and corrector are shown: raw, or a function as module:name; training and evaluation see the raw image",
     )
 
     @property

@@ -13,10 +13,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+POLICY_NAME = r"^([^:]+|[A-Za-z_][\w.]*:\w+)$"
+"""A registered name, or `module:Name`."""
+
+
 class Policy(Section):
     """A policy by its name, with its options."""
 
-    policy: str = Field(pattern=r"^([^:]+|[A-Za-z_][\w.]*:\w+)$", description="registered name, or a class of your own as module:Name")
+    policy: str = Field(pattern=POLICY_NAME, description="registered name, or a class of your own as module:Name")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the policy")
 
 

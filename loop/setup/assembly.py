@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from actors.images import BadImageError, ImageSource, LabelledSource, Oracle
+from actors.views import find_view
 from loop.config.run_config import AcceptanceSet, HeldOutSet, RunConfig
 from loop.config.sets import (
     CocoSet,
@@ -85,8 +86,8 @@ def build_policies(config: RunConfig) -> Policies:
     """The policies a config names.
 
     Raises:
-        UserError: a policy or a metric does not exist or refuses its options, a filter needs what the correction does not measure, or one
-            leaves a control nothing to differ by.
+        UserError: a policy, a view or a metric does not exist or refuses its options, a filter needs what the correction does not measure,
+            or leaves a control nothing to differ by.
     """
 
     def build(registry: Registry[Any], spec: Any) -> Any:
@@ -105,6 +106,7 @@ def build_policies(config: RunConfig) -> Policies:
             stop=build(STOP_POLICIES, config.stop),
         )
         check_measurements(policies.filters.policies, policies.correction)
+        find_view(config.generation.view)
     except (UnknownPolicyError, MissingMeasurementError) as error:
         raise UserError(one_line(error)) from error
     for spec in (*config.held_out.values(), *config.acceptance_sets.values()):

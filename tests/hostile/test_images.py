@@ -24,14 +24,15 @@ from actors.images import BadImageError
 from actors.processors import load_processor
 from actors.shards import Shard, ShardImages
 from actors.training.pixels import PixelReader
-from actors.views import VIEWS, perturbed
+from actors.views import View, perturbed, raw
 from actors.worker import EngineWorker
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import UserError
-from loop.sources.folder import ImageFolder, open_image
-from loop.sources.llava_json import LlavaJsonData
-from loop.sources.tables import parquet_images
-from loop.sources.webdataset import TarImages, index_of_shard
+from loop.sources.images.folder import ImageFolder, open_image
+from loop.sources.images.tables import parquet_images
+from loop.sources.images.webdataset import TarImages, index_of_shard
+from loop.sources.labelled.llava_json import LlavaJsonData
+from loop.sources.shapes.views import flat_background
 from policies.correction.methods import SentenceBySentence
 from policies.filtering.chain import FilterChain
 from policies.filtering.filters import Parsable
@@ -143,9 +144,9 @@ def test_a_damaged_tar_is_refused_or_gives_images_and_reasons(tmp_path: Path, pl
             assert str(error).isprintable()
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_what_is_served_goes_through_every_view_and_look(source: ImageFolder, served: dict[str, bool], view: str) -> None:
-    images = ShardImages(source, VIEWS[view])
+@pytest.mark.parametrize("view", [raw, flat_background])
+def test_what_is_served_goes_through_every_view_and_look(source: ImageFolder, served: dict[str, bool], view: View) -> None:
+    images = ShardImages(source, view)
     for image_id, is_served in served.items():
         if image_id == BOMB:
             continue
@@ -162,7 +163,7 @@ def test_what_is_served_goes_through_every_view_and_look(source: ImageFolder, se
 def test_the_largest_image_that_is_served_takes_no_gigabytes(source: ImageFolder) -> None:
     image = source.open(BOMB)
     tracemalloc.start()
-    perturbed(VIEWS["flat_background"](image), 0.1, seed=1, shift=0.1)
+    perturbed(flat_background(image), 0.1, seed=1, shift=0.1)
     assert tracemalloc.get_traced_memory()[1] < 1 << 30
     tracemalloc.stop()
 
@@ -207,7 +208,7 @@ def test_damaged_bytes_are_an_image_or_a_reason(tmp_path: Path, kind: str, place
     (tmp_path / f"x.{kind}").write_bytes(whole)
     try:
         image = open_image(tmp_path, f"x.{kind}", max_pixels=100_000)
-        assert np.asarray(VIEWS["flat_background"](image)).shape == (image.height, image.width, 3)
+        assert np.asarray(flat_background(image)).shape == (image.height, image.width, 3)
     except BadImageError as error:
         assert str(error)
 

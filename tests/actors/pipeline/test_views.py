@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from actors.shards import ShardImages
-from actors.views import VIEWS, flat_background, perturbed, raw
-from loop.config.run_config import GenerationConfig
+from actors.views import View, find_view, perturbed, raw
 from loop.sources.shapes.source import ShapesImages
+from loop.sources.shapes.views import flat_background
+from policies.errors import PolicyError
+from policies.registry import UnknownPolicyError
 
 SOURCE = ShapesImages(3, 0.6, 0.9, 12)
 
@@ -26,8 +28,42 @@ def test_a_flat_background_is_lighter_and_more_even_and_keeps_what_stands_out() 
         assert flat_background(image).size == image.size
 
 
-def test_every_view_a_config_can_name_exists() -> None:
-    assert set(GenerationConfig.model_fields["view"].annotation.__args__) == set(VIEWS)  # pyright: ignore[reportOptionalMemberAccess]
+def test_a_view_is_found_by_its_name_or_its_module() -> None:
+    assert find_view("raw") is raw
+    assert find_view("loop.sources.shapes.views:flat_background") is flat_background
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rew", "unknown view 'rew'; expected one of ['raw'] or your own as module:Name; did you mean 'raw'?"),
+        ("loop.sources.shapes.views:flat", "cannot load view"),
+        ("loop.sources.shapes.views:_PAPER", "is not a view: expected a function that takes one image"),
+        ("operator:add", "is not a view"),
+        ("loop.sources.images.folder:ImageFolder", "is not a view"),
+    ],
+)
+def test_what_is_not_a_view_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(UnknownPolicyError) as caught:
+        find_view(name)
+    assert expected in str(caught.value)
+
+
+def broken(image: Image.Image) -> Image.Image:
+    raise KeyError(image.mode)
+
+
+def gray(image: Image.Image) -> Image.Image:
+    return image.convert("L")
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"), [(broken, "view 'broken' raised KeyError: 'RGB'"), (gray, "view 'gray' returned an image of mode L")]
+)
+def test_a_view_that_fails_is_an_error_of_its_own_code(view: View, expected: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        ShardImages(SOURCE, view).open(SOURCE.image_ids()[0])
+    assert expected in str(caught.value)
 
 
 def test_generator_and_corrector_are_shown_the_view_and_it_is_made_once() -> None:

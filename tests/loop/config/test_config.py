@@ -29,6 +29,7 @@ from tests.paths import RECIPES
 
 RECIPE = RECIPES / "shapes.yaml"
 ON_GPUS = {"kind": "vllm", "device": "cuda"}
+FLAT_BACKGROUND = "loop.sources.shapes.views:flat_background"
 SHAPES = {"kind": "shapes", "seed": 1, "min_shift": 0.0, "max_shift": 0.1, "num_images": 10}
 
 
@@ -137,6 +138,14 @@ def test_the_recipe_is_a_config_whose_policies_exist() -> None:
     assert (config.name, config.model, config.model_path) == ("shapes", "embedded", str(EMBEDDED_MODEL))
     assert {image_set.kind for image_set in config.image_sets} == {"shapes"}
     assert "follows_from_description" in [policy.name for policy in build_policies(config).filters.policies]
+
+
+def test_a_view_has_a_name_and_its_earlier_name_means_the_same() -> None:
+    before, now = (parse_config(document(generation={"view": name})) for name in ("flat_background", FLAT_BACKGROUND))
+    assert before == now
+    assert now.generation.options.view == FLAT_BACKGROUND
+    with pytest.raises(UserError, match=r"^generation\.view: String should match pattern"):
+        parse_config(document(generation={"view": "my views:flat"}))
 
 
 def test_the_resolved_config_parses_again_to_the_same_config() -> None:
@@ -263,6 +272,8 @@ def test_a_policy_that_does_not_exist_is_named_with_those_that_do(section: str, 
         ({"filters": ["parsabel"]}, "unknown filter policy 'parsabel'; expected one of "),
         ({"generation": {"instructions": "loud"}}, "unknown instruction policy 'loud'; expected one of "),
         ({"filters": ["my_filters:Mine"]}, "cannot load filter policy 'my_filters:Mine': No module named 'my_filters'; is its module on"),
+        ({"generation": {"view": "flat"}}, "unknown view 'flat'; expected one of ['raw'] or your own as module:Name"),
+        ({"generation": {"view": "my_views:mine"}}, "cannot load view 'my_views:mine': No module named 'my_views'; is its module on"),
         ({"mixing": {"replay": {"seed_share": 1.5}}}, "mixing policy 'replay' cannot be built from {'seed_share': 1.5}: seed_share is 1.5"),
         ({"mixing": {"replay": {"seed_part": 0.5}}}, "mixing policy 'replay' cannot be built from {'seed_part': 0.5}: "),
         ({"mixing": {"replay": {"seed_share": "half"}}}, "mixing policy 'replay' cannot be built from {'seed_share': 'half'}: "),
