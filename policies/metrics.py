@@ -56,13 +56,6 @@ def share(flags: Iterable[bool]) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def type_entropy(types: Iterable[str]) -> float:
-    """Entropy of the distribution of types, in nats: 0 when all are of one type, ln(k) when k types are equally frequent."""
-    counts = Counter(types)
-    total = counts.total()
-    return sum(-count / total * math.log(count / total) for count in counts.values()) if len(counts) > 1 else 0.0
-
-
 def correctness(records: Sequence[Record]) -> dict[str, float]:
     """Shares of right answers, where the truth is known; a key is left out where it is known for no record.
 

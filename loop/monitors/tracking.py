@@ -262,15 +262,6 @@ class Mirror:
         return f"runs:/{child_id}/champion"
 
 
-def replay(
-    mirror: Mirror, commits: Sequence[RoundCommit], samples: Samples, champion_folder: ChampionFolder, state: LoopState
-) -> list[int]:
-    """Mirror what a run that is over still lacks, in this process, and set its state; returns the rounds that were missing."""
-    rounds = mirror.publish(commits, samples, champion_folder)
-    mirror.close(state)
-    return rounds
-
-
 def round_metrics(commit: RoundCommit) -> list[Metric]:
     """Counts, filters, metrics, the decision's numbers, stage seconds and counts of findings of a round, at step = round and the time of
     its commit."""

@@ -31,8 +31,8 @@ from loop.export import export
 from loop.models.seed.instructblip import build_instructblip_processor
 from loop.monitors.progress import RunProgress
 from loop.monitors.report import print_results, print_status
-from loop.monitors.tracking import Mirror, accuracy_figure, flatten_parameters, mlflow_key, replay, sample_table
-from loop.sources.llava_json import MAX_TEXT_CHARACTERS, LlavaJsonData
+from loop.monitors.tracking import Mirror, accuracy_figure, flatten_parameters, mlflow_key, sample_table
+from loop.sources.labelled.llava_json import MAX_TEXT_CHARACTERS, LlavaJsonData
 from loop.store.commits import Decision, FilterCount, RoundCommit, RoundState
 from loop.store.run_store import Store
 from policies.records import Reason, Record, from_table, to_table
@@ -330,7 +330,8 @@ def test_mlflow_takes_bad_text_and_gives_it_back(tmp_path: Path) -> None:
         uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
         commits = [one.model_copy(update={"round": 0, "champion": name}) for one in nasty_commits()[:1]]
         mirror = Mirror(uri, name, "run", f"run-{number}", flatten_parameters({"a": name}))
-        assert replay(mirror, commits, lambda _: (records, [records[0].rejected(Reason.EMPTY)]), lambda _: tmp_path, "FINISHED") == [0]
+        assert mirror.publish(commits, lambda _: (records, [records[0].rejected(Reason.EMPTY)]), lambda _: tmp_path) == [0]
+        mirror.close("FINISHED")
         client = MlflowClient(uri)
         (child,) = client.search_runs([client.get_experiment_by_name(name).experiment_id], "tags.vigc.round = '0'")
         assert child.data.tags["vigc.champion"] == name

@@ -17,7 +17,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from loop.monitors.tracking import Mirror, cut, default_tracking_uri, flatten_parameters, mlflow_key, replay
+from loop.monitors.tracking import Mirror, cut, default_tracking_uri, flatten_parameters, mlflow_key
 from loop.monitors.tracking_process import BackgroundMirror
 from loop.store.commits import Decision, FilterCount, Finding, RoundCommit, RoundState
 from policies.records import Reason, Record
@@ -130,7 +130,8 @@ def assert_mirrored_once(mirror: Mirror) -> Seen:
 def test_a_loop_is_mirrored_once_however_often_it_is_published(mirror: Mirror, tmp_path: Path) -> None:
     assert mirror.publish(COMMITS[:2], samples, champion_folder) == [0, 1]
     assert mirror.publish(COMMITS, samples, champion_folder) == [2]
-    assert replay(mirror, COMMITS, samples, champion_folder, "FINISHED") == []
+    assert mirror.publish(COMMITS, samples, champion_folder) == []
+    mirror.close("FINISHED")
     seen = assert_mirrored_once(mirror)
     (parent,) = seen.parents
     assert parent.info.status == "FINISHED"

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from policies import metrics
@@ -31,12 +29,7 @@ def test_distinct_n_counts_over_all_texts() -> None:
 def test_means_and_shares_of_nothing_are_zero() -> None:
     assert metrics.mean_words(["a b", "a b c d"]) == 3.0
     assert metrics.share([True, False, False, True]) == 0.5
-    assert metrics.mean_words([]) == metrics.share([]) == metrics.type_entropy([]) == 0.0
-
-
-def test_entropy_is_the_log_of_the_number_of_even_types() -> None:
-    assert metrics.type_entropy(["a", "b", "c"] * 4) == pytest.approx(math.log(3))
-    assert metrics.type_entropy(["a"] * 4) == 0.0
+    assert metrics.mean_words([]) == metrics.share([]) == 0.0
 
 
 def test_view_agreement_is_a_share_or_unknown() -> None:
