@@ -70,11 +70,12 @@ def run(
     ] = None,
     run_dir: Annotated[str | None, typer.Option(help="run folder or pyarrow.fs URI; default runs/NAME")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check all that is here, print the resolved config and, on stderr, what is missing; then stop")
+        bool,
+        typer.Option("--dry-run", help="check all that is here, print the resolved config and, on stderr, what is missing; then stop"),
     ] = False,
     assume_cpus: Annotated[int | None, typer.Option(min=1, help="with --dry-run: CPUs of the machine or cluster that it is for")] = None,
     assume_gpus: Annotated[int | None, typer.Option(min=0, help="with --dry-run: its GPUs")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder, if there is one with this config")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in the folder, if there is one with this config")] = False,
 ) -> None:
     """Start a new run and drive it to its end."""
     if not dry_run:
@@ -83,10 +84,10 @@ def run(
 
     is_assumed = assume_cpus is not None or assume_gpus is not None
     if is_assumed and not dry_run:
-        raise UserError("--assume-cpus and --assume-gpus go with --dry-run alone; a run takes the machine as it is")
+        raise UserError("--assume-cpus and --assume-gpus need --dry-run; a run uses the machine as it is")
     resolved = load_config(config, overrides or [])
     if dry_run:
-        from loop.setup.rehearsal import Machine, rehearse  # after the config: it takes seconds to import, and a typo should not
+        from loop.setup.rehearsal import Machine, rehearse  # slow to import, so only once the config is right
 
         rehearsal = rehearse(resolved, Machine(assume_cpus, assume_gpus) if is_assumed else None)
         typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
@@ -120,21 +121,21 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as stages.0.training.num_steps=50")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the checkpoints; default runs/NAME")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="go on in this folder, with the config it was begun with")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="continue the training in this folder, with its own config")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the resolved config and stop")] = False,
 ) -> None:
-    """Train a model in stages, as LLaVA is: the projector on captions, then the language model on instructions. The same command, or
-    --resume DIR, goes on where an interrupted one stopped."""
+    """Train a model in stages, as LLaVA does: the projector on captions, then the language model on instructions. The same command, or
+    --resume DIR, continues an interrupted training."""
     from loop.config.train_config import load_train_config
 
     if (config is None) == (resume is None) or (resume is not None and out is not None):
-        raise UserError("vigc train takes a CONFIG, with --out DIR or without, or --resume DIR alone")
+        raise UserError("vigc train takes a CONFIG with an optional --out DIR, or --resume DIR alone")
     parsed = None if config is None else load_train_config(config, overrides or [])
     console = Console()
     if parsed is not None and not dry_run:
         out = Path(_outliving_job(None if out is None else str(out), f"runs/{parsed.name}", "--out"))
         print_loading(f"train {parsed.name} in {out}")
-    from loop.run import train as training  # after the config: it takes seconds to import, and a typo should not
+    from loop.run import train as training  # slow to import, so only once the config is right
 
     if resume is not None:
         parsed, out = training.stored_config(resume), resume
@@ -246,32 +247,32 @@ def seed(
 
 @app.command()
 def teach(
-    out: Annotated[Path, typer.Option(help="folder of what is written; the same command goes on from there")],
+    out: Annotated[Path, typer.Option(help="output folder; the same command continues what is there")],
     captions: Annotated[Path | None, typer.Option(help="COCO captions, or JSON Lines with captions and boxes")] = None,
     instances: Annotated[Path | None, typer.Option(help="COCO or Objects365 instances")] = None,
-    images: Annotated[Path | None, typer.Option(help="folder of the annotated images; those not in it are set aside")] = None,
-    num_images: Annotated[int | None, typer.Option(help="of the annotated images, drawn by the seed; default all")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of the annotated images; missing ones are set aside")] = None,
+    num_images: Annotated[int | None, typer.Option(help="number of annotated images, drawn by the seed; default all")] = None,
     shapes: Annotated[int | None, typer.Option(metavar="NUM_IMAGES", help="images of the embedded world instead")] = None,
     min_shift: Annotated[float, typer.Option(help="of --shapes, 0..1")] = 0.0,
     max_shift: Annotated[float, typer.Option(help="of --shapes, 0..1")] = 0.15,
     write_images: Annotated[bool, typer.Option("--write-images", help="draw the images of --shapes into OUT/images")] = False,
     types: Annotated[str, typer.Option(help="question types, with commas")] = "conversation,detail,complex",
-    seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
     teacher: Annotated[str, typer.Option(help="exact (for --shapes), or a text model's folder or Hugging Face id")] = "",
     endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")] = "",
     model: Annotated[str, typer.Option(help="the model's name at the endpoint")] = "",
     api_key_env: Annotated[str, typer.Option(help="environment variable that holds the endpoint's key")] = "",
     concurrency: Annotated[int, typer.Option(help="requests at once")] = 8,
-    requests_per_minute: Annotated[float | None, typer.Option(help="begun at most; default no limit")] = None,
-    timeout_s: Annotated[float, typer.Option(help="seconds of one request")] = 120.0,
-    max_attempts: Annotated[int, typer.Option(help="requests for one text before it is given up")] = 8,
+    requests_per_minute: Annotated[float | None, typer.Option(help="most requests started in a minute; default no limit")] = None,
+    timeout_s: Annotated[float, typer.Option(help="time limit for one request")] = 120.0,
+    max_attempts: Annotated[int, typer.Option(help="attempts for one text before it is given up")] = 8,
     usd_per_million_input: Annotated[float, typer.Option(help="price of a million tokens read")] = 0.0,
     usd_per_million_output: Annotated[float, typer.Option(help="price of a million tokens written")] = 0.0,
-    max_usd: Annotated[float | None, typer.Option(help="spending cap of OUT, over all that was written into it")] = None,
-    extra_body: Annotated[str, typer.Option(metavar="JSON", help="further fields of every request; null takes one out")] = "{}",
-    max_tokens: Annotated[int, typer.Option(help="of one text")] = 1024,
+    max_usd: Annotated[float | None, typer.Option(help="spending cap for OUT, over all commands that wrote into it")] = None,
+    extra_body: Annotated[str, typer.Option(metavar="JSON", help="more fields for every request; null removes one")] = "{}",
+    max_tokens: Annotated[int, typer.Option(help="largest number of tokens in one text")] = 1024,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.7,
-    batch_size: Annotated[int, typer.Option(help="texts at once of a model that runs here")] = 8,
+    batch_size: Annotated[int, typer.Option(help="texts per batch of a model that runs here")] = 8,
     as_json: AsJson = False,
 ) -> None:
     """Have a text-only teacher write seed data about images from their captions and boxes."""
@@ -344,11 +345,11 @@ app.add_typer(commands)
 
 
 _UsageError: Any = typer.BadParameter.__base__
-"""What typer raises on a verb, an option or an argument that is unknown, missing or no such value; it exports only this one kind."""
+"""What typer raises for an unknown, missing or invalid verb, option or argument; it exports only this subclass."""
 
 
 class PrintableLines(logging.Formatter):
-    """What is logged may quote a stranger's file."""
+    """Makes log lines safe to print: they may quote untrusted files."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(map(printable, super().format(record).split("\n")))
@@ -358,7 +359,7 @@ def main() -> None:
     """Entry point: errors of the loop become one clear line and their exit code."""
     encode_any_text()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice on torchvision would stand before every error line
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # otherwise its advice on torchvision precedes every error line
     handler = RichHandler(show_path=False, console=Console(stderr=True))
     handler.setFormatter(PrintableLines("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -388,7 +389,7 @@ def main() -> None:
 
         if not isinstance(error, ClusterError | EndpointError | EngineError | TrainerError):
             raise
-        # What the caller can put right, such as too few CPUs or a model that the engine refuses, is a ValueError as well.
+        # What the caller can fix, such as too few CPUs or a model that the engine refuses, is a ValueError as well.
         _fail(f"{type(error).__name__}: {error}", UserError.exit_code if isinstance(error, ValueError) else 1)
 
 
@@ -398,7 +399,7 @@ def _print_masked(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _fail(text: str, exit_code: int) -> NoReturn:
-    """One line per finding on stderr, whatever brackets it holds, and out."""
+    """Print one line per finding on stderr, brackets unchanged, and exit."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for line in text.split("\n"):
         console.print(Text.assemble(("error:", "bold red"), " ", printable(line)))
@@ -406,12 +407,12 @@ def _fail(text: str, exit_code: int) -> NoReturn:
 
 
 def _outliving_job(folder: str | None, default: str, option: str) -> str:
-    """The folder that a command writes into. The working folder of a Ray job is Ray's own scratch, and goes with its cluster."""
+    """The output folder of a command. A Ray job must name one outside its working folder, which is deleted with the cluster."""
     is_lost = folder is None or not ("://" in folder or Path(folder).expanduser().is_absolute())
     if is_lost and _RAY_JOB in os.environ:
         raise UserError(
-            f"under `ray job submit` {option} {folder or default} lies in Ray's temporary folder, where it is lost with the cluster; "
-            f"give {option} as an absolute path that survives the machine, or a URI"
+            f"under `ray job submit` {option} {folder or default} lies in Ray's temporary folder, which is deleted with the cluster; "
+            f"set {option} to an absolute path that outlives the machine, or a URI"
         )
     return folder or default
 
@@ -433,7 +434,7 @@ def _print_results(console: Console, uri: str) -> None:
 
 
 def _this_command() -> str:
-    """How a shell finds this program: by name, or by the path of the script beside Python."""
+    """How to call this program from a shell: by name, or by the path of the script beside Python."""
     if shutil.which("vigc"):
         return "vigc"
     script = Path(sys.executable).with_name("vigc")

@@ -1,6 +1,6 @@
-"""The errors of the loop, in one tree. Every one of them survives pickling, so that it crosses process borders as itself.
+"""The errors of the loop, in one tree. All of them survive pickling, so that they keep their type across processes.
 
-`UserError` is for what the caller can put right (exit code 2); everything else is a fault of the run (exit code 1).
+`UserError` is for what the caller can fix (exit code 2); everything else is a fault of the run (exit code 1).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def one_line(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` as one line that a terminal only shows: escapes, control characters, turns of the writing direction and halves of
+    """`text` as one line that is safe on a terminal: escapes, control characters, changes of writing direction and halves of
     characters are spelled out (`\\x1b`). Credentials are masked."""
     text = masked(text)
     if text.isprintable():
@@ -24,13 +24,13 @@ def printable(text: str) -> str:
 
 
 class LoopError(Exception):
-    """Base of all errors that the loop raises by name."""
+    """Base of all named errors of the loop."""
 
     exit_code = 1
 
 
 class UserError(LoopError, ValueError):
-    """What was given cannot work. The text says what was given, what was expected and what to do."""
+    """The input cannot work. The text says what was given, what was expected and what to do."""
 
     exit_code = 2
 
@@ -49,22 +49,22 @@ class InterruptedRunError(LoopError):
 
 
 class StoreError(LoopError, FinalError):
-    """The run folder is not as it must be, or was asked for something that would break its promises."""
+    """The run folder is inconsistent, or an operation would make it so."""
 
 
 class WriteError(StoreError):
-    """The disk took a write no more: it is full, read-only, or gone. What was there before is whole."""
+    """A write failed because the disk is full, read-only, or gone. Earlier data are intact."""
 
     def __init__(self, path: str, reason: str, remedy: str = "continue with `vigc resume`") -> None:
         super().__init__(path, reason, remedy)
         self.path, self.reason, self.remedy = path, reason, remedy
 
     def __str__(self) -> str:
-        return f"cannot write {self.path}: {self.reason}; make room or put it right, then {self.remedy}"
+        return f"cannot write {self.path}: {self.reason}; free space or fix the cause, then {self.remedy}"
 
 
 class PrunedCheckpointError(StoreError):
-    """A checkpoint was deleted by the run's retention; all else of its round remains."""
+    """A checkpoint was deleted by the run's retention; the rest of its round is kept."""
 
     def __init__(self, path: str, reason: str, kept: str) -> None:
         super().__init__(path, reason, kept)
@@ -75,7 +75,7 @@ class PrunedCheckpointError(StoreError):
 
 
 class NoReadableImageError(LoopError):
-    """Not one image of a round could be read: there is nothing new to train on."""
+    """None of a round's images could be read, so there is nothing new to train on."""
 
     def __init__(self, round: int, num_images: int, example: str) -> None:
         super().__init__(round, num_images, example)
@@ -89,14 +89,14 @@ class NoReadableImageError(LoopError):
 
 
 class TeachingStoppedError(LoopError):
-    """A teacher was stopped before it was through. What it has written is kept."""
+    """A teacher was stopped before it finished. What it has written is kept."""
 
     def __init__(self, folder: str, reason: str, exit_code: int = 1) -> None:
         super().__init__(folder, reason, exit_code)
         self.folder, self.reason, self.exit_code = folder, reason, exit_code
 
     def __str__(self) -> str:
-        return f"{self.reason}; what was finished is kept in {self.folder}, and the same command goes on from there"
+        return f"{self.reason}; finished work is kept in {self.folder}; run the same command again to continue"
 
 
 class DamagedFileError(StoreError):
@@ -111,7 +111,7 @@ class DamagedFileError(StoreError):
 
 
 class IncompleteRoundError(StoreError):
-    """A round lacks records that were planned, or they are not what was written. It is not committed."""
+    """Planned records of a round are missing or damaged. The round is not committed."""
 
     _MAX_NAMED = 5
 
@@ -123,13 +123,13 @@ class IncompleteRoundError(StoreError):
         more = len(self.problems) - self._MAX_NAMED
         shown = "; ".join(self.problems[: self._MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")
         return (
-            f"round {self.round} is not whole, and is not committed: of {self.num_shards} planned shards {len(self.problems)} cannot be "
-            f"used: {shown}; check the disk, then continue with `vigc resume`, which makes missing and damaged shards again"
+            f"round {self.round} is incomplete and is not committed: {len(self.problems)} of {self.num_shards} planned shards cannot be "
+            f"used: {shown}; check the disk, then continue with `vigc resume`, which regenerates missing and damaged shards"
         )
 
 
 class EmptyRoundError(LoopError):
-    """A round has nothing to train on, and the config does not want it rejected."""
+    """A round has nothing to train on, and the config says to stop there."""
 
     def __init__(self, round: int, reason: str, advice: str, run_dir: str) -> None:
         super().__init__(round, reason, advice, run_dir)
@@ -138,13 +138,13 @@ class EmptyRoundError(LoopError):
     def __str__(self) -> str:
         return (
             f"round {self.round} has nothing to train on: {self.reason}; {self.advice}; the records and their reasons are in "
-            f"{self.run_dir}/rounds/{self.round:04d}/parts; start a new run with another config (on_empty_round: reject goes on with the "
-            f"next round instead)"
+            f"{self.run_dir}/rounds/{self.round:04d}/parts; start a new run with another config (on_empty_round: reject continues with "
+            f"the next round instead)"
         )
 
 
 class RunExistsError(UserError):
-    """A new run was asked for where one already is."""
+    """The folder for a new run already holds one."""
 
     def __init__(self, run_dir: str) -> None:
         super().__init__(run_dir)
@@ -155,7 +155,7 @@ class RunExistsError(UserError):
 
 
 class NoRunError(UserError):
-    """There is no run where one was expected. `instead` says what is there, and which command goes on with it."""
+    """There is no run where one was expected. `instead` says what is there, and which command continues it."""
 
     def __init__(self, run_dir: str, instead: str = "") -> None:
         super().__init__(run_dir, instead)
@@ -181,4 +181,4 @@ class SchemaVersionError(UserError):
         self.path, self.found, self.expected = path, found, expected
 
     def __str__(self) -> str:
-        return f"{self.path} has schema version {self.found}; this vigc-loop reads version {self.expected}; use the one that wrote it"
+        return f"{self.path} has schema version {self.found}; this vigc-loop reads version {self.expected}; use the version that wrote it"

@@ -10,7 +10,7 @@ from loop.config.sections import Section
 
 
 class _EngineKeys(Section):
-    """What every engine has."""
+    """Keys that every engine has."""
 
     batch_size: int = Field(64, ge=1, description="rows that are decoded together")
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -35,12 +35,12 @@ class TransformersEngineConfig(_EngineKeys):
 
     @property
     def probed(self) -> Literal["never", "first", "always"]:
-        """Which swaps are attested by what the weights say."""
+        """Which swaps are attested by a probe."""
         return "never"
 
 
 class VllmEngineConfig(_EngineKeys):
-    """Models that vLLM knows, on GPUs, or on a CPU with vLLM's CPU build."""
+    """Models that vLLM supports, on GPUs, or on a CPU with vLLM's CPU build."""
 
     kind: Literal["vllm"] = Field(description="engine that runs the model")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs (on a CPU: processes) that share one engine's weights")
@@ -50,20 +50,20 @@ class VllmEngineConfig(_EngineKeys):
     cpu_kv_cache_gib: float = Field(0.5, gt=0, description="key-value cache of an engine on a CPU, in GiB")
     enforce_eager: bool = Field(False, description="no CUDA graphs and no compilation; always so on a CPU")
     attest: Literal["auto", "digest", "probe"] = Field(
-        "auto", description="what a swap is attested by: the served bytes, or what they say of a probe; auto: bytes, and the first by both"
+        "auto", description="what attests a swap: the served bytes, or their output on a probe; auto: bytes, and both for the first swap"
     )
 
     @property
     def probed(self) -> Literal["never", "first", "always"]:
-        """Which swaps are attested by what the weights say: where bytes are compared, the first all the same, as the engine computes
-        with them in a way of its own."""
+        """Which swaps are attested by a probe. Where bytes are compared the first swap is probed as well, because vLLM computes with the
+        weights in its own way."""
         if self.attest == "probe" or self.tensor_parallel_size > 1:
             return "always"
         return "first" if self.attest == "auto" else "never"
 
 
 def _engine(value: Any) -> Any:
-    """A kind stands for its defaults; without one it is the embedded default."""
+    """A kind alone stands for its defaults; a mapping without a kind is the default engine."""
     if isinstance(value, str):
         return {"kind": value}
     return {"kind": "transformers", **value} if isinstance(value, dict) else value
@@ -73,7 +73,7 @@ EngineConfig = Annotated[Annotated[TransformersEngineConfig | VllmEngineConfig, 
 
 
 class RayConfig(Section):
-    """Which Ray the actors run in."""
+    """The Ray cluster that the actors run in."""
 
     address: str | None = Field(
         None, pattern=r"^(auto|[^/]+:\d+)$", description="Ray cluster to join, HOST:PORT or auto; null starts a local Ray on loopback"
@@ -98,12 +98,12 @@ class ClusterConfig(RayConfig):
     sleep_while_training: bool = Field(
         False, description="engines give back their memory while the trainer runs, and load the weights anew afterwards (colocated)"
     )
-    dashboard: bool = Field(False, description="Ray's dashboard, on loopback")
+    dashboard: bool = Field(False, description="start Ray's dashboard on loopback")
     start_timeout_s: float = Field(
-        180, gt=0, description="bound on starting Ray or an engine, and on the trainer between two steps of its start"
+        180, gt=0, description="time limit for starting Ray or an engine, and for each step of starting the trainer"
     )
-    task_timeout_s: float = Field(600, gt=0, description="bound on one shard or one evaluation task")
-    swap_timeout_s: float = Field(120, gt=0, description="bound on one weight swap")
+    task_timeout_s: float = Field(600, gt=0, description="time limit for one shard or one evaluation task")
+    swap_timeout_s: float = Field(120, gt=0, description="time limit for one weight swap")
     max_restarts: int = Field(
         3, ge=0, description="restarts allowed per engine, per filter, and of the ranks in a training, before the run ends"
     )
@@ -111,7 +111,5 @@ class ClusterConfig(RayConfig):
     @model_validator(mode="after")
     def _engines_sleep_where_memory_is_shared(self) -> ClusterConfig:
         if self.sleep_while_training and not self.colocated:
-            raise ValueError(
-                "sleep_while_training gives the trainer nothing where it has devices of its own; drop it, or set colocated true"
-            )
+            raise ValueError("sleep_while_training has no effect when the trainer has its own devices; drop it, or set colocated true")
         return self

@@ -1,4 +1,4 @@
-"""Names of a config in MLflow, and whether they can be told apart there and in tables."""
+"""Check that names of a config stay distinct in MLflow and in tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_KEY_CHARACTERS = 250
 
 
 def mlflow_key(name: str) -> str:
-    """`name` as a key MLflow takes: other characters become `_`, and it is a plain relative path."""
+    """`name` as a valid MLflow key: other characters become `_`, and it is a plain relative path."""
     parts = re.sub(r"[^\w.\-/ ]", "_", name).split("/")
     return "/".join(part for part in parts if part.strip("."))[:MAX_KEY_CHARACTERS].rstrip("/") or "_"
 
@@ -28,5 +28,5 @@ def check_distinct(kind: str, names: Sequence[str]) -> None:
 
 
 def _shown(name: str) -> str:
-    """What MLflow and tables make of a name: tables show `_` as a space, and spaces at an end or in a row are not seen."""
+    """What MLflow and tables make of a name: tables show `_` as a space, and leading, trailing or repeated spaces are invisible."""
     return " ".join(mlflow_key(unicodedata.normalize("NFKC", name)).replace("_", " ").split())

@@ -1,4 +1,4 @@
-"""Dotted overrides of a config that is still a plain document."""
+"""Apply dotted overrides to a config that is still a plain document."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from loop.errors import UserError, one_line
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
-    """Set one dotted key, such as `training.num_steps=50`. Keys that hold dots themselves (`held_out.0-0.15.num_questions`) are known
-    where they exist.
+    """Set one dotted key, such as `training.num_steps=50`. Existing keys that contain dots (`held_out.0-0.15.num_questions`) are
+    matched whole.
 
     Raises:
-        UserError: it is no `key=value`, the value no YAML, or there is no such place.
+        UserError: it is not `key=value`, the value is not YAML, or the key leads nowhere.
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -22,7 +22,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     try:
         value = read_yaml(text)
     except ValueError as error:
-        raise UserError(f"override {override[:80]!r} has a value that is no YAML: {one_line(error)}") from error
+        raise UserError(f"override {override[:80]!r} has a value that is not YAML: {one_line(error)}") from error
     target: Any = document
     steps = key.split(".")
     if len(steps) > MAX_DEPTH:
@@ -42,7 +42,7 @@ def _first_step(target: Any, steps: list[str]) -> tuple[str, list[str]]:
 
 
 def _place(target: Any, step: str, key: str) -> Any:
-    """Where in a mapping or list a step leads. `mixing.options` and `mixing.replay` are the same where the policy is `replay`."""
+    """Key or index that a step stands for. `mixing.options` and `mixing.replay` are the same if the policy is `replay`."""
     if isinstance(target, list) and step.isdecimal() and int(step) < len(target):
         return int(step)
     if not isinstance(target, dict):
@@ -55,7 +55,7 @@ def _place(target: Any, step: str, key: str) -> Any:
 
 
 def _child(target: Any, step: str, key: str) -> Any:
-    """The mapping or list at a step: made where there is none, unfolded where a policy or an engine is given by its name."""
+    """The mapping or list at a step: created if missing, unfolded if a policy or an engine is given by its name."""
     place = _place(target, step, key)
     child = target[place] if isinstance(target, list) else target.get(place)
     if child is None:

@@ -1,4 +1,4 @@
-"""`vigc config`: every key of a config with its default and meaning, read off the models themselves."""
+"""`vigc config`: every key of a config with its default and meaning, read from the config models."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ _SETS: dict[str, type[BaseModel]] = {
 
 
 _UNBOUNDED = 10_000
-"""Columns where no terminal shows the lines: each stays one, as grep and less want them."""
+"""Width in columns of output that is not a terminal: lines stay whole for grep and less."""
 
 
 def print_reference() -> None:
-    """Keys, then the kinds of image and labelled sets, then the policies by name with their options. On a terminal as wide as that is,
-    elsewhere with one line for each key and each policy."""
+    """Print the keys, the kinds of image and labelled sets, and the policies with their options. A terminal sets the width; other output
+    has one line for each key and each policy."""
     if sys.stdout.isatty():
         _print_all(Console())
         return

@@ -30,7 +30,7 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "models" / "seed" / "checkpoint"
 _MAX_VLLM_TEMPERATURE = 2.0
 
 _COLOCATED_GPU_SHARE = 0.5
-"""Most of a GPU's memory that an engine may take beside a trainer rank, unless it sleeps while that works."""
+"""Largest share of a GPU's memory for an engine that is colocated with a trainer rank and does not sleep while it trains."""
 
 
 def _label(text: str) -> str:
@@ -43,7 +43,7 @@ def _label(text: str) -> str:
 _MAX_LABEL_CHARACTERS = 100
 _MAX_QUESTIONS = 1_000_000
 _HOLDS_CREDENTIALS = (
-    "holds credentials, which the run folder would keep; give them by the environment, such as AWS_ACCESS_KEY_ID and "
+    "holds credentials, which the run folder would keep; set them in the environment, such as AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY for s3://"
 )
 _Config = TypeVar("_Config", bound=Section)
@@ -63,7 +63,7 @@ class HeldOutSet(Section):
     data: LabelledSet = Field(description="where the questions come from")
     num_questions: int = Field(200, ge=1, le=_MAX_QUESTIONS, description="questions drawn from it")
     metric: PolicySpec = Field(
-        default_factory=lambda: Policy(policy=AUTO), description="how answers are scored; auto: what fits the data, as a dry run tells"
+        default_factory=lambda: Policy(policy=AUTO), description="how answers are scored; auto chooses by the data, a dry run shows what"
     )
 
     @model_validator(mode="after")
@@ -76,9 +76,9 @@ class HeldOutSet(Section):
 class AcceptanceSet(HeldOutSet):
     """Held-out questions that the acceptance policy decides on."""
 
-    seed_domain: bool = Field(False, description="its questions are like the seed data: policy evidence guards it against forgetting")
+    seed_domain: bool = Field(False, description="its questions resemble the seed data; policy evidence guards it against forgetting")
     yes_no: bool = Field(
-        False, description="answers count as yes or no alone, as POPE's: policy evidence guards against yes where no is right"
+        False, description="score answers as yes or no only, as POPE does; policy evidence guards against yes where no is right"
     )
 
     @model_validator(mode="after")
@@ -95,7 +95,7 @@ class AcceptanceSet(HeldOutSet):
 
 
 _MOVED_VIEWS = {"flat_background": "loop.sources.shapes.views:flat_background"}
-"""Names of earlier versions, which stored configs still hold."""
+"""Names from earlier versions, which stored configs may still contain."""
 
 
 def _moved_view(name: Any) -> Any:
@@ -112,7 +112,7 @@ class GenerationConfig(Section):
     num_shards: int = Field(64, ge=1, description="shards a round is cut into; the unit of work and of resuming")
     temperature: float = Field(1.0, ge=0, description="sampling temperature of VIG; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus of VIG's sampling")
-    max_new_tokens: int = Field(96, ge=1, description="bound on a VIG output")
+    max_new_tokens: int = Field(96, ge=1, description="largest number of tokens in a VIG output")
     structured: bool = Field(False, description="force VIG's form `Question: ... Answer: ...` on what is generated (engine vllm)")
     view: Annotated[str, BeforeValidator(_moved_view)] = Field(
         "raw",
@@ -142,19 +142,21 @@ class TrackingConfig(Section):
 
 class RetentionConfig(Section):
     keep_last: int | None = Field(
-        3, ge=1, description="rounds, from the last, whose checkpoints stay beside the seed model's and the champion's; null keeps all"
+        3,
+        ge=1,
+        description="latest rounds whose checkpoints are kept, besides the seed model's and the champion's; null keeps all",
     )
-    keep_every: int | None = Field(None, ge=1, description="the checkpoint of every round that this number divides stays too; null: none")
+    keep_every: int | None = Field(None, ge=1, description="keep the checkpoint of every round divisible by this number too; null: none")
 
     @model_validator(mode="after")
     def _something_goes(self) -> RetentionConfig:
         if self.keep_last is None and self.keep_every is not None:
-            raise ValueError(f"keep_every {self.keep_every} does nothing where keep_last null keeps all; drop one of the two")
+            raise ValueError(f"keep_every {self.keep_every} has no effect because keep_last null keeps all; drop one of the two")
         return self
 
 
 def _listed(value: Any) -> Any:
-    """One name is a list of one."""
+    """A single name as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -167,19 +169,19 @@ def _defaults(section: type[Section], description: str) -> Any:
 
 
 class RunConfig(Section):
-    """Everything a run is made of."""
+    """The complete config of a run."""
 
     name: str = Field(
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=_MAX_LABEL_CHARACTERS, description="name of the run and of its folder"
     )
     seed: int = Field(17, ge=0, description="the run seed; every shard's seed derives from it")
-    rounds: int = Field(3, ge=1, description="rounds at most")
+    rounds: int = Field(3, ge=1, description="largest number of rounds")
     model: str = Field("embedded", description="`embedded`, a folder, or a Hugging Face id of an image-text-to-text model")
     seed_data: SeedData = Field(description="labelled data that training replays")
     image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
-    held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets that every champion is reported on; decide nothing")
+    held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets on which every champion is reported; they decide nothing")
     acceptance_sets: dict[_Label, AcceptanceSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
-    answer_max_new_tokens: int = Field(64, ge=1, description="bound on an answer to a held-out question")
+    answer_max_new_tokens: int = Field(64, ge=1, description="largest number of tokens in an answer to a held-out question")
     engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
     cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
     generation: GenerationConfig = _defaults(GenerationConfig, "how records are generated (VIG)")
@@ -194,18 +196,18 @@ class RunConfig(Section):
     stop: PolicySpec = _policy("rounds", "when the loop ends")
     on_empty_round: Literal["stop", "reject"] = Field(
         "stop",
-        description="what follows where a round has nothing to train on, no record being accepted: stop ends the run and says why, reject "
-        "commits the round as rejected, without a training, and goes on",
+        description="what to do when no record of a round was accepted: stop ends the run with the reason, reject commits the round as "
+        "rejected, without training, and continues",
     )
     control: Annotated[tuple[Literal["seed_only", "no_correction"], ...], BeforeValidator(_listed)] = Field(
         (),
-        description="what is trained beside each candidate to compare it with, none or some of seed_only, no_correction; decides nothing",
+        description="controls trained beside each candidate for comparison, any of seed_only, no_correction; they decide nothing",
     )
     transport: Literal["checkpoint", "object_store", "native"] = Field(
         "checkpoint", description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs"
     )
     tracking: TrackingConfig = _defaults(TrackingConfig, "the mirror of the run in MLflow")
-    retention: RetentionConfig = _defaults(RetentionConfig, "which checkpoints stay; all other data always does")
+    retention: RetentionConfig = _defaults(RetentionConfig, "which checkpoints are kept; all other data always is")
 
     @model_validator(mode="after")
     def _ranks_can_train(self) -> RunConfig:
@@ -217,7 +219,7 @@ class RunConfig(Section):
         if len(set(self.control)) < len(self.control):
             raise ValueError(f"control names {', '.join(self.control)}; name each once")
         if "no_correction" in self.control and self.correction.policy == "none":
-            raise ValueError("control no_correction is the run itself where correction is none; drop one of the two")
+            raise ValueError("control no_correction equals the run itself when correction is none; drop one of the two")
         return self
 
     @model_validator(mode="after")
@@ -290,15 +292,15 @@ class RunConfig(Section):
     def _nobody_else_holds_the_weights(self) -> RunConfig:
         if self.cluster.sleep_while_training and self.transport == "native":
             raise ValueError(
-                "transport native keeps a copy of the served weights with their sender, where cluster.sleep_while_training is to make "
-                "room; set transport checkpoint or object_store"
+                "transport native keeps a copy of the served weights in the sender, in the memory that cluster.sleep_while_training "
+                "frees; set transport checkpoint or object_store"
             )
         return self
 
     @property
     def engine_options(self) -> dict[str, Any]:
         """Keyword arguments of the engine."""
-        sleeps = self.cluster.sleep_while_training and self.engine.kind == "vllm"  # others need not be made for it
+        sleeps = self.cluster.sleep_while_training and self.engine.kind == "vllm"  # other engines can sleep without it
         return self.engine.options | ({"sleeps": True} if sleeps else {})
 
     @property
@@ -328,7 +330,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file with dotted overrides applied; its keys are not looked at. Raises `UserError`."""
+    """The mapping in a YAML file with dotted overrides applied; its keys are not checked. Raises `UserError`."""
     if path.is_dir():
         raise UserError(f"cannot read the config {path}: it is a folder; give a YAML file, such as loop/recipes/shapes.yaml")
     try:
@@ -338,7 +340,7 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         reason = f"{error.strerror}; check the path" if isinstance(error, OSError) and error.strerror else one_line(error)
         raise UserError(f"cannot read the config {path}: {reason}") from error
     if not isinstance(document, dict):
-        raise UserError(f"the config {path} holds no mapping; expected keys such as those in loop/recipes/shapes.yaml")
+        raise UserError(f"the config {path} is not a mapping; expected keys such as those in loop/recipes/shapes.yaml")
     given: dict[str, str] = {}
     for override in overrides:
         key, _, value = override.partition("=")
@@ -356,7 +358,7 @@ def parse_config(document: dict[str, Any]) -> RunConfig:
 
 
 def stored_config(document: dict[str, Any]) -> RunConfig:
-    """The config that a run was begun with. A run from before sets had a metric goes on as it began: word by word."""
+    """The config that a run was started with. Runs from before sets had a metric still score word by word."""
     for section in ("held_out", "acceptance_sets"):
         for one in document.get(section, {}).values():
             one.setdefault("metric", YES_NO if one.get("yes_no") else "exact")
@@ -370,7 +372,7 @@ def validated(model: type[_Config], document: dict[str, Any]) -> _Config:
     except ValidationError as error:
         items = error.errors()
         places = [item["loc"] for item in items]
-        # A bad entry is missing from its list as well, which then is "too short".
+        # A bad entry is also missing from its list, which pydantic then reports as too short.
         real = [item for item in items if item["type"] != "too_short" or not any(_is_inside(place, item["loc"]) for place in places)]
         raise UserError("\n".join(_finding(model, item) for item in real)) from error
 

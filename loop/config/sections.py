@@ -1,4 +1,4 @@
-"""What all sections of a config are, and how a policy is written in one."""
+"""Base class of config sections, and how a policy is written in a config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """Frozen, and without unknown keys."""
+    """Base of all sections: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -15,12 +15,12 @@ MAX_IMAGES = 100_000_000
 
 
 def _location(text: str) -> str:
-    """An address that means the same from whichever folder a run is resumed: a URI as it is, a path from the root."""
+    """An address that does not depend on the folder a run is resumed from: URIs stay as they are, paths become absolute."""
     if "://" in text:
         return text
     try:
         return str(Path(text).expanduser().absolute())
-    except RuntimeError as error:  # ~ of a user that there is not
+    except RuntimeError as error:  # ~USER of an unknown user
         raise ValueError(f"{error}; give the whole path") from error
 
 
@@ -29,7 +29,7 @@ Location = Annotated[str, AfterValidator(_location)]
 
 
 def _question_type(value: Any) -> Any:
-    """One finding for a wrong name, where the union of the two enums would give two."""
+    """Report a wrong name once; the union of the two enums would report it twice."""
     if value not in ALL_TYPES:
         *most, last = map(repr, map(str, ALL_TYPES))
         raise ValueError(f"Input should be {', '.join(most)} or {last}{did_you_mean(str(value), map(str, ALL_TYPES))}")
@@ -63,7 +63,7 @@ class FolderSet(Section):
 
     kind: Literal["folder"] = Field(description="photos of a folder; an image's id is its path in it")
     path: Location = Field(description=f"the folder, searched with its subfolders: {_ADDRESS}")
-    num_images: _NumImages = Field(None, description="take the first so many images in the order of their names; null takes all")
+    num_images: _NumImages = Field(None, description="number of images to take, in the order of their names; null takes all")
 
 
 class CocoSet(Section):
@@ -75,9 +75,9 @@ class CocoSet(Section):
     num_name_parts: int | None = Field(
         None,
         ge=1,
-        description="take the last so many parts of a file name; 2 for Objects365, whose names images/v1/patch8/X.jpg lie at patch8/X.jpg",
+        description="number of last parts of a file name to use; 2 for Objects365, where images/v1/patch8/X.jpg is at patch8/X.jpg",
     )
-    num_images: _NumImages = Field(None, description="take the first so many images in the order of the file; null takes all")
+    num_images: _NumImages = Field(None, description="number of images to take, in the order of the file; null takes all")
 
 
 class ParquetSet(Section):
@@ -86,7 +86,7 @@ class ParquetSet(Section):
     kind: Literal["parquet"] = Field(description="encoded images in a column of Parquet files; an id is FILE/ROW")
     path: Location = Field(description=f"one file, or a folder searched for *.parquet: {_ADDRESS}")
     column: str = Field("image", description="binary, or a struct with `bytes` as datasets stores images")
-    num_images: _NumImages = Field(None, description="take the first so many rows; null takes all")
+    num_images: _NumImages = Field(None, description="number of rows to take; null takes all")
 
 
 class WebDatasetSet(Section):
@@ -97,7 +97,7 @@ class WebDatasetSet(Section):
     members: str | None = Field(
         None, description="pattern such as *.left.jpg: take only members whose name, without folders, fits it; null takes all images"
     )
-    num_images: _NumImages = Field(None, description="take the first so many images; null takes all")
+    num_images: _NumImages = Field(None, description="number of images to take; null takes all")
 
 
 class HfDatasetSet(Section):
@@ -107,7 +107,7 @@ class HfDatasetSet(Section):
     path: Location = Field(description="the folder it was saved to, on a filesystem of this machine")
     split: str | None = Field(None, description="split, where a DatasetDict was saved")
     column: str = Field("image", description="column of images")
-    num_images: _NumImages = Field(None, description="take the first so many rows; null takes all")
+    num_images: _NumImages = Field(None, description="number of rows to take; null takes all")
 
 
 class _FileOfRecords(Section):
@@ -140,7 +140,7 @@ class VigcJsonSet(_FileOfRecords):
     path: Location = Field(description=f"the JSON file: {_ADDRESS}")
     images: Location = Field(description=f"folder that its `image` fields are relative to: {_ADDRESS}")
     question_type: TypeName = Field(
-        QuestionType.CONVERSATION, description="type of the questions whose record tells neither `type` nor an instruction of VIGC's"
+        QuestionType.CONVERSATION, description="type of questions whose record has neither `type` nor one of VIGC's instructions"
     )
 
 
@@ -149,7 +149,7 @@ class MessagesSet(_ConversationsSet):
 
     kind: Literal["messages"] = Field(description="Parquet files with the columns messages and images; an image's id is FILE/ROW")
     path: Location = Field(description=f"one file, or a folder searched for *.parquet: {_ADDRESS}")
-    question_type: TypeName = Field(QuestionType.CONVERSATION, description="type of the questions, where there is no column `type`")
+    question_type: TypeName = Field(QuestionType.CONVERSATION, description="type of the questions if there is no column `type`")
 
 
 ImageSet = Annotated[ShapesSet | FolderSet | CocoSet | ParquetSet | WebDatasetSet | HfDatasetSet, Field(discriminator="kind")]

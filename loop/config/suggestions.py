@@ -1,4 +1,4 @@
-"""What a person probably meant: the key of a config for one that does not exist, and the command for a config of another kind."""
+"""Suggest what was probably meant: the key of a config for one that does not exist, and the command for a config of another kind."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 _HERE, _ELSEWHERE, _FAR = 0.75, 0.85, 0.6
-"""How alike two keys must be: at the same place, at another one, and at the same place where no other is found either."""
+"""Similarity that a suggestion needs: at the same place, elsewhere, and at the same place when nothing was found elsewhere."""
 
 
 def meant_key(config: type[BaseModel], place: tuple[str | int, ...]) -> str:
-    """The dotted key that was probably meant by the unknown one at `place`, or nothing. Keys of lists and of mappings with names of
-    the user's own are looked for at every entry: those elsewhere are told as N and NAME."""
+    """The dotted key that was probably meant by the unknown one at `place`; empty if there is none. Every entry of lists and of
+    mappings with user-defined names is searched; entries elsewhere are shown as N and NAME."""
     *parents, unknown = map(str, place)
     levels = {config}
     for step in parents:
@@ -30,7 +30,7 @@ def meant_key(config: type[BaseModel], place: tuple[str | int, ...]) -> str:
 
 
 def spelled(config: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
-    """The steps of a place as a config spells it: pydantic names the kind of a section that it took as well."""
+    """The steps of a place as a config spells them, without the section kinds that pydantic adds."""
     levels, steps = {config}, []
     for step in map(str, place):
         if not _of_kind(levels, step) or any(step in level.model_fields for level in levels):

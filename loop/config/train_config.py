@@ -24,7 +24,7 @@ class TrainCluster(RayConfig):
     trainer_ranks: int = Field(1, ge=1, description="DeepSpeed ranks")
     cpus_per_actor: int = Field(1, ge=1, description="CPUs of a rank")
     use_gpus: bool = Field(False, description="one GPU for each rank")
-    start_timeout_s: float = Field(180, gt=0, description="bound on starting Ray, and on starting the ranks")
+    start_timeout_s: float = Field(180, gt=0, description="time limit for starting Ray, and for starting the ranks")
     max_restarts: int = Field(3, ge=0, description="times that lost ranks are replaced in a stage before the training ends")
 
 
@@ -44,7 +44,7 @@ class TrainStage(Section):
     @model_validator(mode="after")
     def _pairs_are_drawn(self) -> TrainStage:
         if self.form == "vigc" and self.num_samples is None:
-            raise ValueError("form vigc draws its samples without an end; say how many with num_samples")
+            raise ValueError("form vigc draws any number of samples; set num_samples")
         return self
 
 
@@ -61,7 +61,7 @@ class TrainConfig(Section):
     def _stages_have_names_of_their_own(self) -> TrainConfig:
         names = [stage.name for stage in self.stages]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"several stages are called {twice}; give each a name of its own")
+            raise ValueError(f"several stages are called {twice}; give each a unique name")
         return self
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class TrainConfig(Section):
             check_ranks(stage.training, self.cluster.trainer_ranks, use_gpus=self.cluster.use_gpus, where=f"stages.{number}.training")
         threads = {stage.training.num_threads for stage in self.stages}
         if len(threads) > 1:
-            raise ValueError(f"the ranks live through all stages, and num_threads is {sorted(threads)}; give all stages the same")
+            raise ValueError(f"all stages share the ranks, but num_threads is {sorted(threads)}; give all stages the same")
         return self
 
     @property

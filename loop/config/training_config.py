@@ -14,7 +14,7 @@ from loop.config.sections import Section
 class TrainingConfig(Section):
     num_steps: int | None = Field(200, ge=1, description="optimizer steps; null where num_epochs is given")
     num_epochs: float | None = Field(
-        None, gt=0, description="in place of num_steps: passes over the data; in a run over seed data and generated records together"
+        None, gt=0, description="passes over the data, instead of num_steps; in a run, over seed data and generated records together"
     )
     batch_size: int = Field(64, ge=1, description="samples per step over all ranks")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per step and rank")
@@ -27,7 +27,7 @@ class TrainingConfig(Section):
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay of the gradient's mean and of its square")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay; none on norms and biases")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate")
-    min_learning_rate_ratio: float = Field(0.05, ge=0, le=1, description="where the cosine ends, as a share of the peak")
+    min_learning_rate_ratio: float = Field(0.05, ge=0, le=1, description="final rate of the cosine schedule, as a share of the peak")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="training precision")
     zero_stage: int = Field(0, ge=0, le=3, description="DeepSpeed ZeRO stage")
@@ -35,19 +35,19 @@ class TrainingConfig(Section):
         (), description="kept in the host's memory: the optimizer's state (zero_stage 2, 3), and the parameters (zero_stage 3)"
     )
     activation_checkpointing: bool = Field(False, description="compute activations again in the backward pass instead of keeping them")
-    length_grouping: bool = Field(True, description="batches of conversations of like length, which need less padding")
+    length_grouping: bool = Field(True, description="batch conversations of similar length, which need less padding")
     pixel_noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of noise on training images, where white is 1")
     brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness of training images")
     color_jitter: float = Field(0.0, ge=0, lt=1, description="largest relative change of each color channel's gain")
-    interpolation: float = Field(1.0, gt=0, le=1, description="share of the way from the start's weights to the trained ones that is gone")
-    max_tokens: int = Field(512, ge=8, description="conversations are cut after so many tokens, the image's included")
+    interpolation: float = Field(1.0, gt=0, le=1, description="the candidate, between the starting weights (0) and the trained ones (1)")
+    max_tokens: int = Field(512, ge=8, description="longest conversation in tokens, the image's included; longer ones are cut")
     max_micro_batch_tokens: int | None = Field(
-        None, ge=8, description="in place of gradient_accumulation: tokens, padding included, of one forward pass of a rank"
+        None, ge=8, description="tokens, padding included, of one forward pass of a rank, instead of gradient_accumulation"
     )
     num_threads: int = Field(1, ge=1, description="torch threads per rank")
-    checkpoint_steps: int = Field(50, ge=0, description="steps between step checkpoints; 0 keeps none, and a resumed training begins anew")
-    stall_timeout_s: float = Field(600, gt=0, description="bound on one step, on loading the model, and on writing it")
-    timeout_s: float = Field(3600, gt=0, description="bound on the training of a round")
+    checkpoint_steps: int = Field(50, ge=0, description="steps between step checkpoints; 0 writes none, and a resumed training starts over")
+    stall_timeout_s: float = Field(600, gt=0, description="time limit for one step, for loading the model, and for writing it")
+    timeout_s: float = Field(3600, gt=0, description="time limit for the training of a round")
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +69,7 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainingConfig:
         if self.batch_size % self.gradient_accumulation:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of gradient_accumulation {self.gradient_accumulation}")
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}")
         return self
 
     @model_validator(mode="after")
@@ -78,23 +78,23 @@ class TrainingConfig(Section):
         return self
 
     def steps_for(self, num_samples: int) -> int:
-        """Steps of a training on so many samples; the last step of `num_epochs` begins the next pass where it is not full."""
+        """Number of steps for this many samples; with `num_epochs` the last batch is filled from the next pass."""
         if self.num_steps is not None:
             return self.num_steps
         assert self.num_epochs is not None, "one of the two is given"
         return max(1, math.ceil(self.num_epochs * num_samples / self.batch_size))
 
     def hyperparameters(self, num_samples: int) -> Hyperparameters:
-        """What the trainer is given for a training on so many samples; raises `ValueError` where values exclude each other."""
+        """The trainer's hyperparameters for this many samples; raises `ValueError` if values exclude each other."""
         of_the_driver = {"num_steps", "num_epochs", "num_threads", "checkpoint_steps", "stall_timeout_s", "timeout_s", "lora"}
         return Hyperparameters(num_steps=self.steps_for(num_samples), lora=self.lora, **self.model_dump(exclude=of_the_driver))
 
 
 def check_ranks(training: TrainingConfig, num_ranks: int, *, use_gpus: bool, where: str = "training") -> None:
-    """Hold a training against the ranks that it gets.
+    """Check a training against its ranks.
 
     Raises:
-        ValueError: its batch cannot be shared by them, or it asks for what does nothing there.
+        ValueError: they cannot share its batch, or a key has no effect there.
     """
     micro = training.batch_size // training.gradient_accumulation
     if micro % num_ranks:
@@ -103,6 +103,6 @@ def check_ranks(training: TrainingConfig, num_ranks: int, *, use_gpus: bool, whe
         )
     if training.offload and not use_gpus:
         raise ValueError(
-            f"{where}.offload {list(training.offload)} moves what is on GPUs to the host's memory, and with cluster.use_gpus false all is "
+            f"{where}.offload {list(training.offload)} moves GPU memory to the host, but with cluster.use_gpus false everything is "
             "there already; drop it, or set cluster.use_gpus true"
         )

@@ -1,4 +1,4 @@
-"""YAML as a stranger may have written it: plain values only, within bounds that hold before anything is built from it."""
+"""Read untrusted YAML: plain values only, within bounds that are checked before anything is built."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import yaml
 from loop.errors import one_line
 
 MAX_BYTES = 1 << 18
-"""Size of a document: a hundred times the recipe's."""
+"""Largest document: a hundred times the recipe."""
 MAX_DEPTH = 40
-"""Mappings and lists inside of each other."""
+"""Deepest nesting of mappings and lists."""
 _MAX_NODES = 20_000
-"""Values of a document, those behind an alias counted wherever it stands: few lines of aliases and merge keys could ask for billions."""
+"""Most values in a document. Values behind an alias count at every use: a few lines of aliases and merge keys can expand to billions."""
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _MAX_INTEGER = (1 << 63) - 1
 _CONSTRUCTION_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
-"""What PyYAML's constructors raise on tags, numbers and dates that are none."""
+"""What PyYAML's constructors raise on invalid tags, numbers and dates."""
 
 
 class YamlInputError(ValueError):
-    """A text is no YAML of plain values within the bounds. The message is one line."""
+    """A text is not YAML of plain values within the bounds. The message is one line."""
 
 
 def read_yaml(text: str) -> Any:
     """The value of a YAML text: mappings with text keys, lists, text, integers, finite numbers, booleans and null.
 
     Raises:
-        YamlInputError: it is no such text, too large or too deep.
+        YamlInputError: it is anything else, too large, or nested too deeply.
     """
     if len(text) > MAX_BYTES:
         raise YamlInputError(f"it is larger than {MAX_BYTES} bytes")
@@ -44,13 +44,13 @@ def read_yaml(text: str) -> Any:
     except _CONSTRUCTION_ERRORS as error:
         if isinstance(error, YamlInputError):
             raise
-        raise YamlInputError(f"a number, a date or a tag of it cannot be read ({type(error).__name__}: {one_line(error)})") from error
+        raise YamlInputError(f"a number, date or tag cannot be read ({type(error).__name__}: {one_line(error)})") from error
     _check_plain(value)
     return value
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Gives up while it reads: a scanner of half a million brackets would be busy for hours."""
+    """Enforces the bounds while it reads: scanning half a million brackets would take hours."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -87,13 +87,13 @@ def _refuse_beyond(num_nodes: int, depth: int) -> None:
 
 
 def _refuse_twice(node: yaml.MappingNode) -> None:
-    """A mapping in which a key stands twice: PyYAML would take the last without a word."""
+    """Refuse a mapping with a repeated key: PyYAML would silently take the last."""
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE_TAG:
             if key.value in seen:
-                where = f"the second time in line {key.start_mark.line + 1}"
-                raise YamlInputError(f"the key {key.value[:80]!r} stands twice in one mapping, {where}; keep one of them")
+                where = f"the second time on line {key.start_mark.line + 1}"
+                raise YamlInputError(f"the key {key.value[:80]!r} appears twice in one mapping, {where}; keep one of them")
             seen.add(key.value)
 
 
@@ -102,9 +102,9 @@ def _check_extent(root: yaml.Node) -> None:
     open_nodes: set[int] = set()
 
     def measure(node: yaml.Node) -> tuple[int, int]:
-        """Values that a node stands for, and levels below it."""
+        """Number of values in a node, and of levels below it."""
         if id(node) in open_nodes:
-            raise YamlInputError("a value holds itself")
+            raise YamlInputError("a value contains itself")
         if id(node) not in measured:
             open_nodes.add(id(node))
             inner = [measure(child) for child in _children(node)]
@@ -125,7 +125,7 @@ def _check_plain(value: Any) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise YamlInputError(f"the key {str(key)[:80]!r} is no text; put it into quotes")
+                raise YamlInputError(f"the key {str(key)[:80]!r} is not text; put it in quotes")
             _check_plain(key)
             _check_plain(inner)
     elif isinstance(value, list):
@@ -133,7 +133,7 @@ def _check_plain(value: Any) -> None:
             _check_plain(inner)
     elif isinstance(value, str):
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise YamlInputError(f"the text {value[:80]!r} is no Unicode: it holds half of a character")
+            raise YamlInputError(f"the text {value[:80]!r} is not valid Unicode: it holds half of a character")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise YamlInputError(f"the number {value} is not finite")
@@ -141,4 +141,4 @@ def _check_plain(value: Any) -> None:
         if abs(value) > _MAX_INTEGER:
             raise YamlInputError(f"the number of {value.bit_length()} bits is out of range")
     elif value is not None:
-        raise YamlInputError(f"the value {str(value)[:80]!r} is a {type(value).__name__}; put it into quotes if it is meant as text")
+        raise YamlInputError(f"the value {str(value)[:80]!r} is a {type(value).__name__}; put it in quotes if it is meant as text")

@@ -49,7 +49,10 @@ POPE = {"pope": {"data": {**SHAPES}, "yes_no": True}}
     [
         ({"control": "no_such"}, "control.0: Input should be 'seed_only' or 'no_correction' (given: 'no_such')"),
         ({"control": ["seed_only", "seed_only"]}, "config: control names seed_only, seed_only; name each once"),
-        ({"control": "no_correction", "correction": "none"}, "config: control no_correction is the run itself where correction is none; "),
+        (
+            {"control": "no_correction", "correction": "none"},
+            "config: control no_correction equals the run itself when correction is none",
+        ),
         (
             {"acceptance_sets": NEAR},
             "config: seed_domain of the acceptance set near does nothing under the policy paired_test; drop it, or ",
@@ -203,13 +206,13 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
         ({"engine": {"kind": "vllm", "tensor_parallel_size": 2}}, "config: an engine of 2 processes with 1 thread(s) needs cluster.cpus"),
         ({"engine": ON_GPUS | {"tensor_parallel_size": 2}, "cluster": {"use_gpus": True}}, "config: an engine with engine.tensor"),
         ({"engine": ON_GPUS, "cluster": {"use_gpus": True}}, "config: engine.gpu_memory_utilization 0.85 leaves a colocated trainer"),
-        ({"cluster": {"sleep_while_training": True, "colocated": False}}, "cluster: sleep_while_training gives the trainer nothing where"),
+        ({"cluster": {"sleep_while_training": True, "colocated": False}}, "cluster: sleep_while_training has no effect when"),
         ({"cluster": {"sleep_while_training": True}, "engine": "vllm"}, "config: cluster.sleep_while_training needs vLLM's sleep mode,"),
         ({"cluster": {"sleep_while_training": True}, "transport": "native"}, "config: transport native keeps a copy of the served weights"),
         ({"generation": {"structured": True}}, "config: generation.structured needs engine.kind vllm"),
         ({"cluster": {"address": "ray://head:10001"}}, "cluster.address: String should match pattern"),
         ({"cluster": {"address": "head:6379", "num_cpus": 2}}, "cluster: num_cpus can only be set for a local Ray; drop them, or drop"),
-        ({"training": {"batch_size": 10, "gradient_accumulation": 3}}, "training: batch_size 10 is no multiple of gradient_accumulation 3"),
+        ({"training": {"batch_size": 10, "gradient_accumulation": 3}}, "training: batch_size 10 is not a multiple of gradient_acc"),
         ({"training": {"batch_size": 9}}, "config: training.batch_size / gradient_accumulation = 9 cannot be shared by 2 trainer ranks"),
         ({"training": {"precision": "bf16"}}, "training: bf16 needs zero_stage 1, 2 or 3"),
         ({"training": {"frozen": ["eyes"]}}, "training: unknown parameter groups ['eyes']"),
@@ -294,8 +297,8 @@ def test_a_policy_that_cannot_work_is_one_clear_line(change: dict[str, Any], lin
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("", "holds no mapping; expected keys such as those in"),
-        ("- a\n- b\n", "holds no mapping; expected keys such as those in"),
+        ("", "is not a mapping; expected keys such as those in"),
+        ("- a\n- b\n", "is not a mapping; expected keys such as those in"),
         ("name: {a: [1\nb: }", "cannot read the config"),
         ("a: b: c\n", "cannot read the config"),
     ],
@@ -411,7 +414,7 @@ def test_a_policy_by_name_alone_has_no_options() -> None:
     [
         ("rounds", "override 'rounds' is not of the form key=value, such as training.num_steps=50"),
         ("=3", "override '=3' is not of the form key=value, such as training.num_steps=50"),
-        ("rounds=[1", "override 'rounds=[1' has a value that is no YAML: "),
+        ("rounds=[1", "override 'rounds=[1' has a value that is not YAML: "),
         ("rounds=many", "rounds: Input should be a valid integer"),
         ("training.num_stepz=5", "training.num_stepz: unknown key; did you mean training.num_steps?"),
         ("trainings.num_steps=5", "trainings: unknown key; did you mean training?"),

@@ -77,9 +77,9 @@ def test_a_config_may_be_saved_by_any_editor(tmp_path: Path, encoding: str) -> N
 
 
 def test_a_key_that_stands_twice_in_a_config_is_refused_with_its_line() -> None:
-    with pytest.raises(YamlInputError, match=r"the key 'seed' stands twice in one mapping, the second time in line 3; keep one"):
+    with pytest.raises(YamlInputError, match=r"the key 'seed' appears twice in one mapping, the second time on line 3; keep one"):
         read_yaml("seed: 1\nname: x\nseed: 2\n")
-    with pytest.raises(YamlInputError, match="'a' stands twice"):
+    with pytest.raises(YamlInputError, match="'a' appears twice"):
         read_yaml("x: [{a: 1, a: 1}]")
     merged = "base: &b {a: 1, c: 2}\nmore: &m {d: 4}\nx: {<<: *b, a: 3}\ny: {a: 5, c: 6}\n"
     assert read_yaml(merged)["x"] == {"a": 3, "c": 2}

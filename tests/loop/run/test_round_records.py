@@ -131,7 +131,7 @@ def test_a_round_that_is_not_whole_is_refused_by_name(tmp_path: Path, model: Pat
             parts["records-00001"] = parts["records-00002"]
         else:
             parts["records-00001"] = session.run.store.write_part(1, "records-00001", to_table(records_of(shards[1])[:-1]))
-        with pytest.raises(IncompleteRoundError, match=r"round 1 is not whole.* of 3 planned shards 1 cannot be used: .*records-00001"):
+        with pytest.raises(IncompleteRoundError, match=r"round 1 is incomplete.*1 of 3 planned shards cannot be used: .*records-00001"):
             whole(shards, parts)
 
 
@@ -149,7 +149,7 @@ def test_a_part_that_is_damaged_between_pipeline_and_commit_is_never_dropped(tmp
             path.unlink()
         else:
             path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(IncompleteRoundError, match=r"records-00001\.parquet is damaged .* `vigc resume`, which makes"):
+        with pytest.raises(IncompleteRoundError, match=r"records-00001\.parquet is damaged .* `vigc resume`, which regenerates"):
             select(session.run.store, SelectAll(), 1, whole(shards, parts))
         assert sorted(finished_parts(session.run.store, shards)) == ["records-00000", "records-00002"], "a resume makes it again"
 

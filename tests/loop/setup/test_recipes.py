@@ -135,7 +135,7 @@ def test_a_mistake_beside_what_is_missing_is_still_an_error(tmp_path: Path) -> N
     for override, line in (
         ("training.learning_rat=1", "error: training.learning_rat: unknown key"),
         ("filters=[brilliance]", "error: unknown filter policy 'brilliance'"),
-        ("cluster.colocated=false", "error: cluster: sleep_while_training gives the trainer nothing"),
+        ("cluster.colocated=false", "error: cluster: sleep_while_training has no effect when the trainer has its own devices"),
     ):
         done = vigc(tmp_path, "run", recipe, override, "--dry-run")
         assert (done.returncode, done.stdout) == (2, "")
@@ -180,4 +180,4 @@ def test_a_model_that_is_half_in_the_cache_is_missing(tmp_path: Path, monkeypatc
 def test_what_is_assumed_goes_with_a_dry_run_alone(tmp_path: Path) -> None:
     done = vigc(tmp_path, "run", config_file(tmp_path, document("embedded")), "--assume-gpus", "8")
     assert done.returncode == 2
-    assert "--assume-cpus and --assume-gpus go with --dry-run alone" in done.stderr
+    assert "--assume-cpus and --assume-gpus need --dry-run" in done.stderr

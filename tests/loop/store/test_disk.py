@@ -106,7 +106,7 @@ def test_no_space_left_is_a_named_error_leaves_nothing_half_written_and_ends_whe
     assert len(lines) == 4
     for line, name in zip(lines, ("shard.parquet", "training.data.json", "commit.json", "base.json"), strict=True):
         assert line.startswith(f"cannot write {tmp_path}/run/")
-        assert f"{name}: No space left on device; make room" in line
+        assert f"{name}: No space left on device; free space" in line
 
 
 @needs_tmpfs
@@ -132,7 +132,7 @@ except Exception as error:
         ["unshare", "-rm", sys.executable, "-c", script, str(run_dir)],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.stdout.startswith(f"WriteError cannot write {run_dir}/lock: Read-only file system; make room or put it right"), done
+    assert done.stdout.startswith(f"WriteError cannot write {run_dir}/lock: Read-only file system; free space or fix the cause"), done
 
 
 def test_a_vanished_folder_is_a_named_error(store: Store, run_dir: Path) -> None:

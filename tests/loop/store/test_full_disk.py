@@ -33,7 +33,7 @@ def test_a_run_stops_at_a_full_disk_with_the_file_named_and_ends_when_there_is_r
     code, errors = report["filter"]
     assert code == 1
     assert errors.startswith(f"error: cannot write {disk}/run/rounds/0001/parts/records-0000")
-    assert errors.endswith(".parquet: No space left on device; make room or put it right, then continue with `vigc resume`")
+    assert errors.endswith(".parquet: No space left on device; free space or fix the cause, then continue with `vigc resume`")
     assert report["parts after the filter's"] == []
 
     code, errors = report["trainer"]

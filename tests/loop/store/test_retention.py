@@ -191,7 +191,7 @@ def test_verify_shows_what_was_pruned(store: Store, run_dir: Path) -> None:
 
 
 def test_a_setting_that_would_do_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="keep_every 5 does nothing where keep_last null keeps all"):
+    with pytest.raises(ValueError, match="keep_every 5 has no effect because keep_last null keeps all"):
         RetentionConfig(keep_last=None, keep_every=5)
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         RetentionConfig(keep_last=0, keep_every=None)

@@ -80,7 +80,7 @@ def test_a_full_disk_leaves_nothing_behind(store: Store, run_dir: Path, monkeypa
     (run_dir / "rounds/0001/parts").mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", no_space)
-        with pytest.raises(errors.WriteError, match=r"cannot write .*shard\.parquet: No space left on device; make room"):
+        with pytest.raises(errors.WriteError, match=r"cannot write .*shard\.parquet: No space left on device; free space"):
             store.write_part(1, "shard", records())
     assert list((run_dir / "rounds/0001/parts").iterdir()) == []
     store.write_part(1, "shard", records())
