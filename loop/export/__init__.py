@@ -1,4 +1,4 @@
-"""The data of a run in the formats of other tools, each with a dataset card that says where it comes from.
+"""Export the data of a run in the formats of other tools, each with a dataset card that states its origin.
 
 | format     | holds                                   | written as                                                             |
 |------------|-----------------------------------------|------------------------------------------------------------------------|
@@ -82,13 +82,13 @@ def export(
     images: ImageOpener,
     image_id_of: Callable[[Record], str] = lambda record: record.image_id,
 ) -> ExportReport:
-    """Write the records of committed rounds, and their card, to `out`, which appears whole or not at all.
+    """Write the records of committed rounds, and their card, to `out`, atomically.
 
-    `images` opens what `image_id_of` says; give the latter when rounds draw on sets whose image ids can be equal.
+    `images` opens the ids that `image_id_of` returns; pass the latter if rounds draw on sets whose image ids may be equal.
 
     Raises:
         UserError: `out` exists or cannot be written, the round is not committed, the format is unknown, or there is nothing to write.
-        DamagedFileError: a part of the run is not what its commit record says.
+        DamagedFileError: a part of the run does not match its commit record.
     """
     write, data_file = _WRITERS[_known(format)]
     as_file = data_file == DATA_PARQUET and out.suffix == ".parquet"
@@ -106,7 +106,7 @@ def export(
 
     with _whole(out) as tmp:
         if as_file:
-            with _whole(card_path) as tmp_card:  # it is there before the data are
+            with _whole(card_path) as tmp_card:  # the card appears before the data
                 fill(tmp, tmp_card, out.name)
         else:
             tmp.mkdir()
@@ -117,11 +117,11 @@ def export(
 def read_records(store: Store, commit: RoundCommit) -> list[Record]:
     """All records of a committed round, in the order of its shards.
 
-    They lie in the round's parts of the record schema. Where selection wrote a record again, as trained on, the later part in the
-    commit's list counts.
+    They are in the round's parts of the record schema. If selection wrote a record again, as trained on, the later part in the commit's
+    list counts.
 
     Raises:
-        DamagedFileError: a part is not what the commit record says.
+        DamagedFileError: a part does not match the commit record.
         SchemaVersionError: a part was written in another version of the record schema.
     """
     records: dict[str, Record] = {}
@@ -156,7 +156,7 @@ def _chosen(store: Store, rounds: Literal["all"] | int) -> list[RoundCommit]:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A path beside `out` to write a file or folder at; it becomes `out` when the block ends well and is gone otherwise."""
+    """A path beside `out` to write a file or folder at; it becomes `out` if the block succeeds and is deleted otherwise."""
     tmp = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

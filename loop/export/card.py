@@ -1,6 +1,6 @@
-"""The dataset card of an export: what it holds, which weights wrote it from which images, and what was thrown away with which reason.
+"""Write the dataset card of an export: its content, the weights and images it was made with, and what was rejected for which reason.
 
-Its header is the one that the Hugging Face hub reads. Of paths only the last part is told: a card is made to be published.
+Its header is the one that the Hugging Face hub reads. Paths are reduced to their last part, because a card may be published.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PATH_KEYS = ("path", "images")
 
 @dataclass
 class Lineage:
-    """Where an export comes from. Records are counted as they go by."""
+    """Where an export comes from. Records are counted as they pass."""
 
     run: RunInfo
     commits: Sequence[RoundCommit]
@@ -64,11 +64,11 @@ def card(lineage: Lineage, tally: Tally, num_bad_images: int, data_file: str, *,
     """The text of the card.
 
     Args:
-        lineage: of the records, all of which have gone by.
+        lineage: of the records, all of which have passed through `seen`.
         tally: what was written.
         num_bad_images: images that were left out because they could not be read or written.
         data_file: the file with the data, relative to the card.
-        is_file: whether the export is that file, and the card lies beside it.
+        is_file: whether the export is that file, with the card beside it.
     """
     config = lineage.run.config
     sections = [
@@ -122,7 +122,7 @@ def _title(lineage: Lineage) -> str:
 def _own_version() -> str:
     try:
         return f" {version('vigc-loop')}"
-    except PackageNotFoundError:  # run from its folder, without an install
+    except PackageNotFoundError:  # run from a checkout that is not installed
         return ""
 
 
@@ -194,5 +194,5 @@ def _cell(value: object) -> str:
 
 
 def _code(value: object) -> str:
-    """A value of the run as code: it cannot be anything else in Markdown."""
+    """A value of the run as code, so that Markdown does not interpret it."""
     return f"`{printable(str(value)).replace('`', chr(39))}`"

@@ -1,4 +1,4 @@
-"""The images of exported records: files as they came in, with their names where Windows can write those; what is drawn becomes a PNG."""
+"""Export the images of records: files unchanged, under their own names if Windows allows them; images without files become PNGs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from policies.records import Record
 
 _FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""What Windows forbids in the names of files."""
+"""Characters that Windows forbids in file names."""
 _SUFFIX_BY_START = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
 
 
@@ -34,12 +34,12 @@ class Picture:
     """One image as a file."""
 
     name: str
-    """Path below the folder of images, no other image's, also where case does not count."""
+    """Path below the folder of images, unique even where case is ignored."""
     data: bytes
 
 
 class Pictures:
-    """The images of the exported records, and why some are not to be had."""
+    """The images of the exported records, and why some are missing."""
 
     def __init__(self, images: ImageOpener, image_id_of: Callable[[Record], str]) -> None:
         self.bad: dict[str, str] = {}
@@ -50,7 +50,7 @@ class Pictures:
         self._latest = ("", Picture("", b""))  # the records of an image follow each other
 
     def of(self, record: Record) -> Picture | None:
-        """The image of a record; None where it cannot be read."""
+        """The image of a record; None if it cannot be read."""
         image_id = self.image_id_of(record)
         if image_id not in self.bad and self._latest[0] != image_id:
             try:
@@ -60,7 +60,7 @@ class Pictures:
         return None if image_id in self.bad else self._latest[1]
 
     def set_aside(self, record: Record, reason: str) -> None:
-        """Leave the image of a record out, and those of others with it."""
+        """Leave out the image of a record, for all records about it."""
         self.bad[self.image_id_of(record)] = reason
 
     def _picture(self, image_id: str) -> Picture:
@@ -69,14 +69,14 @@ class Pictures:
         if isinstance(self._images, RoutedSource):
             source, inner = self._images.found(image_id)
             set_name = unrouted(image_id)[0]
-        image = self._images.open(image_id)  # also where the file is taken as it is: a damaged one is left out
+        image = self._images.open(image_id)  # even if the file is copied unchanged: a damaged one is left out
         name, data = source.read_file(inner) if isinstance(source, FileSource) else (f"{inner}.png", _png(image))
         if image_id not in self._names:
             self._names[image_id] = self._free_name(_portable(name, data), set_name)
         return Picture(self._names[image_id], data)
 
     def _free_name(self, name: str, set_name: str) -> str:
-        """The name, in a folder of its set where another image has it."""
+        """The name, in a folder of its set if another image has it already."""
         path = PurePosixPath(name)
         number, free = 1, name
         if free.casefold() in self._taken and set_name:
@@ -90,7 +90,7 @@ class Pictures:
 
 
 def _portable(name: str, data: bytes) -> str:
-    """A name that Windows can write too, and that ends as an image does."""
+    """A name that Windows also allows, with an image suffix."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise StoreError(f"image id {name.removesuffix('.png')!r} leads out of the export's folder")

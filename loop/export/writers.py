@@ -1,4 +1,4 @@
-"""What the formats of an export look like on disk."""
+"""Write the formats of an export."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA, Record
 DATA_JSON, DATA_PARQUET = "data.json", "data.parquet"
 IMAGES, METADATA = "images", "metadata.jsonl"
 _ROWS_PER_GROUP = 100
-"""Rows of a Parquet row group: with images inside, readers that stream hold one group in memory."""
+"""Rows of a Parquet row group: streaming readers hold one group, images included, in memory."""
 
 _ERRORS_OF_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
-"""What a file system says of names that it cannot hold, alone or beside others."""
+"""What a file system raises on names that it cannot store."""
 
 _TEXT = {"dtype": "string", "_type": "Value"}
 _FEATURES = {
@@ -86,7 +86,7 @@ class Tally:
 
 
 Writer = Callable[[Iterator[Record], Path, Pictures, Tally], None]
-"""Writes records to a file, or into a folder that exists, and tallies those it has written."""
+"""Writes records to a file or into an existing folder, and counts them in the tally."""
 
 
 def write_llava(records: Iterator[Record], folder: Path, pictures: Pictures, tally: Tally) -> None:
@@ -135,8 +135,8 @@ def _llava_entry(record: Record, name: str) -> dict[str, Any]:
 
 
 def _vigc_entry(record: Record, name: str) -> dict[str, Any]:
-    """The fields of VIGC's `llava_150k_gen`, and of its `vqg_test` where there are several short answers. What VIC would have written to
-    the bare question up to its end, `answer_given_question`, a run does not keep."""
+    """The fields of VIGC's `llava_150k_gen`, and of its `vqg_test` where there are several short answers. `answer_given_question`, VIC's
+    complete answer to the bare question, is not kept by a run."""
     short = {"answer": list(record.short_answers), "weight": list(record.short_answer_weights)} if record.short_answers else {}
     return {
         "image": name,
@@ -171,7 +171,7 @@ def _image_cell(picture: Picture) -> dict[str, Any]:
 
 
 def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, tally: Tally) -> Iterator[tuple[Record, str]]:
-    """Accepted records whose image is a file of the folder now, with its name under `images/`."""
+    """Accepted records whose image has been written to the folder, with its name under `images/`."""
     for record, picture in _illustrated(records, pictures):
         target = folder / IMAGES / picture.name
         try:
@@ -188,7 +188,7 @@ def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, tal
 
 
 def _write_json(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """The data as the format has them, and for `datasets` the same as metadata of the images: it shows pictures then, not names."""
+    """Write the data in the format, and for `datasets` the same as metadata of the images, so that it shows pictures, not names."""
     (folder / DATA_JSON).write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
     if entries:
         lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in _as_metadata(entries)]
@@ -196,7 +196,7 @@ def _write_json(folder: Path, entries: list[dict[str, Any]]) -> None:
 
 
 def _as_metadata(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Entries with the same columns of one type each: where one has several answers, all have lists of them."""
+    """Entries with equal columns and types: if one has several answers, all have lists."""
     columns = list(dict.fromkeys(key for entry in entries for key in entry if key != "image"))
     lists = {key for entry in entries for key, value in entry.items() if isinstance(value, list)}
     for entry in entries:
@@ -218,5 +218,5 @@ def _illustrated(records: Iterator[Record], pictures: Pictures) -> Iterator[tupl
 
 
 def _plain(text: str) -> str:
-    """A model may write the image token; LLaVA's readers would look for a second image."""
+    """`text` without the image token, which a model may write: LLaVA's readers would expect a second image."""
     return " ".join(text.replace(IMAGE_TOKEN, " ").split()) if IMAGE_TOKEN in text else text

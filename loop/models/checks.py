@@ -1,4 +1,4 @@
-"""The seed model of a run, which a stranger may have made: what is checked before an actor starts, and which of its files are used."""
+"""Check the seed model of a run, which is untrusted, before an actor starts, and choose which of its files are used."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from loop.doctor import torchvision_remedy
 from loop.errors import UserError, one_line
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""What a model consists of: no pickles and no code, which nothing here would run."""
+"""Files of a model: no pickles and no code, which are never loaded."""
 
 _CHECK_TIMEOUT_S = 120.0
 _CHECK_BYTES = 4 << 30
 _TRIED_BYTES = 256 << 20
-"""Weights up to this size are tried before an actor starts, which takes a second; larger ones wait for the engine, which refuses them
-as it loads."""
+"""Weights up to this size are loaded for a test before an actor starts, which takes a second; larger ones are tested by the engine as
+it loads them."""
 _NOT_IN_VLLM = ("instructblip",)
 """Model types that the transformers engine runs and vLLM does not."""
 _DEEPEST_CONFIG = 20
@@ -39,11 +39,11 @@ _Engine = TransformersEngineConfig | VllmEngineConfig
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that are used and copied; others in it are left alone, what `vigc train` noted there among them: it
-    tells the time.
+    """The files of a model's folder that are used and copied. Others are ignored, among them the notes of `vigc train`, which contain
+    times.
 
     Raises:
-        UserError: one is no regular file, or a link out of the folder (those into the store of Hugging Face's cache are its own).
+        UserError: one is not a regular file, or links out of the folder (links into the store of Hugging Face's cache are allowed).
     """
     homes = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
@@ -52,13 +52,13 @@ def model_files(folder: Path) -> list[Path]:
     for path in found:
         target = Path(os.path.realpath(path))
         if not target.is_file() or not any(target.is_relative_to(home) for home in homes):
-            problem = "is no regular file" if not target.is_file() else f"is a link to {target}, outside of the folder"
+            problem = "is not a regular file" if not target.is_file() else f"is a link to {target}, outside of the folder"
             raise UserError(f"{path.name} of model folder {str(folder)!r} {problem}; put the file itself there")
     return found
 
 
 def downloaded(model: str) -> Path:
-    """A local folder of the model: a hub id is fetched by the hub's client, weights in safetensors only."""
+    """A local folder of the model: a hub id is fetched by the hub's client, only weights in safetensors."""
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download
@@ -67,14 +67,14 @@ def downloaded(model: str) -> Path:
 
 
 def check_model(path: str, engine: _Engine | None) -> None:
-    """Make sure that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the
-    trainer can start from, which takes them in any dtype), and asks for no code of its own.
+    """Check that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the trainer
+    can start from, in any dtype), and that it needs no code of its own.
 
-    Reads configs, processor and the headers of the weights, and of small models that the transformers engine is to serve the weights as
-    well, in a process with bounds on its time and memory.
+    Reads configs, processor and the headers of the weights, and for small models of the transformers engine the weights as well, in a
+    process with bounds on its time and memory.
 
     Raises:
-        UserError: it is not, or it cannot be read.
+        UserError: it is not such a model, or it cannot be read.
     """
     import transformers.models.auto.modeling_auto  # noqa: F401 (once here, not in every child)
 
@@ -92,12 +92,12 @@ def check_model(path: str, engine: _Engine | None) -> None:
 
 
 def check_text_model(path: str) -> None:
-    """Make sure that `path` is a text model with a chat template and weights as safetensors, and asks for no code of its own.
+    """Check that `path` is a text model with a chat template and weights as safetensors, and that it needs no code of its own.
 
     Within the same bounds as `check_model`.
 
     Raises:
-        UserError: it is not, or it cannot be read.
+        UserError: it is not such a model, or it cannot be read.
     """
     import transformers.models.auto.modeling_auto  # noqa: F401 (once here, not in every child)
 
@@ -123,7 +123,7 @@ def _check_text_model(path: str) -> None:
     try:
         found = AutoConfig.from_pretrained(path, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # what the libraries raise on a file of a stranger's is no closed set
+    except Exception as error:  # libraries may raise anything on an untrusted file
         raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give a Hugging Face id or a folder") from error
     if type(found) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"model {path!r} is a {found.model_type} model; expected a text model such as Llama or Qwen")
@@ -133,7 +133,7 @@ def _check_text_model(path: str) -> None:
     except Exception as error:  # a template is a program: it may raise anything
         raise UserError(f"the chat template of model {path!r} cannot be used: {one_line(error)}; take a model that has one") from error
     if not all(one in text for one in said):
-        raise UserError(f"the chat template of model {path!r} leaves out what is said; take the one the model was trained with")
+        raise UserError(f"the chat template of model {path!r} drops messages; use the one the model was trained with")
     if os.path.isdir(path):
         try:
             manifest_of_checkpoint(Path(path))
@@ -146,10 +146,10 @@ def _refuse_own_code(folder: Path) -> None:
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise UserError(f"model {str(folder)!r} cannot be read: {path.name} is no JSON ({one_line(error)}); fetch it again") from error
+            raise UserError(f"model {str(folder)!r} cannot be read: {path.name} is not JSON ({one_line(error)}); fetch it again") from error
         if code := next(_own_code(content), None):
             raise UserError(
-                f"{path.name} of model {str(folder)!r} asks for code of its own (auto_map: {code}), which is never run; take a model "
+                f"{path.name} of model {str(folder)!r} needs its own code (auto_map: {code}), which is never run; choose a model "
                 "whose classes transformers has, and remove auto_map from its files"
             )
 
@@ -168,7 +168,7 @@ def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
 
     try:
         found = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # what the libraries raise on a config of a stranger's is no closed set
+    except Exception as error:  # libraries may raise anything on an untrusted config
         raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give `embedded`, a Hugging Face id or a folder") from error
     if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
@@ -182,7 +182,7 @@ def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
 
 
 def _try(path: str, dtype: str) -> None:
-    """Load the model as an engine would, which compares what it computes with what the model computes by itself."""
+    """Load the model as an engine would, which compares its results with those of the model's own `generate`."""
     from actors.engines.errors import UnfitModelError
     from actors.engines.transformers import TransformersEngine
 
@@ -190,7 +190,7 @@ def _try(path: str, dtype: str) -> None:
         TransformersEngine(path, dtype=dtype)
     except UnfitModelError as error:
         raise UserError(f"model {path!r}: {error}") from error
-    except Exception as error:  # what the libraries raise on files of a stranger's is no closed set
+    except Exception as error:  # libraries may raise anything on untrusted files
         raise UserError(f"model {path!r} cannot be loaded: {type(error).__name__}: {one_line(error)}; fetch it again") from error
 
 
@@ -207,7 +207,7 @@ def _check_processor(path: str) -> None:
 
     try:
         processor = load_processor(path)
-    except Exception as error:  # of a damaged file tokenizers says so with a plain Exception
+    except Exception as error:  # tokenizers raises a plain Exception for a damaged file
         if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
             raise UserError(f"the processor of model {path!r} needs torchvision, which is not installed: {torchvision_remedy()}") from error
         raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}; save it beside the weights") from error
@@ -224,7 +224,7 @@ def _check_processor(path: str) -> None:
             "trained with"
         ) from error
     if not all(told):
-        raise UserError(f"the chat template of model {path!r} leaves out what is said; take the one the model was trained with")
+        raise UserError(f"the chat template of model {path!r} drops messages; use the one the model was trained with")
 
 
 def _check_weights(folder: Path, config: Any, engine: _Engine | None) -> None:
@@ -245,7 +245,7 @@ def _check_weights(folder: Path, config: Any, engine: _Engine | None) -> None:
 
 
 def _check_shapes(folder: Path, config: Any, manifest: Any, dtype: str) -> None:
-    """Hold the weights against the model that the config describes, as every swap of the run will."""
+    """Check the weights against the model that the config describes, as every swap of the run will."""
     import torch
 
     from actors.engines.transformers import served_tensors
@@ -258,7 +258,7 @@ def _check_shapes(folder: Path, config: Any, manifest: Any, dtype: str) -> None:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
         wanted = manifest_of(served_tensors(model))
-    except Exception as error:  # what the libraries raise on a config of a stranger's is no closed set
+    except Exception as error:  # libraries may raise anything on an untrusted config
         raise UserError(f"model {str(folder)!r} cannot be built from its config: {one_line(error)}; {remedy}") from error
     if difference := difference_of(manifest, wanted):
         raise UserError(f"the weights of model {str(folder)!r} do not fit its config: {difference}; {remedy}")

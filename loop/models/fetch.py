@@ -1,7 +1,7 @@
-"""`vigc fetch`: a published model as a run needs it, in a folder: every weight in the dtype that is served, and a chat template.
+"""`vigc fetch`: write a published model to a folder as a run needs it: every weight in the served dtype, and a chat template.
 
-What is published is often in another dtype (LLaVA-1.5 in float16), under names that later classes have changed, or without a template
-(InstructBLIP). transformers reads all of it, and what it writes is what its classes, and vLLM's, find again.
+Published models often have another dtype (LLaVA-1.5: float16), parameter names that later classes have changed, or no template
+(InstructBLIP). transformers reads all of them, and writes what its own classes and vLLM's can load.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from loop.models.checks import check_model, downloaded
 
 
 def fetch(model: str, out: Path, dtype: str, chat_template: Path | None = None) -> int:
-    """Write a model into `out`, which appears when it is whole and a run would take it. The weights are in main memory meanwhile.
+    """Write a model into `out`, which appears once it is complete and usable for a run. The weights pass through main memory.
 
     Args:
         model: folder or Hugging Face id of an image-text-to-text model with safetensors; an id is downloaded.
         out: folder to make.
         dtype: `float32` or `bfloat16`.
-        chat_template: a Jinja file, for a model that has none or another one than it is to have.
+        chat_template: a Jinja file, for a model without a template or with another one.
 
     Returns:
-        number of its parameters.
+        its number of parameters.
 
     Raises:
         UserError: `out` exists, or the model or the template cannot be read or used.
@@ -56,7 +56,7 @@ def _convert(model: str, folder: Path, dtype: str, template: str | None) -> int:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
         )
-    except Exception as error:  # what the libraries raise on a model of a stranger's, or on a network, is no closed set
+    except Exception as error:  # libraries may raise anything on an untrusted model or a network
         raise UserError(f"model {model!r} cannot be fetched: {one_line(error)}; give a Hugging Face id or a folder") from error
     if template is not None:
         processor.chat_template = template

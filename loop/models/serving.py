@@ -1,4 +1,4 @@
-"""Engines that serve one model: a fleet for rounds, and one of its own for a model that no run drives."""
+"""Start engines that serve one model: the fleet of a run, or one for a model without a run."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def engine_fleet(
 
 
 def probe_of(checkpoint: Path, engine: EngineConfig, timeout_s: float) -> Probe:
-    """What the checkpoint's weights say, found out in a process of its own."""
+    """The output of the checkpoint's weights on a probe, computed in a separate process."""
     task = ray.remote(num_cpus=0, max_retries=1)(make_probe).remote(checkpoint, engine.dtype, engine.num_threads)
     return ray.get(task, timeout=timeout_s)
 
 
 @contextmanager
 def serving(update: WeightUpdate, engine: EngineConfig, cluster: ClusterConfig, owner: str) -> Iterator[Fleet]:
-    """Engines that serve a checkpoint, and nothing beside them; all of it ends with the block.
+    """Engines that serve a checkpoint, without trainer or filters; they end with the block.
 
     Args:
         update: the weights, as a Hugging Face folder.
         engine: how each engine runs it.
-        cluster: how many engines, where, and the bounds on waits; what it says of trainers and filters is not read.
-        owner: who the temp folder of a local Ray belongs to.
+        cluster: how many engines, where, and time limits; its keys for trainers and filters are ignored.
+        owner: the owner of the temp folder of a local Ray.
 
     Raises:
         NotEnoughResourcesError: the machine or cluster has no room.

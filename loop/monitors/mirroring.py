@@ -1,4 +1,4 @@
-"""The mirror's view of a run: which samples to show, where the champion lies, and when the mirror opens and closes."""
+"""Connect the MLflow mirror to a run: which samples it shows, where the champion is, and when it opens and closes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mirror_of(config: RunConfig, store: Store) -> Mirror:
 
 @contextmanager
 def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | None]:
-    """A mirror beside the loop; None where tracking is switched off. Closed as finished, failed or interrupted with the block."""
+    """A mirror beside the loop; None if tracking is disabled. The end of the block closes it as finished, failed or interrupted."""
     if not config.tracking.enabled:
         yield None
         return
@@ -53,5 +53,5 @@ def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | Non
 
 
 def _run_folder(store: Store) -> Path:
-    """The run's local folder; for a run on an object store the working folder stands in, for MLflow's files alone."""
+    """The run's local folder; for a run on an object store, the working folder, which then gets only MLflow's files."""
     return Path(store.uri) if "://" not in store.uri else Path.cwd()

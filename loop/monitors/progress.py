@@ -1,4 +1,4 @@
-"""What the driver shows while it runs: a live line per stage on a terminal, plain lines in a log."""
+"""Show the progress of the driver: a live line per stage on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from loop.monitors.terminal import encodes_unicode
 
 DEFAULT_LINE_EVERY_S = 5.0
 QUIET_S = 15.0
-"""A stage that has told nothing for so long is said to be at work."""
+"""A stage without news for this long is reported as at work."""
 BAR_WIDTH = 12
-RATE_OF = "records"  # the total whose speed is shown; a stage that has none shows the speed of its units
+RATE_OF = "records"  # the total whose rate is shown; a stage without it shows the rate of its units
 
 
 class Stage:
@@ -39,14 +39,14 @@ class Stage:
         self._on_change = on_change
 
     def advance(self, count: int = 1, **totals: int) -> None:
-        """`count` more units are done, and brought so many more of each of `totals` (`records`, `kept` and the like)."""
+        """`count` more units are done; each of `totals` (`records`, `kept` and the like) grows by its value."""
         self.done += count
         for name, number in totals.items():
             self.totals[name] = self.totals.get(name, 0) + number
         self._on_change(self)
 
     def reach(self, done: int, remark: str = "") -> None:
-        """`done` units in all are done; `remark` is shown until the next one."""
+        """`done` units are done in total; `remark` is shown until the next call."""
         self.remark = printable(remark)
         self.advance(done - self.done)
 
@@ -55,12 +55,12 @@ class Stage:
         return self._clock() - self._started_s
 
     def counted(self) -> str:
-        """How far it is: `12/64 shards`."""
+        """Progress: `12/64 shards`."""
         of_total = "" if self.total is None else f"/{self.total}"
         return f"{self.done}{of_total} {self.unit}"
 
     def details(self) -> str:
-        """What it brought and how fast: `records 480, kept 102, 31.2 records/s`."""
+        """Totals and their rate: `records 480, kept 102, 31.2 records/s`."""
         parts = [f"{name} {number}" for name, number in self.totals.items()]
         elapsed_s = self.elapsed_s
         name, number = (RATE_OF, self.totals[RATE_OF]) if RATE_OF in self.totals else (self.unit, self.done)
@@ -72,28 +72,27 @@ class Stage:
 
 
 class Listener(Protocol):
-    """Who else is told: the log of a run."""
+    """Receives the same lines and stages: the log of a run."""
 
     def line(self, text: str) -> None:
-        """What a log shows."""
+        """One line of the log."""
         ...
 
     def stage(self, round: str, stage: Stage | None) -> None:
-        """The stage that is at work, newly or further on; None: it is done. One that failed is not told of again."""
+        """The current stage, when it starts or advances; None when it is done. A failed stage is not reported again."""
         ...
 
 
 def loss_remark(loss: float | None) -> str:
-    """How a training stage shows its loss."""
+    """The loss as a training stage shows it."""
     return "" if loss is None else f"loss {loss:.3f}"
 
 
 class RunProgress:
     """Shows rounds and stages on `console`: live when it is a terminal, otherwise as lines. A listener gets the lines in either case.
 
-    A line tells a stage's start, then at most one every `line_every_s` seconds how far it is, and one its end with totals and
-    seconds; a stage that does not advance gets one every `QUIET_S`. On a terminal the start and the middle are a live progress bar
-    instead.
+    A stage has one line at its start, at most one every `line_every_s` seconds on its progress, and one at its end with totals and
+    seconds. A stage that does not advance has one every `QUIET_S`. On a terminal a live progress bar replaces all but the last.
 
         with RunProgress(console) as progress:
             progress.round(1, 5)
@@ -134,17 +133,17 @@ class RunProgress:
             self._live.stop()
 
     def round(self, number: int, total: int) -> None:
-        """The stages from here on belong to round `number` of `total`."""
+        """The following stages belong to round `number` of `total`."""
         self._round = f"round {number}/{total}"
         self._line(self._round, "bold")
 
     def note(self, text: str) -> None:
-        """One line of text, as it is."""
+        """Print one line of text."""
         self._line(printable(text))
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "steps") -> Iterator[Stage]:
-        """A stage of `total` units (None: not known beforehand), over when the block ends."""
+        """A stage of `total` units (None: unknown), which ends with the block."""
         stage = Stage(name, total, unit, self._clock, self._on_change)
         self._begin(stage)
         try:
@@ -170,7 +169,7 @@ class RunProgress:
         self._tell_stage()
 
     def _break_silence(self) -> None:
-        """A thread of its own: whoever waits for an engine or a file tells nothing."""
+        """Runs in its own thread, because the driver reports nothing while it waits for an engine or a file."""
         while not self._over.wait(min(1.0, self._quiet_s)):
             stages = self._stages[-1:]
             if stages:
@@ -188,7 +187,7 @@ class RunProgress:
         self._line(self._titled(stage, outcome, stage.details(), f"{stage.elapsed_s:.1f} s"))
 
     def _titled(self, stage: Stage, *parts: str) -> str:
-        """What is told of a stage, under the round and the name."""
+        """A line about a stage, with its round and name."""
         title = " ".join(filter(None, (self._round, stage.name)))
         return printable(f"{title}: {', '.join(filter(None, parts))}")
 
@@ -199,7 +198,7 @@ class RunProgress:
             self._listener.line(text)
 
     def _tell(self, text: str) -> None:
-        """A line of a log; a terminal shows it live."""
+        """A line for logs only; a terminal shows it live."""
         if self._live is None:
             self._line(text)
             return
@@ -213,7 +212,7 @@ class RunProgress:
 
 
 class _BarWhereKnown(ProgressColumn):
-    """A bar for stages that know how long they are; a pulsing one would only say again that it is running."""
+    """A bar for stages with a known total; a pulsing bar would add nothing."""
 
     def __init__(self) -> None:
         super().__init__(Column(min_width=BAR_WIDTH))

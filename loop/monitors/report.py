@@ -1,4 +1,4 @@
-"""What a run has to say for itself: the tables at the end of `vigc run`, and `vigc status` as a table or as JSON."""
+"""Report a run: the tables at the end of `vigc run`, and `vigc status` as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Column = tuple[str, Callable[[RoundCommit], str]]
 
 
 def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str], width: int) -> list[Table]:
-    """What each round wrote, what each filter kept of it, what its candidate has over champion and controls, and what the champion can
-    do on the held-out sets `set_names`.
+    """What each round generated, what each filter kept, the candidate's lead over champion and controls, and the champion's scores on
+    the held-out sets `set_names`.
 
-    Shares and scores are in percent. A number that was not measured is a dash. Tables with more columns than fit into
-    `width` characters are continued in a further one.
+    Shares and scores are in percent. A number that was not measured is a dash. Columns that do not fit into
+    `width` characters continue in another table.
     """
     commits = sorted(commits, key=lambda commit: commit.round)
     rounds = [commit for commit in commits if commit.state is not RoundState.BASELINE]
@@ -52,7 +52,7 @@ def print_results(console: Console, commits: Sequence[RoundCommit], set_names: S
 
 
 def status_tables(run_id: str, state: str, commits: Sequence[RoundCommit], width: int) -> list[Table]:
-    """One line per committed round, under the state of the run and its champion; then what candidates have over champion and controls."""
+    """A line per committed round, under the state of the run and its champion; then leads of candidates over champion and controls."""
     commits = sorted(commits, key=lambda commit: commit.round)
     champion = commits[-1].champion if commits else MISSING
     columns: list[Column] = [
@@ -69,7 +69,7 @@ def status_tables(run_id: str, state: str, commits: Sequence[RoundCommit], width
 
 
 def status_dict(run_id: str, state: str, commits: Sequence[RoundCommit]) -> dict[str, Any]:
-    """The same for programs: plain values that JSON can hold (a number that is not finite is None)."""
+    """The same for programs: plain JSON values (a number that is not finite is None)."""
     commits = sorted(commits, key=lambda commit: commit.round)
     return {
         "run_id": run_id,
@@ -111,7 +111,7 @@ def _round_columns() -> list[Column]:
 
 
 def _candidate_tables(commits: Sequence[RoundCommit], width: int) -> list[Table]:
-    """What each candidate has over the champion of its time and over the controls trained beside it, in points with intervals."""
+    """The lead of each candidate over the champion at that time and over the controls beside it, in points with intervals."""
     rounds = [commit for commit in commits if commit.decision is not None and "difference" in commit.decision.numbers]
     if not rounds:
         return []
@@ -175,7 +175,7 @@ def _champion_tables(commits: Sequence[RoundCommit], set_names: Sequence[str], w
 
 
 def _measure_of(name: str, commits: Sequence[RoundCommit]) -> str:
-    """What the metric of a held-out set measures: by the name that its mean is committed under."""
+    """What the metric of a held-out set measures, found by the name of its committed mean."""
     return next((one for one in MEASURES if any(f"{one}/{name}" in commit.metrics for commit in commits)), ACCURACY)
 
 
@@ -187,7 +187,7 @@ def _tables(
     left_aligned: Iterable[str] = (),
     last_row: Mapping[str, str] | None = None,
 ) -> list[Table]:
-    """As many tables as it takes to stay within `width`."""
+    """As many tables as are needed to stay within `width`."""
     chunks: list[list[Column]] = [[]]
     used = round_width = MIN_COLUMN_WIDTH + COLUMN_PADDING
     for column in columns:
@@ -226,7 +226,7 @@ def _table(
 
 
 def _column_width(column: Column, commits: Sequence[RoundCommit], left_aligned: Iterable[str]) -> int:
-    """Headings and texts, which are left-aligned, wrap between words, so that the longest word decides; numbers never wrap."""
+    """Headings and left-aligned texts wrap between words, so their longest word sets the width; numbers never wrap."""
     heading, cell = column
     cells = [printable(cell(commit)) for commit in commits]
     words = [word for text in cells for word in text.split()] if heading in left_aligned else cells

@@ -1,8 +1,7 @@
-"""What a run says of itself beside its store: `run.log`, the lines that the terminal showed, and `status.json`, where the driver is and how
-the last one ended.
+"""Write `run.log`, the lines that the terminal showed, and `status.json`, the driver's stage and how the last driver ended.
 
-Neither is part of the run's data: no digest covers them, and a disk that does not take them is a warning and never ends a run. A local
-run appends to its log line by line; behind a URI, where nothing can be appended, both are written anew at most every half minute.
+Neither is part of the run's data: no digest covers them, and a failed write is a warning that never ends the run. A local run appends
+to its log line by line; a URI cannot be appended to, so there both are rewritten at most every half minute.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Outcome = Literal["finished", "interrupted", "failed"]
 _LOCAL_EVERY_S = 2.0
 _REMOTE_EVERY_S = 30.0
 _MAX_REMOTE_CHARS = 4_000_000
-"""Of the log of a run behind a URI, which is written whole: its end is kept."""
+"""Largest log of a run behind a URI, which is rewritten as a whole: its end is kept."""
 
 
 class _Document(BaseModel):
@@ -43,7 +42,7 @@ class _Document(BaseModel):
 
 
 class StageStatus(_Document):
-    """The stage that a driver was in when it last wrote."""
+    """The stage of the driver at its last write."""
 
     round: str
     """`round 2/5`; empty before the first."""
@@ -68,7 +67,7 @@ class End(_Document):
 
 
 class RunStatus(_Document):
-    """What the last driver of a run wrote last. One without an end is at work, or was killed."""
+    """The last status of the last driver. A driver without an end is running, or was killed."""
 
     pid: int
     host: str
@@ -79,15 +78,15 @@ class RunStatus(_Document):
 
 
 def read_status(storage: Storage) -> RunStatus | None:
-    """What the last driver wrote; None where there is nothing that can be read."""
+    """The status of the last driver; None if there is none that can be read."""
     try:
         return RunStatus.model_validate_json(storage.read(STATUS))
-    except (OSError, ValidationError):  # no driver has written one, or its disk damaged it: a status is told without it
+    except (OSError, ValidationError):  # no driver has written one, or it is damaged: `vigc status` does without
         return None
 
 
 class RunLog:
-    """The driver's side: what `RunProgress` and the logging of this process pass on. Safe to use from several threads."""
+    """Writes what `RunProgress` and the logging of this process report. Thread-safe."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -103,12 +102,12 @@ class RunLog:
         self.text("\n".join(f"{time.strftime('%F %T')} {one}" for one in text.splitlines()))
 
     def text(self, text: str) -> None:
-        """Append a text as it is, such as a table."""
+        """Append a text unchanged, such as a table."""
         with self._lock:
             self._try(lambda: self._append("".join(f"{printable(one)}\n" for one in text.splitlines())))
 
     def stage(self, round: str, stage: Stage | None) -> None:
-        """The driver is in `stage`, newly or further on; None: in none."""
+        """The driver's stage, when it starts or advances; None between stages."""
         shown = None
         if stage is not None:
             shown = StageStatus(
@@ -122,7 +121,7 @@ class RunLog:
                 self._write()
 
     def end(self, outcome: Outcome, reason: str) -> None:
-        """The driver ends. The stage that it was in stays in the status."""
+        """Record the end of the driver. Its last stage stays in the status."""
         reason = printable(reason)
         self.line(f"{outcome}: {reason}")
         with self._lock:
@@ -132,7 +131,7 @@ class RunLog:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """How the block ends is how the driver ended."""
+        """Record how the block ends as the end of the driver."""
         try:
             yield
         except KeyboardInterrupt:
@@ -169,12 +168,12 @@ class RunLog:
             write()
         except (OSError, WriteError, pa.ArrowException) as error:  # a log is never worth a run
             if not self._is_broken:
-                self._is_broken = True  # before the warning, which comes back here
+                self._is_broken = True  # before the warning, which is logged through this object
                 logger.warning("cannot write %s or %s: %s; the run goes on without them", LOG, STATUS, error)
 
 
 class _Handler(logging.Handler):
-    """Passes what is logged to the run's log. What is critical is about to end this process without unwinding anything."""
+    """Passes log records to the run's log. A critical one precedes the end of this process without any unwinding."""
 
     def __init__(self, log: RunLog) -> None:
         super().__init__(logging.WARNING)
@@ -189,7 +188,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def logged(storage: Storage) -> Iterator[RunLog]:
-    """The log of a run for the length of a driver, which must hold the run's lock; what is logged in this process goes there as well."""
+    """The log of a run while a driver, which must hold the run's lock, works; it includes what this process logs."""
     log = RunLog(storage)
     log.line(f"driver {os.getpid()} on {socket.gethostname()}")
     log.stage("", None)

@@ -1,4 +1,4 @@
-"""Output on terminals whose encoding lacks characters that are to be shown: ASCII, Latin-1, GBK."""
+"""Print any text on terminals with limited encodings: ASCII, Latin-1, GBK."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _HANDLER = "vigc.terminal"
 
 
 def encode_any_text() -> None:
-    """Let stdout and stderr take every text: what their encoding lacks is replaced, see `_replaced`."""
+    """Let stdout and stderr print any text: characters that their encoding lacks are replaced, see `_replaced`."""
     codecs.register_error(_HANDLER, _replaced)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook puts in its place
+        if isinstance(stream, io.TextIOWrapper):  # tests and notebooks replace it by other objects
             stream.reconfigure(errors=_HANDLER)
 
 
@@ -31,7 +31,7 @@ def encodes_unicode(encoding: str) -> bool:
 
 
 def unusable_locale(error: UnicodeError) -> UserError | None:
-    """The error for a file name that the encoding of this system's file names lacks; None for every other error."""
+    """The error for a file name that this system's encoding cannot represent; None for every other error."""
     names = sys.getfilesystemencoding()
     if not isinstance(error, UnicodeEncodeError) or encodes_unicode(names) or codecs.lookup(names) != codecs.lookup(error.encoding):
         return None
@@ -43,8 +43,8 @@ def unusable_locale(error: UnicodeError) -> UserError | None:
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Letters are spelled out (`\\u81ea`), so that names stay distinct. Symbols and punctuation become a question mark, as wide as they
-    were, so that lines keep their length."""
+    """Letters are spelled out (`\\u81ea`), so that names stay distinct. Symbols and punctuation become question
+    marks of the same width, so that lines keep their length."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]

@@ -1,11 +1,11 @@
-"""MLflow as a mirror of the store, never on the commit path.
+"""Mirror committed rounds to MLflow, never on the commit path.
 
-Everything that is mirrored is in committed records, so losing MLflow loses nothing: what it lacks is found by tags and replayed,
-with the recorded timestamps, whenever it answers again. A metric with the same key, step, value and timestamp is stored once by
-MLflow, every other write here replaces what was there, and a round counts as mirrored only when its last write, the tag
-`vigc.mirrored`, is there; so a mirror that was cut short anywhere is simply done again and leaves no duplicate.
+Everything that is mirrored is in committed records, so an outage of MLflow loses nothing: what it lacks is found by tags and replayed
+with the recorded timestamps once it answers again. MLflow stores a metric with the same key, step, value and timestamp once, every
+other write here replaces the old value, and a round counts as mirrored only when its last write, the tag `vigc.mirrored`, is there.
+An interrupted mirror is therefore simply repeated and leaves no duplicates.
 
-The driver does not call this itself: `loop.monitors.tracking_process` keeps MLflow out of its process and out of its way.
+The driver does not call this itself: `loop.monitors.tracking_process` runs it in another process, so that MLflow cannot delay it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Samples = Callable[[RoundCommit], tuple[list[Record], list[Record]]]
 """Some accepted and some rejected records of a round."""
 ChampionFolder = Callable[[RoundCommit], Path | str | None]
-"""The champion's checkpoint folder after a round: a local path, or the URI of a store elsewhere; None where it has been pruned."""
+"""The champion's checkpoint folder after a round: a local path, or the URI of a store elsewhere; None if it has been pruned."""
 LoopState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 RUN_TAG = "vigc.run_id"
@@ -62,7 +62,7 @@ METRICS_PER_BATCH = 1000  # likewise
 
 
 def default_tracking_uri(run_dir: Path, environ: Mapping[str, str]) -> str:
-    """`MLFLOW_TRACKING_URI` where it is set, else a SQLite file beside the run folder, shared by the runs there."""
+    """`MLFLOW_TRACKING_URI` if it is set, else a SQLite file beside the run folder, shared by the runs there."""
     return environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.resolve().parent / 'mlflow.db'}"
 
 
@@ -85,7 +85,7 @@ class Mirror:
     """The MLflow side of one loop: a parent run, a child run per round, and the champion in the model registry.
 
     Plain data until its first use. Methods talk to MLflow in this process and raise what MLflow raises (`MlflowException`,
-    or `OSError` of the artifact folder); the environment gets the short time limits of `CLIENT_ENVIRONMENT` where it sets none.
+    or `OSError` of the artifact folder); the short time limits of `CLIENT_ENVIRONMENT` apply unless the environment sets its own.
     """
 
     tracking_uri: str
@@ -95,7 +95,7 @@ class Mirror:
     parameters: Mapping[str, str]
     """Dotted keys and text values, see `flatten_parameters`."""
     registered_model: str | None = None
-    """Whose alias `champion` follows the run; None is one for each run name."""
+    """The model whose alias `champion` follows the run; None is one for each run name."""
 
     def publish(self, commits: Sequence[RoundCommit], samples: Samples, champion_folder: ChampionFolder) -> list[int]:
         """Mirror what is missing of `commits` (all of the run, in any order); returns the rounds that were missing."""
@@ -123,7 +123,7 @@ class Mirror:
             self._client.set_terminated(parent_id, state)
 
     def log_evaluation(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """A finished run of this name and id with these metrics and files; one that is there is written over."""
+        """Log a finished run of this name and id with these metrics and files; an existing one is overwritten."""
         from mlflow.entities import Metric
 
         experiment_id = self._experiment_id()
@@ -139,7 +139,7 @@ class Mirror:
 
     @property
     def model_name(self) -> str:
-        """The registered model, as the registry takes it."""
+        """Name of the registered model, valid for the registry."""
         return re.sub(r"[/:'\"]", "_", self.registered_model or f"vigc-{self.run_name}")
 
     @cached_property
@@ -176,7 +176,7 @@ class Mirror:
             number = run.data.tags.get(ROUND_TAG)
             first = runs.setdefault(None if number is None else int(number), run)
             if first is not run:
-                # A create that timed out, was retried by MLflow's client and arrived twice: the emptier one goes.
+                # MLflow's client retried a create that timed out, and both arrived: delete the emptier one.
                 self._client.delete_run(run.info.run_id)
         return runs
 
@@ -222,7 +222,7 @@ class Mirror:
         self._client.log_batch(child_id, metrics=round_metrics(commit))
         tables = dict(zip(("accepted.json", "rejected.json"), samples, strict=True))
         for name, records in tables.items():
-            # Not `log_table`: it appends to what an interrupted mirror left. This is the file it writes, and its tag.
+            # `log_table` would append to what an interrupted mirror left. This writes the same file and tag.
             self._client.log_text(child_id, json.dumps(sample_table(records)), name)
         self._client.set_tag(child_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([{"path": name, "type": "table"} for name in tables]))
 
@@ -231,7 +231,7 @@ class Mirror:
         self._client.set_tag(child_id, MIRRORED_TAG, "complete")
 
     def _register(self, child_id: str, commit: RoundCommit, folder: Path | str | None) -> None:
-        """The champion as a version of the registered model, under its alias. The weights stay where they are."""
+        """Register the champion as a version of the registered model, under its alias. The weights stay where they are."""
         name = self.model_name
         if not self._client.search_registered_models(f"name='{name}'"):
             with _landed_before():
@@ -254,8 +254,8 @@ class Mirror:
         return sorted((version for version in versions if tags.items() <= version.tags.items()), key=lambda version: int(version.version))
 
     def _source(self, child_id: str, checkpoint: str, description: dict[str, str]) -> str:
-        """A tracking server takes no local folder as the source of a model: there, and in the place of a pruned checkpoint, it is a
-        note in the round's artifacts."""
+        """The source of a model version. Tracking servers accept no local folder, so there, and for a pruned checkpoint, it is a note in
+        the round's artifacts."""
         if checkpoint != PRUNED and not (self.tracking_uri.startswith("http") and urlsplit(checkpoint).scheme == "file"):
             return checkpoint
         self._client.log_text(child_id, json.dumps(description, indent=2), "champion/checkpoint.json")
@@ -271,7 +271,7 @@ def round_metrics(commit: RoundCommit) -> list[Metric]:
     for count in commit.filters:
         values |= {f"filters/{count.filter}/seen": count.seen, f"filters/{count.filter}/kept": count.kept}
     values |= commit.metrics
-    if commit.decision is not None:  # one level: a file-based MLflow holds no metric `a` beside `a/b`
+    if commit.decision is not None:  # one level: a file-based MLflow cannot store metric `a` beside `a/b`
         values |= {f"decision/{name.replace('/', '.')}": number for name, number in commit.decision.numbers.items()}
     values |= {f"seconds/{stage}": seconds for stage, seconds in commit.stage_seconds.items()}
     for finding in commit.findings:
@@ -323,7 +323,7 @@ def accuracy_figure(commits: Sequence[RoundCommit]) -> Figure:
 
 
 def _as_label(metric: str, *, with_measure: bool) -> str:
-    """A set's name as matplotlib shows it: a dollar would begin a formula, and a name that begins with an underscore is left out."""
+    """A set's name as matplotlib shows it: a dollar sign would start a formula, and names that start with an underscore are left out."""
     measure, _, name = metric.partition("/")
     name = (f"{name}, {measure}" if with_measure and measure != ACCURACY else name).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
@@ -331,7 +331,7 @@ def _as_label(metric: str, *, with_measure: bool) -> str:
 
 @contextmanager
 def _landed_before() -> Iterator[None]:
-    """For a create whose answer is lost: MLflow's client tries again, and finds what it has made."""
+    """Ignore that the object already exists: MLflow's client repeats a create whose reply was lost."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -355,7 +355,7 @@ def _milliseconds(time_s: float) -> int:
 
 
 def cut(text: str, max_characters: int) -> str:
-    """`text` within `max_characters`, with a note of what is gone."""
+    """`text` within `max_characters`, with a note of what was cut."""
     if len(text) <= max_characters:
         return text
     note = f" ... (cut, {len(text)} characters)"

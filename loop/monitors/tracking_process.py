@@ -1,4 +1,4 @@
-"""The MLflow mirror beside the running loop, in a process of its own.
+"""Run the MLflow mirror beside the loop, in its own process.
 
 `BackgroundMirror` is what the driver uses: a thread that waits and a child process that works, because importing MLflow costs
 seconds of processor time, its server may be slow, and it changes the logging and the environment of its process.
@@ -31,21 +31,21 @@ logger = logging.getLogger(__name__)
 
 REPLY_TIMEOUT_S = 120.0  # mirroring one round is about fifteen requests of at most a few seconds each
 CHILD_EXIT_TIMEOUT_S = 5.0
-PATIENCE_S = 8.0  # a wait that is longer is explained
+PATIENCE_S = 8.0  # longer waits are explained
 CHILD_NICENESS = 10
 MAX_FAILURE_CHARACTERS = 600
 
 
 class MirrorError(RuntimeError):
-    """The child process could not mirror a round: MLflow is down, or refused it. What is missing is replayed later."""
+    """The child process could not mirror a round: MLflow is down, or refused it. It is replayed later."""
 
 
 class BackgroundMirror:
-    """Mirrors while the loop goes on: no method but `finish` ever waits.
+    """Mirrors while the loop runs: only `finish` waits.
 
     A daemon thread hands the newest commits to a child process (`python -m loop.monitors.tracking_process`) over its standard input, as
     JSON lines, and reads sample records for it when it asks. The child is started at the first `publish` and ends with this process. An
-    outage is warned of once; each later `publish`, and `finish`, tries again with everything that is missing.
+    outage is reported once; each later `publish`, and `finish`, tries again with everything that is missing.
     """
 
     def __init__(self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path) -> None:
@@ -71,7 +71,7 @@ class BackgroundMirror:
         self._orders.put((self._newest, None))
 
     def finish(self, state: LoopState, timeout_s: float = 30.0) -> bool:
-        """Mirror what is missing and set the state of the loop; whether MLflow has everything.
+        """Mirror what is missing and set the state of the loop; returns whether MLflow has everything.
 
         Waits `timeout_s` at most, and a few seconds more for a process that had to be killed.
         """
@@ -103,7 +103,7 @@ class BackgroundMirror:
         try:
             self._exchange(commits, closing)
         except Exception as error:
-            # The boundary of the mirror: whatever befalls MLflow, its process or the reading of samples, the loop goes on.
+            # The boundary of the mirror: whatever fails in MLflow, its process or the reading of samples, the loop continues.
             if not isinstance(error, MirrorError):
                 self._drop_child()
             if not self._is_down and not self._stopped.is_set():
@@ -148,7 +148,7 @@ class BackgroundMirror:
             encoding="utf-8",
             errors="backslashreplace",
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # an interrupt from the terminal is the driver's to handle; `finish` comes after it
+            start_new_session=True,  # the driver handles interrupts from the terminal, and calls `finish` after them
         )
         self._log = threading.Thread(target=_write_masked, args=(child.stderr, log), name="mlflow-log", daemon=True)
         self._log.start()
@@ -166,7 +166,7 @@ class BackgroundMirror:
 
 
 def _write_masked(lines: IO[str], log: TextIO) -> None:
-    """Append what a process says, until it ends. Its library may write a tracking URI with its password."""
+    """Append the output of a process until it ends, masked: MLflow may print a tracking URI with its password."""
     with log:
         for line in lines:
             log.write(masked(line))
@@ -174,7 +174,7 @@ def _write_masked(lines: IO[str], log: TextIO) -> None:
 
 
 def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, Any]:
-    """One message to the child and its reply; a child that does not reply in time is killed.
+    """Send the child one message and return its reply; a child that does not reply in time is killed.
 
     Raises:
         OSError: the child is gone.
@@ -189,7 +189,7 @@ def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, 
     finally:
         deadline.cancel()
     if not reply:
-        raise ConnectionError(f"its process ended or gave no sign of life for {REPLY_TIMEOUT_S:.0f} s")
+        raise ConnectionError(f"its process ended or did not reply for {REPLY_TIMEOUT_S:.0f} s")
     return json.loads(reply)
 
 
@@ -200,11 +200,11 @@ def _write_line(stream: IO[str] | None, message: Mapping[str, Any]) -> None:
 
 
 def _serve_driver() -> None:
-    """The child's side: mirror what the driver sends, until it closes our standard input or is gone."""
+    """The child's side: mirror what the driver sends, until standard input is closed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process; the driver still closes the run in MLflow
     os.nice(CHILD_NICENESS)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not come between the replies
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep the output of libraries out of the replies
     mirror = Mirror(**json.loads(sys.stdin.readline()))
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
@@ -213,7 +213,7 @@ def _serve_driver() -> None:
         try:
             _obey(mirror, json.loads(line), lines, replies)
         except Exception as error:
-            # The boundary of the process: whatever MLflow raises is told to the driver, which warns and tries again later.
+            # The boundary of the process: whatever MLflow raises is sent to the driver, which warns and tries again later.
             traceback.print_exc()
             _write_line(replies, {"failed": cut(f"{type(error).__name__}: {error}", MAX_FAILURE_CHARACTERS)})
         else:
@@ -221,7 +221,7 @@ def _serve_driver() -> None:
 
 
 def _listen(lines: queue.SimpleQueue[str]) -> None:
-    """Ends this process with the driver's end of the pipe, whatever MLflow keeps it waiting for: a mirror may be cut short anywhere."""
+    """Ends this process when the driver closes the pipe, even while MLflow blocks: a mirror may be interrupted anywhere."""
     for line in iter(sys.stdin.readline, ""):
         lines.put(line)
     os._exit(0)

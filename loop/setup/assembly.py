@@ -1,6 +1,6 @@
-"""From a config to its parts: policies, image sources and samples.
+"""Build the parts that a config names: policies, image sources and samples.
 
-All that can be wrong with a config shows here, before any actor starts.
+Everything that is wrong with a config is found here, before any actor starts.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class HeldOut:
     """How answers are scored."""
     metric_name: str
     why: str = ""
-    """Why this metric was chosen; empty where the config names it."""
+    """Why this metric was chosen; empty if the config names it."""
     seed_domain: bool = False
     """Whether its questions are like the seed data."""
     yes_no: bool = False
@@ -83,11 +83,11 @@ class HeldOut:
 
 
 def build_policies(config: RunConfig) -> Policies:
-    """The policies a config names.
+    """The policies that a config names.
 
     Raises:
         UserError: a policy, a view or a metric does not exist or refuses its options, a filter needs what the correction does not measure,
-            or leaves a control nothing to differ by.
+            or makes a control equal to the candidate.
     """
 
     def build(registry: Registry[Any], spec: Any) -> Any:
@@ -128,14 +128,14 @@ _REMEDIES = {
     "webdataset": "expected whole JPEG, PNG or WebP members",
     "hf_dataset": "expected a column with the bytes of the images; embed them before save_to_disk, or take the kind folder or coco",
 }
-"""What to do where not one of the first images of a set can be read, by the kind of the set."""
+"""What to do if none of the first images of a set can be read, by the kind of the set."""
 
 
 def build_images(spec: ImageSet) -> ImageSource:
     """The image source of an unlabelled set.
 
     Raises:
-        UserError: it is missing, unreadable, without images, or not one of its first images can be read.
+        UserError: it is missing, unreadable or without images, or none of its first images can be read.
     """
     source = _image_source(spec)
     if spec.kind in _REMEDIES:
@@ -208,7 +208,7 @@ def question_sets(config: RunConfig) -> dict[tuple[str, str], HeldOut]:
 
 
 def build_metric(name: str, options: Mapping[str, Any]) -> AnswerMetric:
-    """The metric of that name; raises `UserError` where there is none, or where it refuses its options."""
+    """The metric of that name; raises `UserError` if there is none, or if it refuses its options."""
     try:
         metric = ANSWER_METRICS.build(name, options)
     except UnknownPolicyError as error:
@@ -219,7 +219,7 @@ def build_metric(name: str, options: Mapping[str, Any]) -> AnswerMetric:
 
 
 def _metric_of(spec: HeldOutSet, source: LabelledSource, questions: Sequence[HeldOutQuestion]) -> tuple[str, str]:
-    """Name of a set's metric, and why it was chosen where the config leaves that open."""
+    """Name of a set's metric, and why it was chosen if the config leaves that open."""
     if spec.metric.policy != AUTO:
         return spec.metric.policy, ""
     if isinstance(spec, AcceptanceSet) and spec.yes_no:
@@ -228,10 +228,10 @@ def _metric_of(spec: HeldOutSet, source: LabelledSource, questions: Sequence[Hel
 
 
 def check_held_out(sets: Sequence[HeldOut]) -> None:
-    """Open the images of held-out questions: a set of which some are left out would no longer be the same yardstick.
+    """Check that all images of held-out questions can be opened: without some of them scores would not be comparable.
 
     Raises:
-        UserError: one cannot be read, or a question cannot be scored by the metric of its set, or the judge not be asked.
+        UserError: an image cannot be read, a question cannot be scored by the metric of its set, or the judge cannot be asked.
     """
     for one in sets:
         problems = {question.question_id: problem for question in one.questions if (problem := one.metric.problem(question))}

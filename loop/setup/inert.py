@@ -1,4 +1,4 @@
-"""What of a config has no effect: filters that can reject nothing, and keys that nothing reads. Each is a finding, none an error."""
+"""Find what has no effect in a config: filters that can reject nothing, and keys that nothing reads. Each is a finding, not an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KIND = "no_effect"
 
 
 def no_effect(config: RunConfig, policies: Policies) -> list[Finding]:
-    """A finding for everything in the config that changes nothing in a run of it."""
+    """A finding for each part of the config that has no effect on a run."""
     found = [*_filters(config, policies), *_generation(config), *_image_sets(config, policies), *_choosing(config, policies)]
     return [Finding(kind=KIND, count=1, message=text) for text in found]
 

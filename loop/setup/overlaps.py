@@ -1,4 +1,4 @@
-"""Sets that share questions or images: a model that is tested on what it is trained on looks better than it is."""
+"""Find sets that share questions or images: a model that is tested on its training data looks better than it is."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _EXAMPLE_CHARACTERS = 100
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a set holds, by keys that mean the same in every set."""
+    """The content of a set, by keys that mean the same in every set."""
 
     name: str
     """As the config names it."""
     images: frozenset[str]
     questions: frozenset[tuple[str, str]] = frozenset()
-    """Image and question; empty where the set has none, or draws them anew."""
+    """Image and question; empty if the set has none, or draws new ones."""
 
 
 def overlaps(
     config: RunConfig, seed_data: LabelledSource, tests: Mapping[tuple[str, str], HeldOut], unlabelled: Sequence[ImageSource]
 ) -> list[Finding]:
-    """A finding for each two sets of a config that share what should be kept apart.
+    """A finding for each pair of sets in a config that share what should be kept apart.
 
-    Images are told apart by where they lie, not by their content: a copy under another name is not noticed.
+    Images are compared by location, not by content: a copy under another name is not noticed.
 
     Args:
         config: of the run.
@@ -58,7 +58,7 @@ def overlaps(
 
 
 def _shared(test: _Contents, other: _Contents) -> Iterator[Finding]:
-    """What a held-out or acceptance set has in common with another one: its questions, or else its images."""
+    """What a held-out or acceptance set shares with another one: questions, or else images."""
     questions, images = test.questions & other.questions, test.images & other.images
     if questions:
         image, question = min(questions)
@@ -91,12 +91,12 @@ def _asked(name: str, pairs: Sequence[tuple[str, str]]) -> _Contents:
 
 
 def _keys(spec: Section) -> Callable[[str], str]:
-    """Says where the image of an id lies. The id of an image of a world without files is unique by itself."""
+    """A function from an image id to its location. Ids of images without files are unique by themselves."""
     given = spec.model_dump(include={"images", "path"})
     folder = given.get("images") or given.get("path") or ""
     if not folder or "://" in folder:
         return lambda image_id: f"{folder}/{image_id}"
     root = os.path.realpath(folder)
-    if os.path.isfile(root):  # one file of a set: ids begin with its name, as those of its folder do
+    if os.path.isfile(root):  # one file of a set: ids begin with its name, as they do for its folder
         root = os.path.dirname(root)
     return lambda image_id: os.path.normpath(os.path.join(root, image_id))

@@ -1,7 +1,7 @@
-"""`vigc run --dry-run`: what can be told of a config before it runs, also on another machine than the one that it is for.
+"""`vigc run --dry-run`: check a config before it runs, if need be on another machine than the one it is for.
 
-What is wrong with the config is an error, as in a run. What it refers to and this machine lacks (the model, data, vLLM, CPUs, GPUs) is
-listed: it has to be there where the run is to be. What is here is looked into as a run would. Nothing is fetched and nothing started.
+Mistakes in the config are errors, as in a run. What this machine lacks (the model, data, vLLM, CPUs, GPUs) is listed, because the run's
+machine must have it; what is here is checked as a run would. Nothing is fetched or started.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from loop.setup.overlaps import overlaps
 from loop.setup.resources import resource_request
 
 _ADDRESSES = ("path", "images")
-"""Keys of image sets and labelled sets that say where their data are."""
+"""Keys of image sets and labelled sets that hold the location of their data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a run is to have. `None`: as much as it needs."""
+    """Resources that a run will have. `None`: as many as it needs."""
 
     cpus: int | None = None
     gpus: int | None = None
@@ -47,28 +47,28 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What a dry run tells."""
+    """The result of a dry run."""
 
     plan: tuple[str, ...]
-    """Actors, and the resources that are reserved for them."""
+    """Actors, and the resources reserved for them."""
     missing: tuple[str, ...]
-    """What has to be provided: on this machine, or on the one that the run is for."""
+    """What this machine, or the one that the run is for, still has to provide."""
     metrics: tuple[str, ...] = ()
-    """How the answers to each set of questions are scored, of the sets whose data are here."""
+    """How answers are scored, for each set of questions whose data are here."""
     findings: tuple[str, ...] = ()
-    """What works and is hardly what was meant."""
+    """What works but was probably not intended."""
 
 
 def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
-    """Check a config against what is here.
+    """Check a config against this machine.
 
     Args:
         config: of the run.
         assumed: the machine or cluster that the run is for; `None` is this machine, or the cluster that the config names, which is not
-            asked.
+            contacted.
 
     Raises:
-        UserError: something is wrong with the config, or with what of it is here; or it does not fit into what is assumed.
+        UserError: the config, or data or a model that is here, is wrong; or the run does not fit into the assumed resources.
     """
     findings = no_effect(config, build_policies(config))
     plan = _plan(config, assumed)
@@ -86,7 +86,7 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
 
 
 def _check_data(config: RunConfig, metrics: list[str]) -> Iterator[str]:
-    """Builds the sets whose data are here, as `driver.check` does, and tells their metrics; yields what is not here."""
+    """Build the sets whose data are here, as `driver.check` does, and note their metrics; yields what is missing."""
     for where, spec, build in _sets(config, metrics):
         absent = [address for name in _ADDRESSES if (address := str(getattr(spec, name, ""))) and _is_absent(address)]
         yield from (f"{where}: {address} is not on this machine" for address in absent)
@@ -95,7 +95,7 @@ def _check_data(config: RunConfig, metrics: list[str]) -> Iterator[str]:
 
 
 def _sets(config: RunConfig, metrics: list[str]) -> Iterator[tuple[str, Section, Callable[[], object]]]:
-    """Every set of a config: its place there, what it says, and how it is looked into."""
+    """Every set of a config: its key, its section, and a function that checks it."""
     for number, images in enumerate(config.image_sets):
         yield f"image_sets.{number}", images, partial(build_images, images)
     yield "seed_data", config.seed_data.data, partial(build_labelled, config.seed_data.data)
@@ -112,7 +112,7 @@ def _check_questions(section: str, name: str, spec: HeldOutSet, seed: int, metri
 
 
 def _is_absent(address: str) -> bool:
-    """Whether a path is not there; of URIs and patterns only their reader can tell."""
+    """Whether a path does not exist; for URIs and patterns only their reader can tell."""
     return not ("://" in address or any(mark in address for mark in "*?{[") or os.path.exists(address))
 
 
@@ -127,18 +127,18 @@ def _check_model(config: RunConfig) -> Iterator[str]:
     if folder is None:
         yield f"model: {config.model} is neither a folder here nor whole in Hugging Face's cache"
         return
-    # Without vLLM what it would serve can still be held against the model's own classes.
+    # Without vLLM the model can still be checked against its own classes.
     check_model(str(folder), config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype}))
 
 
 def _local_model(model: str) -> Path | None:
-    """The folder of a model, its own or Hugging Face's cache of it; `None` where it is not, or not all, on this machine."""
+    """The folder of a model, its own or in Hugging Face's cache; `None` if it is not completely on this machine."""
     if os.path.isdir(model):
         return Path(model)
     try:
         folder = Path(snapshot_download(model, allow_patterns=list(MODEL_FILES), local_files_only=True))
         is_whole = all(file.exists() for file in weight_files(folder))
-    except (LocalEntryNotFoundError, HFValidationError, WeightMismatchError):  # the second one: a path that is no id
+    except (LocalEntryNotFoundError, HFValidationError, WeightMismatchError):  # the second one: a path that is not an id
         return None
     return folder if is_whole else None
 
@@ -147,7 +147,7 @@ def _local_model(model: str) -> Path | None:
 
 
 def _plan(config: RunConfig, assumed: Machine | None) -> ResourcePlan:
-    """The plan, held against what is assumed, or against what the config gives to a local Ray."""
+    """The plan, checked against the assumed resources, or against those that the config gives to a local Ray."""
     machine, request = assumed or Machine(config.cluster.num_cpus), resource_request(config)
     try:
         plan = plan_resources(math.inf, math.inf, request)
@@ -159,7 +159,7 @@ def _plan(config: RunConfig, assumed: Machine | None) -> ResourcePlan:
 
 
 def _lacking(config: RunConfig, plan: ResourcePlan, assumed: Machine | None) -> Iterator[str]:
-    """What a plan needs and this machine, where the run would be, does not have."""
+    """Resources that a plan needs and this machine lacks, if the run is for this machine."""
     if assumed is not None or config.cluster.address is not None:
         return
     here = {"CPU": psutil.cpu_count() or 1 if config.cluster.num_cpus is None else math.inf, "GPU": torch.cuda.device_count()}

@@ -1,4 +1,4 @@
-"""What a run remembers: the commit record of a round. Written last, it makes a round exist."""
+"""The commit record of a round. It is written last and makes the round exist."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class FilterCount(BaseModel):
 
 
 class Finding(BaseModel):
-    """Something about a round, or about a config, that a person should know and that does not end the run.
+    """Something about a round or a config that a person should know and that does not end the run.
 
-    What goes into a commit record is part of the run's digest: it follows from committed data alone, so that a resumed round and an
-    undisturbed one find the same.
+    Findings in a commit record are part of the run's digest. They follow from committed data alone, so that a resumed round and an
+    undisturbed one have the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """What was found, as a name to count by: MLflow has the counts as `findings/KIND`."""
+    """Name to count by: MLflow has the counts as `findings/KIND`."""
     count: int = Field(ge=1)
-    """Of what `message` names: samples, records, questions, sets."""
+    """How many of what `message` names: samples, records, questions, sets."""
     message: str
     """What was found and what to do about it, in one line."""
     example: str = ""
@@ -59,7 +59,7 @@ class Finding(BaseModel):
 
 
 class Decision(BaseModel):
-    """What the acceptance policy said, with the numbers it said it on."""
+    """The verdict of the acceptance policy, with the numbers behind it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     accepted: bool
@@ -73,7 +73,7 @@ def champion_commit(commits: Sequence[RoundCommit]) -> RoundCommit:
 
 
 class RoundCommit(BaseModel):
-    """Everything a later reader needs to know of a round. `stage_seconds`, `started_at` and `committed_at` (seconds since the
+    """Everything a later reader needs to know about a round. `stage_seconds`, `started_at` and `committed_at` (seconds since the
     epoch) and `epoch` are left out of the run's digest: they differ between two equal runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

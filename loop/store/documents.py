@@ -1,4 +1,4 @@
-"""The small JSON documents of a run beside its commit records, and the seal that all of them carry."""
+"""The small JSON documents of a run beside its commit records, and the checksum that each of them carries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Document(BaseModel):
 
 
 class RunInfo(_Document):
-    """What a run is, written once when it is created."""
+    """Identity and config of a run, written once when it is created."""
 
     run_id: str
     config: dict[str, Any]
@@ -33,7 +33,7 @@ class RunInfo(_Document):
 
 
 class Lease(_Document):
-    """Who drives a run. Two leases are never equal; the epoch grows by one with each."""
+    """Which process drives a run. No two leases are equal; each increments the epoch by one."""
 
     epoch: int
     pid: int
@@ -46,7 +46,7 @@ class Lease(_Document):
 
 
 class PartReceipt(_Document):
-    """A finished part: its file as it was meant to be written. `extra` is free for counts and timings; no hash covers it in a commit."""
+    """A finished part: its file as it should be on disk. `extra` holds counts and timings; no hash in a commit covers it."""
 
     path: str
     num_bytes: int
@@ -70,12 +70,12 @@ class CheckpointReceipt(_Document):
 
 
 class PrunedCheckpoint(_Document):
-    """What stands in the place of a checkpoint folder that was deleted on purpose."""
+    """Tombstone of a checkpoint folder that was deleted on purpose."""
 
     path: str
     """Relative to the run folder."""
     files: list[FileEntry]
-    """What was there, as its commit record lists it."""
+    """Its files, as the commit record lists them."""
     reason: str
 
 
@@ -86,9 +86,9 @@ class VerifyReport:
     num_files: int
     num_bytes: int
     num_pruned_files: int
-    """Committed files that retention has deleted; the digest takes them as their commit record lists them."""
+    """Committed files that retention has deleted; the digest uses their entries in the commit record."""
     digest: str
-    """SHA-256 over all committed data as it lies there: equal for two runs that made the same, wherever and whenever they did."""
+    """SHA-256 over all committed data as it is on disk: equal for two runs with the same results, wherever and whenever they ran."""
     problems: list[str]
 
     @property
@@ -97,12 +97,12 @@ class VerifyReport:
 
 
 def canonical_json(content: Any) -> bytes:
-    """The one spelling of a JSON value that hashes are taken over."""
+    """The canonical form of a JSON value, for hashing."""
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
 def seal(content: dict[str, Any]) -> bytes:
-    """A readable JSON file that carries the SHA-256 of its own content, so that a flipped bit in a number is noticed."""
+    """A readable JSON file with the SHA-256 of its own content, so that a flipped bit in a number is detected."""
     sealed = {"content": content, "sha256": hashlib.sha256(canonical_json(content)).hexdigest()}
     return (json.dumps(sealed, sort_keys=True, indent=1) + "\n").encode()
 
@@ -111,7 +111,7 @@ def unseal(path: str, data: bytes) -> dict[str, Any]:
     """The content of a sealed file.
 
     Raises:
-        DamagedFileError: it is no JSON, no sealed file, or its content does not have the hash it carries.
+        DamagedFileError: it is not JSON, not a sealed file, or its content does not match its hash.
     """
     try:
         sealed = json.loads(data)

@@ -1,4 +1,4 @@
-"""Files that a command writes outside of runs: whole or not at all."""
+"""Atomic writes of files outside of runs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from loop.errors import WriteError
 from loop.store.storage import LocalStorage
 
-GO_ON = "run the same command again: it goes on"
+GO_ON = "run the same command again to continue"
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """A JSON object a line. Raises `WriteError`."""
+    """Write one JSON object per line. Raises `WriteError`."""
     write(path, "".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """One readable JSON object. Raises `WriteError`."""
+    """Write one readable JSON object. Raises `WriteError`."""
     write(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def write(path: Path, data: bytes) -> None:
-    """Whole or not at all, durable on return.
+    """Write a file atomically; it is durable on return.
 
     Raises:
-        WriteError: the disk takes it not.
+        WriteError: the disk is full, read-only, or gone.
     """
     try:
         LocalStorage(path.parent.absolute()).write(path.name, data)

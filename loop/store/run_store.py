@@ -1,17 +1,17 @@
-"""What a run remembers, and how it stays whole.
+"""Reads and writes the run folder, with the commit protocol that keeps it consistent.
 
     run.json                              run id, resolved config, schema version; written once
     rounds/0001/parts/NAME.parquet        a stage's data, or NAME.data.json
     rounds/0001/parts/NAME.json           its receipt: size, SHA-256, rows, extra; written after the data
     rounds/0001/commit.json               written last: lists every file of the round with size and SHA-256
     checkpoints/NAME/, NAME.json          a Hugging Face checkpoint folder and its receipt
-    checkpoints/NAME.pruned.json          in their place where retention has deleted them
-    checkpoints/NAME.steps/               step checkpoints of a training that goes on
+    checkpoints/NAME.pruned.json          in their place after retention has deleted them
+    checkpoints/NAME.steps/               step checkpoints of an unfinished training
     lock, lock.json                       who drives the run, and the fencing epoch
-    run.log, status.json, mlflow.log      for people: what the terminal showed, where the driver is; no data of the run
+    run.log, status.json, mlflow.log      for people: terminal output, state of the driver; not data of the run
 
 A round exists when its commit record does. There is no pointer to the latest one: the newest complete commit record wins.
-Every write of a handle that is not (or no longer) the run's driver is refused by its fencing epoch.
+The fencing epoch refuses every write through a handle that is not, or no longer, the run's driver.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ log = logging.getLogger(__name__)
 _RUN, _LOCK = "run.json", "lock.json"
 _PRUNED = ".pruned.json"
 _OTHERS = {
-    "train.json": "a training of `vigc train`; go on with it by `vigc train --resume {}`",
-    "evaluation.json": "an evaluation; the `vigc evaluate` command that began it goes on with it",
-    "journal.sqlite": "what a teacher wrote; the `vigc teach` command that began it goes on with it",
+    "train.json": "a training of `vigc train`; continue it with `vigc train --resume {}`",
+    "evaluation.json": "an evaluation; run the same `vigc evaluate` command again to continue it",
+    "journal.sqlite": "the output of a teacher; run the same `vigc teach` command again to continue it",
 }
-"""Files that other commands keep in their folders, and what their folders are."""
+"""Files by which the folders of other commands are recognised, and what those folders are."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Store:
-    """A handle on one run. It pickles, and actors write parts through the driver's handle; reading needs no lock."""
+    """A handle on one run. It can be pickled: actors write parts through the driver's handle. Reading needs no lock."""
 
     storage: Storage
     lease: Lease | None = None
@@ -89,11 +89,11 @@ class Store:
 
     @classmethod
     def create(cls, uri: str | Path, run: RunInfo) -> Store:
-        """A new run.
+        """Create a run.
 
         Raises:
-            RunExistsError: there is one already.
-            UserError: the folder cannot be made.
+            RunExistsError: the folder already holds one.
+            UserError: the folder cannot be created.
         """
         store = cls(open_storage(uri))
         try:
@@ -109,10 +109,10 @@ class Store:
 
     @classmethod
     def open(cls, uri: str | Path) -> Store:
-        """An existing run, for reading; `locked` makes it writable.
+        """Open an existing run for reading; `locked` makes it writable.
 
         Raises:
-            NoRunError: there is none.
+            NoRunError: the folder holds no run.
         """
         store = cls.find(uri)
         if store is None:
@@ -144,9 +144,9 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[Store]:
-        """Be the run's one driver: yields a handle that may write. Half-written files of dead drivers are removed first.
+        """Become the run's only driver: yields a handle that may write. Half-written files of dead drivers are removed first.
 
-        On object stores nothing keeps a second driver out; it takes over, and the first is refused at its next write.
+        Object stores have no lock: a second driver takes over, and the first is refused at its next write.
 
         Raises:
             LockedError: another driver is alive.
@@ -184,7 +184,7 @@ class Store:
     # ---- parts
 
     def write_part(self, round: int, name: str, table: pa.Table, extra: Mapping[str, Any] | None = None) -> PartReceipt:
-        """A stage's table, durable on return. The same table gives the same bytes. Writing a part again replaces it.
+        """Write a stage's table; it is durable on return. The same table gives the same bytes. Writing a part again replaces it.
 
         Raises:
             LockedError: this handle is not the run's driver.
@@ -195,12 +195,12 @@ class Store:
         return self._write_part(round, name, ".parquet", sink.getvalue(), table.num_rows, extra)
 
     def write_json_part(self, round: int, name: str, document: Any, extra: Mapping[str, Any] | None = None) -> PartReceipt:
-        """A stage's JSON document, under the same promises as `write_part`."""
+        """Write a stage's JSON document, with the same guarantees as `write_part`."""
         data = json.dumps(document, sort_keys=True, indent=1).encode() + b"\n"
         return self._write_part(round, name, ".data.json", data, 1, extra)
 
     def finished_part(self, round: int, name: str) -> PartReceipt | None:
-        """The receipt of a part that is there and is what its receipt says; None when it must be made (again)."""
+        """The receipt of a part that matches it; None when the part has to be made (again)."""
         path = _part(round, name) + ".json"
         return self._finished(path, PartReceipt, lambda receipt: [receipt.entry])
 
@@ -213,14 +213,14 @@ class Store:
         """
         self._refuse_change(round, name)
         stem = _part(round, name)
-        self.storage.remove(stem + ".json")  # first: data without a receipt do not count
+        self.storage.remove(stem + ".json")  # first: data without a receipt are ignored
         self.storage.remove(stem + ".parquet")
 
     def read_part(self, part: PartReceipt | FileEntry | str) -> pa.Table:
-        """The table of a part. A receipt or an entry of a commit record is held against the bytes, a bare path is not.
+        """The table of a part. With a receipt or an entry of a commit record the bytes are verified, with a bare path they are not.
 
         Raises:
-            DamagedFileError: missing, altered or no Parquet file.
+            DamagedFileError: it is missing, altered, or not a Parquet file.
         """
         path, data = self._read(part)
         try:
@@ -260,7 +260,7 @@ class Store:
     def _refuse_change(self, round: int, name: str) -> None:
         self._check_fence()
         if self.storage.size(_commit_path(round)) is not None:
-            raise StoreError(f"round {round} of {self.uri} is committed; its part {name} does not change any more")
+            raise StoreError(f"round {round} of {self.uri} is committed; its part {name} cannot change any more")
 
     def _read(self, part: PartReceipt | FileEntry | str) -> tuple[str, bytes]:
         path = part if isinstance(part, str) else part.path
@@ -284,7 +284,7 @@ class Store:
         return self.storage.scratch(_checkpoint(name))
 
     def publish_checkpoint(self, scratch: Path, name: str) -> CheckpointReceipt:
-        """Make the folder that `checkpoint_dir` gave the checkpoint `name`: durable, then visible whole, then its receipt.
+        """Turn the folder that `checkpoint_dir` returned into checkpoint `name`: make it durable, then visible, then write its receipt.
 
         Raises:
             LockedError: this handle is not the run's driver.
@@ -293,13 +293,13 @@ class Store:
         path = _checkpoint(name)
         self._check_fence()
         if any(file.path.startswith(path + "/") for commit in self.commits() for file in commit.files):
-            raise StoreError(f"checkpoint {name} of {self.uri} is committed; it does not change any more")
+            raise StoreError(f"checkpoint {name} of {self.uri} is committed; it cannot change any more")
         receipt = CheckpointReceipt(path=path, files=self.storage.publish(scratch, path))
         self.storage.write(path + ".json", seal(receipt.model_dump(mode="json")))
         return receipt
 
     def steps_folder(self, name: str) -> Path:
-        """Where the trainer of checkpoint `name` keeps its step checkpoints, for the next driver to go on from; it may not exist yet."""
+        """Where the trainer of checkpoint `name` keeps its step checkpoints, from which the next driver continues; it may not exist yet."""
         return self.storage.workspace(_checkpoint(name) + ".steps")
 
     def drop_steps(self, name: str) -> None:
@@ -310,12 +310,12 @@ class Store:
             shutil.rmtree(folder)
 
     def finished_checkpoint(self, name: str) -> CheckpointReceipt | None:
-        """The receipt of a checkpoint whose every file is what the receipt says; None when it must be made (again)."""
+        """The receipt of a checkpoint whose files all match it; None when it has to be made (again)."""
         return self._finished(_checkpoint(name) + ".json", CheckpointReceipt, lambda receipt: receipt.files)
 
     def local_checkpoint(self, path: str) -> Path:
         """The checkpoint folder `path` (relative to the run: `checkpoints/NAME`) on this machine: in place for a local run, where
-        sizes are checked and `check_files` has the rest; a verified copy in the cache folder otherwise.
+        only sizes are checked (see `check_files`); otherwise a verified copy in the cache folder.
 
         Raises:
             PrunedCheckpointError: it was deleted by retention.
@@ -328,8 +328,8 @@ class Store:
         return self.storage.fetch(path, self.load(path + ".json", CheckpointReceipt).files)
 
     def prune_checkpoint(self, path: str, reason: str) -> None:
-        """Delete the committed checkpoint folder `path` for good. First a tombstone with its files and the reason is made durable: it
-        tells what was pruned from what was lost, and has the next driver finish what this one did not.
+        """Delete the committed checkpoint folder `path` for good. A tombstone with its files and the reason is made durable first: it
+        distinguishes pruned from lost files, and lets the next driver finish an interrupted deletion.
 
         Raises:
             LockedError: this handle is not the run's driver.
@@ -343,13 +343,13 @@ class Store:
         self._finish_pruning(path)
 
     def tombstones(self) -> list[str]:
-        """Paths of what stands in the place of pruned checkpoints."""
+        """Paths of the tombstones of pruned checkpoints."""
         return ["checkpoints/" + name for name in self.storage.names("checkpoints") if name.endswith(_PRUNED)]
 
     def _finish_pruning(self, path: str) -> None:
         receipt = path + ".json"
         if self.storage.names(path) or self.storage.size(receipt) is not None:
-            self.load(path + _PRUNED, PrunedCheckpoint)  # a damaged one deletes nothing
+            self.load(path + _PRUNED, PrunedCheckpoint)  # raises if it is damaged: then nothing is deleted
             self.storage.remove(path)
             self.storage.remove(receipt)
 
@@ -359,7 +359,7 @@ class Store:
     # ---- commits
 
     def commit(self, commit: RoundCommit) -> None:
-        """Make a round exist: every file it lists is there, then its record is written. Committing the same again changes nothing.
+        """Make a round exist: check that every listed file is there, then write the record. Committing the same again changes nothing.
 
         Raises:
             LockedError: this handle is not the run's driver.
@@ -371,7 +371,7 @@ class Store:
         done = self.commits()
         if commit.round < len(done):
             if canonical(done[commit.round]) != canonical(commit):
-                raise StoreError(f"round {commit.round} of {self.uri} is already committed with other content, and stays as it is")
+                raise StoreError(f"round {commit.round} of {self.uri} is already committed with other content and cannot change")
             return
         if commit.round > len(done):
             raise StoreError(f"round {commit.round} of {self.uri} cannot be committed: round {len(done)} is not")
@@ -395,7 +395,7 @@ class Store:
         return found
 
     def read_commit(self, round: int) -> RoundCommit:
-        """The record of one round, whatever befell the others. Raises `DamagedFileError` or `SchemaVersionError`."""
+        """The record of one round, even if others are damaged. Raises `DamagedFileError` or `SchemaVersionError`."""
         commit = self.load(_commit_path(round), RoundCommit)
         if commit.round != round:
             raise DamagedFileError(_commit_path(round), f"the record of round {round}", f"the record of round {commit.round}", REMEDY)
@@ -413,7 +413,7 @@ class Store:
         return [commit for commit in found if commit is not None], problems
 
     def check_files(self, files: Iterable[FileEntry]) -> None:
-        """Hold files against what a commit record says of them. Raises `DamagedFileError` for the first that is another."""
+        """Verify files against their entries in a commit record. Raises `DamagedFileError` for the first that differs."""
         for file in files:
             found = self.file_entry(file.path)
             if found != file:
@@ -436,7 +436,7 @@ class Store:
             raise DamagedFileError(path, f"a {model.__name__}", str(error), REMEDY) from error
 
     def _finished(self, path: str, model: type[_Model], files_of: Callable[[_Model], Sequence[FileEntry]]) -> _Model | None:
-        """The receipt at `path` if every file it vouches for is intact. A damaged one is as good as none: the work is redone."""
+        """The receipt at `path` if every file it lists is intact. A damaged one counts as missing: the work is redone."""
         if self.storage.size(path) is None:
             return None
         try:

@@ -1,10 +1,10 @@
-"""Where the bytes of a run lie: a local folder or any `pyarrow.fs` filesystem, behind one small protocol.
+"""Stores the bytes of a run in a local folder or on any `pyarrow.fs` filesystem, behind one small protocol.
 
-The crash contract: `write` and `publish` make a file or folder visible whole or not at all, and durable before they return.
-Locally that is tmp → fsync → rename → fsync of the folder. An object store shows an object only when it is complete; there the
-order of writes alone carries the contract (data, then receipt, then commit record).
+The crash contract: `write` and `publish` are atomic, and their result is durable before they return. Locally that is tmp → fsync →
+rename → fsync of the folder. An object store shows an object only when it is complete; there the contract rests on the order of
+writes alone (data, then receipt, then commit record).
 
-Paths are relative to the run, with `/`. A disk that is full, read-only or gone is a `WriteError` that names the file.
+Paths are relative to the run, with `/`. A disk that is full, read-only or gone raises a `WriteError` that names the file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHUNK_BYTES = 1 << 20
 _TMP = ".tmp"
 
 _LEFTOVERS = (f".*{_TMP}", f"rounds/**/.*{_TMP}", f"checkpoints/*{_TMP}", "checkpoints/.*", f"checkpoints/*.steps/*{_TMP}")
-"""Half-written files, and folders in the making: under their own name and, by the trainer, under a hidden one beside it."""
+"""Unfinished files and folders: the store's own, and the hidden ones that the trainer writes beside them."""
 
 
 _INTACT_COPIES: set[Path] = set()
@@ -47,7 +47,7 @@ class Storage(Protocol):
 
     @property
     def uri(self) -> str:
-        """The run's address, as a user would give it."""
+        """The path or URI of the run, as a user would give it."""
         ...
 
     def read(self, path: str) -> bytes:
@@ -55,7 +55,7 @@ class Storage(Protocol):
         ...
 
     def write(self, path: str, data: bytes) -> None:
-        """Make `data` the content of `path`: whole or not at all, durable on return. Raises `WriteError`."""
+        """Atomically write `data` to `path`; it is durable on return. Raises `WriteError`."""
         ...
 
     def size(self, path: str) -> int | None:
@@ -63,7 +63,7 @@ class Storage(Protocol):
         ...
 
     def entry(self, path: str) -> FileEntry:
-        """Size and SHA-256 of a file as it lies there. Raises `FileNotFoundError`."""
+        """Size and SHA-256 of a file as it is on disk. Raises `FileNotFoundError`."""
         ...
 
     def names(self, folder: str) -> list[str]:
@@ -71,19 +71,19 @@ class Storage(Protocol):
         ...
 
     def scratch(self, folder: str) -> Path:
-        """An empty local folder in which the content of `folder` can be made. Raises `WriteError`."""
+        """An empty local folder to build the content of `folder` in. Raises `WriteError`."""
         ...
 
     def workspace(self, folder: str) -> Path:
-        """A local folder for unfinished work on `folder` that outlives its writer; it may not exist yet."""
+        """A local folder for unfinished work on `folder`, which survives the writing process; it may not exist yet."""
         ...
 
     def publish(self, scratch: Path, folder: str) -> list[FileEntry]:
-        """Make the content of `scratch` the content of `folder`; `scratch` is gone afterwards. Raises `WriteError`."""
+        """Move the content of `scratch` to `folder`. Raises `WriteError`."""
         ...
 
     def remove(self, path: str) -> None:
-        """Delete a file, or a folder with all that is in it. Does nothing where there is none. Raises `WriteError`."""
+        """Delete a file, or a folder with all that is in it. Does nothing if there is none. Raises `WriteError`."""
         ...
 
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
@@ -91,11 +91,11 @@ class Storage(Protocol):
         ...
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keep other drivers out, where the filesystem can. Raises `BlockingIOError` when another one is in."""
+        """Keep other drivers out, if the filesystem supports it. Raises `BlockingIOError` when another driver holds the run."""
         ...
 
     def remove_leftovers(self) -> None:
-        """Delete what drivers that died have left half done, in the run and in this machine's temp folder. Only the driver may."""
+        """Delete unfinished files of dead drivers, in the run and in this machine's temp folder. Only the driver may call it."""
         ...
 
 
@@ -103,7 +103,7 @@ def open_storage(uri: str | Path) -> Storage:
     """The storage behind a path or a URI (`runs/x`, `file:///runs/x`, `s3://bucket/x`, `fsspec+memory://x`).
 
     Raises:
-        UserError: the URI names no filesystem that pyarrow knows.
+        UserError: pyarrow knows no filesystem for the URI.
     """
     text = str(uri)
     if "://" not in text:
@@ -111,7 +111,7 @@ def open_storage(uri: str | Path) -> Storage:
     try:
         filesystem, root = fs.FileSystem.from_uri(text)
     except (pa.ArrowException, ValueError, ImportError) as error:
-        raise UserError(f"{text} is no address for a run: {error}; give a path or a URI such as s3://bucket/run") from error
+        raise UserError(f"{text} is not a valid run address: {error}; give a path or a URI such as s3://bucket/run") from error
     return LocalStorage(Path(root)) if isinstance(filesystem, fs.LocalFileSystem) else ArrowStorage(filesystem, root.rstrip("/"), text)
 
 
@@ -182,7 +182,7 @@ class LocalStorage:
         return files
 
     def remove(self, path: str) -> None:
-        """A folder is gone whole or not at all."""
+        """Folders are removed atomically."""
         target = self._at(path)
         with _writing(target):
             if target.is_dir():
@@ -195,7 +195,7 @@ class LocalStorage:
                 fsync(target.parent)
 
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
-        """The folder itself, in place; sizes are checked, hashes are left to `Store.verify`."""
+        """The folder itself, in place. Only sizes are checked; `Store.verify` checks hashes."""
         for file in files:
             found = self.size(file.path)
             if found != file.num_bytes:
@@ -204,8 +204,8 @@ class LocalStorage:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold `flock` on the file `lock`. The kernel releases it when the holder dies, however it dies; a child that the holder
-        forked without exec holds it too. The filesystem must support it (NFS from version 4 on does)."""
+        """Hold `flock` on the file `lock`. The kernel releases it however the holder dies; a child that the holder forked without
+        exec holds it too. The filesystem must support it (NFS from version 4 on does)."""
         with _writing(self.root / "lock"):
             _make_folder(self.root)
             stream = (self.root / "lock").open("a")
@@ -229,8 +229,8 @@ class LocalStorage:
 
 @dataclass(frozen=True)
 class ArrowStorage:
-    """A run on a `pyarrow.fs` filesystem. `exclusive` cannot keep a second driver out here: the fencing epoch does, and its
-    check and the write after it are two requests, so start a second driver on such a run only when the first is dead."""
+    """A run on a `pyarrow.fs` filesystem. `exclusive` cannot keep a second driver out here, only the fencing epoch can. Its
+    check and the write that follows are two requests, so start a second driver on such a run only when the first is dead."""
 
     filesystem: fs.FileSystem
     root: str
@@ -262,7 +262,7 @@ class ArrowStorage:
         return path
 
     def workspace(self, folder: str) -> Path:
-        """In the user's cache folder: work that was begun goes on only on the same machine."""
+        """In the user's cache folder: unfinished work continues only on the same machine."""
         return _cache_folder("work") / hashlib.sha256(self._at(folder).encode()).hexdigest()
 
     def publish(self, scratch: Path, folder: str) -> list[FileEntry]:
@@ -275,7 +275,7 @@ class ArrowStorage:
         return files
 
     def remove(self, path: str) -> None:
-        """File after file: who deletes files of a run says so first, in a file that stays."""
+        """File by file, not atomically: callers that delete files of a run write a tombstone first."""
         at = self._at(path)
         with _writing(at):
             kind = self.filesystem.get_file_info(at).type
@@ -285,8 +285,8 @@ class ArrowStorage:
                 self.filesystem.delete_file(at)
 
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
-        """A copy in the user's cache folder, made once per content, and verified while it is made and when a process first takes it.
-        The cache may be deleted whenever no run uses it."""
+        """A copy in the user's cache folder, made once per content and verified while it is made and when a process first uses it.
+        The cache may be deleted while no run uses it."""
         key = hashlib.sha256(canonical_json([self.uri, [file.model_dump() for file in files]])).hexdigest()
         target = _cache_folder("checkpoints") / key
         if target.is_dir() and (target in _INTACT_COPIES or _by_path(_files_under(target, folder)) == _by_path(files)):
@@ -301,7 +301,7 @@ class ArrowStorage:
                 self._download(file, copy / PurePosixPath(file.path).relative_to(folder))
             os.rename(copy, target)
         except OSError:
-            if not target.is_dir():  # another process of this machine was first: its copy is as good
+            if not target.is_dir():  # another process of this machine was first: use its copy
                 raise
         finally:
             if copy.exists():
@@ -312,7 +312,7 @@ class ArrowStorage:
         return nullcontext()
 
     def remove_leftovers(self) -> None:
-        """An upload that was cut off never becomes an object: there are leftovers on this machine alone."""
+        """An interrupted upload never becomes an object, so only this machine has leftovers."""
         remove_dead(masked(self.uri))
         for path in _cache_folder("checkpoints").glob(f"{self._cache_prefix}-*{_TMP}"):
             shutil.rmtree(path)
@@ -341,7 +341,7 @@ class ArrowStorage:
 
 @contextmanager
 def _writing(target: Path | str) -> Iterator[None]:
-    """Names the file or folder that could not be written."""
+    """Turn an `OSError` into a `WriteError` that names the file or folder."""
     try:
         yield
     except OSError as error:
@@ -370,10 +370,10 @@ def _by_path(files: Sequence[FileEntry]) -> dict[str, FileEntry]:
 
 
 def _inside(path: str) -> str:
-    """`path` itself. File names come out of files of the run; one that leads out of the run is refused."""
+    """`path` itself. Paths are read from files of the run; one that leads out of the run is refused."""
     parts = PurePosixPath(path).parts
     if not parts or parts[0] == "/" or ".." in parts:
-        raise StoreError(f"{path!r} is no path inside a run folder")
+        raise StoreError(f"{path!r} is not a path inside a run folder")
     return path
 
 

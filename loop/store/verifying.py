@@ -1,4 +1,4 @@
-"""What a run holds against what its records say, and the digest by which two runs are compared: `vigc verify`."""
+"""Verify a run against its records, and compute the digest by which runs are compared: `vigc verify`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _pruned_files(store: Store, problems: list[str]) -> list[FileEntry]:
 
 
 def _found(store: Store, file: FileEntry, problems: list[str]) -> FileEntry:
-    """The entry of a committed file as it lies there; what is wrong with it goes to `problems`."""
+    """The entry of a committed file as it is on disk; damage is added to `problems`."""
     try:
         found = store.storage.entry(file.path)
     except (OSError, StoreError) as error:

@@ -120,9 +120,9 @@ def test_code_of_its_own_is_refused_and_not_run(model: Path, tmp_path: Path, fil
     touched = tmp_path / "touched"
     (model / "mine.py").write_text(CODE.format(touched=str(touched)))
     change(model / file, auto_map=auto_map)
-    assert f"{file} of model {str(model)!r} asks for code of its own (auto_map: " in refusal(model)
+    assert f"{file} of model {str(model)!r} needs its own code (auto_map: " in refusal(model)
     change(model / file, auto_map=None, nested={"image_processor": {"auto_map": auto_map}})
-    assert "asks for code of its own" in refusal(model)
+    assert "needs its own code" in refusal(model)
     assert not touched.exists()
     assert not any(path.suffix == ".py" for path in model_files(model))
 
@@ -299,7 +299,7 @@ def test_a_link_out_of_the_folder_is_refused(model: Path, tmp_path: Path, name: 
 def test_what_is_no_regular_file_is_refused_without_waiting_for_it(model: Path, name: str) -> None:
     (model / name).unlink(missing_ok=True)
     os.mkfifo(model / name)
-    assert f"{name} of model folder {str(model)!r} is no regular file" in refusal(model)
+    assert f"{name} of model folder {str(model)!r} is not a regular file" in refusal(model)
 
 
 def test_links_into_the_cache_of_the_hub_are_its_own(tmp_path: Path) -> None:

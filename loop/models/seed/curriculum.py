@@ -1,8 +1,8 @@
-"""`vigc seed`: the embedded model from nothing, in stages.
+"""`vigc seed`: train the embedded model from nothing, in stages.
 
 0. vision: the tower learns shape, color, size and place of every patch (`loop.models.seed.vision`), then stays frozen
-1. looking: the language model drills to say what is where, and where what is (`loop.sources.shapes.drills`)
-2. instructions: VIG and VIC samples of the three types, as the loop itself trains on; then a polish at a lower rate
+1. looking: the language model is drilled to say what is where, and where things are (`loop.sources.shapes.drills`)
+2. instructions: VIG and VIC samples of the three types, as the loop itself trains on; then a last stage at a lower rate
 
 All but stage 0 run on the trainer of `actors.training`, the same that every round uses.
 """
@@ -47,7 +47,7 @@ _TEST_SETS = {"0-0.15": (0.0, 0.15), "0.2-0.4": (0.2, 0.4), "0.4-0.7": (0.4, 0.7
 _NUM_TEST_QUESTIONS = 500
 _VISION_STEPS = 1000
 _DRILL_SHARE = 0.1
-"""Share of drills among the instructions, so that what they taught is not lost."""
+"""Share of drills among the instructions, so that the skill is not forgotten."""
 
 _TIMEOUT_S = 7200.0
 _LOOKING = Hyperparameters(
@@ -98,7 +98,7 @@ def score(checkpoint: Path) -> dict[str, float]:
 
 
 def served(checkpoint: Path, batch_size: int = 64) -> TransformersEngine:
-    """An engine of this process that serves a checkpoint."""
+    """An engine in this process that serves a checkpoint."""
     engine = TransformersEngine(checkpoint, batch_size=batch_size)
     tensors = read_checkpoint(checkpoint)
     digest = digest_of(tensors)

@@ -1,11 +1,11 @@
-"""A small InstructBLIP of transformers classes: the Q-Former family of the embedded world, as VIGC trains it.
+"""Build and train a small InstructBLIP of transformers classes: the embedded world's Q-Former model, as VIGC trains it.
 
 Its Q-Former reads the user's text beside the image, so that the visual tokens depend on the question and, in VIC, on the
 sentences that stand. The processor puts the visual tokens before the text, and the chat template therefore writes none.
 
-`make_instructblip` trains it in stages: the vision tower and then the Q-Former learn what is in every cell, the stand-in for what
-BLIP-2's first stage taught them; the language model learns to look, and all of it instructions; at last, as in VIGC, the Q-Former
-and the projection alone learn more of these.
+`make_instructblip` trains it in stages. The vision tower and then the Q-Former learn what is in every cell, in place of BLIP-2's first
+stage; the language model learns to look; all groups learn instructions; finally, as in VIGC, the Q-Former and the projection alone learn
+more of these.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FROZEN_BY_VIGC = ("vision_tower", "language_model")
 
 _NUM_CELLS = 9
 _INITIALIZER_RANGE = 0.08
-"""About 1 / sqrt(hidden size). From transformers' own 0.02 a Q-Former and a language model so small stay blind for hundreds of steps."""
+"""About 1 / sqrt(hidden size). With transformers' own 0.02, models this small ignore the image for hundreds of steps."""
 _LOOKING = Hyperparameters(
     batch_size=32, num_steps=1, learning_rate=1e-3, frozen=("vision_tower",), warmup_share=0.1, min_learning_rate_ratio=0.3
 )
@@ -55,7 +55,7 @@ _VIGC = replace(_INSTRUCTIONS, learning_rate=3e-4, learning_rate_groups={}, froz
 
 
 def build_instructblip() -> InstructBlipForConditionalGeneration:
-    """A freshly initialised InstructBLIP, about 2M parameters; draw from torch's global generator, so seed it first."""
+    """A freshly initialised InstructBLIP, about 2M parameters; it draws from torch's global generator, so seed that first."""
     vision = InstructBlipVisionConfig(
         hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
         image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, initializer_range=0.02,
@@ -71,14 +71,14 @@ def build_instructblip() -> InstructBlipForConditionalGeneration:
         num_key_value_heads=5, max_position_embeddings=512, tie_word_embeddings=False, initializer_range=_INITIALIZER_RANGE,
         pad_token_id=0, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
-    instructblip: Any = InstructBlipConfig  # its declared parameters lack those that it takes from its base class
+    instructblip: Any = InstructBlipConfig  # its declared parameters lack those of its base class
     config = instructblip(
         vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=NUM_QUERY_TOKENS,
         initializer_range=_INITIALIZER_RANGE, image_token_index=vocabulary.index("<image>"), tie_word_embeddings=False,
         pad_token_id=0, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
     model = InstructBlipForConditionalGeneration(config)
-    # transformers starts all query tokens at zero, where nothing would ever make two of them differ
+    # transformers initialises all query tokens to zero, and equal ones stay equal
     torch.nn.init.normal_(model.query_tokens, std=0.02)
     return model
 

@@ -1,4 +1,4 @@
-"""The seed model's anatomy: a small LLaVA of transformers classes with a word-level tokenizer and a real processor."""
+"""Build the seed model: a small LLaVA of transformers classes with a word-level tokenizer and a processor."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 
 
 def build_model(vocabulary: Sequence[str] | None = None) -> LlavaForConditionalGeneration:
-    """A freshly initialised LLaVA, about 2M parameters, over the world's vocabulary or another one; draw from torch's global generator, so
-    seed it first."""
+    """A freshly initialised LLaVA, about 2M parameters, over the world's vocabulary or another one; it draws from torch's global generator,
+    so seed that first."""
     vision = CLIPVisionConfig(
         hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
         image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, projection_dim=128,
@@ -45,7 +45,7 @@ def build_model(vocabulary: Sequence[str] | None = None) -> LlavaForConditionalG
         num_key_value_heads=5, max_position_embeddings=512, tie_word_embeddings=False,
         pad_token_id=0, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
-    llava: Any = LlavaConfig  # its declared parameters lack those that it takes from its base class
+    llava: Any = LlavaConfig  # its declared parameters lack those of its base class
     config = llava(
         vision_config=vision, text_config=text, image_token_id=vocabulary.index("<image>"), vision_feature_layer=-1,
         vision_feature_select_strategy="default", image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
@@ -66,7 +66,7 @@ def build_processor(vocabulary: Sequence[str] | None = None) -> LlavaProcessor:
 
 
 def build_image_processor() -> CLIPImageProcessor:
-    """CLIP's, at the world's size: pixel values [images, 3, 48, 48]."""
+    """CLIP's image processor at the world's size: pixel values [images, 3, 48, 48]."""
     return CLIPImageProcessor(
         size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_convert_rgb=True
     )
@@ -90,7 +90,7 @@ def build_tokenizer(vocabulary: Sequence[str] | None = None, **options: Any) -> 
 
 
 def chat_template(image: str) -> str:
-    """The Vicuna-like template; `image` is what it writes for an image, nothing where the processor puts the image first by itself."""
+    """The Vicuna-like template; `image` is what it writes for an image, empty if the processor puts the image first by itself."""
     return (
         "{{ bos_token }}"
         "{% for message in messages %}"
@@ -120,7 +120,7 @@ def words() -> tuple[str, ...]:
     texts = [CAPTION_PROMPT, _FURTHER_WORDS, *DETAIL_QUESTIONS]
     texts += [text for options in TRAINING_INSTRUCTIONS.values() for text in options]
     texts += [" ".join(group) for group in (SHAPES, COLORS, SIZES, POSITIONS)]
-    for index in range(2000):  # the grammar's words all appear many times over in so many questions and answers
+    for index in range(2000):  # enough for every word of the grammar to appear many times
         scene, rng = scene_of(image_id(0, index, 0.0)), np.random.default_rng([0, index])
         texts += [*captions(scene), *cells(scene), *find(scene, rng)]
         for question_type in QuestionType:

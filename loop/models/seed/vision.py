@@ -1,6 +1,6 @@
-"""Stage 0 of the embedded models: the vision tower learns to tell shapes, colors, sizes and places apart, cell by cell.
+"""Stage 0 of the embedded models: train the vision tower to tell shapes, colors, sizes and places apart, cell by cell.
 
-The stand-in for a CLIP tower that has seen the world: without it the language model learns to ignore the image.
+It replaces a pretrained CLIP tower: without it the language model learns to ignore the image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from actors.images import ImageSource
 from loop.sources.shapes.scene import COLORS, SHAPES, SIZES, scene_of
 
 _NUM_CLASSES = (len(SHAPES) + 1, len(COLORS) + 1, len(SIZES) + 1, 9)
-"""Per cell: shape, color and size, class 0 for an empty cell; and which cell it is, so that the features say where they are."""
+"""Per cell: shape, color and size, class 0 for an empty cell; and the cell's number, so that the features encode their position."""
 
 
 def pretrain_vision(

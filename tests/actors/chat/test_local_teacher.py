@@ -96,7 +96,7 @@ def test_models_that_cannot_teach_are_refused_in_one_line(model: Path, tmp_path:
     coded = Path(shutil.copytree(model, tmp_path / "coded"))
     config = json.loads((coded / "config.json").read_text())
     (coded / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
-    with pytest.raises(UserError, match="asks for code of its own"):
+    with pytest.raises(UserError, match="needs its own code"):
         check_text_model(str(coded))
     torn = Path(shutil.copytree(model, tmp_path / "torn"))
     weights = (torn / "model.safetensors").read_bytes()

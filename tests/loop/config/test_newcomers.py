@@ -93,9 +93,9 @@ def test_a_config_of_another_kind_is_called_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("train.json", "holds no run, but a training of `vigc train`; go on with it by `vigc train --resume "),
-        ("evaluation.json", "holds no run, but an evaluation; the `vigc evaluate` command that began it goes on with it"),
-        ("journal.sqlite", "holds no run, but what a teacher wrote; the `vigc teach` command that began it goes on with it"),
+        ("train.json", "holds no run, but a training of `vigc train`; continue it with `vigc train --resume "),
+        ("evaluation.json", "holds no run, but an evaluation; run the same `vigc evaluate` command again to continue it"),
+        ("journal.sqlite", "holds no run, but the output of a teacher; run the same `vigc teach` command again to continue it"),
     ],
 )
 def test_a_folder_of_another_command_is_no_run(tmp_path: Path, name: str, told: str) -> None:

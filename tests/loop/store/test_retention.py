@@ -119,7 +119,7 @@ def test_a_pruned_checkpoint_says_so_and_which_are_kept(store: Store) -> None:
         "checkpoints/round-0001 was pruned: retention keeps the seed model, the champion, and the checkpoints of the last 1 rounds; "
         "kept are round-0000, round-0002"
     )
-    with pytest.raises(errors.StoreError, match="does not change any more"):
+    with pytest.raises(errors.StoreError, match="cannot change any more"):
         checkpoint(store, "round-0001")
 
 

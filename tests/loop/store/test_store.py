@@ -47,7 +47,7 @@ def test_a_run_below_a_file_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_address_is_a_user_error() -> None:
-    with pytest.raises(errors.UserError, match="no address for a run"):
+    with pytest.raises(errors.UserError, match="not a valid run address"):
         Store.open("nowhere://bucket/run")
 
 
@@ -155,7 +155,7 @@ def test_flipped_bits_in_pages_are_caught_without_a_receipt(store: Store, run_di
 def test_reading_a_missing_part_names_it(store: Store) -> None:
     with pytest.raises(errors.DamagedFileError, match=r"rounds/0001/parts/x\.parquet is damaged: expected a file, found none"):
         store.read_part("rounds/0001/parts/x.parquet")
-    with pytest.raises(errors.StoreError, match="no path inside a run"):
+    with pytest.raises(errors.StoreError, match="not a path inside a run"):
         store.read_part("../secret")
 
 
@@ -197,7 +197,7 @@ def test_a_committed_round_does_not_change(store: Store) -> None:
     assert store.commits()[0].committed_at == 2.0
     with pytest.raises(errors.StoreError, match="already committed with other content"):
         store.commit(commit_of(store, files=[part.entry], metrics={"accuracy/near": 0.6}))
-    with pytest.raises(errors.StoreError, match="does not change any more"):
+    with pytest.raises(errors.StoreError, match="cannot change any more"):
         store.write_part(0, "predictions", records())
 
 
@@ -207,7 +207,7 @@ def test_a_committed_checkpoint_does_not_change(store: Store) -> None:
     receipt = store.finished_checkpoint("base")
     assert receipt is not None
     store.commit(commit_of(store, files=receipt.files))
-    with pytest.raises(errors.StoreError, match="does not change any more"):
+    with pytest.raises(errors.StoreError, match="cannot change any more"):
         checkpoint(store, "base", b"yet others")
     assert verify(store).ok
 
