@@ -1,12 +1,12 @@
-"""Images as text, from COCO's annotation files and those of its layout (Objects365), or from JSON Lines as LLaVA has them.
+"""Read images as text: COCO's annotation files and those of its layout (Objects365), or JSON Lines as LLaVA has them.
 
     captions     {"annotations": [{"image_id": 9, "caption": "..."}]}
     instances    {"images": [{"id": 9, "file_name": "9.jpg", "width": 640, "height": 480}], "categories": [{"id": 1, "name": "person"}],
                   "annotations": [{"image_id": 9, "category_id": 1, "bbox": [x, y, width, height], "iscrowd": 0}]}
     JSON Lines   {"id": "9", "image": "9.jpg", "captions": ["..."], "instances": [{"category": "person", "bbox": [x1, y1, x2, y2]}]}
 
-Boxes are in pixels in the first two and shares of width and height in the third. What is odd about one image or one object sets it
-aside, counted by reason; what is odd about a file is an error.
+Boxes are in pixels in the first two and shares of width and height in the third. An unusable image or object is set
+aside and counted by reason; an unusable file is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from policies.teaching.prompts import SeenObject, TextView
 from policies.texts import decoded_text
 
 TOLERANCE_PIXELS = 2.0
-"""How far outside of its image a box may reach, as rounding and labelling at the edge do, and be clamped to it."""
+"""How far a box may reach outside of its image and still be clamped to it: rounding and labelling at the edge do that."""
 MAX_OBJECTS = 80
 """Objects of one image that are shown to a teacher, the largest first: Objects365 has images with hundreds."""
 _MAX_TEXT_CHARACTERS = 4_096
@@ -39,7 +39,7 @@ class SetAside(StrEnum):
     NO_CAPTIONS = "no_captions"
     NOTHING_KNOWN = "nothing_known"  # neither captions nor objects
     ZERO_SIZE = "zero_size"
-    BAD_BOX = "bad_box"  # no four numbers
+    BAD_BOX = "bad_box"  # not four numbers
     EMPTY_BOX = "empty_box"
     OUTSIDE_IMAGE = "outside_image"
     UNKNOWN_CATEGORY = "unknown_category"
@@ -62,7 +62,7 @@ def read_annotations(captions: Path | None, instances: Path | None) -> Annotatio
 
     Args:
         captions: COCO captions, or JSON Lines (`.jsonl`) that hold objects too.
-        instances: COCO instances. With captions they say which images there are; without, images are described by objects alone.
+        instances: COCO instances. With captions they define the set of images; without, images are described by objects alone.
 
     Raises:
         UserError: a file cannot be read, is of another layout, does not fit the other, or leaves no image.
@@ -272,11 +272,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _without_outline(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Outlines are nine tenths of COCO's instances and never used: thrown away while the file is read, they take no memory. Of a key that
-    stands twice with different values none wins."""
+    """Drop outlines while the file is read: they are nine tenths of COCO's instances and never used. A key that appears twice with
+    different values is refused."""
     entry = dict(pairs)
     if len(entry) < len(pairs) and (key := next((key for key, value in pairs if entry[key] != value), None)) is not None:
-        raise ValueError(f"the key {key[:80]!r} stands twice in one object, with different values")
+        raise ValueError(f"the key {key[:80]!r} appears twice in one object, with different values")
     entry.pop("segmentation", None)
     return entry
 
@@ -317,7 +317,7 @@ def _checked(text: str, name: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where} has {name} {printable(text[:80])!r}, which is no Unicode: {error.reason}") from error
+        raise UserError(f"{where} has {name} {printable(text[:80])!r}, which is not valid Unicode: {error.reason}") from error
     return text
 
 

@@ -1,8 +1,8 @@
-"""Images that a COCO file lists: instances, captions or image information in the layout of COCO, which Objects365 shares.
+"""Read the images that a COCO file lists: instances, captions or image information in the layout of COCO, which Objects365 shares.
 
     {"images": [{"id": 139, "file_name": "000000000139.jpg", ...}, ...], "annotations": ..., ...}
 
-Only `images` is read, entry by entry, and of an entry only its `file_name` and `id`.
+Only `images` is read, entry by entry, and of each entry only `file_name` and `id`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class CocoImages:
-    """The images that a file lists, by their `file_name`. Pickles without the list of ids, which is read again when asked for."""
+    """The images that a file lists, by their `file_name`. It is pickled without the list of ids, which is read again on demand."""
 
     def __init__(
         self, path: str | Path, images: str | Path, num_name_parts: int | None = None,
@@ -33,12 +33,12 @@ class CocoImages:
         """Args:
             path: the JSON file, or a URI of it.
             images: the folder that file names are relative to, or a URI of it.
-            num_name_parts: take only the last so many parts of a file name; None takes all.
+            num_name_parts: number of last parts of a file name to use; None uses all.
             max_pixels: width times height above which an image is set aside, before it is decoded.
-            limit: take only the first so many images; None takes all.
+            limit: number of images to take, from the first; None takes all.
 
         Raises:
-            UserError: the file cannot be read, names no image or one twice, or a limit makes no sense.
+            UserError: the file cannot be read, names no image or one twice, or a limit is invalid.
         """
         check_bounds(max_pixels, limit)
         self.file = Place.of(path, "COCO file")
@@ -77,7 +77,7 @@ class CocoImages:
 
 
 def _listed(file: Place) -> Iterator[tuple[object, str]]:
-    """`file_name` and printable `id` of every entry of `images`; what comes behind the list is not read."""
+    """`file_name` and printable `id` of every entry of `images`; what follows the list is not read."""
     name: object = None
     number = ""
     try:

@@ -1,4 +1,4 @@
-"""Encoded images as pixels, read as if a stranger had made them: bounds before decoding, three decoders, one form that comes out."""
+"""Decode untrusted images: bounds are checked before decoding, only three decoders are allowed, and the result is always RGB."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from actors.images import BadImageError
 from loop.errors import UserError, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-"""The only decoders that are tried, whatever a file is called."""
+"""The only decoders that are tried, whatever the file name."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 50_000_000
 """Default limit of an image's width times height."""
 MAX_FILE_BYTES = 1 << 28
-"""Most bytes of an encoded image that are read into memory whole, out of a container or from a remote place."""
+"""Largest encoded image that is read into memory from a container or a remote place."""
 MAX_ASPECT_RATIO = 100
-"""Processors bring the shorter side to what a model takes, and cut the rest off afterwards: a line of 1 x 20,000 pixels would become
+"""Longer side over shorter side. Processors resize the shorter side to the model's size before they crop: 1 x 20,000 pixels would become
 gigabytes. Qwen-VL's refuse more than 200."""
 _PILLOW_MAX_PIXELS = 89_478_485
-"""Where Pillow itself begins to warn of a decompression bomb; its default `Image.MAX_IMAGE_PIXELS`."""
+"""Size at which Pillow warns of a decompression bomb; its default `Image.MAX_IMAGE_PIXELS`."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -40,7 +40,7 @@ _PILLOW_ERRORS = (
 
 
 def check_bounds(max_pixels: int, limit: int | None) -> None:
-    """Raises `UserError` where the bounds of an image source make no sense."""
+    """Raises `UserError` if the bounds of an image source are invalid."""
     if not 1 <= max_pixels <= _PILLOW_MAX_PIXELS:
         raise UserError(f"max_pixels is {max_pixels}; expected 1 to {_PILLOW_MAX_PIXELS}")
     if limit is not None and limit < 1:
@@ -48,11 +48,11 @@ def check_bounds(max_pixels: int, limit: int | None) -> None:
 
 
 def decoded(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """One image as 8-bit RGB: turned as its EXIF data says, alpha laid over white.
+    """Decode one image as 8-bit RGB: rotated as its EXIF data says, alpha blended onto white.
 
     Args:
         file: a path, or a stream that can seek.
-        name: what the image is called in an error's text.
+        name: name of the image in error messages.
         max_pixels: width times height above which it is refused, before it is decoded.
 
     Raises:
@@ -82,7 +82,7 @@ def _decoded(file: Path | BinaryIO, name: str, max_pixels: int) -> Image.Image:
 
 
 def _unreadable(name: str, file: Path | BinaryIO, error: Exception) -> BadImageError:
-    if isinstance(error, UnidentifiedImageError):  # its text holds a path or the address of an object
+    if isinstance(error, UnidentifiedImageError):  # its text contains a path or the address of an object
         reason = f"it is {kind}" if (kind := _kind_of(_head(file))) else "of another format, or damaged in its first bytes"
     else:
         reason = f"{type(error).__name__}: {printable(getattr(error, 'strerror', None) or str(error))}"
@@ -90,19 +90,19 @@ def _unreadable(name: str, file: Path | BinaryIO, error: Exception) -> BadImageE
 
 
 def _head(file: Path | BinaryIO, num_bytes: int = 32) -> bytes:
-    """The first bytes; none where they cannot be read."""
+    """The first bytes; empty if they cannot be read."""
     try:
         if isinstance(file, Path):
             with file.open("rb") as stream:
                 return stream.read(num_bytes)
         file.seek(0)
         return file.read(num_bytes)
-    except (OSError, ValueError):  # the error that is told is the first one
+    except (OSError, ValueError):  # the first error is the one that is reported
         return b""
 
 
 def _kind_of(head: bytes) -> str:
-    """What a file is that is no image of the right format, as far as its first bytes tell."""
+    """The kind of a file that is not an image of the right format, as far as its first bytes tell."""
     if not head:
         return "empty"
     if head[4:8] == b"ftyp":
@@ -111,7 +111,7 @@ def _kind_of(head: bytes) -> str:
 
 
 def _without_texts(file: Path | BinaryIO) -> io.BytesIO | None:
-    """A PNG without its texts and colour profile, whose size Pillow bounds: they are not needed. None where it has none, or is no PNG."""
+    """A PNG without its texts and colour profile, which are unused and whose size Pillow limits. None if it has none or is not a PNG."""
     if not _head(file).startswith(_PNG):
         return None
     data = _head(file, MAX_FILE_BYTES)
@@ -132,7 +132,7 @@ def _refuse_oddities(image: Image.Image, name: str, max_pixels: int) -> None:
         raise BadImageError(f"{name}: is {image.width} x {image.height} = {num_pixels} pixels; the limit is {max_pixels}")
     if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
         raise BadImageError(f"{name}: is {image.width} x {image.height} pixels; the limit is {MAX_ASPECT_RATIO} times as long as wide")
-    # A JPEG with several pictures is a phone's photo with previews or a depth map behind it; its first picture is the photo.
+    # A JPEG with several pictures is a phone's photo with previews or a depth map behind it; the first picture is the photo.
     if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
         raise BadImageError(f"{name}: is animated")
 

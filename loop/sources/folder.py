@@ -1,4 +1,4 @@
-"""Images of a folder, on this machine or behind a URI: JPEG, PNG and WebP files, read as if a stranger had put them there."""
+"""Read the images of a folder, local or behind a URI: JPEG, PNG and WebP files, all untrusted."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class ImageFolder:
     """The images under a folder, at any depth, by their path relative to it.
 
     Hidden files and folders are left out, folders behind symbolic links are not entered. A file that cannot be read safely is
-    listed all the same: `open` says why, so that it is counted. Pickles without its list of ids, which is read again when asked for.
+    still listed: `open` says why, so that it is counted. It is pickled without its list of ids, which is read again on demand.
     """
 
     def __init__(self, path: str | Path, max_pixels: int = MAX_PIXELS, limit: int | None = None) -> None:
         """Args:
             path: the folder, or a URI of one.
             max_pixels: width times height above which an image is set aside, before it is decoded.
-            limit: take only the first so many images, in the order of their ids; None takes all.
+            limit: number of images to take, in the order of their ids; None takes all.
 
         Raises:
-            UserError: the folder is missing, unreadable or holds no image, or a limit makes no sense.
+            UserError: the folder is missing, unreadable or holds no image, or a limit is invalid.
         """
         check_bounds(max_pixels, limit)
         self.folder = checked_folder(path)
@@ -67,7 +67,7 @@ def checked_folder(path: str | Path) -> Place:
     """The place of an image folder.
 
     Raises:
-        UserError: it is missing, no folder, or cannot be listed.
+        UserError: it is missing, not a folder, or cannot be listed.
     """
     place = Place.of(path, "image folder")
     if not place.is_folder():
@@ -84,7 +84,7 @@ def open_image(folder: Place | Path, image_id: str, max_pixels: int = MAX_PIXELS
     """One image of a folder as 8-bit RGB, as `decoded` gives it.
 
     Raises:
-        BadImageError: it is missing, outside the folder, or none that `decoded` takes.
+        BadImageError: it is missing, outside the folder, or refused by `decoded`.
     """
     place = Place(str(folder)) if isinstance(folder, Path) else folder
     file = _fetched(place, image_id) if place.local is None else _file_inside(place.local, image_id)
@@ -92,7 +92,7 @@ def open_image(folder: Place | Path, image_id: str, max_pixels: int = MAX_PIXELS
 
 
 def read_image(place: Place, image_id: str) -> bytes:
-    """The bytes of one image of a folder, as they are.
+    """The unchanged bytes of one image of a folder.
 
     Raises:
         BadImageError: it is missing, outside the folder, too large, or cannot be read.
@@ -114,7 +114,7 @@ def _file_inside(folder: Path, image_id: str) -> Path:
     name = printable(image_id)
     try:
         path = (folder / image_id).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL in the name
+    except (OSError, RuntimeError, ValueError) as error:  # circular links, or a NUL in the name
         raise BadImageError(f"{name}: cannot be looked up", f"in {folder}: {printable(str(error))}") from error
     if not path.is_relative_to(folder.resolve()):
         raise BadImageError(f"{name}: lies outside the image folder", str(folder))
@@ -126,7 +126,7 @@ def _file_inside(folder: Path, image_id: str) -> Path:
 
 
 def _spelled_otherwise(image_id: str) -> str:
-    """The name as a URL or Windows spells it, in plain spelling."""
+    """A name in a URL's or Windows' spelling, as a plain path."""
     return unquote(image_id).replace("\\", "/")
 
 

@@ -1,4 +1,4 @@
-"""Labelled data as records of conversations, whichever file they come from: samples to train on, and questions to be asked."""
+"""Turn labelled data, from any kind of file, into training samples and held-out questions."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class Conversation:
     turns: tuple[tuple[str, str], ...]
     """`(question, answer)` pairs, without the image token; at least one."""
     answers: tuple[str, ...] = ()
-    """Where several people answered the one question: what each of them said. `turns` holds what most of them said."""
+    """All answers, if several people answered the one question. `turns` holds the most frequent one."""
     choices: tuple[str, ...] = ()
-    """What the answer to the one question is chosen from, where the record lists it beside the question."""
+    """The choices for the one question, if the record lists them beside the question."""
     right_choice: str = ""
     """The right one of `choices`."""
 
 
 class LabelledData(ABC):
-    """Questions and answers of files. Pickles without its records, which are read again when asked for."""
+    """Questions and answers of files. It is pickled without its records, which are read again on demand."""
 
     always_left_out: tuple[Fault, ...] = ()
-    """Records that such files are known to mix in: they are left out and counted without being asked."""
+    """Kinds of records that such files often contain: they are always left out and counted."""
 
     def __init__(self, path: str | Path, turns: Turns = "pairs", on_bad_record: OnBadRecord = "refuse") -> None:
         """Args:
@@ -79,7 +79,7 @@ class LabelledData(ABC):
         """All records that can be used; `odd` counts the others. Raises `UserError` for a file that cannot be read."""
 
     def _hint(self) -> str:
-        """What to do where not one of the first images can be read."""
+        """What to do if none of the first images can be read."""
         return "expected whole JPEG, PNG or WebP images"
 
     def records(self) -> tuple[Conversation, ...]:
@@ -96,7 +96,7 @@ class LabelledData(ABC):
 
     def training_samples(self, num_samples: int, seed: int) -> list[TrainingSample]:
         """Even samples are VIG, of a single question-answer pair; odd ones VIC, of such a pair or of the whole conversation. Every pair
-        (with whole conversations: every record) is used once before any is used again."""
+        (with whole conversations: every record) is used once before any is repeated."""
         rng = np.random.default_rng(seed)
         whole = self.turns == "conversation"
         items = [(record, turn) for record in self.records() for turn in (record.turns[:1] if whole else record.turns)]
@@ -111,20 +111,20 @@ class LabelledData(ABC):
         return samples
 
     def conversations(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
-        """Whole records, every answer of one in one sample."""
+        """Whole records: one sample with all answers of each."""
         rng = np.random.default_rng(seed)
         records = self.records()
         return [_vic(records[index], records[index].turns, rng) for index in _order(len(records), num_samples, rng)]
 
     def captions(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
-        """Records as LLaVA's caption files have them, of one turn each.
+        """Records of one turn each, as in LLaVA's caption files.
 
         Raises:
-            UserError: a record has several.
+            UserError: a record has several turns.
         """
         if several := next((record for record in self.records() if len(record.turns) > 1), None):
             raise UserError(
-                f"record {several.name} of {self.path} has {len(several.turns)} turns, and a caption has one; take `form: conversations`, "
+                f"record {several.name} of {self.path} has {len(several.turns)} turns, but a caption has one; use `form: conversations`, "
                 "or a file of captions"
             )
         return self.conversations(num_samples, seed)
@@ -143,9 +143,9 @@ class JsonData(LabelledData):
     """A file of JSON or JSON Lines beside a folder of images."""
 
     what: str
-    """What the file is called in errors."""
+    """Name of the file in errors."""
     holds: str
-    """What its records hold, beside an image."""
+    """Content of its records, beside an image."""
 
     def __init__(
         self, path: str | Path, images: str | Path, turns: Turns = "pairs", on_bad_record: OnBadRecord = "refuse"
@@ -194,7 +194,7 @@ def checked_image(image: object, where: str) -> str:
     """The file name of a record's image, which may be the only one of a list.
 
     Raises:
-        BadRecordError: there is none, or several.
+        BadRecordError: there are none or several.
     """
     if isinstance(image, list) and len(image) > 1:
         raise BadRecordError(Fault.SEVERAL_IMAGES, f"{where} has {len(image)} images, {image!r:.80}; expected one")
@@ -210,12 +210,12 @@ def checked_image(image: object, where: str) -> str:
 
 
 def most_frequent(answers: Sequence[str]) -> str:
-    """What most said; of several the first."""
+    """The most frequent answer; the first of several."""
     return Counter(answers).most_common(1)[0][0]
 
 
 def _order(count: int, num_samples: int | None, rng: np.random.Generator) -> list[int]:
-    """Indices below `count`, each once before any comes again; `None`: each once."""
+    """Indices below `count`, each once before any is repeated; `None`: each once."""
     num_samples = count if num_samples is None else num_samples
     order: list[int] = []
     while len(order) < num_samples:
@@ -224,7 +224,7 @@ def _order(count: int, num_samples: int | None, rng: np.random.Generator) -> lis
 
 
 def _drawn(record: Conversation, turn: tuple[str, str], rng: np.random.Generator) -> tuple[str, str]:
-    """A turn with one of its answers, drawn by how many gave it."""
+    """A turn with one of its answers, drawn by frequency."""
     return (turn[0], record.answers[int(rng.integers(len(record.answers)))]) if record.answers else turn
 
 

@@ -3,8 +3,8 @@
     {"id": "...", "image": "000000000001.jpg", "type": "conversation",
      "conversations": [{"from": "human", "value": "<image>\\nWhat ...?"}, {"from": "gpt", "value": "..."}]}
 
-`type` (conversation, detail, complex, okvqa, aokvqa) is optional: LLaVA's own files do not have it. What other tools write in this place
-is understood as well: `messages` of `role` and `content`, `images` with one entry, a system turn, roles such as user and assistant.
+`type` (conversation, detail, complex, okvqa, aokvqa) is optional: LLaVA's own files do not have it. Variants of other tools are read as
+well: `messages` of `role` and `content`, `images` with one entry, a system turn, roles such as user and assistant.
 Records about no image, of which LLaVA's mix665k has 40,000, are left out and counted.
 """
 
@@ -57,7 +57,7 @@ class LlavaJsonData(JsonData):
 
 
 def _form(entry: dict[str, Any]) -> ChatForm:
-    """How a record spells its turns: both names of the list go with both ways to write a turn."""
+    """How a record spells its turns: either name of the list may be combined with either spelling of a turn."""
     turns_name = MESSAGES.list_name if LLAVA.list_name not in entry and MESSAGES.list_name in entry else LLAVA.list_name
     turns = entry.get(turns_name)
     first = turns[0] if isinstance(turns, list) and turns else None

@@ -4,7 +4,7 @@
                {"role": "assistant", "content": [{"type": "text", "text": "..."}]}]
     images: [{"bytes": ..., "path": ...}]
 
-`content` may be a text alone, in which `<image>` tells the place of the image, as LlamaFactory and ms-swift write it. The columns `id`
+`content` may be a plain text in which `<image>` marks the image, as LlamaFactory and ms-swift write it. The columns `id`
 and `type` are optional. In JSON the same is read as `llava_json`.
 """
 
@@ -33,7 +33,7 @@ _JSON = (".json", ".jsonl")
 
 
 class MessagesData(LabelledData):
-    """Questions and answers of Parquet files of chat messages. Every row has an image of its own, with the id `FILE/ROW`."""
+    """Questions and answers of Parquet files of chat messages. Every row has its own image, with the id `FILE/ROW`."""
 
     def __init__(
         self, path: str | Path, question_type: AnyType = QuestionType.CONVERSATION, turns: Turns = "pairs",
@@ -78,7 +78,7 @@ class MessagesData(LabelledData):
         return Conversation(title, f"{name}/{row}", kind, chat_turns(entry["messages"], MESSAGES, where, odd, needs_token=False))
 
     def _rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """Rows of a file, of whose images only the number is of use."""
+        """Rows of a file; of their images only the number is used."""
         where = f"{self._images.place.address}/{name}"
         try:
             with self._images.place.open(name) as stream:
@@ -95,7 +95,7 @@ class MessagesData(LabelledData):
 
 
 def _cheapest_leaf(file: pq.ParquetFile) -> tuple[str, int]:
-    """What to read of the images to count them, and how many rows at once: their paths where there are any, else their bytes."""
+    """The column to count images by, and the rows to read at once: their paths if there are any, else their bytes."""
     leaves = [path for number in range(len(file.schema)) if (path := str(file.schema.column(number).path)).split(".")[0] == _IMAGES]
     paths = [leaf for leaf in leaves if leaf.endswith(".path")]
     return (paths[0], _ROWS_AT_ONCE) if paths else (_IMAGES, _ROWS_WITH_BYTES_AT_ONCE)

@@ -1,4 +1,4 @@
-"""Several image sets behind one: ids are `SET|ID`, so that sets may use the same names for different pictures."""
+"""Combine several image sets into one source: ids are `SET|ID`, so that sets may use the same names for different pictures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RoutedSource:
         return source.open(inner)
 
     def found(self, image_id: str) -> tuple[ImageSource, str]:
-        """The source of an image, and what it is called there.
+        """The source of an image, and its id there.
 
         Raises:
             BadImageError: the id names no set.

@@ -1,6 +1,6 @@
-"""Images in the cells of tables: Parquet files, and the Arrow files that `datasets` saves to disk.
+"""Read images from the cells of tables: Parquet files, and the Arrow files that `datasets` saves to disk.
 
-An image's id is `FILE/ROW`. One row is read at a time, a few rows around it with it: memory does not grow with the table.
+An image's id is `FILE/ROW`. Rows are read in small groups, so memory does not grow with the table.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from loop.sources.reading.places import ACCESS_ERRORS, Place, stored_files
 _ROWS_AT_ONCE = 8
 _STREAM_BYTES = 1 << 20
 _OPEN_FILES = 8
-"""Files that a source keeps open."""
+"""Number of files that a source keeps open."""
 _MAX_STATE_BYTES = 1 << 24
 _MAX_READ_S, _MAX_READ_BYTES = 600.0, 1 << 30
-"""Bounds on looking through the Arrow files of a dataset; the files themselves, which are mapped, come on top."""
+"""Bounds on checking the Arrow files of a dataset, without the mapped files themselves."""
 _DICT_FILE, _STATE_FILE = "dataset_dict.json", "state.json"
 
 
 class TableReader(Protocol):
-    """One column of one file, row by row. What it raises is in `ACCESS_ERRORS`."""
+    """One column of one file, row by row. It raises only what is in `ACCESS_ERRORS`."""
 
     def __init__(self, place: Place, name: str, column: str) -> None: ...
 
@@ -55,7 +55,7 @@ class TableReader(Protocol):
 class TableImages:
     """The images of a column: encoded bytes, a struct with `bytes` as `datasets` stores images, or a list of one of these.
 
-    Pickles without the numbers of rows, which are read again when asked for, and without open files.
+    It is pickled without the numbers of rows, which are read again on demand, and without open files.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class TableImages:
         """Args:
             place: the folder that the files are in.
             names: the files, in the order of the ids.
-            reader: opens one of them.
+            reader: class that opens one of them.
             column: holds the images.
             max_pixels: width times height above which an image is set aside, before it is decoded.
-            limit: take only the first so many rows; None takes all.
+            limit: number of rows to take, from the first; None takes all.
 
         Raises:
-            UserError: a file cannot be read or has no such column, there are no rows, or a limit makes no sense.
+            UserError: a file cannot be read or has no such column, there are no rows, or a limit is invalid.
         """
         check_bounds(max_pixels, limit)
         self.place, self.column = place, column
@@ -145,10 +145,10 @@ class TableImages:
 
 
 class ParquetReader:
-    """A Parquet file. Its rows are decoded in order from the start of a row group: reading on is cheap, going back is not."""
+    """A Parquet file. Rows are decoded in order from the start of a row group: reading forward is cheap, going back is not."""
 
     def __init__(self, place: Place, name: str, column: str) -> None:
-        self._file = pq.ParquetFile(place.open(name), buffer_size=_STREAM_BYTES)  # with a buffer, pages are read, not whole columns
+        self._file = pq.ParquetFile(place.open(name), buffer_size=_STREAM_BYTES)  # with a buffer it reads pages instead of whole columns
         self._column = column
         self._starts = np.cumsum([0, *(self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups))])
         self._rest: Iterator[pa.RecordBatch] = iter(())
@@ -218,7 +218,7 @@ class ArrowReader:
         if self._batch is None or self._batch[0] != batch:
             self._stream.seek(self._offsets[batch])
             column = pa.ipc.read_record_batch(pa.ipc.read_message(self._stream), self.schema).column(self._column)
-            column.validate(full=True)  # nothing else holds its offsets against its data
+            column.validate(full=True)  # nothing else checks its offsets against its data
             self._batch = batch, column
         return self._batch[1][row - int(self._starts[batch])].as_py()
 
@@ -227,7 +227,7 @@ def parquet_images(path: str | Path, column: str = "image", max_pixels: int = MA
     """The images of a Parquet file, or of all files below a folder that end in `.parquet`.
 
     Raises:
-        UserError: as `stored_files` and `TableImages` say.
+        UserError: see `stored_files` and `TableImages`.
     """
     place, names = stored_files(path, (".parquet",), "Parquet set")
     return TableImages(place, names, ParquetReader, column, max_pixels, limit)
@@ -239,11 +239,11 @@ def saved_images(
     """The images of a dataset that `datasets.Dataset.save_to_disk` wrote, or of a split of a saved `DatasetDict`.
 
     Raises:
-        UserError: the folder holds no such dataset or not that split, or is not on a filesystem of this machine; or as `TableImages` says.
+        UserError: the folder holds no such dataset or not that split, or is not on a local filesystem; or see `TableImages`.
     """
     place = Place.of(path, "dataset")
     if place.local is None:
-        raise UserError(f"dataset {path} is no local folder; copy it here, or save it with to_parquet and use the kind parquet")
+        raise UserError(f"dataset {path} is not a local folder; copy it here, or save it with to_parquet and use the kind parquet")
     if split is not None:
         place = _split_of(place, split, str(path))
     state = _json_object(place, _STATE_FILE)
@@ -265,16 +265,16 @@ def saved_images(
 
 @lru_cache(maxsize=256)
 def _refuse_deadly(place: Place, states: tuple[tuple[str, int, int], ...], column: str) -> None:
-    """Read all that the files say of themselves in a process of its own, once for each state (name, size in bytes, time of the last
-    change) of them: pyarrow trusts it, and damaged bytes can end who reads them.
+    """Read all metadata of the files in a separate process, once for each state of them (name, size in bytes, time of the last change):
+    pyarrow trusts it, and damaged bytes can crash the process that reads them.
 
     Raises:
-        UserError: they did.
+        UserError: they crashed it.
     """
 
     def read() -> None:
         for name, *_ in states:
-            with suppress(*ACCESS_ERRORS):  # whoever reads it again says what is wrong
+            with suppress(*ACCESS_ERRORS):  # the next reader reports what is wrong
                 reader = ArrowReader(place, name, column)
                 for row in reader.batch_starts():
                     with suppress(*ACCESS_ERRORS):
@@ -291,7 +291,7 @@ def _split_of(place: Place, split: str, path: str) -> Place:
 
 
 def _json_object(place: Place, name: str) -> dict[str, Any] | None:
-    """A small JSON file of a folder; None where there is none, or no object in it."""
+    """A small JSON file of a folder; None if there is none, or it is not an object."""
     try:
         with place.open(name) as stream:
             value = json.loads(stream.read(_MAX_STATE_BYTES))
@@ -315,7 +315,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _file_name(value: Any) -> str:
-    """What a cell calls its image; empty where it does not tell."""
+    """The file name of the image in a cell; empty if it has none."""
     first = value[0] if isinstance(value, list) and value else value
     path = first.get("path") if isinstance(first, dict) else None
     return PurePosixPath(path.replace("\\", "/")).name if isinstance(path, str) else ""

@@ -4,8 +4,8 @@ Annotations, as VIGC trains on them; `answer` holds what each annotator said:
 
     {"image": "000000000001.jpg", "question": "...", "answer": ["...", "..."]}
 
-A-OKVQA's, where VIGC reads `image_path` and `direct_answers`, are read as well, with their `choices` and `correct_choice_idx`. So are
-the records that VIGC generates:
+A-OKVQA's, where VIGC reads `image_path` and `direct_answers`, are read as well, with their `choices` and `correct_choice_idx`, and so
+are the records that VIGC generates:
 
     {"image": ..., "image_id": ..., "instruction": ..., "question": ..., "answer": "...", "whole_text": ..., "original_answer": ...,
      "answer_given_question": ..., "answer_lst": [...]}
@@ -40,7 +40,7 @@ class VigcJsonData(JsonData):
         """Args:
             path: the JSON file, or a URI of it.
             images: the folder that the records' images are relative to, or a URI of it.
-            question_type: of records that tell neither `type` nor one of VIGC's instructions.
+            question_type: of records that have neither `type` nor one of VIGC's instructions.
             on_bad_record: whether records that cannot be used are refused, all of them at once, or left out and counted.
 
         Raises:
@@ -77,7 +77,7 @@ def _answers(given: Any, where: str) -> tuple[str, ...]:
 
 
 def _choices(entry: dict[str, Any], where: str) -> tuple[tuple[str, ...], str]:
-    """The choices of a question and the right one of them; nothing where the record lists none."""
+    """The choices of a question and the right one of them; empty if the record lists none."""
     given, right = entry.get("choices"), entry.get("correct_choice_idx")
     if given in (None, []):
         return (), ""

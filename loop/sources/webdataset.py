@@ -1,9 +1,8 @@
-"""Images in the tars of WebDataset: members are read where they lie, and nothing is ever extracted.
+"""Read images from the tars of WebDataset in place: nothing is ever extracted.
 
-An image's id is `SHARD/MEMBER`, for example `train-0001.tar/000012.jpg`. Every member with an image's suffix is an image, also where
-WebDataset's key (the name up to the first dot of its last part) would make several of them one sample: `22.05.png` and `22.06.png`, or
-`7.left.jpg` and `7.right.jpg`. Of members with the same name the second is called `MEMBER#2`. Tars that were written one after the other
-into a file are read to the end of it.
+An image's id is `SHARD/MEMBER`, for example `train-0001.tar/000012.jpg`. Every member with an image's suffix is an image, even if
+WebDataset's key (the name up to the first dot of its last part) would put several of them into one sample: `22.05.png` and `22.06.png`, or
+`7.left.jpg` and `7.right.jpg`. The second member of the same name is called `MEMBER#2`. Concatenated tars are all read.
 """
 
 from __future__ import annotations
@@ -38,25 +37,25 @@ _TAR = ".tar"
 _AGAIN = "#"
 _LINKS, _NO_FILES = "links to images", "images that are no plain files"
 _MAX_HEADER_BYTES = 1 << 20
-"""Most that is read for the headers of a member: a tar may claim names of any length."""
+"""Most bytes that are read for the headers of a member: a tar may claim names of any length."""
 _LOCAL_WINDOW_BYTES, _REMOTE_WINDOW_BYTES = 1 << 12, 1 << 23
 _CACHED_INDEXES = 4096
 _TAR_ERRORS = (*ACCESS_ERRORS, tarfile.TarError)
 
 
 class TarImages:
-    """The images of a WebDataset. Pickles without its list of ids; a process that opens an image reads the headers of its shard once, and
-    keeps 16 bytes per image of it."""
+    """The images of a WebDataset. It is pickled without its list of ids; a process that opens an image reads the headers of its shard once,
+    and keeps 16 bytes per image."""
 
     def __init__(self, path: str, max_pixels: int = MAX_PIXELS, limit: int | None = None, members: str | None = None) -> None:
         """Args:
             path: a tar, a folder of tars, or a pattern of them with ranges such as `{0000..0099}`, `*` and `[ab]`; a path or a URI.
             max_pixels: width times height above which an image is set aside, before it is decoded.
-            limit: take only the first so many images; None takes all.
-            members: a pattern such as `*.left.jpg`; take only members whose name, without folders, fits it.
+            limit: number of images to take, from the first; None takes all.
+            members: a pattern such as `*.left.jpg`; take only members whose name, without folders, matches it.
 
         Raises:
-            UserError: a shard is missing, no tar, cut off or compressed, there is no image, or a limit makes no sense.
+            UserError: a shard is missing, not a tar, truncated or compressed, there is no image, or a limit is invalid.
         """
         check_bounds(max_pixels, limit)
         self.place, self._shards = _shards(path)
@@ -147,7 +146,7 @@ class _Index:
 
 @lru_cache(maxsize=_CACHED_INDEXES)
 def index_of_shard(place: Place, shard: str) -> _Index:
-    """Where the images of a shard are. Read once in a process: a shard that is exchanged afterwards gives reasons, not other images."""
+    """Where the images of a shard are, read once per process: a shard that is replaced later gives errors, not other images."""
     members = [(_hash(name), offset) for name, offset in _images(place, shard, Counter())]
     found = np.array(members, dtype=[("hash", np.uint64), ("offset", np.int64)])
     found.sort(order="hash")
@@ -183,25 +182,25 @@ def _images(place: Place, shard: str, unread: Counter[str]) -> Iterator[tuple[st
 
 
 def _headers(window: _HeaderWindow, num_bytes: int) -> Iterator[tarfile.TarInfo]:
-    """The members of all tars of a file: `cat` puts one behind the end mark of the other."""
+    """The members of all tars in a file: `cat` puts one after the end mark of the other."""
     start: int | None = 0
     last = -1
     while start is not None:
         with _tar_at(window, start) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep them all
+                tar.members.clear()  # otherwise it keeps them all
                 if member.offset <= last:
-                    raise tarfile.ReadError("its headers lead in a circle")
+                    raise tarfile.ReadError("its headers form a loop")
                 last = member.offset
                 yield member
             window.seek(tar.offset)
-            if window.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damaged headers for the end
+            if window.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile treats damaged headers as the end
                 raise tarfile.ReadError(f"there is neither a header nor the end mark at byte {tar.offset}")
             start = _behind_end_mark(window, tar.offset, num_bytes)
 
 
 def _behind_end_mark(window: _HeaderWindow, offset: int, num_bytes: int) -> int | None:
-    """Where a further tar begins behind the zeros that end one; None where nothing but zeros follows."""
+    """Where the next tar begins after the zeros that end one; None if only zeros follow."""
     window.seek(offset)
     for start in range(offset, num_bytes, tarfile.BLOCKSIZE):
         block = window.read(tarfile.BLOCKSIZE)
@@ -209,13 +208,13 @@ def _behind_end_mark(window: _HeaderWindow, offset: int, num_bytes: int) -> int 
             try:
                 tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
             except tarfile.HeaderError as error:
-                raise tarfile.ReadError(f"what lies behind its end mark, from byte {start} on, is no tar; cut it off") from error
+                raise tarfile.ReadError(f"what follows its end mark, from byte {start} on, is not a tar; cut it off") from error
             return start
     return None
 
 
 def _member_name(name: str) -> str:
-    """The name of a member in its tar, whose second namesake is called `NAME#2`."""
+    """The name in the tar of a member, whose id ends in `#2` for the second of that name."""
     stem, mark, number = name.rpartition(_AGAIN)
     return stem if mark and number.isdecimal() and stem.lower().endswith(SUFFIXES) else name
 
@@ -241,7 +240,7 @@ def _tar_at(window: _HeaderWindow, offset: int) -> Any:
 
 
 class _HeaderWindow(io.RawIOBase):
-    """What `tarfile` reads headers through: a window of the file that is fetched at once, and never more than a header may take."""
+    """The stream that `tarfile` reads headers from: it fetches a window of the file at once, and never more than headers may take."""
 
     def __init__(self, stream: pa.NativeFile, num_bytes: int) -> None:
         self._stream, self._num_bytes = stream, num_bytes
@@ -285,8 +284,8 @@ def _shards(path: str) -> tuple[Place, tuple[str, ...]]:
 
 
 def _split_pattern(path: str) -> tuple[str, str]:
-    """The folder before the first part of a path that holds a wildcard or a range, and the rest; no rest where there is neither, or
-    where a file or folder is really called so."""
+    """The folder before the first part of a path that holds a wildcard or a range, and the rest; the rest is empty if there is neither,
+    or if a file or folder has exactly this name."""
     scheme, mark, rest = path.rpartition("://")
     rest, question, query = rest.partition("?") if mark else (rest, "", "")
     parts = rest.split("/")

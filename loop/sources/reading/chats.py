@@ -1,9 +1,9 @@
-"""Conversations about one image as the field's files hold them: LLaVA's turns, and chat messages with roles.
+"""Parse conversations about one image in the field's formats: LLaVA's turns, and chat messages with roles.
 
     {"from": "human", "value": "<image>\\nWhat ...?"}     LLaVA, ShareGPT
     {"role": "user", "content": "<image>What ...?"}       LlamaFactory, ms-swift, TRL; content may be a list of parts
 
-A system turn at the beginning is counted and not used. `<image>` stands once, in the first user turn, wherever in it.
+A leading system turn is counted but not used. `<image>` must appear once, anywhere in the first user turn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords
 
 IMAGE_TOKEN = "<image>"
 MAX_TEXT_CHARACTERS = 32_768
-"""Bound on a turn, an id or a file name: a held-out question is read whole, whatever memory that takes."""
+"""Limit for a turn, an id or a file name, because each is held in memory as a whole."""
 
 _USERS, _ASSISTANTS = ("human", "user"), ("gpt", "assistant", "model", "chatgpt")
 _SYSTEM = "system"
@@ -49,10 +49,10 @@ MESSAGES = ChatForm("messages", "message", "role", "content", "user", "assistant
 
 
 def checked_text(text: str, where: str) -> str:
-    """`text`, which a tokenizer, a table and memory can take.
+    """`text`, checked to be usable for tokenizers and tables.
 
     Raises:
-        BadRecordError: it is too long, or no Unicode.
+        BadRecordError: it is too long, or not valid Unicode.
     """
     if len(text) > MAX_TEXT_CHARACTERS:
         raise BadRecordError(Fault.TOO_LONG, f"{where} holds a text of {len(text)} characters; the limit is {MAX_TEXT_CHARACTERS}")
@@ -60,7 +60,7 @@ def checked_text(text: str, where: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         shown = text[:80].encode(errors="backslashreplace").decode()
-        raise BadRecordError(Fault.NOT_UNICODE, f"{where} holds the text {shown!r}, which is no Unicode: {error.reason}") from error
+        raise BadRecordError(Fault.NOT_UNICODE, f"{where} holds the text {shown!r}, which is not valid Unicode: {error.reason}") from error
     return text
 
 
@@ -78,10 +78,10 @@ def chat_turns(conversation: Any, form: ChatForm, where: str, odd: OddRecords, *
         form: how it spells them.
         where: the record, as errors name it.
         odd: where a system turn is counted.
-        needs_token: whether the place of the image has to be told; otherwise the image stands first.
+        needs_token: whether the image token is required; otherwise the image comes first.
 
     Raises:
-        BadRecordError: it is no such conversation.
+        BadRecordError: it is not such a conversation.
     """
     turns = conversation if isinstance(conversation, list) else []
     num_system = int(bool(turns) and _role(turns[0], form) == _SYSTEM)
@@ -99,7 +99,7 @@ def chat_turns(conversation: Any, form: ChatForm, where: str, odd: OddRecords, *
 
 
 def has_image_token(conversation: Any, form: ChatForm) -> bool:
-    """Whether any turn tells the place of an image."""
+    """Whether any turn contains an image token."""
     turns = conversation if isinstance(conversation, list) else []
     return any(_holds_image(turn.get(form.text)) for turn in turns if isinstance(turn, dict))
 
@@ -121,8 +121,8 @@ def _role(turn: Any, form: ChatForm) -> str:
 
 
 def _turn_text(turn: Any, place: int, is_user: bool, has_part: bool, form: ChatForm, where: str) -> str:
-    """The text of a turn, with the image token where a part of it is the image. Where a part is (`has_part`), the token in a text is
-    nothing but text that a model cannot be given, and left out."""
+    """The text of a turn, with the image token in place of an image part. If there is such a part (`has_part`), a token within a text
+    is not an image, and is removed, because a model cannot be given it as text."""
     roles = _USERS if is_user else _ASSISTANTS
     given = turn.get(form.text) if isinstance(turn, dict) and turn.get(form.speaker) in roles else None
     if isinstance(given, str) and given.isascii() and len(given) <= MAX_TEXT_CHARACTERS and not has_part:

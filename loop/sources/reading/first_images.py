@@ -1,4 +1,4 @@
-"""A look at the first images of a set: a wrong folder, or paths in the place of images, shows before an actor starts."""
+"""Check the first images of a set, so that a wrong folder, or paths in place of images, is found before an actor starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from actors.images import ImageSource
 
 NUM_TRIED = 20
-"""Images of which one must be readable."""
+"""Number of images of which at least one must be readable."""
 
 
 def refuse_unreadable(source: ImageSource, image_ids: Iterable[str], what: str, remedy: str) -> None:
@@ -27,7 +27,7 @@ def refuse_unreadable(source: ImageSource, image_ids: Iterable[str], what: str, 
         remedy: what the user may do.
 
     Raises:
-        UserError: none of them can be read; the text tells what is wrong with the first.
+        UserError: none of them can be read; the text says why for the first.
     """
     problems: list[str] = []
     for problem in _problems(source, islice(image_ids, NUM_TRIED)):
@@ -41,7 +41,7 @@ def refuse_unreadable(source: ImageSource, image_ids: Iterable[str], what: str, 
 
 
 def _problems(source: ImageSource, image_ids: Iterable[str]) -> Iterator[str]:
-    """Why each image cannot be read; empty where it can."""
+    """Why each image cannot be read; empty if it can."""
     for image_id in image_ids:
         try:
             source.open(image_id)

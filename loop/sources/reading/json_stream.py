@@ -1,4 +1,4 @@
-"""A stream of JSON text as ijson takes it, whichever editor or library wrote the file."""
+"""Adapt JSON files for ijson, whichever editor or library wrote them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Readable(Protocol):
 
 
 class JsonStream:
-    """Bytes of a JSON file without a byte order mark, and with null for NaN and Infinity, which Python's json writes and JSON lacks."""
+    """Bytes of a JSON file without a byte order mark, and with null for NaN and Infinity, which Python's json writes but JSON forbids."""
 
     def __init__(self, stream: Readable, name: str) -> None:
         """Args:
@@ -29,7 +29,7 @@ class JsonStream:
             name: of the file, in errors.
 
         Raises:
-            UserError: it is compressed, or no UTF-8.
+            UserError: it is compressed, or not UTF-8.
         """
         self._stream = stream
         self._held = stream.read(4)
@@ -43,7 +43,7 @@ class JsonStream:
         self._held = self._held.removeprefix(codecs.BOM_UTF8)
 
     def read(self, size: int) -> bytes:
-        """At least one byte where there are any; no bytes for `size` 0, which is how ijson asks what a stream gives."""
+        """At least one byte where there are any; no bytes for `size` 0, with which ijson probes the type of a stream."""
         while size and not self._is_over:
             data = self._stream.read(size)
             self._is_over = not data
@@ -52,7 +52,7 @@ class JsonStream:
         return b""
 
     def _cleaned(self, data: bytes) -> bytes:
-        """What can be passed on of `data`: a word or an escape that may go on in the next bytes is held back."""
+        """The part of `data` that can be passed on: a word or an escape that may continue in the next bytes is held back."""
         end = len(data) if self._is_over else _safe_end(data)
         self._held, data = data[end:], data[:end]
         if not any(word in data for word in _WORDS):

@@ -1,4 +1,4 @@
-"""Records of a JSON file, or of JSON Lines, as a stranger may have saved them."""
+"""Read the records of an untrusted JSON or JSON Lines file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NO_SPACE = re.compile(r"\S")
 
 @dataclass(frozen=True, slots=True)
 class BrokenLine:
-    """A line that is no JSON."""
+    """A line that is not JSON."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class DoubledKey:
-    """A record in which a key stands twice in one object, with different values: the last would win without a word."""
+    """A record in which a key appears twice in one object, with different values: the last would silently win."""
 
     key: str
 
@@ -39,7 +39,7 @@ def read_entries(file: Place, what: str, expected: str) -> list[tuple[str, Any]]
     """Every entry of a JSON list, or of JSON Lines, with its place as errors name it.
 
     Raises:
-        UserError: the file cannot be read, is no such list, or is empty.
+        UserError: the file cannot be read, is not such a list, or is empty.
     """
     doubled: list[_DoubledKeys] = []
     decoder = json.JSONDecoder(object_pairs_hook=partial(_object, doubled))
@@ -68,13 +68,13 @@ def _marked(records: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def checked_object(entry: Any, where: str, expected: str) -> dict[str, Any]:
-    """An entry that is an object whose keys all stand once.
+    """An entry that is an object without repeated keys.
 
     Raises:
-        BadRecordError: it is not.
+        BadRecordError: it is anything else.
     """
     if isinstance(entry, BrokenLine):
-        raise BadRecordError(Fault.NO_JSON, f"{where} is no JSON: {entry.reason}")
+        raise BadRecordError(Fault.NO_JSON, f"{where} is not JSON: {entry.reason}")
     if isinstance(entry, DoubledKey):
         raise BadRecordError(Fault.TWICE, f"{where} has the key {entry.key[:80]!r} twice in one object, with different values")
     if not isinstance(entry, dict):
@@ -100,7 +100,7 @@ def _object(doubled: list[_DoubledKeys], pairs: list[tuple[str, Any]]) -> dict[s
 
 def _is_lines(text: str) -> bool:
     """Whether the first line is an object of its own, and more follows: JSON Lines, whatever the file is called."""
-    start = _first_character(text, 0)  # a file of a gigabyte is not copied for this
+    start = _first_character(text, 0)  # without copying a file of a gigabyte
     end = text.find("\n", start)
     return (
         end > 0 and text.startswith("{", start) and text[:end].rstrip().endswith("}") and text.startswith("{", _first_character(text, end))
@@ -108,7 +108,7 @@ def _is_lines(text: str) -> bool:
 
 
 def _first_character(text: str, start: int) -> int:
-    """Where the first character that is no white space stands."""
+    """Index of the first character that is not white space."""
     found = _NO_SPACE.search(text, start)
     return len(text) if found is None else found.start()
 

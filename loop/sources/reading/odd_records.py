@@ -1,4 +1,4 @@
-"""Records of labelled files that cannot be used: all of them are found at once, counted by reason, and refused or left out."""
+"""Collect the records of labelled files that cannot be used, count them by reason, and refuse them all at once or leave them out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loop.errors import UserError, printable
 from loop.sources.reading.unread import say_once
 
 OnBadRecord = Literal["refuse", "leave_out"]
-"""What becomes of records that cannot be used."""
+"""What to do with records that cannot be used."""
 
 _MAX_SHOWN = 300
 _Raw = TypeVar("_Raw")
@@ -50,7 +50,7 @@ class BadRecordError(ValueError):
 
 @dataclass
 class OddRecords:
-    """What is odd about the records of a set, by reason: how many, and the first of them."""
+    """The unusable records of a set by reason: their number, and the first of them."""
 
     counts: dict[Fault, int] = field(default_factory=dict)
     examples: dict[Fault, str] = field(default_factory=dict)
@@ -71,13 +71,13 @@ class OddRecords:
                 yield made
 
     def settle(self, path: str, num_used: int, on_bad_record: OnBadRecord, always_left_out: Iterable[Fault] = ()) -> None:
-        """Refuse the set, or say what is left out of it.
+        """Refuse the set, or report what is left out of it.
 
         Args:
             path: of the set.
             num_used: records that can be used.
             on_bad_record: what the config says.
-            always_left_out: what such files are known to mix in, and is left out without being asked.
+            always_left_out: kinds that such files often contain, which are never refused.
 
         Raises:
             UserError: records are to be refused, or none is left.
@@ -86,9 +86,9 @@ class OddRecords:
         if refused:
             num_bad = sum(self.counts[fault] for fault in refused)
             if num_bad == 1:
-                raise UserError(f"{self.examples[refused[0]]}; put it right, or set on_bad_record leave_out to leave it out")
+                raise UserError(f"{self.examples[refused[0]]}; correct it, or set on_bad_record leave_out to leave it out")
             lines = [
-                f"{num_bad} of {self.num_records} records of {path} cannot be used; put them right, or set on_bad_record leave_out to "
+                f"{num_bad} of {self.num_records} records of {path} cannot be used; correct them, or set on_bad_record leave_out to "
                 "leave them out",
                 *self._lines(refused),
             ]

@@ -1,4 +1,4 @@
-"""Where data are read from: a path of this machine, or a URI that `pyarrow.fs` or fsspec knows, behind the few questions sources ask."""
+"""Read data from a local path or from a URI that `pyarrow.fs` or fsspec knows, through one small interface."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from loop.sources.reading.unread import HIDDEN, HIDDEN_FOLDER, LINKED_FOLDER, no
 log = logging.getLogger(__name__)
 
 ACCESS_ERRORS = (OSError, ValueError, LookupError, RuntimeError, ImportError, EOFError, MemoryError, pa.ArrowException)
-"""What filesystems, and pyarrow's readers of damaged files, raise."""
+"""What filesystems raise, and pyarrow's readers on damaged files."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A file or a folder to read from. Pickles as its address; every process connects for itself, once."""
+    """A file or a folder to read from. It is pickled as its address; every process connects once."""
 
     address: str
     """An absolute path, or a URI such as `s3://bucket/folder`."""
@@ -39,18 +39,18 @@ class Place:
         try:
             place = cls(str(address) if "://" in str(address) else str(Path(address).expanduser().absolute()))
             _connected(place.address)
-        except ACCESS_ERRORS as error:  # RuntimeError: ~ of a user that there is not
+        except ACCESS_ERRORS as error:  # RuntimeError: ~USER of an unknown user
             raise UserError(f"{what} {address} cannot be found: {one_line(error)}; give a path or a URI such as s3://bucket/x") from error
         return place
 
     @property
     def local(self) -> Path | None:
-        """The path, where this machine's filesystem holds it."""
+        """The path, if it is on a local filesystem."""
         return self.path if isinstance(_connected(self.address)[0], fs.LocalFileSystem) else None
 
     @property
     def path(self) -> Path:
-        """The path in its filesystem, whichever that is."""
+        """The path in its filesystem, local or not."""
         return Path(_connected(self.address)[1])
 
     @property
@@ -60,7 +60,7 @@ class Place:
 
     @property
     def parent(self) -> Place:
-        """The folder that it lies in."""
+        """The folder that contains it."""
         path, mark, query = self.address.partition("?") if "://" in self.address else (self.address, "", "")
         return Place(path.rstrip("/").rpartition("/")[0] + mark + query if "://" in path else str(Path(path).parent))
 
@@ -72,7 +72,7 @@ class Place:
 
     def names(self, suffixes: Sequence[str], unread: Counter[str] | None = None) -> list[str]:
         """Files of a folder at any depth by their relative path with `/`, sorted; hidden ones are left out, folders behind links not
-        entered: what may hold images and is not among the names is counted in `unread`. Raises `UserError` where it cannot be listed."""
+        entered. Files that may hold images but are left out are counted in `unread`. Raises `UserError` if it cannot be listed."""
         unread = Counter() if unread is None else unread
         found = []
         for name in self._listed(unread):
@@ -91,7 +91,7 @@ class Place:
         filesystem, root = _connected(self.address)
         path = f"{root}/{name}" if name else root
         if isinstance(filesystem, fs.LocalFileSystem) and not os.path.isfile(path):  # opening a pipe would wait for a writer
-            raise FileNotFoundError(f"{path} is no file")
+            raise FileNotFoundError(f"{path} is not a file")
         return filesystem.open_input_file(path)
 
     def _listed(self, unread: Counter[str]) -> Iterator[str]:
@@ -121,7 +121,7 @@ def stored_files(path: str | Path, suffixes: Sequence[str], what: str) -> tuple[
     """A file, or all files of a folder that end in one of `suffixes`: the folder, and their names in it.
 
     Raises:
-        UserError: there is nothing, or a name would not show on a terminal (ids are made of it).
+        UserError: there is no such file, or a name, which becomes part of ids, is not printable.
     """
     place = Place.of(path, what)
     if place.is_file():
@@ -140,14 +140,14 @@ def stored_files(path: str | Path, suffixes: Sequence[str], what: str) -> tuple[
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a relative path leads to nothing but files under its folder."""
+    """Whether a relative path cannot leave its folder."""
     path = PurePosixPath(name)
     return bool(name) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
 
 
 @lru_cache(maxsize=256)
 def _connected(address: str) -> tuple[fs.FileSystem, str]:
-    """Filesystem and path in it. Protocols that pyarrow does not know itself are looked for in fsspec."""
+    """Filesystem and path in it. Protocols that pyarrow does not know are looked up in fsspec."""
     if "://" not in address:
         return fs.LocalFileSystem(), address
     try:

@@ -1,4 +1,4 @@
-"""What of a folder or a container is not read, and the line that says so."""
+"""Count the files of a folder or a container that are not read, and report them in a line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _DATA_SUFFIXES = frozenset((
     "svg", "tga", "tif", "tiff", "webp", "arw", "cr2", "dng", "nef", "7z", "bz2", "gz", "tar", "tgz", "xz", "zip", "zst", "arrow",
     "feather", "npy", "npz", "parq", "parquet", "pq", "tfrecord",
 ))  # fmt: skip
-"""Endings of files that may hold images: those that a source does not read are counted, captions and notes beside images are not."""
+"""Suffixes of files that may hold images. Those that a source does not read are counted; captions and notes beside images are not."""
 _MAX_SHOWN = 12
 
 
 def note_unread(name: str, wanted: Iterable[str], unread: Counter[str]) -> None:
-    """Count a file that may hold images, and does not end in one of `wanted`, by its ending."""
+    """Count a file that may hold images, and does not end in one of `wanted`, by its suffix."""
     suffix = name.rpartition(".")[2].lower()
     if suffix in _DATA_SUFFIXES and not name.lower().endswith(tuple(wanted)):
         unread[f".{suffix}"] += 1
@@ -35,11 +35,11 @@ def listed(unread: Counter[str]) -> str:
 
 @lru_cache(maxsize=1024)
 def say_once(line: str) -> None:
-    """A line for the user, once in a process: a set is read for the check of a config, and again for the run."""
+    """Log a line once per process: a set is read for the check of a config, and again for the run."""
     log.warning("%s", line)
 
 
 def tell_unread(what: str, wanted: Iterable[str], unread: Counter[str]) -> None:
-    """Say what of a set is not read, if anything."""
+    """Report the files of a set that are not read, if any."""
     if found := +unread:
         say_once(f"{what}: not read are {listed(found)}; read are files that end in {', '.join(wanted)}")

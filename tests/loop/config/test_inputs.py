@@ -122,7 +122,7 @@ def test_a_key_that_stands_twice_in_annotations_is_refused(tmp_path: Path) -> No
     (tmp_path / "x.json").write_text(text % '"caption": "A."')
     assert read_annotations(tmp_path / "x.json", None).views[0].captions == ("A.",)
     (tmp_path / "x.json").write_text(text % '"caption": "B."')
-    with pytest.raises(UserError, match="the key 'caption' stands twice in one object, with different values"):
+    with pytest.raises(UserError, match="the key 'caption' appears twice in one object, with different values"):
         read_annotations(tmp_path / "x.json", None)
 
 

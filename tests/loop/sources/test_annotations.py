@@ -126,7 +126,7 @@ def test_files_that_do_not_fit_are_refused_with_counts_and_examples(tmp_path: Pa
     (b'{"images": [{"id": 1, "file_name": "x"}, {"id": "1", "file_name": "y"}]}', "which another image has too"),
     (b'{"images": [], "categories": [], "annotations": [{"image_id": 1}]}', "has no bbox or no category_id"),
     (b'{"images": [], "categories": [], "annotations": []}', "no image of .* can be used: the file lists none"),
-    (b'{"images": [{"id": 1, "file_name": "\\ud800"}]}', "which is no Unicode"),
+    (b'{"images": [{"id": 1, "file_name": "\\ud800"}]}', "which is not valid Unicode"),
 ])  # fmt: skip
 def test_a_file_of_another_layout_is_refused_in_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "x.json").write_bytes(content)

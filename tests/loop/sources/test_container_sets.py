@@ -97,7 +97,7 @@ def test_a_saved_dataset_dict_needs_a_split(tmp_path: Path) -> None:
 
 
 def test_what_is_no_saved_dataset_is_named(tmp_path: Path) -> None:
-    assert "is no local folder; copy it here" in refusal(kind="hf_dataset", path="memory://saved")
+    assert "is not a local folder; copy it here" in refusal(kind="hf_dataset", path="memory://saved")
     spec = write_set("hf_dataset", tmp_path / "set", [png(number) for number in range(4)])
     assert "holds no state.json; expected a folder that save_to_disk has written" in refusal(kind="hf_dataset", path=str(tmp_path))
     file = next(Path(spec["path"]).glob("data-00001*.arrow"))
@@ -210,7 +210,7 @@ def test_tars_behind_one_another_are_all_read(tmp_path: Path) -> None:
     source = built(kind="webdataset", path=str(whole))
     assert [number_of(source.open(image_id)) for image_id in source.image_ids()] == [0, 1, 2]
     whole.write_bytes(parts[0].read_bytes() + b"signature" * 100)
-    assert "what lies behind its end mark, from byte 10240 on, is no tar; cut it off" in refusal(kind="webdataset", path=str(whole))
+    assert "what follows its end mark, from byte 10240 on, is not a tar; cut it off" in refusal(kind="webdataset", path=str(whole))
 
 
 def test_what_a_tar_holds_and_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

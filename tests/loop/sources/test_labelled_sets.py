@@ -108,7 +108,7 @@ def test_answers_are_drawn_as_often_as_annotators_gave_them(tmp_path: Path) -> N
         ({**ANNOTATION, "answer": ["x", 5]}, "answer 1 is 5"),
         ({**ANNOTATION, "type": "poem"}, "has type 'poem'; expected one of"),
         ({**ANNOTATION, "question": "x" * 40_000}, "holds a text of 40000 characters"),
-        ({**ANNOTATION, "question": "\ud800"}, "which is no Unicode"),
+        ({**ANNOTATION, "question": "\ud800"}, "which is not valid Unicode"),
     ],
 )
 def test_a_wrong_vigc_record_is_named(tmp_path: Path, bad: Any, text: str) -> None:

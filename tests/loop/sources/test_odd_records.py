@@ -105,7 +105,7 @@ def test_all_bad_records_are_told_at_once_by_reason_and_count(tmp_path: Path) ->
         llava(tmp_path, PLAIN, *BAD, PLAIN)
     first, *reasons = str(caught.value).split("\n")
     assert first == (
-        f"14 of 16 records of {tmp_path}/data.json cannot be used; put them right, or set on_bad_record leave_out to leave them out"
+        f"14 of 16 records of {tmp_path}/data.json cannot be used; correct them, or set on_bad_record leave_out to leave them out"
     )
     assert all(line.isprintable() for line in reasons)
     assert {line.partition(", such as ")[0] for line in reasons} == {
@@ -144,7 +144,7 @@ def test_json_lines_may_have_blank_lines_and_a_broken_tail_is_told(tmp_path: Pat
     (tmp_path / "data.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n".join([json.dumps(PLAIN).encode()] * 3) + b"\r\n")
     assert len(LlavaJsonData(tmp_path / "data.jsonl", tmp_path).records()) == 3
     (tmp_path / "data.jsonl").write_text(json.dumps(PLAIN) + "\n" + json.dumps(PLAIN)[:40])
-    with pytest.raises(UserError, match=r"line 2 of .*data\.jsonl is no JSON"):
+    with pytest.raises(UserError, match=r"line 2 of .*data\.jsonl is not JSON"):
         LlavaJsonData(tmp_path / "data.jsonl", tmp_path)
     assert len(LlavaJsonData(tmp_path / "data.jsonl", tmp_path, on_bad_record="leave_out").records()) == 1
 
