@@ -28,11 +28,11 @@ from actors.views import View, perturbed, raw
 from actors.worker import EngineWorker
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import UserError
-from loop.sources.images.folder import ImageFolder, open_image
-from loop.sources.images.tables import parquet_images
-from loop.sources.images.webdataset import TarImages, index_of_shard
-from loop.sources.labelled.llava_json import LlavaJsonData
+from loop.sources.folder import ImageFolder, open_image
+from loop.sources.llava_json import LlavaJsonData
 from loop.sources.shapes.views import flat_background
+from loop.sources.tables import parquet_images
+from loop.sources.webdataset import TarImages, index_of_shard
 from policies.correction.methods import SentenceBySentence
 from policies.filtering.chain import FilterChain
 from policies.filtering.filters import Parsable

@@ -22,8 +22,8 @@ from actors.engines.base import Attestation, Engine, Sampling, WeightUpdate
 from actors.engines.errors import SwapError, WeightMismatchError
 from actors.engines.probe import make_probe
 from actors.engines.transformers import TransformersEngine
+from actors.engines.vllm.sender import Sender
 from actors.engines.weights import num_bytes_in, read_checkpoint
-from cluster.fleet.sender import Sender
 from cluster.fleet.weights import prepare
 from cluster.resources.connect import connected
 from loop.config.run_config import EMBEDDED_MODEL

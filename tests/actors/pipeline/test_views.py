@@ -40,7 +40,7 @@ def test_a_view_is_found_by_its_name_or_its_module() -> None:
         ("loop.sources.shapes.views:flat", "cannot load view"),
         ("loop.sources.shapes.views:_PAPER", "is not a view: expected a function that takes one image"),
         ("operator:add", "is not a view"),
-        ("loop.sources.images.folder:ImageFolder", "is not a view"),
+        ("loop.sources.folder:ImageFolder", "is not a view"),
     ],
 )
 def test_what_is_not_a_view_is_refused(name: str, expected: str) -> None:
