@@ -1,19 +1,19 @@
-"""Handing tasks to the engines of a fleet: bounded work in flight, deadlines, retries elsewhere.
+"""Dispatching tasks to the engines of a fleet: bounded work in flight, deadlines, retries on other engines.
 
-    engine's part ──► its result, by reference ──► the last part, on an actor of a pool (where there is one) ──► the task's result
+    first part on an engine ──► its result, by reference ──► last part on an actor of a pool (optional) ──► the task's result
 
-Errors are told apart by the start of their chain:
+The root cause of an error decides what follows:
 
-| what failed                                       | what follows                                                                   |
-|---------------------------------------------------|--------------------------------------------------------------------------------|
-| the data (`ValueError`), the code of a policy, or for good (`FinalError`) | the run ends at once                                   |
-| an engine: it died, hangs or declares itself unfit  | it is restarted while the others go on; its oldest task is charged an attempt |
-| an actor of the pool: it died or hangs            | it is replaced; its call is made again, and charged an attempt                 |
-| anything else                                     | the part is tried again, on another engine; an attempt is charged              |
-| what the engine's part returned is lost           | the task begins again, on another engine; an attempt is charged                |
+| what failed                                               | what follows                                                      |
+|-----------------------------------------------------------|-------------------------------------------------------------------|
+| the data (`ValueError`), a policy's code, a `FinalError`  | the run ends at once                                              |
+| an engine: it died, hangs or raises an `EngineError`      | it is restarted while others serve; its oldest task is charged    |
+| an actor of the pool: it died or hangs                    | it is replaced; its call is made again and charged                |
+| anything else                                             | the part is tried again, if possible elsewhere, and charged       |
+| what the first part returned is lost                      | the task starts again, if possible elsewhere, and is charged      |
 
-A task whose attempts are used up ends the run. While tasks run, engines come over to other weights (`cluster.fleet.rolling`): an engine
-with a task in flight is never swapped.
+To charge a task means to count one of its `max_attempts`. A task that has used up its attempts ends the run. Engines may be swapped while
+tasks run (`cluster.fleet.rolling`), but never one that has a task in flight.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from policies.errors import PolicyError
 T = TypeVar("T")
 
 Submit = Callable[[ActorHandle, T], ray.ObjectRef]
-"""Starts a task's part on an engine, as one remote call or a chain; returns the reference of the last. The driver looks at its value:
-that is small."""
+"""Submits a task's first part to an engine, as one remote call or a chain; returns the reference of the last. The driver fetches its
+value, which should be small."""
 
 _DRAIN_S = 30.0
-"""How long a closed run waits for work that nobody wants any more; restarting an engine takes about as long."""
+"""How long a closed run waits for work that is no longer needed; restarting an engine takes about as long."""
 
 _MAX_NAME_CHARS = 200
 
@@ -52,17 +52,17 @@ _NO_MORE: Any = object()
 @dataclass(frozen=True, slots=True)
 class Limits:
     max_attempts: int
-    """Attempts at a task, whether its engine's part fails or its last one."""
+    """Attempts at a task, whichever of its parts fails."""
     max_in_flight_per_engine: int
 
 
 @dataclass(frozen=True, slots=True)
 class Then(Generic[T]):
-    """The last part of every task, on an actor of a pool: no engine waits for it, and none is to blame for it."""
+    """The last part of every task, on an actor of a pool. Engines neither wait for it nor are charged with its failures."""
 
     pool: Pool
     submit: Callable[[ActorHandle, T, ray.ObjectRef], ray.ObjectRef]
-    """Starts it on an actor, given what the engine's part returned."""
+    """Submits it to an actor, given what the first part returned."""
 
 
 @dataclass(eq=False, slots=True)
@@ -74,7 +74,7 @@ class _Work(Generic[T]):
 
 
 @dataclass(eq=False, slots=True)
-class _Flight(Generic[T]):
+class _InFlight(Generic[T]):
     work: _Work[T]
     slot: EngineSlot
     ref: ray.ObjectRef
@@ -82,14 +82,14 @@ class _Flight(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Begun(Generic[T]):
-    """A task whose engine's part is done."""
+    """A task whose first part is done."""
 
     work: _Work[T]
     ref: ray.ObjectRef
 
 
 class Dispatch(Generic[T]):
-    """One run over the tasks. `results` drives it; `abandon` leaves the engines quiet, however it ended."""
+    """One run over the tasks. `results` drives it. However it ended, `abandon` leaves no engine with a task."""
 
     def __init__(
         self,
@@ -111,8 +111,8 @@ class Dispatch(Generic[T]):
         self._limits = limits
         self._retries: deque[_Work[T]] = deque()
         self._exhausted = False
-        self._flights: dict[int, list[_Flight[T]]] = {slot.index: [] for slot in rolling.slots}
-        """By engine, oldest first: an actor works in the order of submission."""
+        self._flights: dict[int, list[_InFlight[T]]] = {slot.index: [] for slot in rolling.slots}
+        """By engine, oldest first: an actor runs its calls in the order of submission."""
 
     def results(self) -> Iterator[tuple[T, Any]]:
         """Yields each task with its result, as they complete.
@@ -120,9 +120,9 @@ class Dispatch(Generic[T]):
         Raises:
             TaskFailedError: a task failed by its data, or in `max_attempts` attempts.
             FinalError, PolicyError: a task ended with one.
-            WeightMismatchError: an engine refused the weights of a roll, which is reversed.
-            FleetError: no engine or no actor of the pool is left, and no restart; or an engine could not be brought to the weights
-                of a roll.
+            WeightMismatchError: an engine refused the weights of a roll; the fleet rolls back.
+            FleetError: all engines, or all actors of the pool, are retired; or an engine could not be brought to the weights of a
+                roll.
         """
         while True:
             self._rolling.restart_dead()
@@ -134,7 +134,7 @@ class Dispatch(Generic[T]):
             self._enforce_deadlines()
 
     def abandon(self) -> None:
-        """Waits, bounded, until engines and pool have got through what was submitted; kills those that have not.
+        """Waits, bounded, until engines and pool have finished what was submitted; kills those that do not finish in time.
 
         Queued calls are not cancelled: a cancelled call that waits for its arguments stalls the actor's later calls (Ray 2.60).
         """
@@ -148,7 +148,7 @@ class Dispatch(Generic[T]):
                 slot.health.record(Event.ANSWERED)
                 slot.health.expect_nothing()
             else:
-                self._rolling.lose(slot, "it did not finish abandoned work")
+                self._rolling.kill(slot, "it did not finish abandoned work")
         if self._then is not None:
             self._then.pool.abandon(_DRAIN_S)
 
@@ -157,20 +157,20 @@ class Dispatch(Generic[T]):
         return self._exhausted and not any(self._flights.values()) and not self._retries and is_idle
 
     def _advance(self) -> None:
-        self._rolling.advance(self._num_in_flight, old_may_work=not self._pinned)
+        self._rolling.advance(self._num_in_flight, old_may_serve=not self._pinned)
 
     def _num_in_flight(self, slot: EngineSlot) -> int:
         return len(self._flights[slot.index])
 
     def _fill(self) -> None:
-        """Gives work to engines that may take it, least busy first, until they or the tasks are used up."""
+        """Sends tasks to engines that accept them, least busy first, until all engines are full or no task is left."""
         while open_slots := self._open_slots():
             assignment = self._next_assignment(open_slots)
             if assignment is None:
                 return
             slot, work = assignment
             flights = self._flights[slot.index]
-            flights.append(_Flight(work, slot, self._submit(slot.handle, work.task)))
+            flights.append(_InFlight(work, slot, self._submit(slot.handle, work.task)))
             if len(flights) == 1:
                 slot.health.expect_within(self._timeouts.task_s)
 
@@ -178,7 +178,9 @@ class Dispatch(Generic[T]):
         if self._then is not None and self._then.pool.is_full:
             return []
         limit = self._limits.max_in_flight_per_engine
-        fit = [slot for slot in self._rolling.slots if self._rolling.may_work(slot, self._pinned) and self._num_in_flight(slot) < limit]
+        fit = [
+            slot for slot in self._rolling.slots if self._rolling.accepts_tasks(slot, self._pinned) and self._num_in_flight(slot) < limit
+        ]
         return sorted(fit, key=self._num_in_flight)
 
     def _next_assignment(self, open_slots: list[EngineSlot]) -> tuple[EngineSlot, _Work[T]] | None:
@@ -195,7 +197,7 @@ class Dispatch(Generic[T]):
         return open_slots[0], _Work(task)
 
     def _collect(self) -> Iterator[tuple[T, Any]]:
-        """Waits for one part, launch or swap to end, at most until the next deadline."""
+        """Waits for one part, start or swap to end, at most until the next deadline."""
         flights = {flight.ref: flight for flights in self._flights.values() for flight in flights}
         changes = self._rolling.changes()
         pool = self._then.pool if self._then else None
@@ -210,21 +212,21 @@ class Dispatch(Generic[T]):
             for call in pool.collect():
                 yield from self._collect_call(call)
 
-    def _collect_flight(self, flight: _Flight[T]) -> Iterator[tuple[T, Any]]:
+    def _collect_flight(self, flight: _InFlight[T]) -> Iterator[tuple[T, Any]]:
         try:
             result = ray.get(flight.ref, timeout=self._timeouts.task_s)
         except RayError as error:
             self._handle_failure(flight, error)
             return
-        self._land(flight)
+        self._remove(flight)
         flight.slot.health.record(Event.TASK_OK)
         self._advance()  # before the result is worked on: an engine that has drained swaps meanwhile
         if self._then is None:
             yield flight.work.task, result
         else:
-            self._hand_over(self._then, _Begun(flight.work, flight.ref))
+            self._submit_last_part(self._then, _Begun(flight.work, flight.ref))
 
-    def _hand_over(self, then: Then[T], begun: _Begun[T]) -> None:
+    def _submit_last_part(self, then: Then[T], begun: _Begun[T]) -> None:
         then.pool.submit(begun, lambda actor: then.submit(actor, begun.work.task, begun.ref))
 
     def _collect_call(self, call: Call) -> Iterator[tuple[T, Any]]:
@@ -239,7 +241,7 @@ class Dispatch(Generic[T]):
         if isinstance(cause, RayError):  # not the actor's, then of what it was given
             self._retries.append(work)
         else:
-            self._hand_over(self._then, call.item)
+            self._submit_last_part(self._then, call.item)
 
     def _enforce_deadlines(self) -> None:
         self._rolling.enforce_deadlines()
@@ -250,10 +252,10 @@ class Dispatch(Generic[T]):
             if ray.wait([oldest.ref], timeout=0)[0]:
                 continue  # done, and collected next
             slot.health.record(Event.MISSED_DEADLINE)
-            self._lose(slot, f"a task took longer than {self._timeouts.task_s:g} s", oldest)
+            self._kill(slot, f"a task took longer than {self._timeouts.task_s:g} s", oldest)
 
-    def _land(self, flight: _Flight[T]) -> None:
-        """Takes a flight off its engine; the clock of the next one starts when it becomes the oldest."""
+    def _remove(self, flight: _InFlight[T]) -> None:
+        """Removes a task from those in flight on its engine. The deadline of the next one counts from when it becomes the oldest."""
         flights = self._flights[flight.slot.index]
         was_oldest = flights[0] is flight
         flights.remove(flight)
@@ -262,26 +264,26 @@ class Dispatch(Generic[T]):
         elif was_oldest:
             flight.slot.health.expect_within(self._timeouts.task_s)
 
-    def _handle_failure(self, flight: _Flight[T], error: RayError) -> None:
+    def _handle_failure(self, flight: _InFlight[T], error: RayError) -> None:
         cause = _root_cause(error)
         if isinstance(cause, RayError) and flight.slot.owns(cause):
             # Which of the queued tasks killed the engine is not known; it was working on the oldest.
-            self._lose(flight.slot, in_brief(cause), self._flights[flight.slot.index][0])
+            self._kill(flight.slot, in_brief(cause), self._flights[flight.slot.index][0])
         elif isinstance(cause, EngineError):
-            self._lose(flight.slot, in_brief(cause), flight)
+            self._kill(flight.slot, in_brief(cause), flight)
         else:
-            self._land(flight)
+            self._remove(flight)
             _raise_if_final(flight.work, cause, error)
             self._retry(flight, in_brief(cause))
 
-    def _lose(self, slot: EngineSlot, reason: str, to_blame: _Flight[T]) -> None:
-        """Kills an engine and takes its tasks back; only the one to blame is charged with an attempt."""
-        self._rolling.lose(slot, reason)
+    def _kill(self, slot: EngineSlot, reason: str, to_blame: _InFlight[T]) -> None:
+        """Kills an engine and retries its tasks elsewhere; only the one to blame is charged with an attempt."""
+        self._rolling.kill(slot, reason)
         flights, self._flights[slot.index] = self._flights[slot.index], []
         self._retries.extend(flight.work for flight in flights if flight is not to_blame)
         self._retry(to_blame, reason)
 
-    def _retry(self, flight: _Flight[T], reason: str) -> None:
+    def _retry(self, flight: _InFlight[T], reason: str) -> None:
         flight.work.failed_on.append(flight.slot.index)
         self._charge(flight.work, reason)
         self._retries.append(flight.work)
@@ -301,7 +303,7 @@ def _raise_if_final(work: _Work[Any], cause: Exception, error: Exception) -> Non
 
 
 def _root_cause(error: Exception) -> Exception:
-    """What happened at the start of a chain: an error in one call is wrapped once more by every call that depends on it."""
+    """The first error in a chain of calls: every call that depends on a failed one wraps its error once more."""
     cause = error
     while isinstance(cause, RayTaskError) and isinstance(cause.cause, Exception):
         cause = cause.cause

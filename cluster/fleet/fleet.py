@@ -1,13 +1,14 @@
-"""The engine fleet: several engines that serve the same weights, or are being brought to others one after the other.
+"""The engine fleet: several engines that serve the same weights, or are being swapped to new ones, one after the other.
 
-    start    every engine is made, loaded, swapped to the champion and attested; only then is it healthy
-    run      tasks go to healthy engines and come back in the order of completion (`cluster.fleet.dispatch`)
-    roll     begins a rolling swap, which goes on while tasks run (`cluster.fleet.rolling`); `settle` ends it
-    swap     roll and settle: all engines end at the new weights, or all of them at the old
-    sleep    all engines give back their devices' memory; they serve again after a completed swap (`settle`, or the next run)
-    shutdown every engine is killed, and waited for
+    start    starts every engine, loads the model, swaps it to the champion; it is healthy once it has attested the champion's weights
+    run      sends tasks to healthy engines and yields results in the order of completion (`cluster.fleet.dispatch`)
+    roll     begins a rolling swap, which continues while tasks run (`cluster.fleet.rolling`)
+    settle   waits until a rolling swap is complete
+    swap     roll and settle: afterwards all engines serve the new weights, or all of them the old ones
+    sleep    has all engines give back their devices' memory; they serve again after a completed swap (`settle`, or the next run)
+    shutdown kills every engine and waits for the end of its process
 
-An engine whose swap fails half way never serves again: it is killed and a new one is made. Every wait is bounded.
+An engine whose swap fails half way never serves again: it is killed and restarted. Every wait is bounded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from actors.engines.base import WeightUpdate
 from actors.engines.errors import WeightMismatchError
 from cluster.errors import FleetError
 from cluster.fleet.dispatch import Dispatch, Limits, Submit, Then
-from cluster.fleet.health import Clock, EngineHealth, RestartBudget, State
+from cluster.fleet.health import ActorHealth, Clock, RestartBudget, State
 from cluster.fleet.rolling import RollingSwap
 from cluster.fleet.slot import EngineSlot, EngineSwap, Timeouts
 from cluster.fleet.supervised import Spawn
@@ -60,7 +61,7 @@ class Fleet:
         self._timeouts = Timeouts(task_timeout_s, start_timeout_s, swap_timeout_s)
         self._limits = Limits(max_attempts, max_in_flight_per_engine)
         self._budget = RestartBudget(max_restarts_per_engine, max_restarts)
-        self._slots = [EngineSlot(index, spawn, EngineHealth(self._budget, clock), self._timeouts) for index in range(size)]
+        self._slots = [EngineSlot(index, spawn, ActorHealth(self._budget, clock), self._timeouts) for index in range(size)]
         self._rolling = RollingSwap(self._slots, check_placement)
         self._running = False
         self._pinned = False
@@ -68,7 +69,7 @@ class Fleet:
     @property
     def engines(self) -> list[ActorHandle]:
         """Actors of the engines that serve the weights of `weight_version`."""
-        return [slot.handle for slot in self._slots if self._rolling.has_come_over(slot)]
+        return [slot.handle for slot in self._slots if self._rolling.serves_target(slot)]
 
     @property
     def num_restarts(self) -> int:
@@ -76,8 +77,8 @@ class Fleet:
 
     @property
     def weight_version(self) -> str:
-        """Version that the engines serve or are being brought to, and that pinned results come from; empty before `start`. During a
-        roll it is the new one, and the old one again once that is refused."""
+        """Version that the engines serve or are being swapped to, and that results of pinned runs come from; empty before `start`. A roll
+        sets it to the new version, and a refusal sets it back to the old one."""
         return self._rolling.target.version if self._rolling.target else ""
 
     def states(self) -> list[State]:
@@ -85,21 +86,21 @@ class Fleet:
         return [slot.health.state for slot in self._slots]
 
     def start(self, update: WeightUpdate, on_ready: Callable[[], None] = lambda: None) -> list[EngineSwap]:
-        """Makes all engines, at the same time, and brings them to the champion. What was made is killed on failure. `on_ready` is called
-        for each that serves.
+        """Starts all engines concurrently and swaps them to the champion. `on_ready` is called for each that serves. On failure all are
+        killed.
 
         Raises:
             WeightMismatchError: the update does not fit the model.
-            UnfitModelError: an engine refuses the model; no other one is tried.
+            UnfitModelError: an engine refuses the model, as every other one would.
             FleetError: an engine could not be started.
         """
         assert self._rolling.target is None, "a fleet starts once"
         with ExitStack() as undo:
             undo.callback(self.shutdown, _SHUTDOWN_S)
-            self._rolling.begin(publish(update))
+            self._rolling.set_target(publish(update))
             self._rolling.launch_all()
             for num_ready in range(1, len(self._slots) + 1):
-                self._rolling.settle(num_ready)
+                self._rolling.complete(num_ready)
                 on_ready()
             undo.pop_all()
         return list(self._rolling.swaps)
@@ -107,18 +108,18 @@ class Fleet:
     def run(self, tasks: Iterable[T], submit: Submit[T], *, pinned: bool = False, then: Then[T] | None = None) -> Iterator[tuple[T, Any]]:
         """Yields `(task, result)` in the order of completion. Tasks are taken as engines become free.
 
-        `submit` starts a task on an engine and returns the reference of its last call, which may be on another actor; `then` ends it
-        on an actor of a pool. A task may run more than once, but all calls of one attempt are served by one weight version. During a
-        roll that may be another one than `weight_version`, unless the run is `pinned`. A roll that is not over when the tasks are
-        goes on in the next run. Closing the iterator early waits, bounded, until no engine works on a task.
+        `submit` starts a task on an engine and returns the reference of its last call, which may be on another actor. `then` runs the
+        last part of every task on an actor of a pool. A task may run more than once, but one weight version serves all calls of one
+        attempt. During a roll this may be another version than `weight_version`, unless the run is `pinned`. A roll that is not
+        complete when the tasks are continues in the next run. Closing the iterator early waits, bounded, until no engine has a task.
 
         Raises:
             TaskFailedError: a task raised a `ValueError`, or failed in `max_attempts` attempts.
             FinalError: a task raised it.
             WeightMismatchError: an engine refused the weights of a roll.
             FleetError: all engines, or all actors of the pool, are lost and no restart is left; or an engine could not be brought to
-                the weights of a roll. After this and a refusal the fleet's weights are the old ones again: engines that had left them
-                take no task before they have returned, in the next run or with `settle`.
+                the weights of a roll. After this or a refusal the fleet has rolled back: engines that served the new weights get no
+                task before they are swapped back, in the next run or by `settle`.
             NotEnoughResourcesError: no engine, or no actor of the pool, runs, and there is no room for one.
         """
         assert self._rolling.target is not None, "start the fleet first"
@@ -132,44 +133,44 @@ class Fleet:
             dispatch.abandon()
 
     def roll(self, update: WeightUpdate) -> None:
-        """Begins to bring the engines to `update`, one after the other, and returns at once. May be called between two results of a
-        run that is not pinned, and before an earlier roll is over, which is then given up: one that fails goes back to the
-        weights that the whole fleet served last."""
+        """Begins to swap the engines to `update`, one after the other, and returns at once. May be called between two results of a run
+        that is not pinned, and while an earlier roll is incomplete, which it replaces. If it fails, the fleet rolls back to the
+        weights that all engines served last."""
         assert self._rolling.target is not None, "start the fleet first"
         assert not self._pinned, "a pinned run holds the fleet's weights"
-        self._rolling.begin(publish(update))
+        self._rolling.set_target(publish(update))
 
     def settle(self, num_engines: int | None = None) -> list[EngineSwap]:
-        """Goes on with a roll until `num_engines` serve its weights, or all; returns those that have come over, in that order.
+        """Blocks until `num_engines` serve the weights of a roll, by default all; returns the completed swaps in order.
 
-        Retired engines are no longer part of the fleet.
+        Retired engines do not count.
 
         Raises:
             WeightMismatchError: an engine refused the update; the fleet serves its old weights.
             FleetError: an engine could not be brought to the update; the others serve the old weights again.
         """
         assert self._rolling.target is not None, "start the fleet first"
-        assert not self._running, "a run that goes on brings its engines over itself"
+        assert not self._running, "a run swaps its engines itself"
         try:
-            self._rolling.settle(len(self._slots) if num_engines is None else num_engines)
+            self._rolling.complete(len(self._slots) if num_engines is None else num_engines)
         except (WeightMismatchError, FleetError):
-            with suppress(FleetError):  # engines that cannot go back are lost, and told of by the next run
-                self._rolling.settle(len(self._slots))
+            with suppress(FleetError):  # the next run raises what became of engines that could not be swapped back
+                self._rolling.complete(len(self._slots))
             raise
         return list(self._rolling.swaps)
 
     def swap(self, update: WeightUpdate) -> list[EngineSwap]:
-        """Brings every engine to `update`, or leaves the whole fleet at what it served. Raises what `settle` does."""
+        """Swaps every engine to `update`, or leaves the whole fleet at what it served. Raises what `settle` does."""
         self.roll(update)
         return self.settle()
 
     def sleep(self) -> None:
-        """Has all engines give back the memory of their devices, after they have come over to `weight_version` where a roll goes on.
-        `settle`, `swap` and `run` wake them. An engine that cannot is killed, and replaced when the others wake.
+        """Has all engines give back the memory of their devices; completes a roll first. `settle`, `swap` and `run` wake them. An engine
+        that cannot sleep is killed, and restarted when the others wake.
 
         Raises:
-            WeightMismatchError, FleetError: as `settle` does.
-            TimeoutExceededError: the process of a killed engine is still there, with what it holds.
+            WeightMismatchError, FleetError: see `settle`.
+            TimeoutExceededError: the process of a killed engine has not exited, and holds its memory.
         """
         self.settle()
         self._rolling.sleep()

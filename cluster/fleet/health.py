@@ -1,4 +1,5 @@
-"""The health of one engine: a small state machine, pure, on an injected clock.
+"""The health of one supervised actor: a small state machine, pure, on an injected clock. It speaks of engines. Actors of pools have no
+weights: they pass stale at once and are never draining, asleep or suspect.
 
     restarting --started--> stale --swap_completed--> healthy --drain_began--> draining --swap_began--> stale --swap_began--> stale
                             healthy, draining --missed_deadline, work_abandoned--> suspect --answered--> healthy
@@ -89,16 +90,17 @@ _OUT_OF_SERVICE = (*NOT_RUNNING, State.STALE)
 
 
 class RestartBudget:
-    """Limits on the restarts of all engines of a fleet: an update or a task that kills every engine must not restart them for ever."""
+    """Limits on the restarts of all actors of a fleet or pool: an update or a task that kills each of them must not restart them for
+    ever."""
 
-    def __init__(self, max_per_engine: int, max_total: int) -> None:
-        self.max_per_engine = max_per_engine
+    def __init__(self, max_per_actor: int, max_total: int) -> None:
+        self.max_per_actor = max_per_actor
         self.max_total = max_total
         self.num_restarts = 0
 
 
-class EngineHealth:
-    """State, restarts and the current deadline of one engine. It begins as `restarting`, because its first process starts."""
+class ActorHealth:
+    """State, restarts and the current deadline of one actor. It begins as `restarting`, because its first process starts."""
 
     def __init__(self, budget: RestartBudget, clock: Clock) -> None:
         self.state = State.RESTARTING
@@ -130,18 +132,18 @@ class EngineHealth:
         self._deadline = math.inf
 
     def restart_or_retire(self) -> State:
-        """Records for a dead engine that it restarts, or that it retires if no restart is left; returns its new state."""
+        """Records that a dead actor restarts, or that it retires if no restart is left; returns its new state."""
         return self.record(Event.RESTART_BEGAN if self._has_restart_left else Event.RESTARTS_USED_UP)
 
     def record(self, event: Event) -> State:
         """The state after `event`.
 
         Raises:
-            IllegalTransitionError: the event cannot happen now, or the restart budget says otherwise.
+            IllegalTransitionError: the event cannot happen in this state, or not with the restarts that are left.
         """
         after = _TRANSITIONS.get((self.state, event))
         if after is None:
-            raise IllegalTransitionError(f"{event} cannot happen to an engine that is {self.state}")
+            raise IllegalTransitionError(f"{event} cannot happen to an actor that is {self.state}")
         if event is Event.DIED and not self._has_restart_left:
             after = State.RETIRED
         elif event is Event.RESTARTS_USED_UP and self._has_restart_left:
@@ -159,7 +161,7 @@ class EngineHealth:
 
     @property
     def _has_restart_left(self) -> bool:
-        return self.num_restarts < self._budget.max_per_engine and self._budget.num_restarts < self._budget.max_total
+        return self.num_restarts < self._budget.max_per_actor and self._budget.num_restarts < self._budget.max_total
 
     def _count_restart(self) -> None:
         if not self._has_restart_left:
@@ -168,4 +170,4 @@ class EngineHealth:
         self._budget.num_restarts += 1
 
     def _used(self) -> str:
-        return f"{self.num_restarts} used by this engine, {self._budget.num_restarts} by its fleet"
+        return f"{self.num_restarts} used by this actor, {self._budget.num_restarts} in total"

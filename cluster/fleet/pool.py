@@ -1,11 +1,11 @@
 """A pool of small CPU actors beside the engines, such as filters: an actor that dies or hangs is killed and replaced.
 
-    launch   all actors are made, and nobody waits for them
-    submit   a call is queued; each actor has one call at a time
-    collect  actors are admitted, lost and replaced, free ones get the next calls; returns the calls that have ended
-    shutdown every actor is killed, and waited for
+    launch   starts all actors without waiting for them
+    submit   queues a call; each actor runs one call at a time
+    collect  admits, kills and restarts actors, gives free ones the next calls, returns the calls that have ended
+    shutdown kills every actor and waits for the end of its process
 
-An actor holds nothing that another would need: a call whose actor is lost is the caller's to submit again.
+The actors hold no state that others need. If an actor dies, the caller must submit its call again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.errors import FleetError, PoolActorLostError, in_brief
-from cluster.fleet.health import NOT_RUNNING, Clock, EngineHealth, Event, RestartBudget, State
+from cluster.fleet.health import NOT_RUNNING, ActorHealth, Clock, Event, RestartBudget, State
 from cluster.fleet.supervised import Spawn, SupervisedActor
 from cluster.processes import READY_S, await_exit
 from cluster.resources.placement import CheckPlacement
@@ -35,7 +35,7 @@ _MAX_WAITING_PER_ACTOR = 2
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A call of `item`, and once it has ended either its result or its error."""
+    """A call for `item`. Once it has ended it has either a result or an error."""
 
     item: Any
     start: Callable[[ActorHandle], ray.ObjectRef]
@@ -46,11 +46,11 @@ class Call:
 class _Actor(SupervisedActor):
     """One actor of the pool, with its call."""
 
-    def __init__(self, name: str, spawn: Spawn, index: int, health: EngineHealth) -> None:
+    def __init__(self, name: str, spawn: Spawn, index: int, health: ActorHealth) -> None:
         super().__init__(name, index, spawn, health)
         self.call: Call | None = None
         self.pending: ray.ObjectRef | None = None
-        """Ready when its construction or its call has ended, well or badly."""
+        """Ready when its construction or its call has succeeded or failed."""
 
     @property
     def is_free(self) -> bool:
@@ -64,7 +64,7 @@ class _Actor(SupervisedActor):
         assert self._process is not None
         self._process.locate(*ray.get(self._process.location, timeout=READY_S))
         self.pending = None
-        # It has no weights: it serves as soon as it is there.
+        # It has no weights, so that it is healthy as soon as it is constructed.
         self.health.record(Event.STARTED)
         self.health.record(Event.SWAP_COMPLETED)
 
@@ -90,7 +90,7 @@ class _Actor(SupervisedActor):
         return ended
 
     def kill(self, reason: str, level: int = logging.WARNING) -> Call | None:
-        """Ends the actor's process; returns the call that it had, as lost. Does nothing if it has no process."""
+        """Kills the actor's process; returns the call that it had, with an error. Does nothing if there is no process."""
         if not self._kill_process(reason, level):
             return None
         call, self.call, self.pending = self.call, None, None
@@ -122,7 +122,7 @@ class Pool:
         self._start_timeout_s = start_timeout_s
         self._check_placement = check_placement
         self._budget = RestartBudget(max_restarts_per_actor, max_restarts)
-        self._actors = [_Actor(name, spawn, index, EngineHealth(self._budget, clock)) for index in range(size)]
+        self._actors = [_Actor(name, spawn, index, ActorHealth(self._budget, clock)) for index in range(size)]
         self._waiting: deque[Call] = deque()
         self._last_error = "none"
 
@@ -137,7 +137,7 @@ class Pool:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many calls are queued that no more should be submitted for now."""
+        """Whether enough calls are queued, so that no more should be submitted for now."""
         return len(self._waiting) >= _MAX_WAITING_PER_ACTOR * len(self._actors)
 
     @property
@@ -150,12 +150,12 @@ class Pool:
         return [actor.health.state for actor in self._actors]
 
     def launch(self) -> None:
-        """Begins to make all actors."""
+        """Starts all actors without waiting for them."""
         for actor in self._actors:
             actor.launch(self._start_timeout_s)
 
     def submit(self, item: Any, start: Callable[[ActorHandle], ray.ObjectRef]) -> None:
-        """Queues a call, which `start` makes on an actor."""
+        """Queues a call for `item`; `start` makes it on an actor."""
         self._waiting.append(Call(item, start))
 
     def pending(self) -> list[ray.ObjectRef]:
@@ -166,7 +166,7 @@ class Pool:
         """Calls that have ended, in no order; never waits.
 
         Raises:
-            FleetError: all actors are lost, and no restart is left.
+            FleetError: all actors are retired.
             NotEnoughResourcesError: no actor runs, and there is no room for one.
         """
         ended = [call for actor in self._actors if (call := self._look_at(actor)) is not None]
@@ -180,14 +180,14 @@ class Pool:
         return ended
 
     def abandon(self, timeout_s: float) -> None:
-        """Forgets what is queued and waits, bounded, until the actors are free; kills those that are not by then."""
+        """Drops all queued calls and waits, bounded, until the actors are free; kills those that are not by then."""
         self._waiting.clear()
         busy = {actor.pending: actor for actor in self._actors if actor.call is not None}
         if busy:
             ray.wait([*busy], num_returns=len(busy), timeout=timeout_s)
         for actor in busy.values():
             if self._look_at(actor) is None:
-                self._lose(actor, "it did not finish abandoned work")
+                self._kill(actor, "it did not finish abandoned work")
 
     def shutdown(self, timeout_s: float) -> None:
         """Kills all actors and waits until their processes on this machine are gone. Safe to call twice.
@@ -200,23 +200,23 @@ class Pool:
         await_exit([process for actor in self._actors for process in actor.killed_processes()], timeout_s, self._name)
 
     def _look_at(self, actor: _Actor) -> Call | None:
-        """Admits or loses an actor if it is time to; its call, if that has ended or is lost."""
+        """Admits or kills an actor if it is time to; returns its call if that has ended."""
         if actor.pending is None:
             return None
         if not ray.wait([actor.pending], timeout=0)[0]:
-            return self._lose_overdue(actor) if actor.health.is_overdue else None
+            return self._kill_overdue(actor) if actor.health.is_overdue else None
         try:
             return actor.finish() if actor.call is not None else actor.admit()
         except RayError as error:
-            return self._lose(actor, in_brief(error))
+            return self._kill(actor, in_brief(error))
 
-    def _lose_overdue(self, actor: _Actor) -> Call | None:
+    def _kill_overdue(self, actor: _Actor) -> Call | None:
         if actor.call is not None:
-            return self._lose(actor, f"a task took longer than {self._call_timeout_s:g} s")
+            return self._kill(actor, f"a task took longer than {self._call_timeout_s:g} s")
         if all(one.health.state in NOT_RUNNING for one in self._actors):
             self._check_placement()
-        return self._lose(actor, f"it did not start within {self._start_timeout_s:g} s")
+        return self._kill(actor, f"it did not start within {self._start_timeout_s:g} s")
 
-    def _lose(self, actor: _Actor, reason: str) -> Call | None:
+    def _kill(self, actor: _Actor, reason: str) -> Call | None:
         self._last_error = f"{actor.name}: {reason}"
         return actor.kill(reason)

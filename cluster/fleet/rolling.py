@@ -1,12 +1,13 @@
-"""Rolling swaps: engines are brought to the fleet's target one after the other, while the others work.
+"""Rolling swaps: the fleet has a target, and its engines are swapped to it one after the other while the others serve.
 
-    healthy --taken out--> draining --its last task ends, the swap goes out--> stale --attested--> healthy, at the target
+    healthy --drain began--> draining --its last task ends, the swap is sent--> stale --attested--> healthy, serves the target
 
-An engine that is taken out loads and verifies the target while it ends its tasks, so that neither is waited for out of service.
-The next engine is taken out when no other one is on its way; where old weights may do no work, all the others are once one has come
-over. A target is *proven* once the whole fleet serves it. Before that, an engine that refuses it, or cannot be brought to it on a
-fresh process either, reverses the roll: the target goes back to the weights that were proven last, and engines that left them work
-again only after they have returned. Afterwards a refusal is one machine's fault.
+A draining engine loads and verifies the target while it finishes its tasks, so that its swap waits for neither. One engine is drained
+at a time. Where engines may not serve old weights, all the others follow at once after the first one serves the target.
+
+The *stable* weights are the last target that the whole fleet served. Until a new target is stable, an engine that refuses it, or fails
+to serve it on a fresh process too, rolls the fleet back to the stable weights; engines that left these get no task before they are
+swapped back. If an engine refuses the stable weights, its machine is at fault, and the engine is restarted.
 """
 
 from __future__ import annotations
@@ -24,72 +25,71 @@ from cluster.fleet.weights import Published
 from cluster.resources.placement import CheckPlacement
 
 _SWAP_ATTEMPTS = 2
-"""The second one is on a fresh process; weights that fail there too are at fault themselves."""
+"""The second one is on a fresh process. If that fails too, the weights are at fault."""
 
-_MAY_BE_TAKEN = (State.HEALTHY, State.STALE, State.ASLEEP)
+_SWAPPABLE = (State.HEALTHY, State.STALE, State.ASLEEP)
 
 
 class RollingSwap:
-    """Which weights the engines are to serve, and how far they are. Lives as long as its fleet; restarts engines that are lost."""
+    """The target of a fleet and the engines' way to it; also restarts dead engines. Lives as long as its fleet."""
 
     def __init__(self, slots: Sequence[EngineSlot], check_placement: CheckPlacement) -> None:
         self.slots = slots
         self._check_placement = check_placement
         self.target: Published | None = None
         self.swaps: list[EngineSwap] = []
-        """Of the engines that have come over to the target since it was set, in that order."""
-        self._proven: Published | None = None
+        """Completed swaps to the target since it was set, in that order."""
+        self._stable: Published | None = None
         self._allowed: list[Published] = []
-        """What tasks may come from where they are not pinned: the proven weights, and the targets set since."""
+        """What runs that are not pinned may be served by: the stable weights, and the targets set since."""
         self._failures: Counter[int] = Counter()
-        """Attempts to bring an engine to the target that failed, by its index."""
+        """Failed attempts to bring an engine to the target, by its index."""
         self._last_error = "none"
 
-    def has_come_over(self, slot: EngineSlot) -> bool:
+    def serves_target(self, slot: EngineSlot) -> bool:
         return slot.health.state is State.HEALTHY and slot.serving is self.target
 
-    def may_work(self, slot: EngineSlot, pinned: bool) -> bool:
-        """Whether a task may go to this engine; where tasks are pinned, only if it serves the target."""
-        return self.has_come_over(slot) or (not pinned and slot.health.state is State.HEALTHY and slot.serving in self._allowed)
+    def accepts_tasks(self, slot: EngineSlot, pinned: bool) -> bool:
+        """Whether a task may be sent to this engine. Tasks of a pinned run go only to engines that serve the target."""
+        return self.serves_target(slot) or (not pinned and slot.health.state is State.HEALTHY and slot.serving in self._allowed)
 
-    def begin(self, target: Published) -> None:
-        """Sets the target. One that has not been reached is given up: engines on their way to it go on from there."""
+    def set_target(self, target: Published) -> None:
+        """Replaces the target, also an unfinished one: engines whose swap to that is under way are swapped again afterwards."""
         self.target = target
         self._allowed.append(target)
         self.swaps = []
         self._failures.clear()
 
     def launch_all(self) -> None:
-        """Makes all engines for the first time, at the same time."""
+        """Starts all engines for the first time, concurrently."""
         assert self.target is not None
         for slot in self.slots:
             slot.launch(self.target)
 
     def restart_dead(self) -> None:
-        """Makes lost engines anew, to serve the target.
+        """Restarts dead engines, to serve the target, and retires those without a restart left.
 
         Raises:
-            FleetError: no engine is left, and no restart.
+            FleetError: all engines are retired.
         """
         assert self.target is not None
         for slot in self.slots:
             if slot.health.state is State.DEAD and slot.health.restart_or_retire() is State.RESTARTING:
                 slot.launch(self.target)
         if all(slot.health.state is State.RETIRED for slot in self.slots):
-            self._reverse()
+            self._roll_back()
             raise FleetError(f"all {len(self.slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
 
-    def advance(self, num_in_flight: Callable[[EngineSlot], int], *, old_may_work: bool) -> None:
-        """Takes the next engine out, the least busy one first, has it stage the target if it still has tasks in flight, and sends the
-        swap to it once it has none. Where engines with old weights have nothing to do, the first one tries the target, and then all
-        others follow at once."""
+    def advance(self, num_in_flight: Callable[[EngineSlot], int], *, old_may_serve: bool) -> None:
+        """Drains the next engine, the least busy one first. It stages the target if it still has tasks in flight, and gets the swap once
+        it has none. Where engines may not serve old weights, one of them tries the target first, and then all others follow at once."""
         assert self.target is not None
-        on_their_way = [slot for slot in self.slots if slot.is_changing or slot.health.state is State.DRAINING]
-        outdated = [slot for slot in self.slots if slot.health.state in _MAY_BE_TAKEN and not self.has_come_over(slot)]
-        waiting = sorted((slot for slot in outdated if slot not in on_their_way), key=num_in_flight)
-        tried = any(map(self.has_come_over, self.slots))
-        num_next = len(waiting) if tried and not old_may_work else 1 - len(on_their_way)
-        for slot in [*on_their_way, *waiting[: max(0, num_next)]]:
+        in_progress = [slot for slot in self.slots if slot.is_changing or slot.health.state is State.DRAINING]
+        outdated = [slot for slot in self.slots if slot.health.state in _SWAPPABLE and not self.serves_target(slot)]
+        waiting = sorted((slot for slot in outdated if slot not in in_progress), key=num_in_flight)
+        tried = any(map(self.serves_target, self.slots))
+        num_next = len(waiting) if tried and not old_may_serve else 1 - len(in_progress)
+        for slot in [*in_progress, *waiting[: max(0, num_next)]]:
             if slot.health.state is State.HEALTHY:
                 slot.health.record(Event.DRAIN_BEGAN)
                 if num_in_flight(slot):
@@ -98,15 +98,15 @@ class RollingSwap:
                 slot.begin_swap(self.target)
 
     def changes(self) -> dict[ray.ObjectRef, EngineSlot]:
-        """Launches and swaps that are under way, by the reference that is ready when they have ended."""
+        """Starts and swaps under way, by the reference that is ready when they have ended."""
         return {slot.changed: slot for slot in self.slots if slot.is_changing}
 
     def finish(self, slot: EngineSlot) -> None:
-        """Admits an engine whose launch or swap has ended, or loses it.
+        """Admits an engine whose start or swap has ended, or kills it if that failed.
 
         Raises:
-            WeightMismatchError: it refuses the target, which is not proven; the roll is reversed.
-            FleetError: it cannot be brought to the target, which is not proven; the roll is reversed.
+            WeightMismatchError: it refuses a target that is not stable; the fleet rolls back.
+            FleetError: it cannot be brought to a target that is not stable; the fleet rolls back.
         """
         target = slot.changing_to
         try:
@@ -118,13 +118,13 @@ class RollingSwap:
         else:
             if target is self.target:
                 self.swaps.append(swap)
-            self._prove()
+            self._update_stable()
 
     def enforce_deadlines(self) -> None:
-        """Loses engines whose launch or swap takes too long.
+        """Kills engines whose start or swap takes too long.
 
         Raises:
-            FleetError: as `finish` does.
+            FleetError: see `finish`.
             NotEnoughResourcesError: no engine runs, and there is no room for one.
         """
         for ref, slot in self.changes().items():
@@ -133,22 +133,22 @@ class RollingSwap:
                     self._check_placement()
                 self._handle_failure(slot, slot.changing_to, "it did not start or swap in time")
 
-    def lose(self, slot: EngineSlot, reason: str) -> None:
-        """Kills an engine. The roll is over where only this one was waited for, and no restart is left."""
-        self._kill(slot, reason)
-        self._prove()
+    def kill(self, slot: EngineSlot, reason: str) -> None:
+        """Kills an engine. This completes the roll if the engine retires and all others serve the target."""
+        self._kill_process(slot, reason)
+        self._update_stable()
 
-    def settle(self, num_engines: int) -> None:
-        """Goes on, with no task in flight, until `num_engines` serve the target, or all that are left.
+    def complete(self, num_engines: int) -> None:
+        """Blocks, with no task in flight, until `num_engines` serve the target, or all that are not retired.
 
         Raises:
-            WeightMismatchError: as `finish` does.
-            FleetError: as `finish` and `restart_dead` do.
+            WeightMismatchError: see `finish`.
+            FleetError: see `finish` and `restart_dead`.
         """
         while True:
             self.restart_dead()
-            self.advance(lambda _: 0, old_may_work=False)
-            if sum(map(self.has_come_over, self.slots)) >= min(num_engines, len(self._members())):
+            self.advance(lambda _: 0, old_may_serve=False)
+            if sum(map(self.serves_target, self.slots)) >= min(num_engines, len(self._members())):
                 return
             changes = self.changes()
             ready, _ = ray.wait([*changes], num_returns=1, timeout=min(slot.health.remaining_s for slot in changes.values()))
@@ -157,14 +157,14 @@ class RollingSwap:
             self.enforce_deadlines()
 
     def sleep(self) -> None:
-        """Puts all engines that serve to sleep, at the same time, and waits until each of them sleeps or is lost. They wake, or are
-        made anew, when they are brought to the target or to another one."""
-        falling = [(slot, slot.begin_sleep()) for slot in self.slots if slot.health.state is State.HEALTHY]
-        for slot, slept in falling:
+        """Puts all healthy engines to sleep, concurrently, and waits for them; kills those that fail. The next swap wakes or restarts
+        them."""
+        started = [(slot, slot.begin_sleep()) for slot in self.slots if slot.health.state is State.HEALTHY]
+        for slot, slept in started:
             try:
                 slot.finish_sleep(slept)
             except EngineLostError as error:
-                self.lose(slot, f"it did not fall asleep: {error}")
+                self.kill(slot, f"it did not fall asleep: {error}")
 
     def _members(self) -> list[EngineSlot]:
         """A retired engine is no longer part of the fleet."""
@@ -172,35 +172,35 @@ class RollingSwap:
 
     def _handle_refusal(self, slot: EngineSlot, target: Published, error: WeightMismatchError) -> None:
         if target is not self.target:
-            return  # it is stale, and is sent the present target next
-        if target is not self._proven:
-            self._reverse()
+            return  # it is stale, and gets the present target next
+        if target is not self._stable:
+            self._roll_back()
             raise error
-        self.lose(slot, str(error))  # others serve these weights: a refusal is this machine's fault
+        self.kill(slot, str(error))  # others serve these weights: a refusal is this machine's fault
 
     def _handle_failure(self, slot: EngineSlot, target: Published, reason: str) -> None:
-        if target is not self.target or target is self._proven:
-            self.lose(slot, reason)
+        if target is not self.target or target is self._stable:
+            self.kill(slot, reason)
             return
-        self._kill(slot, reason)
+        self._kill_process(slot, reason)
         self._failures[slot.index] += 1
         if self._failures[slot.index] >= _SWAP_ATTEMPTS or slot.health.state is State.RETIRED:
-            self._reverse()
+            self._roll_back()
             raise FleetError(f"engine {slot.index} cannot be brought to {target.version}: {reason}")
 
-    def _kill(self, slot: EngineSlot, reason: str) -> None:
+    def _kill_process(self, slot: EngineSlot, reason: str) -> None:
         self._last_error = f"engine {slot.index}: {reason}"
         slot.kill(reason)
 
-    def _prove(self) -> None:
-        """Notes that the roll is over, if it is."""
+    def _update_stable(self) -> None:
+        """The target becomes stable if the whole fleet serves it."""
         members = self._members()
-        if self.target is not None and members and all(self.has_come_over(slot) for slot in members):
-            self._proven = self.target
+        if self.target is not None and members and all(self.serves_target(slot) for slot in members):
+            self._stable = self.target
             self._allowed = [self.target]
 
-    def _reverse(self) -> None:
-        if self.target is not self._proven:
-            self.target = self._proven
-            self._allowed = [self._proven] if self._proven else []
+    def _roll_back(self) -> None:
+        if self.target is not self._stable:
+            self.target = self._stable
+            self._allowed = [self._stable] if self._stable else []
             self.swaps = []

@@ -1,4 +1,4 @@
-"""One place in the fleet: the engine that runs there now, its health, and the weights it has attested."""
+"""One engine of the fleet as the driver sees it: its process, its health, and the weights that it has attested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import UnfitModelError, WeightMismatchError
 from cluster.errors import EngineLostError, in_brief
-from cluster.fleet.health import EngineHealth, Event
+from cluster.fleet.health import ActorHealth, Event
 from cluster.fleet.supervised import Spawn, SupervisedActor
 from cluster.fleet.weights import Published
 from cluster.processes import READY_S, ActorProcess
@@ -68,12 +68,12 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class EngineSwap:
-    """An engine has come over to other weights."""
+    """A completed swap: an engine serves other weights now."""
 
     engine: int
     attestation: Attestation
     out_of_service_s: float
-    """From its last task's end, its loss or its waking, until it was healthy again: with every attempt and restart that it took."""
+    """From the end of its last task, its death or its waking until it was healthy again, all attempts and restarts included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,14 @@ class _Change:
     target: Published
     swapped: ray.ObjectRef
     loaded: ray.ObjectRef | None
-    """Of a new process; none where a running engine is swapped."""
+    """Of a new process; `None` where a running engine is swapped."""
 
 
 class EngineSlot(SupervisedActor):
-    """Launches, swaps, and kills one engine. Launches and swaps are begun, and finished when `changed` is ready. Every wait is
-    bounded; every failure but a refused update or model is an `EngineLostError`, after which the caller kills the slot."""
+    """Starts, swaps and kills one engine. A start or a swap is a change, which is begun, and finished once `changed` is ready. Every wait
+    is bounded. Every failure but a refused update or model is an `EngineLostError`, after which the caller must kill the engine."""
 
-    def __init__(self, index: int, spawn: Spawn, health: EngineHealth, timeouts: Timeouts) -> None:
+    def __init__(self, index: int, spawn: Spawn, health: ActorHealth, timeouts: Timeouts) -> None:
         """`spawn` makes actors of an `engine_actor` class."""
         super().__init__("engine", index, spawn, health)
         self.serving: Published | None = None
@@ -106,31 +106,31 @@ class EngineSlot(SupervisedActor):
 
     @property
     def is_changing(self) -> bool:
-        """Whether a launch or a swap is under way."""
+        """Whether a start or a swap is under way."""
         return self._change is not None
 
     @property
     def changing_to(self) -> Published:
-        assert self._change is not None, f"engine {self.index} is neither launched nor swapped"
+        assert self._change is not None, f"engine {self.index} is neither starting nor swapping"
         return self._change.target
 
     @property
     def changed(self) -> ray.ObjectRef:
-        """Ready when a launch or a swap has ended, well or badly."""
-        assert self._change is not None, f"engine {self.index} is neither launched nor swapped"
+        """Ready when the start or swap has succeeded or failed."""
+        assert self._change is not None, f"engine {self.index} is neither starting nor swapping"
         return self._change.swapped
 
     def launch(self, target: Published) -> None:
-        """Begins to make a new engine that serves `target`. The slot must be `restarting`."""
+        """Begins to start a new engine that serves `target`. Its state must be `restarting`."""
         handle: Any = self._start_process(self._timeouts.start_s + self._timeouts.swap_s).handle
         # Calls of one actor run in this order, so that the last one is ready after all of them.
         loaded = handle.start.remote()
         self._change = _Change(target, handle.swap.remote(target.ref), loaded)
 
     def stage(self, target: Published) -> None:
-        """Has the running engine load and verify `target` while it ends its tasks. Nobody waits for that but the swap, which also
-        tells what went wrong, and whose deadline bounds it. Ray sends calls in the order of submission: it begins once what earlier
-        calls of the engine's tasks wait for is there."""
+        """Has the running engine load and verify `target` while it finishes its tasks. Only the swap waits for that: it raises what went
+        wrong, and its deadline bounds it. Ray sends calls in the order of submission, so that staging begins when the arguments of
+        all earlier calls are ready."""
         self.handle.stage.options(concurrency_group=_STAGING).remote(target.ref)
 
     def begin_swap(self, target: Published) -> None:
@@ -140,8 +140,8 @@ class EngineSlot(SupervisedActor):
         self._change = _Change(target, self.handle.swap.remote(target.ref), None)
 
     def begin_sleep(self) -> ray.ObjectRef:
-        """Has the running engine give back its device's memory; returns what is ready when it has. The driver must have no task on
-        it. The next swap wakes it."""
+        """Begins to have the running engine give back its device's memory; returns a reference that is ready when it has. The driver
+        must have no task on it. The next swap wakes it."""
         self.health.record(Event.SLEEP_BEGAN)
         self.health.expect_within(self._timeouts.swap_s)
         self.serving = None
@@ -158,7 +158,7 @@ class EngineSlot(SupervisedActor):
         self._get(slept, remaining_s)
 
     def finish_change(self) -> EngineSwap:
-        """Waits for the launch or swap that is under way, and admits the engine.
+        """Waits for the start or swap that is under way, and admits the engine.
 
         Raises:
             WeightMismatchError: the engine refuses the update; it runs, stale, and may be swapped again.
@@ -166,7 +166,7 @@ class EngineSlot(SupervisedActor):
             EngineLostError: it did not start or swap in time, failed, or attests other weights; what it serves is unknown.
         """
         change = self._change
-        assert change is not None, f"engine {self.index} is neither launched nor swapped"
+        assert change is not None, f"engine {self.index} is neither starting nor swapping"
         if change.loaded is not None:
             self._running.locate(*self._get(self._running.location, self.health.remaining_s))
             self._get(change.loaded, self.health.remaining_s)
@@ -186,7 +186,7 @@ class EngineSlot(SupervisedActor):
         return swap
 
     def answers(self, timeout_s: float) -> bool:
-        """Whether the engine gets through everything queued on it within `timeout_s` seconds."""
+        """Whether the engine finishes everything queued on it within `timeout_s` seconds."""
         try:
             self._get(self.handle.ping.remote(), timeout_s)
         except EngineLostError as error:
@@ -200,7 +200,7 @@ class EngineSlot(SupervisedActor):
             self._change = self.serving = None
 
     def owns(self, error: RayError) -> bool:
-        """Whether `error` says that this slot's engine is dead or out of reach."""
+        """Whether `error` says that this engine is dead or unreachable."""
         return self._process is not None and self._process.owns(error)
 
     def _get(self, ref: ray.ObjectRef, timeout_s: float) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 from ray.actor import ActorHandle
 
-from cluster.fleet.health import WITHOUT_PROCESS, EngineHealth, Event
+from cluster.fleet.health import WITHOUT_PROCESS, ActorHealth, Event
 from cluster.processes import ActorProcess
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ Spawn = Callable[[int], ActorHandle]
 class SupervisedActor:
     """Base of what a supervisor knows of one of its actors: engines and the actors of pools."""
 
-    def __init__(self, name: str, index: int, spawn: Spawn, health: EngineHealth) -> None:
+    def __init__(self, name: str, index: int, spawn: Spawn, health: ActorHealth) -> None:
         self.name = f"{name} {index}"
         self.index = index
         self.health = health

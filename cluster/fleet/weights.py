@@ -1,6 +1,7 @@
-"""Weight sync, the driver's side: a checkpoint becomes an update that engines can verify, apply and attest.
+"""The driver's side of weight sync: it makes an update out of a checkpoint, which engines verify, apply and attest.
 
-The engine's side (load, verify, digest) is `actors.engines.weights`; the order of steps is `cluster.fleet.rolling`.
+The engine's side is `actors.engines.staging` (load, verify) and `actors.engines.weights` (digest). `cluster.fleet.rolling` decides which
+engine gets the update when.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from actors.engines.vllm.sender import Sender
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 
 _MAX_TRANSFERS = 64
-"""Calls that a sender serves at a time; more of them wait."""
+"""Calls that a sender serves concurrently."""
 
 SenderOptions = Mapping[str, Any]
-"""Ray options of the actor that sends weights, where a transport has one."""
+"""Ray options of the actor that sends weights; only the `native` transport has one."""
 Transport = Callable[[Path, str, SenderOptions], WeightUpdate]
 """Makes an update out of a checkpoint folder and a weight version."""
 
@@ -51,18 +52,18 @@ def by_native(checkpoint: Path, version: str, sender_options: SenderOptions) -> 
     """The update carries a handle of a new actor that sends the weights: over NCCL, CUDA IPC or gloo to vLLM's workers, through the
     object store to other engines. The actor ends when the update and all copies of it are gone.
 
-    The checkpoint must be readable where the actor runs. Without a share of a GPU in `sender_options` it needs nothing, and holds the
-    weights in main memory: they then travel over gloo.
+    The checkpoint must be readable where the actor runs. Without a share of a GPU in `sender_options` the actor reserves nothing, holds
+    the weights in main memory and sends them over gloo.
     """
     tensors = read_checkpoint(checkpoint)
     digest = digest_of(tensors)
-    # Restarts have no bound of their own: it is engines that ask for a sender, and theirs are bounded.
+    # Restarts need no limit: only engines call the sender, and their restarts are limited.
     options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _MAX_TRANSFERS, **sender_options}
     actor: Any = ray.remote(Sender)
     sender = actor.options(**options).remote(checkpoint.absolute())
     ready = sender.offer.remote(digest)
     digests = {name: digest_of({name: tensor}) for name, tensor in tensors.items()}
-    ray.wait([ready], timeout=READ_S)  # else engines would wait for it out of service; they also learn what has gone wrong
+    ray.wait([ready], timeout=READ_S)  # otherwise engines would wait out of service; they also raise what went wrong
     return WeightUpdate(version, digest, manifest_of(tensors), stream=WeightStream(sender, digests))
 
 

@@ -26,8 +26,8 @@ _FORCED_END_S = TRANSFER_S + 30.0
 
 
 class Sender:
-    """Made a threaded Ray actor by `cluster.fleet.weights`: each transfer has a thread and a group of its own, so that engines may be
-    served at the same time, and the loss of one does not hold up another. Every method may be called again."""
+    """Runs as a threaded Ray actor, which `cluster.fleet.weights` starts. Each transfer has its own thread and process group, so that
+    engines are served concurrently and a lost engine does not block another. Every method may be called again."""
 
     def __init__(self, checkpoint: Path) -> None:
         torch.set_num_threads(1)
@@ -36,10 +36,10 @@ class Sender:
         self._listeners: dict[int, socket.socket] = {}
 
     def offer(self, digest: str) -> Offer:
-        """What is held, if it has this digest.
+        """What the sender holds, if its digest is `digest`.
 
         Raises:
-            WeightMismatchError: it has not, or the checkpoint cannot be read.
+            WeightMismatchError: the digest is another one, or the checkpoint cannot be read.
         """
         return Offer(manifest_of(self._prepared(digest)), gpu_id(self._device))
 

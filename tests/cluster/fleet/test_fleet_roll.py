@@ -1,4 +1,4 @@
-"""Engines come over one after the other while the rest work, and no shard mixes versions."""
+"""Engines are swapped one after the other while the rest serve, and no shard mixes versions."""
 
 import itertools
 import os
@@ -96,7 +96,7 @@ def roll_until_staging(fleet: Fleet, folder: Path) -> tuple[Iterator[Seen], Path
 
 def test_an_engine_stages_its_swap_while_it_ends_its_tasks(fleet: Fleet, shared_folder: Path) -> None:
     results, holding = roll_until_staging(fleet, shared_folder)
-    assert "r2" in {version for version, _ in (next(results) for _ in range(20))}, "the other one has come over, and serves"
+    assert "r2" in {version for version, _ in (next(results) for _ in range(20))}, "the other one is swapped, and serves"
     holding.unlink()
     until_all_serve(results, "r2")
     results.close()  # type: ignore[attr-defined]
@@ -200,7 +200,7 @@ def test_no_shard_mixes_versions_however_often_they_change(fleet: Fleet) -> None
     assert fleet.num_restarts == num_restarts
 
 
-def test_a_pinned_run_begins_with_the_first_engine_that_came_over(fleet: Fleet, shared_folder: Path) -> None:
+def test_a_pinned_run_begins_with_the_first_engine_that_serves_the_new_weights(fleet: Fleet, shared_folder: Path) -> None:
     [held] = hold(shared_folder, "r2", 1)
     fleet.roll(NEW)
     assert [swap.engine for swap in fleet.settle(num_engines=1)] == [0]
@@ -236,7 +236,7 @@ def test_a_refused_update_ends_the_run_and_the_old_weights_stay(fleet: Fleet) ->
 
 
 @pytest.mark.parametrize(("fault", "error"), [("refuse", WeightMismatchError), ("break_swap", FleetError)])
-def test_an_engine_that_came_over_goes_back_before_it_works_again(
+def test_a_swapped_engine_is_swapped_back_before_it_gets_tasks_again(
     fleet: Fleet, shared_folder: Path, fault: str, error: type[Exception]
 ) -> None:
     (shared_folder / f"{fault}_1_r2").touch()

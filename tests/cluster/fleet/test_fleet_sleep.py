@@ -114,7 +114,7 @@ def test_an_engine_that_dies_or_hangs_while_it_wakes_is_replaced(make_fleet: Mak
     holding.touch()
     fleet.roll(NEW)
     results = fleet.run(range(4), lambda engine, task: engine.serve.remote(task), pinned=True)
-    fleet._rolling.advance(lambda _: 0, old_may_work=False)
+    fleet._rolling.advance(lambda _: 0, old_may_serve=False)
     wait_while(lambda: not (tmp_path / "swapping_0_r2").exists() or not (tmp_path / "swapping_0_r2").read_text())
     os.kill(int((tmp_path / "swapping_0_r2").read_text()), number)
     holding.unlink()
