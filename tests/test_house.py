@@ -47,28 +47,6 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("folder", sorted(FORBIDDEN))
-def test_no_module_imports_itself_through_others(folder: str) -> None:
-    modules = {_module(path): path for path in sorted((ROOT / folder).rglob("*.py"))}
-    imported = {name: set(_imported_modules(path, modules)) for name, path in modules.items()}
-    try:
-        list(TopologicalSorter(imported).static_order())
-    except CycleError as error:
-        pytest.fail(f"these modules import each other: {' <- '.join(error.args[1])}")
-
-
-def _module(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def _imported_modules(path: Path, modules: Container[str]) -> Iterator[str]:
-    """Which of `modules` the `from` imports of a file name, those inside functions and `TYPE_CHECKING` included."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-            module, member = f"{node.module}", f"{node.module}.{alias.name}"
-            yield from (name for name in (member if member in modules else module,) if name in modules)
-
-
 def test_policies_are_imported_without_ray_and_torch() -> None:
     files = [path.relative_to(ROOT) for path in (ROOT / "policies").rglob("*.py") if path.stem != "__init__"]
     modules = sorted(".".join(path.with_suffix("").parts) for path in files)

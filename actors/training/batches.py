@@ -269,23 +269,27 @@ class BatchBuilder:
         self._augmentation = augmentation
         self._pad_id = pad_id
 
-    def rows(self, samples: Iterable[tuple[int, TrainingSample]]) -> list[Row]:
-        """`(position in the global batch, sample)` as rows. A bad sample's row has no loss."""
-        return [self._row(position, sample) for position, sample in samples]
+    def rows(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> list[Row]:
+        """`(position in the global batch, sample)` as rows. A bad sample's row has no loss.
 
-    def batch(self, rows: Sequence[Row], step: int) -> Batch:
+        Raises:
+            ValueError: augmentation does not fit the images' tensors.
+        """
+        return [self._augmented(self._row(position, sample), step) for position, sample in samples]
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
         """Rows as one batch.
 
         Raises:
-            ValueError: the images' tensors do not fit together, or augmentation does not fit them.
+            ValueError: the images' tensors do not fit together.
         """
         inputs, labels = collate([row.text for row in rows], self._pad_id)
-        inputs.update(_joined([self._augmented(row.image, step, row.position) for row in rows]))
+        inputs.update(_joined([row.image.tensors for row in rows]))
         return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()))
 
     def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
-        """`(position in the global batch, sample)` as one batch; raises what `batch` does."""
-        return self.batch(self.rows(samples), step)
+        """`(position in the global batch, sample)` as one batch; raises what `rows` and `batch` do."""
+        return self.batch(self.rows(samples, step))
 
     def _row(self, position: int, sample: TrainingSample) -> Row:
         try:
@@ -299,10 +303,12 @@ class BatchBuilder:
         text = self._encoder.encode((("?", "!"),), blank.size)
         return Row(position, replace(text, labels=np.full_like(text.labels, IGNORED)), blank, skip)
 
-    def _augmented(self, image: ImageInputs, step: int, position: int) -> Mapping[str, torch.Tensor]:
+    def _augmented(self, row: Row, step: int) -> Row:
         if not self._augmentation.is_on:
-            return image.tensors
-        return {**image.tensors, "pixel_values": self._augmentation.apply(image.tensors["pixel_values"], step, position)}
+            return row
+        tensors = row.image.tensors
+        pixels = self._augmentation.apply(tensors["pixel_values"], step, row.position)
+        return replace(row, image=replace(row.image, tensors={**tensors, "pixel_values": pixels}))
 
 
 def _shortened(sample: TrainingSample) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from actors.images import ImageSource
 from actors.processors import load_processor
 from actors.training.adapters import add_adapters, is_adapter, merged
+from actors.training.ahead import ahead
 from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
@@ -138,27 +139,32 @@ class Trainer:
         steps = self._step_checkpoints()
         if steps is not None:
             log.restore(steps.restore(engine))
-        for step, indices in islice(enumerate(order), log.num_steps_kept, None):
-            share = rank_share(indices, self._rank, self._world_size)
-            rows = builder.rows((position, samples[indices[position]]) for position in share)
-            log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
-            batches = [builder.batch(part, step) for part in self._micro_batches(rows)]
-            num_tokens = self._num_target_tokens(batches)
-            # weight decay and momentum would move the weights even where there is nothing to learn
-            factor = learning_rate_factor(step, hyper) if num_tokens else 0.0
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-            log.add(self._step(engine, batches, num_tokens), num_tokens)
-            if self._on_progress is not None:
-                self._on_progress(log.progress())
-            if log.num_target_tokens == 0:
-                if step + 1 >= num_steps_of_a_pass:
-                    break
-            elif steps is not None and self._is_checkpointed(step + 1):
-                steps.save(step + 1, engine, log.position())
+        with ahead(self._reading(order, builder, log.num_steps_kept)) as reading:
+            for step, indices, rows in reading:
+                log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
+                batches = [builder.batch(part) for part in self._micro_batches(rows)]
+                num_tokens = self._num_target_tokens(batches)
+                # weight decay and momentum would move the weights even where there is nothing to learn
+                factor = learning_rate_factor(step, hyper) if num_tokens else 0.0
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * factor
+                log.add(self._step(engine, batches, num_tokens), num_tokens)
+                if self._on_progress is not None:
+                    self._on_progress(log.progress())
+                if log.num_target_tokens == 0:
+                    if step + 1 >= num_steps_of_a_pass:
+                        break
+                elif steps is not None and self._is_checkpointed(step + 1):
+                    steps.save(step + 1, engine, log.position())
         log.close()
         log.refuse_nothing(len(samples))
         return log
+
+    def _reading(self, order: Iterator[list[int]], builder: BatchBuilder, first: int) -> Iterator[tuple[int, list[int], list[Row]]]:
+        """Each step from `first` on, the indices of its global batch, and this rank's rows of it."""
+        for step, indices in islice(enumerate(order), first, None):
+            share = rank_share(indices, self._rank, self._world_size)
+            yield step, indices, builder.rows(((position, self._job.samples[indices[position]]) for position in share), step)
 
     def _step_checkpoints(self) -> StepCheckpoints | None:
         if self._job.steps_folder is None:
