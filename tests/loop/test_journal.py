@@ -116,7 +116,7 @@ def test_a_full_disk_is_named_and_what_was_put_before_stays(tmp_path: Path) -> N
         journal.put("a", {})
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         try:
-            with pytest.raises(WriteError, match=r"cannot write .*a\.sqlite: .*; make room.*run the same command again"):
+            with pytest.raises(WriteError, match=r"cannot write .*a\.sqlite: .*; free space.*run the same command again"):
                 journal.put("b", {"text": "x" * 100_000})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
