@@ -15,7 +15,8 @@ import yaml
 from PIL import Image
 
 from actors.filter import FilterWorker
-from actors.shards import Shard, ShardResult
+from actors.shards import Shard, ShardImages, ShardResult
+from actors.views import find_view
 from loop.config.run_config import parse_config
 from loop.setup.rehearsal import rehearse
 from policies.errors import PolicyError, running
@@ -53,12 +54,14 @@ class Brightness:
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The filters of the docs' config, its module written beside a run."""
     text = DOCS.read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code, view = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "my_filters.py").write_text(code)
+    (tmp_path / "my_views.py").write_text(view)
     monkeypatch.syspath_prepend(tmp_path)
     yield yaml.safe_load(config)["filters"]
-    sys.modules.pop("my_filters", None)
+    for name in ("my_filters", "my_views"):
+        sys.modules.pop(name, None)
 
 
 def test_the_example_of_the_docs_passes_a_dry_run_and_judges_by_the_image(example: Any) -> None:
@@ -76,6 +79,13 @@ def test_the_example_of_the_docs_passes_a_dry_run_and_judges_by_the_image(exampl
     assert [record.accepted for record in judged] == [False] * 4 + [True] * 2
     assert source.opened == ["0", "40", "200"], "an image is opened once"
     assert count_reasons([*judged, make_record().rejected(Reason.EMPTY)]) == {"rejected_empty": 1, "rejected_too_dark": 4}
+
+
+def test_the_view_of_the_docs_passes_a_dry_run_and_is_shown(example: Any) -> None:
+    config = parse_config(document("embedded", filters=example, generation={"view": "my_views:enlarged"}))
+    rehearse(config)
+    images = ShardImages(Brightness(), find_view(config.generation.view))
+    assert images.open("40").size == (8, 8)
 
 
 def test_images_are_not_opened_for_filters_that_do_not_ask() -> None:
@@ -119,8 +129,8 @@ class ChoosesNothing:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("Nameless", "is no filter policy: it has no name; docs/policies.md says what one needs"),
-        ("Judgeless", "is no filter policy: it has no judge"),
+        ("Nameless", "is not a valid filter policy: it has no name; docs/policies.md says what one needs"),
+        ("Judgeless", "is not a valid filter policy: it has no judge"),
         ("TakesImagesUnasked", "its judge does not take (records, open_image)"),
         ("LooseReason", "its reasons are ('Too dark!',); expected a list of names such as"),
         ("OneReason", "its reasons are 'too_dark'; expected a list"),
@@ -133,7 +143,7 @@ def test_an_object_that_is_no_filter_is_refused_in_one_line(name: str, text: str
 
 
 def test_an_object_that_is_no_policy_of_its_kind_is_refused() -> None:
-    with pytest.raises(UnknownPolicyError, match="is no selection policy: it has no select"):
+    with pytest.raises(UnknownPolicyError, match="is not a valid selection policy: it has no select"):
         SELECTION_POLICIES.build(f"{__name__}:ChoosesNothing")
 
 
@@ -167,7 +177,7 @@ def test_an_error_of_a_filter_is_told_with_its_own_frames() -> None:
     with pytest.raises(PolicyError) as caught:
         FilterChain([Parsable(), Divides()]).apply([make_record(view_answers=())])
     error = pickle.loads(pickle.dumps(caught.value))
-    assert str(error).startswith("filter 'divides' raised ZeroDivisionError: division by zero; put its code right")
+    assert str(error).startswith("filter 'divides' raised ZeroDivisionError: division by zero; fix its code")
     frames = [line.strip() for line in error.trace.splitlines() if line.startswith("  File ")]
     names = [frame.rpartition(" in ")[2] for frame in frames]
     assert (names[0], names[-1]) == ("judge", "_verdict")
