@@ -1,4 +1,4 @@
-"""Messages of a chat with a text model: what a teacher or a judge is asked with, whatever runs it; what it replies and what that took."""
+"""Messages of a chat with a text model, whatever runs it: what a teacher or a judge is asked, its reply, and the tokens used."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One chat to be continued."""
+    """One chat for the model to continue."""
 
     key: str
-    """The caller's name for it, which its reply carries."""
+    """The caller's key for it, repeated in its reply."""
     messages: tuple[ChatMessage, ...]
     max_tokens: int = 1024
     temperature: float = 0.0
@@ -30,7 +30,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What requests took. Where an endpoint does not say, or may have done work that never arrived, it is the worst case."""
+    """Usage of requests: the worst case if an endpoint does not report it, or may have done work that never arrived."""
 
     num_requests: int = 0
     num_input_tokens: int = 0
@@ -48,13 +48,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of one chat: the model's text, or why there is none."""
+    """Result of one chat: the model's text, or why there is none."""
 
     key: str
     text: str
     usage: Usage
     """Of all attempts for it."""
     finish_reason: str = "stop"
-    """The endpoint's word: `length` says that the text was cut off."""
+    """As the endpoint reports it: `length` means that the text was cut off."""
     failure: str = ""
     """Why the endpoint gave no text for this chat while it answered others; empty for an answer."""

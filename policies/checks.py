@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """`; did you mean 'x'?` where one of the known names is close to what was given, else nothing."""
+    """`; did you mean 'x'?` if a known name is close to what was given, else empty."""
     close = difflib.get_close_matches(given, [*known], 1, cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -45,21 +45,21 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_texts(name: str, value: Sequence[str]) -> None:
-    """Raise for a single string where a list of strings is meant: Python would read its letters as the list."""
+    """Raise for a single string in place of a list of strings: Python would treat its letters as the list."""
     if isinstance(value, str):
         raise ValueError(f"{name} is the text {value!r}; expected a list of texts, such as [{value!r}]")
 
 
 def any_of(name: str, patterns: Sequence[str]) -> re.Pattern[str]:
-    """One case-insensitive pattern that matches where any of `patterns` does; without patterns it never matches.
+    """One case-insensitive pattern that matches wherever one of `patterns` does; without patterns it never matches.
 
     Raises:
-        ValueError: an entry is no regular expression.
+        ValueError: an entry is not a regular expression.
     """
     check_texts(name, patterns)
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{name} holds {pattern!r}, which is no regular expression: {error}") from error
+            raise ValueError(f"{name} holds {pattern!r}, which is not a regular expression: {error}") from error
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or r"(?!)", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""What can go wrong in the code of a policy, and who is told."""
+"""Errors raised by the code of a policy, reported with the policy's own traceback."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class PolicyError(ValueError):
         super().__init__(policy, problem, trace)
         self.policy, self.problem = policy, problem
         self.trace = trace
-        """The traceback of what was raised, from the first line that is the policy's own; empty where nothing was."""
+        """The traceback of what was raised, from the policy's first line on; empty if nothing was raised."""
 
     def __str__(self) -> str:
-        return f"{self.policy} {self.problem}; put its code right, then go on with `vigc resume`"
+        return f"{self.policy} {self.problem}; fix its code, then continue with `vigc resume`"
 
 
 @contextmanager
@@ -34,12 +34,12 @@ def running(label: str, policy: object | None = None) -> Iterator[None]:
     """Run code of a policy: what it raises becomes a `PolicyError` that carries the policy's own traceback.
 
     Args:
-        label: what the policy is called in the message: `filter 'mine'`.
-        policy: where more than the policy runs in the block, the policy: errors that did not pass through its module stay as they are.
+        label: name of the policy in the message: `filter 'mine'`.
+        policy: given if the block also runs other code: errors that did not pass through the policy's module stay unchanged.
 
     Raises:
         PolicyError: from what was raised.
-        MissingMeasurementError: as it is; it says what to change in the config.
+        MissingMeasurementError: unchanged; it says what to change in the config.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def running(label: str, policy: object | None = None) -> Iterator[None]:
 
 
 def policy_error(label: str, error: Exception) -> PolicyError:
-    """What the policy `label` raised, with the traceback that its author needs."""
+    """A `PolicyError` from what the policy `label` raised, with the traceback that its author needs."""
     told = traceback.TracebackException.from_exception(error)
     told.stack = traceback.StackSummary.from_list(_from_the_policy_on(list(told.stack)))
     problem = " ".join("".join(told.format_exception_only()).split())
@@ -65,6 +65,6 @@ def _passed_through(policy: object, error: Exception) -> bool:
 
 
 def _from_the_policy_on(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """The frames without the callers that belong to this project; all of them where all do."""
+    """The frames without leading ones of this project; all of them if all belong to it."""
     first = next((place for place, frame in enumerate(frames) if not frame.filename.startswith(_OWN_FOLDERS)), 0)
     return frames[first:]

@@ -23,7 +23,7 @@ def exact_match(prediction: str, answer: str) -> bool:
 
 
 def says_yes(text: str) -> bool:
-    """Whether an answer to a yes-or-no question is a yes. One that is neither is none, see `policies.answers.yes_no`."""
+    """Whether an answer to a yes-or-no question is a yes; False if it is neither, see `policies.answers.yes_no`."""
     return parse_yes_no(text) == YES
 
 
@@ -57,10 +57,10 @@ def share(flags: Iterable[bool]) -> float:
 
 
 def correctness(records: Sequence[Record]) -> dict[str, float]:
-    """Shares of right answers, where the truth is known; a key is left out where it is known for no record.
+    """Shares of right answers among records whose truth is known; a key without such records is left out.
 
     `correct_before` is over VIG's own answers and `correct_after` over the corrected ones, of the same records: those with a
-    question and both truths known. A question that was left unanswered, its premise refuted, counts in the first alone.
+    question and both truths known. A question that was not answered because its premise was refuted counts only in the first.
     `correct_kept` is over the corrected answers of accepted records.
     """
     known = [r for r in records if r.question and r.original_correct is not None and r.answer_correct is not None]
@@ -77,7 +77,7 @@ def correctness(records: Sequence[Record]) -> dict[str, float]:
 
 
 def count_reasons(records: Iterable[Record]) -> dict[str, int]:
-    """Number of records by `rejected_REASON`, in the order of `Reason`, then those that filters of one's own bring; a record counts once
+    """Number of records by `rejected_REASON`, in the order of `Reason`, then reasons of user-defined filters; a record counts once
     for each of its reasons."""
     counts = Counter(str(reason) for record in records for reason in set(record.reasons))
     names = [*map(str, Reason), *sorted(counts.keys() - set(map(str, Reason)))]

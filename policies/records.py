@@ -1,4 +1,4 @@
-"""The record: one question and answer about one image, with everything needed to know where it came from.
+"""The record: one question and answer about one image, with everything needed to trace its origin.
 
 Records travel between actors as Arrow tables of `RECORD_SCHEMA`; `Record` is one row, for code that decides row by row.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 3
 _ADDED = {"2": ("reason_detail",)}
-"""Columns that tables of an older version lack, by the version; they read as their default."""
+"""Columns that tables of an older version lack, by version; they get their default."""
 
 
 EXPORTED_IMAGE = "image"
@@ -23,15 +23,15 @@ EXPORTED_IMAGE = "image"
 
 
 class RecordSchemaError(ValueError):
-    """A table is not of the record schema of this version."""
+    """A table does not have this version's record schema."""
 
 
 REASON_NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
-"""What a reject reason is called: reasons are keys of counts, tables and MLflow."""
+"""Valid names of reject reasons, which are keys of counts, tables and MLflow."""
 
 
 class Reason(StrEnum):
-    """Why a record was rejected; a record may have several. A filter of one's own may bring further ones, by its `reasons`."""
+    """Why a record was rejected; a record may have several. A user-defined filter may add others by its `reasons`."""
 
     UNREADABLE_IMAGE = "unreadable_image"
     UNPARSABLE = "unparsable"
@@ -54,7 +54,7 @@ class Record:
     """One row. Log-probabilities are natural, summed over tokens; `None` means not measured."""
 
     record_id: str
-    """`r{round}-s{shard}-{index}`: unique within a run, the same when the shard is made again."""
+    """`r{round}-s{shard}-{index}`: unique within a run, and the same if the shard is generated again."""
     round: int
     shard: int
     image_id: str
@@ -70,9 +70,9 @@ class Record:
     generated_logprob: float | None = None
     generated_num_tokens: int = 0
     premise_answers: tuple[str, ...] = ()
-    """What was asked about the objects that the question names, each with the reply."""
+    """Questions about the objects that the question names, each with the reply."""
     refuted_premises: tuple[str, ...] | None = None
-    """The objects among them that are missing or not single, by that reply; a question with one is not answered."""
+    """The objects that are missing or not unique according to the reply; a question with such an object is not answered."""
     answer: str = ""
     """The corrected answer: `sentences` joined by a space."""
     sentences: tuple[str, ...] = ()
@@ -81,32 +81,32 @@ class Record:
     sentence_gains: tuple[float, ...] = ()
     """What the image adds to each corrected sentence, nats per token: the mean log-probability less that on a blank image."""
     num_dropped_sentences: int = 0
-    """Sentences that were written and not kept, because the image did not support them."""
+    """Sentences that were generated but dropped, because the image did not support them."""
     answer_logprob: float | None = None
     answer_num_tokens: int = 0
     short_answers: tuple[str, ...] = ()
-    """All answers given to a question of the knowledge types, the heaviest first."""
+    """All answers to a question of the knowledge types, by descending weight."""
     short_answer_weights: tuple[float, ...] = ()
     """Weight of each, 0..100: see `policies.generation.knowledge.ShortAnswer`."""
     view_answers: tuple[str, ...] = ()
-    """The answers given again on perturbed views of the image, one per view."""
+    """The answers on perturbed views of the image, one per view."""
     agreement: float | None = None
     """Share of `view_answers` that say the same as `answer`."""
     view_description: str = ""
     """The model's own description of the image, when the corrector asked for one."""
     blank_logprob: float | None = None
-    """Summed log-probability of `answer` when the image is blank: the yardstick for what the image adds."""
+    """Summed log-probability of `answer` on a blank image: the baseline for what the image adds."""
     generator_weight_version: str = ""
     corrector_weight_version: str = ""
     accepted: bool = False
     reasons: tuple[str, ...] = ()
     """Names of reasons, those of `Reason` or a filter's own, in the order of the filter chain. Empty for an accepted record."""
     reason_detail: str = ""
-    """What a reason does not tell by itself, such as what is wrong with an image that cannot be read. Never holds a path of a machine."""
+    """Details of a reason, such as what is wrong with an unreadable image. Never contains a local path."""
     score: float | None = None
     """What selection ranks by; higher is better."""
     original_correct: bool | None = None
-    """Whether `original_answer` is right: known in worlds that know the truth, never seen by a policy that decides."""
+    """Whether `original_answer` is right: known only if the world knows the truth, and never shown to policies that decide."""
     answer_correct: bool | None = None
     """Whether `answer` is right, likewise."""
     trained_on: bool = False
@@ -120,7 +120,7 @@ class Record:
         return self.answer_logprob / self.answer_num_tokens
 
     def rejected(self, *reasons: str) -> Record:
-        """This record with further reasons against it."""
+        """This record with more reasons against it."""
         return replace(self, accepted=False, reasons=(*self.reasons, *reasons))
 
 
@@ -178,7 +178,7 @@ def from_table(table: pa.Table) -> list[Record]:
     """Rows of a table as records.
 
     Raises:
-        RecordSchemaError: the table is not of this version's schema, or of an older one that is still read.
+        RecordSchemaError: the table has neither this version's schema nor an older one that is still read.
     """
     found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode(errors="replace")
     columns = [name for name in RECORD_SCHEMA.names if name not in _ADDED.get(found, ())]
@@ -197,7 +197,7 @@ def _tuples(row: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSample:
-    """One conversation about one image, as the trainer takes it."""
+    """One conversation about one image, the input of the trainer."""
 
     image_id: str
     turns: tuple[tuple[str, str], ...]
@@ -216,18 +216,18 @@ class HeldOutQuestion:
     image_id: str
     question: str
     answer: str
-    """The reference answer; of several, what most people said."""
+    """The reference answer; the most frequent one of several."""
     question_type: str = ""
     answers: tuple[str, ...] = ()
-    """What each of several people answered; empty where `answer` is the only reference."""
+    """The answers of several people; empty if `answer` is the only reference."""
     choices: tuple[str, ...] = ()
-    """What the answer is chosen from, where the record says so beside the question's text."""
+    """The choices, if the record lists them beside the question."""
     right_choice: str = ""
-    """The right one of `choices`, where `answer` is something else."""
+    """The right one of `choices`, if `answer` is something else."""
 
     @property
     def references(self) -> tuple[str, ...]:
-        """All that counts as right."""
+        """All answers that count as right."""
         return self.answers or (self.answer,)
 
 
@@ -238,11 +238,11 @@ class Prediction:
     question_id: str
     answer: str
     score: float | None
-    """By the set's metric, 0..1, higher is better; None where a judge gave no verdict."""
+    """By the set's metric, 0..1, higher is better; None if a judge gave no verdict."""
     weight_version: str
     num_tokens: int = field(default=0)
 
     @property
     def correct(self) -> bool:
-        """Whether it is right, and not only in part."""
+        """Whether it is completely right."""
         return self.score == 1.0

@@ -1,6 +1,6 @@
-"""Registries: the one place where a name in a config becomes a policy.
+"""Registries: resolve the names in a config to policies.
 
-A name is either registered (`agreement`) or names a class of the user's own as `module:Name`.
+A name is either registered (`agreement`) or names a user-defined class as `module:Name`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _Factory = TypeVar("_Factory", bound=Callable[..., Any])
 
 
 class UnknownPolicyError(ValueError):
-    """A config names a policy that does not exist, does not take the given options, or is no policy of its kind."""
+    """A config names a policy that does not exist, does not take the given options, or is not a policy of its kind."""
 
 
 def missing_members(policy: object, protocol: type) -> list[str]:
-    """What `policy` lacks of the public attributes and methods of `protocol`, one text each."""
+    """The public attributes and methods of `protocol` that `policy` lacks, one text each."""
     faults = []
     for name in [*inspect.get_annotations(protocol), *vars(protocol)]:
         if name.startswith("_"):
@@ -54,13 +54,13 @@ class Registry(Generic[T]):
     """Policies of one kind by name."""
 
     def __init__(self, kind: str, contract: type | Callable[[object], list[str]] | None = None) -> None:
-        """`contract` is the protocol of the policies, or says what keeps an object from being one; without it any object is taken."""
+        """`contract` is the protocol of the policies, or a function that lists an object's faults; without it any object is accepted."""
         self.kind = kind
         self._faults = partial(missing_members, protocol=contract) if isinstance(contract, type) else contract
         self._entries: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[_Factory], _Factory]:
-        """Decorator: make a class known under `name`."""
+        """Decorator: register a class under `name`."""
 
         def enter(factory: _Factory) -> _Factory:
             assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
@@ -98,7 +98,7 @@ class Registry(Generic[T]):
         """An instance of the policy `name` with `options` as keyword arguments.
 
         Raises:
-            UnknownPolicyError: unknown name, options that the policy does not take or refuses, or a class that is no such policy.
+            UnknownPolicyError: unknown name, options that the policy does not take or refuses, or a class that is not such a policy.
             PolicyError: the class raises another error.
         """
         factory = self.find(name)
@@ -109,5 +109,5 @@ class Registry(Generic[T]):
         except Exception as error:
             raise policy_error(f"{self.kind} {name!r}", error) from error
         if self._faults is not None and (faults := self._faults(policy)):
-            raise UnknownPolicyError(f"{name!r} is no {self.kind}: {'; '.join(faults)}; docs/policies.md says what one needs")
+            raise UnknownPolicyError(f"{name!r} is not a valid {self.kind}: {'; '.join(faults)}; docs/policies.md says what one needs")
         return policy

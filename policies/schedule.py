@@ -25,7 +25,7 @@ class StartPolicy(Protocol):
     """Chooses the checkpoint that a candidate is trained from."""
 
     def start(self, base: T, champion: T) -> T:
-        """One of the two checkpoints: the run's seed model, or the champion of now."""
+        """One of the two checkpoints: the run's seed model, or the current champion."""
         ...
 
 
@@ -58,7 +58,7 @@ class InOrder:
 
 @SCHEDULE_POLICIES.register("cycle")
 class Cycle:
-    """One set after the other, and again from the first."""
+    """One set after the other, then again from the first."""
 
     def stage(self, round_index: int, num_stages: int) -> int:
         _check_stage(round_index, num_stages)
@@ -67,7 +67,7 @@ class Cycle:
 
 @START_POLICIES.register("base")
 class StartFromBase:
-    """Every candidate is trained anew from the seed model: errors of earlier rounds live on in the data only."""
+    """Every candidate is trained from the seed model: errors of earlier rounds persist only in the data."""
 
     def start(self, base: T, champion: T) -> T:
         return base
@@ -75,7 +75,7 @@ class StartFromBase:
 
 @START_POLICIES.register("champion")
 class StartFromChampion:
-    """Every candidate goes on from the champion."""
+    """Every candidate is trained from the champion."""
 
     def start(self, base: T, champion: T) -> T:
         return champion

@@ -1,4 +1,4 @@
-"""The bytes of a text file as text, whichever editor saved it."""
+"""Decode text files, whichever editor saved them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM
 
 
 class TextFileError(ValueError):
-    """Bytes are no text. The message is one line that says what they are and what to do; `what` goes behind the name of a file."""
+    """Bytes are not text. The message is one line that says what they are and what to do; `what` follows the name of a file."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what, remedy)
@@ -35,10 +35,10 @@ def decoded_text(data: bytes) -> str:
         return data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         place = f"{error.reason} at byte {error.start + len(mark)}"
-        raise TextFileError(f"is no {encoding.upper()} text: {place}", "save it as UTF-8") from error
+        raise TextFileError(f"is not valid {encoding.upper()} text: {place}", "save it as UTF-8") from error
 
 
 def refuse_compressed(data: bytes) -> None:
-    """Raises `TextFileError` where bytes begin as a compressed file does."""
+    """Raises `TextFileError` if bytes begin like a compressed file."""
     if packer := next((name for magic, name in _COMPRESSED.items() if data.startswith(magic)), None):
         raise TextFileError(f"is compressed with {packer}", "unpack it first")

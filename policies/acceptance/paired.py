@@ -1,11 +1,11 @@
-"""Two models on the same questions: what one answered better and the other worse, and what that says about all questions.
+"""Compare two models on the same questions: paired tests, and intervals of the difference.
 
-Scores are 0..1. Where every one of them is 0 or 1, the questions that only one of the two got right say all: p is that of McNemar's exact
-test. Graded scores are tested by flipping the signs of the differences, which on right and wrong is the same test.
+Scores are 0..1. If all of them are 0 or 1, p is that of McNemar's exact test on the questions that only one of the two got right.
+Graded scores are tested by flipping the signs of the differences, which is the same test for scores of 0 and 1.
 
 Intervals are percentile bootstraps over questions, drawn with replacement within each set (Efron and Tibshirani 1993). Neither needs
-repetitions or a seed: what they would only sample is the distribution of a sum of independent draws, whose characteristic function is a
-product. Graded differences are taken in steps of a thousandth of the largest for this.
+repetitions or a seed: they are computed from the distribution of a sum of independent draws, whose characteristic function is a product.
+For this, graded differences are rounded to steps of a thousandth of the largest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from policies.checks import check_share
 
 Score = float | None
-"""Of one answer, 0..1; None where it could not be scored, and then the question is left out of every comparison."""
+"""Score of one answer, 0..1; None if it could not be scored: the question is then left out of every comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Comparison:
 
     num_questions: int
     num_won: int
-    """Questions that the one answered better: got right where the other did not, or has the higher score on."""
+    """Questions on which the one has the higher score."""
     num_lost: int
     differences: tuple[float, ...] | None = None
-    """The one's score minus the other's on every question, where scores are graded; None where the counts say all."""
+    """The one's score minus the other's on every question, if scores are graded; None if the counts suffice."""
 
     @property
     def difference(self) -> float:
@@ -52,13 +52,13 @@ def compare(name: str, other: Sequence[Score], one: Sequence[Score]) -> Comparis
     """`one` against `other` on the set `name`, question by question.
 
     Raises:
-        ValueError: they are not as many, or there is no question that both have a score on.
+        ValueError: their numbers of answers differ, or no question has a score from both.
     """
     pairs = [(before, after) for before, after in zip(other, one, strict=False) if before is not None and after is not None]
     if len(other) != len(one) or not pairs:
         raise ValueError(
             f"held-out set {name}: {len(other)} answers of the champion, {len(one)} of the candidate, {len(pairs)} scored for both; "
-            "expected as many, not 0"
+            "expected equal numbers above 0"
         )
     before, after = np.array(pairs, dtype=float).T
     differences = np.round(after - before, _DECIMALS)
@@ -92,7 +92,7 @@ def pooled(compared: Iterable[Comparison]) -> Comparison:
 
 
 def p_value(compared: Comparison) -> float:
-    """One-sided p: how likely a model that is no better has at least so large a lead."""
+    """One-sided p: the probability that a model that is no better has at least this lead."""
     if compared.differences is None:
         return mcnemar_p(compared.num_won, compared.num_lost)
     return sign_flip_p(compared.differences)
@@ -116,7 +116,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     if observed <= -reach:
         return 1.0
     bound = max(math.exp(-(max(0, observed) ** 2) / (2 * squares)), sys.float_info.min)
-    half = min(reach, math.ceil(_SPREADS * math.sqrt(squares)))  # what lies beyond weighs less than rounding does
+    half = min(reach, math.ceil(_SPREADS * math.sqrt(squares)))  # the tail beyond is below rounding
     if observed > half:
         return bound
     angles = 2 * np.pi * np.arange(half + 1) / (2 * half + 1)
@@ -136,7 +136,7 @@ def interval(compared: Iterable[Comparison], confidence: float = 0.95) -> tuple[
 
 def quantiles(compared: Iterable[Comparison], *shares: float) -> list[float]:
     """Quantiles of the pooled difference over bootstrap resamples of the questions: for each of `shares` (0..1) the least difference
-    that so large a share of the resamples does not exceed. The one of a small share `level` is a lower bound of confidence 1 - `level`.
+    that this share of the resamples does not exceed. The one of a small share `level` is a lower bound of confidence 1 - `level`.
     """
     sets = list(compared)
     if any(one.differences is not None for one in sets):
@@ -159,7 +159,7 @@ def _graded_quantiles(gains: Sequence[np.ndarray], shares: Sequence[float]) -> l
     off = (sum(math.fsum(one) for one in gains) - size * sum(int(one.sum()) for one in steps)) / num
     center = round(sum(float(one.sum()) for one in steps))
     variance = sum(len(one) * float(one.var()) for one in steps)
-    # Bernstein's inequality: what lies beyond weighs less than rounding does.
+    # Bernstein's inequality: the tail beyond is below rounding.
     half = math.ceil(math.sqrt(2 * _MAX_EXPONENT * variance) + 2 * _MAX_EXPONENT / 3 * 2 * _NUM_STEPS)
     half = min(half, 2 * num * _NUM_STEPS)
     of_sum = np.ones(half + 1, dtype=complex)
@@ -180,11 +180,11 @@ def _in_steps(gains: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
 
 
 _DECIMALS = 9
-"""Differences of scores beyond these come from the order of sums."""
+"""Decimals of score differences; smaller differences come from the order of sums."""
 _NUM_STEPS = 1000
 _SPREADS = 8.0
 """Standard deviations: by Hoeffding's inequality the tail beyond is below `_ROUNDING`."""
 _MAX_EXPONENT = 28.0
 """exp(-28) is below `_ROUNDING`."""
 _ROUNDING = 1e-12
-"""The transform's sums are this far from true at most; a tail that is exactly as heavy as asked for counts as within it."""
+"""Largest error of the transform's sums; a tail of exactly the requested weight counts as within it."""

@@ -1,7 +1,7 @@
 """Acceptance: whether a candidate becomes the champion.
 
-Everything that a policy decides on is in its arguments, and all of that comes from committed records and from the answers of the
-round: a resumed run decides as an undisturbed one.
+A policy decides on its arguments alone, which come from committed records and from the answers of the round, so that a resumed run
+decides like an undisturbed one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from policies.registry import Registry
 from policies.scoring.answer_metrics import ACCURACY, MIXED
 
 Scores = Mapping[str, Sequence[Score]]
-"""Held-out set name -> the score of each answer, 0..1, higher for the better one, in the same order for every model. Right and wrong are 1
-and 0."""
+"""Held-out set name -> the score of each answer, 0..1, higher is better, in the same order for every model. Right and wrong are 1 and
+0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +27,23 @@ class Answered:
 
     scores: Scores
     measures: Mapping[str, str] = field(default_factory=dict)
-    """Set -> what its scores are called; `accuracy` where it is not among them."""
+    """Set -> name of its scores; `accuracy` for sets that are not listed."""
     hallucinated: Mapping[str, Sequence[bool | None]] = field(default_factory=dict)
-    """Set -> of each answer whether it tells of something that is not there; None where that cannot be told."""
+    """Set -> whether each answer names something that is not there; None if that is unknown."""
     yes_share: Mapping[str, float] = field(default_factory=dict)
-    """Yes-or-no set -> share of the answers that say yes."""
+    """Yes-or-no set -> share of yes answers."""
     mean_words: float = 0.0
     """Mean number of words of an answer, over all sets."""
 
     def measure(self, *names: str) -> str:
-        """What the scores of these sets, or of all, are called."""
+        """Name of the scores of these sets, or of all."""
         found = {self.measures.get(name, ACCURACY) for name in names or self.scores}
         return found.pop() if len(found) == 1 else MIXED
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedStats:
-    """What a round's generated answers look like: the guards against drift to one phrase or to ever longer answers."""
+    """Statistics of a round's generated answers, to guard against drift to one phrase or to ever longer answers."""
 
     distinct_2: float
     """Distinct word bigrams over all word bigrams, 0..1."""
@@ -52,7 +52,7 @@ class GeneratedStats:
 
 @dataclass(frozen=True, slots=True)
 class QuestionStats:
-    """What a round's generated questions look like."""
+    """Statistics of a round's generated questions."""
 
     distinct_1: float
     """Distinct words over all words, 0..1."""
@@ -73,18 +73,18 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class DecisionContext:
-    """Where in a run a decision is made."""
+    """The point in a run at which a decision is made."""
 
     round: int
     """From 1."""
     num_rounds: int
-    """Rounds at most."""
+    """Largest number of rounds."""
     history: Sequence[Verdict]
-    """The verdicts of the rounds before, in order, as they were committed; without numbers where a round had nothing to train on."""
+    """The verdicts of the rounds before, in order, as committed; without numbers if a round had nothing to train on."""
     seed: Answered
     """How the seed model, the champion of round 0, answered the same questions."""
     seed_domain: frozenset[str]
-    """The acceptance sets whose questions are like the seed data: where forgetting shows."""
+    """The acceptance sets whose questions resemble the seed data, to detect forgetting."""
     generated: GeneratedStats
     """The answers of the round that the candidate was trained on."""
     previous: GeneratedStats | None
@@ -114,7 +114,7 @@ ACCEPTANCE_POLICIES: Registry[AcceptancePolicy] = Registry("acceptance policy", 
 @ACCEPTANCE_POLICIES.register("always")
 @dataclass(frozen=True)
 class Always:
-    """Every candidate becomes the champion; the numbers are given all the same."""
+    """Every candidate becomes the champion; the numbers are still reported."""
 
     def decide(self, champion: Answered, candidate: Answered, context: DecisionContext) -> Verdict:
         return Verdict(True, "every candidate is accepted", _numbers(compare_sets(champion.scores, candidate.scores)))
@@ -123,7 +123,8 @@ class Always:
 @ACCEPTANCE_POLICIES.register("paired_test")
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """Accept what is better on paired held-out questions beyond chance, worse on no set, and neither duller nor much longer.
+    """Accept a candidate that is significantly better on paired held-out questions, worse on no set, and whose answers are as diverse and
+    about as long.
 
     Options:
         min_gain: least pooled difference of the mean score, in shares (0.01 is one point).
@@ -179,7 +180,7 @@ class PairedTest:
 @ACCEPTANCE_POLICIES.register("evidence")
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Accept what is shown to be better, with a bound on errors over the whole run, and what no guard speaks against.
+    """Accept a candidate that is shown to be better, with a bound on errors over the whole run, unless a guard objects.
 
     A candidate is better when the lower confidence bound of its paired gain over all acceptance questions (bootstrap, see
     `policies.acceptance.paired`) is above `margin` and the paired test agrees: McNemar's exact test where answers are right or wrong,
@@ -187,11 +188,11 @@ class Evidence:
     run accepts any candidate that is no better is at most `alpha`, whatever the number of rounds. Levels follow from the committed
     verdicts alone.
 
-    The same questions serve every round. Until the first candidate is accepted nothing of them has come back to the loop but "no", so
-    that every candidate so far is one that would have been trained on any other acceptance questions with that outcome: the bound
-    holds as it stands (the argument of the Ladder: Blum and Hardt 2015, arXiv 1502.04585). After an acceptance the champion is one
-    that was lucky on these questions; that luck counts against its successors, which makes false acceptances rarer and gains a
-    little harder to show. `python -m benchmarks.quality.acceptance` measures both.
+    The same questions serve every round. Until the first candidate is accepted the loop has learned nothing from them but "no", so every
+    candidate so far would also have been trained with any other acceptance questions of the same outcome: the bound holds exactly (the
+    argument of the Ladder: Blum and Hardt 2015, arXiv 1502.04585). After an acceptance the champion is one that was lucky on these
+    questions, which makes false acceptances of its successors rarer and gains a little harder to show.
+    `python -m benchmarks.quality.acceptance` measures both.
 
     Guards; each that is broken is named in the reason:
 
@@ -207,12 +208,12 @@ class Evidence:
     Options:
         margin: what the gain has to exceed, in shares (0.01 is one point).
         alpha: bound on the probability of any false acceptance in the whole run.
-        spending: how alpha is shared out over the rounds: "harmonic", most to the first ones, or "equal".
-        confidence: of the two-sided interval that is reported; decides nothing.
+        spending: how alpha is divided among the rounds: "harmonic", most to the first ones, or "equal".
+        confidence: of the two-sided interval, which is only reported.
         max_drop: largest loss of the mean score against the champion on any single set, in shares.
         max_forgetting: largest loss of the mean score against the seed model on a set of the seed domain, in shares.
         max_hallucination_rise: largest rise of the share of hallucinating answers, in shares.
-        max_length_ratio: mean lengths stay within 1/ratio..ratio of what they are held against.
+        max_length_ratio: mean lengths stay within 1/ratio..ratio of their reference.
         min_diversity_ratio: least distinct-1 and distinct-2 of the questions as a share of round 1's.
         min_type_ratio: least share of a question type as a share of round 1's.
     """
@@ -312,7 +313,7 @@ class Evidence:
 
 
 _Guarded = tuple[dict[str, float], list[str]]
-"""What a guard measured, and what it has against the candidate."""
+"""What a guard measured, and its objections to the candidate."""
 
 
 def points(difference: float, low: float, high: float) -> str:
@@ -321,7 +322,7 @@ def points(difference: float, low: float, high: float) -> str:
 
 
 def _first(context: DecisionContext, numbers: Mapping[str, float]) -> Mapping[str, float]:
-    """The numbers of the first round that trained a candidate; in that round its own."""
+    """The numbers of the first round that trained a candidate; in that round, its own."""
     return next((verdict.numbers for verdict in context.history if verdict.numbers), numbers)
 
 

@@ -1,4 +1,4 @@
-"""Levels of tests that are made one after the other on the same questions, so that errors over all of them stay below one bound.
+"""Levels for sequential tests on the same questions that bound the errors over all of them.
 
 Online fallback (Tian and Ramdas 2021, Statistical Methods in Medical Research 30(4), arXiv 1910.04900; for a fixed list of tests
 the fallback procedure of Wiens 2003): test r of n is made at
@@ -17,7 +17,7 @@ Spending = Literal["harmonic", "equal"]
 
 
 def weights(num_tests: int, spending: Spending) -> list[float]:
-    """Shares of alpha that each of `num_tests` tests has of its own: `equal` ones (Bonferroni), or proportional to 1/r (`harmonic`),
+    """The own share of alpha of each of `num_tests` tests: `equal` ones (Bonferroni), or proportional to 1/r (`harmonic`),
     which gives most to the first, where a gain is likeliest."""
     raw = [1 / test if spending == "harmonic" else 1.0 for test in range(1, num_tests + 1)]
     return [one / sum(raw) for one in raw]
@@ -28,8 +28,8 @@ def level(alpha: float, num_tests: int, spending: Spending, rejected: Sequence[b
 
     Args:
         alpha: bound on the probability of any false rejection among `num_tests` tests.
-        num_tests: how many tests there will be at most.
-        rejected: of each test so far, in order, whether it rejected its hypothesis.
+        num_tests: largest number of tests.
+        rejected: whether each test so far, in order, rejected its hypothesis.
 
     Raises:
         ValueError: all tests have been made.
@@ -44,5 +44,5 @@ def level(alpha: float, num_tests: int, spending: Spending, rejected: Sequence[b
 
 
 def spent(alpha: float, num_tests: int, spending: Spending, rejected: Sequence[bool]) -> float:
-    """What tests that rejected nothing have used up of `alpha`: the sum of their levels."""
+    """The part of `alpha` used up by tests that rejected nothing: the sum of their levels."""
     return sum((level(alpha, num_tests, spending, rejected[:number]) for number, one in enumerate(rejected) if not one), 0.0)

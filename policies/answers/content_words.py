@@ -1,4 +1,4 @@
-"""Content words: which words of a question name something, rather than ask for it."""
+"""Content words: the words of a question that name something, rather than ask for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ASKING_WORDS = (
     "give", "object", "objects", "thing", "color", "colour", "shape", "size", "kind", "type", "number", "position", "large", "small",
     "big", "left", "right", "above", "below", "same", "different",
 )  # fmt: skip
-"""Words that ask for or compare things rather than name one: a description need not hold them."""
+"""Words that ask for or compare things rather than name one: a description need not contain them."""
 
 
 def words_of(text: str) -> set[str]:
@@ -24,5 +24,5 @@ def words_of(text: str) -> set[str]:
 
 
 def _singular(word: str) -> str:
-    """The word without a plural s: crude, and the same for both sides of a comparison."""
+    """The word without a plural s: crude, but equal for both sides of a comparison."""
     return word[:-1] if len(word) > 3 and word.endswith("s") else word

@@ -1,5 +1,5 @@
-# ruff: noqa: RUF001 (dashes and letters of other scripts are meant as they stand)
-"""Finding the choices that an answer mentions: by letter, by text, affirmed or denied, stated as the answer or by the way."""
+# ruff: noqa: RUF001 (dashes and letters of other scripts are intended)
+"""Find the choices that an answer mentions: by letter or text, affirmed or denied, as the answer or in passing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(_NUMBERS)})\b", re.IGNORECASE)
 _EDGES = " \t.,;:!?\"'()[]{}#"
 _ARTICLE = re.compile(r"(?:an?|the) (?=\S)")
 _TOO_COMMON = frozenset(["a", "an", "the", "it", "is", "of", "i", "in", "on", "at", "to", "be", "as", "or", "and"])
-"""Texts of choices that a sentence holds by the way; they count only where they are the whole answer."""
+"""Texts of choices that sentences contain in passing; they count only as the whole answer."""
 _YES_NO = frozenset(["yes", "no", "true", "false", "是", "否", "不是", "有", "没有", "对", "不对"])
 
 
@@ -37,30 +37,30 @@ class Mention:
     index: int
     by_letter: bool
     stated: bool = False
-    """Whether it is called the answer."""
+    """Whether it is stated as the answer."""
 
 
 def plain(text: str) -> str:
-    """`text` as it is searched: ASCII forms of full-width characters, no markup, single spaces within lines, digits for number words."""
+    """`text` for the search: ASCII forms of full-width characters, no markup, single spaces within lines, digits for number words."""
     text = _BESIDE.sub(" ", _MARKUP.sub("", fold(_PUNCTUATION.sub(r"\1 ", text))))
     text = _NUMBER_WORD.sub(lambda word: _NUMBERS[word[0].lower()], text)
     return "\n".join(line for line in (" ".join(line.split()) for line in text.splitlines()) if line)
 
 
 def bare(text: str) -> str:
-    """`text` as a choice is compared as a whole: also without case, punctuation around it and a leading article."""
+    """`text` normalised to compare whole choices: also without case, punctuation around it and a leading article."""
     said = " ".join(plain(text).lower().split()).strip(_EDGES)
     return _ARTICLE.sub("", said, count=1) if _ARTICLE.match(said) else said
 
 
 def reads_yes_no(choices: Sequence[str]) -> bool:
-    """Whether the choices are a yes and a no, which sentences hold by the way."""
+    """Whether the choices are a yes and a no, which sentences contain in passing."""
     return sum(bare(choice) in _YES_NO for choice in choices) >= 2
 
 
 @lru_cache(maxsize=4096)
 def _texts(choices: tuple[str, ...]) -> tuple[re.Pattern[str] | None, dict[str, int]]:
-    """What finds texts of choices, the longest first, and whose they are. A text that several choices have is left out."""
+    """A pattern for the texts of choices, the longest first, and the choice of each. A text of several choices is left out."""
     found: dict[str, set[int]] = {}
     for index, choice in enumerate(choices):
         for text in _spellings(choice):
@@ -97,7 +97,7 @@ def _unspaced(character: str) -> bool:
 
 
 def labelled_choices(choices: Sequence[str]) -> dict[str, int]:
-    """Letter -> the choice that ends with it ("sample B"), where choices are told apart so."""
+    """Letter -> the choice that ends with it ("sample B"), if choices are distinguished this way."""
     found = {}
     for index, choice in enumerate(choices):
         match = re.search(r"\w \(?([a-z])\)?$", bare(choice))
@@ -132,7 +132,7 @@ _VERB = re.compile(r"\s+(?:is|are|has|shows?|seems?|looks?|would|should|can|coul
 
 
 def letters(text: str, choices: Sequence[str], taken: Sequence[Mention]) -> Iterator[Mention]:
-    """Letters that name choices; those within texts of choices (`taken`) are none."""
+    """Letters that name choices; letters within texts of choices (`taken`) do not count."""
     listed = [match.span() for match in _LIST.finditer(text) if _INTRODUCES.search(text[max(0, match.start() - 40) : match.start()])]
     for match in _LETTER.finditer(text):
         start, end = match.span()
@@ -149,7 +149,7 @@ def letters(text: str, choices: Sequence[str], taken: Sequence[Mention]) -> Iter
 
 
 def _is_label(text: str, start: int, end: int) -> bool:
-    """Whether the letter stands as a label does, not as a word of its own ("A", "I") or behind a noun ("vitamin C")."""
+    """Whether the letter is a label, not a word of its own ("A", "I") or part of a name ("vitamin C")."""
     before, after, letter = text[max(0, start - 80) : start], text[end : end + 60], text[start:end]
     is_word = letter in "AIa"
     if letter.isupper() and _STATING.search(before):
@@ -217,7 +217,7 @@ def _is_stated(before: str, after: str) -> bool:
 
 
 def texts(text: str, choices: Sequence[str]) -> list[Mention]:
-    """Texts of choices that stand in `text` as whole words, of two at one place the longer."""
+    """Texts of choices that appear in `text` as whole words; of overlapping ones the longer."""
     pattern, names = _texts(tuple(choices))
     if pattern is None:
         return []
@@ -230,7 +230,7 @@ def texts(text: str, choices: Sequence[str]) -> list[Mention]:
 
 
 def is_denied(text: str, one: Mention, others: Sequence[Mention]) -> bool:
-    """Whether the clause says that it is not this one. What other mentions hold ("not dangerous") is no denial."""
+    """Whether the clause denies this choice. A negation within another mention ("not dangerous") is not a denial."""
     inside = [other for other in others if other is not one and not other.by_letter and one.start - 200 < other.end <= one.start]
     ends = [m.end() for m in _CLAUSE.finditer(text, max(0, one.start - 200), one.start) if not _within(m.start(), inside)]
     clause_start = ends[-1] if ends else max(0, one.start - 200)

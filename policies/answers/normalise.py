@@ -1,6 +1,6 @@
 """Answer normalisation of the VQA challenge (Antol et al. 2015, arXiv 1505.00468) and of M4C (arXiv 1911.06258; TextVQA).
 
-Both are re-stated from their public evaluators and equal to them, oddities included, because published numbers rest on them:
+Both reproduce their public evaluators exactly, oddities included, because published numbers depend on them:
 hyphens and slashes become spaces unless one stands beside a space, a comma between digits joins all punctuation of the text, only
 the first 32 periods go, and `somebody'd` loses its apostrophe.
 """

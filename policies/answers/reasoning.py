@@ -1,7 +1,7 @@
-"""The answer in what a reasoning model wrote. Its reasoning comes first, between marks of its chat template, and is no answer.
+"""Extract the answer from the output of a reasoning model, whose reasoning comes first, between marks of its chat template.
 
 A server that runs without a reasoning parser returns both in one text. Chat templates that open the reasoning themselves leave only its
-closing mark there. Where the reasoning has no end, the limit of tokens cut it off and the answer never came.
+closing mark. Reasoning without an end was cut off by the token limit, and there is no answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CLOSING = (
     r"^[ \t]{0,8}here is my response:|\[begin final response\]",
 )
 REASONING_MARK = rf"{_OPENING[0]}|{_CLOSING[0]}|\[/?think\]|◁/?think▷"
-"""A regular expression of marks that no text for training may spell; `<|...|>` is one already."""
+"""A regular expression of marks that training texts may not contain, besides `<|...|>`."""
 _REASONING = re.compile(f"(?P<open>{'|'.join(_OPENING)})|(?P<close>{'|'.join(_CLOSING)})", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 
 _ANSWER = r"(?:final[_ ]?)?answer|final|response|conclusion|solution"
@@ -52,12 +52,12 @@ _LATEX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mathit)\s
 
 
 def without_reasoning(text: str) -> str | None:
-    """`text` without its reasoning; None where that has no end, so that no answer came."""
+    """`text` without its reasoning; None if that has no end, so that there is no answer."""
     kept: list[str] = []
     inside, start = False, 0
     for mark in _REASONING.finditer(text):
         if mark["close"]:
-            kept = kept if inside else []  # a template opened it: all before is reasoning
+            kept = kept if inside else []  # a template opened it: everything before is reasoning
             inside, start = False, mark.end()
         elif not inside:
             kept.append(text[start : mark.start()])
@@ -68,7 +68,7 @@ def without_reasoning(text: str) -> str | None:
 
 
 def whole_text(text: str) -> str | None:
-    """`text` without its reasoning and without the one pair of tags that it stands between as a whole; None as `without_reasoning`."""
+    """`text` without its reasoning and without a pair of tags around all of it; None as in `without_reasoning`."""
     answer = without_reasoning(text)
     marks = [] if answer is None else list(_WRAPPER.finditer(answer))
     if answer is None or len(marks) != 2 or not marks[0]["open"] or answer[: marks[0].start()].strip() or answer[marks[1].end() :].strip():
@@ -77,7 +77,7 @@ def whole_text(text: str) -> str | None:
 
 
 def final_text(text: str) -> str:
-    """The answer without its reasoning and the tags that wrap it (`<answer>`); empty where no answer came."""
+    """The answer without its reasoning and the tags that wrap it (`<answer>`); empty if there is no answer."""
     answer = _END.sub("", without_reasoning(text) or "")
     for _ in range(_MAX_NESTED):
         if not _WRAPPER.search(answer):
@@ -87,7 +87,7 @@ def final_text(text: str) -> str:
 
 
 def final_answer(text: str) -> str:
-    r"""The short answer: as `final_text`, and of an answer with a box (`\boxed{B}`) what stands in the box."""
+    r"""The short answer: like `final_text`, but only the content of a box (`\boxed{B}`), if there is one."""
     answer = final_text(text)
     boxed = _distinct(_boxed(answer))
     return "\n".join(boxed) if boxed else answer
@@ -98,7 +98,7 @@ def _distinct(parts: Iterator[str]) -> list[str]:
 
 
 def _wrapped(text: str) -> Iterator[str]:
-    """What stands between the tags: to the end where a closing tag is missing, from the start where an opening one is."""
+    """The text between the tags: to the end if the closing tag is missing, from the start if the opening one is."""
     inside, start, found = False, 0, False
     for mark in _WRAPPER.finditer(text):
         if mark["open"]:

@@ -1,4 +1,4 @@
-"""Reading whether an answer is a yes or a no."""
+"""Decide whether an answer is a yes or a no."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ _STATED_CHINESE = re.compile(r"(?<![只所没沒如可能])有(?![点可没沒])
 
 
 def parse_yes_no(answer: str, *, in_sentences: bool = True) -> str | None:
-    """`yes`, `no`, or None where the answer is neither.
+    """`yes`, `no`, or None if the answer is neither.
 
     In order: what is stated as the answer ("Answer: yes"); the word that the answer begins with, whatever explains it afterwards; the
-    first yes or no in it; a negation; "there is" and the like. Yes and no side by side, and what is unsure, are neither.
+    first yes or no in it; a negation; "there is" and the like. Yes and no side by side, and unsure answers, are neither.
 
     Args:
         answer: as the model wrote it.

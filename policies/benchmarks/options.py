@@ -1,5 +1,5 @@
-# ruff: noqa: RUF001 (dashes and letters of other scripts are meant as they stand)
-"""Reading which of several lettered choices a free answer names."""
+# ruff: noqa: RUF001 (dashes and letters of other scripts are intended)
+"""Find which of several lettered choices a free-form answer names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from policies.answers.reasoning import final_answer
 from policies.answers.yes_no import YES, parse_yes_no
 
 _MAX_CHARACTERS = 4_000
-"""Of an answer; of a longer one the beginning and the end are read."""
+"""Longest answer that is read completely; of a longer one only the beginning and the end."""
 _BARE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 _YES_WORDS = frozenset(["yes", "true", "是", "有", "对"])
 _JOINS = re.compile(
@@ -71,12 +71,12 @@ class _Group:
 
 
 def read_option(answer: str, choices: Sequence[str]) -> int | None:
-    """Index of the choice that a free answer names, or None where it names none or several.
+    """Index of the choice that a free-form answer names, or None if it names none or several.
 
-    The answer stands behind its reasoning. In order: a letter alone; the text of one choice alone; what is stated as the answer; what the
-    answer begins with, whatever explains it afterwards; the only choice that is mentioned. Texts of choices are looked for first: a letter
-    within one ("Vitamin C") names nothing else. What is denied ("not A") is no mention. A letter and a text side by side that are two
-    choices, and a letter beyond the choices, name none.
+    Reasoning before the answer is removed. In order: a letter alone; the text of one choice alone; what is stated as the answer; what the
+    answer begins with, whatever explains it afterwards; the only choice that is mentioned. Texts of choices are searched first: a letter
+    within one ("Vitamin C") names nothing else. A denied choice ("not A") does not count. A letter next to the text of another choice,
+    and a letter beyond the choices, name none.
     """
     text = plain(_bounded(final_answer(answer)))
     if not text:
@@ -99,7 +99,7 @@ def _bounded(text: str) -> str:
 
 
 def _named(text: str, groups: Sequence[_Group], choices: Sequence[str]) -> int | None:
-    """The choice that the mentions come to."""
+    """The choice that the mentions amount to."""
     stated = frozenset[int]().union(*(group.indices for group in groups if group.stated))
     first = _first(text, groups[0], choices)
     stated = stated or frozenset[int]().union(*(group.indices for group in groups if _is_concluded(text, group)))
@@ -111,7 +111,7 @@ def _named(text: str, groups: Sequence[_Group], choices: Sequence[str]) -> int |
 
 
 def _alone(text: str, choices: Sequence[str]) -> frozenset[int] | None:
-    """What an answer names that is nothing but a letter or a text."""
+    """The choices named by an answer that consists only of a letter or a text."""
     said = bare(text)
     same = frozenset(index for index, choice in enumerate(choices) if said and bare(choice) == said)
     letter = _BARE.fullmatch(text)
@@ -149,7 +149,7 @@ def _together(text: str, first: Mention, second: Mention) -> bool:
 
 
 def _without_list(text: str, groups: list[_Group], choices: Sequence[str]) -> list[_Group]:
-    """The groups but for those that repeat the list of choices, from A on."""
+    """The groups without those that repeat the list of choices from A on."""
     labels = [group for group in groups if len(group.mentions) > 1 and group.mentions[0].by_letter and len(group.indices) == 1]
     order = [index for group in labels for index in group.indices]
     repeats = len(order) > 1 and order == list(range(len(order))) and not any(group.stated for group in labels)
@@ -163,7 +163,7 @@ def _is_concluded(text: str, group: _Group) -> bool:
 
 
 def _first(text: str, group: _Group, choices: Sequence[str]) -> frozenset[int] | None:
-    """What an answer begins with: a label, or a short statement that ends or is explained. None where it begins otherwise."""
+    """The choices at the beginning of an answer: a label, or a short statement that ends or is explained. None if there are none."""
     first, last = group.mentions[0], group.mentions[-1]
     if not _LEADS_UP.fullmatch(text[: first.start]) or re.match(r"[\])\"']*\s*\?", text[last.end :]):
         return None
@@ -174,7 +174,7 @@ def _first(text: str, group: _Group, choices: Sequence[str]) -> frozenset[int] |
 
 
 def _meant(text: str, group: _Group, choices: Sequence[str]) -> frozenset[int]:
-    """The choices of a group. Where choices end with letters ("sample B"), a letter in a sentence may mean either."""
+    """The choices of a group. If choices end with letters ("sample B"), a letter in a sentence may mean either."""
     named = labelled_choices(choices)
     found = set(group.indices)
     for one in group.mentions:
@@ -186,7 +186,7 @@ def _meant(text: str, group: _Group, choices: Sequence[str]) -> frozenset[int]:
 
 
 def _yes_or_no(answer: str, choices: Sequence[str], in_sentences: bool = True) -> int | None:
-    """The choice of a yes and a no that an answer means."""
+    """The choice that an answer means, if the choices are a yes and a no."""
     if not reads_yes_no(choices):
         return None
     said = parse_yes_no(answer, in_sentences=in_sentences)

@@ -1,4 +1,4 @@
-"""Evidence: what the corrector asks and measures beside the answer itself, for filters and selection to judge by."""
+"""Evidence: what the corrector asks and measures beside the answer itself, as input of filters and selection."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Evidence:
     """Options that the correction policies share.
 
     Options:
-        num_views: further independent answers, each on its own perturbed view of the image.
+        num_views: additional independent answers, each on its own perturbed view of the image.
         view_noise: standard deviation of the pixel noise of a view, on a scale where pixels are 0..1.
         view_shift: distance by which a view is moved in a random direction, as a share of the image's shorter side. A model that
             is only guessing changes its mind with the patch grid.
         describe: ask the model once for its own description of each image, by `describe_prompt`.
-        measure_blank: score the answer on a blank image too.
+        measure_blank: also score the answer on a blank image.
         check_premises: ask about every object that a question names before answering it; a question with a refuted premise is not
             answered. The filter `premise` rejects it and belongs before `length` in the chain.
         premise_questions: how to ask about a phrase: `{phrase}`, `{a phrase}` or `{phrases}` stand for it.
-        premise_refutations: regular expressions of replies that refute: there is none, or more than one.
+        premise_refutations: regular expressions of replies that refute a premise: there is no such object, or more than one.
         max_question_words: a longer question is not asked; its record is `too_long`.
         max_new_tokens: token budget of one pass, of one view's answer and of the description.
     """

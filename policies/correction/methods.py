@@ -1,9 +1,9 @@
 """Correction (VIC): how a question that VIG wrote is answered again, after VIGC (arXiv 2308.12714, section 3.2).
 
 VIGC re-prompts with the accepted sentences for every further sentence. For a decoder-only model under greedy decoding the
-accepted prefix leaves the same state as writing on, so one pass to the end token gives the same sentences; a Q-Former model
-looks at the image anew through the longer text, which is what `one_sentence_per_pass` is for. `grounded` goes further: it
-writes every sentence several times and keeps the one that the image supports most.
+accepted prefix leaves the same state as continued decoding, so one pass to the end token gives the same sentences. A Q-Former model
+looks at the image again through the longer text, which is what `one_sentence_per_pass` is for. `grounded` goes further: it
+generates every sentence several times and keeps the one that the image supports most.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from policies.registry import Registry
 
 _LAST_STOP = re.compile(r".*(?:[.!?](?=\s)|[。！？।؟])", re.DOTALL)  # noqa: RUF001
 _SENTENCE_STOPS = (". ", "? ", "! ", "。", "！", "？", "।", "؟")  # noqa: RUF001
-"""White space belongs to the stop strings: without it decoding would end inside 3.5 and the next pass could not join it."""
+"""The stop strings include white space: without it decoding would stop inside 3.5, which the next pass could not rejoin."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Draft:
     sentences: tuple[str, ...] = ()
     done: bool = False
     dropped: tuple[tuple[int, str], ...] = ()
-    """Sentences that were written and not kept, each with the number of sentences written before it."""
+    """Sentences that were generated but dropped, each with the number of sentences before it."""
 
     @property
     def text(self) -> str:
@@ -50,7 +50,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a pass of one sentence wrote."""
+    """The result of a pass of one sentence."""
 
     sentence: str
     ended: bool
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to go on with an answer, measured. Log-probabilities are natural, means per token."""
+    """One possible next sentence, with its measurements. Log-probabilities are natural, means per token."""
 
     step: Step
     logprob: float
@@ -71,18 +71,18 @@ class Candidate:
 
 
 def next_sentence(text: str, ended: bool) -> Step | None:
-    """The first sentence of what a pass wrote, or None where it completes none; see `SentenceBySentence.accept` for `ended`."""
+    """The first sentence of the text of a pass, or None if it completes none; see `SentenceBySentence.accept` for `ended`."""
     end = first_sentence_end(text, final=ended)
     if end is None and (stopped := _LAST_STOP.match(text)):
-        # Stopped at something like `Mr. `, or at a `。` that a quote could still close: no text is lost, only one pass more is counted.
+        # Stopped at something like `Mr. `, or at a `。` that a quote could still close: no text is lost, it only costs another pass.
         end = stopped.end()
     return None if end is None else Step(" ".join(text[:end].split()), ended and not text[end:].strip())
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionPolicy(Evidence):
-    """What the corrector asks a model, and what it keeps of the reply. The options of `Evidence` are options of every policy. One
-    of your own extends `SentenceBySentence` or `Grounded`."""
+    """What the corrector asks a model, and what it keeps of the reply. The options of `Evidence` are options of every policy.
+    User-defined policies extend `SentenceBySentence` or `Grounded`."""
 
     skip: ClassVar[bool] = False
     """Keep VIG's own answer: only the evidence is asked for."""
@@ -94,7 +94,7 @@ class Answering(CorrectionPolicy):
 
     Options:
         max_passes: most sentences of an answer, and so most passes.
-        num_short_answers: answers that are sampled beside the greedy one to a question of the knowledge types.
+        num_short_answers: answers to sample beside the greedy one for a question of the knowledge types.
     """
 
     max_passes: int = 8
@@ -108,11 +108,11 @@ class Answering(CorrectionPolicy):
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceBySentence(Answering):
-    """Answer sentence by sentence; done at the model's end, at `max_passes` sentences and at a pass that completes no sentence.
+    """Answer sentence by sentence, until the end token, `max_passes` sentences, or a pass that completes no sentence.
 
     Options:
-        one_sentence_per_pass: ask anew after every sentence. None asks a Q-Former so, which then looks at the image with the sentences
-            that stand in mind; a decoder-only model writes the same in one pass. With `max_passes` 4 and `end_at_repetition` off
+        one_sentence_per_pass: ask again after every sentence. None does so for a Q-Former, which then looks at the image with the kept
+            sentences as input; a decoder-only model writes the same in one pass. With `max_passes` 4 and `end_at_repetition` off
             this is what VIGC's published code does.
         end_at_repetition: a sentence that starts to repeat the last ones is dropped and ends the answer.
     """
@@ -149,22 +149,22 @@ class SentenceBySentence(Answering):
 
 @dataclass(frozen=True, kw_only=True)
 class Grounded(Answering):
-    """Write every next sentence several times and keep the one that the image supports most.
+    """Generate every sentence several times and keep the one that the image supports most.
 
     The support of a sentence is its mean log p(token | image), plus `image_weight` times its gain, the mean of log p(token | image)
     - log p(token | blank image): visual contrastive decoding (Leng et al. 2024, arXiv 2311.16922) over whole sentences; without the
-    first term the rarest sentence wins. The best one is then held against other views of the image, moved and grainier: what the
-    model saw it sees there too. One that these, or the gain, do not confirm is dropped from the answer; it stays in what the next
-    pass continues, where greedy decoding would write it again. Done at the model's end, at `max_passes` sentences (dropped ones
-    count), and at a pass whose greedy sentence is none or starts to repeat the last ones.
+    first term the rarest sentence wins. The best one is then scored on other views of the image, moved and grainier, on which the
+    model should see the same. If these or the gain do not confirm it, it is dropped from the answer, but stays in the text that the next
+    pass continues, because greedy decoding would write it again. The answer ends at the end token, at `max_passes` sentences (dropped
+    ones count), and at a pass whose greedy sentence is missing or starts to repeat the last ones.
 
     Options:
-        num_candidates: ways to go on that are compared: the greedy one, the others sampled at `temperature`.
+        num_candidates: candidates that are compared: the greedy one, and others sampled at `temperature`.
         temperature: of the sampled candidates.
         image_weight: weight of the gain.
         num_looks: other views (`view_noise`, `view_shift`) that the best candidate is scored on; 0 scores none.
-        min_view_logprob: nats per token, the mean over those views, under which it is dropped. How sure a model is of what it sees
-            differs from model to model: hold this against the `sentence_logprobs` of a few records.
+        min_view_logprob: nats per token, the mean over those views, below which it is dropped. How confident a model is of what it sees
+            differs between models: compare this with the `sentence_logprobs` of a few records.
         min_gain: nats per token that the image must add. A conclusion follows from the sentences before, not from the image, and
             gains about 0: keep this below, or conclusions are dropped.
     """
@@ -197,7 +197,7 @@ class Grounded(Answering):
         return _SENTENCE_STOPS
 
     def best(self, draft: Draft, candidates: Sequence[Candidate]) -> Candidate | None:
-        """The candidate that the image supports most; None where the answer ends.
+        """The candidate that the image supports most; None if the answer ends.
 
         Args:
             draft: what the pass was asked to continue.
@@ -209,7 +209,7 @@ class Grounded(Answering):
         return max((one for one in candidates if not repeats(one.step.sentence, written)), key=self.support)
 
     def accept(self, draft: Draft, best: Candidate | None) -> Draft:
-        """The draft after a pass, with `best` as `best` gave it and its `view_logprob` measured."""
+        """The draft after a pass, with the result of `best`, whose `view_logprob` has been measured."""
         if draft.done or best is None:
             return draft if draft.done else replace(draft, done=True)
         sentence, place = best.step.sentence, len(draft.written)
@@ -225,7 +225,7 @@ class Grounded(Answering):
 
 @dataclass(frozen=True, kw_only=True)
 class NoCorrection(CorrectionPolicy):
-    """Keep VIG's own answer; nothing else is asked either, unless its option says so."""
+    """Keep VIG's own answer; ask for nothing else, unless an option says so."""
 
     skip: ClassVar[bool] = True
     num_views: int = 0
@@ -234,13 +234,13 @@ class NoCorrection(CorrectionPolicy):
 
 
 def _faults(policy: object) -> list[str]:
-    """What keeps an object from being a correction policy: the corrector works with the three below and what extends them."""
+    """Why an object is not a correction policy: the corrector works only with the three below and their subclasses."""
     is_one = isinstance(policy, SentenceBySentence | Grounded | NoCorrection)
     return [] if is_one else ["it extends none of SentenceBySentence, Grounded and NoCorrection of policies.correction.methods"]
 
 
 CORRECTION_POLICIES: Registry[CorrectionPolicy] = Registry("correction policy", _faults)
-# Not by decorator, which would hide the classes' own types: the corrector tells them apart.
+# Not by decorator, which would hide the types by which the corrector distinguishes them.
 CORRECTION_POLICIES.register("sentence_by_sentence")(SentenceBySentence)
 CORRECTION_POLICIES.register("grounded")(Grounded)
 CORRECTION_POLICIES.register("none")(NoCorrection)

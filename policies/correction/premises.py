@@ -1,8 +1,8 @@
-"""Premises: what a question takes for granted, and how a model is asked about it before the question is answered.
+"""Premises: what a question presupposes, and how a model is asked about it before the question is answered.
 
-`Where is the red ring?` takes for granted that there is a red ring, and only one. A model that is asked where it is finds it a
-place; asked whether there is one, it looks. Definite noun phrases are found by word lists, not by a parser: a phrase that is
-overlooked costs nothing, so that the rules leave out what is doubtful.
+`Where is the red ring?` presupposes exactly one red ring. A model that is asked where it is invents a place; asked whether there is
+one, it looks. Definite noun phrases are found by word lists, not by a parser: a missed phrase costs nothing, so the rules leave out
+doubtful ones.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 MAX_PREMISES = 6
-"""Phrases of a question that are asked about at most: what bounds the cost of a strange question."""
+"""Most phrases of a question that are asked about, to bound its cost."""
 
 QUESTIONS = ("Is there {a phrase}?", "How many {phrases} are there?")
 REFUTATIONS = (
@@ -40,7 +40,7 @@ _NO_OBJECTS = _set(
     "edge corner same other others first second last most least one ones color colour shape size number kind type position location "
     "way reason purpose weather time day mood content situation relationship difference rest"
 )
-"""Heads of phrases that name a place, a property or the picture itself, none of which can be missing."""
+"""Heads of phrases that name a place, a property or the picture itself, which cannot be missing."""
 
 
 _ADJECTIVES = _set(
@@ -53,14 +53,14 @@ _ADJECTIVES = _set(
 
 
 def named_objects(question: str) -> tuple[str, ...]:
-    """The objects that a question names as known and single, in their order and once each, in lower case: `red ring` of `Is the
-    red ring small?`. Plural phrases claim no number and are left out."""
+    """The objects that a question presupposes to be there and unique, in order, once each, in lower case: `red ring` of `Is the
+    red ring small?`. Plural phrases presuppose no number and are left out."""
     phrases = (_phrase(match[1].lower().split()) for match in _DEFINITE.finditer(" ".join(question.split())))
     return tuple(dict.fromkeys(phrase for phrase in phrases if phrase))[:MAX_PREMISES]
 
 
 def _phrase(words: Sequence[str]) -> str:
-    """The noun phrase that `words` begin with, or nothing where it is none of an object."""
+    """The noun phrase at the start of `words`; empty if it does not name an object."""
     noun = next((index for index, word in enumerate(words) if word not in _ADJECTIVES), len(words))
     ends = (index for index, word in enumerate(words) if word in _PHRASE_ENDS or (word in _ADJECTIVES and index > noun))
     kept = words[: next(ends, len(words))]
@@ -71,7 +71,7 @@ def _phrase(words: Sequence[str]) -> str:
 
 
 def premise_questions(phrase: str, templates: Sequence[str]) -> list[str]:
-    """What is asked about one phrase: `{phrase}`, `{a phrase}` and `{phrases}` in the templates stand for it."""
+    """The questions about one phrase: `{phrase}`, `{a phrase}` and `{phrases}` in the templates stand for it."""
     forms = {"{phrase}": phrase, "{a phrase}": f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}", "{phrases}": _plural(phrase)}
     return [re.sub(r"\{(?:a )?phrases?\}", lambda form: forms[form[0]], template) for template in templates]
 

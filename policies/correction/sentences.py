@@ -1,9 +1,9 @@
-"""Where a sentence ends. Rules of our own, because a corrector decides on a prefix while the rest is not yet written, which
-libraries for finished text do not offer.
+"""Split text into sentences, by own rules: a corrector decides on a prefix while the rest is not yet written, which libraries for
+finished text do not support.
 
-The rules, for a mark that white space follows (none is needed after the marks of `_UNSPACED`):
+The rules, for a mark followed by white space (not needed after the marks of `_UNSPACED`):
 
-- `!` and `?` end a sentence, and so does a `.` after an ordinary word. `3.5` and `a.b` have no white space, so they hold together.
+- `!` and `?` end a sentence, and so does a `.` after an ordinary word. `3.5` and `a.b` have no white space, so they are not split.
 - A `.` ends nothing after a title or `e.g.`, nor after a list number at the start (`1.`), nor after `No.` before a digit.
 - After `etc.` and its like a lower-case word continues the sentence; after initials (`J.`, `U.S.`) any word does but a common
   first word of sentences (`The`, `It`).
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 _CLOSERS = "\"'”’)\\]}»」』）】》"
 _UNSPACED = "。！？｡।॥؟۔"
-"""Marks that end a sentence whatever follows: of scripts that write no space after them, and of those whose mark has no other use."""
+"""Marks that end a sentence whatever follows: in scripts that write no space after them, or have no other use for them."""
 _BOUNDARY = re.compile(rf"(?P<mark>[.!?…{_UNSPACED}]+)(?P<closers>[{_CLOSERS}]*)|\n")
 _OPENERS = "\"'“‘([{«「『（【《"
 _INITIALS = re.compile(r"[A-Z]|(?:[A-Za-z]{1,2}\.)+[A-Za-z]{1,2}")
@@ -43,7 +43,7 @@ _FIRST_WORDS = _set(
 
 
 def split_sentences(text: str, *, final: bool = True) -> list[str]:
-    """The sentences of `text`, white space normalised; without `final`, those that nothing written later could change.
+    """The sentences of `text`, white space normalised; without `final`, only those that later text cannot change.
 
     Joined by a space, the sentences of a final text are the white-space-normalised text again, but for a space after a
     mark of `_UNSPACED` that had none.
@@ -56,7 +56,7 @@ def split_sentences(text: str, *, final: bool = True) -> list[str]:
 
 
 LONGEST_CYCLE = 3
-"""Sentences of the longest loop that is looked for: a model that repeats itself says one to three sentences over and over."""
+"""Length in sentences of the longest loop to detect: a model that repeats itself repeats one to three sentences."""
 
 
 def repeats(sentence: str, said: Sequence[str]) -> bool:
@@ -67,8 +67,8 @@ def repeats(sentence: str, said: Sequence[str]) -> bool:
 def first_sentence_end(text: str, *, final: bool) -> int | None:
     """Index just after the first sentence of `text`, its closing quotes and brackets included.
 
-    None when the text so far does not decide it: what is returned for a prefix stays right whatever follows. With `final`
-    nothing follows, so that any text left over is a sentence; None then means that the text is blank.
+    None if the text so far does not decide it: a result for a prefix stays right whatever follows. With `final` nothing follows, so
+    any remaining text is a sentence; None then means that the text is blank.
     """
     start = len(text) - len(text.lstrip())
     for match in _BOUNDARY.finditer(text, start):
@@ -81,7 +81,7 @@ def first_sentence_end(text: str, *, final: bool) -> int | None:
 
 
 def _ends(text: str, start: int, match: re.Match[str], final: bool) -> bool | None:
-    """Whether the sentence from `start` ends at a boundary; None when what follows must be seen first."""
+    """Whether the sentence from `start` ends at a boundary; None if that depends on text still to come."""
     mark, rest = match["mark"], text[match.end() :]
     following = rest.lstrip()
     if mark is None or (final and not following):

@@ -1,4 +1,4 @@
-"""The chain of filters: how verdicts on records are gathered and counted.
+"""The chain of filters: it collects and counts verdicts on records.
 
 No single signal tells a right answer from a wrong one; independent signals multiply, so filters come in a chain. A filter sees
 only what its predecessors kept, and a rejected record stays in the data with its first reason. `docs/policies.md` says how to write one.
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OpenImage = Callable[[str], "Image.Image"]
-"""Opens the image of this id, as RGB; once opened it is kept until the shard is judged. Raises `actors.images.BadImageError`."""
+"""Opens the image of this id, as RGB; it stays open until the shard is judged. Raises `actors.images.BadImageError`."""
 
 
 class FilterPolicy(Protocol):
     """One reason to keep or reject records.
 
-    A filter of one's own may also have `reasons`, the names of reject reasons that it brings beside those of
+    A user-defined filter may also have `reasons`, the names of reject reasons that it adds to those of
     `policies.records.Reason`: lower-case words joined by underscores. They are counted like the others.
     """
 
@@ -37,13 +37,13 @@ class FilterPolicy(Protocol):
     def judge(self, records: Sequence[Record]) -> Sequence[str | None]:
         """A reason against each record, in order, or None to keep it.
 
-        `records` are those of one shard that survived so far; all tasks of an image are in the same shard.
+        `records` are those of one shard that earlier filters kept; all tasks of an image are in the same shard.
         """
         ...
 
 
 class ImageFilter(Protocol):
-    """A filter that looks at the images. It says so by a true `needs_image`."""
+    """A filter that looks at the images, which it declares by a true `needs_image`."""
 
     needs_image: bool
 
@@ -63,7 +63,7 @@ def needs_image(policy: FilterPolicy | ImageFilter) -> TypeGuard[ImageFilter]:
 
 
 def filter_faults(policy: Any) -> list[str]:
-    """What keeps an object from being a filter, one text per fault."""
+    """Why an object is not a filter, one text per fault."""
     faults = missing_members(policy, ImageFilter if needs_image(policy) else FilterPolicy)
     name = getattr(policy, "name", None)
     if not faults and not (isinstance(name, str) and name.strip() and name.isprintable()):
@@ -85,23 +85,23 @@ class MeasuringFilter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a round gives to its filters, as far as the config tells."""
+    """What a round gives to its filters, as far as the config determines it."""
 
     num_per_image: int
     """Records tried per image."""
     question_types: frozenset[str]
     """Types that questions are generated of."""
     max_new_tokens: int
-    """Bound on what VIG writes."""
+    """Largest number of tokens of a VIG output."""
     correction: CorrectionPolicy
 
 
 @runtime_checkable
 class MaybeIdleFilter(Protocol):
-    """A filter that can tell whether it has anything to do in a run."""
+    """A filter that can tell whether it has an effect in a run."""
 
     def idle(self, workload: Workload) -> str:
-        """Why it can reject nothing, and what to change; empty where it can."""
+        """Why it can reject nothing, and what to change; empty if it can."""
         ...
 
 
@@ -127,7 +127,7 @@ class FilterChain:
     def __init__(self, policies: Sequence[FilterPolicy | ImageFilter]) -> None:
         self.policies = tuple(policies)
         self.names = _told_apart([policy.name for policy in policies])
-        """Under which the counts of each are kept; one that comes again has a number."""
+        """Names for the counts of each; a repeated one has a number."""
 
     def apply(self, records: Sequence[Record], open_image: OpenImage | None = None) -> ChainResult:
         """Judge the records of one shard: survivors become `accepted`, the others carry their first reason.
@@ -155,7 +155,7 @@ class FilterChain:
 
 
 def _verdicts(policy: FilterPolicy | ImageFilter, records: Sequence[Record], open_image: OpenImage | None) -> list[str | None]:
-    """What a filter says of records, held against its contract."""
+    """A filter's verdicts on records, checked against its contract."""
     label = f"filter {policy.name!r}"
     with running(label):
         if needs_image(policy):
@@ -184,7 +184,7 @@ def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_measurements(filters: Iterable[FilterPolicy | ImageFilter], correction: CorrectionPolicy) -> None:
-    """Hold the filters against the correction settings, before a run starts.
+    """Check the filters against the correction settings, before a run starts.
 
     Raises:
         MissingMeasurementError: a filter reads what is not measured; the message names the settings to change.

@@ -1,4 +1,4 @@
-"""Filters: for which reason a record is not kept. `policies.filtering.chain` puts them one after the other."""
+"""Filters: each rejects records for a reason. `policies.filtering.chain` applies them in order."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FILTER_POLICIES: Registry[FilterPolicy | ImageFilter] = Registry("filter policy"
 
 
 _LEAST_GREEDY_LOGPROB = -13.0
-"""Nats. A token that is chosen greedily is at least as likely as one of a vocabulary of 400,000 that are all equally likely."""
+"""Nats: a greedy token is at least as likely as a token of a uniform vocabulary of 400,000."""
 
 
 def _one_by_one(records: Sequence[Record], reason: Callable[[Record], Reason | None]) -> list[Reason | None]:
-    """`reason` of every record that has a question and an answer; the others were never measured and are `EMPTY`."""
+    """`reason` of every record that has a question and an answer; the others have no measurements and are `EMPTY`."""
     return [reason(record) if record.question and record.answer else Reason.EMPTY for record in records]
 
 
@@ -45,8 +45,8 @@ class Parsable:
 @FILTER_POLICIES.register("premise")
 @dataclass(frozen=True)
 class Premise:
-    """The model itself did not refute that what the question names is there, and is single. Belongs before `length`: a question
-    with a refuted premise has no answer."""
+    """The model itself did not refute that the objects that the question names are there, and are unique. Belongs before `length`: a
+    question with a refuted premise has no answer."""
 
     name: str = field(default="premise", init=False)
 
@@ -106,7 +106,7 @@ class Length:
 @FILTER_POLICIES.register("duplicates")
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """No question comes twice, and no question with its answer comes almost twice; the first in record order is kept.
+    """No question is repeated, and no question with its answer is nearly repeated; the first in record order is kept.
 
     Options:
         scope: `image` compares the records of an image with each other, `shard` those of the whole shard.
@@ -136,7 +136,7 @@ class Duplicates:
         return [kept.enter(*self._keys(record)) for record in records]
 
     def _keys(self, record: Record) -> tuple[str, frozenset[str]]:
-        """Question and shingles, each marked with the scope: records of different scopes then have nothing in common."""
+        """Question and shingles, each marked with the scope, so that records of different scopes share nothing."""
         scope = record.image_id if self.scope == "image" else ""
         words = re.findall(r"\w+", f"{record.question} {record.answer}".lower())
         starts = range(max(1, len(words) - self.shingle_words + 1))
@@ -147,7 +147,7 @@ class Duplicates:
 @FILTER_POLICIES.register("agreement")
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """The answer is given again: by VIG in the first place (`require_original`), and on at least `min_view_share` of the
+    """The answer was also given by VIG in the first place (`require_original`), and on at least `min_view_share` of the
     perturbed views. Answers are compared after `normalise`."""
 
     require_original: bool = True
@@ -183,8 +183,8 @@ class Agreement:
 @FILTER_POLICIES.register("confidence")
 @dataclass(frozen=True, kw_only=True)
 class Confidence:
-    """The mean log-probability per token (nats) of the corrected answer is at least `min_mean_logprob`, and that of what VIG
-    wrote at least `min_vig_mean_logprob`, where given."""
+    """The mean log-probability per token (nats) of the corrected answer is at least `min_mean_logprob`, and that of VIG's
+    output at least `min_vig_mean_logprob`, if given."""
 
     min_mean_logprob: float = -0.05
     min_vig_mean_logprob: float | None = None
@@ -247,11 +247,11 @@ class ImageDependence:
 @FILTER_POLICIES.register("grounding")
 @dataclass(frozen=True, kw_only=True)
 class Grounding:
-    """The image supports what is said. Short answers, which are weighed and not grounded, pass.
+    """The image supports the answer. Short answers, which are weighed and not grounded, pass.
 
     Options:
-        min_mean_gain: nats per token that the image adds, in the mean over the sentences.
-        max_dropped_sentences: an answer of which more was dropped is a torso.
+        min_mean_gain: nats per token that the image adds, mean over the sentences.
+        max_dropped_sentences: an answer with more dropped sentences is too incomplete.
     """
 
     min_mean_gain: float = 0.0
@@ -322,14 +322,14 @@ class ShortAnswerWeight:
 @FILTER_POLICIES.register("basis")
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What the question takes for granted is there: the answer does not deny it, and the model's own description of the image,
+    """What the question presupposes is there: the answer does not deny it, and the model's own description of the image,
     written without the question, names it.
 
     Options:
         denials: regular expressions of answers that deny the question's premise.
         require_in_description: every content word of the question must be in the description (up to a plural s).
-        ignore_words: words of a question, beside function words, that need not be.
-        exempt: regular expressions of questions that take nothing for granted; they are not looked at.
+        ignore_words: words of a question, beside function words, that need not be in it.
+        exempt: regular expressions of questions that presuppose nothing; they are not checked.
     """
 
     denials: Sequence[str] = ("^There is no ", "^There is more than one ", "^There is nothing ")

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from policies.records import Reason
 
 _BANDS, _ROWS = 42, 3
-"""Of the locality-sensitive hash: it overlooks 4 in 1,000 pairs of similarity 0.5 and 2 in 100 million of similarity 0.7."""
+"""Of the locality-sensitive hash: it misses 4 in 1,000 pairs of similarity 0.5 and 2 in 100 million of similarity 0.7."""
 
 
 class KeptTexts:
@@ -22,7 +22,7 @@ class KeptTexts:
         self._shingles: dict[Hashable, frozenset[str]] = {}
 
     def enter(self, question: str, shingles: frozenset[str]) -> Reason | None:
-        """Keep a text and give None, unless it is a duplicate of a kept one."""
+        """Keep a text and return None, or return the reason if it is a duplicate of a kept one."""
         if question in self._shingles:
             return Reason.EXACT_DUPLICATE
         minhash = self._new_hash.copy()

@@ -23,8 +23,8 @@ class QuestionType(StrEnum):
 
 
 class KnowledgeType(StrEnum):
-    """Question types that need knowledge beside the image, with answers of a few words. Apart from LLaVA's three, because neither
-    the embedded world nor LLaVA's data has them."""
+    """Question types that need knowledge beside the image, with answers of a few words. They are separate from LLaVA's three, because
+    neither the embedded world nor LLaVA's data has them."""
 
     OKVQA = "okvqa"
     AOKVQA = "aokvqa"
@@ -65,7 +65,7 @@ TRAINING_INSTRUCTIONS: dict[AnyType, tuple[str, ...]] = {
         "Ask something about the given image that requires reasoning and then answer it.",
     ),
 }
-"""Wordings that a VIG training sample draws from, so that the model does not hang on one phrase."""
+"""Wordings that VIG training samples draw from, so that the model does not depend on one phrase."""
 
 _FORM = re.compile(r"Question:(.*?)Answer:(.*)", re.DOTALL)
 
@@ -94,8 +94,8 @@ def parse_vig(text: str) -> GeneratedPair | None:
 
 
 def vig_form(prefix: str) -> str:
-    """A regular expression of the texts that continue `prefix` to what `parse_vig` reads, for engines with structured output. White
-    space is free: a word-level tokenizer has none."""
+    """A regular expression of the texts that continue `prefix` to a form that `parse_vig` reads, for engines with structured output.
+    White space is optional: a word-level tokenizer has none."""
     return r"[^:]+Answer:[^:]+" if "Question:" in prefix else r"\s*Question:[^:]+Answer:[^:]+"
 
 
@@ -107,7 +107,7 @@ class GenerationTask:
     question_type: AnyType
     instruction: str
     answer_prefix: str = ""
-    """How the output begins: the first word of a knowledge question is given."""
+    """How the output begins, such as the first word of a knowledge question."""
 
 
 class InstructionPolicy(Protocol):
@@ -131,7 +131,7 @@ class CanonicalInstructions:
 
 @INSTRUCTION_POLICIES.register("varied")
 class VariedInstructions:
-    """Any of the wordings that the model was trained on, evenly drawn; the knowledge types have one."""
+    """Any of the wordings that the model was trained on, drawn uniformly; the knowledge types have only one."""
 
     def choose(self, question_type: AnyType, rng: np.random.Generator) -> str:
         wordings = TRAINING_INSTRUCTIONS.get(question_type, (CANONICAL_INSTRUCTIONS[question_type],))

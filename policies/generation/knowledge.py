@@ -1,7 +1,7 @@
 """Knowledge questions (OK-VQA and A-OKVQA), after VIGC's `vqg_test` task: the question from its first word on, then short answers.
 
-A model left to itself asks `What` nearly always. VIGC draws the first word from a training set's frequencies, takes several short
-answers, weighs each by its probability, and lets the reader of the data draw one of them.
+Without guidance a model nearly always asks `What`. VIGC draws the first word from a training set's frequencies, takes several short
+answers, weighs each by its probability, and leaves it to the reader of the data to draw one of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from policies.metrics import normalise
 from policies.records import Record, TrainingSample
 
 VQA_PROMPT = "Question: {question} Short answer:"
-"""How a question of the knowledge types is put to the model (VIC)."""
+"""Prompt for a question of the knowledge types (VIC)."""
 
 _KNOWLEDGE_TYPES = frozenset(map(str, KnowledgeType))
 
@@ -39,7 +39,7 @@ class ShortAnswer:
 
 @dataclass(frozen=True)
 class FirstWords:
-    """First words of questions with how often each came, most frequent first."""
+    """First words of questions with their counts, most frequent first."""
 
     counts: tuple[tuple[str, int], ...]
 
@@ -51,10 +51,10 @@ class FirstWords:
 
 
 def count_first_words(questions: Iterable[str]) -> FirstWords:
-    """First words of the questions that have any.
+    """Count the first words of questions.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none.
     """
     counts = Counter(match[0] for question in questions if (match := re.search(r"\w+", question)))
     if not counts:
@@ -63,7 +63,7 @@ def count_first_words(questions: Iterable[str]) -> FirstWords:
 
 
 def questions_of(samples: Sequence[TrainingSample]) -> list[str]:
-    """The questions of VIG and VIC samples; those of the knowledge types alone, where there are any."""
+    """The questions of VIG and VIC samples; only those of the knowledge types, if there are any."""
     own = [sample for sample in samples if is_knowledge(sample.question_type)]
     turns = (turn for sample in own or samples for turn in sample.turns)
     return [pair.question if (pair := parse_vig(answer)) else _asked(prompt) for prompt, answer in turns]
@@ -81,12 +81,12 @@ def is_knowledge(question_type: str) -> bool:
 
 
 def vic_prompt(question_type: str, question: str) -> str:
-    """What a model is asked: the question alone, in the knowledge types with the request to be short."""
+    """The prompt for a question: the question alone, for the knowledge types with the request to be short."""
     return VQA_PROMPT.format(question=question) if is_knowledge(question_type) else question
 
 
 def ranked(answers: Iterable[ShortAnswer]) -> list[ShortAnswer]:
-    """Distinct answers (after `normalise`), the heaviest first; empty ones are left out, of equal ones the heaviest stays."""
+    """Distinct answers (after `normalise`) by descending weight; empty ones are left out, of equal ones the heaviest is kept."""
     kept: dict[str, ShortAnswer] = {}
     for answer in sorted(answers, key=lambda one: -one.mean_logprob):
         if normalise(answer.text):
@@ -95,7 +95,7 @@ def ranked(answers: Iterable[ShortAnswer]) -> list[ShortAnswer]:
 
 
 def drawn_answer(record: Record, rng: np.random.Generator) -> str:
-    """The answer that a VIC sample is made with: one of the short answers, drawn by weight; `answer` where there are none."""
+    """The answer that a VIC sample is made with: one of the short answers, drawn by weight; `answer` if there are none."""
     if not record.short_answers:
         return record.answer
     weights = np.array(record.short_answer_weights)

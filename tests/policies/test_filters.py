@@ -247,7 +247,7 @@ def test_filters_are_held_against_the_correction_settings() -> None:
         ("grounding", {"min_mean_gain": float("inf")}, "finite"),
         ("grounding", {"max_dropped_sentences": -1}, "expected 0 or more"),
         ("short_answer", {"min_weight": 101}, "expected 100.0 or less"),
-        ("basis", {"denials": ["("]}, "no regular expression"),
+        ("basis", {"denials": ["("]}, "not a regular expression"),
         ("basis", {"exempt": "^Is"}, "expected a list of texts"),
         ("agreement", {"min_views": 1}, "min_views"),
         ("sharpness", {}, "expected one of"),

@@ -153,7 +153,7 @@ def test_a_task_that_kills_every_judge_is_named(fleet: Fleet, make_pool: MakePoo
     [
         ("wrong", TaskFailedError, r"task 5 .* after 1 attempt.*ValueError: record 5 is wrong"),
         ("full", FinalError, "the disk is full"),
-        ("misjudge", PolicyError, "^filter 'mine' raised KeyError: 5; put its code right"),
+        ("misjudge", PolicyError, "^filter 'mine' raised KeyError: 5; fix its code"),
     ],
 )
 def test_an_error_of_the_data_or_a_final_one_ends_the_run_at_once(

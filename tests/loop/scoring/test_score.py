@@ -110,7 +110,7 @@ def test_chair_takes_the_list_beside_the_data_or_a_given_one_or_our_own(tmp_path
     (tmp_path / "given.txt").write_text("dog\ncat\n")
     assert score_files("chair", [data], captions, synonyms=tmp_path / "given.txt")["num_mentions"] == 2
     beside.write_bytes(b"\xff")
-    assert refused("chair", [data], captions) == f"{beside} is no UTF-8 text: invalid start byte at byte 0"
+    assert refused("chair", [data], captions) == f"{beside} is not valid UTF-8 text: invalid start byte at byte 0"
     beside.write_text("")
     assert "the synonym list is empty" in refused("chair", [data], captions)
     assert "the synonym list is empty" in refused("chair", [data], captions, published=True)

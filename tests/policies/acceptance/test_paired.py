@@ -19,7 +19,7 @@ def test_right_and_wrong_are_counted_and_graded_scores_kept() -> None:
 
 def test_what_either_model_has_no_score_on_is_left_out() -> None:
     assert compare("a", [None, 0.0, 1.0], [1.0, 1.0, None]) == Comparison(1, 1, 0)
-    with pytest.raises(ValueError, match="0 scored for both; expected as many, not 0"):
+    with pytest.raises(ValueError, match="0 scored for both; expected equal numbers above 0"):
         compare("a", [None, 0.5], [0.5, None])
 
 

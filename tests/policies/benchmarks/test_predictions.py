@@ -81,7 +81,7 @@ def test_json_lines_are_known_without_their_ending_and_broken_json_by_its_line()
     assert parse_document("p.json", b'{"a": 1}\n{"a": 2}').entries == (("line 1", {"a": 1}), ("line 2", {"a": 2}))
     with pytest.raises(BenchmarkDataError, match=r"p\.json, line 2: no JSON \(Expecting value at column 5\)"):
         parse_document("p.json", b'{"a": 1,\n"b":}')
-    with pytest.raises(BenchmarkDataError, match=r"p\.json is no UTF-8 text: invalid start byte at byte 2"):
+    with pytest.raises(BenchmarkDataError, match=r"p\.json is not valid UTF-8 text: invalid start byte at byte 2"):
         parse_document("p.json", b'{"\xff": 1}')
 
 

@@ -95,5 +95,5 @@ def test_a_reply_refutes_or_not(reply: str, refutes: bool) -> None:
 
 def test_refutations_are_an_option() -> None:
     assert re.search(Evidence(premise_refutations=("^nada",)).refutation(), "Nada de nada")
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a regular expression"):
         Evidence(premise_refutations=("(",))
