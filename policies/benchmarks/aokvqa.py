@@ -2,8 +2,8 @@
 
 Direct answer: min(1, equal answers among the annotators' / 3), compared as they stand, without questions marked difficult. Multiple
 choice: equal to the right choice. By default a multiple-choice prediction may also be a letter or a sentence that names one choice
-(`policies.benchmarks.options`); the public evaluator (allenai/aokvqa) takes nothing but the choice's text, and so does `published`.
-Predictions that name no choice are counted in `num_unparsable`, direct answers that never came in `num_unparsable_direct_answer`.
+(`policies.answers.options`); the public evaluator (allenai/aokvqa) accepts only the choice's text, and so does `published`.
+Predictions that name no choice are counted in `num_unparsable`, missing direct answers in `num_unparsable_direct_answer`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def direct_answer_score(prediction: str, answers: Sequence[str]) -> float:
 
 @BENCHMARKS.register("aokvqa")
 class Aokvqa:
-    """`multiple_choice` and `direct_answer`, each only where the predictions have it.
+    """`multiple_choice` and `direct_answer`, each only if the predictions have it.
 
     Data: the official list (`question_id`, `question`, `choices`, `correct_choice_idx`, `direct_answers`,
     `difficult_direct_answer`). Predictions: `{question id: {"multiple_choice": TEXT, "direct_answer": TEXT}}`, or records with these.

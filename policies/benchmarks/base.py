@@ -1,15 +1,15 @@
-"""What a benchmark of the field is: questions read from its files, a prompt for each, and a score over predictions.
+"""The interface of a benchmark: questions read from its files, a prompt for each, and a score over predictions.
 
-A benchmark is built by name from `BENCHMARKS`. Its questions come from documents (`policies.benchmarks.documents`), so that the
-same reading serves scoring and running a model:
+A benchmark is built by name from `BENCHMARKS`. Its questions come from documents (`policies.benchmarks.documents`), so that
+scoring and running a model share the same reader:
 
     pope = BENCHMARKS.build("pope")
     questions = pope.read([document])
     prompts = [pope.prompt(question) for question in questions]
     result = pope.score(questions, [Prediction(question.question_id, answer) for ...])
 
-Every score is in percent, unrounded. What cannot be read as an answer is counted wrong and its number is reported; it is never
-dropped from a mean without a word.
+Every score is in percent, unrounded. Unreadable answers count as wrong and their number is reported; they are never
+silently dropped from a mean.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from policies.benchmarks.documents import Document
 from policies.registry import Registry
 
 ANSWER = "answer"
-"""The only setting of a benchmark that asks each question in one way."""
+"""The only setting of a benchmark that asks each question in just one way."""
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
 """The two formatting prompts of LLaVA-1.5 (arXiv 2310.03744, table 7)."""
 
 Judge = Callable[[str, Sequence[str], str], str | None]
-"""`(question, choices, answer)` to the choice that the answer means, as its text; None where it means none."""
+"""`(question, choices, answer)` to the choice that the answer means, as its text; None if it means none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +39,28 @@ class Question:
     question_id: str
     text: str
     image: str = ""
-    """The image as the data names it: a file name or an id; empty where the question has none."""
+    """The image as the data names it: a file name or an id; empty if the question has none."""
     choices: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
-    """What is right: the annotators' answers, or the one right letter or label."""
+    """Right answers: the annotators', or the one right letter or label."""
     right_choice: str = ""
-    """The right one of `choices`, where `answers` are something else (A-OKVQA)."""
+    """The right one of `choices`, if `answers` are something else (A-OKVQA)."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Soft labels, answer to score in 0..1, where the data has them in place of the annotators' answers."""
+    """Soft labels, answer to score in 0..1, if the data has them in place of the annotators' answers."""
     category: str = ""
     split: str = ""
     context: str = ""
-    """What is told beside the question: a hint, the captions of the image."""
+    """Context beside the question: a hint, the captions of the image."""
     difficult: bool = False
     """Left out of A-OKVQA's direct answers."""
     objects: tuple[str, ...] = ()
     """Categories of the annotated objects (CHAIR)."""
     group: str = ""
-    """Questions of one group count as one: the rotations of a question (MMBench)."""
+    """Questions of one group that count as one: the rotations of a question (MMBench)."""
 
 
 class Prediction(NamedTuple):
-    """One answer to one question. `group` tells several sets of answers to the same questions apart."""
+    """One answer to one question. `group` distinguishes several sets of answers to the same questions."""
 
     question_id: str
     answer: Any
@@ -68,7 +68,7 @@ class Prediction(NamedTuple):
 
 
 class Benchmark(Protocol):
-    """One benchmark. `published` is whether it repeats the public code in what that is known to do wrong."""
+    """One benchmark. `published` is whether it reproduces known mistakes of the public code."""
 
     published: bool
     settings: tuple[str, ...]
@@ -86,16 +86,16 @@ class Benchmark(Protocol):
         """The answers of a file, checked against the questions.
 
         Raises:
-            BenchmarkDataError: unknown, missing or repeated questions, other field names, answers that are no text.
+            BenchmarkDataError: unknown, missing or repeated questions, other field names, answers that are not text.
         """
         ...
 
     def prompt(self, question: Question, setting: str = ANSWER) -> str:
-        """What a model is asked, without the image token."""
+        """The prompt for a model, without the image token."""
         ...
 
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
-        """A model's text as the benchmark's answer; None where it cannot be read."""
+        """A model's text as the benchmark's answer; None if it cannot be read."""
         ...
 
     def score(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def by_question(predictions: Iterable[Prediction]) -> dict[str, Any]:
 
 
 def with_options(question: Question, instruction: str = OPTION_LETTER) -> str:
-    """Hint, question and lettered choices, one a line, and what to answer with."""
+    """Hint, question and lettered choices, one per line, and the instruction for the answer."""
     lines = [question.context] if question.context else []
     lines.append(question.text)
     lines.extend(f"{chr(ord('A') + index)}. {choice}" for index, choice in enumerate(question.choices))

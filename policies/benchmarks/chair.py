@@ -2,8 +2,8 @@
 
     CHAIRi = hallucinated mentions / all mentions        CHAIRs = captions with a hallucinated mention / all captions
 
-An image has the objects that are annotated in it and those that its human captions name. What a mention is depends on the list of words
-and on how words are found; see `policies.benchmarks.chair_words` for both ways. The public code makes every word singular first, also
+An image has the objects that are annotated in it and those that its human captions name. What counts as a mention depends on the list of
+words and on how words are found; see `policies.benchmarks.chair_words` for both ways. The public code makes every word singular first, also
 where it is already ("bus" becomes "bu" and is never counted, "canoes" becomes "cano", "ties" becomes "ty"); by default words and their
 plurals are looked up as they stand, and captions that are empty, or only the reasoning before one, are left out and counted in
 `num_unparsable`. `published` repeats the public code.
@@ -27,7 +27,7 @@ DESCRIBE = "Describe this image in detail."
 
 @dataclass(frozen=True, slots=True)
 class CaptionScore:
-    """What one caption names."""
+    """Objects that one caption names."""
 
     mentions: tuple[Mention, ...]
     hallucinated: tuple[Mention, ...]
@@ -38,7 +38,7 @@ class Chair:
     """`chair_i` and `chair_s`, and `by_set` where the captions name sets.
 
     Data: a record for each image (`image_id`, `captions`, `instance_categories`), or COCO's instances and captions files, both.
-    Predictions: records with `image_id` and `caption`, or `{image id: caption}`; images without a caption are no fault.
+    Predictions: records with `image_id` and `caption`, or `{image id: caption}`; images without a caption are allowed.
     """
 
     settings: tuple[str, ...] = (ANSWER,)
@@ -90,7 +90,7 @@ class Chair:
         return frozenset(annotated | {category for caption in question.answers for _, category in self.finder.find(caption)})
 
     def caption(self, caption: str, objects: frozenset[str]) -> CaptionScore:
-        """What a caption of an image with these objects names."""
+        """Objects that a caption of an image with these objects names."""
         mentions = tuple(self.finder.find(caption))
         return CaptionScore(mentions, tuple(mention for mention in mentions if mention[1] not in objects))
 

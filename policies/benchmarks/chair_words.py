@@ -1,7 +1,7 @@
-"""Which objects a caption names: finding the words of a synonym list in English text.
+"""Find the objects that a caption names: the words of a synonym list in English text.
 
-Two ways. `WordFinder` is the sound one: it looks plain words and their plurals up, made from the list once ("bus" gives "buses"), so no
-word is ever taken apart that is singular already. General singularisers do that: pattern's, which the public CHAIR code uses, and
+There are two ways. `WordFinder` is the correct one: it looks up words and their plurals, formed once from the list ("bus" gives "buses"),
+so no word that is already singular is changed. General singularisers do change such words: pattern's, which the public CHAIR code uses, and
 `inflect` alike make "bu" of "bus" and "tenni" of "tennis". `PublishedFinder` repeats the public code.
 """
 
@@ -45,7 +45,7 @@ class Finder(Protocol):
 
 
 def parse_synonyms(text: str) -> list[list[str]]:
-    """A synonym list: a category a line, its name first, words separated by commas.
+    """Parse a synonym list: a category per line, its name first, words separated by commas.
 
     Raises:
         ValueError: no line holds a word.
@@ -74,7 +74,7 @@ def plural(word: str) -> str:
 
 
 class WordFinder:
-    """Looks words and their plurals up, the longest first, whatever their case; hyphens may stand for the spaces of a word.
+    """Looks up words and their plurals, the longest first, ignoring case; hyphens may stand for the spaces of a word.
 
     "baby", "adult", "male" and "female" before an animal, and "passenger" before a vehicle, are no person; a toilet's seat is no chair.
     """

@@ -1,4 +1,4 @@
-"""Words for the 80 object categories of COCO (Lin et al. 2014, arXiv 1405.0312): our own list, for CHAIR where the published is not given.
+"""Words for the 80 object categories of COCO (Lin et al. 2014, arXiv 1405.0312): our own list, for CHAIR if the published one is not given.
 
 Nouns in the singular. A word that as often means another thing in a caption is left out ("top", "screen", "handle").
 """

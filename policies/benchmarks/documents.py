@@ -1,4 +1,4 @@
-"""The files of benchmarks as values with places: JSON, JSON Lines and tab-separated tables. Every fault is named with its place."""
+"""Read the files of benchmarks, JSON, JSON Lines and tab-separated tables, and report every fault with its place."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from policies.texts import TextFileError, decoded_text
 
 MAX_FINDINGS = 20
-"""Findings that an error names; the rest are counted."""
+"""Number of findings that an error names; the rest are counted."""
 MAX_SHOWN = 80
-"""Characters of a quoted value."""
+"""Most characters of a quoted value."""
 
 
 class BenchmarkDataError(ValueError):
-    """Data or predictions are not what the benchmark takes. `findings` holds one text for each fault."""
+    """Data or predictions do not fit the benchmark. `findings` holds one text for each fault."""
 
     def __init__(self, findings: Sequence[str]) -> None:
         super().__init__(list(findings))
@@ -50,7 +50,7 @@ class Document:
         """The records of a file that must be a list of them.
 
         Raises:
-            BenchmarkDataError: it is one JSON value, or a record is no object.
+            BenchmarkDataError: it is one JSON value, or a record is not an object.
         """
         if self.entries is None:
             raise BenchmarkDataError([f"{self.name} holds {kind(self.content)}; expected {what}"])
@@ -63,10 +63,10 @@ class Document:
 
 
 def parse_document(name: str, data: bytes) -> Document:
-    """A file's bytes by the ending of its name: `.jsonl` is lines, `.tsv` a table with a header, anything else JSON or JSON Lines.
+    """Parse a file's bytes by its suffix: `.jsonl` is lines, `.tsv` a table with a header, anything else JSON or JSON Lines.
 
     Raises:
-        BenchmarkDataError: it is not UTF-8, no JSON, or an object has a key twice.
+        BenchmarkDataError: it is not UTF-8, not JSON, or an object has a key twice.
     """
     try:
         text = decoded_text(data)
@@ -131,7 +131,7 @@ class Reader:
 
 
 def unique(reader: Reader, entries: Iterable[tuple[str, str]], what: str) -> None:
-    """Note a fault for each `(place, id)` whose id stands before."""
+    """Note a fault for each `(place, id)` whose id has occurred before."""
     first: dict[str, str] = {}
     for place, one in entries:
         if one and first.setdefault(one, place) != place:
@@ -144,7 +144,7 @@ def identity(value: str | int | None) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
+    """The kind of a JSON value, in JSON's terms."""
     names: Mapping[type, str] = {
         dict: "an object",
         list: "a list",
@@ -195,7 +195,7 @@ def _lines(name: str, text: str) -> list[Entry]:
 
 
 def _rows(name: str, text: str) -> list[Entry]:
-    csv.field_size_limit(2**31 - 1)  # a cell holds a whole image as base64
+    csv.field_size_limit(2**31 - 1)  # a cell may contain a whole image as base64
     rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
     entries, findings = [], []
     try:
@@ -214,7 +214,7 @@ def _rows(name: str, text: str) -> list[Entry]:
 
 
 Check = Callable[[Any], str | None]
-"""A value to what is wrong with it, as `... expected ...`; None when it is fine."""
+"""Maps a value to what is wrong with it, as `... expected ...`; None if it is fine."""
 
 
 def text_only(value: Any) -> str | None:

@@ -2,10 +2,10 @@
 
     relative score = mean score of answer 2 (the model) / mean score of answer 1 (the reference) * 100
 
-The public code (LLaVA's `eval_gpt_review_visual.py`, `summarize_gpt_review.py`) reads the scores from the first line alone and only where
-they stand as `8 9` or `8,9`; anything else is recorded as -1 for both and averaged in, and `inf` or 100 is a score. By default any usual
-way of writing two scores from 0 to 10 is read, and a review without them is left out and counted in `num_unparsable`. Scores that a file
-has recorded count before its review's text. `published` does as the public code, and adds under `printed` what that prints: means rounded
+The public code (LLaVA's `eval_gpt_review_visual.py`, `summarize_gpt_review.py`) reads the scores only from the first line and only in
+the form `8 9` or `8,9`; anything else is recorded as -1 for both and averaged in, and `inf` or 100 is a score. By default any usual
+way of writing two scores from 0 to 10 is read, and a review without them is left out and counted in `num_unparsable`. Scores recorded in
+a file take precedence over its review's text. `published` does as the public code, and adds under `printed` what that prints: means rounded
 to three places, then the relative score and ten times each mean rounded to one.
 """
 
@@ -23,7 +23,7 @@ from policies.benchmarks.predictions import Fields, read_predictions
 
 MAX_SCORE = 10.0
 UNREADABLE = (-1.0, -1.0)
-"""What the public code records for a review that it cannot read."""
+"""Scores that the public code records for an unreadable review."""
 
 _TEXT_FIELDS = ("review", "content", "text")
 _SCORE_FIELDS = ("score", "tuple")
@@ -36,14 +36,14 @@ _CLOSING_PAIR = re.compile(rf"\bscores?\s+(?:are|is|would be|:)\s*\(?{_NUMBER}{_
 _SAYS = r"\W{0,4}\s*(?:(?:score|rating)s?\W{0,3}\s*)?(?:(?:is|gets|receives|:|=)\s*)?"
 _NAMED = re.compile(rf"\bassistant\s+([12]){_SAYS}{_NUMBER}(?![\d.]*\w)", re.IGNORECASE)
 _MAX_LINE = 200
-"""Characters of a line that is read as scores; a longer one is prose."""
+"""Longest line, in characters, that is read as scores; a longer one is prose."""
 
 
 def parse_scores(review: str) -> tuple[float, float] | None:
     """The two scores of a review, or None.
 
     In order: the first line with anything in it, as two numbers; `Assistant 1: 8` and `Assistant 2: 9`; `the scores are (1, 5)`. Each is
-    from 0 to 10. A judge's reasoning is no part of its review.
+    from 0 to 10. A judge's reasoning is not part of its review.
     """
     pair = _first_line(review) or _first_line(final_text(review))
     if pair:
@@ -65,7 +65,7 @@ def _first_line(review: str) -> tuple[str, str] | None:
 
 
 def parse_scores_published(review: str) -> tuple[float, float]:
-    """The two scores as LLaVA's code reads them, which may be any number; -1 and -1 where it cannot."""
+    """The two scores as LLaVA's code reads them, which may be any number; -1 and -1 if it cannot."""
     parts = review.split("\n")[0].replace(",", " ").split(" ")
     if len(parts) != 2:
         return UNREADABLE
@@ -76,7 +76,7 @@ def parse_scores_published(review: str) -> tuple[float, float]:
 
 
 def relative_score(scores: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Relative score in percent and both means; zeros for no scores, or where answer 1 has none."""
+    """Relative score in percent and both means; zeros if there are no scores, or if answer 1 has none."""
     first, second = (sum(pair[side] for pair in scores) / len(scores) if scores else 0.0 for side in (0, 1))
     return {"relative_score": 100 * second / first if first else 0.0, "mean_score_1": first, "mean_score_2": second}
 
@@ -126,7 +126,7 @@ class LlavaBench:
     def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
         fields = Fields(values=_RECORD_FIELDS, groups=("source_file",))
         ids = {question.question_id: None for question in questions}
-        if not ids:  # the reviews are all that there is
+        if not ids:  # there are only reviews
             ids = {str(one.value["question_id"]): None for one in document.entries or () if _has_id(one)}
         if document.entries is None and not _is_review(document.content):
             raise BenchmarkDataError([f"{document.name} holds {kind(document.content)}; expected the judge's reviews, an object a line"])

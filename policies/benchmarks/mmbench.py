@@ -1,8 +1,8 @@
 """MMBench's CircularEval (Liu et al. 2023, arXiv 2307.06281): a question counts as right only when every rotation of its choices is.
 
 Rotation k of N shows choice (i + k) mod N at letter i. Its id is the question's index plus k million, as in the published tables; a
-table that holds the rotations already is taken as it is. An answer is matched by rules first (`policies.benchmarks.options`); what they
-leave may go to a judge, and what that leaves is wrong and counted in `num_unparsable`.
+table that already contains the rotations is used unchanged. An answer is matched by rules first (`policies.answers.options`); the rest
+may go to a judge, and what remains is wrong and counted in `num_unparsable`.
 
 The public rules (open-compass/VLMEvalKit `matching_util.py`) split the answer at some punctuation and take the only letter in it, then the
 only choice whose text is anywhere in it, within words too: "cat" is found in "cattle", and "dark red" decides nothing between "red" and
@@ -26,7 +26,7 @@ LETTERS = "ABCDEFGH"
 ROTATION = 1_000_000
 """Added to an index for each step of rotation."""
 MAX_INDEX_CHARACTERS = 64
-"""An image cell no longer than this names the row that holds the image."""
+"""An image cell up to this length names the row that contains the image."""
 _PUBLISHED_MARKS = re.compile(r"[.()\[\],:;!*#{}]")
 _PUBLISHED_MAX_WORDS_WITH_A = 3
 
@@ -161,13 +161,13 @@ def _question(entry: Entry, reader: Reader) -> Question | None:
 
 
 def _with_image(question: Question, images: dict[str, str]) -> Question:
-    """The question with the image itself where its cell names the row that holds it."""
+    """The question with the image itself if its cell names the row that contains it."""
     named = question.image if 0 < len(question.image) <= MAX_INDEX_CHARACTERS else ""
     return replace(question, image=images.get(named, question.image)) if named else question
 
 
 def _spread(document: Document, questions: Sequence[Question]) -> tuple[Document, Reader]:
-    """The predictions with each list of answers as one answer for each rotation."""
+    """The predictions with each list of answers split into one answer for each rotation."""
     reader = Reader(document)
     groups: dict[str, list[str]] = {}
     for question in questions:

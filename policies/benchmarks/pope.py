@@ -1,7 +1,7 @@
 """POPE (Li et al. 2023, arXiv 2305.10355): yes-or-no questions about objects, half of them about objects that are not there.
 
 Reading an answer: the public code (LLaVA's `eval_pope.py`) looks at the text before the first full stop, without commas, and calls it
-no if it holds one of the words `No`, `no`, `not`, anything else yes. So `NO`, `No!`, `There isn't one` and the empty answer are yes
+no if it contains one of the words `No`, `no`, `not`, anything else yes. So `NO`, `No!`, `There isn't one` and the empty answer are yes
 there, and `Yes, there are no chairs` is no. By default an answer is read as `policies.answers.yes_no` does; one that is neither is
 unparsable: wrong, no `yes` and no `no`, and counted in `num_unparsable`. `published` reads as the public code.
 """
@@ -46,7 +46,7 @@ class Confusion:
         return cls(counts[YES, YES], counts[NO, YES], counts[NO, NO], counts[YES, NO], (counts[YES, None], counts[NO, None]))
 
     def scores(self, num_missing: int = 0) -> dict[str, Any]:
-        """The field's five figures in percent, and counts. An unparsable answer to a yes question is a miss for the recall.
+        """The field's five figures in percent, and counts. An unparsable answer to a yes question lowers the recall.
 
         Args:
             num_missing: how many of the unparsable ones are questions without an answer.
@@ -68,7 +68,7 @@ class Confusion:
 
 @BENCHMARKS.register("pope")
 class Pope:
-    """`accuracy`, `precision`, `recall`, `f1`, `yes_ratio`; `by_split` where the data names splits (`category`).
+    """`accuracy`, `precision`, `recall`, `f1`, `yes_ratio`; `by_split` if the data names splits (`category`).
 
     Data: POPE's JSON Lines (`question_id`, `image`, `text`, `label`), one split a file.
     """
@@ -123,10 +123,10 @@ class Pope:
 
 
 def build_questions(objects_by_image: Mapping[str, Collection[str]], split: str, num_per_image: int, seed: int) -> list[Question]:
-    """POPE's questions for images whose objects are known: for each image as many about objects that are there as about absent ones.
+    """POPE's questions for images whose objects are known: for each image equally many about present and absent objects.
 
     Absent objects are drawn as the paper has it (section 5.1): `random`: any of the data's objects; `popular`: the most frequent ones of
-    the data; `adversarial`: those that most often stand in one image with this image's objects. Ties go to the more frequent object, then
+    the data; `adversarial`: those that most often occur together with this image's objects. Ties go to the more frequent object, then
     by name.
 
     Args:

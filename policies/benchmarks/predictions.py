@@ -1,4 +1,4 @@
-"""Reading predictions: one JSON object `{question id: answer}`, or records with a question id and an answer."""
+"""Read predictions: one JSON object `{question id: answer}`, or records with a question id and an answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policies.benchmarks.base import ANSWER, Prediction
 from policies.benchmarks.documents import BenchmarkDataError, Check, Document, Entry, Reader, show, text_only
 
 MAX_MISSING = 10
-"""Ids of missing questions that an error names."""
+"""Number of missing questions that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Fields:
 
     key: str = "question_id"
     values: tuple[str, ...] = (ANSWER,)
-    """One field: the answer is its value. Several: the answer is an object of those that are there."""
+    """One field: the answer is its value. Several: the answer is an object of the present ones."""
     groups: tuple[str, ...] = ()
-    """Optional fields that tell sets of predictions apart; the first that is there counts."""
+    """Optional fields that distinguish sets of predictions; the first present one counts."""
 
 
 def read_predictions(
@@ -38,9 +38,9 @@ def read_predictions(
 
     Args:
         document: the file.
-        ids: the questions that there are.
+        ids: the existing questions.
         fields: names of a record's fields.
-        check: what is wrong with an answer.
+        check: returns what is wrong with an answer.
         allow_missing: whether questions may go without a prediction.
         hint: what to do about missing ones, beside `--allow-missing`.
 
@@ -68,7 +68,7 @@ def read_predictions(
 
 
 def _without_absent(answer: Any) -> Any:
-    """An answer that is NaN, as tables of pandas hold a missing one, as an empty text."""
+    """The answer, with NaN, which stands for a missing one in tables of pandas, as an empty text."""
     if isinstance(answer, dict):
         return {name: _without_absent(value) if not isinstance(value, dict) else value for name, value in answer.items()}
     return "" if isinstance(answer, float) and math.isnan(answer) else answer
@@ -127,7 +127,7 @@ def _check_missing(
 
 
 def missing_findings(name: str, known: Collection[str], given: Collection[str], hint: str = "") -> list[str]:
-    """What is wrong with a file of predictions that leaves out some of the `known` questions: one finding, or none."""
+    """One finding if a file of predictions lacks some of the `known` questions, else none."""
     missing = [one for one in known if one not in given]
     if not missing:
         return []

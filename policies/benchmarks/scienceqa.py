@@ -2,7 +2,7 @@
 
 Reading an answer: the public code (LLaVA's `eval_science_qa.py`) takes a bare letter from A to E, a letter before ". ", or exactly one
 "The answer is X."; `B.`, `(B)`, `b` and `The answer is B` cannot be read there, and of `A. The answer is B.` it takes A. By default
-`policies.benchmarks.options` reads them, and the last one as naming none. `published` reads as the public code. Unreadable answers are
+`policies.answers.options` reads them, and treats the last one as naming none. `published` reads as the public code. Unreadable answers are
 wrong, and counted in `num_unparsable`.
 """
 
@@ -33,7 +33,7 @@ def parse_letter_published(answer: str) -> str | None:
 
 @BENCHMARKS.register("scienceqa")
 class ScienceQa:
-    """`accuracy` and `image_accuracy`, and `by_subject` where the data names subjects.
+    """`accuracy` and `image_accuracy`, and `by_subject` if the data names subjects.
 
     Data: the official `problems.json` (`{id: {"question", "choices", "answer", "hint", "image", "subject", "split"}}`), or a list of
     questions (`id`, `text`, `choices`, `answer`, `has_image`, optional `details`).
@@ -94,9 +94,9 @@ def _questions(document: Document) -> list[Question]:
         if not 0 <= right < len(choices):
             reader.fault(entry.place, f"answer is {right}; there are {len(choices)} choices")
             continue
-        # The file name where the data has it; a question known to have a picture that is not named stands as its id.
+        # The file name if the data has it; the id of a question whose picture is not named.
         image = str(entry.value.get("image") or (question_id if entry.value.get("has_image") is True else ""))
-        context = str(entry.value.get("hint") or "")  # the list's texts hold their hints already
+        context = str(entry.value.get("hint") or "")  # the list's texts already contain their hints
         subject, split = str(details.get("subject") or ""), str(entry.value.get("split") or "")
         letter = chr(ord("A") + right)
         questions.append(Question(question_id, text, image, choices, (letter,), category=subject, split=split, context=context))

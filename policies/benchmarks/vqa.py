@@ -2,15 +2,15 @@
 
     accuracy = mean over the annotators of min(1, matches among the other annotators / 3)
 
-With three answers or fewer nobody could reach 1 so; then, unless `published`, it is the share of the answers that match.
+With three answers or fewer no prediction could reach 1; then, unless `published`, it is the share of matching answers.
 
 By default both sides are normalised in full, and an answer is read as a person would (`read_answer`). The public evaluator
 (GT-Vision-Lab/VQA as opendatalab/VIGC carries it) normalises the prediction in full, but the human answers by punctuation only, and
-not even so where all ten are equal: "two" given by all ten is then wrong whatever is predicted. Its own annotation files hold answers
-that are normalised already, where the two agree; `published` repeats it, for numbers on raw answers that must equal the public code's.
+not even so if all ten are equal: "two" given by all ten is then wrong whatever is predicted. Its own annotation files contain answers
+that are already normalised, for which both agree; `published` reproduces it, for numbers on raw answers that must equal the public code's.
 
-OK-VQA also circulates as soft labels (`okvqa.json`: answer -> score). A prediction scores what its label says; one that is no label
-as it stands is looked up in normalised form, unless `published`.
+OK-VQA also circulates as soft labels (`okvqa.json`: answer -> score). A prediction gets the score of its label; one that is not
+a label itself is looked up in normalised form, unless `published`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, R
 from policies.benchmarks.predictions import missing_count, read_predictions
 
 _NUM_AGREEING = 3
-"""Annotators who have to agree with a prediction for it to be right in full."""
+"""Annotators who have to agree with a prediction for full accuracy."""
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The accuracy of one prediction, 0..1; both sides as they are to be compared.
+    """The accuracy of one prediction, 0..1; both sides already normalised.
 
     With `m` matches among `n` answers, `m` annotators see `m - 1` others that match and `n - m` see `m`.
     """
@@ -47,7 +47,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], published: bool = Fals
     Args:
         prediction: as the model wrote it.
         answers: of the annotators; ten in the field's data.
-        published: normalise the human answers as the public evaluator does, not as they should be.
+        published: normalise the human answers like the public evaluator, not completely.
     """
     if not published:
         right = [normalise_answer(answer) for answer in answers]
@@ -62,7 +62,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], published: bool = Fals
 
 
 def soft_label_score(prediction: str, weights: dict[str, float], published: bool = False) -> float:
-    """What a prediction's soft label says, 0..1; 0 where it is no label. Of labels that are one when normalised the highest counts."""
+    """Score of a prediction's soft label, 0..1; 0 if it is not a label. Of labels with the same normalised form the highest counts."""
     if prediction in weights or published:
         return weights.get(prediction, 0.0)
     labels = {answer: normalise_answer(answer) for answer in weights}
@@ -80,11 +80,10 @@ _EXPLAINED = re.compile(r"\n|[.!]\s|,?\s(?:because|since|as)\s")
 
 
 def read_answer(prediction: str, answers: Sequence[str]) -> str | None:
-    """A prediction in normalised form, as it is compared with normalised `answers`; None where no answer came.
+    """A prediction in normalised form, for comparison with normalised `answers`; None if there is no answer.
 
-    The text behind its reasoning is taken as it stands where it is one of the answers. Else, where most answers are yes or no, it is read
-    as `policies.answers.yes_no` does. Of others, what leads up to the answer ("The answer is") and what explains it afterwards may stand
-    beside it.
+    The text after its reasoning is used unchanged if it is one of the answers. Otherwise, if most answers are yes or no, it is read by
+    `policies.answers.yes_no`. From others, an introduction ("The answer is") and an explanation after the answer are removed.
     """
     text = fold(final_answer(prediction))
     if not text.strip():
@@ -101,7 +100,7 @@ def read_answer(prediction: str, answers: Sequence[str]) -> str | None:
 @BENCHMARKS.register("vqa")
 @BENCHMARKS.register("okvqa")
 class Vqa:
-    """Soft accuracy: `accuracy`, over all questions, and `by_category` where the data has answer types.
+    """Soft accuracy: `accuracy`, over all questions, and `by_category` if the data has answer types.
 
     Data: an annotations file of VQA v2 or OK-VQA (`{"annotations": [{"question_id", "answers": [{"answer"}]}]}`), with the questions
     file beside it where texts are wanted; a list of such annotations, with answers as texts too; or a list with soft labels

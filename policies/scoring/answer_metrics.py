@@ -1,4 +1,4 @@
-"""How answers to the questions of a labelled set are scored: 0..1 for each, higher is better, by name in `ANSWER_METRICS`.
+"""Metrics that score answers to the questions of a labelled set: 0..1 each, higher is better, by name in `ANSWER_METRICS`.
 
 | metric       | score of an answer                                                                             | called       |
 |--------------|------------------------------------------------------------------------------------------------|--------------|
@@ -10,7 +10,7 @@
 | `rouge_l`    | overlap with the best reference: F-measure of the longest common subsequence of words          | `rouge_l`    |
 | `judge`      | a text model's scores: m / (m + r) of those of the model and the reference; 0.5 is a tie       | `judge`      |
 
-An answer is read by the functions that `vigc score` and `vigc evaluate` read it by (`policies.benchmarks`). A metric of one's own is a
+Answers are parsed by the functions that `vigc score` and `vigc evaluate` use (`policies.benchmarks`). A user-defined metric is a
 class `module:Name` that extends `AnswerMetric`; its scores are called `score`.
 """
 
@@ -36,13 +36,13 @@ from policies.registry import Registry
 from policies.scoring.judging import OWN_RULES, Look, Pair, Review, rule_for
 
 AUTO = "auto"
-"""In the place of a metric's name: what `choose` finds fit for the set."""
+"""In place of a metric's name: the result of `choose` for the set."""
 YES_NO = "yes_no"
 Measure = Literal["accuracy", "likelihood", "rouge_l", "judge", "score"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 ACCURACY: Measure = "accuracy"
 MIXED: Measure = "score"
-"""What scores of several measures are called together."""
+"""Common name of scores of several measures."""
 
 _YES_OR_NO = re.compile(r"(yes|no)\b(?![- ]?one\b)", re.IGNORECASE)
 _MAX_SHORT_WORDS = 4
@@ -51,21 +51,21 @@ _SHORT_SHARE = 0.9
 
 
 class AnswerMetric:
-    """Scores answers. The base of metrics of one's own, which define `score`."""
+    """Scores answers. Base class of user-defined metrics, which define `score`."""
 
     measure: ClassVar[Measure] = "score"
-    """What the scores are called in tables and metric names."""
+    """Name of the scores in tables and metric names."""
 
     def prompt(self, question: HeldOutQuestion) -> str:
-        """What the model is asked: the question as it is put to it in training."""
+        """The prompt: the question as in training."""
         return vic_prompt(question.question_type, question.question)
 
     def problem(self, question: HeldOutQuestion) -> str | None:
-        """Why answers to the question cannot be scored by this metric; None where they can."""
+        """Why answers to the question cannot be scored by this metric; None if they can."""
         return None
 
     def score(self, question: HeldOutQuestion, answer: str) -> float:
-        """Of one answer, 0..1."""
+        """Score of one answer, 0..1."""
         raise NotImplementedError(f"{type(self).__name__} has no method score(question, answer)")
 
 
@@ -113,7 +113,7 @@ class Choice(AnswerMetric):
     """Whether the answer names the right choice. The choices are the record's, or those that the question's text lists.
 
     Options:
-        instruction: stands below the choices where they are the record's.
+        instruction: added below the choices if they are the record's.
     """
 
     measure = ACCURACY
@@ -140,7 +140,7 @@ class Choice(AnswerMetric):
 @ANSWER_METRICS.register(YES_NO)
 @dataclass(frozen=True, kw_only=True)
 class YesNo(AnswerMetric):
-    """Whether the answer says the same of yes and no as the reference; one that says neither is wrong.
+    """Whether the answer says yes or no as the reference does; one that says neither is wrong.
 
     Options:
         instruction: added to the question; empty adds nothing.
@@ -162,9 +162,9 @@ class YesNo(AnswerMetric):
 @ANSWER_METRICS.register("likelihood")
 @dataclass(frozen=True)
 class Likelihood(AnswerMetric):
-    """The probability that the model gives to the reference, per token: the exponential of its mean log-probability given image and
-    question, which is the geometric mean of its tokens' probabilities. Works for any text. The model answers as well, so that what it says
-    can be read and its length be guarded; the answer itself is not scored."""
+    """The probability per token that the model assigns to the reference: the exponential of its mean log-probability given image and
+    question, which is the geometric mean of its tokens' probabilities. Works for any text. The model also answers, so that its answers
+    can be read and their length be guarded; the answer itself is not scored."""
 
     measure = "likelihood"
 
@@ -177,7 +177,7 @@ class Likelihood(AnswerMetric):
 @dataclass(frozen=True)
 class RougeL(AnswerMetric):
     """ROUGE-L (Lin 2004, W04-1013): F1 of the longest common subsequence of words, in lower case and without punctuation, with the
-    reference that gives most."""
+    reference that gives the highest score."""
 
     measure = "rouge_l"
 
@@ -189,25 +189,25 @@ class RougeL(AnswerMetric):
 @ANSWER_METRICS.register("judge")
 @dataclass(frozen=True, kw_only=True)
 class Judge(AnswerMetric):
-    """A text model that is told all references, and rates the answer beside the first of them from 1 to 10: m / (m + r). It is asked in
-    both orders, and again where its first line is no verdict; an answer without a verdict in each order has no score.
+    """A text model that sees all references and rates the answer and the first reference from 1 to 10: m / (m + r). It is asked in both
+    orders, and again if its first line is not a verdict; an answer without a verdict in each order has no score.
 
     Options:
         endpoint: URL of an OpenAI-compatible endpoint, up to its version; or give `path`.
         model: name of the model at the endpoint.
         path: folder or Hugging Face id of a text model that runs in the driver's process.
         api_key_env: environment variable that holds the endpoint's key.
-        both_orders: ask with either answer first, which takes out the preference for a place.
-        num_attempts: requests for one verdict at most.
+        both_orders: ask with either answer first, which removes position bias.
+        num_attempts: most requests for one verdict.
         max_tokens: of one reply.
         temperature: of the judge.
-        max_requests: bound for the whole run; it ends with an error where a further one would be needed.
-        max_usd: bound on what is spent in the whole run, by the two prices below; null for none.
+        max_requests: bound for the whole run, which ends with an error if it needs more.
+        max_usd: bound on the cost of the whole run, by the two prices below; null for none.
         usd_per_million_input: price of a million tokens that the judge reads.
         usd_per_million_output: price of a million tokens that it writes.
         max_concurrency: requests at once.
-        requests_per_minute: begun at most; null for no limit.
-        timeout_s: of one request.
+        requests_per_minute: most requests started in a minute; null for no limit.
+        timeout_s: time limit of one request.
     """
 
     measure = "judge"
@@ -244,14 +244,14 @@ class Judge(AnswerMetric):
         return (Look(False), Look(True)) if self.both_orders else (Look(False),)
 
     def pair(self, question: HeldOutQuestion, answer: str) -> Pair:
-        """What the judge compares. The references are the context: who judges from a text has to know what is right."""
+        """What the judge compares. The references are the context, because a judge that sees no image has to know what is right."""
         context = "People who saw the image answered the question:\n" + "\n".join(dict.fromkeys(question.references))
         category = _CATEGORIES.get(question.question_type, question.question_type)
         role, rule = rule_for(category, OWN_RULES)
         return Pair(question.question_id, category, context, question.question, question.answer, final_text(answer), role, rule)
 
     def of(self, reviews: Sequence[Review]) -> float | None:
-        """The score, of the reviews in every order; None where one has no verdict."""
+        """The score from the reviews in every order; None if one has no verdict."""
         read = [review.scores for review in reviews if review.scores is not None]
         if len(read) < len(self.looks):
             return None
@@ -260,14 +260,14 @@ class Judge(AnswerMetric):
 
 
 _CATEGORIES = {"conversation": "conv"}
-"""Question types that the judge's rules call otherwise."""
+"""Question types that have another name in the judge's rules."""
 
 
 def choose(questions: Sequence[HeldOutQuestion], *, has_program: bool) -> tuple[str, str]:
     """The metric that fits a set, and why.
 
     Args:
-        questions: those that will be asked; at least one.
+        questions: the questions that will be asked; at least one.
         has_program: whether the set's world knows the answers itself.
     """
     if has_program:
@@ -285,7 +285,7 @@ def choose(questions: Sequence[HeldOutQuestion], *, has_program: bool) -> tuple[
 
 
 def choices_of(question: HeldOutQuestion) -> tuple[str, ...]:
-    """The choices of a question: the record's, or those that its text lists."""
+    """The choices of a question: the record's, or those listed in its text."""
     return question.choices or options_in(question.question)
 
 

@@ -1,4 +1,4 @@
-"""How the answers of a model to a benchmark are asked for and written down, so that scoring them reads what was asked."""
+"""How a benchmark's questions are asked and the answers stored, so that scoring finds them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _JUDGED = ("llava-bench",)
 
 
 def default_max_new_tokens(benchmark: str) -> int:
-    """Bound on an answer, in tokens."""
+    """Largest number of tokens in an answer."""
     return _LONG_TOKENS if benchmark in _LONG_ANSWERS else _SHORT_TOKENS
 
 

@@ -1,9 +1,9 @@
-"""A model that sees the image and one that only reads, together on questions with lettered choices (LLaVA, arXiv 2304.08485, section 5.2).
+"""Combine a model that sees the image with a text model, on questions with lettered choices (LLaVA, arXiv 2304.08485, section 5.2).
 
-complement: the text model's answer, and the other's where the text model gives none.
-judge: where the two differ the text model is asked again, with both answers before it; its final answer counts.
+complement: the text model's answer, or the other's if the text model gives none.
+judge: if the two differ, the text model is asked again and shown both answers; its final answer counts.
 
-An answer is given where it can be read as one of the choices.
+An answer counts as given if it can be read as one of the choices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from policies.scoring.judging import mark_of
 
 
 class Ensemble(StrEnum):
-    """How two answers become one."""
+    """How two answers are combined."""
 
     COMPLEMENT = "complement"
     JUDGE = "judge"
@@ -32,12 +32,12 @@ class Origin(StrEnum):
     TEXT = "text"
     MODEL = "model"  # the one that sees the image
     JUDGE = "judge"
-    NONE = "none"  # nobody gave one
+    NONE = "none"  # neither gave an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One question's answer by the ensemble; empty where nobody gave one."""
+    """One question's answer by the ensemble; empty if neither gave one."""
 
     question_id: str
     answer: str
@@ -45,20 +45,20 @@ class Choice:
 
 
 def complement(text: str | None, model: str | None) -> tuple[str, Origin]:
-    """The choice of the text model, or the other's where it gives none."""
+    """The choice of the text model, or the other's if it gives none."""
     if text is None:
         return (model, Origin.MODEL) if model is not None else ("", Origin.NONE)
     return text, Origin.BOTH if text == model else Origin.TEXT
 
 
 def is_disputed(text: str | None, model: str | None) -> bool:
-    """Whether both give an answer, and not the same."""
+    """Whether both give an answer, but not the same."""
     return text is not None and model is not None and text != model
 
 
 def judged(text: str | None, model: str | None, final: str | None) -> tuple[str, Origin]:
-    """As `complement` where the two are not in dispute. `final` is what the text model chose in the end; where that cannot be read,
-    the model that sees the image is believed."""
+    """Like `complement` if the two do not differ. `final` is the text model's final choice; if it cannot be read, the model that sees
+    the image decides."""
     if not is_disputed(text, model):
         return complement(text, model)
     return (final, Origin.JUDGE) if final is not None else (model or "", Origin.MODEL)
@@ -91,7 +91,7 @@ def text_ask(benchmark: Benchmark, question: Question, max_tokens: int) -> Ask:
 
 
 def judge_ask(benchmark: Benchmark, question: Question, text: str, model: str, max_tokens: int) -> Ask:
-    """The question again, with both answers as they were given but for the reasoning before them."""
+    """The question again, with both answers without their reasoning."""
     asked = benchmark.prompt(question, ANSWER)
     first, second = final_text(text), final_text(model)
     content = _AGAIN.format(mark=mark_of([asked, first, second]), question=asked, first=first, second=second)

@@ -1,10 +1,10 @@
-"""A judge that rates two answers, after LLaVA-Bench (arXiv 2304.08485): what it is asked, and what of its reply is a verdict.
+"""Prompt a judge that rates two answers, after LLaVA-Bench (arXiv 2304.08485), and parse its verdict.
 
 The judge reads the image as text (captions, boxes), the question, the answers of assistant 1 and 2 and a rule, and writes two scores
 from 1 to 10 on its first line, its reasons below. Two things are stricter than in the public code (LLaVA's `eval_gpt_review_visual.py`):
 
-- What is rated stands between lines that carry a mark, a hash over all of these texts that none of them holds. No answer can
-  therefore end its own section, begin another one, or state the rule.
+- Rated texts are enclosed by lines with a mark, a hash over all of these texts that none of them contains. No answer can therefore
+  end its own section, begin another one, or state the rule.
 - Only the first line is a verdict. Scores further down may be quoted from an answer.
 """
 
@@ -22,7 +22,7 @@ from policies.chat import Ask, ChatMessage
 
 MIN_SCORE, MAX_SCORE = 1.0, 10.0
 UNREADABLE = (-1.0, -1.0)
-"""What stands in place of the scores where there is no verdict; the public code averages it in, `vigc score` counts it apart."""
+"""Placeholder for scores without a verdict; the public code includes it in averages, `vigc score` counts it separately."""
 DEFAULT_RULE = "default"
 _PUBLISHED_PREFIX = "llava_bench_"
 _MARK_CHARACTERS = 16
@@ -67,7 +67,7 @@ def read_rules(content: Any) -> dict[str, tuple[str, str]]:
     """Category to role and rule, of the published `rule.json`: `{category: {"role": TEXT, "prompt": TEXT}}`.
 
     Raises:
-        RuleError: it has another form.
+        RuleError: it does not have this form.
     """
     if not isinstance(content, dict) or not content:
         raise RuleError('the rules are no object; expected {CATEGORY: {"role": TEXT, "prompt": TEXT}}')
@@ -81,7 +81,7 @@ def read_rules(content: Any) -> dict[str, tuple[str, str]]:
 
 
 def rule_for(category: str, rules: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
-    """Role and rule of a category, which the published file calls `llava_bench_CATEGORY`; those of `default` where it has none.
+    """Role and rule of a category, which the published file calls `llava_bench_CATEGORY`; those of `default` if it has none.
 
     Raises:
         RuleError: there is neither.
@@ -94,8 +94,8 @@ def rule_for(category: str, rules: Mapping[str, tuple[str, str]]) -> tuple[str, 
 
 
 def mark_of(texts: Sequence[str]) -> str:
-    """A mark that stands in none of the texts, the same for the same texts. Who writes one of them cannot know it: it depends on
-    every character, its own included."""
+    """A mark that occurs in none of the texts, the same for the same texts. The author of a text cannot know it, because it depends on
+    every character of that text."""
     attempt = 0
     while True:
         content = json.dumps([attempt, *texts]).encode()
@@ -106,7 +106,7 @@ def mark_of(texts: Sequence[str]) -> str:
 
 
 def judge_messages(case: Case) -> tuple[ChatMessage, ...]:
-    """What the judge is asked. The rule comes last, outside of every section."""
+    """The prompt for the judge. The rule comes last, outside of every section."""
     sections = (
         ("Context", case.context),
         ("Question", case.question),
@@ -125,14 +125,14 @@ _VERDICT = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _MAX_LINE = 80
-"""Characters of a first line that may be a verdict; a longer one is prose."""
+"""Longest first line, in characters, that may be a verdict; a longer one is prose."""
 
 
 def parse_verdict(review: str) -> tuple[float, float] | None:
-    """The scores on the first line that is not empty, or None where that line holds anything but two numbers from 1 to 10.
+    """The scores on the first line that is not empty, or None if that line is anything but two numbers from 1 to 10.
 
-    Where they do not stand there, the first line behind the judge's reasoning is read in the same way. In this order, because a judge that
-    begins with its verdict may quote marks of reasoning further down.
+    If they are not there, the first line after the judge's reasoning is read in the same way. In this order, because a judge that begins
+    with its verdict may quote marks of reasoning further down.
     """
     return _first_line(review) or _first_line(final_text(review))
 
@@ -151,7 +151,7 @@ class Look:
     """One order in which a pair of answers is shown."""
 
     swapped: bool
-    """Whether the model's answer stands first, before the reference's."""
+    """Whether the model's answer comes before the reference's."""
 
     @property
     def name(self) -> str:
@@ -183,27 +183,27 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What the judge wrote last in one order."""
+    """The judge's last reply in one order."""
 
     look: Look
     text: str
     scores: tuple[float, float] | None
-    """Of the reference and the model."""
+    """Scores of the reference and the model."""
     num_attempts: int
     failure: str = ""
     """Why there is no text."""
 
 
 def judge_ask(pair: Pair, look: Look, attempt: int, max_tokens: int, temperature: float) -> Ask:
-    """One request. Attempts differ in their seed alone."""
+    """One request. Attempts differ only in their seed."""
     return Ask(f"{pair.question_id}/{look.name}", judge_messages(look.case(pair)), max_tokens, temperature, attempt)
 
 
 def record_of(pair: Pair, reviews: Sequence[Review]) -> dict[str, Any]:
     """A line that `vigc score llava-bench` reads: scores of the reference and the model, means over the orders.
 
-    A pair counts only where every order has a verdict: one order alone would let the place decide. Where one has none, the line holds no
-    text that a reader could take scores from, only those of `UNREADABLE`.
+    A pair counts only if every order has a verdict: with one order alone the position could decide. Otherwise the line contains no text
+    that could be parsed as scores, only `UNREADABLE`.
     """
     record: dict[str, Any] = {"question_id": pair.question_id}
     if pair.category:

@@ -1,7 +1,7 @@
-"""Predictions as a table: the part that a round stores of what a model answered.
+"""Convert predictions to and from the table that a round stores.
 
-A run whose sets are all scored by `exact` stores right and wrong in a column `correct`, as all runs did before there were metrics, so that
-digests stay comparable. Any other stores `score` and `metric`, and says so in the schema's version.
+A run whose sets are all scored by `exact` stores right and wrong in a column `correct`, as runs did before there were metrics, so that
+digests stay comparable. Any other run stores `score` and `metric`, under a newer schema version.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _FIRST_COLUMNS = ["set", "question_id", "answer", "correct", "weight_version", "
 
 
 def to_table(predictions: Mapping[str, Sequence[Prediction]], metrics: Mapping[str, str]) -> pa.Table:
-    """A row per prediction, set after set.
+    """One row per prediction, set by set.
 
     Args:
         predictions: by set.
-        metrics: name of the metric that the set is scored by.
+        metrics: name of each set's metric.
     """
     rows = [{"set": name, **asdict(one), "correct": one.correct, "metric": metrics[name]} for name, of in predictions.items() for one in of]
     if set(metrics.values()) == {_EXACT}:
@@ -70,5 +70,5 @@ def from_table(table: pa.Table) -> tuple[Predictions, dict[str, str]]:
 
 
 def prediction_version(table: pa.Table) -> str:
-    """The version of a table's schema; the first one did not say."""
+    """The version of a table's schema; the first version did not state it."""
     return (table.schema.metadata or {}).get(_VERSION_KEY, b"1").decode(errors="replace")

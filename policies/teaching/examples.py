@@ -1,4 +1,4 @@
-"""The words that set the form of a teacher's output: a system message per type, worked examples, and detail's questions."""
+"""Prompts that define the form of a teacher's output: a system message per type, worked examples, and detail's questions."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ DETAIL_QUESTIONS = (
     "Look closely at the photo and describe what is there.",
     "What are the things in this image, and how are they arranged?",
 )
-"""What a description answers; one is drawn per image."""
+"""Questions that a description answers; one is drawn per image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A photograph as text, and what a teacher should make of it."""
+    """A photograph as text, and the output that a teacher should write."""
 
     captions: tuple[str, ...]
     objects: tuple[tuple[str, tuple[float, float, float, float]], ...]

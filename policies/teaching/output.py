@@ -1,11 +1,11 @@
-"""Reading what a teacher wrote: pairs of question and answer, and what is thrown away, with the reason.
+"""Parse a teacher's output: pairs of question and answer, and rejected texts with reasons.
 
     conversation   blocks of `Question: ...` and `Answer: ...`, a line `===` between blocks (or between all parts)
     complex        question, a line `===`, answer
     detail         the answer alone
 
-Of a conversation the part before the first bad block stands, as later turns may refer to earlier ones. A reasoning model's reasoning is
-cut off; a text whose reasoning has no end is rejected.
+Of a conversation the part before the first bad block is kept, because later turns may refer to earlier ones. A reasoning model's reasoning
+is cut off; a text whose reasoning has no end is rejected.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from policies.correction.sentences import split_sentences
 from policies.generation.instructions import QuestionType
 
 MAX_KEPT_CHARACTERS = 4_000
-"""Of a rejected text, for whoever looks into the reasons."""
+"""Characters of a rejected text that are kept to explain the reason."""
 MAX_CHARACTERS = 32_768
-"""Of an output; what is longer is not read."""
+"""Longest output, in characters, that is parsed."""
 
 
 class Fault(StrEnum):
-    """Why a text of a teacher was not taken."""
+    """Why a text of a teacher was rejected."""
 
     EMPTY = "empty"
-    CUT_OFF = "cut_off"  # the teacher's limit of tokens ended it
+    CUT_OFF = "cut_off"  # the teacher's token limit ended it
     HALF_BLOCK = "half_block"
     NO_QUESTION = "no_question"
     BAD_FORM = "bad_form"
@@ -37,14 +37,14 @@ class Fault(StrEnum):
     TOO_LONG = "too_long"
     OTHER_LANGUAGE = "other_language"
     MENTIONS_SOURCE = "mentions_source"  # it speaks of captions or coordinates, which nobody who sees an image would
-    MARKS = "marks"  # it spells a mark of a chat template, such as <image>
+    MARKS = "marks"  # it contains a mark of a chat template, such as <image>
     NONSENSE = "nonsense"
     REFUSAL = "refusal"
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedText:
-    """A text that was not taken, or the beginning of a long one."""
+    """A text that was rejected, or the beginning of a long one."""
 
     fault: Fault
     text: str
@@ -52,7 +52,7 @@ class RejectedText:
 
 @dataclass(frozen=True, slots=True)
 class TaughtPairs:
-    """What an output came to."""
+    """The result of parsing an output."""
 
     pairs: tuple[tuple[str, str], ...] = ()
     """Questions and answers, white space normalised."""
@@ -75,7 +75,7 @@ _BOUNDS = {
 
 
 class _FaultError(Exception):
-    """A part of the output is not taken."""
+    """A part of the output is rejected."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault)
@@ -86,8 +86,8 @@ def read_output(question_type: QuestionType, text: str, question: str = "", *, c
     """The pairs of an output.
 
     Args:
-        question: what a description answers; the other types bring their questions along.
-        cut_off: the output ends where the teacher's limit of tokens did.
+        question: the question that a description answers; outputs of other types contain theirs.
+        cut_off: whether the teacher's token limit ended the output.
     """
     if len(text) > MAX_CHARACTERS:
         return _rejected(Fault.TOO_LONG, text)
@@ -129,8 +129,8 @@ _ANSWER = re.compile(_LABEL.format("answer"), re.IGNORECASE | re.MULTILINE)
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str, str]]:
-    """Question, answer and the text of each block; a missing part is empty. What comes before the first label `Question:` is talk of
-    the teacher's about its work."""
+    """Question, answer and the text of each block; a missing part is empty. Text before the first label `Question:` is the
+    teacher's comment on its work."""
     first = _QUESTION.search(text)
     parts = [part.strip() for part in _SEPARATOR.split(text[first.start() :] if first else text)]
     parts = iter([part for part in parts if part])
@@ -159,7 +159,7 @@ def _checked(question_type: QuestionType, question: str, answer: str) -> tuple[s
     """The pair with its white space normalised.
 
     Raises:
-        _FaultError: it is not taken.
+        _FaultError: it is rejected.
     """
     question, answer = " ".join(question.split()), " ".join(answer.split())
     if not question and not answer:
@@ -183,7 +183,7 @@ def _checked(question_type: QuestionType, question: str, answer: str) -> tuple[s
 
 
 def _fault_of_formless(text: str) -> Fault:
-    """What is wrong with a text that is in no form: that, unless there is a better reason."""
+    """The reason against a text without the expected form: that, unless there is a better one."""
     try:
         _check_words(text)
         _check_language("", text)
@@ -204,7 +204,7 @@ MARKS = re.compile(
     r"<(?:image|video|audio|pad|unk|bos|eos|start_of_turn|end_of_turn)>|</?s>|<\|[^|>]{0,40}\|>|\[/?INST\]|={3}",
     re.IGNORECASE,
 )
-"""Marks of chat templates, of this form and of LLaVA's files, which must not stand in a text."""
+"""Marks of chat templates, of this form and of LLaVA's files, which a text must not contain."""
 _REQUEST = re.compile(
     r"(?:please |can you |could you )?(?:describe|explain|name|list|tell|give|identify|count|walk|write|look)\b", re.IGNORECASE
 )
@@ -246,9 +246,9 @@ _OTHERS = {
 }
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")  # noqa: RUF001
 _FEW_WORDS = 5
-"""Up to here the words of a text say nothing about its language."""
+"""Number of words up to which a text says nothing about its language."""
 _MIN_ENGLISH_SHARE = 0.1
-"""English has about two function words in five; word salad and most other languages almost none of them."""
+"""In English about two words in five are function words; in random words and most other languages almost none are these."""
 _MAX_OTHER_SCRIPT = 0.15
 _MIN_LETTERS = 0.6
 

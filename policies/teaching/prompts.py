@@ -1,7 +1,7 @@
-"""How a text-only teacher is asked to write about an image that it reads as text, and what of its output is taken.
+"""Prompt a text-only teacher to write about an image that it reads as text.
 
-After LLaVA (arXiv 2304.08485, section 3): captions, and for detail and complex one line per object with its box, stand for the image;
-a system message and worked examples set the form; the output is to read as if its writer saw the image. Wordings and examples are
+After LLaVA (arXiv 2304.08485, section 3): captions, and for detail and complex one line per object with its box, represent the image;
+a system message and worked examples define the form; the output should read as if its writer saw the image. Wordings and examples are
 our own.
 """
 
@@ -28,7 +28,7 @@ class SeenObject:
     box: tuple[float, float, float, float]
     """x1, y1, x2, y2: top left and bottom right, 0..1."""
     is_crowd: bool = False
-    """The box is around a group of them that nobody counted."""
+    """Whether the box encloses an uncounted group of objects."""
 
     def line(self) -> str:
         category = f"{one_line(self.category)} (a group)" if self.is_crowd else one_line(self.category)
@@ -46,7 +46,7 @@ class TextView:
     objects: tuple[SeenObject, ...] = ()
 
     def text(self, question_type: QuestionType) -> str:
-        """What the teacher reads: the captions, and the objects too unless captions are enough for the type."""
+        """The text for the teacher: the captions, and the objects unless captions are enough for the type."""
         parts = []
         if self.captions:
             parts.append("Captions:\n" + "\n".join(f"- {one_line(caption)}" for caption in self.captions))
@@ -62,7 +62,7 @@ class TeachingTask:
     view: TextView
     question_type: QuestionType
     question: str
-    """For detail the question that the description will answer; empty where the teacher asks."""
+    """For detail, the question that the description will answer; empty if the teacher asks."""
     seed: int
 
     @property
@@ -71,7 +71,7 @@ class TeachingTask:
 
 
 def one_line(text: str) -> str:
-    """A caption or category that cannot pass for anything else than one: one line, every mark in it broken up by a space."""
+    """A caption or category that cannot be mistaken for another part of the prompt: one line, with every mark broken up by a space."""
     text = " ".join(text.split())[:_MAX_CAPTION_CHARACTERS]
     while MARKS.search(text):
         text = MARKS.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
@@ -81,9 +81,9 @@ def one_line(text: str) -> str:
 def teaching_task(
     view: TextView, question_type: QuestionType, seed: int, detail_questions: Sequence[str] = DETAIL_QUESTIONS
 ) -> TeachingTask:
-    """The task of one image and type. `seed` and the image's id alone decide on what is drawn for it."""
+    """The task of one image and type. Only `seed` and the image's id determine its random choices."""
     spelled = f"{seed}/{question_type}/{view.image_id}".encode(errors="replace")
-    drawn = int.from_bytes(hashlib.sha256(spelled).digest()[:4]) >> 1  # 31 bits, a seed that any sampler takes
+    drawn = int.from_bytes(hashlib.sha256(spelled).digest()[:4]) >> 1  # 31 bits, a seed that any sampler accepts
     question = detail_questions[drawn % len(detail_questions)] if question_type is QuestionType.DETAIL else ""
     return TeachingTask(view, question_type, question, drawn)
 
@@ -104,6 +104,6 @@ def _preamble(question_type: QuestionType) -> tuple[ChatMessage, ...]:
 
 
 def prompts_digest() -> str:
-    """What changes when the wording of a prompt does: texts of different prompts are not to be mixed unseen."""
+    """A digest of the wording of the prompts, so that texts of different prompts are not mixed unnoticed."""
     texts = [f"{message.role}: {message.text}" for kind in QuestionType for message in _preamble(kind)]
     return hashlib.sha256("\n".join([*texts, *DETAIL_QUESTIONS]).encode()).hexdigest()[:16]

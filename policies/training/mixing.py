@@ -1,4 +1,4 @@
-"""Mixing: the training set of a round, out of seed data and generated records.
+"""Mixing: build the training set of a round from seed data and generated records.
 
 Real data stays in the mix and generated data accumulates: replacing either each round makes errors grow (Gerstgrasser et al.
 2024, arXiv 2404.01413).
@@ -22,7 +22,7 @@ T = TypeVar("T", TrainingSample, Record)
 
 
 class MixingPolicy(Protocol):
-    """Puts a training set together."""
+    """Builds a training set."""
 
     def mix(
         self, seed_samples: Sequence[TrainingSample], generated: Sequence[Sequence[Record]], num_samples: int, seed: int
@@ -31,8 +31,8 @@ class MixingPolicy(Protocol):
 
         Args:
             seed_samples: the labelled data.
-            generated: selected records of each round that counts, oldest first, the current round last.
-            num_samples: how many samples the trainer will take.
+            generated: selected records of each round to use, oldest first, the current round last.
+            num_samples: number of samples that the trainer uses.
             seed: of the drawing.
         """
         ...
@@ -44,12 +44,12 @@ MIXING_POLICIES: Registry[MixingPolicy] = Registry("mixing policy", MixingPolicy
 @MIXING_POLICIES.register("replay")
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """A share of seed data beside generated data; all seed data while nothing is generated.
+    """A share of seed data beside generated data; only seed data while nothing is generated.
 
     Options:
         seed_share: share of the samples that is seed data.
-        accumulate: take generated data of every round; off, of the newest only.
-        newest_share: share of the generated samples that is of the newest round; None takes rounds by their size.
+        accumulate: use generated data of every round; off, only of the newest.
+        newest_share: share of the generated samples from the newest round; None weights rounds by their size.
         vig_share: share of the generated samples made into VIG samples (instruction -> question and answer); the others are
             VIC samples (question -> answer).
         balance: how often each question type is drawn, in the seed data and in the generated data alike: by its "size", or by the
@@ -78,7 +78,7 @@ class Replay:
         """See `MixingPolicy.mix`.
 
         Raises:
-            ValueError: `num_samples` is negative, or samples are wanted of seed data and there are none.
+            ValueError: `num_samples` is negative, or seed samples are needed and there are none.
         """
         check_at_least("num_samples", num_samples, 0)
         rng = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ class Replay:
         newest = list(generated[-1]) if generated else []
         num_seed = round(num_samples * self.seed_share) if older or newest else num_samples
         if num_seed and not seed_samples:
-            raise ValueError(f"{num_seed} of {num_samples} samples should be seed data and there is none; give some, or seed_share 0")
+            raise ValueError(f"{num_seed} of {num_samples} samples should be seed data, but there is none; give some, or seed_share 0")
         records = self._draw_records(older, newest, num_samples - num_seed, rng)
         num_vig = round(len(records) * self.vig_share)
         samples = [*map(_vig_sample, records[:num_vig]), *(_vic_sample(record, rng) for record in records[num_vig:])]
@@ -103,7 +103,7 @@ class Replay:
 
 
 def _draw(items: Sequence[T], num: int, rng: np.random.Generator) -> list[T]:
-    """`num` items in shuffled passes over all of them: no item comes a second time before each has come once."""
+    """`num` items in shuffled passes over all of them: no item is repeated before each has been used once."""
     drawn: list[T] = []
     while len(drawn) < num:
         drawn += _shuffled(items, rng)[: num - len(drawn)]
@@ -120,7 +120,7 @@ def _draw_by_type(items: Sequence[T], num: int, rng: np.random.Generator) -> lis
 
 
 def _apportioned(weights: Sequence[float], num: int) -> list[int]:
-    """Whole numbers that add up to `num`, as near to the weights' shares as that allows (largest remainders)."""
+    """Whole numbers that add up to `num`, as close to the weights' shares as possible (largest remainders)."""
     exact = [num * weight / sum(weights) for weight in weights]
     counts = [int(share) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda index: counts[index] - exact[index])

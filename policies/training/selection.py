@@ -28,7 +28,7 @@ SELECTION_POLICIES: Registry[SelectionPolicy] = Registry("selection policy", Sel
 def score_of(record: Record) -> float:
     """Mean log-probability per token (nats, at most 0) plus the share of view answers that agree (0..1).
 
-    How sure the model is and how firmly it sees what it says fail independently, so they add up. What was not measured counts 0.
+    The model's confidence and its consistency across views fail independently, so they are added. Missing measurements count 0.
     """
     return (record.mean_logprob or 0.0) + (view_agreement(record) or 0.0)
 
@@ -47,7 +47,7 @@ class SelectAll:
 class TopShare:
     """The best-scored `share` (above 0, up to 1) of each question type, at least one; ties go to the lower `record_id`.
 
-    With `balance_types` every type gives as many as the type that has fewest to give.
+    With `balance_types` every type contributes as many as the smallest one.
     """
 
     share: float = 0.5

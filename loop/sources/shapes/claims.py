@@ -1,9 +1,8 @@
-"""What an answer states about a scene, held against the truth statement by statement.
+"""Compare the statements of an answer about a scene with the truth, one by one.
 
-`questions.is_correct` says whether an answer is exactly right; this says how much of it is. Objects are counted as CHAIR does
-(Rohrbach et al. 2018, arXiv 1809.02156): those that an answer names as being there, and those among them that are not. Measures
-only: no policy sees it of generated records; of answers to acceptance questions the policy `evidence` sees whether an object is not
-there.
+`questions.is_correct` says whether an answer is exactly right; this says how much of it is. Objects are counted as in CHAIR
+(Rohrbach et al. 2018, arXiv 1809.02156): those that an answer names as present, and those among them that are not. This only measures:
+no policy sees it for generated records; for answers to acceptance questions the policy `evidence` sees whether an object is not there.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class Claims:
     num_contradicted: int = 0
     """Statements that the scene, or for a conclusion the truth about the question, contradicts."""
     num_unreadable: int = 0
-    """Sentences of no such form, a conclusion without a question to conclude on among them."""
+    """Sentences of no known form, including conclusions without a question to conclude on."""
     num_objects: int = 0
-    """Mentions of an object as being there, by its color, shape or both."""
+    """Mentions of an object as present, by color, shape or both."""
     num_objects_not_there: int = 0
-    """Mentions that no object of the scene fits; wrong sizes and places are contradictions, not missing objects."""
+    """Mentions that match no object of the scene; wrong sizes and places are contradictions, not missing objects."""
 
     def __add__(self, other: Claims) -> Claims:
         return Claims(
@@ -43,7 +42,7 @@ class Claims:
 
 
 def claims_of(scene: Scene, question: str, answer: str) -> Claims:
-    """The claims of `answer` to `question`. Statements are read one by one, so that a wrong one spoils no other."""
+    """The claims of `answer` to `question`. Statements are read one by one, so that a wrong one does not affect the others."""
     total = Claims()
     for sentence in split_sentences(answer):
         total += _claim(scene, question, sentence)
@@ -126,4 +125,4 @@ _FORMS = (
     _form(r"The {color?} {shape} is at the {position}\.", _some),
     _form(r"There (?:is|are) (?P<count>no|\d{1,3}) {size?} {color?} objects?\.", _counted, names=False),
 )
-"""The first that reads a sentence counts."""
+"""The first form that matches a sentence counts."""

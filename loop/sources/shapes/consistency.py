@@ -1,8 +1,8 @@
-"""A filter of this world's own: does the answer follow from the model's own description of the image?
+"""A filter for this world: does the answer follow from the model's own description of the image?
 
-It uses the grammar of the questions but no truth: the model's description is read as a scene, and the answering program is run
-on that. A record whose answer contradicts what the model itself says it sees, or whose question that scene does not support,
-is rejected. Named in a config as `loop.sources.shapes.consistency:FollowsFromDescription`.
+It uses the grammar of the questions but not the truth: the model's description is parsed as a scene, on which the answering program is run.
+A record whose answer contradicts the model's own description, or whose question that scene does not support, is rejected. Named in a config
+as `loop.sources.shapes.consistency:FollowsFromDescription`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FollowsFromDescription:
 
 
 def described_scene(description: str) -> Scene | None:
-    """The scene that a description in the form of `questions.description` tells of, or None when it tells of none."""
+    """The scene in a description of the form of `questions.description`, or None if it contains none."""
     found = _SENTENCE.finditer(description)
     things = [Thing(POSITIONS.index(one["position"]), one["shape"], one["color"], one["size"]) for one in found]
     consistent = len({thing.cell for thing in things}) == len(things) and _SENTENCE.sub("", description).strip() == ""

@@ -1,8 +1,8 @@
 """Drills: dense captions that teach a model to look before it is asked anything.
 
-Straight instruction tuning from scratch settles at what the text alone tells. A drill asks for many small looks in one answer:
-`cells` goes from place to content, `find` from content to place and count. Both are needed: a model that was only drilled on
-cells describes perfectly and cannot find the green ring.
+Instruction tuning from scratch learns only from the text. A drill asks for many details in one answer: `cells` goes from place to
+content, `find` from content to place and count. Both are needed: a model that was only drilled on cells describes perfectly but cannot
+find the green ring.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def cells(scene: Scene) -> tuple[str, str]:
 
 
 def caption(scene: Scene) -> tuple[str, str]:
-    """Prompt and answer: what is there by color and shape, in reading order, without places."""
+    """Prompt and answer: the objects by color and shape, in reading order, without places."""
     return CAPTION_PROMPT, captions(scene)[1]
 
 

@@ -1,7 +1,7 @@
 """Questions about a scene and the program that answers them.
 
-`ask` draws a question of a type; `truth` reads any question of this grammar, the model's own included, and says what is right:
-the answer, or that the premise is false. Fourteen kinds of question, each a regular expression, a way to ask and a way to answer.
+`ask` draws a question of a type; `truth` parses any question of this grammar, the model's own included, and returns the right answer, or
+that the premise is false. Fourteen kinds of question, each a regular expression, a way to ask and a way to answer.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, T
 
 
 class Premise(StrEnum):
-    """What a question takes for granted, held against the scene."""
+    """Whether the scene supports what a question presupposes."""
 
     TRUE = "true"
     FALSE = "false"
-    UNREADABLE = "unreadable"  # no question of this grammar
+    UNREADABLE = "unreadable"  # not a question of this grammar
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The right answer to a question. With a false premise `answer` says so; with an unreadable question it is empty."""
+    """The right answer to a question. With a false premise `answer` says so; for an unreadable question it is empty."""
 
     premise: Premise
     answer: str
@@ -53,7 +53,7 @@ class _Kind:
 def ask(scene: Scene, question_type: str, rng: np.random.Generator, *, false_premise: bool = False) -> str:
     """A question of `question_type` (conversation, detail, complex) about the scene.
 
-    With `false_premise` it is a question that the scene does not support, where the drawn kind has one.
+    With `false_premise` it is a question that the scene does not support, if the drawn kind has one.
     """
     kinds = [kind for kind in _KINDS if kind.type == question_type]
     if not kinds:
@@ -110,7 +110,7 @@ def _a(noun: str) -> str:
 
 
 def _other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A scene that shares a property with the real one here and there: the source of plausible questions without a basis."""
+    """A scene that shares some properties with the real one, to ask plausible questions without a basis."""
     cells = rng.choice(9, size=max(2, len(scene.things)), replace=False).tolist()
     things = []
     for cell in sorted(cells):

@@ -1,8 +1,8 @@
 """Pixels, boxes and captions of a scene.
 
-The shift is a drift away from where the labels are: at 0 a light, even background and pure upright shapes; towards 1 the
+The shift is the distance from the labelled data: at 0 a light, even background and pure upright shapes; towards 1 the
 background darkens and takes on a color of its own, hues drift (by the same amount for every object of an image, so that
-colors stay apart), saturation fades, objects turn, the picture blurs and grains. Nothing a question asks for changes.
+colors stay distinct), saturation fades, objects turn, the picture gets blurred and grainy. No answer to a question changes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Scenes of the embedded world: what is in an image, drawn from its id and nothing else.
+"""Scenes of the embedded world: the content of an image, drawn from its id alone.
 
 An image id reads `shapes-{seed}-{index}-{shift}`, the shift in thousandths: `shapes-7-000042-0310` is image 42 of world 7 at
-shift 0.31. The scene and every pixel follow from the id, so nothing needs to be stored and the truth is always at hand.
+shift 0.31. The scene and every pixel follow from the id, so nothing needs to be stored and the truth is always known.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POSITIONS = (
 
 MAX_OBJECTS = 4
 _ID = re.compile(r"shapes-(0|[1-9][0-9]*)-([0-9]{6}|[1-9][0-9]{6,})-(0[0-9]{3}|1000)")
-"""Exactly what `image_id` writes, so that an image has one id."""
+"""Exactly the form that `image_id` writes, so that an image has only one id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from policies.generation.instructions import TRAINING_INSTRUCTIONS, QuestionType
 from policies.records import HeldOutQuestion, TrainingSample
 
 _TYPE_SHARES = {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.15, QuestionType.COMPLEX: 0.4}
-"""Mix of the labelled data: detail answers are long, so that a smaller share of them teaches as many tokens."""
+"""Mix of the labelled data: detail answers are long, so a smaller share of them has as many tokens."""
 
 _VIG_SHARE = 0.4
 _FALSE_PREMISE_SHARE = 0.12
-"""Share of VIC samples and held-out questions whose premise is false: what teaches the model to say so."""
+"""Share of VIC samples and held-out questions whose premise is false, to teach the model to say so."""
 
 _MAX_TURNS = 4
 """Most questions of a conversation about one image."""
@@ -30,7 +30,7 @@ _MAX_TURNS = 4
 
 @dataclass(frozen=True, slots=True)
 class ShapesImages:
-    """`num_images` images of world `seed`, the shift of each drawn evenly from [`min_shift`, `max_shift`]."""
+    """`num_images` images of world `seed`, the shift of each drawn uniformly from [`min_shift`, `max_shift`]."""
 
     seed: int
     min_shift: float
@@ -94,7 +94,7 @@ class ShapesImages:
     def _conversation(self, identifier: str, rng: np.random.Generator) -> TrainingSample:
         scene, question_type = scene_of(identifier), _drawn_type(rng)
         num_turns = int(rng.integers(1, _MAX_TURNS + 1)) if question_type is QuestionType.CONVERSATION else 1
-        turns = dict(_answered(scene, question_type, rng) for _ in range(num_turns))  # a question is asked once
+        turns = dict(_answered(scene, question_type, rng) for _ in range(num_turns))  # ask each question only once
         return TrainingSample(identifier, tuple(turns.items()), question_type=question_type)
 
     def _caption(self, identifier: str, rng: np.random.Generator) -> TrainingSample:

@@ -1,4 +1,4 @@
-"""The exact program of the embedded world as a teacher: it writes conversations, descriptions and reasoning that are true."""
+"""A teacher for the embedded world: its program writes correct conversations, descriptions and reasoning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _scene_of = lru_cache(maxsize=4)(scene_of)
 
 
 class ExactTeacher:
-    """Writes about images of the world by their ids, in the form that any teacher writes in."""
+    """Writes about images of the world by their ids, in the form of any other teacher."""
 
     name = "exact"
 

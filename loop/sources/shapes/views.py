@@ -1,4 +1,4 @@
-"""A view of this world's own: what its teacher may be shown instead of the raw image.
+"""A view for this world: an image that its teacher may be shown instead of the raw one.
 
 Named in a config as `generation.view: loop.sources.shapes.views:flat_background`.
 """
