@@ -2,7 +2,7 @@
 
 Direct answer: min(1, equal answers among the annotators' / 3), compared as they stand, without questions marked difficult. Multiple
 choice: equal to the right choice. By default a multiple-choice prediction may also be a letter or a sentence that names one choice
-(`policies.answers.options`); the public evaluator (allenai/aokvqa) accepts only the choice's text, and so does `published`.
+(`policies.benchmarks.options`); the public evaluator (allenai/aokvqa) accepts only the choice's text, and so does `published`.
 Predictions that name no choice are counted in `num_unparsable`, missing direct answers in `num_unparsable_direct_answer`.
 """
 

@@ -1,7 +1,7 @@
 """MMBench's CircularEval (Liu et al. 2023, arXiv 2307.06281): a question counts as right only when every rotation of its choices is.
 
 Rotation k of N shows choice (i + k) mod N at letter i. Its id is the question's index plus k million, as in the published tables; a
-table that already contains the rotations is used unchanged. An answer is matched by rules first (`policies.answers.options`); the rest
+table that already contains the rotations is used unchanged. An answer is matched by rules first (`policies.benchmarks.options`); the rest
 may go to a judge, and what remains is wrong and counted in `num_unparsable`.
 
 The public rules (open-compass/VLMEvalKit `matching_util.py`) split the answer at some punctuation and take the only letter in it, then the

@@ -2,8 +2,8 @@
 
 Reading an answer: the public code (LLaVA's `eval_science_qa.py`) takes a bare letter from A to E, a letter before ". ", or exactly one
 "The answer is X."; `B.`, `(B)`, `b` and `The answer is B` cannot be read there, and of `A. The answer is B.` it takes A. By default
-`policies.answers.options` reads them, and treats the last one as naming none. `published` reads as the public code. Unreadable answers are
-wrong, and counted in `num_unparsable`.
+`policies.benchmarks.options` reads them, and treats the last one as naming none. `published` reads as the public code. Unreadable answers
+are wrong, and counted in `num_unparsable`.
 """
 
 from __future__ import annotations
