@@ -245,7 +245,9 @@ def _write(storage: LocalStorage, name: str, data: bytes) -> None:
     try:
         storage.write(name, data)
     except WriteError as error:
-        raise TrainerError(f"cannot write {error.path}: {error.reason}; free space, then run `vigc train --resume {storage.uri}`") from error
+        raise TrainerError(
+            f"cannot write {error.path}: {error.reason}; free space, then run `vigc train --resume {storage.uri}`"
+        ) from error
 
 
 def _kept(job: TrainingJob, progress: RunProgress) -> TrainingResult | None:
