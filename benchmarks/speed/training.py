@@ -265,7 +265,10 @@ def _num_tokens(task: Task) -> int:
     """Tokens of the measured steps, padding left out."""
     builder, samples = _builder(task), task.samples()
     return sum(
-        len(row.text.ids) for batch in task.batches()[task.num_warmup :] for row in builder.rows(enumerate(samples[i] for i in batch))
+        len(row.text.ids)
+        for step, batch in enumerate(task.batches())
+        if step >= task.num_warmup
+        for row in builder.rows(enumerate(samples[i] for i in batch), step)
     )
 
 
