@@ -1,0 +1,1 @@
+"""Who does it: actors and the parts they are made of."""

@@ -1,0 +1,1 @@
+"""Where it runs: resources, supervision, and weight swaps."""

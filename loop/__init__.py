@@ -1,0 +1,1 @@
+"""When, and what is remembered: the loop, its store and its commands."""

@@ -1,0 +1,1 @@
+"""What to decide: plain objects that know neither Ray nor torch."""

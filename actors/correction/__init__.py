@@ -1,0 +1,1 @@
+"""VIC on an engine: sentence by sentence, grounded, short answers, premises."""

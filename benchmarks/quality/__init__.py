@@ -1,0 +1,1 @@
+"""What models and data gain, and whether scores equal the public code."""

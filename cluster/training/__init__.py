@@ -1,0 +1,1 @@
+"""The group of trainer ranks as the driver sees it."""

@@ -1,0 +1,1 @@
+"""The loop, its rounds, and trainings without a loop."""

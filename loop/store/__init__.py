@@ -1,0 +1,1 @@
+"""The run folder: parts, checkpoints, commits, and their verification."""

@@ -1,0 +1,1 @@
+"""Whether a candidate becomes the champion, and the statistics behind that."""

@@ -1,0 +1,1 @@
+"""Which records are kept: the filters and their chain."""

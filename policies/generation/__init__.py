@@ -1,0 +1,1 @@
+"""What generators are asked (VIG): instructions, and questions about knowledge."""

@@ -1,0 +1,1 @@
+"""What is trained on: selection of records, and mixing with labelled data."""

@@ -1,0 +1,1 @@
+"""The embedded models: anatomy, curriculum and checkpoint."""

@@ -1,0 +1,1 @@
+"""What sources share: places, JSON, conversations, and records that cannot be used."""
