@@ -1,4 +1,4 @@
-"""What is on disk when a machine loses its power: a file's bytes once the file is synced, a name once its folder is."""
+"""Syncs files and folders to disk. A file's bytes survive a power loss once it is synced, its name once its folder is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def fsync(path: Path) -> None:
-    """Make a file's bytes, or the list of names in a folder, durable."""
+    """Make a file's bytes, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -16,6 +16,6 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(path: Path) -> None:
-    """Make a file, or a folder with all that is in it, durable."""
+    """Make a file, or a folder and everything in it, durable."""
     for each in (*path.rglob("*"), path):
         fsync(each)

@@ -1,4 +1,4 @@
-"""The evaluator: held-out questions, answered greedily and scored by the metric of their set."""
+"""The evaluator: answers held-out questions greedily and scores them with their set's metric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policies.records import HeldOutQuestion, Prediction
 from policies.scoring.answer_metrics import AnswerMetric, Exact, Judge, Likelihood
 
 EXACT = Exact()
-"""How answers are scored where nobody asks for the scores: it adds nothing to the question."""
+"""The metric when nobody needs the scores: it adds nothing to the question."""
 
 
 class Evaluator:
@@ -23,7 +23,7 @@ class Evaluator:
     def evaluate(
         self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric = EXACT
     ) -> list[Prediction]:
-        """One prediction per question, in order; without a score where a judge is to give it, who is asked where all answers are.
+        """One prediction per question, in order; unscored if the metric is a judge, which is asked later, once all answers are in.
 
         Raises:
             BadImageError: a held-out image cannot be read.

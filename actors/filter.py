@@ -1,4 +1,4 @@
-"""The filter: a CPU actor that judges a shard by the chain of filter policies and writes its part file."""
+"""The filter: a CPU actor that runs a shard through the chain of filter policies and writes its part file."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from policies.records import Record, from_table, to_table
 
 
 class PartWriter(Protocol):
-    """Where a finished shard goes: durable before this returns its receipt."""
+    """Writes a finished shard durably, then returns its receipt."""
 
     def __call__(self, round_index: int, name: str, records: pa.Table, extra: dict[str, object]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
 class FilteredShard:
-    """What the driver hears of a finished shard; the records themselves are in its part file."""
+    """The report on a finished shard to the driver; the records are in its part file."""
 
     name: str
     part: Any
-    """The receipt of its part file, as `PartWriter` gave it: the driver need not look for it."""
+    """The receipt of its part file, as returned by `PartWriter`."""
     num_records: int
     num_accepted: int
     seconds: dict[str, float]
 
 
 class FilterWorker:
-    """A thin shell around a `FilterChain`, made a Ray actor by the driver."""
+    """A thin shell around a `FilterChain`; the driver runs it as a Ray actor."""
 
     def __init__(self, chain: FilterChain, write_part: PartWriter) -> None:
         self._chain = chain
         self._write_part = write_part
 
     def filter(self, shard: Shard, corrected: ShardResult) -> FilteredShard:
-        """Judge the shard and write its part; a second call writes the same bytes.
+        """Filter the shard and write its part; a second call writes the same bytes.
 
         Raises:
             PolicyError: the code of a filter raised an error.
@@ -55,7 +55,7 @@ class FilterWorker:
 
 
 def _audited(record: Record, source: object) -> Record:
-    """Note what is right where the world knows it: after the verdict, so that it decides nothing."""
+    """Note whether the answers are correct, if the source knows; after the verdict, so it decides nothing."""
     if not isinstance(source, Oracle) or not record.question:
         return record
     return replace(

@@ -1,4 +1,4 @@
-"""The generator: VIG. An image and an instruction become a question and an answer, in the model's own words."""
+"""The generator: VIG. Turns an image and an instruction into a question and an answer in the model's own words."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class GeneratorOptions:
     top_p: float = 1.0
     max_new_tokens: int = 96
     view: str = "raw"
-    """What generator and corrector are shown, by its name for `actors.views.find_view`."""
+    """The view that generator and corrector see, as a name for `actors.views.find_view`."""
     structured: bool = False
-    """Force VIG's form on what is written."""
+    """Constrain the output to VIG's form."""
 
 
 class Generator:
@@ -33,7 +33,7 @@ class Generator:
         self._images = images
 
     def generate(self, shard: Shard) -> list[Record]:
-        """One record per task, in the order of the tasks. A bad image makes a rejected record and stops nothing."""
+        """One record per task, in order. A bad image yields a rejected record and does not stop the shard."""
         records = [self._blank_record(shard, index) for index in range(len(shard.tasks))]
         requests: dict[int, Request] = {}
         options = self._options

@@ -1,4 +1,4 @@
-"""Where images come from: the protocol that generators, correctors and trainers read pictures through."""
+"""Image sources: the protocols through which generators, correctors and trainers read images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class BadImageError(ValueError):
-    """An image cannot be read safely. It is set aside with this reason; it stops nothing.
+    """An image cannot be read safely. It is skipped with this reason; the run goes on.
 
-    The reason is kept on records, whose bytes are the same wherever they are made: what differs between machines (where the image was
-    looked for, a library's text that holds a path) goes into `where`.
+    The reason is stored in records, whose bytes must not depend on the machine. Anything that differs between machines (the image's
+    path, a library's message that contains a path) goes into `where`.
     """
 
     def __init__(self, reason: str, where: str = "") -> None:
@@ -26,7 +26,7 @@ class BadImageError(ValueError):
 
 
 class ImageSource(Protocol):
-    """A set of images addressed by id. Instances are pickled to actors: keep them small, open files in `open`."""
+    """A set of images addressed by id. Instances are pickled and sent to actors: keep them small, and open files in `open`."""
 
     def image_ids(self) -> list[str]:
         """All ids of the set, in a fixed order."""
@@ -36,14 +36,14 @@ class ImageSource(Protocol):
         """The image as RGB.
 
         Raises:
-            BadImageError: the image is missing, corrupt, oversized or of a format that is not read.
+            BadImageError: the image is missing, corrupt, oversized or in an unsupported format.
         """
         ...
 
 
 @runtime_checkable
 class FileSource(Protocol):
-    """A source whose images are files: an export gives them away as they are."""
+    """A source whose images are files; an export copies them unchanged."""
 
     def read_file(self, image_id: str) -> tuple[str, bytes]:
         """The name of the image's file, relative to its set, and its bytes.
@@ -56,46 +56,46 @@ class FileSource(Protocol):
 
 @runtime_checkable
 class Oracle(Protocol):
-    """A source that knows the truth about its images. Used to measure, never to decide."""
+    """A source that knows which answers are correct. Used to measure, never to decide."""
 
     def is_correct(self, image_id: str, question: str, answer: str) -> bool: ...
 
 
 @runtime_checkable
 class ObjectOracle(Protocol):
-    """A source that knows which objects are in its images. A guard of the acceptance policy is measured with it."""
+    """A source that knows which objects are in its images. Used to measure a guard of the acceptance policy."""
 
     def names_absent_object(self, image_id: str, question: str, answer: str) -> bool:
-        """Whether the answer tells of an object that is not in the image."""
+        """Whether the answer mentions an object that is not in the image."""
         ...
 
 
 class LabelledSource(ImageSource, Protocol):
-    """A set of images with questions and right answers: the seed data, and the held-out sets."""
+    """A set of images with questions and correct answers: seed data and held-out sets."""
 
     def training_samples(self, num_samples: int, seed: int) -> list[TrainingSample]:
         """A mix of VIG samples (instruction -> question and answer) and VIC samples (question -> answer)."""
         ...
 
     def questions(self, num_questions: int, seed: int) -> list[HeldOutQuestion]:
-        """Held-out questions with their right answers."""
+        """Held-out questions with their correct answers."""
         ...
 
 
 @runtime_checkable
 class ConversationSource(Protocol):
-    """A labelled set whose conversations can be trained on whole, as LLaVA does, every answer of one in one sample."""
+    """A labelled set of whole conversations, as LLaVA trains on: one sample has all answers of a conversation."""
 
     def conversations(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
-        """So many conversations, each used once before any is used again; `None`: as many as there are, or one per image."""
+        """`num_samples` conversations, each used once before any is repeated; `None`: all of them, or one per image."""
         ...
 
 
 @runtime_checkable
 class CaptionSource(Protocol):
-    """A labelled set with captions, as LLaVA's first stage aligns the projector on."""
+    """A labelled set with captions, as used by LLaVA's first stage to align the projector."""
 
     def captions(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
-        """So many samples of one turn, a short instruction and a caption; each is used once before any is used again. `None`: as many
-        as there are, or one per image."""
+        """`num_samples` samples of one turn, a short instruction and a caption; each is used once before any is repeated. `None`: all
+        of them, or one per image."""
         ...

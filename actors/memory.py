@@ -1,4 +1,4 @@
-"""Memory of a process that shares its device with others."""
+"""Returns the unused memory of a process to its device and system."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 
 def give_back_memory() -> None:
-    """Free what is no longer referred to. Of what is freed a process keeps most for itself: torch on a GPU, and the C library in main
-    memory, where a neighbour could not have it."""
+    """Collect garbage, then empty the caches of freed memory that torch (on a GPU) and the C library (in main memory) keep and that
+    other processes could not use."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries have none
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)

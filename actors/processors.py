@@ -1,4 +1,4 @@
-"""Processors of images and text, loaded in one way by engines, trainers and checks, so that all of them see the same pixels."""
+"""Loads processors of images and text the same way for engines, trainers and checks, so that all see the same pixels."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 _IMAGE_BACKEND = "pil"
-"""transformers takes torchvision where it is installed and Pillow elsewhere, and the two resize differently; here it is Pillow,
-whatever else a machine has."""
+"""transformers uses torchvision if it is installed, else Pillow, and the two resize differently. Here it is always Pillow."""
 
 
 def load_processor(model: str | Path) -> Any:
-    """The processor of a folder or hub id, with its tokenizer's chat template where its class takes none of its own, as
-    InstructBLIP's.
+    """The processor of a folder or hub id. If its class has no chat template of its own, as InstructBLIP's, it gets its tokenizer's.
 
     Raises:
-        ValueError: there is no processor of images and text.
+        ValueError: the model has no processor of images and text.
     """
     from transformers import AutoImageProcessor, AutoProcessor
 
@@ -34,10 +32,10 @@ def load_processor(model: str | Path) -> Any:
 
 
 class SpecialTokens:
-    """The spellings that a processor's tokenizers read as marks, not as text: of turns, of ends, of images.
+    """The strings that a processor's tokenizers read as special tokens, not as text: for turns, ends and images.
 
-    A tokenizer finds them wherever they stand, so that a question or an answer that spells one would end its turn or ask for another
-    image. What comes from data or from a model must not hold any when it is put into a chat template.
+    A tokenizer matches them anywhere in a text, so a question or answer that contains one would end its turn or add another image.
+    Text from data or from a model must not contain any when it is put into a chat template.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -49,16 +47,16 @@ class SpecialTokens:
         self._pattern = re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
 
     def first_in(self, text: str) -> str | None:
-        """The first special token that `text` spells."""
+        """The first special token in `text`, or `None`."""
         match = self._pattern.search(text)
         return match and match[0]
 
     def broken_up(self, text: str) -> str:
-        """`text` with a space inside of every special token that it spells: `<image>` becomes `< image>`."""
+        """`text` with a space inside every special token: `<image>` becomes `< image>`."""
         while self._pattern.search(text):
             text = self._pattern.sub(lambda match: f"{match[0][:1] if match[0][1:] else ''} {match[0][1:]}", text)
         return text
 
 
 _PLACEHOLDERS = ("image_token", "video_token", "audio_token")
-"""Attributes of processors and tokenizers; some tokenizers have their placeholders as ordinary added tokens."""
+"""Attributes of processors and tokenizers; some tokenizers add their placeholders as ordinary tokens."""

@@ -1,4 +1,4 @@
-"""Messages of the pipeline: what a shard is, and what comes out of its stages."""
+"""Messages of the pipeline: shards and the results of their stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A fixed list of tasks. Everything that an engine needs is in it, so it can be made again anywhere with the same result."""
+    """A fixed list of tasks. It contains everything that an engine needs, so any engine can repeat it with the same result."""
 
     round: int
     index: int
@@ -39,18 +39,18 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """Records of a shard after a stage, and the seconds each stage has worked on it."""
+    """Records of a shard after a stage, and the seconds that each stage took."""
 
     records: pa.Table
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 _NUMBERS = itertools.count()
-"""Tells the `ShardImages` of this process apart: sources may use the same ids for different images."""
+"""Numbers the `ShardImages` of this process: sources may use the same ids for different images."""
 
 
 class ShardImages:
-    """The images of one source in one view, opened once: generation, correction and its further looks read the same few."""
+    """The images of one source in one view, each opened once and shared by generation and correction."""
 
     def __init__(self, source: ImageSource, view: View = raw) -> None:
         self._source = source
@@ -62,7 +62,7 @@ class ShardImages:
         """The view of the image, RGB.
 
         Raises:
-            BadImageError: as the source says; remembered, so that a bad file is read once.
+            BadImageError: the source cannot read the image; remembered, so that a bad file is read once.
             PolicyError: the view raised an error, or returned something other than an RGB image.
         """
         if image_id not in self._images:
@@ -76,7 +76,7 @@ class ShardImages:
         return found
 
     def key(self, image_id: str) -> str:
-        """What an engine may keep the image's features by: another source, or another view, gives other keys."""
+        """The key under which an engine may cache the image's features; different sources and views have different keys."""
         return f"{self._number}/{image_id}"
 
 

@@ -1,4 +1,4 @@
-"""Imports that actors skip because they need nothing of them: on a small machine they take most of a start."""
+"""Skips imports that actors do not need: on a small machine these take most of the start-up time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 
 def skip_sklearn() -> None:
-    """Keep transformers from importing scikit-learn, which MLflow installs. Only assisted generation would use it, and the import takes
-    longer than loading the embedded model. Call this before the first model class is imported."""
+    """Keep transformers from importing scikit-learn, which MLflow installs. Only assisted generation uses it, and the import takes
+    longer than loading the embedded model. Call this before importing the first model class."""
     import transformers.utils
 
     names: Any = transformers.utils

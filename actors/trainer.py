@@ -1,4 +1,4 @@
-"""The trainer's actor: one rank of a training. `cluster.training.group` starts the ranks of a training and supervises them."""
+"""The trainer's actor: one rank of a training. `cluster.training.group` starts and supervises the ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Rendezvous:
 
 
 class TrainerRank:
-    """One rank, a thin shell around `actors.training.core.Trainer`. Every method may be called again with the same result."""
+    """One rank, a thin shell around `actors.training.core.Trainer`. Calling any method again gives the same result."""
 
     def __init__(self, rank: int, world_size: int, threads: int) -> None:
         self._rank = rank
@@ -39,7 +39,7 @@ class TrainerRank:
         self._start_phase = "importing PyTorch"
 
     def rendezvous(self, *locations: tuple[str, int]) -> Rendezvous:
-        """Rank 0 only: hold a port for the group, on the loopback interface if all ranks are on one node.
+        """Rank 0 only: reserve a port for the group, on the loopback interface if all ranks are on one node.
 
         Args:
             locations: node id and process id of each rank, in order.
@@ -68,8 +68,8 @@ class TrainerRank:
         join_process_group(self._rank, self._world_size, rendezvous.host, rendezvous.port, self._listener, _JOIN_TIMEOUT_S)
 
     def train(self, job: TrainingJob, source: ImageSource) -> TrainingResult | None:
-        """Run this rank's part of a job; see `Trainer.run`. The rank keeps no memory afterwards, because engines may need it. ZeRO stage 3
-        is the exception: only the end of the process frees what it holds."""
+        """Run this rank's part of a job; see `Trainer.run`. The rank releases its memory afterwards, because engines may need it, except
+        at ZeRO stage 3, whose memory only the end of the process frees."""
         from actors.memory import give_back_memory
         from actors.training.core import Trainer
 
@@ -77,15 +77,15 @@ class TrainerRank:
         try:
             return trainer.run()
         finally:
-            self._progress = None  # the next job's watch may ask before that job has begun
+            self._progress = None  # the next job's watch may ask before that job starts
             give_back_memory()
 
     def progress(self) -> Progress | None:
-        """How far the running job is; answered while `train` runs."""
+        """Progress of the running job; can be called while `train` runs."""
         return self._progress
 
     def start_phase(self) -> str:
-        """What the rank does while it starts; answered while `prepare` runs. Changes with every module that is imported."""
+        """What the rank is doing at start-up; can be called while `prepare` runs. Changes with every imported module."""
         return f"{self._start_phase} ({len(sys.modules)} modules)"
 
     def _note(self, progress: Progress) -> None:
@@ -93,7 +93,7 @@ class TrainerRank:
 
     def _environment(self, rendezvous: Rendezvous) -> dict[str, str]:
         own_node = rendezvous.node_ids[self._rank]
-        # Ray shows a process only the GPUs that are its own: the first of them is the one
+        # Ray makes only the process's own GPUs visible: use the first
         local_rank = 0 if os.environ["DS_ACCELERATOR"] == "cuda" else rendezvous.node_ids[: self._rank].count(own_node)
         return {
             "RANK": str(self._rank),

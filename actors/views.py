@@ -1,7 +1,7 @@
-"""Views of an image: what a model is shown instead of the raw pixels when it writes labels, and when it is asked again.
+"""Views of an image: what a model sees instead of the raw pixels in generation and correction.
 
-A teacher may look at a picture that is easier to read than the one its student will be trained on; the student then learns to
-do without. Views are for generation and correction only: training and evaluation see the raw image.
+A teacher may see an image that is easier to read than the one its student is trained on; the student then learns to read the
+harder one. Training and evaluation always use the raw image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from policies.errors import PolicyError, running
 from policies.registry import Registry, UnknownPolicyError
 
 View = Callable[[Image.Image], Image.Image]
-"""An RGB image in, an RGB image out. The same image always gives the same view."""
+"""Maps an RGB image to an RGB image, deterministically."""
 
 VIEWS: Registry[Image.Image] = Registry("view")
 
@@ -25,7 +25,7 @@ _BAND_PIXELS = 1 << 20
 
 @VIEWS.register("raw")
 def raw(image: Image.Image) -> Image.Image:
-    """The image as it is."""
+    """The image unchanged."""
     return image
 
 
@@ -33,7 +33,7 @@ def find_view(name: str) -> View:
     """The view that `generation.view` names: a registered one, or a function as `module:name`.
 
     Raises:
-        UnknownPolicyError: there is no such view, or what has this name cannot be called with one image.
+        UnknownPolicyError: there is no such view, or it cannot be called with one image.
         PolicyError: its module raises an error.
     """
     view = VIEWS.find(name)
@@ -66,13 +66,13 @@ def seen_through(view: View, image: Image.Image) -> Image.Image:
 
 
 def perturbed(image: Image.Image, noise: float, seed: int, shift: float = 0.0) -> Image.Image:
-    """An independent look at an image: moved a little, and grainier.
+    """An independent view of an image: slightly shifted, with noise.
 
     Args:
         image: RGB.
-        noise: standard deviation of normal noise on the pixels, where white is 1.
-        seed: of the direction and the noise.
-        shift: distance it is moved in a random direction, as a share of its shorter side; its edge pixels fill what becomes free.
+        noise: standard deviation of Gaussian noise on the pixels, where white is 1.
+        seed: seed of the direction and the noise.
+        shift: distance of the shift in a random direction, as a share of the shorter side; edge pixels fill the gap.
     """
     rng = np.random.default_rng(seed)
     if shift:
@@ -88,7 +88,7 @@ def perturbed(image: Image.Image, noise: float, seed: int, shift: float = 0.0) -
 
 
 def bands(pixels: np.ndarray) -> Iterator[slice]:
-    """The rows of an image in bands of bounded size: as floating point, a photo of 50 million pixels would take gigabytes."""
+    """The rows of an image in bands of bounded size: a whole photo of 50 million pixels takes gigabytes as floating point."""
     height, width = pixels.shape[:2]
     num_rows = max(1, _BAND_PIXELS // width)
     return (slice(start, start + num_rows) for start in range(0, height, num_rows))

@@ -20,8 +20,8 @@ from policies.scoring.answer_metrics import AnswerMetric
 
 
 class EngineWorker:
-    """A thin shell, made a Ray actor by `cluster.fleet.slot`. Every method may be called again with the same result; `stage` alone may run
-    beside another."""
+    """A thin shell, run as a Ray actor by `cluster.fleet.slot`. Calling any method again gives the same result; only `stage`
+    may run concurrently with another."""
 
     def __init__(self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy) -> None:
         self._spec = spec
@@ -31,36 +31,36 @@ class EngineWorker:
         self._images: tuple[tuple[int, int], ShardImages] | None = None
 
     def ping(self) -> str:
-        """The served weight version; empty before the first swap."""
+        """The weight version being served; empty before the first swap."""
         return "" if self._engine is None else self._engine.weight_version
 
     def start(self) -> None:
-        """Load the engine, once."""
+        """Load the engine if it is not loaded."""
         if self._engine is None:
             self._engine = build_engine(self._spec)
 
     def stage(self, update: WeightUpdate) -> None:
-        """Load and verify other weights while the engine serves; see `Engine.stage`."""
+        """Load and verify new weights while the engine serves; see `Engine.stage`."""
         self._running().stage(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
-        """Serve other weights; see `Engine.swap`."""
+        """Serve new weights; see `Engine.swap`."""
         return self._running().swap(update)
 
     def sleep(self) -> None:
-        """Give back the device's memory; see `Engine.sleep`."""
+        """Release the device's memory; see `Engine.sleep`."""
         self._images = None
         self._running().sleep()
 
     def generate(self, shard: Shard) -> ShardResult:
-        """VIG over a shard."""
+        """Run VIG on a shard."""
         seconds: dict[str, float] = {}
         with timed(seconds, "generate"):
             records = Generator(self._serving(), self._generator_options, self._images_of(shard)).generate(shard)
         return ShardResult(to_table(records), seconds)
 
     def correct(self, shard: Shard, generated: ShardResult) -> ShardResult:
-        """VIC over what `generate` returned for the same shard."""
+        """Run VIC on what `generate` returned for the same shard."""
         seconds = dict(generated.seconds)
         with timed(seconds, "correct"), running(f"correction policy {type(self._correction).__name__!r}", self._correction):
             records = Corrector(self._serving(), self._correction, self._images_of(shard)).correct(shard, from_table(generated.records))
@@ -69,11 +69,11 @@ class EngineWorker:
     def evaluate(
         self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric = EXACT
     ) -> list[Prediction]:
-        """Answers to held-out questions, scored."""
+        """Answer held-out questions and score the answers."""
         return Evaluator(self._serving()).evaluate(source, questions, max_new_tokens, metric)
 
     def _images_of(self, shard: Shard) -> ShardImages:
-        """The open images of a shard, kept from its generation to its correction."""
+        """The open images of a shard, kept from generation to correction."""
         key = (shard.round, shard.index)
         if self._images is None or self._images[0] != key:
             self._images = (key, ShardImages(shard.source, find_view(self._generator_options.view)))
