@@ -1,1 +1,1 @@
-"""Training: jobs, batches, the DeepSpeed trainer and its process group. `actors.trainer` runs it in a Ray actor per rank."""
+"""Training: jobs, batches, the DeepSpeed trainer and its process group. `actors.trainer` runs it in one Ray actor per rank."""

@@ -1,6 +1,6 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): small trained matrices beside frozen ones, and in the checkpoint their sum.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): trains small matrices beside frozen ones and merges them into the checkpoint.
 
-peft puts the adapters into the model. They are merged here, in the gathered state dict: at ZeRO stage 3 no rank holds the modules'
+peft adds the adapters to the model. This module merges them in the gathered state dict: at ZeRO stage 3 no rank holds the modules'
 weights, and a checkpoint with the names and shapes of its base can be swapped into a running engine.
 """
 
@@ -20,10 +20,10 @@ _UP = f".lora_B.{_NAME}."
 
 
 def add_adapters(model: Any, lora: Lora) -> None:
-    """Put an adapter beside each target matrix of the language model, in place. At first it changes nothing: its product is 0.
+    """Add an adapter to each target matrix of the language model, in place. Initially its product is 0, so it has no effect.
 
     Raises:
-        ValueError: a target is not the name of a linear layer of the language model.
+        ValueError: a target does not name a linear layer of the language model.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -38,12 +38,12 @@ def add_adapters(model: Any, lora: Lora) -> None:
 
 
 def is_adapter(parameter_name: str) -> bool:
-    """Whether a parameter is an adapter's."""
+    """Whether a parameter belongs to an adapter."""
     return _DOWN in parameter_name or _UP in parameter_name
 
 
 def merged(state: dict[str, torch.Tensor], lora: Lora) -> dict[str, torch.Tensor]:
-    """A state dict with adapters as that of the model without them, each product added to its matrix in float32."""
+    """The state dict of the model without adapters: each product is added to its matrix in float32."""
     plain = {name.replace(_BASE, "."): tensor for name, tensor in state.items() if not is_adapter(name)}
     for name, down in state.items():
         if _DOWN in name:

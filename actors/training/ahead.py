@@ -1,4 +1,4 @@
-"""Reading ahead: what the next step needs is made while the device is at the one before."""
+"""Reads ahead: prepares the next step while the device computes the current one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _Item = TypeVar("_Item")
 
 @contextmanager
 def ahead(items: Iterator[_Item]) -> Iterator[Iterator[_Item]]:
-    """The same items, none of them `None`, in the same order, each of them made while the caller is at the one before.
+    """The same items in the same order, each made while the caller works on the previous one. No item may be `None`.
 
-    They are made in one thread of this process. To decode and resize pictures needs no GIL, the thread shares the caches of this process,
-    and it ends with the process. Worker processes would each keep a cache of their own, be sent every tensor, and outlive a killed rank.
+    One thread of this process makes them. Decoding and resizing images releases the GIL, the thread shares the caches of this process,
+    and it ends with the process. Worker processes would each need a cache, receive every tensor, and outlive a killed rank.
 
-    At the end of the `with` block the thread has ended; that waits for the item that is being made. What the iterator raises is raised
-    where its item would be.
+    Leaving the `with` block waits for the item in progress and ends the thread. An error of the iterator is raised in place of its
+    item.
     """
     with ThreadPoolExecutor(1, "reading ahead") as pool:
         yield _taken(items, pool)

@@ -1,4 +1,4 @@
-"""Conversations as token ids and labels, and batches of them with their pixels."""
+"""Encodes conversations as token ids and labels, and batches them with their pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IGNORED = -100
 """Label of a token without a loss."""
 
 _PAD_MULTIPLE = 8
-_QUESTION_PAD_ID = 0  # masked, so that any id of the Q-Former's vocabulary does; the language model's may lie outside of it
+_QUESTION_PAD_ID = 0  # masked, so any id of the Q-Former's vocabulary works; the language model's pad id may be outside it
 _CACHED_TEXTS = 200_000
 _EXAMPLE_CHARACTERS = 100
 _PROBE_SIZES = ((64, 64), (97, 151))
@@ -31,7 +31,7 @@ _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class BadSampleError(ValueError):
-    """A conversation cannot be trained on. It is passed over and counted by its reason; it stops nothing."""
+    """A conversation cannot be trained on. It is skipped and counted by reason; training goes on."""
 
     def __init__(self, reason: SkipReason, message: str) -> None:
         super().__init__(reason, message)
@@ -43,14 +43,14 @@ class BadSampleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """Token ids and labels of one conversation, both [tokens] int32; labels are the id itself or `IGNORED`."""
+    """Token ids and labels of one conversation, both [tokens] int32; a label is the token's id or `IGNORED`."""
 
     ids: np.ndarray
     labels: np.ndarray
     question: np.ndarray | None = None
-    """What a Q-Former reads beside the image, [its own tokens] int32: the user's words, never an answer. `None` without a Q-Former."""
+    """The Q-Former's text input, [its own tokens] int32: the user's words, never an answer. `None` without a Q-Former."""
     kinds: np.ndarray | None = None
-    """1 for an image's tokens and 0 for all others, [tokens] int32, where the model derives positions from it, as Qwen-VL does."""
+    """1 for image tokens, 0 for others, [tokens] int32, if the model derives positions from it, as Qwen-VL does."""
 
     def cut(self, max_tokens: int) -> EncodedText:
         kinds = None if self.kinds is None else self.kinds[:max_tokens]
@@ -59,7 +59,7 @@ class EncodedText:
 
 @dataclass(frozen=True, slots=True)
 class _Expansion:
-    """How a processor's ids follow from those of its tokenizer: `block` stands for the `num_replaced` ids from `start` on."""
+    """How a processor changes its tokenizer's ids: `block` replaces the `num_replaced` ids from `start` on."""
 
     start: int
     num_replaced: int
@@ -74,30 +74,30 @@ class Batch:
     """One micro-batch."""
 
     inputs: Mapping[str, torch.Tensor]
-    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], what the image processor makes, for Qwen-VL
+    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], the image processor's tensors, for Qwen-VL
     `mm_token_type_ids` [rows, tokens], and for a Q-Former `qformer_input_ids` and `qformer_attention_mask` [rows, question tokens]."""
     labels: torch.Tensor
     """[rows, tokens]"""
     num_target_tokens: int
-    """Labels that have a prediction and are not `IGNORED`."""
+    """Labels that are predicted and are not `IGNORED`."""
 
 
 class ConversationEncoder:
-    """A training sample as token ids, with a loss on the assistant's words and their end token only.
+    """Encodes training samples as token ids, with a loss only on the assistant's words and their end token.
 
-    An answer that the template leaves without an end token gets one: a model that never saw it would not know when to stop.
+    If the template does not end an answer with an end token, one is added: without it a model would not learn to stop.
 
-    The processor itself expands the image placeholder. Where the number of image tokens does not depend on the image's size,
-    as `_PROBE_SIZES` tell, the encoding of a text is made once, whatever the image; and where what the processor adds to its
-    tokenizer's ids is the same for every text, the tokenizer alone is asked. A processor with a Q-Former tokenizer gets the questions
-    apart: called as a whole it would show the Q-Former the answers that the model is to learn.
+    The processor expands the image placeholder. If the number of image tokens does not depend on the image's size, which is
+    tested with `_PROBE_SIZES`, a text is encoded once for all images. If the processor's expansion is also the same for every
+    text, only the tokenizer is called. With a Q-Former, questions are tokenized separately: the whole processor would also show
+    the Q-Former the answers that the model has to learn.
     """
 
     def __init__(self, processor: Any, max_tokens: int) -> None:
-        """Look at the processor.
+        """Inspect the processor.
 
         Raises:
-            ValueError: it has no chat template, or `max_tokens` has no room for an image.
+            ValueError: it has no chat template, or an image does not fit into `max_tokens`.
         """
         template = processor.chat_template
         template = template.get("default") if isinstance(template, dict) else template
@@ -116,7 +116,7 @@ class ConversationEncoder:
         self._expansion: _Expansion | None = None
         small, large = (self._tokens(_PROBES[0], size) for size in _PROBE_SIZES)
         self.has_fixed_image_tokens = bool(np.array_equal(small.ids, large.ids))
-        """Whether every image takes the same tokens."""
+        """Whether every image has the same tokens."""
         if self.has_fixed_image_tokens and self._has_generation_tag:
             self._expansion = self._common_expansion()
         if len(small.ids) > max_tokens:
@@ -126,7 +126,7 @@ class ConversationEncoder:
         """Ids and labels of a conversation about an image of `image_size` (width, height) in pixels.
 
         Raises:
-            BadSampleError: there are no turns, a turn spells a special token, or the image alone fills `max_tokens`.
+            BadSampleError: there are no turns, a turn contains a special token, or no part of an answer fits into `max_tokens`.
         """
         size = _PROBE_SIZES[0] if self.has_fixed_image_tokens else image_size
         key = (tuple(turns), size)
@@ -149,14 +149,14 @@ class ConversationEncoder:
 
     def _tokens(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
         ids, mask = self._masked(turns, size)
-        # a processor that puts image tokens before the text counts their characters as if they were the text's
+        # a processor that inserts image tokens before the text counts their characters as the text's
         mask &= ids != self._image_id
         ids, mask = self._ended(ids, mask, turns)
         kinds = (ids == self._image_id).astype(np.int32) if self._has_kinds else None
         return EncodedText(ids, np.where(mask, ids, IGNORED).astype(np.int32), self._question(turns), kinds)
 
     def _masked(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids, and which of them are the assistant's words."""
+        """Ids, and a mask of the assistant's words."""
         if self._expansion is not None:
             ids, mask = self._plain(turns)
             block = self._expansion.block
@@ -170,7 +170,7 @@ class ConversationEncoder:
         return ids, self._with_end_tokens(ids, np.asarray(rendered["assistant_masks"][0], dtype=bool))
 
     def _plain(self, turns: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the tokenizer alone, the image placeholder as it is."""
+        """The same from the tokenizer alone, without expanding the image placeholder."""
         rendered = self._processor.tokenizer.apply_chat_template(
             _messages(turns, None), chat_template=self._processor.chat_template, tokenize=True, return_dict=True,
             return_assistant_tokens_mask=True,
@@ -179,7 +179,7 @@ class ConversationEncoder:
         return ids, self._with_end_tokens(ids, np.asarray(rendered["assistant_masks"], dtype=bool))
 
     def _common_expansion(self) -> _Expansion | None:
-        """What the processor adds to its tokenizer's ids, if it is the same for texts that have nothing in common."""
+        """The processor's expansion of its tokenizer's ids, if it is the same for unrelated texts."""
         found = []
         for turns in _PROBES:
             whole, _ = self._masked(turns, _PROBE_SIZES[0])
@@ -202,13 +202,13 @@ class ConversationEncoder:
         return np.asarray(self._question_tokenizer(text, truncation=True, max_length=limit)["input_ids"], dtype=np.int32)
 
     def _with_end_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Many templates close the `generation` block before the end token; the model must learn to write that as well."""
+        """Extend the mask to end tokens: many templates close the `generation` block before them."""
         follows = np.zeros_like(mask)
         follows[1:] = mask[:-1]
         return mask | (follows & (ids == self._end_id))
 
     def _ended(self, ids: np.ndarray, mask: np.ndarray, turns: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, np.ndarray]:
-        """An end token right behind every answer that has none."""
+        """Insert an end token after every answer that has none."""
         firsts = np.flatnonzero(mask & ~np.append(False, mask[:-1])).tolist()
         ends = (1 + np.flatnonzero(mask & ~np.append(mask[1:], False))).tolist()
         if self._end_id is None or len(ends) != len(turns) or all(ids[end - 1] == self._end_id for end in ends):
@@ -221,13 +221,13 @@ class ConversationEncoder:
         return np.insert(ids, bare, self._end_id).astype(np.int32), np.insert(mask, bare, True)
 
     def _num_tokens_of(self, ids: np.ndarray, answer: str) -> int:
-        """How many of a run's tokens spell the answer: a space that the template puts behind it is often one token with the next word."""
+        """How many tokens spell the answer: a space that the template adds after it often shares a token with the next word."""
         wanted, decode = "".join(answer.split()), self._processor.tokenizer.decode
         shorter = (count for count in range(len(ids) - 1, 0, -1) if "".join(decode(ids[:count]).split()) != wanted)
         return min(next(shorter, 0) + 1, len(ids)) if "".join(decode(ids[:-1]).split()) == wanted else len(ids)
 
     def _mask_by_prefixes(self, messages: list[dict[str, Any]], ids: np.ndarray) -> np.ndarray:
-        """Without a `generation` tag: the assistant's tokens are what the conversation gains when its message is added."""
+        """Without a `generation` tag, the assistant's tokens are those that its message adds to the conversation."""
         mask = np.zeros(len(ids), dtype=bool)
         for index in range(1, len(messages), 2):
             start = _common_prefix(ids, self._ids(messages[:index], add_generation_prompt=True))
@@ -248,20 +248,20 @@ class Row:
     """A sample, read and encoded."""
 
     position: int
-    """In the global batch."""
+    """Position in the global batch."""
     text: EncodedText
     image: ImageInputs
     skip: Skip | None = None
-    """Why text and image only stand in for a bad sample; `None` for a good one."""
+    """Why text and image are placeholders for a bad sample; `None` for a good one."""
 
     @property
     def width(self) -> int:
-        """Tokens that the row takes when it is padded alone."""
+        """Tokens of the row when padded alone."""
         return _padded_length(len(self.text.ids))
 
 
 class BatchBuilder:
-    """Samples of one rank as batches."""
+    """Builds batches from the samples of one rank."""
 
     def __init__(self, encoder: ConversationEncoder, reader: PixelReader, augmentation: Augmentation, pad_id: int) -> None:
         self._encoder = encoder
@@ -270,7 +270,7 @@ class BatchBuilder:
         self._pad_id = pad_id
 
     def rows(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> list[Row]:
-        """`(position in the global batch, sample)` as rows. A bad sample's row has no loss.
+        """Encode `(position in the global batch, sample)` as rows. The row of a bad sample has no loss.
 
         Raises:
             ValueError: augmentation does not fit the images' tensors.
@@ -278,7 +278,7 @@ class BatchBuilder:
         return [self._augmented(self._row(position, sample), step) for position, sample in samples]
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """Rows as one batch.
+        """Collate rows into a batch.
 
         Raises:
             ValueError: the images' tensors do not fit together.
@@ -288,7 +288,7 @@ class BatchBuilder:
         return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()))
 
     def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
-        """`(position in the global batch, sample)` as one batch; raises what `rows` and `batch` do."""
+        """`rows`, then `batch`; raises what they do."""
         return self.batch(self.rows(samples, step))
 
     def _row(self, position: int, sample: TrainingSample) -> Row:
@@ -312,14 +312,14 @@ class BatchBuilder:
 
 
 def _shortened(sample: TrainingSample) -> str:
-    """The sample's words, as much of them as fits into a line."""
+    """The sample's text, shortened to one line."""
     return repr(shorten(" / ".join(text for turn in sample.turns for text in turn if text), _EXAMPLE_CHARACTERS, placeholder="..."))
 
 
 def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """`input_ids` and `attention_mask`, and the labels, each [rows, tokens] padded on the right to a multiple of 8.
 
-    Where a model derives positions from them, the tokens' kinds become `mm_token_type_ids`. Questions for a Q-Former become
+    Token kinds, if the model derives positions from them, become `mm_token_type_ids`. Questions for a Q-Former become
     `qformer_input_ids` and `qformer_attention_mask`, padded in the same way.
     """
     inputs = {

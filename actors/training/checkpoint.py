@@ -1,4 +1,4 @@
-"""Checkpoints in and out: Hugging Face folders of an image-text-to-text model and its processor."""
+"""Reads and writes checkpoints: Hugging Face folders of an image-text-to-text model and its processor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from actors.processors import load_processor
 from actors.training.job import SkippedSamples, SkipReason, TrainerError, TrainingJob, TrainingResult
 
 RESULT_FILE = "training_result.json"
-"""Written into the checkpoint's folder: the result and the fingerprint of the job it came from."""
+"""File in the checkpoint's folder with the result and the fingerprint of its job."""
 
 _QFORMER_MARKS = ("qformer", "query_tokens")
 _PROJECTOR_MARKS = ("projector", "projection", "connector", "merger", "aligner")
@@ -29,7 +29,7 @@ def load_model(folder: Path) -> Any:
     """The model in float32, on the CPU, in training mode.
 
     Raises:
-        ValueError: the folder holds no image-text-to-text checkpoint.
+        ValueError: the folder is not an image-text-to-text checkpoint.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -43,23 +43,23 @@ def load_model(folder: Path) -> Any:
 
 
 def group_of(parameter_name: str) -> str:
-    """The group of `actors.training.job.PARAMETER_GROUPS` that a parameter belongs to, told by its name."""
+    """The group of `actors.training.job.PARAMETER_GROUPS` that a parameter belongs to, by its name."""
     name = parameter_name.lower()
     if "language_model." in name:
         return "language_model"
-    owner = name.partition(".layers.")[0]  # inside a vision tower's layers there are projections too
+    owner = name.partition(".layers.")[0]  # layers of a vision tower contain projections too
     marks = {"qformer": _QFORMER_MARKS, "projector": _PROJECTOR_MARKS, "vision_tower": _VISION_MARKS}
     return next((group for group, parts in marks.items() if any(part in owner for part in parts)), "language_model")
 
 
 def write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult) -> TrainingResult:
-    """Write weights, processor and result into `job.output`, which appears by one rename when all is on disk.
+    """Write weights, processor and result to a folder that is renamed to `job.output` once it is on disk.
 
     Returns:
-        the result with the digest of what was written.
+        the result with the digest of the written weights.
 
     Raises:
-        ValueError: `job.output` holds something already.
+        ValueError: `job.output` is not empty.
         TrainerError: the disk is full, or the folder cannot be written.
     """
     try:
@@ -76,7 +76,7 @@ def _write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tenso
         load_processor(job.base_checkpoint).save_pretrained(folder)
         digested = replace(result, digest=digest_of(read_checkpoint(folder)))
         (folder / RESULT_FILE).write_text(json.dumps({"job": job.fingerprint(), "result": asdict(digested)}, indent=1))
-        folder.chmod(0o755)  # mkdtemp makes it private; an engine may run as another user
+        folder.chmod(0o755)  # mkdtemp makes it private, but an engine may run as another user
         fsync_tree(folder)
         try:
             folder.rename(job.output)
@@ -89,10 +89,10 @@ def _write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tenso
 
 
 def finished_result(job: TrainingJob) -> TrainingResult | None:
-    """The result of this very job if `job.output` holds it, its weights verified; `None` if there is nothing yet.
+    """The result of this job if `job.output` contains it, with its weights verified; `None` if the folder is empty.
 
     Raises:
-        ValueError: the folder holds another job's checkpoint, or this job's with damaged weights.
+        ValueError: the folder contains another job's checkpoint, or this job's with damaged weights.
     """
     if not job.output.exists() or not any(job.output.iterdir()):
         return None
@@ -107,7 +107,7 @@ def finished_result(job: TrainingJob) -> TrainingResult | None:
 
 
 def _result_from(plain: dict[str, Any]) -> TrainingResult:
-    """The result that `asdict` and JSON made plain."""
+    """Rebuild a result from `asdict` and JSON."""
     losses = tuple((int(step), float(loss)) for step, loss in plain.pop("losses"))
     skipped = tuple(SkippedSamples(**{**one, "reason": SkipReason(one["reason"])}) for one in plain.pop("skipped", ()))
     return TrainingResult(**plain, losses=losses, skipped=skipped)

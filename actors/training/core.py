@@ -27,7 +27,7 @@ from actors.training.steps import StepCheckpoints
 _BUCKET_ELEMENTS = 200_000_000
 _JOIN_TIMEOUT_S = 120.0
 _OFFLOADED = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
-"""DeepSpeed's keys of what `Hyperparameters.offload` names."""
+"""DeepSpeed's keys for the values of `Hyperparameters.offload`."""
 
 
 def run_local(
@@ -37,7 +37,7 @@ def run_local(
 
     Args:
         job: what to train.
-        source: where the samples' images come from.
+        source: provides the samples' images.
         threads: torch's intra-op threads.
         on_progress: called after each step.
 
@@ -64,7 +64,7 @@ class Trainer:
         world_size: int = 1,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        """Check the split of the batch; nothing is loaded before `run`.
+        """Check the split of the batch; `run` loads everything else.
 
         Raises:
             ValueError: the global batch cannot be split over the ranks and micro-batches.
@@ -78,7 +78,7 @@ class Trainer:
         self._micro_batch_size = job.hyper.micro_batch_size(world_size)
 
     def run(self) -> TrainingResult | None:
-        """Train and write the checkpoint; on rank 0 the result, on others `None`. A job that is finished is read, not redone.
+        """Train and write the checkpoint; returns the result on rank 0, `None` on others. The result of a finished job is reused.
 
         Raises:
             ValueError: the job does not fit its checkpoint, its images or its output folder.
@@ -102,7 +102,7 @@ class Trainer:
         finally:
             engine.destroy()
             del engine, optimizer
-            gc.collect()  # the engine and its hooks refer to one another; a rank outlives many of them
+            gc.collect()  # the engine and its hooks form reference cycles; a rank outlives many of them
         if self._rank != 0:
             return None
         if self._hyper.lora is not None:
@@ -127,7 +127,7 @@ class Trainer:
             model=model, optimizer=optimizer, dist_init_required=False, config=_deepspeed_config(model, self._hyper, self._micro_batch_size)
         )
         if self._world_size == 1 and self._hyper.zero_stage == 0:
-            engine.enable_backward_allreduce = False  # alone there is nothing to reduce, and the flat copies would cost
+            engine.enable_backward_allreduce = False  # nothing to reduce; saves the flat copies
         return engine, optimizer
 
     def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> TrainingLog:
@@ -135,7 +135,7 @@ class Trainer:
         lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in samples]
         order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
         log = TrainingLog(hyper.num_steps, self._world_size)
-        num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # at most, to have seen every sample
+        num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # upper bound
         steps = self._step_checkpoints()
         if steps is not None:
             log.restore(steps.restore(engine))
@@ -144,7 +144,7 @@ class Trainer:
                 log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
                 batches = [builder.batch(part) for part in self._micro_batches(rows)]
                 num_tokens = self._num_target_tokens(batches)
-                # weight decay and momentum would move the weights even where there is nothing to learn
+                # weight decay and momentum would change the weights even without target tokens
                 factor = learning_rate_factor(step, hyper) if num_tokens else 0.0
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
@@ -161,7 +161,7 @@ class Trainer:
         return log
 
     def _reading(self, order: Iterator[list[int]], builder: BatchBuilder, first: int) -> Iterator[tuple[int, list[int], list[Row]]]:
-        """Each step from `first` on, the indices of its global batch, and this rank's rows of it."""
+        """For each step from `first` on: the step, the indices of its global batch, and this rank's rows."""
         for step, indices in islice(enumerate(order), first, None):
             share = rank_share(indices, self._rank, self._world_size)
             yield step, indices, builder.rows(((position, self._job.samples[indices[position]]) for position in share), step)
@@ -176,7 +176,7 @@ class Trainer:
         return between > 0 and num_steps % between == 0 and num_steps < self._hyper.num_steps
 
     def _micro_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """This rank's rows of a step by forward pass; as many passes as every other rank has, whose gradients they meet."""
+        """This rank's rows of a step by forward pass; every rank has the same number of passes, as gradients are reduced."""
         limit = self._hyper.max_micro_batch_tokens
         if limit is None:
             return [rows[start : start + self._micro_batch_size] for start in range(0, len(rows), self._micro_batch_size)]
@@ -185,15 +185,15 @@ class Trainer:
         return [[rows[index] for index in part] for part in cut_by_tokens(widths, limit, num_passes)]
 
     def _num_target_tokens(self, batches: list[Batch]) -> int:
-        """Of all ranks in this step; every rank must call this."""
+        """Over all ranks in this step; every rank must call this."""
         counted = torch.tensor([sum(batch.num_target_tokens for batch in batches)], dtype=torch.int64)
         return int(sum_over_ranks(counted, self._world_size).item())
 
     def _step(self, engine: Any, batches: list[Batch], num_tokens: int) -> torch.Tensor:
-        """One update on `num_tokens` target tokens of all ranks.
+        """One update on the `num_tokens` target tokens of all ranks.
 
         Returns:
-            this rank's part of the global batch's mean loss; the parts add up to it.
+            this rank's part of the global batch's mean loss; the parts sum to it.
         """
         part = torch.zeros((), device=engine.device)
         for index, batch in enumerate(batches):
@@ -201,14 +201,14 @@ class Trainer:
                 engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
             loss = _summed_loss(engine, batch) / max(1, num_tokens)
             part += loss.detach()
-            # DeepSpeed takes the mean of the ranks' gradients: the factor makes it the sum
+            # DeepSpeed averages gradients over ranks: the factor turns the mean into the sum
             engine.backward(loss * self._world_size, scale_wrt_gas=False)
             engine.step()
         return part
 
 
 def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
-    """Share of the peak learning rate at a step, counted from 0: linear warm-up, then a cosine down to the minimum ratio."""
+    """Share of the peak learning rate at a step (from 0): linear warm-up, then cosine decay to the minimum ratio."""
     num_warmup = round(hyper.warmup_share * hyper.num_steps)
     if step < num_warmup:
         return (step + 1) / num_warmup
@@ -218,7 +218,7 @@ def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
 
 
 def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:
-    """Cross-entropy in float32, summed over the batch's target tokens; logits are only kept where there is a target."""
+    """Cross-entropy in float32, summed over the batch's target tokens; only logits with a target are kept."""
     dtype = next(engine.module.parameters()).dtype
     inputs = {
         name: tensor.to(engine.device, dtype) if tensor.is_floating_point() else tensor.to(engine.device)
@@ -231,7 +231,7 @@ def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:
 
 
 def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]]:
-    """Freeze what is frozen; the rest by learning rate and weight decay. `peak_lr` is what the schedule scales."""
+    """Freeze `frozen` groups; group the rest by learning rate and weight decay. The schedule scales `peak_lr`."""
     present: set[str] = set()
     found: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -252,10 +252,10 @@ def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Have every layer compute its activations again in the backward pass; raises `ValueError` where the model cannot."""
+    """Recompute every layer's activations in the backward pass; raises `ValueError` if the model does not support it."""
     if not model.supports_gradient_checkpointing:
         raise ValueError(f"{type(model).__name__} cannot checkpoint its activations; set activation_checkpointing to false")
-    # without reentrance a layer whose inputs need no gradient, as behind a frozen vision tower, keeps those of its weights
+    # reentrant checkpointing would lose the weight gradients of layers whose inputs need none, as after a frozen vision tower
     model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
@@ -263,29 +263,29 @@ def _deepspeed_config(model: Any, hyper: Hyperparameters, micro_batch_size: int)
     bucket = min(_BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
     zero: dict[str, Any] = {
         "stage": hyper.zero_stage,
-        "reduce_bucket_size": bucket,  # buffers of this size are allocated whole: DeepSpeed's own default is 2 GB
+        "reduce_bucket_size": bucket,  # buffers are allocated in full size: DeepSpeed's default is 2 GB
         "allgather_bucket_size": bucket,
     }
     pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     zero |= {key: pinned for name, key in _OFFLOADED.items() if name in hyper.offload}
     return {
         "train_micro_batch_size_per_gpu": micro_batch_size,
-        # where passes differ from step to step the trainer says which is the last; DeepSpeed only has to expect several
+        # if the number of passes varies by step, the trainer marks the last one; DeepSpeed only has to expect several
         "gradient_accumulation_steps": hyper.gradient_accumulation if hyper.max_micro_batch_tokens is None else 2,
         "gradient_clipping": hyper.max_grad_norm,
         "bf16": {"enabled": hyper.precision == "bf16"},
         "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is vectorised on CPUs too; DeepSpeed's would be compiled for minutes
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is vectorised on CPUs too; compiling DeepSpeed's takes minutes
         "steps_per_print": None,
     }
 
 
 def _gathered_state(model: Any, zero_stage: int, *, keep: bool) -> dict[str, torch.Tensor]:
-    """The whole state dict on the CPU where `keep`; every rank must call this, since stage 3 gathers parameter by parameter."""
+    """The full state dict on the CPU if `keep`; every rank must call this, since stage 3 gathers each parameter."""
     from deepspeed.runtime.zero import GatheredParameters
 
     state: dict[str, torch.Tensor] = {}
-    copies: dict[int, torch.Tensor] = {}  # a tied weight has several names, and must stay one tensor to be written once
+    copies: dict[int, torch.Tensor] = {}  # a tied weight has several names but must stay one tensor to be written once
     for name, tensor in model.state_dict(keep_vars=True).items():
         with GatheredParameters([tensor], enabled=zero_stage == 3 and isinstance(tensor, torch.nn.Parameter)):
             if keep:
@@ -297,7 +297,7 @@ def _gathered_state(model: Any, zero_stage: int, *, keep: bool) -> dict[str, tor
 
 @torch.no_grad()
 def _interpolate(state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], share: float) -> None:
-    """Move trained weights back to a `share` of their way from the base; integers and what was not trained stay as they are."""
-    for name, tensor in {id(tensor): (name, tensor) for name, tensor in state.items()}.values():  # a tied weight once
+    """Interpolate from base (0) to trained weights (1) in place; integers and untrained weights stay unchanged."""
+    for name, tensor in {id(tensor): (name, tensor) for name, tensor in state.items()}.values():  # each tied weight once
         if tensor.is_floating_point() and not torch.equal(tensor, base[name].to(tensor.dtype)):
             tensor.copy_(torch.lerp(base[name].double(), tensor.double(), share))

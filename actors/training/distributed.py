@@ -1,4 +1,4 @@
-"""The ranks' process group: torch.distributed and DeepSpeed on top of a store that listens only where it must."""
+"""Sets up the ranks' process group: torch.distributed and DeepSpeed on a store that listens only where it must."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 COLLECTIVE_TIMEOUT_S = 600.0
-"""Longest that one rank waits for the others inside a step or an export."""
+"""Longest wait of one rank for the others within a step or an export."""
 
 
 def reserve_port(host: str) -> socket.socket:
-    """A listening socket on a free port of `host`: held until the store takes it over, so that nobody else gets the port."""
+    """A listening socket on a free port of `host`; holding it until the store takes over keeps others off the port."""
     return socket.create_server((host, 0))
 
 
 def join_process_group(rank: int, world_size: int, host: str, port: int, listener: socket.socket | None, timeout_s: float) -> None:
-    """Make this process a rank; the process may be in one group only, and stays in it over any number of jobs.
+    """Make this process a rank. A process can be in one group only, and stays in it for any number of jobs.
 
     Args:
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of ranks.
         host: where rank 0 listens; with `LOOPBACK` all traffic of the group stays on this machine.
-        port: of `listener`.
-        listener: what `reserve_port` gave rank 0, which owns it no longer; `None` on other ranks, and in a group of one.
-        timeout_s: longest wait for the other ranks, here.
+        port: port of `listener`.
+        listener: rank 0's socket from `reserve_port`; this takes ownership. `None` on other ranks, and in a group of one.
+        timeout_s: longest wait for the other ranks to join.
 
     Raises:
-        TrainerError: this process is in another group already.
+        TrainerError: this process is already in another group.
     """
     prepare_deepspeed()
     import deepspeed
@@ -48,7 +48,7 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, listene
         if joined != (rank, world_size):
             raise TrainerError(f"this process is rank {joined[0]} of {joined[1]} and cannot become rank {rank} of {world_size}")
         return
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
     if host == LOOPBACK:
         _stay_on_loopback()
     if world_size == 1:
@@ -79,7 +79,7 @@ def sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
 
 
 def max_over_ranks(value: int, world_size: int) -> int:
-    """The largest of every rank's values; every rank must call this."""
+    """The largest of all ranks' values; every rank must call this."""
     import torch
     import torch.distributed as dist
 
@@ -91,7 +91,7 @@ def max_over_ranks(value: int, world_size: int) -> int:
 
 
 def gather_objects(value: Any, world_size: int) -> list[Any]:
-    """Every rank's plain value, in the order of the ranks; every rank must call this. Only ranks of one group are unpickled from."""
+    """Every rank's value, in rank order; every rank must call this. Unpickles only data from ranks of this group."""
     import torch.distributed as dist
 
     if world_size == 1:
@@ -102,10 +102,10 @@ def gather_objects(value: Any, world_size: int) -> list[Any]:
 
 
 def prepare_deepspeed() -> None:
-    """Import DeepSpeed for the accelerator that is here, quietly, and keep it from compiling anything.
+    """Import DeepSpeed for this machine's accelerator, without its log output, and keep it from compiling anything.
 
     Raises:
-        TrainerError: this release of DeepSpeed chooses its operators in another way.
+        TrainerError: this release of DeepSpeed chooses its operators differently.
     """
     import torch
 
@@ -122,11 +122,11 @@ def prepare_deepspeed() -> None:
 
 
 def _leave_out(operator: str) -> None:
-    """Tell DeepSpeed that an operator does not work here, so that its CPU backend does without.
+    """Mark an operator as incompatible, so that DeepSpeed's CPU backend does not use it.
 
-    The shared-memory operator serves `inference_all_reduce` alone; training reduces through torch.distributed either way. Yet
-    `init_distributed` compiles it on first use, for one to three minutes. There is no setting against it. DeepSpeed keeps the
-    answers to "is this operator compatible?" in one dict and documents that edits to it persist.
+    Only `inference_all_reduce` uses the shared-memory operator; training reduces through torch.distributed either way. Yet
+    `init_distributed` compiles it on first use, which takes one to three minutes, and no setting prevents this. DeepSpeed keeps
+    the compatibility of operators in one dict and documents that edits to it persist.
     """
     import deepspeed
 

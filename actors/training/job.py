@@ -1,4 +1,4 @@
-"""What a training job is, and what comes back from it."""
+"""Defines training jobs and their results."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Literal
 from policies.records import TrainingSample
 
 PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
-"""What can be frozen or have a learning rate of its own; `qformer` is a Q-Former with its query tokens, where the model has one.
-VIGC trains `qformer` and `projector` alone."""
+"""Groups that can be frozen or have their own learning rate. `qformer` is the Q-Former with its query tokens, if the model has one.
+VIGC trains only `qformer` and `projector`."""
 
 
 class TrainerError(RuntimeError):
-    """Training did not finish: a rank died, a wait ran out, the loss is no longer a number, or no sample has a token to learn."""
+    """Training failed: a rank died, a wait timed out, the loss is not finite, or no sample has a token to learn."""
 
 
 class RankLostError(TrainerError):
-    """A rank died, or the ranks made no progress any more: the machine's fault, so that another attempt may go through."""
+    """A rank died, or the ranks stopped making progress: a fault of the machine, so another attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
     """Low-rank adapters on matrices of the frozen language model (arXiv 2106.09685), merged into them in the checkpoint.
 
-    The defaults are those of VIGC's LoRA variant.
+    The defaults are VIGC's LoRA variant.
 
     Raises:
         ValueError: a value is out of range, or there are no targets.
@@ -39,7 +39,7 @@ class Lora:
     alpha: int = 16
     """An adapter's product is scaled by alpha / rank."""
     dropout: float = 0.1
-    """Share of an adapter's inputs that is dropped while training."""
+    """Share of an adapter's inputs that is dropped during training."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Names of the linear layers that get an adapter, in every layer of the language model."""
 
@@ -62,46 +62,46 @@ class Hyperparameters:
     """Conversations per step over all ranks and micro-batches; a multiple of ranks x `gradient_accumulation`."""
     num_steps: int
     learning_rate: float
-    """Peak of the schedule: linear warm-up, then a cosine down to `min_learning_rate_ratio` of it."""
+    """Peak of the schedule: linear warm-up, then cosine decay to `min_learning_rate_ratio` of it."""
     learning_rate_groups: Mapping[str, float] = field(default_factory=dict)
-    """Another peak for a group of `PARAMETER_GROUPS`."""
+    """Peaks of single groups of `PARAMETER_GROUPS`."""
     frozen: tuple[str, ...] = ()
-    """Groups of `PARAMETER_GROUPS` that stay as they are, bit for bit when the precision is the checkpoint's."""
+    """Groups of `PARAMETER_GROUPS` that are not trained; unchanged bit for bit if the precision is the checkpoint's."""
     lora: Lora | None = None
-    """Adapters on the language model, which must be frozen then; they take `learning_rate`."""
+    """Adapters on the language model, which must then be frozen; they use `learning_rate`."""
     weight_decay: float = 0.01
-    """On matrices only: norms, biases and other vectors are exempt."""
+    """Applied to matrices only, not to norms, biases and other vectors."""
     warmup_share: float = 0.03
     min_learning_rate_ratio: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm; 0 = off."""
+    """Gradients are clipped to this norm; 0 turns clipping off."""
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload: tuple[Literal["optimizer", "parameters"], ...] = ()
-    """What ZeRO keeps in the host's memory instead of the device's: the optimizer's state (stages 2 and 3), and beside it the
-    partitioned parameters (stage 3). The optimizer then steps on the CPU."""
+    """State that ZeRO keeps in host memory instead of device memory: the optimizer's (stages 2 and 3), and with it the
+    partitioned parameters (stage 3). The optimizer then runs on the CPU."""
     activation_checkpointing: bool = False
-    """Keep only the layers' inputs for the backward pass and compute the rest again: less memory for about a third more time."""
+    """Keep only the layers' inputs for the backward pass and recompute the rest: less memory for about a third more time."""
     gradient_accumulation: int = 1
     """Micro-batches per rank and step."""
     pixel_noise: float = 0.0
-    """Gaussian noise on the pixels, its standard deviation drawn per image from 0 to this, where white is 1."""
+    """Largest standard deviation of Gaussian pixel noise, drawn per image from 0 to this, where white is 1."""
     brightness: float = 0.0
     """Largest relative change of an image's brightness."""
     color_jitter: float = 0.0
-    """Largest relative change of each color channel by itself."""
+    """Largest relative change of each color channel."""
     max_tokens: int = 512
-    """Conversations are cut after so many tokens, the image's included."""
+    """Conversations are truncated to this many tokens, including the image's."""
     max_micro_batch_tokens: int | None = None
-    """Most tokens, padding included, of one forward pass of a rank: its share of a step is cut into as many passes as that takes, few
-    long conversations or many short ones. Loss and gradients are those of the whole step, whatever the cut. `None`: as many passes as
-    `gradient_accumulation` says."""
+    """Maximum tokens per forward pass of a rank, including padding: its share of a step is split into as many passes as needed, each
+    of few long or many short conversations. The split does not change loss and gradients of the step. `None`:
+    `gradient_accumulation` passes."""
     length_grouping: bool = True
-    """Batch conversations of like length together; which ones meet in a batch then is less random, and padding is rarer."""
+    """Batch conversations of similar length together; batches are then less random, and padding is rarer."""
     interpolation: float = 1.0
-    """Share of the way from the base weights to the trained ones that the checkpoint goes; 1 = the trained weights. Half way keeps
-    most of what short training learns and loses less of what the base could (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
+    """Position of the checkpoint between the base weights (0) and the trained ones (1). 0.5 keeps most of what short training
+    learns and loses less of the base's abilities (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_steps", "gradient_accumulation", "max_tokens"):
@@ -164,7 +164,7 @@ class Hyperparameters:
 
     @property
     def num_samples(self) -> int:
-        """Conversations that all steps take together."""
+        """Conversations of all steps together."""
         return self.num_steps * self.batch_size
 
     def micro_batch_size(self, world_size: int) -> int:
@@ -183,27 +183,27 @@ class Hyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """One training run, from a checkpoint to a checkpoint."""
+    """One training, from checkpoint to checkpoint."""
 
     base_checkpoint: Path
     """Hugging Face folder of an image-text-to-text model with its processor."""
     output: Path
-    """Folder to write the trained checkpoint and the processor to; it appears whole or not at all."""
+    """Folder for the trained checkpoint and the processor; it is created atomically."""
     samples: Sequence[TrainingSample]
-    """Shuffled by `seed` anew for each pass, and cycled until `num_steps` are done."""
+    """Reshuffled by `seed` for each pass, and cycled until `num_steps` are done."""
     seed: int
     hyper: Hyperparameters
     steps_folder: Path | None = None
-    """Where step checkpoints go and are looked for, the same folder for all ranks; `None`: an interrupted job begins anew."""
+    """Folder of the step checkpoints, the same for all ranks; if `None`, an interrupted job starts over."""
     steps_between: int = 0
-    """Steps from one step checkpoint to the next; 0 writes none."""
+    """Steps between step checkpoints; 0 writes none."""
 
     def __post_init__(self) -> None:
         _require(len(self.samples) > 0, "a training job needs at least one sample")
         _require(self.steps_between >= 0, f"steps_between must not be negative, but is {self.steps_between}")
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that decides the result; `output` and step checkpoints do not."""
+        """SHA-256 over everything that determines the result, not `output` and step checkpoints."""
         said = {
             "base_checkpoint": str(self.base_checkpoint),
             "samples": [[sample.image_id, sample.turns] for sample in self.samples],
@@ -214,7 +214,7 @@ class TrainingJob:
 
 
 class SkipReason(StrEnum):
-    """Why a sample was passed over."""
+    """Why a sample was skipped."""
 
     BAD_IMAGE = "bad_image"
     NO_TURNS = "no_turns"
@@ -223,7 +223,7 @@ class SkipReason(StrEnum):
 
     @property
     def explanation(self) -> str:
-        """What is wrong, and what to do about it."""
+        """What is wrong, and how to fix it."""
         return _EXPLANATIONS[self]
 
 
@@ -237,24 +237,24 @@ _EXPLANATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """One sample that was passed over."""
+    """One skipped sample."""
 
     reason: SkipReason
     message: str
-    """Which sample it is and what is wrong with it; the same on every machine."""
+    """Which sample it is and what is wrong; the same on every machine."""
     where: str = ""
-    """Where its image was looked for, on the machine that looked."""
+    """Where this machine looked for its image."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedSamples:
-    """The samples of a job that were passed over for one reason."""
+    """The samples of a job that were skipped for one reason."""
 
     reason: SkipReason
     num_samples: int
-    """However often each of them came up."""
+    """Each counted once."""
     example: str
-    """The first of them: see `Skip.message`."""
+    """`Skip.message` of the first."""
     where: str = ""
 
     def __str__(self) -> str:
@@ -263,37 +263,37 @@ class SkippedSamples:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a finished job reports. Losses are means of cross-entropy per target token, natural logarithm, over the steps that had any."""
+    """Report of a finished job. Losses are mean cross-entropies per target token in nats, over the steps that had any."""
 
     num_steps: int
     final_loss: float
-    """Mean of the last window of steps that had target tokens."""
+    """Mean over the last window of steps that had target tokens."""
     mean_loss: float
     losses: tuple[tuple[int, float], ...]
-    """`(steps done, mean loss of the steps since the point before)`, about 100 points; none for a window without target tokens."""
+    """`(steps done, mean loss since the previous point)`, about 100 points; none for a window without target tokens."""
     num_target_tokens: int
     """Tokens with a loss, over all steps and ranks."""
     num_skipped_samples: int
-    """Samples that were passed over because their image or their text is bad, each counted once."""
+    """Samples that were skipped because their image or text is bad, each counted once."""
     seconds: float
     digest: str
     """`actors.engines.weights.digest_of` the checkpoint in `output`."""
     num_steps_kept: int = 0
-    """Steps that an earlier attempt had done: training went on from its step checkpoint."""
+    """Steps of an earlier attempt: training continued from its step checkpoint."""
     num_empty_steps: int = 0
-    """Steps without a target token, because all their samples were passed over. They have no loss and change no weight."""
+    """Steps without a target token, because all their samples were skipped. They have no loss and change no weight."""
     skipped: tuple[SkippedSamples, ...] = ()
     """`num_skipped_samples` by reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a job is."""
+    """Progress of a job."""
 
     step: int
     num_steps: int
     loss: float | None
-    """Mean loss of the last finished window of steps; `None` before there is one."""
+    """Mean loss of the last finished window of steps; `None` before the first."""
 
 
 def _require(holds: bool, message: str) -> None:

@@ -1,4 +1,4 @@
-"""What a training has to say for itself: its losses by window of steps, and the samples that it passed over."""
+"""Logs a training: its losses per window of steps, and the samples that it skipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOSS_POINTS = 100
 
 
 class TrainingLog:
-    """One rank's notes. Only at a window's end and in `close` do ranks talk and does the device wait."""
+    """One rank's log. Ranks communicate and the device synchronizes only at the end of a window and in `close`."""
 
     def __init__(self, num_steps: int, world_size: int) -> None:
         self._num_steps = num_steps
@@ -27,14 +27,14 @@ class TrainingLog:
         self._summed = 0.0
         self._step = 0
         self._num_empty_steps = 0
-        self._skipped: dict[int, str] = {}  # reason by the sample's index, of this rank until `close`
-        self._examples: dict[str, tuple[int, str, str]] = {}  # the first sample of each reason: its index, message, where
+        self._skipped: dict[int, str] = {}  # reason by sample index, of this rank only until `close`
+        self._examples: dict[str, tuple[int, str, str]] = {}  # first sample of each reason: index, message, where
         self.num_steps_kept = 0
         self.num_target_tokens = 0
-        """Of all ranks, so far."""
+        """Of all ranks so far."""
 
     def skip(self, samples: Iterable[tuple[int, Skip]]) -> None:
-        """Note samples of this rank that were passed over, by their index in the job; one that comes again counts once."""
+        """Note samples that this rank skipped, by their index in the job; a repeated sample counts once."""
         for index, skip in samples:
             self._skipped[index] = skip.reason.value
             known = self._examples.get(skip.reason.value)
@@ -42,7 +42,7 @@ class TrainingLog:
                 self._examples[skip.reason.value] = (index, skip.message, skip.where)
 
     def add(self, loss: torch.Tensor, num_tokens: int) -> None:
-        """Note a step: this rank's part of the loss, and the global number of target tokens. Without any the step has no loss."""
+        """Note a step: this rank's part of the loss and the global number of target tokens; if that is 0, the step has no loss."""
         self._step += 1
         self._pending.append(loss)
         self.num_target_tokens += num_tokens
@@ -53,31 +53,31 @@ class TrainingLog:
             self._close_window()
 
     def close(self) -> None:
-        """Bring together what the ranks passed over; every rank must call this, once."""
+        """Gather the skipped samples of all ranks; every rank must call this, once."""
         for skipped, examples in gather_objects((self._skipped, self._examples), self._world_size):
             self._skipped |= skipped
             for reason, example in examples.items():
                 self._examples[reason] = min(self._examples.get(reason, example), example)
 
     def refuse_nothing(self, num_samples: int) -> None:
-        """After `close`.
+        """Call after `close`.
 
         Raises:
-            TrainerError: no step had a token to learn from.
+            TrainerError: no step had a target token.
         """
         if self.num_target_tokens == 0:
             reasons = [f"{one.num_samples} of {num_samples} samples: {one.reason.explanation}; for example {one}" for one in self.skipped()]
             raise TrainerError(f"no sample has a token to learn; {'; '.join(reasons) or 'all answers are empty'}")
 
     def skipped(self) -> tuple[SkippedSamples, ...]:
-        """What was passed over, by reason; of all ranks after `close`."""
+        """Skipped samples by reason; of all ranks after `close`."""
         counts = {reason: sum(value == reason for value in self._skipped.values()) for reason in self._examples}
         return tuple(
             SkippedSamples(reason, counts[reason], *self._examples[reason][1:]) for reason in SkipReason if reason.value in self._examples
         )
 
     def position(self) -> dict[str, Any]:
-        """What this rank has noted so far, as tensors and plain values."""
+        """This rank's log so far, as tensors and plain values."""
         return {
             "step": self._step,
             "pending": [loss.cpu() for loss in self._pending],
@@ -91,7 +91,7 @@ class TrainingLog:
         }
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Go on from a `position`; an empty one changes nothing."""
+        """Continue from a `position`; an empty one changes nothing."""
         if not position:
             return
         self._step, self._pending, self._points = position["step"], position["pending"], position["points"]
@@ -104,7 +104,7 @@ class TrainingLog:
         return Progress(self._step, self._num_steps, self._points[-1][1] if self._points else None)
 
     def result(self, seconds: float) -> TrainingResult:
-        """The result, its digest still open; after `close`."""
+        """The result with an empty digest; call after `close`."""
         skipped = self.skipped()
         return TrainingResult(
             num_steps=self._num_steps,

@@ -1,4 +1,4 @@
-"""Which samples meet in which global batch: a function of the seed, the same whatever the number of ranks."""
+"""Assigns samples to global batches as a function of the seed, independent of the number of ranks."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 MEGABATCH_BATCHES = 16
-"""Batches that are sorted by length together: enough that padding is rare, few enough that batches stay mixed."""
+"""Batches that are sorted by length together: enough to keep padding low, few enough to keep batches mixed."""
 
 
 def global_batches(lengths: Sequence[int], batch_size: int, num_batches: int, seed: int, *, length_grouping: bool) -> Iterator[list[int]]:
     """Indices of the samples of each global batch.
 
     Args:
-        lengths: one number per sample, in any unit, to group by.
+        lengths: length of each sample, in any unit.
         batch_size: samples per batch.
-        num_batches: how many batches to yield.
-        seed: of the shuffles.
-        length_grouping: make batches of like lengths inside runs of `MEGABATCH_BATCHES` batches.
+        num_batches: number of batches to yield.
+        seed: seed of the shuffles.
+        length_grouping: batch samples of similar length within runs of `MEGABATCH_BATCHES` batches.
     """
     stream = _passes(len(lengths), seed)
     for first in range(0, num_batches, MEGABATCH_BATCHES):
@@ -32,21 +32,21 @@ def global_batches(lengths: Sequence[int], batch_size: int, num_batches: int, se
 
 
 def rank_share(batch: Sequence[int], rank: int, world_size: int) -> range:
-    """Positions in a global batch that belong to a rank: contiguous, and as many for each."""
+    """Positions in a global batch that belong to a rank: contiguous, equally many per rank."""
     share = len(batch) // world_size
     return range(rank * share, (rank + 1) * share)
 
 
 def cut_by_tokens(widths: Sequence[int], max_tokens: int, min_parts: int = 1) -> list[list[int]]:
-    """Rows in parts of like width, the narrow ones first, so that no part takes more than `max_tokens` when it is padded to its widest.
+    """Split rows into parts of similar width, narrow ones first; padded to its widest row, no part exceeds `max_tokens`.
 
     Args:
-        widths: of each row in tokens, padded as the row alone would be.
-        max_tokens: of a part; a row that is wider is a part of its own.
-        min_parts: parts are halved, those with most rows first, until there are so many; at most as many as there are rows.
+        widths: width of each row in tokens, padded as if alone.
+        max_tokens: limit per part; a wider row gets a part of its own.
+        min_parts: parts are halved, those with most rows first, until there are at least this many, or one per row.
 
     Returns:
-        the rows' indices, every row in one part.
+        the rows' indices; every row is in exactly one part.
     """
     parts: list[list[int]] = []
     for row in sorted(range(len(widths)), key=lambda row: widths[row]):
@@ -62,7 +62,7 @@ def cut_by_tokens(widths: Sequence[int], max_tokens: int, min_parts: int = 1) ->
 
 
 def _passes(num_samples: int, seed: int) -> Iterator[int]:
-    """Every sample once per pass, each pass in an order of its own, without end."""
+    """Endless passes over the samples, each pass in an order of its own."""
     index = 0
     while True:
         yield from np.random.default_rng([seed, 0, index]).permutation(num_samples).tolist()

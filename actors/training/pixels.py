@@ -1,4 +1,4 @@
-"""Pixels of training images: read once, kept within a bound, augmented by a seed."""
+"""Reads the pixels of training images, caches them within a bound, and augments them by a seed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _MID_GREY = (128, 128, 128)
 
 @dataclass(frozen=True, slots=True)
 class ImageInputs:
-    """One image as the model takes it."""
+    """One image as model inputs."""
 
     tensors: Mapping[str, torch.Tensor]
-    """Every tensor that the image processor makes; the first dimension is 1, or the image's patches."""
+    """All tensors from the image processor; the first dimension is 1, or the image's patches."""
     size: tuple[int, int]
-    """Width and height of the original in pixels."""
+    """Width and height of the original image in pixels."""
 
 
 class PixelReader:
-    """Turns image ids into model inputs, and keeps as many of them as fit into `CACHE_BYTES`.
+    """Turns image ids into model inputs, and caches as many of them as fit into `CACHE_BYTES`.
 
-    What fits is kept for good: training passes over all images in turn, where evicting the oldest would keep none.
+    Nothing is evicted: training cycles through all images, so evicting the oldest would never leave a hit.
     """
 
     def __init__(self, image_processor: Any, source: ImageSource) -> None:
@@ -59,7 +59,7 @@ class PixelReader:
         return made
 
     def blank(self) -> ImageInputs:
-        """What stands in for an image that cannot be read."""
+        """A placeholder for an image that cannot be read."""
         return self._process(Image.new("RGB", _BLANK_SIZE, _MID_GREY))
 
     def _process(self, image: Image.Image) -> ImageInputs:
@@ -68,7 +68,7 @@ class PixelReader:
 
 
 class Augmentation:
-    """Brightness, color gain and noise on normalised pixels, drawn from (seed, step, position in the global batch)."""
+    """Random brightness, color gain and noise on normalised pixels, seeded by (seed, step, position in the global batch)."""
 
     def __init__(self, hyper: Hyperparameters, image_processor: Any, seed: int) -> None:
         self._noise, self._brightness, self._color_jitter = hyper.pixel_noise, hyper.brightness, hyper.color_jitter
@@ -83,10 +83,10 @@ class Augmentation:
         return max(self._noise, self._brightness, self._color_jitter) > 0
 
     def apply(self, pixels: torch.Tensor, step: int, position: int) -> torch.Tensor:
-        """A changed copy of one image's pixels, [..., 3, height, width], its values still those of a picture between black and white.
+        """An augmented copy of one image's pixels, [..., 3, height, width], clamped between black and white.
 
         Raises:
-            ValueError: the pixels are laid out in another way.
+            ValueError: the pixels have another layout.
         """
         if pixels.ndim < 3 or pixels.shape[-3] != 3:
             raise ValueError(

@@ -1,12 +1,12 @@
-"""Step checkpoints: what a job needs to go on in the middle, bit for bit in float32, after its ranks have died.
+"""Step checkpoints: saves and restores an unfinished job after its ranks have died, bit for bit in float32.
 
     FOLDER/step-00000050/engine/...     DeepSpeed's own files: weights and optimizer, one part per rank where ZeRO shards them
     FOLDER/step-00000050/rank-0.pt      a rank's random state and its share of the loss log
     FOLDER/step-00000050/receipt.json   the job, and size and SHA-256 of every other file; written last
 
-A step checkpoint appears by one rename when all of it is on disk, and the one before it goes only then. The position in the data
-and in the learning-rate schedule follow from the number of steps. Files are read without unpickling anything but tensors and plain
-values, and only where the receipt vouches for them; a damaged one is as good as none.
+A step checkpoint is renamed into place once all of it is on disk; only then is the previous one deleted. The position in the data
+and in the learning-rate schedule follow from the number of steps. Only tensors and plain values are unpickled, and only from files
+that match the receipt; a damaged step checkpoint is ignored.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _TMP = ".tmp"
 
 
 class StepCheckpoints:
-    """One rank's side of the step checkpoints of one job. `save` and `restore` are collective: every rank calls them."""
+    """One rank's part of a job's step checkpoints. `save` and `restore` are collective: every rank must call them."""
 
     def __init__(self, folder: Path, job: str, rank: int, world_size: int) -> None:
         """Args:
-        folder: where they lie, the same for all ranks; it may not exist yet.
-        job: what tells this job from others; another number of ranks is another job.
+        folder: folder of the step checkpoints, the same for all ranks; it may not exist yet.
+        job: identifies the job; with another number of ranks it is another job.
         """
         self._folder = folder
         self._job = f"{job}/{world_size}"
@@ -46,7 +46,7 @@ class StepCheckpoints:
         self._world_size = world_size
 
     def save(self, step: int, engine: Any, position: dict[str, Any]) -> None:
-        """Write what is needed to go on after `step` steps; `position` is this rank's own, of tensors and plain values.
+        """Write the state after `step` steps; `position` is this rank's own and consists of tensors and plain values.
 
         Raises:
             TrainerError: the disk is full, or the folder cannot be written.
@@ -68,10 +68,10 @@ class StepCheckpoints:
             raise TrainerError(f"cannot write the step checkpoint {target}: {error}; free some space, then resume") from error
 
     def restore(self, engine: Any) -> dict[str, Any]:
-        """Bring the engine and this process to where the newest step checkpoint was made.
+        """Restore the engine and this process to the newest intact step checkpoint.
 
         Returns:
-            the `position` that this rank gave `save`; nothing where there is no intact step checkpoint of this job that all ranks
+            the `position` that this rank passed to `save`; empty if there is no intact step checkpoint of this job that all ranks
             can see.
         """
         found = self._newest() if self._rank == 0 else 0
@@ -103,7 +103,7 @@ class StepCheckpoints:
                 shutil.rmtree(other)
 
     def _newest(self) -> int:
-        """Steps of the newest intact step checkpoint of this job; 0 without one."""
+        """Steps of the newest intact step checkpoint of this job; 0 if there is none."""
         for path in sorted(self._folder.glob("step-*[0-9]"), reverse=True):
             problem = self._problem_with(path)
             if problem is None:
@@ -123,7 +123,7 @@ class StepCheckpoints:
 
 
 def _save(state: Any, path: Path) -> None:
-    """Write tensors and plain values. torch tells of a full disk by a `RuntimeError`, which a lost rank is told by as well."""
+    """Write tensors and plain values. torch raises `RuntimeError` for a full disk, as it does for a lost rank."""
     try:
         torch.save(state, path)
     except RuntimeError as error:
@@ -147,7 +147,7 @@ def _set_random_state(state: dict[str, torch.Tensor]) -> None:
 
 
 def _read_tensors_only(engine: Any) -> None:
-    """Give DeepSpeed's engine a checkpoint engine that unpickles nothing but tensors, plain values and DeepSpeed's own small classes."""
+    """Give DeepSpeed's engine a checkpoint engine that unpickles only tensors, plain values and DeepSpeed's own small classes."""
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
