@@ -1,4 +1,4 @@
-"""Engines by name: the only place where `engine: NAME` becomes a running model."""
+"""Builds engines by name: the only place where `engine: NAME` becomes a running model."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {"transformers": _transform
 
 
 def build_engine(spec: EngineSpec) -> Engine:
-    """The engine of a spec; heavy imports happen here, inside the actor."""
+    """Build the engine of a spec; heavy imports happen here, inside the actor."""
     return ENGINES[spec.kind](spec)

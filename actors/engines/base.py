@@ -1,4 +1,4 @@
-"""The engine protocol: the one way to run a model. An engine is a plain object inside an actor; it owns one copy of weights."""
+"""The engine protocol, through which every model runs. An engine is a plain object inside an actor and owns one copy of weights."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Request:
     prompt: str
     """The user's text; the engine applies the model's chat template."""
     answer_prefix: str = ""
-    """What the assistant has already said; the completion continues it."""
+    """The assistant's text so far; the completion continues it."""
     image_key: str = ""
-    """Equal keys mean equal pixels: what an engine may cache image features by. Empty: do not cache."""
+    """Key for caching image features; equal keys mean equal pixels. Empty: do not cache."""
     form: str = ""
-    """A regular expression that the completion is made to match, on engines with structured output (`vllm`). Empty: any text."""
+    """A regular expression that the completion must match, on engines with structured output (`vllm`). Empty: any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,18 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
-    """Decoding of a row ends once its text holds one of these; the stop string is kept."""
+    """Strings that end a row once its text contains one; the stop string is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model wrote. Log-probabilities are natural, at temperature 1, of the tokens in `token_ids`."""
+    """The model's output. Log-probabilities are natural and at temperature 1."""
 
     text: str
     token_ids: tuple[int, ...]
-    """Generated tokens, the end token excluded."""
+    """Generated tokens, without the end token."""
     logprob: float
-    """Summed over `token_ids` and, when the model ended by itself, its end token."""
+    """Summed over `token_ids` and, if the model ended by itself, its end token."""
     num_logprob_tokens: int
     finish_reason: FinishReason
     weight_version: str
@@ -77,7 +77,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Texts, and how likely the weights of an update make them, computed apart from the engine that is to serve these weights."""
+    """Texts and their log-probabilities under an update's weights, computed outside the engine that is to serve these weights."""
 
     requests: tuple[Request, ...]
     continuations: tuple[str, ...]
@@ -101,12 +101,12 @@ class WeightUpdate:
     stream: WeightStream | None = None
     """Where the engine's workers receive the weights from."""
     probe: Probe | None = None
-    """Asked where it is given; engines that cannot read back what they serve need it."""
+    """Checked if given; engines that cannot read back their served weights need it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """What an engine says of the weights that it serves after a swap: found out from what it serves, not from the update."""
+    """An engine's report on the weights that it serves after a swap, derived from the served weights, not from the update."""
 
     version: str
     digest: str
@@ -115,48 +115,48 @@ class Attestation:
 
 
 class Engine(Protocol):
-    """Runs one model. Not safe for concurrent calls, `stage` excepted: its actor serialises them."""
+    """Runs one model. Concurrent calls are not safe, except of `stage`: the actor serialises them."""
 
     @property
     def weight_version(self) -> str:
-        """Version of the weights that the next completion comes from; empty while there are none."""
+        """Version of the served weights; empty if there are none."""
         ...
 
     @property
     def rereads(self) -> bool:
-        """Whether what the model sees of an image depends on the text it is read with (a Q-Former): an answer then changes when
-        it is asked for anew after every sentence."""
+        """Whether image features depend on the text (a Q-Former): an answer then changes if it is requested anew after every
+        sentence."""
         ...
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """One completion per request, in order. The same requests, sampling and weights give the same completions
-        on engines that promise it (`transformers` on the CPU does)."""
+        """One completion per request, in order. Some engines (`transformers` on the CPU) guarantee the same completions for the
+        same requests, sampling and weights."""
         ...
 
     def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
-        """Log-probability of each continuation after its request; with `blank_image` the pixels are replaced by mid-grey."""
+        """Log-probability of each continuation after its request; `blank_image` replaces the pixels by mid-grey."""
         ...
 
     def stage(self, update: WeightUpdate) -> None:
-        """Load and verify an update ahead of its swap; may run in another thread while the engine serves. Touches nothing that is
-        served. What it finds wrong is raised by the swap."""
+        """Load and verify an update ahead of its swap, without touching the served weights; may run in another thread while the
+        engine serves. Errors are raised by the swap."""
         ...
 
     def swap(self, update: WeightUpdate) -> Attestation:
-        """Serve the update's weights from now on. They are loaded and verified first, unless they were staged; nothing is staged
-        afterwards. An engine that sleeps wakes for it.
+        """Serve the update's weights from now on. Loads and verifies them first if they are not staged, and clears the staged update.
+        Wakes a sleeping engine.
 
         Raises:
             WeightMismatchError: names, shapes, dtypes or digest do not fit; nothing has changed.
-            SwapError: applying failed half way; the engine must be killed.
+            SwapError: applying the weights failed; the engine must be killed.
         """
         ...
 
     def sleep(self) -> None:
-        """Give back the memory that weights and caches take on the device. From now on `complete` and `score` are refused with an
-        `EngineError`, until a swap has completed. Does nothing where the engine sleeps already.
+        """Release the device memory of weights and caches. Until the next completed swap, `complete` and `score` raise
+        `EngineError`. Does nothing if the engine already sleeps.
 
         Raises:
-            EngineError: it cannot.
+            EngineError: the engine cannot sleep.
         """
         ...

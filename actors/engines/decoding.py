@@ -1,7 +1,7 @@
-"""Decoding: a batch of prompts, continued token by token.
+"""Decoding: continues a batch of prompts token by token.
 
-One cache of keys and values serves a batch. Equal prompts are read once and then written on separately; a row that has ended
-leaves the batch, so that the longest row alone pays for its length.
+A batch shares one key-value cache. Equal prompts are prefilled once and then decoded separately. Rows that have ended leave the
+batch, so that short rows do not pay for the longest one.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from actors.engines.base import Sampling
 from actors.engines.families import Prefill
 
 _REPACK_BELOW = 0.75
-"""Ended rows leave once fewer than this share of a batch still writes: copying the cache for each of them would cost more."""
+"""Ended rows leave once a smaller share of the batch is still decoding: copying the cache for every row would cost more."""
 
 _TOKENS_PER_CHARACTER = 4
-"""A character takes at most so many tokens (the bytes of UTF-8)."""
+"""Most tokens of one character (the bytes of UTF-8)."""
 
 
 @dataclass(slots=True)
 class Written:
-    """What one row wrote. Log-probabilities are natural and at temperature 1; banned tokens have none."""
+    """Output of one row. Log-probabilities are natural and at temperature 1, over the tokens that are not banned."""
 
     token_ids: list[int] = field(default_factory=list)
-    """The end token excluded."""
+    """Without the end token."""
     logprobs: list[float] = field(default_factory=list)
-    """One per token, and one more for the end token where the row ended by itself."""
+    """One per token, and one for the end token if the row ended with it."""
     ended: bool = False
-    """By its end token; not by a stop string and not by the token budget."""
+    """By its end token, not by a stop string or the token budget."""
 
 
 class Decoder:
@@ -43,9 +43,9 @@ class Decoder:
 
         Args:
             language_model: called for logits; see `actors.engines.families.Family.language_model`.
-            tokenizer: decodes what stop strings are looked for in.
+            tokenizer: decodes the text that is searched for stop strings.
             end_ids: tokens that end a row.
-            banned_ids: tokens that are never written.
+            banned_ids: tokens that are never generated.
         """
         self._model = language_model
         self._tokenizer = tokenizer
@@ -58,9 +58,9 @@ class Decoder:
 
         Args:
             prefill: distinct prompts.
-            prompt_of_row: for each row to write, its prompt.
-            sampling: `max_new_tokens`, `temperature`, `top_p` and `stop`; its seed has gone into `draws`.
-            draws: numbers in [0, 1) to sample by, [rows, max_new_tokens]; `None` is greedy.
+            prompt_of_row: index of the prompt for each row to decode.
+            sampling: `max_new_tokens`, `temperature`, `top_p` and `stop`; its seed is already in `draws`.
+            draws: random numbers in [0, 1) to sample by, [rows, max_new_tokens]; `None` is greedy.
         """
         batch = self._begin(prefill, prompt_of_row)
         written = [Written() for _ in prompt_of_row]
@@ -75,14 +75,14 @@ class Decoder:
 
     @torch.inference_mode()
     def follow(self, prefill: Prefill, said: torch.Tensor) -> torch.Tensor:
-        """Continue each prompt by given tokens, as `decode` would if it chose them.
+        """Continue each prompt with given tokens, as `decode` would if it chose them.
 
         Args:
             prefill: prompts.
             said: token ids, [prompts, tokens].
 
         Returns:
-            log-probabilities before the first of them and after each, [prompts, tokens + 1, vocabulary].
+            log-probabilities before the first token and after each, [prompts, tokens + 1, vocabulary].
         """
         batch = self._begin(prefill, range(len(said)))
         found = [self.logprobs(batch.logits)]
@@ -92,13 +92,13 @@ class Decoder:
         return torch.stack(found, dim=1)
 
     def logprobs(self, logits: torch.Tensor) -> torch.Tensor:
-        """Natural log-probabilities in float32 over the tokens that may be written, of logits [..., vocabulary]."""
+        """Natural log-probabilities in float32 of logits [..., vocabulary], over the tokens that are not banned."""
         logits = logits.float()
         logits[..., self._banned_ids] = -torch.inf
         return logits.log_softmax(-1)
 
     def _begin(self, prefill: Prefill, prompt_of_row: Sequence[int]) -> _Batch:
-        """Read distinct prompts once; for each row to write, its prompt."""
+        """Prefill distinct prompts once, then copy them to their rows."""
         logits, cache = self._first_pass(prefill)
         picked = torch.tensor(prompt_of_row, device=logits.device)
         if len(picked) != len(logits) or not torch.equal(picked, torch.arange(len(logits), device=logits.device)):
@@ -119,7 +119,7 @@ class Decoder:
         return output.logits[:, -1], cache
 
     def _write(self, batch: _Batch, written: list[Written], sampling: Sampling, draws: torch.Tensor | None) -> torch.Tensor:
-        """Choose and note a token for every row that still writes.
+        """Choose and record a token for every row that is still decoding.
 
         Returns:
             the chosen tokens, [rows in the batch].
@@ -141,8 +141,8 @@ class Decoder:
         return chosen
 
     def _without_stopped(self, places: list[int], written: list[Written], rows: list[int], stop: Sequence[str]) -> list[int]:
-        """The places whose rows hold no stop string yet. Looks at decoded text, since word-level tokenizers have no tokens that
-        join to a stop string, and only at its end: what came before has been looked at."""
+        """The places whose rows contain no stop string yet. Searches decoded text, since tokens of word-level tokenizers do not
+        concatenate to a stop string, and only its end: the rest has been searched before."""
         if not stop or not places:
             return places
         longest = max(map(len, stop)) * _TOKENS_PER_CHARACTER
@@ -164,8 +164,8 @@ class Decoder:
 
 
 class _Batch:
-    """The rows in flight. `rows` [places] are their numbers, `writing` the places of those that have not ended; positions have
-    `num_axes` axes, or none of their own (0)."""
+    """The rows in flight. `rows` [places] are their numbers, `writing` the places of rows that have not ended; positions have
+    `num_axes` axes, or a single one (0)."""
 
     def __init__(self, cache: DynamicCache, logits: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, num_axes: int) -> None:
         self.cache = cache
@@ -177,10 +177,10 @@ class _Batch:
         self.writing = list(range(len(positions)))
 
     def repack(self) -> torch.Tensor:
-        """Let ended rows go.
+        """Drop ended rows.
 
         Returns:
-            the places that stay, [rows that still write].
+            the places that stay, [rows still decoding].
         """
         kept = torch.tensor(self.writing, device=self.rows.device)
         self.cache.batch_select_indices(kept)
@@ -190,7 +190,7 @@ class _Batch:
 
 
 def draw_numbers(num_rows: int, sampling: Sampling) -> torch.Tensor | None:
-    """Numbers in [0, 1) for `Decoder.decode`, [rows, max_new_tokens]: a row's are its own, whatever batch it is written in."""
+    """Random numbers in [0, 1) for `Decoder.decode`, [rows, max_new_tokens]; they do not depend on a row's batch."""
     if sampling.temperature == 0:
         return None
     generator = torch.Generator().manual_seed(sampling.seed)
@@ -198,7 +198,7 @@ def draw_numbers(num_rows: int, sampling: Sampling) -> torch.Tensor | None:
 
 
 def _sample(logprobs: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> torch.Tensor:
-    """One token per row, [rows], by the inverse of the cumulative distribution at `draws` [rows]."""
+    """Sample one token per row, [rows], by inverting the cumulative distribution at `draws` [rows]."""
     warmed = logprobs / sampling.temperature
     if sampling.top_p < 1:
         warmed = TopPLogitsWarper(sampling.top_p)(None, warmed)  # type: ignore[arg-type]
@@ -208,6 +208,6 @@ def _sample(logprobs: torch.Tensor, sampling: Sampling, draws: torch.Tensor) -> 
 
 
 def _next_positions(position_ids: torch.Tensor) -> torch.Tensor:
-    """Position of the first new token of each row, [rows]: one after the largest on any axis."""
+    """Position of the first new token of each row, [rows]: one more than the largest on any axis."""
     largest = position_ids.amax(-1)
     return (largest.amax(0) if largest.ndim == 2 else largest) + 1

@@ -1,4 +1,4 @@
-"""What can go wrong in an engine. Every error survives pickling."""
+"""Errors of engines. Every error survives pickling."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ class EngineError(RuntimeError):
 
 
 class UnfitModelError(EngineError, ValueError):
-    """An engine of this kind would not run the model as the model runs by itself, on any machine and in any attempt."""
+    """An engine of this kind does not compute what the model computes by itself; retrying elsewhere does not help."""
 
 
 class SwapError(EngineError):
-    """A weight swap failed; what the engine holds is undefined."""
+    """A weight swap failed; the engine's weights are undefined."""
 
 
 class WeightMismatchError(ValueError):
-    """An update does not fit the served model. Raised before anything is touched: the engine still serves its old weights."""
+    """An update does not fit the served model. Raised before anything changes: the engine still serves its old weights."""

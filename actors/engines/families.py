@@ -1,8 +1,8 @@
-"""Model families: how an engine turns images and texts into what a language model reads.
+"""Model families: turn images and texts into the inputs of a language model.
 
-An image is encoded once, whatever is asked about it; a prompt is then put together from the encoded image and the text. What
-lies between differs: a LLaVA lays the vision tower's features into the text, a Qwen-VL counts positions on three axes, and a
-Q-Former (InstructBLIP) reads the text before it says what it sees, so that only the vision tower's part can be kept.
+An image is encoded once for all prompts; a prompt then combines the encoded image with the text. Families differ in how: LLaVA
+inserts the vision tower's features into the text, Qwen-VL counts positions on three axes, and a Q-Former (InstructBLIP)
+conditions its features on the text, so that only the vision tower's output can be cached.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from actors.engines.errors import UnfitModelError
 
 _LAID_IN = ("llava", "qwen2_vl", "qwen2_5_vl")
-"""Model types whose features replace the image placeholders one by one."""
+"""Model types whose features replace image placeholders one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """One image as its family keeps it."""
+    """One image as encoded by its family."""
 
     tokens: torch.Tensor | None = None
-    """[tokens, width] after the vision tower, and after the projector where that reads no text."""
+    """[tokens, width] after the vision tower, and after the projector unless that reads text."""
     grid: torch.Tensor | None = None
     """Qwen-VL: [3], patches along time, height and width."""
     image: Image.Image | None = None
-    """The image itself, where the model can only be run whole."""
+    """The image itself, if the model can only be run whole."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the tensors; images that are kept anyway count nothing."""
+        """Bytes of the tensors, not of the image, which is kept anyway."""
         return 0 if self.tokens is None else self.tokens.numel() * self.tokens.element_size()
 
 
@@ -43,9 +43,9 @@ class Prompt:
     """One text about one image."""
 
     rendered: str
-    """The chat template applied; one image placeholder."""
+    """With the chat template and one image placeholder."""
     spoken: str
-    """The user's text and what of the answer stands: what a Q-Former reads."""
+    """The user's text and the answer so far, which a Q-Former reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class Prefill:
     """A left-padded batch, ready for the first pass of the language model."""
 
     inputs: dict[str, Any]
-    """Arguments beside the mask and the positions."""
+    """Arguments other than mask and positions."""
     token_ids: torch.Tensor
     """[rows, tokens]"""
     attention_mask: torch.Tensor
     """[rows, tokens]"""
     position_ids: torch.Tensor
-    """[rows, tokens], or [axes, rows, tokens] where positions have several axes."""
+    """[rows, tokens], or [axes, rows, tokens] if positions have several axes."""
 
 
 class Family(Protocol):
@@ -67,20 +67,20 @@ class Family(Protocol):
 
     @property
     def language_model(self) -> Any:
-        """What is called for logits: with `Prefill.inputs` first, then with `input_ids` alone."""
+        """The module called for logits: first with `Prefill.inputs`, then with `input_ids` only."""
         ...
 
     def encode(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
-        """Each image by itself: what depends on no text."""
+        """Features of each image that do not depend on a text."""
         ...
 
     def prefill(self, prompts: Sequence[Prompt], features: Sequence[ImageFeatures]) -> Prefill:
-        """Prompts, each with the features of its image."""
+        """Combine each prompt with the features of its image."""
         ...
 
 
 def family_of(model: Any, processor: Any) -> Family:
-    """The family of a loaded model. One that is not known runs whole: correct, but its images are encoded for each prompt.
+    """The family of a loaded model. An unknown model runs whole: correct, but its images are encoded for each prompt.
 
     Raises:
         UnfitModelError: an InstructBLIP whose language model is an encoder-decoder, or a model without an image token.
@@ -92,10 +92,10 @@ def family_of(model: Any, processor: Any) -> Family:
 
 
 def image_token_id(model: Any) -> int:
-    """The id of the token that stands for an image, or for a part of one.
+    """The id of the token that is the placeholder of an image or of a part of one.
 
     Raises:
-        UnfitModelError: the model's config names none.
+        UnfitModelError: the model's config has none.
     """
     found = getattr(model.config, "image_token_id", None)
     if found is None:
@@ -106,7 +106,7 @@ def image_token_id(model: Any) -> int:
 
 
 class LaidIn:
-    """LLaVA and Qwen-VL: each image placeholder of the text becomes one feature of the image."""
+    """LLaVA and Qwen-VL: one image feature replaces each image placeholder of the text."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.language_model = model
@@ -143,7 +143,7 @@ class LaidIn:
 
 
 class QFormer:
-    """InstructBLIP: the Q-Former looks at the vision tower's features with the text in mind, anew for every text."""
+    """InstructBLIP: for every text, the Q-Former reads the vision tower's features together with the text."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         if not model.config.use_decoder_only_language_model:
@@ -166,7 +166,7 @@ class QFormer:
         return Prefill({"inputs_embeds": embedded.masked_scatter(places, queries.to(embedded.dtype))}, ids, mask, _positions(mask))
 
     def _queries(self, texts: Sequence[str], seen: torch.Tensor) -> torch.Tensor:
-        """What the Q-Former says of each image, as the language model reads it: [rows, query tokens, width]."""
+        """The Q-Former's output for each image, projected for the language model: [rows, query tokens, width]."""
         model = self._model
         asked = self._processor.qformer_tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
         asked = placed(model, {"ids": asked["input_ids"], "mask": asked["attention_mask"]})
@@ -183,7 +183,7 @@ class QFormer:
 
 
 class Whole:
-    """Any other model: the processor prepares images and texts together, and the model's own first pass reads both."""
+    """Any other model: the processor prepares images and texts together, and the model's first pass reads both."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.language_model = model
@@ -206,7 +206,7 @@ class Whole:
 
 
 class _Texts:
-    """Texts as left-padded token ids, the image placeholder repeated for every feature."""
+    """Encodes texts as left-padded token ids and repeats the image placeholder for every feature."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._model = model
@@ -220,13 +220,13 @@ class _Texts:
         return encoded["input_ids"].to(self._model.device), encoded["attention_mask"].to(self._model.device)
 
     def _expanded(self, text: str, num_features: int) -> str:
-        """A placeholder for each feature: where the text has one, else before it (InstructBLIP's processor puts them there)."""
+        """One placeholder per feature: in place of the text's, or before the text if it has none, as InstructBLIP's processor does."""
         features = self._placeholder * num_features
         return text.replace(self._placeholder, features, 1) if self._placeholder in text else features + text
 
 
 def placed(model: Any, tensors: Any) -> dict[str, torch.Tensor]:
-    """Tensors of a processor where the model is, and in its precision where they are floating point."""
+    """Move a processor's tensors to the model's device, and floating-point ones to its dtype."""
     return {
         name: tensor.to(model.device, model.dtype) if tensor.is_floating_point() else tensor.to(model.device)
         for name, tensor in tensors.items()
@@ -235,7 +235,7 @@ def placed(model: Any, tensors: Any) -> dict[str, torch.Tensor]:
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """Positions along the tokens that are there, [rows, tokens]; padding is at 0."""
+    """Positions of the tokens without padding, [rows, tokens]; padding is at 0."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 

@@ -1,4 +1,4 @@
-"""What a model computes by itself: its own class, its own processor, one image at a time. Engines and probes are held against this."""
+"""The reference for engines and probes: runs a model by its own class and processor, one image at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actors.engines.prompting import Prompter
 
 
 class ModelItself:
-    """A loaded model with its processor, without anything of this project between them."""
+    """A loaded model with its processor, without any of this project's code between them."""
 
     def __init__(self, model: Any, prompter: Prompter) -> None:
         self.model = model
@@ -21,7 +21,7 @@ class ModelItself:
 
     @torch.inference_mode()
     def continued(self, request: Request, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What it writes greedily, going on after an end, and what it writes each of these tokens by: ids [tokens] and logits
+        """The greedy completion, continued past end tokens, and the logits of each token: ids [tokens] and logits
         [tokens, vocabulary]."""
         output = self.model.generate(
             **self._inputs(self._prompter.render(request), request), max_new_tokens=num_tokens, min_new_tokens=num_tokens,
@@ -31,7 +31,7 @@ class ModelItself:
 
     @torch.inference_mode()
     def logprob(self, request: Request, continuation: str, banned_ids: Sequence[int]) -> float:
-        """Of a continuation and its end, as `Engine.score` counts it."""
+        """Log-probability of a continuation and its end token, as in `Engine.score`."""
         told, answered = self._prompter.render(request), self._prompter.render_answered(request, continuation)
         num_tokens = len(self._prompter.token_ids(answered)) - len(self._prompter.token_ids(told))
         inputs = self._inputs(answered, request)
@@ -42,7 +42,7 @@ class ModelItself:
     def _inputs(self, text: str, request: Request) -> dict[str, torch.Tensor]:
         processor = self._prompter.processor
         inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
-        if "qformer_input_ids" in inputs:  # a Q-Former reads what is said, without the template around it
+        if "qformer_input_ids" in inputs:  # a Q-Former reads the text without the chat template
             spoken = processor.qformer_tokenizer([self._prompter.spoken(request)], return_tensors="pt")
             inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
         return placed(self.model, inputs)

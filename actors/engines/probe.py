@@ -1,7 +1,7 @@
-"""Probes: what weights say, computed apart from the engine that is to serve them.
+"""Probes: outputs of weights on fixed inputs, computed outside the engine that is to serve them.
 
-An engine that packs its weights for a kernel or shards them over devices cannot read them back. What it serves is then attested by
-what it says: the log-probabilities of fixed questions with fixed images must be those that transformers gives with the same weights.
+An engine that packs its weights for a kernel or shards them over devices cannot read them back. Its output is then compared
+instead: the log-probabilities for fixed questions and images must match those of transformers with the same weights.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _IMAGES_PER_PROMPT = 3
 _IMAGE_SIZE = (96, 96)
 _MAX_NEW_TOKENS = 12
 _TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15, "float16": 0.03}
-"""Largest difference of a mean log-probability per token that kernels of other makes leave in these precisions."""
+"""Largest difference of a mean log-probability per token between different kernels in these precisions."""
 
 
 def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
-    """Have a checkpoint's own class, run by transformers on the CPU, continue texts greedily, and measure what it wrote."""
+    """Continue texts greedily with a checkpoint's own transformers class on the CPU, and score what it wrote."""
     skip_sklearn()
     import torch
 
@@ -45,10 +45,10 @@ def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
 
 
 def check_probe(engine: Engine, probe: Probe) -> None:
-    """Make sure that an engine says what the probe's weights say.
+    """Check that an engine's log-probabilities match the probe's.
 
     Raises:
-        SwapError: it says something else.
+        SwapError: they differ by more than the tolerance.
     """
     scores = engine.score(probe.requests, probe.continuations)
     for number, (score, expected) in enumerate(zip(scores, probe.logprobs, strict=True)):

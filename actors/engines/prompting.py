@@ -1,4 +1,4 @@
-"""Requests as texts and token rows as completions: what every engine on a Hugging Face processor does alike."""
+"""Renders requests as texts and token rows as completions, for every engine with a Hugging Face processor."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _MID_GREY = (128, 128, 128)
 
 
 def blank_like(image: Image.Image) -> Image.Image:
-    """A mid-grey image of the same size: what a text is scored on without the image."""
+    """A mid-grey image of the same size, for scoring a text without its image."""
     return Image.new("RGB", image.size, _MID_GREY)
 
 
 def patches(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """An image of width and height `size`: coarse colored noise, in patches so large that resizing keeps them."""
+    """An image of width and height `size`: colored noise in patches large enough to survive resizing."""
     return Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(size, Image.Resampling.NEAREST)
 
 
 class Prompter:
-    """A model's processor, and what it makes of requests. Special tokens that a request's texts spell are broken up: only the chat
-    template puts any in."""
+    """Renders requests with a model's processor. Special tokens in a request's texts are broken up, so that only the chat template
+    adds any."""
 
     def __init__(self, model: str | Path) -> None:
         """Load the processor.
 
         Raises:
-            ValueError: there is none of images and text, or it has no chat template.
+            ValueError: the model has no processor of images and text, or no chat template.
         """
         self.processor: Any = load_processor(model)
         self.tokenizer: Any = self.processor.tokenizer
@@ -42,7 +42,7 @@ class Prompter:
         self._plain = SpecialTokens(self.processor).broken_up
 
     def render(self, request: Request) -> str:
-        """The request in the model's chat template, up to where the assistant goes on."""
+        """The request in the model's chat template, up to where the assistant continues."""
         messages = [_user(self._plain(request.prompt))]
         if not request.answer_prefix:
             return self.processor.apply_chat_template(messages, add_generation_prompt=True)
@@ -57,27 +57,27 @@ class Prompter:
         return text if end < 0 else text[: end + len(self.tokenizer.eos_token)]
 
     def spoken(self, request: Request) -> str:
-        """The words of a request alone, without a template: what a Q-Former reads."""
+        """The text of a request without a template, for a Q-Former."""
         return self._plain(_joined(request.prompt, request.answer_prefix))
 
     def token_ids(self, text: str) -> list[int]:
-        """A rendered text; its template has put the special tokens in."""
+        """Token ids of a rendered text, to which its template has added the special tokens."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def end_ids(self, *given: int | Sequence[int] | None) -> tuple[int, ...]:
-        """The tokens that end a row: a generation config may name one, several or none beside the tokenizer's."""
+        """The tokens that end a row: the tokenizer's, and none, one or several from each config."""
         found = [ids if isinstance(ids, Sequence) else [ids] for ids in (*given, self.tokenizer.eos_token_id) if ids is not None]
         return tuple(dict.fromkeys(one for ids in found for one in ids))
 
     def banned_ids(self, image_token_id: int, end_ids: Sequence[int]) -> list[int]:
-        """Tokens that are no text: an image placeholder would break the next prompt, and padding marks where a row has ended."""
+        """Tokens that are not text: an image placeholder would break the next prompt, and padding marks the end of a row."""
         return [image_token_id, *({self.tokenizer.pad_token_id} - {None, *end_ids})]
 
     def completion(
         self, token_ids: Sequence[int], logprobs: Sequence[float], *, ended: bool, stop: Sequence[str], weight_version: str
     ) -> Completion:
-        """What a row wrote, its text cut after the stop string. `token_ids` exclude the end token, `logprobs` count it where the
-        model ended by itself."""
+        """The completion of a row, its text cut after the stop string. `token_ids` exclude the end token; `logprobs` include it if
+        the model ended by itself."""
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         cut = min((text.index(one) + len(one) for one in stop if one in text), default=None)
         return Completion(

@@ -1,8 +1,8 @@
-"""Removes the shared memory of an engine's processes once these have ended, however they did.
+"""Removes the shared memory of an engine's processes once they have ended, even if they were killed.
 
-Segments of POSIX shared memory have a name and outlive the processes that made them. vLLM unlinks its own in an orderly end only,
-and Python's resource tracker,
-which would do it otherwise, is a child of the engine that Ray ends along with it. So a process of its own looks on.
+Segments of POSIX shared memory have a name and outlive the processes that made them. vLLM unlinks its own only in an orderly
+shutdown, and Python's resource tracker, which would do it otherwise, is a child of the engine that Ray kills with it. So a
+separate process watches.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import psutil
 
 FOLDER = Path("/dev/shm")
 _MADE_BY_VLLM = re.compile(rf"{FOLDER}/(?:psm_|vllm)[^/\s]*$")
-"""Names that vLLM's executors give: Python's own pattern, and that of the CPU build's collectives."""
+"""Names from vLLM's executors: Python's own pattern, and that of the CPU build's collectives."""
 
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.1, 2.0
-"""From one look to the next: soon after something new has been seen, since an engine that starts makes its segments one after another."""
+"""Interval of the checks: short after a new segment, since a starting engine makes its segments one after another."""
 
 _END_S = 60.0
-"""Bound on waiting for the other processes of an engine that has ended."""
+"""Longest wait for the other processes of an ended engine."""
 
 
 def remove_when_ended(pid: int) -> None:
-    """Start looking after the segments of a process and its children; returns at once.
+    """Start watching the segments of a process and its children; returns at once.
 
-    The process that looks has no parent that could end it, and holds none of this one's files open.
+    The watching process has no parent that could end it, and keeps none of this process's files open.
     """
     forked = (
         "import subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,"
@@ -42,7 +42,7 @@ def remove_when_ended(pid: int) -> None:
 
 
 def watch(pid: int) -> None:
-    """Until a process has ended, note the segments of it and its children; then remove those that nobody uses."""
+    """Collect the segments of a process and its children until it ends; then remove those that no process uses."""
     try:
         engine = psutil.Process(pid)
     except psutil.NoSuchProcess:
@@ -61,7 +61,7 @@ def watch(pid: int) -> None:
 
 
 def _segments_of(processes: Iterable[psutil.Process]) -> Iterator[str]:
-    """Paths of the segments that are mapped into processes; those of processes that end meanwhile or are another user's stay out."""
+    """Paths of the segments mapped into processes, without processes that end meanwhile or belong to another user."""
     for process in processes:
         with suppress(OSError):
             for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():

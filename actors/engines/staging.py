@@ -1,4 +1,4 @@
-"""Loading and verifying an update: when it is swapped in, or ahead of that in another thread while the engine serves."""
+"""Loads and verifies an update: during its swap, or ahead of it in another thread while the engine serves."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
-    """The tensors of an update, wherever it carries them; those of a stream come through the object store.
+    """The tensors of an update from its checkpoint, tensors or stream; a stream's come through the object store.
 
     Raises:
-        ValueError: it carries none, or more than one, of a checkpoint, tensors and a stream.
+        ValueError: it has none, or more than one, of a checkpoint, tensors and a stream.
         WeightMismatchError: its checkpoint cannot be read.
-        SwapError: the sender of its stream does not answer; nothing has changed.
+        SwapError: its stream's sender does not answer; nothing has changed.
     """
     require_one_source(update)
     if update.checkpoint is not None:
@@ -36,18 +36,18 @@ def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
 
 def require_one_source(update: WeightUpdate) -> None:
     """Raises:
-    ValueError: an update carries none, or more than one, of a checkpoint, tensors and a stream.
+    ValueError: an update has none, or more than one, of a checkpoint, tensors and a stream.
     """
     if sum(source is not None for source in (update.checkpoint, update.tensors, update.stream)) != 1:
         raise ValueError(f"update {update.version} must carry exactly one of a checkpoint, tensors and a stream")
 
 
 def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_manifest: Mapping[str, TensorSpec]) -> None:
-    """Checks that an update's tensors fit the served model and are the ones that the driver digested. Touches nothing.
+    """Check that an update's tensors fit the served model and have the digest from the driver. Changes nothing.
 
     Raises:
-        WeightMismatchError: a name is missing or unexpected, a shape or dtype differs (the first tensor by name is named), or
-            the digest is another one.
+        WeightMismatchError: a name is missing or unexpected, a shape or dtype differs (the message names the first tensor by
+            name), or the digest differs.
     """
     verify_manifest(update, manifest_of(tensors), served_manifest)
     digest = digest_of(tensors)
@@ -56,40 +56,40 @@ def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_man
 
 
 def verify_manifest(update: WeightUpdate, manifest: Mapping[str, TensorSpec], served_manifest: Mapping[str, TensorSpec]) -> None:
-    """The first half of `verify`, for tensors that are elsewhere.
+    """The first half of `verify`, for tensors in another process.
 
     Raises:
-        WeightMismatchError: a name is missing or unexpected, or a shape or dtype differs; the first tensor by name is named.
+        WeightMismatchError: a name is missing or unexpected, or a shape or dtype differs; names the first tensor by name.
     """
     if difference := difference_of(manifest, served_manifest):
         raise WeightMismatchError(f"update {update.version} does not fit: {difference}")
 
 
 class Staging(Generic[T]):
-    """What an engine has loaded ahead: one update at most. `stage` may run in another thread than `take`."""
+    """Holds at most one update that an engine has loaded ahead. `stage` may run in another thread than `take`."""
 
     def __init__(self, load: Callable[[WeightUpdate], T]) -> None:
-        """`load` loads and verifies an update, and touches nothing that is served."""
+        """`load` must load and verify an update without touching the served weights."""
         self._load = load
         self._lock = threading.Lock()
         self._staged: _Staged[T] | None = None
         self._last_taken = ("", "")
 
     def stage(self, update: WeightUpdate) -> None:
-        """Loads an update in place of what is staged, and keeps it, or why it is refused, for `take`. Does nothing where it is staged
-        already, or has been overtaken by its own swap."""
+        """Load an update in place of the staged one, and keep the result or error for `take`. Does nothing if it is already staged
+        or has already been swapped in."""
         with self._lock:
             if _key(update) == self._last_taken or (self._staged is not None and self._staged.key == _key(update)):
                 return
             staged = self._staged = _Staged(_key(update))
         try:
             staged.loaded.set_result(self._load(update))
-        except Exception as error:  # whatever it is, it is the swap's to raise
+        except Exception as error:  # the swap raises it
             staged.loaded.set_exception(error)
 
     def take(self, update: WeightUpdate) -> T:
-        """What `load` returns for an update: staged if it was, also if that is still going on, else loaded now. Nothing is staged
-        afterwards. Raises what `load` does."""
+        """The result of `load` for an update: the staged one, waiting for it if it is still loading, else loaded now. Nothing is
+        staged afterwards. Raises what `load` does."""
         with self._lock:
             staged, self._staged, self._last_taken = self._staged, None, _key(update)
         if staged is None or staged.key != _key(update):

@@ -1,9 +1,9 @@
-"""Weights that travel from a sender straight to an engine's workers, past the file system and the object store.
+"""Streams weights from a sender directly to an engine's workers, bypassing the file system and the object store.
 
-    offer      what the sender holds: it has digested it, and refuses if that is not what was prepared
-    open       the sender gets ready for one transfer, and says how its workers take part in it
-    send       begins the transfer, at the same time as the workers receive
-    fetch      all tensors through the object store, for engines without such workers
+    offer      describes the sender's weights; refused if their digest is not the one that was prepared
+    open       prepares one transfer and describes how workers take part in it
+    send       sends, while the workers receive
+    fetch      returns all tensors through the object store, for engines without such workers
 
 The sender is an actor, `actors.engines.vllm.sender.Sender`. Every wait is bounded.
 """
@@ -23,57 +23,57 @@ from actors.engines.weights import TensorSpec
 
 LOOPBACK = "127.0.0.1"
 READ_S = 300.0
-"""For a sender to start, read, digest and describe a checkpoint, or to hand it over."""
+"""Time limit for a sender to start, read, digest and describe a checkpoint, or to return it."""
 TRANSFER_S = 120.0
-"""From when a transfer begins until the last tensor is loaded."""
+"""Time limit from the start of a transfer until the last tensor is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a sender holds, and where."""
+    """A sender's weights and their location."""
 
     manifest: Mapping[str, TensorSpec]
-    """In the order in which the tensors are sent."""
+    """In the order of sending."""
     gpu: str
-    """The GPU that the tensors are on, by its hardware's id; empty for main memory."""
+    """Hardware id of the GPU that holds the tensors; empty for main memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One transfer, as vLLM's weight-transfer interface takes it."""
+    """One transfer, in the terms of vLLM's weight-transfer interface."""
 
     backend: str
     """A name in vLLM's `WeightTransferEngineFactory`."""
     init_info: Mapping[str, Any]
     update_info: Mapping[str, Any]
     port: int | None
-    """Where the sender waits for the workers; `None` where they read its memory."""
+    """Where the sender waits for the workers; `None` if they read its memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightStream:
-    """What an update carries instead of weights."""
+    """A source of weights, carried by an update in place of tensors."""
 
     sender: Any
-    """Handle of the actor. It ends when nothing refers to it any more, at the latest with the run."""
+    """Handle of the actor, which ends with its last reference, at the latest with the run."""
     digests: Mapping[str, str]
-    """Digest of each tensor by name: `actors.engines.weights.digest_of` of it alone."""
+    """`actors.engines.weights.digest_of` each single tensor, by name."""
 
     def offer(self, digest: str) -> Offer:
-        """What the sender holds, whose digest is `digest`.
+        """The sender's offer of weights with this digest.
 
         Raises:
-            WeightMismatchError: the sender holds other weights, or cannot read them.
+            WeightMismatchError: the sender has other weights, or cannot read them.
             SwapError: it does not answer; nothing has changed.
         """
         return _get(self.sender.offer.remote(digest), READ_S)
 
     def open(self, backend: str, digest: str, num_workers: int) -> Transfer:
-        """Have the sender get ready for `num_workers` workers. Raises what `offer` does."""
+        """Prepare the sender for `num_workers` workers. Raises what `offer` does."""
         return _get(self.sender.open.remote(backend, digest, num_workers), TRANSFER_S)
 
     def send(self, transfer: Transfer) -> ray.ObjectRef:
-        """Ready when every worker has received all tensors, or the transfer has failed."""
+        """A reference that is ready when every worker has received all tensors, or the transfer has failed."""
         return self.sender.send.remote(transfer)
 
     def fetch(self) -> dict[str, torch.Tensor]:
@@ -82,8 +82,8 @@ class WeightStream:
 
 
 def choose_backend(sender_gpu: str, worker_gpus: Sequence[str]) -> str:
-    """CUDA IPC within one GPU, NCCL between GPUs, else gloo: where a side is in main memory, and where some workers share the
-    sender's GPU and some do not, as NCCL does not take two ranks on one GPU. A GPU's id is empty for main memory."""
+    """CUDA IPC within one GPU, NCCL between GPUs, else gloo: if a side is in main memory, or if only some workers share the
+    sender's GPU, as NCCL does not support two ranks on one GPU. A GPU's id is empty for main memory."""
     if sender_gpu and set(worker_gpus) == {sender_gpu}:
         return "ipc"
     if sender_gpu and all(worker_gpus) and sender_gpu not in worker_gpus:

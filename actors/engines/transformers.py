@@ -1,7 +1,7 @@
-"""The `transformers` engine: any image-text-to-text model on the CPU or a GPU; the embedded default.
+"""The `transformers` engine, the default: runs any image-text-to-text model on the CPU or a GPU.
 
-Greedy and sampled outputs on the CPU are a function of weights, requests and sampling alone: batches are formed from the
-requests in a fixed way and one thread count is used throughout.
+On the CPU, greedy and sampled outputs depend only on weights, requests and sampling: batches are formed deterministically from
+the requests, and the number of threads is fixed.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class TransformersEngine:
             num_threads: torch's intra-op threads for this process.
 
         Raises:
-            ValueError: `model` is no image-text-to-text model, or has no safetensors.
-            UnfitModelError: this engine would not run it as it runs by itself.
+            ValueError: `model` is not an image-text-to-text model, or has no safetensors.
+            UnfitModelError: this engine does not compute what the model computes by itself.
         """
         torch.set_num_threads(num_threads)
         self._batch_size = batch_size
@@ -79,7 +79,7 @@ class TransformersEngine:
 
     @property
     def model(self) -> Any:
-        """The transformers model, for whoever counts its calls."""
+        """The transformers model, for counting its calls."""
         return self._model
 
     @property
@@ -97,7 +97,7 @@ class TransformersEngine:
         for rows in self._batches([prompt.rendered for prompt in prompts]):
             features = self._encoded([_image_of(requests[row]) for row in rows])
             asked = [(prompts[row].rendered, id(seen)) for row, seen in zip(rows, features, strict=True)]
-            first: dict[tuple[str, int], int] = {}  # equal prompts about one image are read once
+            first: dict[tuple[str, int], int] = {}  # equal prompts about one image are prefilled once
             for at, key in enumerate(asked):
                 first.setdefault(key, at)
             number = {key: prompt for prompt, key in enumerate(first)}
@@ -153,19 +153,19 @@ class TransformersEngine:
             raise EngineError("the engine sleeps and has no weights: only a swap wakes it")
 
     def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
-        """The update's tensors, verified."""
+        """Load and verify the update's tensors."""
         tensors = load_update(update)
         verify(update, tensors, self._manifest)
         return tensors
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Rows sorted by length, so that a batch pads little; ties keep their order."""
+        """Rows sorted by length to reduce padding; ties keep their order."""
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         for start in range(0, len(order), self._batch_size):
             yield order[start : start + self._batch_size]
 
     def _encoded(self, images: Sequence[_KeyedImage]) -> list[ImageFeatures]:
-        """Features of each image, in order; images of one key are encoded once, and kept if they have one."""
+        """Features of each image, in order; images with equal keys are encoded once, and cached if the request has a key."""
         found = {image.key: self._features.get(image.key) for image in images}
         missing = {image.key: image.image for image in images if found[image.key] is None}
         for key, features in zip(missing, self._family.encode(list(missing.values())) if missing else [], strict=True):
@@ -183,7 +183,7 @@ class TransformersEngine:
         )
 
     def _follow(self, requests: Sequence[Request], said: torch.Tensor) -> torch.Tensor:
-        """Read requests, then given tokens, as `complete` would; see `actors.engines.guard`."""
+        """Log-probabilities of requests and given tokens as `complete` computes them; see `actors.engines.guard`."""
         prompts = [self._prompt(request) for request in requests]
         found: dict[int, torch.Tensor] = {}
         for rows in self._batches([prompt.rendered for prompt in prompts]):
@@ -210,10 +210,10 @@ class TransformersEngine:
 
 
 def load_model(model: str | Path, dtype: str) -> Any:
-    """An image-text-to-text model by its own class, on the CPU, ready to infer.
+    """Load an image-text-to-text model with its own class, on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: `model` is none, or has no safetensors.
+        ValueError: `model` is not one, or has no safetensors.
     """
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -225,14 +225,14 @@ def load_model(model: str | Path, dtype: str) -> Any:
 
 
 def served_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """A model's tensors under their checkpoint names; renamed, never copied, so that writing to them is what is served."""
+    """A model's tensors under their checkpoint names; never copied, so that writing to them changes the served weights."""
     untied = remove_tied_weights_from_state_dict(model.state_dict(), model)
     return dict(revert_weight_conversion(model, untied))
 
 
 class _ReleasedParameters:
-    """A model's parameters without their memory: they stay the objects that they are, so that all that refers to them, weights
-    that are tied included, still does when the memory is there again. Buffers stay, since not all of them are in a checkpoint."""
+    """Frees the memory of a model's parameters but keeps the parameter objects, so that references to them, including tied weights,
+    stay valid after `allocate`. Buffers keep their memory, since not all of them are in a checkpoint."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._shapes = [(parameter, parameter.shape) for parameter in model.parameters()]
@@ -240,21 +240,21 @@ class _ReleasedParameters:
             parameter.data = parameter.data.new_empty(0)
 
     def allocate(self) -> None:
-        """Memory for all of them again, holding nothing yet. Raises `RuntimeError` where there is not enough."""
+        """Allocate uninitialized memory for all parameters. Raises `RuntimeError` if there is not enough."""
         for parameter, shape in self._shapes:
             parameter.data = parameter.data.new_empty(shape)
 
 
 @dataclass(frozen=True, slots=True)
 class _KeyedImage:
-    """An image and what it is known by: its request's key, which lasts, or the object's own identity, which lasts for a call."""
+    """An image and its key: the request's, which is permanent, or the object's `id`, which is valid for one call."""
 
     key: str | int
     image: Image.Image
 
 
 class _FeatureCache:
-    """Encoded images by key, the least recently used given up first. Of one set of weights: a swap empties it."""
+    """LRU cache of encoded images by key. Valid for one set of weights: a swap clears it."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str | int, ImageFeatures] = OrderedDict()

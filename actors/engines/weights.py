@@ -1,4 +1,4 @@
-"""Weights as named arrays: reading, digesting and describing them. The digest is what a swap verifies before and attests after."""
+"""Reads, digests and describes weights as named tensors. A swap verifies the digest first and attests it afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DTYPE_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name-independent facts of one tensor."""
+    """Shape and dtype of one tensor."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -60,7 +60,7 @@ def manifest_of_checkpoint(folder: Path) -> dict[str, TensorSpec]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, as its index lists them, or the one there is without an index.
+    """The safetensors files of a folder: those in its index, or `model.safetensors` if there is no index.
 
     Raises:
         WeightMismatchError: the index cannot be read, or lists anything but safetensors files of the same folder.
@@ -83,7 +83,7 @@ def manifest_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorSpec]:
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    """SHA-256 over names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -102,12 +102,12 @@ def num_bytes_in(manifest: Mapping[str, TensorSpec]) -> int:
 
 
 def weight_version(round_index: int, digest: str) -> str:
-    """A name for weights that says where they came from and what they are: `r2-3fa9c1d07b42`."""
+    """A name for weights made of their round and digest: `r2-3fa9c1d07b42`."""
     return f"r{round_index}-{digest[:12]}"
 
 
 def difference_of(given: Mapping[str, TensorSpec], served: Mapping[str, TensorSpec]) -> str:
-    """The first tensor by name that two manifests do not have in common, in words; empty when they are equal."""
+    """Describes the first tensor by name in which two manifests differ; empty if they are equal."""
     for name in sorted(served.keys() | given.keys()):
         if given.get(name) != served.get(name):
             return f"{name}: {_describe(given.get(name))} given, {_describe(served.get(name))} served"

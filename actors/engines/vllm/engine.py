@@ -1,7 +1,7 @@
-"""The `vllm` engine: continuous batching and prefix caching, in process, on GPUs; on a CPU with vLLM's CPU build.
+"""The `vllm` engine: continuous batching and prefix caching, in process, on GPUs, or on a CPU with vLLM's CPU build.
 
-Greedy outputs in float32 equal the `transformers` engine's. A sampled row has a seed of its own, but the last
-bits of its log-probabilities depend on its batch, as on every engine that batches continuously: repeated runs agree to about 1e-5.
+Greedy outputs in float32 equal the `transformers` engine's. A sampled row has its own seed, but the last bits of its
+log-probabilities depend on its batch, as with all continuous batching: repeated runs agree to about 1e-5.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ _RPC_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """How the engine runs."""
+    """Options of the engine."""
 
     batch_size: int = 64
-    """Rows that are decoded together."""
+    """Rows decoded together."""
     dtype: str = "float32"
     """float32, bfloat16 or float16."""
     device: str = "cpu"
     """`cpu`, or `cuda`: the GPUs that the process can see."""
     num_threads: int = 1
-    """torch's threads on a CPU, for each worker."""
+    """torch's threads per worker on a CPU."""
     tensor_parallel_size: int = 1
     """Devices (on a CPU: processes) that share one copy of the weights."""
     max_model_len: int | None = None
-    """Longest prompt with its completion in tokens; `None` is what the model was made for."""
+    """Maximum length of a prompt with its completion in tokens; `None` is the model's own."""
     block_size: int | None = None
-    """Tokens of a prefix-cache block; `None` is 32 on a CPU and vLLM's choice on GPUs."""
+    """Tokens per prefix-cache block; `None` is 32 on a CPU and vLLM's choice on GPUs."""
     gpu_memory_utilization: float = 0.85
     """Share of a GPU's memory for weights, activations and the key-value cache."""
     cpu_kv_cache_gib: float = 0.5
     """Size of the key-value cache on a CPU."""
     enforce_eager: bool = False
-    """Neither CUDA graphs nor compilation; always so on a CPU."""
+    """Disable CUDA graphs and compilation; always so on a CPU."""
     attest: Literal["auto", "digest", "probe"] = "auto"
-    """`digest` compares every served tensor with what was sent, and needs weights that lie as in the checkpoint; `probe` compares
-    log-probabilities with those of the update's probe; `auto` takes the digest where it can. A probe that is there is always asked."""
+    """`digest` compares every served tensor with what was sent and needs the checkpoint's layout; `probe` compares log-probabilities
+    with those of the update's probe; `auto` uses the digest if possible. A probe is always checked if the update has one."""
     sleeps: bool = False
-    """Made so that it can sleep: weights and key-value cache are in memory of vLLM's that can be given back (GPUs only)."""
+    """Whether the engine can sleep: weights and key-value cache are then in memory that vLLM can release (GPUs only)."""
 
     @property
     def on_cpu(self) -> bool:
@@ -93,7 +93,7 @@ class VllmOptions:
                 "enforce_eager": True,
                 "block_size": self.block_size or 32,
                 "kv_cache_memory_bytes": int(self.cpu_kv_cache_gib * (1 << 30)),
-                # A seeded row whose prompt is read in two steps winds its generator back, which torch's on a CPU cannot.
+                # A seeded row whose prompt is read in two chunks rewinds its generator, which torch does not support on a CPU.
                 "enable_chunked_prefill": False,
             }
         memory = {"gpu_memory_utilization": self.gpu_memory_utilization, "enable_sleep_mode": self.sleeps}
@@ -101,17 +101,17 @@ class VllmOptions:
 
 
 class VllmEngine:
-    """Implements `actors.engines.base.Engine` with vLLM. One per process: vLLM keeps state of its own in the process."""
+    """Implements `actors.engines.base.Engine` with vLLM. One per process, because vLLM keeps process-wide state."""
 
     def __init__(self, model: str | Path, options: VllmOptions) -> None:
-        """Construct the engine. It serves only after its first swap: no weights are attested before.
+        """Construct the engine. It serves only after its first swap, since its weights are not attested before.
 
         Args:
             model: folder of an image-text-to-text model with safetensors weights.
-            options: how it runs.
+            options: options of the engine.
 
         Raises:
-            ValueError: the model or an option does not fit.
+            ValueError: the model or an option is not supported.
             EngineError: vLLM cannot start.
         """
         self._manifest = manifest_of_checkpoint(Path(model))
@@ -123,11 +123,11 @@ class VllmEngine:
         self._can_sleep, self._asleep = options.sleeps, False
         if options.on_cpu:
             _prepare_cpu(options.num_threads, in_checkpoint_layout=options.attest != "probe")
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler runs in this process: it ends with the actor
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler runs in this process and ends with the actor
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._vllm: Any = importlib.import_module("vllm")
-        self._native: Any = importlib.import_module("actors.engines.vllm.native")  # needs vLLM, and registers what it adds to it
+        self._native: Any = importlib.import_module("actors.engines.vllm.native")  # needs vLLM and registers its extensions
         if options.tensor_parallel_size > 1:
             remove_when_ended(os.getpid())
         try:
@@ -152,7 +152,7 @@ class VllmEngine:
 
     @property
     def llm(self) -> Any:
-        """vLLM's own object, for whoever measures it."""
+        """vLLM's own object, for measurements."""
         return self._llm
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
@@ -169,7 +169,7 @@ class VllmEngine:
         prompts = [self._prompt(text, *image) for text, image in zip(read, images, strict=True)]
         num_said = [len(prompt["prompt_token_ids"]) - before for prompt, before in zip(prompts, told, strict=True)]
         outputs = self._prompt_logprobs(prompts, read_prefix_cache=True)
-        # Tokens that were found in the cache have no log-probabilities: where these were asked for, the prompt is read again.
+        # Tokens from the prefix cache have no log-probabilities: if these are needed, the prompt is read again.
         again = [
             row for row, (output, said) in enumerate(zip(outputs, num_said, strict=True))
             if said and output.num_cached_tokens >= len(output.prompt_token_ids) - said
@@ -185,16 +185,16 @@ class VllmEngine:
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.perf_counter()
         tensors, offer = self._staging.take(update)
-        self._weight_version = ""  # from here on nothing is served, unless all of it succeeds
+        self._weight_version = ""  # nothing is served from here on unless all steps succeed
         try:
             self._drain(_DRAIN_S)
             self._wake("weights")
             self._apply(update, tensors, offer)
-            self._wake("kv_cache")  # after the weights: loading them takes memory of its own for a while
+            self._wake("kv_cache")  # after the weights: loading them takes extra memory for a while
             self._asleep = False
             self._reset_caches()
             self._attest(update, tensors)
-        except Exception as error:  # vLLM raises whatever its layers raise, and each of them leaves the weights undefined
+        except Exception as error:  # vLLM raises whatever its layers raise, and any error leaves the weights undefined
             raise SwapError(f"weights {update.version} were not brought into service: {error}") from error
         self._weight_version = update.version
         return Attestation(update.version, update.digest, num_bytes_in(self._manifest), time.perf_counter() - started)
@@ -208,15 +208,15 @@ class VllmEngine:
         try:
             self._drain(_DRAIN_S)
             self._reset_caches()
-            # Level 1 keeps the weights in main memory. The next swap writes over them, but level 2 would also drop tensors that are no
-            # parameters and that no checkpoint has.
+            # Level 1 keeps the weights in main memory. The next swap overwrites them, but level 2 would also drop tensors that are not
+            # parameters and are in no checkpoint.
             self._llm.sleep(level=1)
         except Exception as error:  # vLLM raises whatever its layers raise
             raise EngineError(f"the engine could not be put to sleep: {error}") from error
         self._asleep = True
 
     def _wake(self, tag: str) -> None:
-        """Have vLLM take one of its two kinds of memory again, where it sleeps."""
+        """If asleep, have vLLM allocate one of its two kinds of memory again."""
         if self._asleep:
             self._llm.wake_up(tags=[tag])
 
@@ -243,7 +243,7 @@ class VllmEngine:
         return prompt
 
     def _generate(self, prompts: Sequence[Any], params: Any) -> list[Any]:
-        """vLLM's outputs, in order. A prompt that vLLM refuses (`ValueError`) is the request's fault, anything else the engine's."""
+        """vLLM's outputs, in order. A `ValueError` of vLLM is the request's fault, any other error the engine's."""
         if self._asleep:
             raise EngineError("the engine sleeps and has no weights: only a swap wakes it")
         if not prompts:
@@ -268,7 +268,7 @@ class VllmEngine:
     # ---- the swap
 
     def _load(self, update: WeightUpdate) -> tuple[dict[str, torch.Tensor], Offer | None]:
-        """The update's tensors, verified; of a stream its sender's offer, whose digest the sender has compared."""
+        """The update's verified tensors; for a stream its sender's offer, whose digest the sender has verified."""
         require_one_source(update)
         if update.stream is not None:
             offer = update.stream.offer(update.digest)
@@ -279,7 +279,7 @@ class VllmEngine:
         return tensors, None
 
     def _drain(self, timeout_s: float) -> None:
-        """Let requests end that a failed call has left behind."""
+        """Finish requests that a failed call has left behind."""
         engine, deadline = self._llm.llm_engine, time.monotonic() + timeout_s
         while engine.has_unfinished_requests():
             if time.monotonic() > deadline:
@@ -299,17 +299,17 @@ class VllmEngine:
                 raise SwapError(f"nothing was loaded into {missing[0]}")
 
     def _reset_caches(self) -> None:
-        """What was computed with the old weights: keys and values of prompts, and encoded images."""
+        """Drop what the old weights computed: keys and values of prompts, and encoded images."""
         if not self._llm.reset_prefix_cache():
             raise SwapError("the prefix cache is in use")
         self._llm.llm_engine.reset_encoder_cache()
         self._llm.reset_mm_cache()
 
     def _attest(self, update: WeightUpdate, tensors: Mapping[str, torch.Tensor]) -> None:
-        """What is served is what was verified: byte by byte where they can be read back, and by what it says of the update's probe.
+        """Check that the served weights are the verified ones: bytewise if they can be read back, and by the update's probe.
 
         Raises:
-            SwapError: it is not, or it cannot be told.
+            SwapError: they are not, or this cannot be checked.
         """
         if update.probe is not None:
             check_probe(self, update.probe)
@@ -329,33 +329,33 @@ class VllmEngine:
 
 
 def _prepare_cpu(num_threads: int, *, in_checkpoint_layout: bool) -> None:
-    """What vLLM's CPU build reads from the environment at its import, and how its linear layers keep their weights."""
+    """Set what vLLM's CPU build reads from the environment at import, and the weight layout of its linear layers."""
     torch.set_num_threads(num_threads)
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # else the first log-probabilities are compiled, half a minute
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # else compiling the first log-probabilities takes half a minute
     if in_checkpoint_layout:
         operators: Any = importlib.import_module("vllm._custom_ops")
-        # Packed for oneDNN, weights could neither be overwritten in place nor read back; torch's own kernels take them as they are.
+        # Weights packed for oneDNN can be neither overwritten in place nor read back; torch's own kernels do not pack them.
         operators._supports_onednn = False
 
 
 def _generation_end_ids(model: str | Path) -> int | list[int] | None:
     try:
         return GenerationConfig.from_pretrained(model).eos_token_id  # type: ignore[return-value]
-    except OSError:  # a model need not have one
+    except OSError:  # it is optional
         return None
 
 
 def _seeds(sampling: Sampling, num_rows: int) -> list[int | None]:
-    """A seed of its own for every row, by its place; none are needed for greedy rows."""
+    """A separate seed for every row, by its position; greedy rows need none."""
     if sampling.temperature == 0:
         return [None] * num_rows
     return [int(seed) >> 1 for seed in np.random.SeedSequence(sampling.seed).generate_state(num_rows, np.uint64)]
 
 
 def _logprob_of_tail(output: Any, num_tokens: int) -> float:
-    """Summed over the last tokens of a prompt."""
+    """Log-probability summed over the last tokens of a prompt."""
     if not num_tokens:
         return 0.0
     rows = zip(output.prompt_logprobs[-num_tokens:], output.prompt_token_ids[-num_tokens:], strict=True)

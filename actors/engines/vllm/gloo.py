@@ -1,4 +1,4 @@
-"""Broadcasts of tensors over gloo in a process group of their own, which is no part of torch's default group."""
+"""Broadcasts tensors over gloo in a separate process group, independent of torch's default group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _gloo: Any = distributed.ProcessGroupGloo  # its stubs leave out most of it
 
 
 class BroadcastGroup:
-    """Rank 0 sends, the other ranks receive. Listens on one address only, by which the ranks reach one another."""
+    """Rank 0 sends, the other ranks receive. Listens only on the address by which the ranks reach each other."""
 
     def __init__(
         self, address: str, port: int, *, rank: int, world_size: int, timeout_s: float, listener: socket.socket | None = None
@@ -23,15 +23,15 @@ class BroadcastGroup:
         """Join the group; returns when every rank has.
 
         Args:
-            address: of rank 0. The loopback address keeps all ranks on loopback.
-            port: of rank 0.
+            address: address of rank 0. The loopback address keeps all ranks on loopback.
+            port: port of rank 0.
             rank: 0 to `world_size` - 1.
             world_size: processes in the group.
-            timeout_s: bound on everything that the group does, from now on.
-            listener: rank 0's, listening on `address` and `port`; the group takes it over.
+            timeout_s: time limit for everything that the group does, from now on.
+            listener: rank 0's socket, listening on `address` and `port`; the group takes ownership.
 
         Raises:
-            RuntimeError: not all ranks came in time.
+            RuntimeError: not all ranks joined in time.
         """
         self._deadline = time.monotonic() + timeout_s
         timeout = timedelta(seconds=timeout_s)
@@ -49,17 +49,17 @@ class BroadcastGroup:
         self._group = _gloo(store, rank, world_size, options)
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """Send a contiguous tensor in main memory, any shape and dtype, or receive into it.
+        """Send a contiguous tensor in main memory, of any shape and dtype, or receive into it.
 
         Raises:
-            RuntimeError: a rank has ended, or the group's time is up.
+            RuntimeError: a rank has ended, or the group has timed out.
         """
         options = BroadcastOptions()
         options.rootRank, options.rootTensor = 0, 0
         self._wait(self._group.broadcast([tensor.view(-1).view(torch.uint8)], options))
 
     def finish(self) -> None:
-        """Return when every rank has come here: nothing is lost when rank 0 ends after this. Raises what `broadcast` does."""
+        """Wait for every rank, so that nothing is lost when rank 0 ends afterwards. Raises what `broadcast` does."""
         self._wait(self._group.barrier(BarrierOptions()))
 
     def _wait(self, work: distributed.Work) -> None:
@@ -67,7 +67,7 @@ class BroadcastGroup:
 
 
 def _own_address(peer: str) -> str:
-    """The address of this machine by which `peer` reaches it. Nothing is sent."""
+    """The address by which `peer` reaches this machine. Sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unconnected:
         unconnected.connect((peer, 1))
         return unconnected.getsockname()[0]

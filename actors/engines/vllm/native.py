@@ -1,8 +1,8 @@
-"""Receiving weights from a sender with vLLM's own weight-transfer interface: the workers' side, and the engine's.
+"""Receives weights from a sender through vLLM's own weight-transfer interface: the workers' and the engine's side.
 
-vLLM ships the backends `nccl` and `ipc`; `gloo` is added here, for main memory. All of them load in vLLM's layer-wise way: what
-arrives is collected until a layer is whole, its merged parameters with it, processed for the layer's kernels, and then written
-over the served parameters in place.
+vLLM ships the backends `nccl` and `ipc`; this module adds `gloo` for main memory. All use vLLM's layer-wise loading: tensors are
+collected until a layer with its merged parameters is complete, processed for the layer's kernels, and then written over the served
+parameters in place.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _reload: Any = importlib.import_module("vllm.model_executor.model_loader.reload"
 
 
 class GlooWeightTransferEngine(_interface.WeightTransferEngine):
-    """vLLM's NCCL backend, unpacked, with gloo in NCCL's place: tensors arrive in main memory, whatever device the model is on."""
+    """vLLM's NCCL backend, unpacked, with gloo instead of NCCL: tensors arrive in main memory on any device."""
 
     init_info_cls = _nccl.NCCLWeightTransferInitInfo
     update_info_cls = _nccl.NCCLWeightTransferUpdateInfo
@@ -61,7 +61,7 @@ class GlooWeightTransferEngine(_interface.WeightTransferEngine):
         self._group = None
 
     def _received(self, update_info: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """Tensors as they arrive, each in memory of its own, as the loader may hold on to some."""
+        """Tensors as they arrive, each in its own memory, because the loader may keep some."""
         for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
             tensor = torch.empty(shape, dtype=getattr(torch, dtype))
             self._group.broadcast(tensor)
@@ -72,7 +72,7 @@ _factory.register_engine("gloo", GlooWeightTransferEngine)
 
 
 class ReceivedWeights(ServedWeights):
-    """What a worker does for the native transport, beside the rest. `self` is vLLM's worker as well."""
+    """Adds the native transport to a worker. `self` is vLLM's worker as well."""
 
     device: torch.device
     vllm_config: Any
@@ -83,7 +83,7 @@ class ReceivedWeights(ServedWeights):
         return gpu_id(self.device)
 
     def receive(self, transfer: Transfer) -> None:
-        """Take part in a transfer, with a backend and a group for it alone, and load what arrives."""
+        """Take part in a transfer, with its own backend and group, and load what arrives."""
         worker: Any = self
         model: Any = self.model_runner.get_model()
         served = dict(model.named_parameters())
@@ -101,7 +101,7 @@ class ReceivedWeights(ServedWeights):
             self.weight_transfer_engine = None
 
     def find_other_digest(self, digests: Mapping[str, str], places: Mapping[str, Place]) -> str | None:
-        """The name of a tensor whose served bytes have another digest; `None` where all are the same."""
+        """The name of a tensor whose served bytes have another digest; `None` if all are equal."""
         served = dict(self.model_runner.get_model().named_parameters())
         for name, place in places.items():
             parameter = served[place.parameter].detach()
@@ -112,17 +112,17 @@ class ReceivedWeights(ServedWeights):
 
 
 def receive(stream: WeightStream, offer: Offer, digest: str, rpc: Callable[..., list[Any]]) -> None:
-    """Have all workers of an engine receive what was offered.
+    """Have all workers of an engine receive the offered weights.
 
     Args:
-        stream: where from.
-        offer: what the sender has offered, checked.
-        digest: of the weights.
-        rpc: calls a method of every worker, and returns their answers in the order of the ranks.
+        stream: the stream to receive from.
+        offer: the sender's offer, verified.
+        digest: digest of the weights.
+        rpc: calls a method of every worker and returns the results in rank order.
 
     Raises:
-        SwapError: it has not arrived in `TRANSFER_S` seconds, or the sender or a worker failed before. A worker may then still be
-            waiting in a thread of this process, which must end.
+        SwapError: the weights did not arrive within `TRANSFER_S` seconds, or the sender or a worker failed. A worker may then still
+            wait in a thread of this process, which must end.
     """
     gpus = rpc("gpu")
     backend = choose_backend(offer.gpu, gpus)
@@ -143,13 +143,13 @@ def receive(stream: WeightStream, offer: Offer, digest: str, rpc: Callable[..., 
 
 
 def _in_thread(call: Callable[[], Any]) -> Future[Any]:
-    """Run a call that cannot be told to stop, so that the wait for it can be given up."""
+    """Run a call that cannot be cancelled, so that waiting for it can time out."""
     future: Future[Any] = Future()
 
     def run() -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # whoever waits for the result gets it
+        except BaseException as error:  # raised where the result is awaited
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

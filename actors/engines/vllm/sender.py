@@ -1,5 +1,5 @@
-"""The sender of the native transport: an actor that holds a checkpoint's tensors, on its GPU if it has one, and sends them to the
-workers of engines. It is vLLM's trainer side: `actors.engines.vllm.native` has the workers' side, `actors.engines.stream` the order."""
+"""The sender of the native transport: an actor that holds a checkpoint's tensors, on its GPU if it has one, and sends them to
+engine workers. It is vLLM's trainer side; `actors.engines.vllm.native` is the workers' side, `actors.engines.stream` the protocol."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _FORCED_END_S = TRANSFER_S + 30.0
 
 
 class Sender:
-    """Runs as a threaded Ray actor, which `cluster.fleet.weights` starts. Each transfer has its own thread and process group, so that
-    engines are served concurrently and a lost engine does not block another. Every method may be called again."""
+    """Runs as a threaded Ray actor, started by `cluster.fleet.weights`. Each transfer has its own thread and process group, so that
+    engines are served concurrently and a lost engine does not block others. Every method may be called again."""
 
     def __init__(self, checkpoint: Path) -> None:
         torch.set_num_threads(1)
@@ -36,10 +36,10 @@ class Sender:
         self._listeners: dict[int, socket.socket] = {}
 
     def offer(self, digest: str) -> Offer:
-        """What the sender holds, if its digest is `digest`.
+        """Describe the weights, if their digest is `digest`.
 
         Raises:
-            WeightMismatchError: the digest is another one, or the checkpoint cannot be read.
+            WeightMismatchError: the digest differs, or the checkpoint cannot be read.
         """
         return Offer(manifest_of(self._prepared(digest)), gpu_id(self._device))
 
@@ -52,8 +52,8 @@ class Sender:
         return {name: tensor.cpu() for name, tensor in self._tensors().items()}
 
     def open(self, backend: str, digest: str, num_workers: int) -> Transfer:
-        """Get ready for a transfer to the workers of one engine. Nothing listens beyond loopback where Ray has this machine only.
-        Raises what `offer` does, which another process may have answered, before a restart."""
+        """Prepare a transfer to the workers of one engine. Listens on loopback only if Ray has just this machine. Raises what `offer`
+        does, since the actor may have restarted after `offer`."""
         tensors = self._prepared(digest)
         manifest = manifest_of(tensors)
         described = {
@@ -75,12 +75,12 @@ class Sender:
         """Send all tensors, in the order of the offer, once to each worker. Returns when they have arrived.
 
         Raises:
-            RuntimeError: a worker has not come, or is lost, or did not receive in time.
+            RuntimeError: a worker did not join, is lost, or did not receive in time.
         """
         if transfer.port is None:  # the workers read them from this process's memory
             return
         listener = self._listeners.pop(transfer.port)
-        # NCCL waits for a lost peer without end and cannot be told to stop: then this process ends, and Ray starts another.
+        # NCCL waits forever for a lost peer and cannot be cancelled: then this process exits, and Ray restarts it.
         forced_end = threading.Timer(_FORCED_END_S, os._exit, (1,))
         forced_end.start()
         try:
@@ -112,7 +112,7 @@ class Sender:
 
     @cached_property
     def _held(self) -> dict[str, torch.Tensor]:
-        """Read once, and sorted by name, so that the members of a merged parameter follow each other."""
+        """Read once, and sorted by name, so that the members of a merged parameter are adjacent."""
         tensors = read_checkpoint(self._checkpoint)
         return {name: tensors[name].to(self._device).contiguous() for name in sorted(tensors)}
 
@@ -126,7 +126,7 @@ class Sender:
 
 
 def _broadcast_over_nccl(tensors: Mapping[str, torch.Tensor], init_info: Mapping[str, Any], listener: socket.socket) -> None:
-    """vLLM's `nccl_common.trainer_init` and `_broadcast`, with a listener of our own and a bound on the rendezvous."""
+    """vLLM's `nccl_common.trainer_init` and `_broadcast`, with our own listener and a time limit on the rendezvous."""
     if init_info["master_address"] == LOOPBACK:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     communicators: Any = importlib.import_module("vllm.distributed.device_communicators.pynccl")

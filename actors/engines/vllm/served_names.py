@@ -1,7 +1,7 @@
-"""Where a checkpoint's tensors lie in the parameters of a serving engine, which renames some and merges others.
+"""Maps a checkpoint's tensors to the parameters of a serving engine, which renames some tensors and merges others.
 
 vLLM stacks query, key and value projections into one parameter and gate and up projections into another, and prefixes some
-modules. Knowing the place of every tensor lets a swap read back what is served and compare it with what was sent.
+modules. With the place of every tensor, a swap can read back the served weights and compare them with what was sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Place:
 
 
 def served_name(name: str, served: Iterable[str]) -> str:
-    """A checkpoint's name as the engine's loader expects it: transformers 5 leaves out a level of a CLIP tower that vLLM has."""
+    """A checkpoint's name as the engine's loader expects it: transformers 5 omits a level of a CLIP tower that vLLM has."""
     if name.startswith(_VISION_TOWER) and not name.startswith(_VISION_MODEL) and any(one.startswith(_VISION_MODEL) for one in served):
         return _VISION_MODEL + name.removeprefix(_VISION_TOWER)
     return name
@@ -40,14 +40,14 @@ def find_places(
     """The place of every checkpoint tensor that is served.
 
     Args:
-        checkpoint: what a checkpoint holds.
+        checkpoint: the checkpoint's tensors.
         served: shape of every served parameter.
-        mapped: the engine's own renaming of a checkpoint's name; `None` where it drops the tensor.
-        merged: a merged module's name -> its members' names, in the order in which their rows lie.
+        mapped: the engine's own mapping of a checkpoint's name; `None` if it drops the tensor.
+        merged: a merged module's name -> its members' names, in the order of their rows.
 
     Returns:
-        the places, or `None` where a served parameter is not made up of whole checkpoint tensors: sharded over devices, packed
-        for a kernel, quantized, or laid out in another way. Rows beyond the last tensor may only be padding of a vocabulary.
+        the places, or `None` if a served parameter does not consist of whole checkpoint tensors: sharded over devices, packed
+        for a kernel, quantized, or in another layout. Rows beyond the last tensor may only be padding of a vocabulary.
     """
     found: dict[str, list[tuple[int, str]]] = {name: [] for name in served}
     for name in checkpoint:
@@ -77,7 +77,7 @@ def find_places(
 
 
 def _candidates(name: str, merged: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """The name itself, then the name of each merged module that it may have gone into."""
+    """The name itself, then the name of each merged module that it may belong to."""
     yield name
     parts = name.split(".")
     for whole, members in merged.items():
@@ -87,6 +87,6 @@ def _candidates(name: str, merged: Mapping[str, Sequence[str]]) -> Iterator[str]
 
 
 def _member_order(name: str, candidate: str, merged: Mapping[str, Sequence[str]]) -> int:
-    """The place of a tensor among the members of the merged module that it has gone into."""
+    """The index of a tensor among the members of its merged module."""
     own, whole = next((a, b) for a, b in zip(name.split("."), candidate.split("."), strict=True) if a != b)
     return list(merged[whole]).index(own)

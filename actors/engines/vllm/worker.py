@@ -1,6 +1,5 @@
-"""What a vLLM worker must be able to do for a swap, beyond what vLLM's own has. Mixed into its worker class by name
-(`worker_extension_cls`), so that it runs where the weights are, also when they are sharded over several processes; and how weights
-are read from a checkpoint."""
+"""Extends vLLM's workers for swaps, and its loading of checkpoints. vLLM mixes the extension into its worker class by name
+(`worker_extension_cls`), so that it runs where the weights are, even if they are sharded over several processes."""
 
 from __future__ import annotations
 
@@ -22,12 +21,12 @@ from actors.engines.weights import TensorSpec, read_checkpoint
 _loaders: Any = importlib.import_module("vllm.model_executor.model_loader")
 _PR_SET_PDEATHSIG = 1
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By size in bytes. Compared as bytes, weights take five times as long."""
+"""Integer types by size in bytes. Comparing weights byte by byte takes five times as long."""
 
 
 @_loaders.register_model_loader(LOAD_FORMAT)
 class CheckpointLoader(_loaders.DefaultModelLoader):
-    """vLLM's loader, of safetensors alone, which also reads what transformers 5 writes."""
+    """vLLM's loader for safetensors only, which also reads checkpoints written by transformers 5."""
 
     def __init__(self, load_config: Any) -> None:
         safetensors_only = copy(load_config)
@@ -46,15 +45,15 @@ class ServedWeights:
     model_runner: Any
 
     def die_with_parent(self, parent: int) -> None:
-        """Have the kernel end this process when `parent` ends, however it ends; nothing in the process of the engine itself."""
+        """Have the kernel kill this process when `parent` ends for any reason. Does nothing in `parent` itself."""
         if os.getpid() == parent:
             return
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:  # it has ended before
+        if os.getppid() == 1:  # it has already ended
             os.kill(os.getpid(), signal.SIGKILL)
 
     def ban_tokens(self, banned_ids: Sequence[int]) -> None:
-        """Make some tokens impossible for good, to sample as well as to score: log-probabilities are over the others."""
+        """Ban tokens permanently in sampling and scoring: log-probabilities are over the other tokens."""
         model: Any = self.model_runner.get_model()
         compute_logits, banned = model.compute_logits, list(banned_ids)
 
@@ -67,7 +66,7 @@ class ServedWeights:
         model.compute_logits = without_banned
 
     def find_places(self, manifest: Mapping[str, TensorSpec]) -> dict[str, Place] | None:
-        """Where each checkpoint tensor lies in the served parameters; see `actors.engines.vllm.served_names.find_places`."""
+        """The place of each checkpoint tensor in the served parameters; see `actors.engines.vllm.served_names.find_places`."""
         model: Any = self.model_runner.get_model()
         merged: dict[str, list[str]] = {}
         for module in model.modules():
@@ -77,10 +76,10 @@ class ServedWeights:
         return find_places(manifest, shapes, mapper._map_name if mapper is not None else str, merged)
 
     def load_in_place(self, source: Mapping[str, torch.Tensor] | Path) -> list[str]:
-        """Write weights over the served ones, through the model's own loader. Needs parameters in the layout they were loaded in.
+        """Overwrite the served weights through the model's own loader. Requires parameters in the layout in which they were loaded.
 
         Returns:
-            served parameters that nothing was loaded into.
+            served parameters into which nothing was loaded.
         """
         model: Any = self.model_runner.get_model()
         served = dict(model.named_parameters())
@@ -89,7 +88,7 @@ class ServedWeights:
         return sorted(served.keys() - loaded)
 
     def reload(self, source: Mapping[str, torch.Tensor] | Path) -> None:
-        """Replace the served weights and have vLLM process them again for its kernels, whatever layout they are in."""
+        """Replace the served weights and have vLLM process them for its kernels again; works for any layout."""
         model: Any = self.model_runner.get_model()
         served = dict(model.named_parameters())
         self.model_runner.reload_weights(
@@ -97,7 +96,7 @@ class ServedWeights:
         )
 
     def find_difference(self, source: Mapping[str, torch.Tensor] | Path, places: Mapping[str, Place]) -> str | None:
-        """The name of a tensor whose served bytes are not those of `source`; `None` where all are the same."""
+        """The name of a tensor whose served bytes differ from `source`; `None` if all are equal."""
         served = dict(self.model_runner.get_model().named_parameters())
         tensors = _tensors(source)
         for name, place in places.items():
@@ -113,5 +112,5 @@ def _tensors(source: Mapping[str, torch.Tensor] | Path) -> Mapping[str, torch.Te
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as whole numbers of the same bits: a NaN equals itself, and zero does not equal minus zero."""
+    """The tensor's bits as integers: a NaN equals itself, and zero does not equal minus zero."""
     return tensor.contiguous().reshape(-1).view(_INTEGERS[tensor.element_size()])
