@@ -1,4 +1,4 @@
-"""How the parts of correction ask the engine about records."""
+"""Builds and sends the requests of correction to the engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policies.records import Record
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """An engine, and the images of the shard it is asked about."""
+    """An engine and the images of a shard."""
 
     engine: Engine
     images: ShardImages
@@ -28,13 +28,13 @@ class Asker:
         return Request(self.images.open(record.image_id), asked, answer_prefix, image_key=self.images.key(record.image_id))
 
     def greedy(self, requests: list[Request], stop: tuple[str, ...] = ()) -> list[Completion]:
-        """One greedy completion each."""
+        """One greedy completion per request."""
         return self.engine.complete(requests, Sampling(self.max_new_tokens, stop=stop))
 
     def several(
         self, requests: list[Request], num_sampled: int, temperature: float, seed: int, stop: tuple[str, ...] = ()
     ) -> list[list[Completion]]:
-        """For each request the greedy completion, then `num_sampled` at `temperature`. Two calls of the engine."""
+        """For each request the greedy completion, then `num_sampled` at `temperature`. Two engine calls."""
         sampling = Sampling(self.max_new_tokens, temperature, seed=seed, stop=stop)
         greedy = self.greedy(requests, stop)
         sampled = self.engine.complete([request for request in requests for _ in range(num_sampled)], sampling) if num_sampled else []
@@ -42,16 +42,16 @@ class Asker:
 
 
 def ended(completion: Completion, stop: tuple[str, ...]) -> bool:
-    """Whether the model itself ended: its end token, not a stop string and not the token budget."""
+    """Whether the model ended with its end token, not with a stop string or the token budget."""
     return completion.finish_reason is FinishReason.STOP and not (stop and completion.text.endswith(stop))
 
 
 def another_view(request: Request, evidence: Evidence, seed: int) -> Request:
-    """The request about another view of its image."""
+    """The request with another view of its image."""
     view = perturbed(request.image, evidence.view_noise, seed, evidence.view_shift)
     return replace(request, image=view, image_key="")
 
 
 def look_seed(shard_seed: int, *place: int) -> int:
-    """A seed of 63 bits for one look of a shard, by the numbers that say which."""
+    """A 63-bit seed for one look of a shard, identified by the numbers in `place`."""
     return int(np.random.SeedSequence([shard_seed, *place]).generate_state(1, np.uint64)[0]) >> 1

@@ -1,4 +1,4 @@
-"""The corrector: VIC. The question is answered again, sentence by sentence, while looking at the image."""
+"""The corrector: VIC. Answers the question again, sentence by sentence, while looking at the image."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from policies.records import Reason, Record
 
 
 class Corrector:
-    """Runs VIC (VIGC, section 3.2) on the engine that generated the shard, and gathers the evidence that filters judge by."""
+    """Runs VIC (VIGC, section 3.2) on the engine that generated the shard, and measures the evidence for filters."""
 
     def __init__(self, engine: Engine, policy: CorrectionPolicy, images: ShardImages) -> None:
         self._policy = policy
         self._asker = Asker(engine, images, policy.max_new_tokens)
 
     def correct(self, shard: Shard, records: list[Record]) -> list[Record]:
-        """The records with `answer`, its sentences and scores, and the evidence. Records without a question pass through; one whose
-        question is too long is rejected, one whose premise the model refutes is left unanswered."""
+        """Add `answer`, its sentences and scores, and the evidence to the records. Records without a question stay unchanged. A record
+        is rejected if its question is too long, and left unanswered if the model refutes a premise."""
         done = [self._bounded(record) for record in records]
         asked = [index for index, record in enumerate(done) if record.question and not record.reasons]
         for index, record in zip(asked, self._check([done[index] for index in asked]), strict=True):
@@ -45,14 +45,14 @@ class Corrector:
         return check_premises(self._asker, self._policy, records) if self._policy.check_premises else records
 
     def _answer(self, shard_seed: int, records: list[Record]) -> list[Record]:
-        """Answers and evidence of records that all have a question."""
+        """Add answers and evidence to records that all have a question."""
         if not records:
             return []
         answered = self._keep_original(records) if self._policy.skip else self._answer_by_type(shard_seed, records)
         return self._measure_blank(self._view(shard_seed, self._describe(answered)))
 
     def _answer_by_type(self, shard_seed: int, records: list[Record]) -> list[Record]:
-        """Questions of the knowledge types get short answers, the others sentences."""
+        """Answer questions of the knowledge types shortly, the others in sentences."""
         policy = self._policy
         assert isinstance(policy, Grounded | SentenceBySentence), f"{type(policy).__name__} extends neither Grounded nor SentenceBySentence"
         is_short = [is_knowledge(record.question_type) for record in records]
@@ -66,7 +66,7 @@ class Corrector:
         return [next(answered[short]) for short in is_short]
 
     def _keep_original(self, records: list[Record]) -> list[Record]:
-        """Without correction VIG's answer stands, with the confidence VIG wrote it with."""
+        """Without correction, keep VIG's answer with the log-probability that VIG gave it."""
         return [
             replace(
                 record,
@@ -96,7 +96,7 @@ class Corrector:
         return [_answered(record, draft, written[row]) for row, (record, draft) in enumerate(zip(records, drafts, strict=True))]
 
     def _describe(self, records: list[Record]) -> list[Record]:
-        """The model's own description of each image: asked once per image."""
+        """Add the model's own description of each image, requested once per image."""
         if not self._policy.describe:
             return records
         first = {record.image_id: record for record in records}
@@ -105,7 +105,7 @@ class Corrector:
         return [replace(record, view_description=described[record.image_id].text) for record in records]
 
     def _view(self, shard_seed: int, records: list[Record]) -> list[Record]:
-        """The question again on perturbed views of the image: independent looks at the same thing."""
+        """Ask the question again on independently perturbed views of the image."""
         answers: list[list[str]] = [[] for _ in records]
         for view in range(self._policy.num_views):
             requests = []
@@ -127,7 +127,7 @@ class Corrector:
 
 
 def _answered(record: Record, draft: Draft, written: list[tuple[int, Completion]]) -> Record:
-    """Fold the passes into the record; a pass's log-probability is shared evenly by the sentences it added."""
+    """Merge the passes into the record; a pass's log-probability is split evenly over the sentences that it added."""
     per_sentence = [completion.logprob / added for added, completion in written if added for _ in range(added)]
     return replace(
         record,

@@ -1,4 +1,4 @@
-"""Grounded correction: every sentence is written several times and measured with the image, with a blank one and with a noisy one."""
+"""Grounded correction: samples every sentence several times and scores it with the image, a blank image and a noisy one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from policies.records import Record
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """A candidate of one row with the sums that a record keeps."""
+    """A candidate of one row with the score for its record."""
 
     candidate: Candidate
     score: Score
 
 
 def answer_grounded(asker: Asker, policy: Grounded, shard_seed: int, records: list[Record]) -> list[Record]:
-    """The records answered as `policies.correction.methods.Grounded` decides. A pass asks for the candidates of all open rows in two calls,
-    greedy and sampled, scores the distinct ones in two, and the best on every other view in one."""
+    """Answer the records as `policies.correction.methods.Grounded` decides. A pass requests the candidates of all open rows in two
+    calls, greedy and sampled, scores the distinct ones in two, and the best on every other view in one."""
     drafts = [Draft(record.question) for record in records]
     kept: list[list[_Measured]] = [[] for _ in records]
     for number in range(policy.max_passes):
@@ -42,7 +42,7 @@ def answer_grounded(asker: Asker, policy: Grounded, shard_seed: int, records: li
 
 
 def _candidates(asker: Asker, policy: Grounded, requests: list[Request], seed: int) -> list[list[Step]]:
-    """Distinct next sentences of each request, the greedy one first; none where the greedy text holds no sentence."""
+    """Distinct next sentences of each request, the greedy one first; none if the greedy text has no sentence."""
     found = []
     for written in asker.several(requests, policy.num_candidates - 1, policy.temperature, seed, policy.stop()):
         steps = [next_sentence(one.text, ended(one, policy.stop())) for one in written]
@@ -52,7 +52,7 @@ def _candidates(asker: Asker, policy: Grounded, requests: list[Request], seed: i
 
 
 def _measure(asker: Asker, requests: list[Request], steps: list[list[Step]]) -> list[list[_Measured]]:
-    """Every candidate scored on its image and on a blank one."""
+    """Score every candidate on its image and on a blank one."""
     asked = [request for request, group in zip(requests, steps, strict=True) for _ in group]
     flat = [step for group in steps for step in group]
     scores = zip(flat, _score(asker, asked, flat), _score(asker, asked, flat, blank_image=True), strict=True) if flat else ()
@@ -63,7 +63,7 @@ def _measure(asker: Asker, requests: list[Request], steps: list[list[Step]]) -> 
 def _looked_again(
     asker: Asker, policy: Grounded, requests: list[Request], found: list[Candidate | None], seed: int
 ) -> list[Candidate | None]:
-    """The best candidates with their mean log-probability on `num_looks` other views."""
+    """Add the mean log-probability on `num_looks` other views to the best candidates."""
     rows = [row for row, best in enumerate(found) if best is not None]
     if not rows or not policy.num_looks:
         return found
@@ -77,8 +77,8 @@ def _looked_again(
 
 
 def _score(asker: Asker, requests: list[Request], steps: Sequence[Step], *, blank_image: bool = False) -> list[Score]:
-    """Log-probability of each sentence after its request, with the end token only where the model ended: an engine scores an
-    answer to its end, so that the end alone, asked for after the sentence, is taken off."""
+    """Log-probability of each sentence after its request, with the end token only if the model ended: an engine's score includes
+    the end token, so its score after the sentence is subtracted."""
     open_rows = [row for row, step in enumerate(steps) if not step.ended]
     ends = [replace(requests[row], answer_prefix=f"{requests[row].answer_prefix} {steps[row].sentence}".lstrip()) for row in open_rows]
     texts = [step.sentence for step in steps] + [""] * len(ends)

@@ -1,4 +1,4 @@
-"""Premises: before a question is answered, the model is asked about the objects that the question names."""
+"""Premises: asks the model about the objects that a question names before the question is answered."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from policies.records import Record
 
 
 def check_premises(asker: Asker, evidence: Evidence, records: list[Record]) -> list[Record]:
-    """The records with what was asked and replied, and the phrases that a reply refutes. Equal questions about an image are asked
-    once, all in one batch."""
+    """Add the premise questions with their replies, and the phrases that a reply refutes, to the records. Equal questions about an
+    image are asked once, all in one batch."""
     refutes = evidence.refutation()
     asked = {
         (record.image_id, phrase): [

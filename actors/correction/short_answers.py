@@ -1,4 +1,4 @@
-"""Short answers: what a question of the knowledge types is answered with, several times, each answer weighed by its probability."""
+"""Short answers: samples several answers to a question of the knowledge types and weights each by its probability."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from policies.generation.knowledge import ShortAnswer, ranked
 from policies.records import Record
 
 _SHORT_ANSWER_TOKENS = 16
-"""Bound on an answer of a few words."""
+"""Maximum length of a short answer."""
 
 
 def answer_shortly(asker: Asker, policy: Answering, shard_seed: int, records: list[Record]) -> list[Record]:
-    """The records with all distinct answers, the heaviest of them as `answer`. Two calls: greedy, and sampled at temperature 1."""
+    """Add all distinct answers to the records, the heaviest as `answer`. Two engine calls: greedy, and sampled at temperature 1."""
     if not records:
         return []
     brief = replace(asker, max_new_tokens=_SHORT_ANSWER_TOKENS)
