@@ -1,4 +1,4 @@
-"""A teacher that answers chats, wherever it runs."""
+"""A teacher backed by a local or remote chat model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policies.teaching.prompts import TeachingTask, teaching_messages
 
 
 class ChatTeacher:
-    """Asks a model for every task; raises what its `complete` does."""
+    """Asks a model about every task; raises what its `complete` does."""
 
     def __init__(self, name: str, model: ChatModel, max_tokens: int, temperature: float) -> None:
         self.name = name

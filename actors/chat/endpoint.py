@@ -1,8 +1,8 @@
-"""A client of OpenAI-compatible chat endpoints, for teachers and judges: many chats in, texts and what they cost out.
+"""A client of OpenAI-compatible chat endpoints, for teachers and judges: answers many chats and reports their cost.
 
-At most so many requests at once and so many a minute. What may pass (429, 5xx, no connection, no answer in time, an answer that is
-no JSON) is asked again after exponential backoff with full jitter; a `Retry-After` holds all requests back, as limits are those of
-an account. A spending cap is kept for certain: a request is made only if its worst case still fits.
+Limits the concurrent requests and the requests per minute. Transient errors (429, 5xx, no connection, timeout, an answer that is
+not JSON) are retried after exponential backoff with full jitter. A `Retry-After` delays all requests, because limits apply to an
+account. The spending cap is strict: a request is made only if its worst case still fits.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from policies.chat import Ask, Reply, Usage
 
 _MAX_REPLY_BYTES = 8 << 20
 _MAX_QUOTED = 200
-"""Characters of a server's words in an error."""
+"""Characters quoted from a server in an error."""
 _MAX_BACKOFF_S = 60.0
 _MARKS_PER_MESSAGE = 16
-"""Tokens that a chat template puts around a message, at most; with one token per byte of text the bound on what a request reads."""
+"""Most tokens that a chat template adds to a message; with one token per byte of text, this bounds the input of a request."""
 _MAX_REFUSED_IN_A_ROW = 20
-"""Refused requests without an answer in between, after which it is not the requests that are wrong."""
+"""Refusals in a row, without an answer, after which the fault is not in the requests."""
 _TRANSIENT = (408, 409, 425, 429)
 _HOPELESS = (401, 402, 403, 404, 405, 410)
-"""Statuses that the next request would get as well: key, account, address or model are wrong."""
+"""Statuses that every request would get: the key, account, address or model is wrong."""
 
 
 class EndpointError(RuntimeError):
-    """The endpoint answers no more requests. Those that were answered have been given out."""
+    """The endpoint answers no more requests. Earlier answers have been yielded."""
 
 
 class RateLimitedError(EndpointError):
-    """The endpoint kept saying 429, or wants a wait beyond the bound."""
+    """The endpoint kept returning 429, or asks for a wait beyond the bound."""
 
 
 class UnreachableError(EndpointError):
-    """No usable answer in all attempts: no connection, timeouts, errors of the server, answers of another form."""
+    """No attempt gave a usable answer: no connection, timeouts, server errors, or malformed answers."""
 
 
 class RefusedError(EndpointError):
@@ -54,11 +54,11 @@ class RefusedError(EndpointError):
 
 
 class SpendingCapError(EndpointError):
-    """What has been spent leaves no room under the cap for another request."""
+    """The spending cap leaves no room for another request."""
 
 
 class _TransientError(Exception):
-    """One attempt came to nothing; the next may not. `billed`: the work may have been done and charged all the same."""
+    """An attempt failed but the next may succeed. `billed`: the attempt may have been charged all the same."""
 
     def __init__(self, text: str, *, limited: bool = False, billed: bool = False) -> None:
         super().__init__(text)
@@ -66,29 +66,29 @@ class _TransientError(Exception):
 
 
 class _RequestError(Exception):
-    """This request is not answered, whatever else is."""
+    """The endpoint refuses this request; others may be answered."""
 
 
 class Endpoint:
-    """One endpoint. Every `complete` is a session of its own; the endpoint sums up what all of them took."""
+    """One endpoint. Every `complete` is a separate session; `usage` sums over all of them."""
 
     def __init__(self, options: EndpointOptions) -> None:
         """
         Raises:
-            ValueError: the environment variable of the key is not set, or holds what cannot be a key.
+            ValueError: the key's environment variable is not set, or its value cannot be a key.
         """
         self.options = options
         self.usage = Usage()
         self._api_key = _key_of(options.api_key_env)
 
     def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
-        """The reply to every ask, each as soon as it is there; asks are taken as requests become free.
+        """Yield the reply to every ask, each as soon as it is ready; asks are consumed as requests become free.
 
-        Requests go on while the caller waits for the next reply. To close the iterator gives up what is in flight.
+        Requests run while the caller waits for the next reply. Closing the iterator cancels requests in flight.
 
         Raises:
             RateLimitedError, UnreachableError, RefusedError: a request used up its attempts, and no other was answered meanwhile.
-            SpendingCapError: the cap leaves no room. As with the others, what is in flight is given out first.
+            SpendingCapError: the cap leaves no room. As with the others, replies to requests in flight are yielded first.
         """
         with asyncio.Runner() as runner:
             session = _Session(self, iter(asks))
@@ -98,7 +98,7 @@ class Endpoint:
             finally:
                 try:
                     runner.run(session.close())
-                except RuntimeError:  # a Ctrl-C that hit the event loop's own code leaves an order to stop behind, for one run
+                except RuntimeError:  # a Ctrl-C in the event loop's own code leaves a stop request behind, for one run
                     runner.run(session.close())
             if session.ended_by is not None:
                 raise session.ended_by
@@ -107,13 +107,13 @@ class Endpoint:
         return {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
 
     def quoted(self, text: str) -> str:
-        """Words of the server on one line and without the key, which some servers repeat."""
+        """Text of the server on one line, without the key, which some servers repeat."""
         text = " ".join(text.split())
         return (text.replace(self._api_key, "***") if self._api_key else text)[:_MAX_QUOTED]
 
 
 class _Session:
-    """The requests of one `complete`: workers that share the asks, the pace and the purse."""
+    """The requests of one `complete`: workers that share the asks, the rate limit and the budget."""
 
     def __init__(self, endpoint: Endpoint, asks: Iterator[Ask]) -> None:
         self.ended_by: Exception | None = None
@@ -131,7 +131,7 @@ class _Session:
         self._ended = asyncio.Event()
 
     async def next_replies(self) -> list[Reply]:
-        """What has come since, at least one; none when all is over."""
+        """New replies, at least one; empty at the end."""
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._options.max_concurrency),
@@ -148,7 +148,7 @@ class _Session:
     async def close(self) -> None:
         for worker in self._workers:
             worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)  # cancelled; a worker keeps its own errors
+        await asyncio.gather(*self._workers, return_exceptions=True)  # cancelled; workers store their own errors
         if self._http is not None:
             await self._http.close()
 
@@ -158,16 +158,16 @@ class _Session:
                 ask = next(self._asks, None)
                 if ask is None:
                     return
-                reply = await self._answer(ask)  # not within the append, which would hold on to a list that is given out meanwhile
+                reply = await self._answer(ask)  # not inside append: `next_replies` may replace the list meanwhile
                 self._replies.append(reply)
                 self._wake.set()
-        except Exception as error:  # the caller gets it once the other workers are through
+        except Exception as error:  # raised to the caller once the other workers are done
             self.ended_by = self.ended_by or error
             self._ended.set()
             async with self._settled:
                 self._settled.notify_all()
         finally:
-            # Set once this task counts as done, which it does only after its last line.
+            # Set once this task is done, which it is only after its last line.
             asyncio.get_running_loop().call_soon(self._wake.set)
 
     async def _answer(self, ask: Ask) -> Reply:
@@ -201,7 +201,7 @@ class _Session:
         return f"the endpoint {self._options.url} (model {self._options.model!r})"
 
     async def _attempt(self, ask: Ask, bill: list[Usage]) -> tuple[str, str]:
-        """Text and finish reason of one request; what it took goes on the bill."""
+        """Text and finish reason of one request; adds its usage to `bill`."""
         worst = self._usage_of(_num_bytes(ask), ask.max_tokens)
         used = Usage(num_requests=1)
         async with self._reserved(worst.usd):
@@ -265,14 +265,14 @@ class _Session:
         raise _RequestError(said)
 
     async def _turn(self) -> None:
-        """Wait until another request may begin."""
+        """Wait until another request may start."""
         interval_s = 60.0 / self._options.requests_per_minute if self._options.requests_per_minute else 0.0
         while (wait_s := self._next_start_s - time.monotonic()) > 0:
             await self._pause(wait_s)
         self._next_start_s = time.monotonic() + interval_s
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, unless all ends meanwhile."""
+        """Sleep, unless the session ends meanwhile."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), seconds)
         if self.ended_by is not None:
@@ -280,7 +280,7 @@ class _Session:
 
     @asynccontextmanager
     async def _reserved(self, usd: float) -> AsyncIterator[None]:
-        """Keep the worst case of a request free while it runs; wait for others to settle where it does not fit beside theirs."""
+        """Reserve the worst case of a request while it runs; if it does not fit, wait for other requests to settle."""
         cap = self._options.max_usd
         async with self._settled:
             while cap is not None and self._spent_usd + self._reserved_usd + usd > cap:
@@ -337,7 +337,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _text_of(content: dict[str, Any]) -> tuple[str, str]:
-    """Text and finish reason of the first choice. A message without content, such as a refusal, is an empty text."""
+    """Text and finish reason of the first choice. A message without content, such as a refusal, has an empty text."""
     try:
         choice = content["choices"][0]
         text = choice["message"].get("content")
@@ -350,7 +350,7 @@ def _text_of(content: dict[str, Any]) -> tuple[str, str]:
 
 
 def _retry_after_s(header: str) -> float:
-    """Seconds of a `Retry-After`, which is a number or a date; 0 where it says nothing."""
+    """Seconds of a `Retry-After`, which is a number or a date; 0 if it is neither."""
     header = header.strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", header):
         return float(header)

@@ -1,4 +1,4 @@
-"""Where a chat endpoint is, and how much may be asked of it."""
+"""Options of a chat endpoint: its address and its limits."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ _PATH = "/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class EndpointOptions:
-    """Where the endpoint is and how much may be asked of it.
+    """Address and limits of an endpoint.
 
     Raises:
-        ValueError: an option makes no sense.
+        ValueError: an option is invalid.
     """
 
     url: str
-    """Up to and with the version: `http://127.0.0.1:8000/v1`."""
+    """Up to and including the version: `http://127.0.0.1:8000/v1`."""
     model: str
     api_key_env: str = ""
-    """Environment variable that holds the key; empty asks without one. The key itself is never an option, so that none is logged."""
+    """Environment variable with the key; empty for no key. The key itself is never an option, so that it is never logged."""
     max_concurrency: int = 8
-    """Requests at once."""
+    """Concurrent requests."""
     requests_per_minute: float | None = None
-    """Begun, evenly spaced, retries included; None for no limit."""
+    """Requests started, evenly spaced, including retries; None for no limit."""
     timeout_s: float = 120.0
     """Of one attempt, from the request to the last byte of its answer."""
     max_attempts: int = 8
     first_backoff_s: float = 1.0
-    """Longest wait before the second attempt; it doubles with every further one, up to a minute."""
+    """Longest wait before the second attempt; doubles with every further attempt, up to a minute."""
     max_retry_after_s: float = 300.0
-    """Longest `Retry-After` that is waited for."""
+    """Longest `Retry-After` to wait for."""
     usd_per_million_input: float = 0.0
     usd_per_million_output: float = 0.0
     max_usd: float | None = None
-    """Spending cap; None for none. What was `spent_usd` before counts."""
+    """Spending cap, including `spent_usd`; None for none."""
     spent_usd: float = 0.0
     extra_body: dict[str, Any] = field(default_factory=dict)
-    """Further fields of every request; a field set to None is left out, such as `{"max_tokens": None, "max_completion_tokens": 500}`."""
+    """Further fields of every request; None removes a field, as in `{"max_tokens": None, "max_completion_tokens": 500}`."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -74,5 +74,5 @@ class EndpointOptions:
 
 
 def _bare(url: str) -> str:
-    """A URL for an error text, without what may be a secret in it."""
+    """A URL for an error message, without parts that may be secret."""
     return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]

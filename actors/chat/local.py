@@ -1,5 +1,5 @@
-"""A text model that runs here and answers chats as an endpoint does: any causal language model of transformers with a chat template,
-weights as safetensors, none of its own code."""
+"""A local text model that answers chats as an endpoint does: any causal language model of transformers with a chat template and
+safetensors weights, without custom code."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from policies.chat import Ask, ChatMessage, Reply, Usage
 
 
 class LocalChat:
-    """One model in this process, on the GPU where there is one."""
+    """One model in this process, on the GPU if there is one."""
 
     def __init__(self, model: str | Path, batch_size: int = 1) -> None:
         """Args:
             model: folder or Hugging Face id.
-            batch_size: chats that are answered together. With 1 equal asks have equal replies; with more the sampled ones depend on
-                what is asked beside them, greedy ones do not.
+            batch_size: chats per batch. With 1, equal asks have equal replies; with more, sampled replies depend on the other chats
+                of the batch, greedy ones do not.
 
         Raises:
-            ValueError: the model cannot be read, or has no chat template that can be used.
+            ValueError: the model cannot be read, or has no usable chat template.
         """
         self._batch_size = batch_size
         try:
@@ -45,7 +45,7 @@ class LocalChat:
         self._window = int(getattr(self._model.config, "max_position_embeddings", 0) or 0)
 
     def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
-        """See `actors.chat.model.ChatModel`. A chat that leaves no room in the model's window is a failure of that chat."""
+        """See `actors.chat.model.ChatModel`. A chat that does not fit into the model's context window fails alone."""
         for _, alike in groupby(asks, lambda ask: (ask.max_tokens, ask.temperature)):
             while batch := list(islice(alike, self._batch_size)):
                 yield from self._answer(batch)
@@ -101,7 +101,7 @@ class LocalChat:
 
 
 def render_chat(tokenizer: Any, messages: Sequence[ChatMessage]) -> str:
-    """The prompt of a chat. Templates without a system role, as Gemma's, get its text before the first user's.
+    """The prompt of a chat. If the template has no system role, as Gemma's, the system text precedes the first user's.
 
     Raises:
         ValueError: the tokenizer has no chat template.

@@ -1,4 +1,4 @@
-"""The protocol of text models that answer chats, wherever they run."""
+"""The protocol of local and remote text models that answer chats."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from policies.chat import Ask, Reply
 
 
 class ChatModel(Protocol):
-    """What answers chats: `actors.chat.endpoint.Endpoint`, or `actors.chat.local.LocalChat`."""
+    """Answers chats: `actors.chat.endpoint.Endpoint` or `actors.chat.local.LocalChat`."""
 
     def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
-        """The reply to every ask, in any order, each as soon as it is there. Asks are taken as they are needed."""
+        """Yield the reply to every ask, in any order, each as soon as it is ready. Asks are consumed lazily."""
         ...

@@ -1,4 +1,4 @@
-"""The teacher protocol: something that writes texts about images that it may only know as text."""
+"""The teacher protocol: writes texts about images, which it may know only as text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Teacher(Protocol):
     """Writes the three types in the form of `policies.teaching.output`."""
 
     name: str
-    """What the texts are said to come from."""
+    """Recorded as the source of the texts."""
 
     def write(self, tasks: Iterable[TeachingTask]) -> Iterator[Reply]:
-        """One reply per task, with the task's key, in any order, each as soon as it is there. Tasks are taken as they are needed."""
+        """Yield one reply per task, with the task's key, in any order, each as soon as it is ready. Tasks are consumed lazily."""
         ...
