@@ -1,9 +1,9 @@
-"""The trainer as the driver sees it: a group of rank actors that train together.
+"""The driver's side of the trainer: starts, supervises and restarts a group of rank actors.
 
     launch ──► Ray locates every rank ──► rank 0 holds a port ──► all import DeepSpeed and join    (the driver does not wait)
     train  ──► every rank trains its share; rank 0 writes the checkpoint and returns the result    (the driver polls the progress)
 
-The ranks stay joined over any number of jobs of ZeRO stages 0 to 2. If a rank dies or stalls, the group kills the others too. The end
+The ranks stay joined for any number of jobs of ZeRO stages 0 to 2. If a rank dies or stalls, the group kills the others too. The end
 of a stage 3 job also ends its ranks. The next `train` starts new ones, which continue from the job's last step checkpoint.
 """
 
@@ -38,15 +38,15 @@ _MAX_START_TIMEOUTS = 4.0
 
 
 class RankWorker(Protocol):
-    """What the actor of a rank must offer, beside a constructor that takes its rank, the number of ranks and the number of threads. It
-    serves one call at a time, in order, and `progress` and `start_phase` beside them."""
+    """Interface of a rank's actor, whose constructor takes its rank, the number of ranks and the number of threads. It serves one call
+    at a time, in order, and `progress` and `start_phase` concurrently."""
 
     def rendezvous(self, *locations: tuple[str, int]) -> Any:
-        """Rank 0 only: opens a port and returns what every rank's `prepare` takes, given node id and process id of each rank."""
+        """Rank 0 only: opens a port, given each rank's node id and process id; returns the argument of every rank's `prepare`."""
         ...
 
     def prepare(self, rendezvous: Any) -> None:
-        """Imports and joins the group."""
+        """Does the heavy imports and joins the group."""
         ...
 
     def train(self, job: TrainingJob, source: ImageSource) -> TrainingResult | None:
@@ -54,43 +54,43 @@ class RankWorker(Protocol):
         ...
 
     def progress(self) -> Progress | None:
-        """How far the running job is; called while `train` runs."""
+        """Progress of the running job; called while `train` runs."""
         ...
 
     def start_phase(self) -> str:
-        """What the rank does while it starts; called while `prepare` runs."""
+        """What the rank is doing at start-up; called while `prepare` runs."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RankOptions:
-    """What each rank gets."""
+    """Resources of each rank."""
 
     num_cpus: float = 1.0
-    """What Ray counts; torch uses `threads`."""
+    """CPUs that Ray reserves; torch uses `threads`."""
     num_gpus: float = 0.0
     threads: int = 1
     placement_group: PlacementGroup | None = None
-    """Where the ranks go; `None`: wherever Ray has room."""
+    """Placement group of the ranks; `None`: anywhere."""
     bundles: Sequence[int] = ()
     """Bundle of each rank in `placement_group`; empty: rank i takes bundle i."""
     env_vars: Mapping[str, str] = field(default_factory=dict)
-    """Further environment of the ranks' processes."""
+    """Extra environment variables of the ranks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How long a job may take, and how often its ranks may be lost."""
+    """Limits on the time and the restarts of a job."""
 
     timeout_s: float
-    """For all of it, restarts included."""
+    """For the whole job, including restarts."""
     start_timeout_s: float = math.inf
-    """For new ranks to import and join. It starts anew with every step of a start that one of them completes: on a busy machine a start
-    is slow, and that is not a hang. The whole start may take four times as long."""
+    """For new ranks to import and join. Restarts with every step of a start that a rank completes, because on a busy machine a start is
+    slow without hanging. The whole start may take four times as long."""
     stall_timeout_s: float = math.inf
     """From one step to the next; also for loading the model before the first step, and for writing the checkpoint after the last."""
     max_restarts: int = 0
-    """How often lost ranks are replaced by new ones."""
+    """How often lost ranks are replaced."""
 
 
 class TrainerGroup:
@@ -99,16 +99,16 @@ class TrainerGroup:
     def __init__(
         self, worker: type[RankWorker], num_ranks: int, options: RankOptions, check_placement: CheckPlacement = lambda: None
     ) -> None:
-        """Nothing is started before `launch`, `start` or `train`.
+        """Starts nothing; see `launch`, `start` and `train`.
 
         Args:
             worker: the class of the ranks' actors.
-            num_ranks: how many.
-            options: what each gets.
-            check_placement: called when ranks do not start. It raises an error that says what to do if there is no room for them.
+            num_ranks: number of ranks.
+            options: resources of each rank.
+            check_placement: called if ranks do not start; raises an error with advice if there is no room for them.
 
         Raises:
-            ValueError: `num_ranks` is below one, or the number of bundles is not that of the ranks.
+            ValueError: `num_ranks` is below one, or the number of bundles differs from the number of ranks.
         """
         if num_ranks < 1:
             raise ValueError(f"a trainer group needs at least one rank, not {num_ranks}")
@@ -124,7 +124,7 @@ class TrainerGroup:
         """Process id of each rank on its node, once all have joined."""
 
     def launch(self) -> None:
-        """Begin to start the ranks without waiting, so that they import and join while the driver does something else."""
+        """Start the ranks without waiting, so that they import and join while the driver does something else."""
         if self._processes:
             return
         self._processes = [ActorProcess(self._create(rank)) for rank in range(self._num_ranks)]
@@ -133,15 +133,15 @@ class TrainerGroup:
         self._joining = [rank.prepare.remote(rendezvous) for rank in ranks]
 
     def start(self, timeout_s: float, total_timeout_s: float = math.inf) -> None:
-        """Launch the ranks unless that has been done, and wait until all have joined.
+        """Launch the ranks if necessary, and wait until all have joined.
 
         Args:
-            timeout_s: longest time in which no rank makes progress.
-            total_timeout_s: longest time of the whole start; at most four times `timeout_s` in any case.
+            timeout_s: longest time without progress of any rank.
+            total_timeout_s: longest time of the whole start; never more than four times `timeout_s`.
 
         Raises:
-            RankLostError: a rank died, or they did not start in time, although there is room for them. All are killed.
-            TrainerError: they cannot start, and could not the next time either.
+            RankLostError: a rank died, or the ranks did not start in time although there is room for them. All are killed.
+            TrainerError: the ranks cannot start, and a retry would not help.
         """
         self.launch()
         if self.pids:
@@ -157,19 +157,19 @@ class TrainerGroup:
     def train(
         self, job: TrainingJob, source: ImageSource, bounds: Bounds, on_progress: Callable[[Progress], None] = lambda _: None
     ) -> TrainingResult:
-        """Run a job, starting the ranks if necessary. A job whose output exists already is verified and returned.
+        """Run a job, starting the ranks if necessary. If its output already exists, it is verified and its result returned.
 
-        When a rank dies or hangs, while it starts or works, all of them are replaced and continue from the last step checkpoint.
+        If a rank dies or hangs, during start or training, all ranks are replaced and continue from the last step checkpoint.
 
         Args:
             job: its paths must mean the same on rank 0's node as here.
-            source: where the samples' images come from.
-            bounds: of waits and restarts.
-            on_progress: called here about twice a second while there is news.
+            source: provides the samples' images.
+            bounds: limits on waits and restarts.
+            on_progress: called in this process about twice a second if there is progress.
 
         Raises:
-            RankLostError: ranks were lost once more than `bounds` allow.
-            TrainerError: the job itself failed, or the time is up. All ranks are killed; another call starts new ones.
+            RankLostError: ranks were lost more often than `bounds` allow.
+            TrainerError: the job itself failed or timed out. All ranks are killed; another call starts new ones.
         """
         deadline = time.monotonic() + bounds.timeout_s
         for num_restarts in range(bounds.max_restarts + 1):
@@ -183,12 +183,12 @@ class TrainerGroup:
         raise AssertionError("max_restarts is not negative")
 
     def shutdown(self) -> None:
-        """Kill the ranks. Waits, for a bounded time, until Ray knows that they are dead and until their processes on this machine have
-        exited, which frees what they held on its devices."""
+        """Kill the ranks. Waits, for a bounded time, until Ray knows that they are dead and their processes on this machine have
+        exited, which frees its devices."""
         ranks, processes = self._ranks, self._processes
         self._processes, self._joining, self.pids = [], [], ()
         killed = [process for rank in processes if (process := rank.kill()) is not None]
-        if ranks:  # a call of a dead actor ends at once
+        if ranks:  # calls to a dead actor fail at once
             ray.wait([rank.progress.remote() for rank in ranks], num_returns=len(ranks), timeout=_SHUTDOWN_TIMEOUT_S)
         try:
             await_exit(killed, _SHUTDOWN_TIMEOUT_S, "trainer")
@@ -229,7 +229,7 @@ class TrainerGroup:
             "OMP_NUM_THREADS": str(options.threads),
             "DS_ACCELERATOR": "cuda" if options.num_gpus else "cpu",
         }
-        as_actor: Any = ray.remote  # whose types leave concurrency groups out
+        as_actor: Any = ray.remote  # its types omit concurrency groups
         return as_actor(concurrency_groups={WATCH_GROUP: 1})(self._worker).options(
             num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=0, max_task_retries=0,
             scheduling_strategy=strategy, runtime_env={"env_vars": environment},
@@ -238,8 +238,8 @@ class TrainerGroup:
     def _await(
         self, refs: list[ray.ObjectRef], verb: str, timeout_s: float, watch: Watch, on_timeout: type[TrainerError] = TrainerError
     ) -> list[Any]:
-        """What the ranks return, in order. If this fails, all ranks are killed, because the others would wait for the one that failed.
-        An `on_timeout` error is raised after `timeout_s` seconds."""
+        """The ranks' results, in order. On failure all ranks are killed, because the others would wait for the failed one.
+        Raises `on_timeout` after `timeout_s` seconds."""
         try:
             self._wait(refs, verb, timeout_s, watch, on_timeout)
             return ray.get(refs, timeout=_SHUTDOWN_TIMEOUT_S)
@@ -259,12 +259,12 @@ class TrainerGroup:
             if remaining_s <= 0:
                 raise on_timeout(f"the trainer did not {verb} within {timeout_s:.0f} s; {len(pending)} of {len(refs)} ranks are not done")
             done, pending = ray.wait(pending, num_returns=1, timeout=min(_POLL_S, remaining_s))
-            ray.get(done, timeout=_SHUTDOWN_TIMEOUT_S)  # raises what a rank raised, while the others may still wait for it
+            ray.get(done, timeout=_SHUTDOWN_TIMEOUT_S)  # raises a rank's error even while the others still wait for it
             watch.poll()
 
 
 def _would_fail_again(error: RayError) -> bool:
-    """Whether the job itself is at fault, so that a restart would not help. All else is the machine's fault."""
+    """Whether the job itself is at fault, so that a restart would not help. All other errors are the machine's fault."""
     return isinstance(error, RayTaskError) and isinstance(error.cause, ValueError | TrainerError)
 
 

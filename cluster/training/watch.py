@@ -1,4 +1,4 @@
-"""Polling trainer ranks while they start and train: a rank that hangs answers nothing, so that no poll may wait for one."""
+"""Polls trainer ranks while they start and train. A rank that hangs does not answer, so no poll waits for an answer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import ray
 from actors.training.job import Progress, RankLostError
 
 WATCH_GROUP = "watch"
-"""Ray's concurrency group of one thread that ranks answer polls in, beside the one for all other calls."""
+"""Ray's concurrency group of one thread in which ranks answer polls, separate from all other calls."""
 
 _GET_TIMEOUT_S = 20.0
-"""For fetching an answer that is there."""
+"""For fetching an answer that is ready."""
 
 
 class Watch(Protocol):
-    """Asked again and again while the driver waits for the ranks."""
+    """Polled repeatedly while the driver waits for the ranks."""
 
     def poll(self) -> None:
-        """Looks for news, without waiting for any.
+        """Checks for progress, without waiting for any.
 
         Raises:
             RankLostError: there has been none for too long.
@@ -30,7 +30,7 @@ class Watch(Protocol):
 
 
 class StartWatch:
-    """Polls the start phases of all ranks: a start fails when no rank has made progress for `timeout_s` seconds."""
+    """Polls the start phases of all ranks: a start fails if no rank has made progress for `timeout_s` seconds."""
 
     def __init__(self, ranks: Sequence[Any], timeout_s: float) -> None:
         self._ranks = ranks
@@ -55,7 +55,7 @@ class StartWatch:
 
 
 class ProgressWatch:
-    """Polls the progress of one rank in a job and passes it on: a job stalls when there is none for `stall_timeout_s` seconds."""
+    """Polls the progress of one rank in a job and reports it: a job stalls if there is none for `stall_timeout_s` seconds."""
 
     def __init__(self, rank: Any, on_progress: Callable[[Progress], None], stall_timeout_s: float) -> None:
         self._rank = rank
