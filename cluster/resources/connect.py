@@ -1,4 +1,4 @@
-"""Connecting to Ray: a local one on the loopback interface by default, or a cluster that runs already."""
+"""Connects to Ray: by default a local one on the loopback interface, or a running cluster."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from cluster.resources.watch import watched
 
 _POLL_S = 0.5
 _ANSWER_S = 10.0
-"""The head of a cluster may be coming up at the same time; a dead address must not be waited for longer."""
+"""Longest wait for an address, because the head of a cluster may be starting."""
 _LOCAL = "local"
-"""What Ray itself calls a Ray of this machine's own in `RAY_ADDRESS`."""
+"""Ray's own value of `RAY_ADDRESS` for a new local Ray."""
 _ADDRESS = re.compile(r"auto|[^/]+:\d+")
 _ONE_HOST_ENV = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterInfo:
-    """What there is, over all live nodes."""
+    """Resources of all live nodes."""
 
     num_nodes: int
     cpus: float
@@ -56,18 +56,18 @@ def connected(
     object_store_bytes: int = 512 * 1024**2,
     owner: str | None = None,
 ) -> Iterator[ClusterInfo]:
-    """Connects this process to Ray for the length of a `with`.
+    """Connects this process to Ray for the duration of a `with` block.
 
-    Without `address` (and without `RAY_ADDRESS` in the environment) a Ray is started on this machine; nothing of it listens beyond
-    loopback. `num_cpus`, `temp_dir`, `dashboard`, `object_store_bytes` and `owner` are about that Ray. Without `temp_dir` it and its
-    workers get a temp folder of `owner` (without one, of this process), which goes with it. A process that is connected already (a
-    notebook, a test session) stays connected, as it was. A handler of SIGTERM that the caller has installed stays in place.
+    Without `address` (and without `RAY_ADDRESS` in the environment), starts a local Ray that listens only on loopback. `num_cpus`,
+    `temp_dir`, `dashboard`, `object_store_bytes` and `owner` configure this local Ray. Without `temp_dir`, it and its workers use a
+    temp folder of `owner` (by default of this process), which is removed when it ends. A process that is already connected (a
+    notebook, a test session) stays connected. The caller's SIGTERM handler stays in place.
 
     Raises:
         AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, or `num_cpus`, `temp_dir` or `dashboard` is
-            given for a cluster that runs already.
+            given for a running cluster.
         RayStartError: a local Ray did not start.
-        TimeoutExceededError: the cluster showed no live node within `timeout_s` seconds.
+        TimeoutExceededError: the cluster had no live node within `timeout_s` seconds.
     """
     if ray.is_initialized():
         yield _await_nodes(time.monotonic() + timeout_s)
@@ -104,8 +104,8 @@ def _refuse_local_options(address: str, **options: object) -> None:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """Ray installs a handler that ends its processes under the hands of a driver that is about to close them in order, and exits with
-    the signal's number."""
+    """Keep the caller's SIGTERM handler: Ray's own would kill Ray's processes before the driver closes the run in order, and exit
+    with the signal's number."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -120,7 +120,7 @@ def _sigterm_kept() -> Iterator[None]:
 
 _OPTIONS: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _WORKER_ENV = {"OMP_NUM_THREADS": "1"}
-"""Two torch threads beside another busy process run many times slower than one: actors ask for more by themselves."""
+"""Beside another busy process, two torch threads are many times slower than one. Actors set more threads themselves."""
 
 
 def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_store_bytes: int) -> None:
@@ -141,23 +141,23 @@ def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_s
 def _start_errors_named() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # no narrower one: where a server of it is lost, Ray raises just that
+    except Exception as error:  # not narrower: if one of its servers is lost, Ray raises a plain `Exception`
         raise RayStartError(f"Ray does not start on this machine: {in_brief(error)}") from error
 
 
 @contextmanager
 def _one_host(temp_dir: Path, more: dict[str, str]) -> Iterator[None]:
-    """While Ray starts: nothing is reported or exported, its servers bind to loopback, and its workers inherit their environment,
-    which spares them a runtime environment: actors then run in the processes that Ray starts ahead.
+    """While Ray starts: disable reports and metrics, bind its servers to loopback, and let its workers inherit their environment.
+    Without a runtime environment, actors run in the processes that Ray starts ahead.
 
-    On Linux Ray replaces a node address of 127.0.0.1 by a reachable one and then listens on every interface, unless it is told
-    that it will not be part of a cluster. The constant is for this process, the environment for the processes that it starts.
+    On Linux, Ray replaces a node address of 127.0.0.1 by a reachable one and then listens on every interface, unless clusters are
+    disabled. The constant affects this process, the environment the processes that it starts.
     """
     settings = {
         _ONE_HOST_ENV: "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "TMPDIR": str(temp_dir), **_WORKER_ENV,
         **more,
     }  # fmt: skip
-    tempfile.gettempdir()  # it looks once, and what it finds is kept: this process keeps its own
+    tempfile.gettempdir()  # caches its result, so that this process keeps its own
     before = {name: os.environ.get(name) for name in settings}
     constant = ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(settings)
@@ -174,8 +174,8 @@ def _one_host(temp_dir: Path, more: dict[str, str]) -> Iterator[None]:
 
 
 def _own_token(temp_dir: Path, dashboard: bool) -> dict[str, str]:
-    """Where a Ray without a token finds one of its own: in its temp folder, as a home folder may not be there or not be writable. A
-    dashboard asks people for the token, so there Ray writes it where `ray get-auth-token` looks."""
+    """Give a Ray without a token its own, in its temp folder, as the home folder may be missing or not writable. The dashboard asks
+    users for the token, so with it Ray writes the token where `ray get-auth-token` finds it."""
     loader = AuthenticationTokenLoader.instance()
     loader.reset_cache()  # it may be that of another Ray
     if loader.has_token(ignore_auth_mode=True) or (dashboard and os.access(Path.home(), os.W_OK)):
@@ -188,8 +188,8 @@ def _own_token(temp_dir: Path, dashboard: bool) -> dict[str, str]:
 
 @contextmanager
 def _own_process_groups() -> Iterator[None]:
-    """While Ray starts: each of its servers leads a process group of its own, which its workers join. A signal to the driver's group
-    (`timeout`, a terminal, a batch system) then reaches the driver alone, which closes the run in order while Ray still works."""
+    """While Ray starts, put each of its servers, with its workers, into a process group of its own. A signal to the driver's group
+    (`timeout`, a terminal, a batch system) then reaches only the driver, which closes the run in order while Ray still works."""
     popen = services.ConsolePopen
     services.ConsolePopen = partial(popen, process_group=0)
     try:
@@ -199,7 +199,7 @@ def _own_process_groups() -> Iterator[None]:
 
 
 def _join(address: str, source: str, deadline: float) -> None:
-    """Tries for a while: the head of a cluster may be coming up at the same time."""
+    """Retries for a while, because the head of a cluster may be starting."""
     deadline = min(deadline, time.monotonic() + _ANSWER_S)
     while True:
         try:
@@ -214,7 +214,7 @@ def _join(address: str, source: str, deadline: float) -> None:
                     f"no Ray cluster answers at {source}{address}: {_first_line(error)}; {remedy} the head and open its port"
                 ) from error
             time.sleep(_POLL_S)
-        except (RuntimeError, RayError) as error:  # something else listens there, or Ray refuses this driver: a version, a token
+        except (RuntimeError, RayError) as error:  # another service listens there, or Ray refuses this driver's version or token
             raise AddressError(f"cannot join the Ray cluster at {source}{address}: {in_brief(error)}") from error
 
 
@@ -223,7 +223,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _knock(address: str, deadline: float) -> None:
-    """Raises an `OSError` unless a gRPC server listens at `HOST:PORT`: Ray itself would go on trying for minutes."""
+    """Raises an `OSError` unless a gRPC server listens at `HOST:PORT`: Ray itself would retry for minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")

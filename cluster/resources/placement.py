@@ -1,4 +1,4 @@
-"""Reserving what a plan needs as one Ray placement group, with a bound on the wait."""
+"""Reserves a plan's resources as one Ray placement group, with a bounded wait."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cluster.errors import GO_ON, NotEnoughResourcesError
 from cluster.resources.plan import ResourcePlan
 
 CheckPlacement = Callable[[], None]
-"""`Placement.check`, for those who make actors in it."""
+"""`Placement.check`, for code that starts actors in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A reserved plan. Its methods give the keyword arguments for an actor's `.options(...)`."""
+    """A reserved plan. Its methods return the keyword arguments for an actor's `.options(...)`."""
 
     plan: ResourcePlan
     group: PlacementGroup
@@ -35,10 +35,10 @@ class Placement:
         return self._options(self.plan.filter_cpus, 0, self.plan.filter_bundle(index))
 
     def check(self) -> None:
-        """Whether the plan still has its place. Ray itself finds another one for what a lost node held, if there is room.
+        """Check that the plan's resources are still reserved. If a node is lost, Ray moves its bundles to other nodes with room.
 
         Raises:
-            NotEnoughResourcesError: it has none at the moment.
+            NotEnoughResourcesError: they currently are not.
         """
         if placement_group_table(self.group)["state"] != "CREATED":
             raise NotEnoughResourcesError(
@@ -53,15 +53,15 @@ class Placement:
 
 @contextmanager
 def reserve(plan: ResourcePlan, timeout_s: float) -> Iterator[Placement]:
-    """Holds the plan's resources for the length of a `with`, packed on as few nodes as possible; actors placed in the group die
+    """Reserves the plan's resources for the duration of a `with` block, packed on as few nodes as possible; actors in the group end
     with it.
 
     Raises:
-        NotEnoughResourcesError: they were not free within `timeout_s` seconds.
+        NotEnoughResourcesError: the resources were not free within `timeout_s` seconds.
     """
     group = placement_group([dict(bundle) for bundle in plan.bundles], strategy="PACK")
     try:
-        # A group that cannot be met never becomes ready, and never fails, by itself.
+        # An infeasible group never becomes ready and never fails by itself.
         if not group.wait(timeout_s):
             raise NotEnoughResourcesError(_explain(plan, timeout_s))
         yield Placement(plan, group)

@@ -1,7 +1,7 @@
-"""Who gets which CPUs and GPUs: arithmetic on numbers, done before any actor starts.
+"""Plans which actor gets which CPUs and GPUs: pure arithmetic, before any actor starts.
 
 Colocated: generation and training alternate, so an engine, a trainer rank and the filters share one *slot* (some CPUs, and one
-GPU where GPUs are used), each with a fraction of it. Disaggregated: every actor has its own.
+GPU if GPUs are used), each with a fraction of it. Disaggregated: every actor has its own resources.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from cluster.errors import NotEnoughResourcesError
 ENGINE_SHARE = 0.5
 TRAINER_SHARE = 0.4
 FILTER_SHARE = 0.1
-"""Parts of a colocated slot; they sum to one. They only tell Ray who fits together: it neither pins nor throttles."""
+"""Shares of a colocated slot; they sum to one. Ray uses them only for placement: it neither pins nor throttles."""
 
 SENDER_SHARE = 0.1
-"""Of the first trainer rank's GPU, for the actor that sends weights from there."""
+"""Share of the first trainer rank's GPU for the actor that sends weights from there."""
 
 _RAY_RESOLUTION = 10_000
 """Ray counts resources in units of 1/10,000."""
@@ -25,23 +25,23 @@ _RAY_RESOLUTION = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ResourceRequest:
-    """What a run asks for."""
+    """Resources requested by a run."""
 
     num_engines: int
     num_filters: int
     trainer_ranks: int
     cpus_per_actor: int
-    """CPUs of an engine or a trainer rank; when colocated, of the slot that they share."""
+    """CPUs of an engine or a trainer rank; if colocated, of their common slot."""
     use_gpus: bool
-    """One GPU for each engine and each trainer rank; when colocated, for each slot."""
+    """One GPU for each engine and each trainer rank; if colocated, for each slot."""
     colocated: bool
     gpus_per_engine: int = 1
-    """Where GPUs are used: those that share an engine's weights."""
+    """GPUs that share an engine's weights, if GPUs are used."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourcePlan:
-    """What each actor reserves, and in which bundle of the placement group it lives."""
+    """Resources of each actor, and its bundle of the placement group."""
 
     num_engines: int
     engine_cpus: float
@@ -65,7 +65,7 @@ class ResourcePlan:
 
     @property
     def sender_bundle(self) -> int:
-        """That of the first trainer rank, whose machine has the checkpoint."""
+        """The bundle of the first trainer rank, whose machine has the checkpoint."""
         return self.trainer_bundle(0)
 
     def filter_bundle(self, index: int) -> int:
@@ -74,11 +74,11 @@ class ResourcePlan:
 
 
 def plan_resources(available_cpus: float, available_gpus: float, requested: ResourceRequest) -> ResourcePlan:
-    """Fits a request into what there is.
+    """Fits a request into the available resources.
 
     Raises:
         ValueError: a count is below one.
-        NotEnoughResourcesError: it does not fit; the message says what was asked for, what there is, and what to change.
+        NotEnoughResourcesError: it does not fit; the message says what was requested, what is available, and what to change.
     """
     _check_counts(requested)
     plan = _colocated(requested) if requested.colocated else _disaggregated(requested)
@@ -92,11 +92,11 @@ def plan_resources(available_cpus: float, available_gpus: float, requested: Reso
 def plan_engines(
     available_cpus: float, available_gpus: float, num_engines: int, cpus_per_engine: int, gpus_per_engine: int
 ) -> ResourcePlan:
-    """Engines alone, each with resources of its own.
+    """Plans only engines, each with its own resources.
 
     Raises:
         ValueError: a count is below one; `gpus_per_engine` may be 0.
-        NotEnoughResourcesError: they do not fit; the message says what was asked for, what there is, and what to change.
+        NotEnoughResourcesError: they do not fit; the message says what was requested, what is available, and what to change.
     """
     for name, value, least in (
         ("num_engines", num_engines, 1),
@@ -127,7 +127,7 @@ def plan_engines(
 
 
 def plan_ranks(available_cpus: float, available_gpus: float, num_ranks: int, cpus_per_rank: int, *, use_gpus: bool) -> ResourcePlan:
-    """Trainer ranks alone, with a GPU each where GPUs are used.
+    """Plans only trainer ranks, with one GPU each if `use_gpus`.
 
     Raises:
         ValueError: a count is below one.
@@ -171,7 +171,7 @@ def _colocated(requested: ResourceRequest) -> ResourcePlan:
         trainer_gpus=TRAINER_SHARE * gpus,
         sender_gpus=SENDER_SHARE * gpus,
         colocated=True,
-        # Whole GPUs per bundle, whatever its actors take of them: fractions would let Ray pack two engines on one GPU.
+        # Whole GPUs per bundle, even if its actors use less: with fractions Ray could pack two engines on one GPU.
         bundles=tuple(_bundle(cpus, gpus) for _ in range(num_slots)),
     )
 

@@ -1,8 +1,8 @@
-"""Temp folders outside a run's folder, in which Ray works. Their names tell whose they are, so that the next owner removes what a dead one
-left behind.
+"""Manages Ray's temp folders, which are outside the run's folder. Their names identify the owner, so that the next process of this owner
+removes what a dead one left behind.
 
-A process that is killed closes nothing, and neither does one that Ray's core ends at once because its servers are lost: two of Ray's
-agents then go on for a minute. So another process, this file run as a script, waits for the death of the one that uses a folder.
+A process that is killed cleans up nothing, nor does one that Ray's core aborts because its servers are lost: two of Ray's agents
+then run for another minute. So a guard process, this file run as a script, waits for the death of the process that uses a folder.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ import psutil
 logger = logging.getLogger(__name__)
 
 _MAX_ROOT_CHARS = 20
-"""A unix socket's path ends at 107 characters: Ray takes 64 of them below its temp folder, and the name of ours 23."""
+"""A unix socket's path has at most 107 characters: Ray needs 64 below its temp folder, and our folder's name 23."""
 
 _END_S = 20.0
-"""Bound on waiting for processes that use a folder and are about to end."""
+"""Longest wait for processes that use a folder and are about to end."""
 
 _DEAD_S = 2.0
-"""The same for those of a dead owner, which have been told to end; the folder of one that does not goes when the next owner ends."""
+"""The same for processes of a dead owner, which have been killed; the next owner removes the folder if one does not end."""
 
 _POLL_S = 0.1
 
 _CLOSED = b"closed"
-"""What the process that waits for a death reads where there is none."""
+"""Tells the guard process that the folder was closed in order."""
 
 _INIT_PID = 1
-"""Who the children of a dead process belong to."""
+"""The new parent of a dead process's children."""
 
 
 def make_scratch(owner: str) -> Path:
-    """An empty folder of `owner`, whose path is short enough for Ray's sockets."""
+    """Make an empty folder of `owner`, with a path short enough for Ray's sockets."""
     root = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix=_prefix(owner), dir=root if len(root) <= _MAX_ROOT_CHARS else "/tmp"))
 
 
 @contextmanager
 def scratch_folder(owner: str) -> Iterator[Path]:
-    """A folder of `owner` that is gone after the block, once the processes that use it have ended, as are those of dead ones. If this
-    process dies in the block, what it has left running in the folder is ended, and the folder goes all the same."""
+    """A folder of `owner` that is removed after the block, once the processes that use it have ended; folders of dead owners are
+    removed too. If this process dies in the block, its remaining processes in the folder are killed and the folder is removed."""
     folder = make_scratch(owner)
     with _guarded(folder, owner):
         try:
@@ -63,16 +63,16 @@ def scratch_folder(owner: str) -> Iterator[Path]:
 
 
 def remove_dead(owner: str) -> None:
-    """Remove every folder of `owner` that no process uses; whoever uses one and has lost its parent is ended. Call it when no other
-    process acts for that owner any more."""
+    """Remove every folder of `owner` that no process uses, after killing orphaned processes that use one. Call this only when no
+    other process acts for that owner."""
     folders = _folders_of(owner)
     _end_orphans(folders)
     _remove_unused(folders, _DEAD_S)
 
 
 def guard(folder: Path, owner: str, pid: int) -> None:
-    """What `scratch_folder` has a process of its own do: wait until process `pid` has ended or says that all is closed."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process; this one outlives the driver
+    """Main function of `scratch_folder`'s guard process: wait until process `pid` has ended or has closed the folder."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process; this one must outlive the driver
     if sys.stdin.buffer.read() == _CLOSED:
         return
     print(
@@ -80,7 +80,7 @@ def guard(folder: Path, owner: str, pid: int) -> None:
         "(a run continues with `vigc resume`, a training with `vigc train --resume`)", file=sys.stderr, flush=True,
     )  # fmt: skip
     deadline = time.monotonic() + _END_S
-    while _end_orphans([folder], os.getppid()) and time.monotonic() < deadline:  # who has taken this one over has taken over all others
+    while _end_orphans([folder], os.getppid()) and time.monotonic() < deadline:  # the new parent of this process is that of all others
         time.sleep(_POLL_S)
     _remove_unused([folder], 0.0)
 
@@ -96,8 +96,8 @@ def _guarded(folder: Path, owner: str) -> Iterator[None]:
 
 
 def _end_orphans(folders: Sequence[Path], parent: int = _INIT_PID) -> bool:
-    """End who uses one of the folders and has lost its own parent to `parent`; others may only be reading a log. Returns
-    whether anyone used one."""
+    """Kill processes that use one of the folders and have `parent` as their new parent; others may only be reading a log. Returns
+    whether any process used one."""
     users = _users(folders)
     for process in users:
         with suppress(psutil.Error):
@@ -107,7 +107,7 @@ def _end_orphans(folders: Sequence[Path], parent: int = _INIT_PID) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Another process may be at it as well."""
+    """Another process may remove it at the same time."""
     while folder.exists():
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
@@ -120,7 +120,7 @@ def _folders_of(owner: str) -> list[Path]:
 
 
 def _remove_unused(folders: Sequence[Path], timeout_s: float) -> dict[Path, psutil.Process]:
-    """Remove folders once no other process has a file open in them; returns those that one has after `timeout_s`, and one such."""
+    """Remove folders once no other process has a file open in them; returns those in use after `timeout_s`, each with a process."""
     deadline = time.monotonic() + timeout_s
     while (users := _users(folders)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -132,14 +132,14 @@ def _remove_unused(folders: Sequence[Path], timeout_s: float) -> dict[Path, psut
 
 
 def _users(folders: Sequence[Path]) -> dict[psutil.Process, list[Path]]:
-    """The processes that use folders, and which: servers and workers of Ray hold their logs open there."""
+    """Processes with the folders that they use: Ray's servers and workers keep their logs open there."""
     users: dict[psutil.Process, list[Path]] = {}
     for process in psutil.process_iter() if folders else ():
         if process.pid == os.getpid():
             continue
         try:
             opened = [Path(file.path) for file in process.open_files()]
-        except psutil.Error:  # it has just ended, or is another user's
+        except psutil.Error:  # it has ended, or is another user's
             continue
         if used := [folder for folder in folders if any(path.is_relative_to(folder) for path in opened)]:
             users[process] = used

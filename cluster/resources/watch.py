@@ -1,5 +1,5 @@
-"""A driver cannot go on without the Ray node that it is connected to. Ray lets it wait for minutes then, or ends it without a word:
-a thread that looks after the node ends it in time, with an error that says so."""
+"""Ends the driver when its Ray node is lost. A driver cannot continue without its node, but Ray lets it wait for minutes or ends it
+without a message. A thread watches the node and ends the driver promptly with a clear error."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ logger = logging.getLogger(__name__)
 _POLL_S = 2.0
 
 _MAX_STOPPED_S = 30.0
-"""A stopped server may be continued, as with Ctrl-Z and `fg`."""
+"""A stopped server may continue, as with Ctrl-Z and `fg`."""
 
 _SERVERS = ("gcs_server", "raylet")
 
 
 @contextmanager
 def watched(is_local: bool) -> Iterator[None]:
-    """Ends this process with exit code 1 when its Ray node is lost, which is a local Ray of its own or one of a cluster.
+    """Ends this process with exit code 1 when its Ray node is lost: its own local Ray, or a node of a cluster.
 
-    Nothing is unwound: what is asked of Ray then may wait for ever, and a run is safe from the death of its driver. The processes of a
-    local Ray are killed before.
+    Exits without cleanup: calls to Ray could then block forever, and a run survives the death of its driver. The processes of a
+    local Ray are killed first.
     """
     over = threading.Event()
     lost = LocalServers().lost if is_local else _lost_node
@@ -53,7 +53,7 @@ def _watch(over: threading.Event, lost: Callable[[], str]) -> None:
 
 
 class LocalServers:
-    """The servers of a Ray that this process has started, and all that they have started."""
+    """The servers of a Ray that this process has started, and all their child processes."""
 
     def __init__(self) -> None:
         self._servers = {child: child.name() for child in psutil.Process().children() if child.name() in _SERVERS}
@@ -61,7 +61,7 @@ class LocalServers:
         self._running_at = dict.fromkeys(self._servers, time.monotonic())
 
     def lost(self) -> str:
-        """Which server is lost and why, once everything else has been killed; empty while they run."""
+        """If a server is lost, kills all other processes and returns which one and why; empty while all run."""
         for server, name in self._servers.items():
             status = _status(server)
             if status != psutil.STATUS_STOPPED:
@@ -81,7 +81,7 @@ class LocalServers:
 
 
 def _status(process: psutil.Process) -> str:
-    """Its status; that of a process which is gone, or only waits to be reaped, is `STATUS_DEAD`."""
+    """Status of a process; `STATUS_DEAD` if it has ended or only waits to be reaped."""
     try:
         status = process.status() if process.is_running() else psutil.STATUS_DEAD
     except psutil.NoSuchProcess:
@@ -94,7 +94,7 @@ def _lost_node() -> str:
     try:
         nodes = ray.nodes()
     except RayError as error:
-        logger.warning("the Ray cluster does not tell its nodes: %s", error)  # Ray ends this process if it never does again
+        logger.warning("the Ray cluster does not tell its nodes: %s", error)  # if this persists, Ray ends this process
         return ""
     is_alive = any(node["Alive"] for node in nodes if node["NodeID"] == own)
     return "" if is_alive else f"the cluster has declared the Ray node of this driver dead ({own[:12]})"
