@@ -1,19 +1,19 @@
-"""Dispatching tasks to the engines of a fleet: bounded work in flight, deadlines, retries on other engines.
+"""Dispatches tasks to the engines of a fleet: bounded work in flight, deadlines, retries on other engines.
 
     first part on an engine ──► its result, by reference ──► last part on an actor of a pool (optional) ──► the task's result
 
-The root cause of an error decides what follows:
+The root cause of an error determines the reaction:
 
-| what failed                                               | what follows                                                      |
+| what failed                                               | reaction                                                          |
 |-----------------------------------------------------------|-------------------------------------------------------------------|
 | the data (`ValueError`), a policy's code, a `FinalError`  | the run ends at once                                              |
 | an engine: it died, hangs or raises an `EngineError`      | it is restarted while others serve; its oldest task is charged    |
-| an actor of the pool: it died or hangs                    | it is replaced; its call is made again and charged                |
-| anything else                                             | the part is tried again, if possible elsewhere, and charged       |
-| what the first part returned is lost                      | the task starts again, if possible elsewhere, and is charged      |
+| an actor of the pool: it died or hangs                    | it is replaced; its call is repeated and charged                  |
+| anything else                                             | the part is retried, if possible elsewhere, and charged           |
+| the first part's result is lost                           | the task starts over, if possible elsewhere, and is charged       |
 
-To charge a task means to count one of its `max_attempts`. A task that has used up its attempts ends the run. Engines may be swapped while
-tasks run (`cluster.fleet.rolling`), but never one that has a task in flight.
+Charging a task counts one of its `max_attempts`. A task without attempts left ends the run. Engines may be swapped while tasks run
+(`cluster.fleet.rolling`), but never while they have a task in flight.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Submit = Callable[[ActorHandle, T], ray.ObjectRef]
 value, which should be small."""
 
 _DRAIN_S = 30.0
-"""How long a closed run waits for work that is no longer needed; restarting an engine takes about as long."""
+"""How long a closed run waits for abandoned work; restarting an engine takes about as long."""
 
 _MAX_NAME_CHARS = 200
 
@@ -52,17 +52,17 @@ _NO_MORE: Any = object()
 @dataclass(frozen=True, slots=True)
 class Limits:
     max_attempts: int
-    """Attempts at a task, whichever of its parts fails."""
+    """Attempts at a task, over all its parts."""
     max_in_flight_per_engine: int
 
 
 @dataclass(frozen=True, slots=True)
 class Then(Generic[T]):
-    """The last part of every task, on an actor of a pool. Engines neither wait for it nor are charged with its failures."""
+    """The last part of every task, on an actor of a pool. Engines do not wait for it and are not blamed for its failures."""
 
     pool: Pool
     submit: Callable[[ActorHandle, T, ray.ObjectRef], ray.ObjectRef]
-    """Submits it to an actor, given what the first part returned."""
+    """Submits it to an actor, given the first part's result."""
 
 
 @dataclass(eq=False, slots=True)
@@ -89,7 +89,7 @@ class _Begun(Generic[T]):
 
 
 class Dispatch(Generic[T]):
-    """One run over the tasks. `results` drives it. However it ended, `abandon` leaves no engine with a task."""
+    """One run over the tasks, driven by `results`. After any end, `abandon` leaves no engine with a task."""
 
     def __init__(
         self,
@@ -118,10 +118,10 @@ class Dispatch(Generic[T]):
         """Yields each task with its result, as they complete.
 
         Raises:
-            TaskFailedError: a task failed by its data, or in `max_attempts` attempts.
-            FinalError, PolicyError: a task ended with one.
+            TaskFailedError: a task failed because of its data, or in `max_attempts` attempts.
+            FinalError, PolicyError: a task raised it.
             WeightMismatchError: an engine refused the weights of a roll; the fleet rolls back.
-            FleetError: all engines, or all actors of the pool, are retired; or an engine could not be brought to the weights of a
+            FleetError: all engines, or all actors of the pool, are retired; or an engine could not be swapped to the weights of a
                 roll.
         """
         while True:
@@ -134,7 +134,7 @@ class Dispatch(Generic[T]):
             self._enforce_deadlines()
 
     def abandon(self) -> None:
-        """Waits, bounded, until engines and pool have finished what was submitted; kills those that do not finish in time.
+        """Waits, for a bounded time, until engines and pool have finished submitted work; kills those that have not.
 
         Queued calls are not cancelled: a cancelled call that waits for its arguments stalls the actor's later calls (Ray 2.60).
         """
@@ -163,7 +163,7 @@ class Dispatch(Generic[T]):
         return len(self._flights[slot.index])
 
     def _fill(self) -> None:
-        """Sends tasks to engines that accept them, least busy first, until all engines are full or no task is left."""
+        """Sends tasks to engines that accept them, least busy first, until all are full or no task is left."""
         while open_slots := self._open_slots():
             assignment = self._next_assignment(open_slots)
             if assignment is None:
@@ -220,7 +220,7 @@ class Dispatch(Generic[T]):
             return
         self._remove(flight)
         flight.slot.health.record(Event.TASK_OK)
-        self._advance()  # before the result is worked on: an engine that has drained swaps meanwhile
+        self._advance()  # before the result is processed, so that a drained engine swaps meanwhile
         if self._then is None:
             yield flight.work.task, result
         else:
@@ -238,7 +238,7 @@ class Dispatch(Generic[T]):
         cause = _root_cause(call.error)
         _raise_if_final(work, cause, call.error)
         self._charge(work, in_brief(cause))
-        if isinstance(cause, RayError):  # not the actor's, then of what it was given
+        if isinstance(cause, RayError):  # an error of its arguments, not of the actor
             self._retries.append(work)
         else:
             self._submit_last_part(self._then, call.item)
@@ -255,7 +255,7 @@ class Dispatch(Generic[T]):
             self._kill(slot, f"a task took longer than {self._timeouts.task_s:g} s", oldest)
 
     def _remove(self, flight: _InFlight[T]) -> None:
-        """Removes a task from those in flight on its engine. The deadline of the next one counts from when it becomes the oldest."""
+        """Removes a task from those in flight on its engine. The next one's deadline starts when it becomes the oldest."""
         flights = self._flights[flight.slot.index]
         was_oldest = flights[0] is flight
         flights.remove(flight)
@@ -267,7 +267,7 @@ class Dispatch(Generic[T]):
     def _handle_failure(self, flight: _InFlight[T], error: RayError) -> None:
         cause = _root_cause(error)
         if isinstance(cause, RayError) and flight.slot.owns(cause):
-            # Which of the queued tasks killed the engine is not known; it was working on the oldest.
+            # It is not known which queued task killed the engine; it was working on the oldest.
             self._kill(flight.slot, in_brief(cause), self._flights[flight.slot.index][0])
         elif isinstance(cause, EngineError):
             self._kill(flight.slot, in_brief(cause), flight)
@@ -277,7 +277,7 @@ class Dispatch(Generic[T]):
             self._retry(flight, in_brief(cause))
 
     def _kill(self, slot: EngineSlot, reason: str, to_blame: _InFlight[T]) -> None:
-        """Kills an engine and retries its tasks elsewhere; only the one to blame is charged with an attempt."""
+        """Kills an engine and retries its tasks elsewhere; only the task to blame is charged."""
         self._rolling.kill(slot, reason)
         flights, self._flights[slot.index] = self._flights[slot.index], []
         self._retries.extend(flight.work for flight in flights if flight is not to_blame)
@@ -295,7 +295,7 @@ class Dispatch(Generic[T]):
 
 
 def _raise_if_final(work: _Work[Any], cause: Exception, error: Exception) -> None:
-    """Ends the run where another attempt would end the same way."""
+    """Ends the run if another attempt would fail in the same way."""
     if isinstance(cause, FinalError | PolicyError):
         raise cause from error
     if isinstance(cause, ValueError) and not isinstance(cause, RayError):
@@ -303,7 +303,7 @@ def _raise_if_final(work: _Work[Any], cause: Exception, error: Exception) -> Non
 
 
 def _root_cause(error: Exception) -> Exception:
-    """The first error in a chain of calls: every call that depends on a failed one wraps its error once more."""
+    """The first error in a chain of calls: every call that depends on a failed one wraps its error again."""
     cause = error
     while isinstance(cause, RayTaskError) and isinstance(cause.cause, Exception):
         cause = cause.cause

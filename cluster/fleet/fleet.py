@@ -1,14 +1,14 @@
-"""The engine fleet: several engines that serve the same weights, or are being swapped to new ones, one after the other.
+"""The engine fleet: several engines that serve the same weights, or are being swapped to new ones one after the other.
 
     start    starts every engine, loads the model, swaps it to the champion; it is healthy once it has attested the champion's weights
     run      sends tasks to healthy engines and yields results in the order of completion (`cluster.fleet.dispatch`)
     roll     begins a rolling swap, which continues while tasks run (`cluster.fleet.rolling`)
     settle   waits until a rolling swap is complete
     swap     roll and settle: afterwards all engines serve the new weights, or all of them the old ones
-    sleep    has all engines give back their devices' memory; they serve again after a completed swap (`settle`, or the next run)
+    sleep    has all engines release their devices' memory; they serve again after a completed swap (`settle`, or the next run)
     shutdown kills every engine and waits for the end of its process
 
-An engine whose swap fails half way never serves again: it is killed and restarted. Every wait is bounded.
+An engine whose swap fails never serves again: it is killed and restarted. Every wait is bounded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SHUTDOWN_S = 30.0
 
 
 class Fleet:
-    """Engines 0 to `size` - 1. Not safe for concurrent use: one driver thread owns it."""
+    """Engines 0 to `size` - 1. Not thread-safe: one driver thread owns it."""
 
     def __init__(
         self,
@@ -77,8 +77,8 @@ class Fleet:
 
     @property
     def weight_version(self) -> str:
-        """Version that the engines serve or are being swapped to, and that results of pinned runs come from; empty before `start`. A roll
-        sets it to the new version, and a refusal sets it back to the old one."""
+        """Version that the engines serve or are being swapped to, and that serves pinned runs; empty before `start`. A roll sets it to
+        the new version, and a refusal resets it to the old one."""
         return self._rolling.target.version if self._rolling.target else ""
 
     def states(self) -> list[State]:
@@ -86,8 +86,8 @@ class Fleet:
         return [slot.health.state for slot in self._slots]
 
     def start(self, update: WeightUpdate, on_ready: Callable[[], None] = lambda: None) -> list[EngineSwap]:
-        """Starts all engines concurrently and swaps them to the champion. `on_ready` is called for each that serves. On failure all are
-        killed.
+        """Starts all engines concurrently and swaps them to the champion. Calls `on_ready` for each engine that serves. On failure all
+        are killed.
 
         Raises:
             WeightMismatchError: the update does not fit the model.
@@ -110,16 +110,16 @@ class Fleet:
 
         `submit` starts a task on an engine and returns the reference of its last call, which may be on another actor. `then` runs the
         last part of every task on an actor of a pool. A task may run more than once, but one weight version serves all calls of one
-        attempt. During a roll this may be another version than `weight_version`, unless the run is `pinned`. A roll that is not
-        complete when the tasks are continues in the next run. Closing the iterator early waits, bounded, until no engine has a task.
+        attempt. During a roll this may differ from `weight_version`, unless the run is `pinned`. A roll that is incomplete when the
+        tasks end continues in the next run. Closing the iterator early waits, for a bounded time, until no engine has a task.
 
         Raises:
             TaskFailedError: a task raised a `ValueError`, or failed in `max_attempts` attempts.
             FinalError: a task raised it.
             WeightMismatchError: an engine refused the weights of a roll.
-            FleetError: all engines, or all actors of the pool, are lost and no restart is left; or an engine could not be brought to
-                the weights of a roll. After this or a refusal the fleet has rolled back: engines that served the new weights get no
-                task before they are swapped back, in the next run or by `settle`.
+            FleetError: all engines, or all actors of the pool, are lost and no restart is left; or an engine could not be swapped to
+                the weights of a roll. After this or a refusal the fleet has rolled back: engines with the new weights get no task
+                before they are swapped back, in the next run or by `settle`.
             NotEnoughResourcesError: no engine, or no actor of the pool, runs, and there is no room for one.
         """
         assert self._rolling.target is not None, "start the fleet first"
@@ -134,8 +134,8 @@ class Fleet:
 
     def roll(self, update: WeightUpdate) -> None:
         """Begins to swap the engines to `update`, one after the other, and returns at once. May be called between two results of a run
-        that is not pinned, and while an earlier roll is incomplete, which it replaces. If it fails, the fleet rolls back to the
-        weights that all engines served last."""
+        that is not pinned, and replaces an incomplete roll. If the roll fails, the fleet rolls back to the last weights that all
+        engines served."""
         assert self._rolling.target is not None, "start the fleet first"
         assert not self._pinned, "a pinned run holds the fleet's weights"
         self._rolling.set_target(publish(update))
@@ -147,40 +147,40 @@ class Fleet:
 
         Raises:
             WeightMismatchError: an engine refused the update; the fleet serves its old weights.
-            FleetError: an engine could not be brought to the update; the others serve the old weights again.
+            FleetError: an engine could not be swapped to the update; the others serve the old weights again.
         """
         assert self._rolling.target is not None, "start the fleet first"
         assert not self._running, "a run swaps its engines itself"
         try:
             self._rolling.complete(len(self._slots) if num_engines is None else num_engines)
         except (WeightMismatchError, FleetError):
-            with suppress(FleetError):  # the next run raises what became of engines that could not be swapped back
+            with suppress(FleetError):  # the next run raises if engines could not be swapped back
                 self._rolling.complete(len(self._slots))
             raise
         return list(self._rolling.swaps)
 
     def swap(self, update: WeightUpdate) -> list[EngineSwap]:
-        """Swaps every engine to `update`, or leaves the whole fleet at what it served. Raises what `settle` does."""
+        """Swaps every engine to `update`, or leaves the whole fleet at its old weights. Raises what `settle` does."""
         self.roll(update)
         return self.settle()
 
     def sleep(self) -> None:
-        """Has all engines give back the memory of their devices; completes a roll first. `settle`, `swap` and `run` wake them. An engine
-        that cannot sleep is killed, and restarted when the others wake.
+        """Has all engines release their devices' memory; completes a roll first. `settle`, `swap` and `run` wake them. An engine that
+        cannot sleep is killed, and restarted when the others wake.
 
         Raises:
             WeightMismatchError, FleetError: see `settle`.
-            TimeoutExceededError: the process of a killed engine has not exited, and holds its memory.
+            TimeoutExceededError: the process of a killed engine has not exited and still holds its memory.
         """
         self.settle()
         self._rolling.sleep()
         self._await_killed(_SHUTDOWN_S)
 
     def shutdown(self, timeout_s: float) -> None:
-        """Kills all engines and waits until their processes on this machine are gone. Safe to call twice.
+        """Kills all engines and waits until their processes on this machine have exited. Safe to call twice.
 
         Raises:
-            TimeoutExceededError: some are still there after `timeout_s` seconds.
+            TimeoutExceededError: some are still running after `timeout_s` seconds.
         """
         for slot in self._slots:
             slot.kill("the fleet shuts down", logging.INFO)

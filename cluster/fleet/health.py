@@ -1,5 +1,5 @@
-"""The health of one supervised actor: a small state machine, pure, on an injected clock. It speaks of engines. Actors of pools have no
-weights: they pass stale at once and are never draining, asleep or suspect.
+"""The health of one supervised actor: a small pure state machine with an injected clock. It is described for engines. Actors of pools
+have no weights: they skip stale and are never draining, asleep or suspect.
 
     restarting --started--> stale --swap_completed--> healthy --drain_began--> draining --swap_began--> stale --swap_began--> stale
                             healthy, draining --missed_deadline, work_abandoned--> suspect --answered--> healthy
@@ -10,13 +10,13 @@ weights: they pass stale at once and are never draining, asleep or suspect.
 
 Only a healthy engine gets work. These transitions must not exist:
 
-- restarting or asleep to healthy, and stale to healthy without a completed swap: nobody knows what weights the engine would serve.
+- restarting or asleep to healthy, and stale to healthy without a completed swap: the engine's weights would be unknown.
 - healthy to stale directly: an engine is drained before its swap, because one task must not see two versions.
-- suspect to draining or stale: an engine that may hang would hold up its swap. It answers or dies first.
-- dead to any state but restarting and retired: the next process has no weights and must go through start and swap.
-- dead to restarting when no restart is left, and dead to retired when one is. Other engines of the fleet may use up the last restart
-  after this engine died, so that its supervisor decides when it would restart it (`restart_or_retire`).
-- out of retired: the fleet has counted this engine out. It may have declared a roll complete without it.
+- suspect to draining or stale: an engine that may hang would block its swap. It must answer or die first.
+- dead to any state except restarting and retired: the next process has no weights and needs start and swap.
+- dead to restarting if no restart is left, and dead to retired if one is. Other engines of the fleet may use up the last restart
+  after this engine died, so its supervisor decides when it is about to restart it (`restart_or_retire`).
+- out of retired: the engine is no longer part of the fleet, which may have completed a roll without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from enum import StrEnum
 from cluster.errors import ClusterError
 
 Clock = Callable[[], float]
-"""Seconds from any fixed point, never going back."""
+"""Monotonic time in seconds."""
 
 
 class State(StrEnum):
@@ -36,8 +36,8 @@ class State(StrEnum):
     STALE = "stale"  # it runs, and waits for a swap or is in one
     HEALTHY = "healthy"  # it serves the weights that it has attested, and gets work
     DRAINING = "draining"  # it finishes its tasks before a swap and gets no new ones
-    ASLEEP = "asleep"  # it gives back its device's memory, or has, and waits for a swap
-    SUSPECT = "suspect"  # it may hang or may be busy with work that nobody waits for
+    ASLEEP = "asleep"  # it releases or has released its device's memory and waits for a swap
+    SUSPECT = "suspect"  # it may hang, or be busy with abandoned work
     DEAD = "dead"  # it has no process and may be restarted
     RETIRED = "retired"  # it has no process and no restart left: it is no longer part of the fleet
 
@@ -58,7 +58,7 @@ class Event(StrEnum):
 
 
 class IllegalTransitionError(ClusterError):
-    """An event cannot happen in this state: a defect in the fleet, not in a machine."""
+    """An event cannot happen in this state: a bug in the fleet, not a fault of a machine."""
 
 
 WITHOUT_PROCESS = (State.DEAD, State.RETIRED)
@@ -86,12 +86,11 @@ _TRANSITIONS: dict[tuple[State, Event], State] = {
 }
 
 _OUT_OF_SERVICE = (*NOT_RUNNING, State.STALE)
-"""An engine in one of these does no work although there may be some. While engines sleep there is none."""
+"""States in which an engine does no work although there may be some; while engines sleep there is none."""
 
 
 class RestartBudget:
-    """Limits on the restarts of all actors of a fleet or pool: an update or a task that kills each of them must not restart them for
-    ever."""
+    """Limits the restarts of all actors of a fleet or pool: an update or a task that kills every actor must not restart them forever."""
 
     def __init__(self, max_per_actor: int, max_total: int) -> None:
         self.max_per_actor = max_per_actor
@@ -100,7 +99,7 @@ class RestartBudget:
 
 
 class ActorHealth:
-    """State, restarts and the current deadline of one actor. It begins as `restarting`, because its first process starts."""
+    """State, restarts and current deadline of one actor. The initial state is `restarting`, as its first process starts."""
 
     def __init__(self, budget: RestartBudget, clock: Clock) -> None:
         self.state = State.RESTARTING
@@ -112,7 +111,7 @@ class ActorHealth:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds until the deadline, at least 0; infinite when nothing is expected."""
+        """Seconds until the deadline, at least 0; infinite if there is none."""
         return max(0.0, self._deadline - self._clock())
 
     @property
@@ -121,11 +120,11 @@ class ActorHealth:
 
     @property
     def out_of_service_s(self) -> float:
-        """Seconds for which the engine has done no work, and has not been able to; 0 while it can."""
+        """Seconds since the engine became unable to work; 0 while it is able."""
         return 0.0 if self._out_since is None else self._clock() - self._out_since
 
     def expect_within(self, seconds: float) -> None:
-        """Sets the deadline by which the engine must have done what it is doing."""
+        """Sets the deadline of the engine's current work."""
         self._deadline = self._clock() + seconds
 
     def expect_nothing(self) -> None:
@@ -136,10 +135,10 @@ class ActorHealth:
         return self.record(Event.RESTART_BEGAN if self._has_restart_left else Event.RESTARTS_USED_UP)
 
     def record(self, event: Event) -> State:
-        """The state after `event`.
+        """Records an event and returns the new state.
 
         Raises:
-            IllegalTransitionError: the event cannot happen in this state, or not with the restarts that are left.
+            IllegalTransitionError: the event cannot happen in this state or with the remaining restarts.
         """
         after = _TRANSITIONS.get((self.state, event))
         if after is None:

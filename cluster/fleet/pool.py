@@ -2,10 +2,10 @@
 
     launch   starts all actors without waiting for them
     submit   queues a call; each actor runs one call at a time
-    collect  admits, kills and restarts actors, gives free ones the next calls, returns the calls that have ended
+    collect  admits, kills and restarts actors, gives free ones the next calls, returns calls that have ended
     shutdown kills every actor and waits for the end of its process
 
-The actors hold no state that others need. If an actor dies, the caller must submit its call again.
+The actors keep no state that others need. If an actor dies, the caller must resubmit its call.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAX_WAITING_PER_ACTOR = 2
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A call for `item`. Once it has ended it has either a result or an error."""
+    """A call for `item`. After it has ended, it has either a result or an error."""
 
     item: Any
     start: Callable[[ActorHandle], ray.ObjectRef]
@@ -64,7 +64,7 @@ class _Actor(SupervisedActor):
         assert self._process is not None
         self._process.locate(*ray.get(self._process.location, timeout=READY_S))
         self.pending = None
-        # It has no weights, so that it is healthy as soon as it is constructed.
+        # It has no weights, so it is healthy as soon as it is constructed.
         self.health.record(Event.STARTED)
         self.health.record(Event.SWAP_COMPLETED)
 
@@ -74,7 +74,7 @@ class _Actor(SupervisedActor):
         self.health.expect_within(timeout_s)
 
     def finish(self) -> Call:
-        """The call that has ended. Raises a `RayError` if this actor is dead."""
+        """Returns the ended call. Raises a `RayError` if this actor is dead."""
         assert self._process is not None
         assert self.call is not None
         assert self.pending is not None
@@ -90,7 +90,7 @@ class _Actor(SupervisedActor):
         return ended
 
     def kill(self, reason: str, level: int = logging.WARNING) -> Call | None:
-        """Kills the actor's process; returns the call that it had, with an error. Does nothing if there is no process."""
+        """Kills the actor's process; returns its call, with an error. Does nothing if there is no process."""
         if not self._kill_process(reason, level):
             return None
         call, self.call, self.pending = self.call, None, None
@@ -100,7 +100,7 @@ class _Actor(SupervisedActor):
 
 
 class Pool:
-    """Actors 0 to `size` - 1, called `name`. Not safe for concurrent use: one driver thread owns it."""
+    """Actors 0 to `size` - 1, called `name`. Not thread-safe: one driver thread owns it."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Pool:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough calls are queued, so that no more should be submitted for now."""
+        """Whether so many calls are queued that no more should be submitted for now."""
         return len(self._waiting) >= _MAX_WAITING_PER_ACTOR * len(self._actors)
 
     @property
@@ -155,15 +155,15 @@ class Pool:
             actor.launch(self._start_timeout_s)
 
     def submit(self, item: Any, start: Callable[[ActorHandle], ray.ObjectRef]) -> None:
-        """Queues a call for `item`; `start` makes it on an actor."""
+        """Queues a call for `item`; `start` starts it on an actor."""
         self._waiting.append(Call(item, start))
 
     def pending(self) -> list[ray.ObjectRef]:
-        """References to wait for: when one is ready, `collect` has something to do."""
+        """References to wait for: when one is ready, `collect` has work to do."""
         return [actor.pending for actor in self._actors if actor.pending is not None]
 
     def collect(self) -> list[Call]:
-        """Calls that have ended, in no order; never waits.
+        """Calls that have ended, in any order; never waits.
 
         Raises:
             FleetError: all actors are retired.
@@ -180,7 +180,7 @@ class Pool:
         return ended
 
     def abandon(self, timeout_s: float) -> None:
-        """Drops all queued calls and waits, bounded, until the actors are free; kills those that are not by then."""
+        """Drops all queued calls and waits, for a bounded time, until the actors are free; kills those that are not."""
         self._waiting.clear()
         busy = {actor.pending: actor for actor in self._actors if actor.call is not None}
         if busy:
@@ -190,17 +190,17 @@ class Pool:
                 self._kill(actor, "it did not finish abandoned work")
 
     def shutdown(self, timeout_s: float) -> None:
-        """Kills all actors and waits until their processes on this machine are gone. Safe to call twice.
+        """Kills all actors and waits until their processes on this machine have exited. Safe to call twice.
 
         Raises:
-            TimeoutExceededError: some are still there after `timeout_s` seconds.
+            TimeoutExceededError: some are still running after `timeout_s` seconds.
         """
         for actor in self._actors:
             actor.kill("the pool shuts down", logging.INFO)
         await_exit([process for actor in self._actors for process in actor.killed_processes()], timeout_s, self._name)
 
     def _look_at(self, actor: _Actor) -> Call | None:
-        """Admits or kills an actor if it is time to; returns its call if that has ended."""
+        """Admits or kills an actor if due; returns its call if that has ended."""
         if actor.pending is None:
             return None
         if not ray.wait([actor.pending], timeout=0)[0]:

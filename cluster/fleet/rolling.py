@@ -1,13 +1,13 @@
-"""Rolling swaps: the fleet has a target, and its engines are swapped to it one after the other while the others serve.
+"""Rolling swaps: swaps a fleet's engines to its target one after the other while the others serve.
 
     healthy --drain began--> draining --its last task ends, the swap is sent--> stale --attested--> healthy, serves the target
 
 A draining engine loads and verifies the target while it finishes its tasks, so that its swap waits for neither. One engine is drained
-at a time. Where engines may not serve old weights, all the others follow at once after the first one serves the target.
+at a time. If engines may not serve old weights, all others follow at once after the first one serves the target.
 
-The *stable* weights are the last target that the whole fleet served. Until a new target is stable, an engine that refuses it, or fails
-to serve it on a fresh process too, rolls the fleet back to the stable weights; engines that left these get no task before they are
-swapped back. If an engine refuses the stable weights, its machine is at fault, and the engine is restarted.
+The *stable* weights are the last target that the whole fleet served. If an engine refuses a target that is not stable yet, or fails
+to serve it even in a fresh process, the fleet rolls back to the stable weights; engines with other weights get no task before they
+are swapped back. If an engine refuses the stable weights, its machine is at fault, and the engine is restarted.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from cluster.fleet.weights import Published
 from cluster.resources.placement import CheckPlacement
 
 _SWAP_ATTEMPTS = 2
-"""The second one is on a fresh process. If that fails too, the weights are at fault."""
+"""The second one is in a fresh process. If that fails too, the weights are at fault."""
 
 _SWAPPABLE = (State.HEALTHY, State.STALE, State.ASLEEP)
 
 
 class RollingSwap:
-    """The target of a fleet and the engines' way to it; also restarts dead engines. Lives as long as its fleet."""
+    """Swaps the engines of a fleet to its target and restarts dead engines. Lives as long as its fleet."""
 
     def __init__(self, slots: Sequence[EngineSlot], check_placement: CheckPlacement) -> None:
         self.slots = slots
@@ -41,9 +41,9 @@ class RollingSwap:
         """Completed swaps to the target since it was set, in that order."""
         self._stable: Published | None = None
         self._allowed: list[Published] = []
-        """What runs that are not pinned may be served by: the stable weights, and the targets set since."""
+        """Weights that may serve runs that are not pinned: the stable weights, and the targets set since."""
         self._failures: Counter[int] = Counter()
-        """Failed attempts to bring an engine to the target, by its index."""
+        """Failed attempts to swap an engine to the target, by its index."""
         self._last_error = "none"
 
     def serves_target(self, slot: EngineSlot) -> bool:
@@ -54,7 +54,7 @@ class RollingSwap:
         return self.serves_target(slot) or (not pinned and slot.health.state is State.HEALTHY and slot.serving in self._allowed)
 
     def set_target(self, target: Published) -> None:
-        """Replaces the target, also an unfinished one: engines whose swap to that is under way are swapped again afterwards."""
+        """Replaces the target, even an unfinished one: engines that are being swapped to that are swapped again afterwards."""
         self.target = target
         self._allowed.append(target)
         self.swaps = []
@@ -67,7 +67,7 @@ class RollingSwap:
             slot.launch(self.target)
 
     def restart_dead(self) -> None:
-        """Restarts dead engines, to serve the target, and retires those without a restart left.
+        """Restarts dead engines with the target, and retires those without a restart left.
 
         Raises:
             FleetError: all engines are retired.
@@ -81,8 +81,8 @@ class RollingSwap:
             raise FleetError(f"all {len(self.slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
 
     def advance(self, num_in_flight: Callable[[EngineSlot], int], *, old_may_serve: bool) -> None:
-        """Drains the next engine, the least busy one first. It stages the target if it still has tasks in flight, and gets the swap once
-        it has none. Where engines may not serve old weights, one of them tries the target first, and then all others follow at once."""
+        """Drains the next engine, least busy first. It stages the target while it has tasks in flight, and is swapped once it has none.
+        If engines may not serve old weights, one tries the target first, and then all others follow at once."""
         assert self.target is not None
         in_progress = [slot for slot in self.slots if slot.is_changing or slot.health.state is State.DRAINING]
         outdated = [slot for slot in self.slots if slot.health.state in _SWAPPABLE and not self.serves_target(slot)]
@@ -98,7 +98,7 @@ class RollingSwap:
                 slot.begin_swap(self.target)
 
     def changes(self) -> dict[ray.ObjectRef, EngineSlot]:
-        """Starts and swaps under way, by the reference that is ready when they have ended."""
+        """Starts and swaps in progress, by the reference that is ready when they have ended."""
         return {slot.changed: slot for slot in self.slots if slot.is_changing}
 
     def finish(self, slot: EngineSlot) -> None:
@@ -106,7 +106,7 @@ class RollingSwap:
 
         Raises:
             WeightMismatchError: it refuses a target that is not stable; the fleet rolls back.
-            FleetError: it cannot be brought to a target that is not stable; the fleet rolls back.
+            FleetError: it cannot be swapped to a target that is not stable; the fleet rolls back.
         """
         target = slot.changing_to
         try:
@@ -121,7 +121,7 @@ class RollingSwap:
             self._update_stable()
 
     def enforce_deadlines(self) -> None:
-        """Kills engines whose start or swap takes too long.
+        """Kills engines whose start or swap has timed out.
 
         Raises:
             FleetError: see `finish`.
@@ -134,7 +134,7 @@ class RollingSwap:
                 self._handle_failure(slot, slot.changing_to, "it did not start or swap in time")
 
     def kill(self, slot: EngineSlot, reason: str) -> None:
-        """Kills an engine. This completes the roll if the engine retires and all others serve the target."""
+        """Kills an engine. Completes the roll if the engine retires and all others serve the target."""
         self._kill_process(slot, reason)
         self._update_stable()
 
@@ -172,11 +172,11 @@ class RollingSwap:
 
     def _handle_refusal(self, slot: EngineSlot, target: Published, error: WeightMismatchError) -> None:
         if target is not self.target:
-            return  # it is stale, and gets the present target next
+            return  # it is stale, and gets the current target next
         if target is not self._stable:
             self._roll_back()
             raise error
-        self.kill(slot, str(error))  # others serve these weights: a refusal is this machine's fault
+        self.kill(slot, str(error))  # others serve these weights, so this machine is at fault
 
     def _handle_failure(self, slot: EngineSlot, target: Published, reason: str) -> None:
         if target is not self.target or target is self._stable:

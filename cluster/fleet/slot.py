@@ -1,4 +1,4 @@
-"""One engine of the fleet as the driver sees it: its process, its health, and the weights that it has attested."""
+"""The driver's side of one engine of the fleet: its process, its health, and the weights that it has attested."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cluster.processes import READY_S, ActorProcess
 logger = logging.getLogger(__name__)
 
 _STAGING = "staging"
-"""Ray's concurrency group of one thread, beside the one for all other calls."""
+"""Ray's concurrency group of one thread, separate from all other calls."""
 
 
 class EngineWorker(Protocol):
-    """What an engine actor must offer beside its task methods. Calls are served one at a time, in order, and `stage` beside them."""
+    """Interface of an engine actor beside its task methods. Calls are served one at a time, in order, and `stage` concurrently."""
 
     def start(self) -> None:
         """Loads the model. Safe to call twice."""
@@ -44,36 +44,36 @@ class EngineWorker(Protocol):
         ...
 
     def ping(self) -> str:
-        """The weight version that is served; empty before the first swap, and asleep."""
+        """The weight version being served; empty before the first swap and while asleep."""
         ...
 
 
 def engine_actor(worker: type[EngineWorker], **options: Any) -> Any:
-    """The actor class of an engine worker, with the thread that its `stage` runs in. `options` are Ray's."""
+    """The actor class of an engine worker, with a thread for its `stage`. `options` are Ray's."""
     options["concurrency_groups"] = {_STAGING: 1}
     return ray.remote(**options)(worker)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Bounds on waits, in seconds."""
+    """Limits on waits, in seconds."""
 
     task_s: float
-    """From when a task is the oldest one on its engine."""
+    """From when a task becomes the oldest on its engine."""
     start_s: float
-    """From asking for an engine's process until its model is loaded."""
+    """From requesting an engine's process until its model is loaded."""
     swap_s: float
-    """Of one swap; also of falling asleep."""
+    """For one swap, and for going to sleep."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSwap:
-    """A completed swap: an engine serves other weights now."""
+    """A completed swap: an engine now serves other weights."""
 
     engine: int
     attestation: Attestation
     out_of_service_s: float
-    """From the end of its last task, its death or its waking until it was healthy again, all attempts and restarts included."""
+    """From the end of its last task, its death or its waking until it was healthy again, including attempts and restarts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,12 @@ class _Change:
     target: Published
     swapped: ray.ObjectRef
     loaded: ray.ObjectRef | None
-    """Of a new process; `None` where a running engine is swapped."""
+    """For a new process; `None` if a running engine is swapped."""
 
 
 class EngineSlot(SupervisedActor):
-    """Starts, swaps and kills one engine. A start or a swap is a change, which is begun, and finished once `changed` is ready. Every wait
-    is bounded. Every failure but a refused update or model is an `EngineLostError`, after which the caller must kill the engine."""
+    """Starts, swaps and kills one engine. A start or a swap is a change: begin it, then finish it once `changed` is ready. Every wait is
+    bounded. Every failure except a refused update or model is an `EngineLostError`, after which the caller must kill the engine."""
 
     def __init__(self, index: int, spawn: Spawn, health: ActorHealth, timeouts: Timeouts) -> None:
         """`spawn` makes actors of an `engine_actor` class."""
@@ -106,7 +106,7 @@ class EngineSlot(SupervisedActor):
 
     @property
     def is_changing(self) -> bool:
-        """Whether a start or a swap is under way."""
+        """Whether a start or a swap is in progress."""
         return self._change is not None
 
     @property
@@ -121,27 +121,27 @@ class EngineSlot(SupervisedActor):
         return self._change.swapped
 
     def launch(self, target: Published) -> None:
-        """Begins to start a new engine that serves `target`. Its state must be `restarting`."""
+        """Begins to start a new engine with `target`. Its state must be `restarting`."""
         handle: Any = self._start_process(self._timeouts.start_s + self._timeouts.swap_s).handle
-        # Calls of one actor run in this order, so that the last one is ready after all of them.
+        # An actor runs its calls in this order, so the last one is ready after all of them.
         loaded = handle.start.remote()
         self._change = _Change(target, handle.swap.remote(target.ref), loaded)
 
     def stage(self, target: Published) -> None:
-        """Has the running engine load and verify `target` while it finishes its tasks. Only the swap waits for that: it raises what went
-        wrong, and its deadline bounds it. Ray sends calls in the order of submission, so that staging begins when the arguments of
-        all earlier calls are ready."""
+        """Has the running engine load and verify `target` while it finishes its tasks. Only the swap waits for this, within its own
+        deadline, and raises its errors. Ray sends calls in the order of submission, so staging begins when the arguments of all
+        earlier calls are ready."""
         self.handle.stage.options(concurrency_group=_STAGING).remote(target.ref)
 
     def begin_swap(self, target: Published) -> None:
-        """Begins to make the running engine serve `target`. The driver must have no task on it."""
+        """Begins to swap the running engine to `target`. The driver must have no task on it."""
         self.health.record(Event.SWAP_BEGAN)
         self.health.expect_within(self._timeouts.swap_s)
         self._change = _Change(target, self.handle.swap.remote(target.ref), None)
 
     def begin_sleep(self) -> ray.ObjectRef:
-        """Begins to have the running engine give back its device's memory; returns a reference that is ready when it has. The driver
-        must have no task on it. The next swap wakes it."""
+        """Begins to put the running engine to sleep, which releases its device's memory; returns a reference that is ready when it
+        sleeps. The driver must have no task on it. The next swap wakes it."""
         self.health.record(Event.SLEEP_BEGAN)
         self.health.expect_within(self._timeouts.swap_s)
         self.serving = None
@@ -151,19 +151,19 @@ class EngineSlot(SupervisedActor):
         """Waits until the engine sleeps.
 
         Raises:
-            EngineLostError: it does not in time, or failed; what it holds is unknown.
+            EngineLostError: it failed, or not in time; its weights are unknown.
         """
         remaining_s = self.health.remaining_s
         self.health.expect_nothing()
         self._get(slept, remaining_s)
 
     def finish_change(self) -> EngineSwap:
-        """Waits for the start or swap that is under way, and admits the engine.
+        """Waits for the start or swap in progress, and admits the engine.
 
         Raises:
-            WeightMismatchError: the engine refuses the update; it runs, stale, and may be swapped again.
+            WeightMismatchError: the engine refuses the update; it is stale and may be swapped again.
             UnfitModelError: the engine refuses the model, as every other one would.
-            EngineLostError: it did not start or swap in time, failed, or attests other weights; what it serves is unknown.
+            EngineLostError: it did not start or swap in time, failed, or attests other weights; its weights are unknown.
         """
         change = self._change
         assert change is not None, f"engine {self.index} is neither starting nor swapping"
@@ -200,7 +200,7 @@ class EngineSlot(SupervisedActor):
             self._change = self.serving = None
 
     def owns(self, error: RayError) -> bool:
-        """Whether `error` says that this engine is dead or unreachable."""
+        """Whether `error` means that this engine is dead or unreachable."""
         return self._process is not None and self._process.owns(error)
 
     def _get(self, ref: ray.ObjectRef, timeout_s: float) -> Any:

@@ -1,4 +1,4 @@
-"""An actor that is restarted in place: at most one process at a time, with the health and restarts of all of them."""
+"""Base of actors that are restarted in place: at most one process at a time, with the health over all of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cluster.processes import ActorProcess
 logger = logging.getLogger(__name__)
 
 Spawn = Callable[[int], ActorHandle]
-"""Makes the actor of this index, without waiting for it and with `max_restarts=0`: its supervisor restarts it, not Ray."""
+"""Makes the actor with this index, without waiting and with `max_restarts=0`: its supervisor restarts it, not Ray."""
 
 
 class SupervisedActor:
-    """Base of what a supervisor knows of one of its actors: engines and the actors of pools."""
+    """A supervisor's view of one of its actors, for engines and the actors of pools."""
 
     def __init__(self, name: str, index: int, spawn: Spawn, health: ActorHealth) -> None:
         self.name = f"{name} {index}"
@@ -34,7 +34,7 @@ class SupervisedActor:
         return self._killed
 
     def _start_process(self, timeout_s: float) -> ActorProcess:
-        """Makes an actor without waiting for it. The health record says `restarting`."""
+        """Makes an actor without waiting for it. Its state must be `restarting`."""
         if self.health.num_restarts:
             logger.warning("%s: restart %d", self.name, self.health.num_restarts)
         self._process = ActorProcess(self._spawn(self.index))

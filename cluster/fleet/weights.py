@@ -1,4 +1,4 @@
-"""The driver's side of weight sync: it makes an update out of a checkpoint, which engines verify, apply and attest.
+"""The driver's side of weight sync: makes an update from a checkpoint, which engines verify, apply and attest.
 
 The engine's side is `actors.engines.staging` (load, verify) and `actors.engines.weights` (digest). `cluster.fleet.rolling` decides which
 engine gets the update when.
@@ -24,12 +24,12 @@ _MAX_TRANSFERS = 64
 SenderOptions = Mapping[str, Any]
 """Ray options of the actor that sends weights; only the `native` transport has one."""
 Transport = Callable[[Path, str, SenderOptions], WeightUpdate]
-"""Makes an update out of a checkpoint folder and a weight version."""
+"""Makes an update from a checkpoint folder and a weight version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """An update in the object store. Every engine is passed the same reference, so that its bytes reach a node once."""
+    """An update in the object store. All engines receive the same reference, so that its bytes are sent to each node once."""
 
     version: str
     digest: str
@@ -37,7 +37,7 @@ class Published:
 
 
 def by_checkpoint(checkpoint: Path, version: str, _: SenderOptions) -> WeightUpdate:
-    """The update carries the folder's path only; engines read it where they run."""
+    """The update carries only the folder's path; engines read it where they run."""
     tensors = read_checkpoint(checkpoint)
     return WeightUpdate(version, digest_of(tensors), manifest_of(tensors), checkpoint=checkpoint.absolute())
 
@@ -63,7 +63,7 @@ def by_native(checkpoint: Path, version: str, sender_options: SenderOptions) -> 
     sender = actor.options(**options).remote(checkpoint.absolute())
     ready = sender.offer.remote(digest)
     digests = {name: digest_of({name: tensor}) for name, tensor in tensors.items()}
-    ray.wait([ready], timeout=READ_S)  # otherwise engines would wait out of service; they also raise what went wrong
+    ray.wait([ready], timeout=READ_S)  # else engines would wait for it out of service; they also raise its errors
     return WeightUpdate(version, digest, manifest_of(tensors), stream=WeightStream(sender, digests))
 
 
@@ -72,7 +72,7 @@ TRANSPORTS: dict[str, Transport] = {"checkpoint": by_checkpoint, "object_store":
 
 
 def prepare(checkpoint: Path, version: str, transport: str, sender_options: SenderOptions | None = None) -> WeightUpdate:
-    """Reads a checkpoint's safetensors, digests them, and packs them for `transport`. `sender_options` are read by `native` alone.
+    """Reads a checkpoint's safetensors, digests them, and packs them for `transport`. Only `native` uses `sender_options`.
 
     Raises:
         ValueError: there is no such transport.
