@@ -1,36 +1,36 @@
-"""What can go wrong between machines. Every error keeps its parts in `args`, so that it survives pickling."""
+"""Errors of the cluster. Every error keeps its parts in `args`, so that it survives pickling."""
 
 from __future__ import annotations
 
 import re
 
 GO_ON = "continue with `vigc resume`, a training with `vigc train --resume`"
-"""What ends with its process, and does not know which command that was, is told so."""
+"""Advice in errors that end the process, where the command that was run is not known."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _MAX_LINE_CHARS = 240
 
 
 def in_brief(error: Exception) -> str:
-    """An error as one line: its class, its first line and its last. Between them Ray puts tracebacks and particulars."""
+    """An error as one line: its class, first line and last line. Ray puts tracebacks and details between them."""
     lines = [line.strip()[:_MAX_LINE_CHARS] for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, " ... ".join(dict.fromkeys(lines[:1] + lines[-1:]))] if lines else [type(error).__name__])
 
 
 class ClusterError(RuntimeError):
-    """Something about where the work runs failed; the work itself may be fine."""
+    """The infrastructure failed; the work itself may be fine."""
 
 
 class NotEnoughResourcesError(ClusterError, ValueError):
-    """More CPUs, GPUs or nodes are asked for than there are. The message says what to change."""
+    """More CPUs, GPUs or nodes are requested than available. The message says what to change."""
 
 
 class TimeoutExceededError(ClusterError, TimeoutError):
-    """A bounded wait ran out."""
+    """A bounded wait timed out."""
 
 
 class AddressError(ClusterError, ValueError):
-    """The address of a Ray cluster cannot be used, or nothing answers there. The message says where it comes from and what to do."""
+    """The address of a Ray cluster is not valid, or nothing answers there. The message says where it comes from and what to do."""
 
 
 class RayStartError(ClusterError):
@@ -38,7 +38,7 @@ class RayStartError(ClusterError):
 
 
 class EngineLostError(ClusterError):
-    """One engine died, hung or served something else than it was told to. The fleet restarts it."""
+    """An engine died, hung or served other weights than requested. The fleet restarts it."""
 
 
 class PoolActorLostError(ClusterError):
@@ -46,11 +46,11 @@ class PoolActorLostError(ClusterError):
 
 
 class FleetError(ClusterError):
-    """The fleet cannot go on: no engine or no filter is left, or the weights it was told to serve cannot be brought to all engines."""
+    """The fleet cannot continue: no engine or no filter is left, or the target weights cannot be brought to all engines."""
 
 
 class TaskFailedError(ClusterError):
-    """A task failed for good: on `num_attempts` engines, or at once when its own data is wrong."""
+    """A task failed permanently: in `num_attempts` attempts, or at once because of its own data."""
 
     def __init__(self, task: str, num_attempts: int, last_error: str) -> None:
         super().__init__(task, num_attempts, last_error)
@@ -63,4 +63,4 @@ class TaskFailedError(ClusterError):
 
 
 class FinalError(Exception):
-    """Base of errors that a task would end with on any engine, such as those of a full disk. The run ends with it, as it is."""
+    """Base of errors that a task would raise on any engine, such as for a full disk. The run ends with this error unchanged."""

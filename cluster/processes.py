@@ -1,4 +1,4 @@
-"""One Ray actor with its operating system process: every supervisor of actors makes, finds and kills them through this module."""
+"""Tracks and kills Ray actors with their operating system processes, for all supervisors."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from cluster.errors import TimeoutExceededError
 logger = logging.getLogger(__name__)
 
 _ERRORS_WITHOUT_ACTOR_ID = (OutOfMemoryError, NodeDiedError, WorkerCrashedError, ActorUnschedulableError, ActorPlacementGroupRemoved)
-"""How Ray reports some deaths of an actor, for the running call and for every later one, without saying which actor died."""
+"""Errors by which Ray reports some deaths of an actor, for the running and all later calls, without naming the actor."""
 
 READY_S = 1.0
-"""Timeout for fetching a result that is ready already."""
+"""Timeout for fetching a result that is ready."""
 
 
 class ActorProcess:
-    """A Ray actor that its supervisor kills. The process is looked up early: its id alone may belong to another process later."""
+    """A Ray actor that its supervisor kills. The process is looked up early, because its id may be reused later."""
 
     def __init__(self, handle: ActorHandle) -> None:
         self.handle = handle
@@ -42,19 +42,19 @@ class ActorProcess:
         self._process: psutil.Process | None = None
 
     def locate(self, node_id: str, pid: int) -> None:
-        """Looks up the process at a `location`. A process on another machine is left to the raylet there."""
+        """Looks up the process at a `location`. Ignores processes on other machines, which their raylet handles."""
         if node_id == ray.get_runtime_context().get_node_id():
             with suppress(psutil.NoSuchProcess):
                 self._process = psutil.Process(pid)
 
     def owns(self, error: RayError) -> bool:
-        """Whether `error`, of a call that involved no other actor, says that this actor is dead or unreachable."""
+        """Whether `error`, from a call that involved no other actor, means that this actor is dead or unreachable."""
         if isinstance(error, RayActorError):
             return error.actor_id == self.handle._actor_id.hex()
         return isinstance(error, _ERRORS_WITHOUT_ACTOR_ID)
 
     def kill(self) -> psutil.Process | None:
-        """Kills the actor without waiting; returns its process if that was started on this machine."""
+        """Kills the actor without waiting; returns its process if it was started on this machine."""
         if self._process is None and ray.wait([self.location], timeout=0)[0]:
             try:
                 self.locate(*ray.get(self.location, timeout=READY_S))
@@ -68,7 +68,7 @@ def await_exit(processes: Sequence[psutil.Process], timeout_s: float, what: str)
     """Waits until killed processes have exited.
 
     Raises:
-        TimeoutExceededError: some are still there after `timeout_s` seconds.
+        TimeoutExceededError: some are still running after `timeout_s` seconds.
     """
     _, alive = psutil.wait_procs(processes, timeout=timeout_s)
     if alive:
