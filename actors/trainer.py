@@ -18,7 +18,7 @@ _JOIN_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Rendezvous:
-    """Where the ranks of a group meet."""
+    """Address at which the ranks of a group join."""
 
     host: str
     port: int

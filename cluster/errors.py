@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 GO_ON = "continue with `vigc resume`, a training with `vigc train --resume`"
-"""Advice in errors that end the process, where the command that was run is not known."""
+"""Advice in errors that end the process and do not know which command it runs."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _MAX_LINE_CHARS = 240

@@ -43,7 +43,7 @@ def run_local(
 
     Raises:
         ValueError: the job does not fit its checkpoint, its images or its output folder.
-        TrainerError: the loss is no longer a number.
+        TrainerError: the loss is not finite.
     """
     torch.set_num_threads(threads)
     join_process_group(0, 1, LOOPBACK, 0, None, _JOIN_TIMEOUT_S)
@@ -82,7 +82,7 @@ class Trainer:
 
         Raises:
             ValueError: the job does not fit its checkpoint, its images or its output folder.
-            TrainerError: the loss is no longer a number, or no sample has a token to learn.
+            TrainerError: the loss is not finite, or no sample has a token to learn.
         """
         finished = finished_result(self._job) if self._rank == 0 else None
         if sum_over_ranks(torch.tensor([0.0 if finished is None else 1.0]), self._world_size).item() > 0:

@@ -1,6 +1,6 @@
 """Step checkpoints: saves and restores an unfinished job after its ranks have died, bit for bit in float32.
 
-    FOLDER/step-00000050/engine/...     DeepSpeed's own files: weights and optimizer, one part per rank where ZeRO shards them
+    FOLDER/step-00000050/engine/...     DeepSpeed's own files: weights and optimizer, one part per rank if ZeRO shards them
     FOLDER/step-00000050/rank-0.pt      a rank's random state and its share of the loss log
     FOLDER/step-00000050/receipt.json   the job, and size and SHA-256 of every other file; written last
 
