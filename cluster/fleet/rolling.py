@@ -54,7 +54,7 @@ class RollingSwap:
         return self.serves_target(slot) or (not pinned and slot.health.state is State.HEALTHY and slot.serving in self._allowed)
 
     def set_target(self, target: Published) -> None:
-        """Replaces the target, even an unfinished one: engines that are being swapped to that are swapped again afterwards."""
+        """Replaces the target, even an unfinished one: engines that are being swapped to the old one are swapped again."""
         self.target = target
         self._allowed.append(target)
         self.swaps = []

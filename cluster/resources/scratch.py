@@ -50,8 +50,8 @@ def make_scratch(owner: str) -> Path:
 
 @contextmanager
 def scratch_folder(owner: str) -> Iterator[Path]:
-    """A folder of `owner` that is removed after the block, once the processes that use it have ended; folders of dead owners are
-    removed too. If this process dies in the block, its remaining processes in the folder are killed and the folder is removed."""
+    """A folder of `owner` that is removed after the block, once no process uses it, like folders that dead processes of `owner` left
+    behind. If this process dies in the block, its remaining processes in the folder are killed and the folder is removed."""
     folder = make_scratch(owner)
     with _guarded(folder, owner):
         try:
