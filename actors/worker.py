@@ -81,7 +81,7 @@ class EngineWorker:
 
     def _running(self) -> Engine:
         if self._engine is None:
-            raise EngineError("the engine was asked to work before it was started")
+            raise EngineError("the engine has not been started")
         return self._engine
 
     def _serving(self) -> Engine:

@@ -59,7 +59,7 @@ class TaskFailedError(ClusterError):
         self.last_error = last_error
 
     def __str__(self) -> str:
-        return f"task {self.task} failed for good after {self.num_attempts} attempt(s); the last error: {self.last_error}"
+        return f"task {self.task} failed permanently after {self.num_attempts} attempt(s); the last error: {self.last_error}"
 
 
 class FinalError(Exception):

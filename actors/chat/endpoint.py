@@ -233,9 +233,9 @@ class _Session:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:
             said = self._endpoint.quoted(data.decode(errors="replace"))
-            raise _TransientError(f"the answer is no JSON: {said!r}", billed=True) from error
+            raise _TransientError(f"the answer is not JSON: {said!r}", billed=True) from error
         if not isinstance(content, dict):
-            raise _TransientError("the answer is no JSON object", billed=True)
+            raise _TransientError("the answer is not a JSON object", billed=True)
         return content
 
     def _body(self, ask: Ask) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class EndpointOptions:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the endpoint's URL is {_bare(self.url)!r}; expected one such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(f"the endpoint's URL {_bare(self.url)!r} carries a user or a query; give the key by an environment variable")
+            raise ValueError(f"the endpoint's URL {_bare(self.url)!r} contains a user or a query; pass the key in an environment variable")
         if not self.model:
             raise ValueError("the endpoint's model has no name; give the one that the endpoint serves")
         for name, minimum in (

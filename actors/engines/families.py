@@ -100,7 +100,7 @@ def image_token_id(model: Any) -> int:
     found = getattr(model.config, "image_token_id", None)
     if found is None:
         raise UnfitModelError(
-            f"the transformers engine cannot run this {model.config.model_type} model: its config names no image_token_id; take another one"
+            f"the transformers engine cannot run this {model.config.model_type} model: its config has no image_token_id; use another model"
         )
     return int(found)
 

@@ -58,7 +58,7 @@ def check_equal_to_itself(itself: ModelItself, follow: Follow) -> None:
     except Exception as error:  # a model's code may raise anything on inputs that do not fit
         raise _refusal(model, f"its own generate fails on its processor's inputs with {_brief(error)}") from error
     if not all(logits.isfinite().all() for _, logits in written):
-        raise UnfitModelError(f"this {model.config.model_type} model gives logits that are no finite numbers; take one that is intact")
+        raise UnfitModelError(f"this {model.config.model_type} model returns non-finite logits; use an intact checkpoint")
     said = torch.stack([tokens[:_NUM_TOKENS] for tokens, _ in written])
     try:
         found = follow(requests, said)
@@ -96,5 +96,5 @@ def _brief(error: Exception) -> str:
 def _refusal(model: Any, what: str) -> UnfitModelError:
     return UnfitModelError(
         f"the transformers engine cannot run this {model.config.model_type} model as it runs by itself: {what}; "
-        "set engine.kind to vllm, if vLLM has the model, or take another one"
+        "set engine.kind to vllm, if vLLM supports the model, or use another model"
     )

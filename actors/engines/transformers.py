@@ -150,7 +150,7 @@ class TransformersEngine:
 
     def _require_weights(self) -> None:
         if self._released is not None:
-            raise EngineError("the engine sleeps and has no weights: only a swap wakes it")
+            raise EngineError("the engine is asleep; swap weights to wake it")
 
     def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
         """Load and verify the update's tensors."""

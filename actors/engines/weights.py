@@ -73,7 +73,7 @@ def weight_files(folder: Path) -> list[Path]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise WeightMismatchError(f"cannot read the list of weights in {index}: {error!r}") from error
     if bad := [name for name in names if not (isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name)]:
-        raise WeightMismatchError(f"{index} lists {bad[0]!r}, which is no safetensors file of the same folder")
+        raise WeightMismatchError(f"{index} lists {bad[0]!r}, which is not a safetensors file in the same folder")
     return sorted(folder / name for name in names)
 
 

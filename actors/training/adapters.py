@@ -31,7 +31,7 @@ def add_adapters(model: Any, lora: Lora) -> None:
     found = {name: name.rpartition(".")[2] for name in linear if group_of(f"{name}.weight") == "language_model"}
     unknown = sorted(set(lora.targets) - set(found.values()))
     if unknown:
-        raise ValueError(f"lora targets {unknown} are no linear layers of the language model; it has {sorted(set(found.values()))}")
+        raise ValueError(f"lora targets {unknown} are not linear layers of the language model; it has {sorted(set(found.values()))}")
     modules = [name for name, kind in found.items() if kind in lora.targets]
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules)
     inject_adapter_in_model(config, model, adapter_name=_NAME)

@@ -141,7 +141,7 @@ class ConversationEncoder:
         if not turns:
             raise BadSampleError(SkipReason.NO_TURNS, "a conversation without turns")
         if special := next((found for turn in turns for text in turn if (found := self._special_tokens.first_in(text))), None):
-            raise BadSampleError(SkipReason.SPECIAL_TOKEN, f"a turn spells the special token {special!r}")
+            raise BadSampleError(SkipReason.SPECIAL_TOKEN, f"a turn contains the special token {special!r}")
         whole = self._tokens(turns, size)
         if not (whole.labels[: self._max_tokens] != IGNORED).any():
             raise BadSampleError(SkipReason.ANSWER_CUT_OFF, f"no word of an answer is among the first {self._max_tokens} tokens")

@@ -99,7 +99,7 @@ def finished_result(job: TrainingJob) -> TrainingResult | None:
     file = job.output / RESULT_FILE
     said = json.loads(file.read_text()) if file.exists() else {}
     if said.get("job") != job.fingerprint():
-        raise ValueError(f"{job.output} holds something that is not this job's checkpoint; give an output folder that does not exist")
+        raise ValueError(f"{job.output} contains files that are not this job's checkpoint; give an output folder that does not exist")
     result = _result_from(said["result"])
     if digest_of(read_checkpoint(job.output)) != result.digest:
         raise ValueError(f"the weights in {job.output} are not those that training wrote; remove the folder to train again")

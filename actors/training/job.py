@@ -44,7 +44,7 @@ class Lora:
     """Names of the linear layers that get an adapter, in every layer of the language model."""
 
     def __post_init__(self) -> None:
-        _require(self.rank >= 1, f"lora rank must be at least 1, not {self.rank}; for training without adapters give no lora")
+        _require(self.rank >= 1, f"lora rank must be at least 1, not {self.rank}; for training without adapters omit lora")
         _require(self.alpha > 0, f"lora alpha must be positive, not {self.alpha}")
         _require(0 <= self.dropout < 1, f"lora dropout must be at least 0 and below 1, not {self.dropout}")
         _require(len(self.targets) > 0, "lora needs at least one target, such as q_proj")
@@ -119,11 +119,11 @@ class Hyperparameters:
         _require(not both, f"{both} are frozen and have a learning rate; give one of the two")
         _require(
             set(self.frozen) != set(PARAMETER_GROUPS) or self.lora is not None,
-            "all parameter groups are frozen and there is no lora: there is nothing to train",
+            "all parameter groups are frozen and lora is not set, so nothing would be trained",
         )
         _require(
             self.lora is None or "language_model" in self.frozen,
-            "lora trains adapters in place of the language model: name language_model in `frozen`, or give no lora",
+            "lora trains adapters in place of the language model: name language_model in `frozen`, or omit lora",
         )
         _require(self.precision in ("fp32", "bf16"), f"precision must be fp32 or bf16, not {self.precision!r}")
         _require(self.zero_stage in (0, 1, 2, 3), f"zero_stage must be 0, 1, 2 or 3, not {self.zero_stage}")
@@ -230,7 +230,7 @@ class SkipReason(StrEnum):
 _EXPLANATIONS = {
     SkipReason.BAD_IMAGE: "the image cannot be read; check the folder of the images and the files",
     SkipReason.NO_TURNS: "the conversation has no turns",
-    SkipReason.SPECIAL_TOKEN: "the text spells a special token of the model; take it out of the text",
+    SkipReason.SPECIAL_TOKEN: "the text contains a special token of the model; remove it",
     SkipReason.ANSWER_CUT_OFF: "image and question fill max_tokens, so that nothing of an answer is left; raise training.max_tokens",
 }
 

@@ -115,7 +115,7 @@ class StepCheckpoints:
         try:
             receipt = json.loads((path / _RECEIPT).read_text())
             if receipt["job"] != self._job:
-                return "it is another job's"
+                return "it belongs to another job"
             damaged = [name for name, measure in receipt["files"].items() if _measure(path / name) != measure]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"

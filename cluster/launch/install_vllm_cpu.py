@@ -37,7 +37,7 @@ def main() -> None:
     if torch_version is None:
         sys.exit("torch is not installed here; run `make install` first")
     if Version(torch_version).local != "cpu":
-        sys.exit(f"torch {torch_version} is no CPU build; on a GPU machine install vLLM with `pip install -e .[gpu]`")
+        sys.exit(f"torch {torch_version} is not a CPU build; on a GPU machine install vLLM with `pip install -e .[gpu]`")
     _install_lock()
     if _installed("torchvision") != f"{_TORCHVISION}+python":
         with tempfile.TemporaryDirectory() as folder:

@@ -235,7 +235,7 @@ def _knock(address: str, deadline: float) -> None:
         try:
             grpc.channel_ready_future(channel).result(timeout_s)
         except grpc.FutureTimeoutError as error:
-            raise ConnectionError("what listens there is no Ray head") from error
+            raise ConnectionError("the service at this address is not a Ray head") from error
 
 
 def _await_nodes(deadline: float) -> ClusterInfo:

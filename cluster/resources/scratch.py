@@ -76,7 +76,7 @@ def guard(folder: Path, owner: str, pid: int) -> None:
     if sys.stdin.buffer.read() == _CLOSED:
         return
     print(
-        f"error: process {pid}, which worked on {owner!r}, died and has closed nothing; what it has left running is ended "
+        f"error: process {pid}, which worked on {owner!r}, died without cleaning up; its remaining processes are ended "
         "(a run continues with `vigc resume`, a training with `vigc train --resume`)", file=sys.stderr, flush=True,
     )  # fmt: skip
     deadline = time.monotonic() + _END_S

@@ -94,7 +94,7 @@ def _lost_node() -> str:
     try:
         nodes = ray.nodes()
     except RayError as error:
-        logger.warning("the Ray cluster does not tell its nodes: %s", error)  # if this persists, Ray ends this process
+        logger.warning("the Ray cluster does not list its nodes: %s", error)  # if this persists, Ray ends this process
         return ""
     is_alive = any(node["Alive"] for node in nodes if node["NodeID"] == own)
     return "" if is_alive else f"the cluster has declared the Ray node of this driver dead ({own[:12]})"

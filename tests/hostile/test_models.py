@@ -70,7 +70,7 @@ def test_a_small_model_that_the_engine_would_run_wrongly_is_refused(tmp_path: Pa
     assert found.startswith(
         f"model {str(tmp_path / 'gemma')!r}: the transformers engine cannot run this gemma3 model as it runs by itself: "
     )
-    assert found.endswith("; set engine.kind to vllm, if vLLM has the model, or take another one")
+    assert found.endswith("; set engine.kind to vllm, if vLLM supports the model, or use another model")
 
 
 def test_the_model_as_it_is_passes(model: Path) -> None:

@@ -166,7 +166,7 @@ def test_an_engine_whose_sender_dies_midway_raises_at_once_and_serves_nothing(en
     sender = actor.options(num_cpus=0, max_concurrency=2).remote(perturbed)
     ray.get(sender.offer.remote(update.digest), timeout=SWAP_S)
     started = time.monotonic()
-    with pytest.raises(RayTaskError, match="r9 were not brought into service: weights were not sent over gloo") as raised:
+    with pytest.raises(RayTaskError, match="r9 could not be applied: weights were not sent over gloo") as raised:
         swap(engines[0], replace(update, stream=replace(update.stream, sender=sender)))
     assert time.monotonic() - started < 20
     assert isinstance(raised.value.cause, SwapError)

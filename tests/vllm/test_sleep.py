@@ -16,7 +16,7 @@ REQUESTS = requests(4)
 
 def test_an_engine_that_was_made_without_sleep_mode_refuses_and_goes_on(engine: VllmEngine) -> None:
     before = engine.complete(REQUESTS, Sampling(8))
-    with pytest.raises(EngineError, match="made without sleep mode"):
+    with pytest.raises(EngineError, match="created without sleep mode"):
         engine.sleep()
     assert engine.complete(REQUESTS, Sampling(8)) == before
 
@@ -29,9 +29,9 @@ def test_a_sleeping_engine_says_nothing_and_wakes_by_a_swap(engine: VllmEngine, 
     engine.sleep()
     assert engine.llm.llm_engine.is_sleeping()
     assert engine.weight_version == ""
-    with pytest.raises(EngineError, match="sleeps and has no weights"):
+    with pytest.raises(EngineError, match="is asleep; swap weights"):
         engine.complete(REQUESTS, Sampling(8))
-    with pytest.raises(EngineError, match="sleeps and has no weights"):
+    with pytest.raises(EngineError, match="is asleep; swap weights"):
         engine.score(REQUESTS, ["Yes."] * len(REQUESTS))
 
     new = update_of(changed(seed_weights(), 1), "new")

@@ -118,7 +118,7 @@ def test_a_swap_that_fails_on_its_way_serves_neither_version(engine: VllmEngine,
         raise RuntimeError("the device is lost")
 
     monkeypatch.setattr(engine, step, fail)
-    with pytest.raises(SwapError, match="new were not brought into service: the device is lost"):
+    with pytest.raises(SwapError, match="new could not be applied: the device is lost"):
         engine.swap(update_of(changed(seed_weights(), 1), "new"))
     assert engine.weight_version == ""
 
@@ -208,7 +208,7 @@ def test_packed_weights_are_attested_by_a_probe(local_ray: None) -> None:
     assert [one[0] for one in said] == expected(EMBEDDED_MODEL, REQUESTS)
     for update, message in (
         (update_of(wrong, "new", probe=right), "probe 0 has log-probability"),
-        (update_of(wrong, "new"), "carries no probe"),
+        (update_of(wrong, "new"), "has no probe"),
     ):
         with pytest.raises(RayTaskError, match=message):
             ray.get(packed.swap.remote(update), timeout=60)

@@ -195,13 +195,13 @@ class VllmEngine:
             self._reset_caches()
             self._attest(update, tensors)
         except Exception as error:  # vLLM raises whatever its layers raise, and any error leaves the weights undefined
-            raise SwapError(f"weights {update.version} were not brought into service: {error}") from error
+            raise SwapError(f"weights {update.version} could not be applied: {error}") from error
         self._weight_version = update.version
         return Attestation(update.version, update.digest, num_bytes_in(self._manifest), time.perf_counter() - started)
 
     def sleep(self) -> None:
         if not self._can_sleep:
-            raise EngineError("this vLLM engine was made without sleep mode; set its option `sleeps`")
+            raise EngineError("this vLLM engine was created without sleep mode; set its option `sleeps`")
         if self._asleep:
             return
         self._weight_version = ""
@@ -245,7 +245,7 @@ class VllmEngine:
     def _generate(self, prompts: Sequence[Any], params: Any) -> list[Any]:
         """vLLM's outputs, in order. A `ValueError` of vLLM is the request's fault, any other error the engine's."""
         if self._asleep:
-            raise EngineError("the engine sleeps and has no weights: only a swap wakes it")
+            raise EngineError("the engine is asleep; swap weights to wake it")
         if not prompts:
             return []
         try:
@@ -318,10 +318,10 @@ class VllmEngine:
             compared = ("find_difference", tensors) if update.stream is None else ("find_other_digest", update.stream.digests)
             different = next((name for name in self._rpc(*compared, self._places) if name), None)
             if different is not None:
-                raise SwapError(f"{different} is served with other bytes than were sent")
+                raise SwapError(f"{different} differs from the weights that were sent")
         elif update.probe is None:
             raise SwapError(
-                f"update {update.version} carries no probe, and the served weights cannot be read back; set engine.attest to probe"
+                f"update {update.version} has no probe, and the served weights cannot be read back; set engine.attest to probe"
             )
 
     def _rpc(self, method: str, *arguments: Any) -> list[Any]:

@@ -193,8 +193,8 @@ def test_the_key_comes_from_the_environment_and_is_in_no_text(monkeypatch: pytes
 @pytest.mark.parametrize(("options", "expected"), [
     ({"url": "ftp://x"}, "expected one such as http"),
     ({"url": "127.0.0.1:8000"}, "expected one such as http"),
-    ({"url": "http://user:secret@h/v1"}, "carries a user or a query"),
-    ({"url": "http://h/v1?key=secret"}, "carries a user or a query"),
+    ({"url": "http://user:secret@h/v1"}, "contains a user or a query"),
+    ({"url": "http://h/v1?key=secret"}, "contains a user or a query"),
     ({"model": ""}, "has no name"),
     ({"max_concurrency": 0}, "max_concurrency is 0"),
     ({"timeout_s": float("nan")}, "timeout_s is nan"),

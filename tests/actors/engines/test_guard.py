@@ -59,7 +59,7 @@ def test_a_family_that_is_not_is_refused_in_one_line(
         TransformersEngine(save(tmp_path), dtype=dtype)
     text = str(refused.value)
     assert text.startswith(f"the transformers engine cannot run this {model_type} model as it runs by itself: {what}")
-    assert text.endswith("; set engine.kind to vllm, if vLLM has the model, or take another one")
+    assert text.endswith("; set engine.kind to vllm, if vLLM supports the model, or use another model")
     assert "\n" not in text
 
 
@@ -80,7 +80,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     tensors = read_checkpoint(model)
     tensors["language_model.lm_head.weight"][5] = torch.nan
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UnfitModelError, match=r"^this llava model gives logits that are no finite numbers"):
+    with pytest.raises(UnfitModelError, match=r"^this llava model returns non-finite logits"):
         TransformersEngine(model)
 
 

@@ -78,9 +78,9 @@ def test_a_sleeping_engine_says_nothing(engine: TransformersEngine) -> None:
     engine.sleep()
     engine.sleep()
     assert engine.weight_version == ""
-    with pytest.raises(EngineError, match="sleeps and has no weights"):
+    with pytest.raises(EngineError, match="is asleep; swap weights"):
         engine.complete(REQUESTS, Sampling(2))
-    with pytest.raises(EngineError, match="sleeps and has no weights"):
+    with pytest.raises(EngineError, match="is asleep; swap weights"):
         engine.score(REQUESTS, TEXTS)
 
 

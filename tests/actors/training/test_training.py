@@ -172,7 +172,7 @@ def test_a_step_without_a_target_token_has_no_loss_and_changes_nothing(base: Pat
     ("hyper", "turns", "message"),
     [
         ({}, None, r"24 of 24 samples: the image cannot be read; .*; for example .* is corrupt"),
-        ({}, (("What <image> is?", "A ring."),), r"24 of 24 samples: the text spells a special token .*'<image>'"),
+        ({}, (("What <image> is?", "A ring."),), r"24 of 24 samples: the text contains a special token .*'<image>'"),
         ({"max_tokens": 40}, (("Which one? " * 30, "A ring."),), r"24 of 24 samples: image and question fill max_tokens.*first 40 tokens"),
     ],
 )
@@ -215,7 +215,7 @@ def test_loss_that_is_no_number_is_a_named_error(base: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"frozen": PARAMETER_GROUPS}, "nothing to train"),
+        ({"frozen": PARAMETER_GROUPS}, "nothing would be trained"),
         ({"frozen": ("head",)}, "unknown parameter groups"),
         ({"precision": "bf16"}, "bf16 needs zero_stage"),
         ({"betas": (0.9, 1.0)}, "betas must be at least 0 and below 1"),

@@ -72,7 +72,7 @@ def test_a_hanging_engine_is_replaced_within_the_deadline(make_fleet: MakeFleet,
 
 def test_data_errors_end_the_run_at_once_and_others_are_tried_elsewhere(fleet: Fleet, shared_folder: Path) -> None:
     num_restarts = fleet.num_restarts
-    with pytest.raises(TaskFailedError, match=r"task 5 failed for good after 1 attempt.*record 5 is broken"):
+    with pytest.raises(TaskFailedError, match=r"task 5 failed permanently after 1 attempt.*record 5 is broken"):
         list(fleet.run([5], lambda engine, task: engine.data_error.remote(task)))
     assert len(list(shared_folder.glob("tried_5_*"))) == 1
     assert len(dict(fleet.run(range(4), lambda engine, task: engine.flaky.remote(task)))) == 4

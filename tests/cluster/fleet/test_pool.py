@@ -143,7 +143,7 @@ def test_a_task_that_kills_every_judge_is_named(fleet: Fleet, make_pool: MakePoo
     num_restarts = fleet.num_restarts
     (tmp_path / "die_at_5").touch()
     pool = make_pool(2)
-    with pytest.raises(TaskFailedError, match=r"task 5 failed for good after 3 attempt.*ActorDiedError"):
+    with pytest.raises(TaskFailedError, match=r"task 5 failed permanently after 3 attempt.*ActorDiedError"):
         judged(fleet, pool, range(8))
     assert_quiet(fleet, num_restarts)
 
