@@ -1,4 +1,4 @@
-"""What a run is made of: its config and the parts built from it, its store, its images, and the rounds so far."""
+"""The contents of a run: its config and the parts built from it, its store, its images, and the rounds so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from policies.records import Record, TrainingSample
 
 @dataclass
 class Run:
-    """A run without its live parts: everything in it can be built and tested without Ray."""
+    """A run without its actors: it can be built and tested without Ray."""
 
     config: RunConfig
     policies: Policies
@@ -31,11 +31,11 @@ class Run:
     commits: list[RoundCommit] = field(default_factory=list)
     """Committed rounds so far; the driver appends."""
     findings: Sequence[Finding] = ()
-    """What was found in the config before the run began."""
+    """Findings about the config, from before the run started."""
 
     @property
     def sets(self) -> dict[str, HeldOut]:
-        """The held-out and the acceptance sets, as predictions name them."""
+        """The held-out and acceptance sets, keyed as in predictions."""
         return {f"held_out/{one.name}": one for one in self.held_out} | {f"acceptance/{one.name}": one for one in self.acceptance}
 
     def image_set(self, index: int) -> ImageSource:

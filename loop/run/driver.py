@@ -1,4 +1,4 @@
-"""The driver: opens the session, runs rounds until the stop policy says so, and mirrors what is committed."""
+"""The driver: opens the session, runs rounds until the stop policy ends the run, and mirrors each commit."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from loop.store.run_store import RunInfo, Store
 log = logging.getLogger(__name__)
 
 _REPLAY_S = 600.0
-"""Bound on the mirror where nothing else is left to do: one call per request to MLflow, about fifteen a round."""
+"""Time limit for the mirror when the run is already finished: about fifteen MLflow requests per round."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of a config before an actor starts."""
+    """The result of checking a config before any actor starts."""
 
     metrics: list[str]
-    """How the answers to each set of questions are scored, a line each."""
+    """How each set of questions is scored, one line per set."""
     findings: list[Finding]
-    """What works and is hardly what was meant; none for a run that has begun, which told them."""
+    """Settings that work but are probably not intended; empty for a run that has started, which already reported them."""
 
 
 def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
-    """Everything that can be found wrong with a config before an actor starts; of a run that has begun, what takes seconds and has been
-    looked at already is left out.
+    """Check everything about a config that can be checked before an actor starts. For a run that has started, skip the slow checks that
+    it has already passed.
 
     Raises:
-        UserError: with one clear line.
+        UserError: the config cannot work; a one-line message.
     """
     policies = build_policies(config)
     if config.cluster.address is None:
@@ -72,14 +72,14 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
 
 
 def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing: bool = False) -> Store:
-    """A run in `run_dir`, driven to its end. The store holds everything that came of it.
+    """Run the loop in `run_dir` to its end and return its store.
 
     Args:
-        resume_existing: go on with the run that is there already, if it has this config; otherwise it must be a new one.
+        resume_existing: resume an existing run with the same config; otherwise `run_dir` must not hold a run.
 
     Raises:
-        RunExistsError: there is one, and it is not to be resumed.
-        UserError: there is one with another config, or this one cannot work.
+        RunExistsError: `run_dir` holds a run and `resume_existing` is False.
+        UserError: the existing run has another config, or this config cannot work.
     """
     if resume_existing and (there := Store.find(run_dir)) is not None:
         check_same(config, there)
@@ -93,7 +93,7 @@ def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing:
 
 
 def resume(run_dir: str, console: Console) -> Store:
-    """Continue an interrupted run from its last finished shard; a finished run only has its mirror completed."""
+    """Continue an interrupted run from its last finished shard; for a finished run, only complete its mirror."""
     store = Store.open(run_dir)
     config = stored_config(store.read_run().config)
     drive(config, store, console)
@@ -101,7 +101,7 @@ def resume(run_dir: str, console: Console) -> Store:
 
 
 def check_same(config: RunConfig, store: Store) -> None:
-    """Raises `UserError` unless the run has this config; it names every key that differs, with both values."""
+    """Raise `UserError` unless the run has this config; the message lists every differing key with both values."""
     there = flatten_parameters(stored_config(store.read_run().config).model_dump(mode="json"))
     here = flatten_parameters(config.model_dump(mode="json"))
     differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
@@ -114,7 +114,7 @@ def check_same(config: RunConfig, store: Store) -> None:
 
 
 def drive(config: RunConfig, store: Store, console: Console, checked: Checked | None = None) -> None:
-    """Rounds from where the store stands to where the stop policy ends them. `checked` is what `check` returned; None: not called."""
+    """Run rounds from the state of the store until the stop policy ends the run. `checked` is the result of `check`; None calls it."""
     with (
         interruptible(store.uri),
         store.locked() as locked,
@@ -145,13 +145,13 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
                     mirror.publish(commits)
                 prune(locked, commits, config.retention.keep_last, config.retention.keep_every)
                 for finding in commit.findings:
-                    if finding not in checked.findings:  # those of the config are told before anything is started
+                    if finding not in checked.findings:  # findings about the config were already reported
                         progress.note(finding.line)
                 log.info("round %d is committed: %s", commit.round, commit.state)
 
 
 def rounds(session: Session) -> Iterator[RoundCommit]:
-    """The loop: a baseline, then one round after the other, each committed before it is yielded."""
+    """The loop: a baseline, then one round after another, each committed before it is yielded."""
     run = session.run
     if not run.commits:
         run.progress.round(0, run.config.rounds)

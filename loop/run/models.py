@@ -1,4 +1,4 @@
-"""The models of a run: seed model, champion, and the controls beside it."""
+"""The models of a run: seed model, champion and controls."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Model:
     path: str
     """Relative to the run folder."""
     digest: str
-    """Of the weights, see `actors.engines.weights.digest_of`."""
+    """Digest of the weights, see `actors.engines.weights.digest_of`."""
     files: tuple[FileEntry, ...]
 
 
 @dataclass
 class Models:
-    """Finds models in the commits of a run. Weights are hashed where they are made: this process remembers what it made, and the digest of
-    an earlier driver's model is in the part of its training. Only the seed model is hashed again by a driver that resumes."""
+    """Finds models in the commits of a run. Weights are hashed when they are written: this process remembers the digests of its own
+    models, and reads those of earlier drivers from the training parts. A resuming driver rehashes only the seed model."""
 
     store: Store
     commits: Sequence[RoundCommit]
-    """Of the run; the driver appends to the same list."""
+    """The run's commits; the driver appends to the same list."""
     _known: dict[str, Model] = field(default_factory=dict)
 
     def adopt(self, source: str) -> Model:
-        """Copy the seed model `source`, a folder or a Hugging Face id, into the run: a run folder is complete in itself."""
+        """Copy the seed model `source`, a folder or a Hugging Face id, into the run, so that a run folder is self-contained."""
         name = "round-0000"
         receipt = self.store.finished_checkpoint(name)
         if receipt is None:
@@ -47,7 +47,7 @@ class Models:
         return self.add(0, self._hash(receipt.path), receipt.path, receipt.files)
 
     def add(self, round_index: int, digest: str, path: str, files: Sequence[FileEntry]) -> Model:
-        """A model that round `round_index` made, remembered by its path."""
+        """Register a model of round `round_index` under its path."""
         self._known[path] = Model(weight_version(round_index, digest), path, digest, tuple(files))
         return self._known[path]
 
@@ -64,7 +64,7 @@ class Models:
         return self._known.get(commit.champion_path) or self._checked(commit, self._trained_digest(commit, "training"))
 
     def control(self, name: str) -> Model:
-        """Where the line of a control stands: the control of the round that made the champion; the seed model before there is one."""
+        """The start checkpoint of a control: the control of the champion's round, or the seed model before any acceptance."""
         commit = champion_commit(self.commits)
         if commit.state is RoundState.BASELINE:
             return self.base()
@@ -72,7 +72,7 @@ class Models:
         return self._known.get(path) or self._committed(commit, self._trained_digest(commit, f"training-control-{name}"), path)
 
     def _checked(self, commit: RoundCommit, digest: str) -> Model:
-        """The champion that a round made, its digest compared with its version."""
+        """The champion of a round, with its digest verified against its version."""
         version = weight_version(commit.round, digest)
         if commit.champion != version:
             raise DamagedFileError(commit.champion_path, f"weights {commit.champion}", version, "restore it")

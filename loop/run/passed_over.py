@@ -1,4 +1,4 @@
-"""What a training passed over, as findings for people; and a look at its images before it starts."""
+"""Findings about the samples that a training skipped, and a check of its images before it starts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from loop.store.commits import Finding
 from policies.records import TrainingSample
 
 NUM_LOOKED_AT = 64
-"""Images that are opened before a training starts: enough to notice a wrong folder, few enough to take a moment."""
+"""Images to open before a training starts: enough to notice a wrong folder, few enough to be quick."""
 
 
 def findings_of(result: TrainingResult, num_samples: int, *, with_place: bool = False) -> list[Finding]:
-    """One finding per reason for which samples were passed over, and one for steps that had nothing to learn.
+    """One finding per reason for skipping samples, and one for steps without a token to learn.
 
     Args:
-        result: of the training.
-        num_samples: that it was given.
-        with_place: tell where an image was looked for, which differs between machines and must not be committed.
+        result: the result of the training.
+        num_samples: number of samples it was given.
+        with_place: include the path of an image, which differs between machines and must not be committed.
     """
     findings = [
         Finding(
@@ -37,7 +37,7 @@ def findings_of(result: TrainingResult, num_samples: int, *, with_place: bool = 
 
 
 def unreadable_images(source: ImageSource, samples: Sequence[TrainingSample]) -> Finding | None:
-    """Open up to `NUM_LOOKED_AT` of the samples' images, spread over all of them; what cannot be read, if anything."""
+    """Open up to `NUM_LOOKED_AT` images, spread evenly over the samples, and return a finding if any cannot be read."""
     ids = list(dict.fromkeys(sample.image_id for sample in samples))
     looked_at = ids[:: -(-len(ids) // NUM_LOOKED_AT)] if ids else []
     bad = []

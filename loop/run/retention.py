@@ -1,4 +1,4 @@
-"""What of earlier rounds later ones need, and which checkpoints go."""
+"""Which files of earlier rounds later rounds need, and which checkpoints are deleted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from loop.store.run_store import Store
 
 
 def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
-    """What the next round reads: the base and the champion checkpoint, the controls that were trained beside the champion and
-    what their trainings say, what accepted rounds were trained on, and the predictions of seed model and champion."""
+    """The files that the next round reads: the checkpoints of the seed model, the champion and the controls trained beside it, their
+    training parts, the selected records of accepted rounds, and the predictions of seed model and champion."""
     if not commits:
         return []
     champion = champion_commit(commits)
@@ -26,16 +26,16 @@ def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
 
 
 def _needed_checkpoints(commits: Sequence[RoundCommit]) -> set[str]:
-    """The seed model's, and all that the champion's round made: a control goes on from the one trained beside the champion."""
+    """The seed model's checkpoint and all of the champion's round: a control continues from the one trained beside the champion."""
     champion = champion_commit(commits)
     return {commits[0].champion_path, champion.champion_path, *champion.checkpoints}
 
 
 def check_needed(store: Store, commits: Sequence[RoundCommit]) -> None:
-    """Hold everything that the next round reads against its records, once per driver.
+    """Verify every file that the next round reads, once per driver.
 
     Raises:
-        DamagedFileError: the first file that is missing or altered.
+        DamagedFileError: a file is missing or altered; names the first one.
     """
     store.check_files(needed_files(commits))
     for path in sorted(_needed_checkpoints(commits)) if commits else ():
@@ -43,8 +43,8 @@ def check_needed(store: Store, commits: Sequence[RoundCommit]) -> None:
 
 
 def prunable(commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None) -> list[str]:
-    """Checkpoint folders that may go: not the base, the champion, the controls trained beside it, the last `keep_last` rounds' or every
-    `keep_every`th round's."""
+    """Checkpoint folders that may be deleted. Kept are the seed model, the champion, the controls trained beside it, the last
+    `keep_last` rounds and every `keep_every`th round."""
     if keep_last is None or not commits:
         return []
     kept = _needed_checkpoints(commits)
@@ -54,8 +54,8 @@ def prunable(commits: Sequence[RoundCommit], keep_last: int | None, keep_every: 
 
 
 def prune(store: Store, commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None) -> None:
-    """Delete what is prunable. Call it after a commit: as at least the newest round is kept, a checkpoint goes only when the commit
-    after its own is durable."""
+    """Delete prunable checkpoints. Call it after a commit: at least the newest round is kept, so a checkpoint is only deleted once a
+    later commit is durable."""
     every = f" and of every {keep_every}th" if keep_every else ""
     reason = f"retention keeps the seed model, the champion, and the checkpoints of the last {keep_last} rounds{every}"
     for path in prunable(commits, keep_last, keep_every):

@@ -8,16 +8,16 @@
 | select                    | accepted records                | part `selected`                  | every planned shard     |
 | train                     | seed data and selected records  | a checkpoint, the candidate      | select                  |
 | evaluate                  | held-out questions              | part `predictions`               | one engine's swap       |
-| controls, where asked for | as train and evaluate           | the same of each control         | evaluate                |
+| controls, if configured   | as train and evaluate           | the same for each control        | evaluate                |
 | decide, swap              | predictions of both models      | the champion of the next round   | evaluate                |
 | commit                    | all of the above                | the round                        | everything              |
 
-A round that selects nothing ends the run, or is rejected without a training, as `on_empty_round` says.
+If a round selects no records, `on_empty_round` decides whether the run ends or the round is rejected without training.
 
-A stage whose part or checkpoint is finished is not run again, and no engine is started for it: that is all there is to resuming. A
-rejected candidate changes nothing but the record of its round. A stage begins with the first engine that serves its model, and the
-others come over while it runs: all that it produces is pinned to that model. `swap` counts the seconds until that first engine serves.
-Engines may sleep while the candidate is trained, so that the trainer has their memory; the swap to the candidate wakes them.
+Resuming reuses finished work: a stage whose part or checkpoint is finished is skipped, and no engine is started for it. A rejected
+candidate changes nothing but the record of its round. A stage starts as soon as one engine serves its model, and the other engines
+are swapped while it runs; all its output is pinned to that model. `swap` counts the seconds until the first engine serves.
+Engines may sleep during training to free their memory for the trainer; the swap to the candidate wakes them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from policies.records import Record
 
 
 def run_baseline(session: Session) -> RoundCommit:
-    """Round 0: the seed model is copied into the run, served, evaluated and committed as the first champion."""
+    """Round 0: copy the seed model into the run, serve and evaluate it, and commit it as the first champion."""
     run, clock = session.run, RoundClock()
     model = session.models.adopt(run.config.model_path)
     predictions, part = evaluate(run, session.workers, 0, model, clock)
@@ -69,7 +69,7 @@ def run_baseline(session: Session) -> RoundCommit:
 
 
 def run_round(session: Session, index: int) -> RoundCommit:
-    """Round `index` (from 1): everything from the unlabelled images to the commit record."""
+    """Run round `index` (from 1), from the unlabelled images to the commit record."""
     run, models, workers = session.run, session.models, session.workers
     clock = RoundClock()
     champion = models.champion()
@@ -140,7 +140,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
 
 
 def write_records(workers: Workers, todo: Sequence[Shard], num_done: int) -> dict[str, PartReceipt]:
-    """Generate, correct and filter the shards of the round that are still to do; their parts, by the names of the shards."""
+    """Generate, correct and filter the unfinished shards of the round; returns their parts by shard name."""
 
     def submit(engine: Any, shard: Shard) -> ray.ObjectRef:
         return engine.correct.remote(shard, engine.generate.remote(shard))
@@ -158,7 +158,7 @@ def write_records(workers: Workers, todo: Sequence[Shard], num_done: int) -> dic
 
 
 def plan_shards(run: Run, index: int) -> list[Shard]:
-    """The round's tasks, cut into shards between images."""
+    """The round's tasks, cut into shards. All tasks of an image are in the same shard."""
     generation = run.config.generation
     source = run.image_set(index)
     seed = derived_seed(run.config.seed, index, "tasks")
@@ -174,7 +174,7 @@ def plan_shards(run: Run, index: int) -> list[Shard]:
 def train_candidate(
     run: Run, models: Models, workers: Workers, index: int, selected: list[Record]
 ) -> tuple[Model, dict[str, float], PartReceipt]:
-    """The candidate, what its training measured, and the part that says so."""
+    """Returns the candidate, the metrics of its training, and the training part."""
     start = run.policies.start.start(models.base(), models.champion())
     hyper = hyperparameters(run, selected)
     return train(run, models, workers, index, start, hyper, lambda: training_set(run, index, selected, hyper.num_samples))

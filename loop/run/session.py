@@ -1,4 +1,4 @@
-"""A session: a run with its models and its live actors, for as long as one driver works on it."""
+"""A session: a run with its models and its actors, while a driver works on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loop.store.run_store import Store
 
 @dataclass
 class Session:
-    """What a round is driven with; each stage takes of it what it uses."""
+    """Everything a round needs; each stage takes only the parts it uses."""
 
     run: Run
     models: Models
@@ -29,7 +29,7 @@ class Session:
 def open_session(
     config: RunConfig, store: Store, commits: list[RoundCommit], progress: RunProgress, findings: Sequence[Finding] = ()
 ) -> Iterator[Session]:
-    """The session of the run in `store`, whose commits so far are `commits`. Its actors end with the block."""
+    """Open a session of the run in `store`, whose commits so far are `commits`. Its actors end with the block."""
     run = Run(
         config, build_policies(config), store, store.read_run().run_id, progress,
         build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), commits, findings,

@@ -1,4 +1,4 @@
-"""The state of a run as seen from outside: finished, running, or interrupted; where its driver is, and how the last one ended."""
+"""The state of a run as seen from outside: finished, running or interrupted, the driver's stage, and how the last driver ended."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from loop.store.run_store import Store
 from loop.store.storage import LocalStorage
 
 _FRESH_S = 120.0
-"""A driver of a run behind a URI has written its status within this time. There is no lock to look at there."""
+"""A run behind a URI counts as running if its status was written within this time; there is no lock to check."""
 
 _KILLED = "the driver wrote no end: it was killed, or its machine was lost"
 
 
 def run_state(store: Store) -> str:
-    """`finished` when the stop policy has nothing left to do, `running` while a driver is alive, else `interrupted`."""
+    """`finished` if the stop policy has ended the run, `running` while a driver is alive, otherwise `interrupted`."""
     config = parse_config(store.read_run().config)
     commits = store.commits()
     if commits and build_policies(config).stop.stop([commit.state for commit in commits[1:]], config.rounds):
@@ -27,7 +27,7 @@ def run_state(store: Store) -> str:
 
 
 def driver_dict(store: Store, state: str) -> dict[str, Any]:
-    """Where the driver of a running run is, and how that of another ended; for programs."""
+    """The stage of a running driver, or how the last driver ended, in machine-readable form."""
     status = read_status(store.storage)
     if status is None:
         return {"stage": None, "last_end": None}
@@ -37,7 +37,7 @@ def driver_dict(store: Store, state: str) -> dict[str, Any]:
 
 
 def driver_lines(store: Store, state: str) -> list[str]:
-    """The same for people: a line, or none where a run is finished or older than such a record."""
+    """The same in words: one line, or none if the run is finished or predates `status.json`."""
     status = read_status(store.storage)
     if status is None or state == "finished":
         return []

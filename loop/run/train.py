@@ -1,12 +1,12 @@
-"""`vigc train`: LLaVA's stages, or any, on the trainer that every round of the loop uses.
+"""`vigc train`: training in stages, such as LLaVA's, on the same trainer as the loop.
 
     OUT/train.json                        the resolved config and the digest of the model it starts from; written first
-    OUT/checkpoints/1-align/              a stage's checkpoint, a Hugging Face folder; its own record tells its job and its digest
-    OUT/checkpoints/1-align.steps/        step checkpoints of the stage that is being trained
-    OUT/summary.json                      what came of each stage so far
+    OUT/checkpoints/1-align/              a stage's checkpoint, a Hugging Face folder with a record of its job and digest
+    OUT/checkpoints/1-align.steps/        step checkpoints of the running stage
+    OUT/summary.json                      results of the stages so far
 
-A stage whose checkpoint is there is verified by its digest and kept; the one that was interrupted goes on from its step checkpoint.
-That is all there is to resuming: the same command again.
+To resume, run the same command again: finished stages are verified by their digest and kept, and an interrupted stage continues from
+its step checkpoint.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PlannedStage:
         return f"checkpoints/{self.number}-{self.config.name}"
 
     def job(self, out: Path, base: Path, seed: int) -> TrainingJob:
-        """What the trainer is given, from the checkpoint in `base`."""
+        """The training job of this stage, starting from the checkpoint in `base`."""
         training = self.config.training
         return TrainingJob(
             base, out / self.folder, self.samples, derived_seed(seed, self.number, "train"), training.hyperparameters(len(self.samples)),
@@ -75,13 +75,13 @@ class PlannedStage:
 
 
 def check(config: TrainConfig) -> list[PlannedStage]:
-    """Everything that can be found wrong with a config before a rank starts.
+    """Check everything about a config that can be checked before a rank starts.
 
     Returns:
-        the stages, their samples drawn.
+        the stages with their samples drawn.
 
     Raises:
-        UserError: with one clear line.
+        UserError: the config cannot work; a one-line message.
     """
     stages = [_planned(config, number, stage) for number, stage in enumerate(config.stages, 1)]
     path = config.model_path
@@ -96,12 +96,12 @@ def check(config: TrainConfig) -> list[PlannedStage]:
 
 
 def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
-    """Train the stages that are not finished into `out`, and write and return its summary.
+    """Train the unfinished stages into `out`, then write and return the summary.
 
     Raises:
-        UserError: the config cannot work, or `out` holds something else or a finished stage that is damaged.
-        TrainerError: a training failed; the same call goes on with it.
-        InterruptedRunError: by Ctrl-C or SIGTERM; likewise.
+        UserError: the config cannot work, or `out` holds other files or a damaged stage.
+        TrainerError: a training failed; the same call continues it.
+        InterruptedRunError: Ctrl-C or SIGTERM; the same call continues it.
     """
     _refuse_foreign(out)
     stages = check(config)
@@ -132,17 +132,17 @@ def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
 
 
 def look_at_images(config: TrainConfig, stages: Sequence[PlannedStage]) -> list[Finding]:
-    """Open some images of each stage, so that missing ones are named before anything starts; what cannot be read."""
+    """Open some images of each stage before training starts; returns findings about those that cannot be read."""
     found = [unreadable_images(stage.source, stage.samples) for stage in stages]
     return [finding for finding in found if finding is not None]
 
 
 def stored_config(out: Path) -> TrainConfig:
-    """The config of a training that was begun in `out`.
+    """The config of the training in `out`.
 
     Raises:
-        UserError: there is none.
-        DamagedFileError: it was altered.
+        UserError: `out` holds no training.
+        DamagedFileError: the config was altered.
     """
     path = out / _TRAIN
     if not path.is_file():
@@ -153,7 +153,7 @@ def stored_config(out: Path) -> TrainConfig:
 
 
 def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
-    """A line per stage."""
+    """Print one line per stage."""
     table = Table("stage", "samples", "passed\nover", "steps", "loss", "target\ntokens", "seconds", "digest", box=None, pad_edge=False)
     for stage in summary["stages"]:
         losses = f"{stage['losses'][0][1]:.3f} -> {stage['final_loss']:.3f}"
@@ -171,7 +171,7 @@ def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
     console.print(f"the trained model: {out / summary['stages'][-1]['checkpoint']}", highlight=False, soft_wrap=True)
 
 
-# ---- inside
+# ---- internals
 
 
 def _planned(config: TrainConfig, number: int, stage: TrainStage) -> PlannedStage:
@@ -223,7 +223,7 @@ def _locked(storage: LocalStorage) -> Iterator[None]:
 
 
 def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
-    """Note what is trained, or make sure that it is what was begun here; the digest of the model that it starts from."""
+    """Record config and start model in a new folder, or verify that they match; returns the digest of the start model."""
     digest = digest_of(read_checkpoint(model))
     wanted = {"config": config.model_dump(mode="json"), "model_digest": digest}
     if storage.size(_TRAIN) is None:
@@ -251,7 +251,7 @@ def _write(storage: LocalStorage, name: str, data: bytes) -> None:
 
 
 def _kept(job: TrainingJob, progress: RunProgress) -> TrainingResult | None:
-    """The result of a stage that is finished, its weights verified."""
+    """The result of a finished stage, with its weights verified; None if it is not finished."""
     try:
         result = finished_result(job)
     except ValueError as error:
@@ -262,7 +262,7 @@ def _kept(job: TrainingJob, progress: RunProgress) -> TrainingResult | None:
 
 
 class _Ranks:
-    """The trainer's ranks, started for the first stage that needs them, ended with the block."""
+    """The trainer's ranks. They start with the first stage that needs them and end with the block."""
 
     def __init__(self, config: TrainConfig, storage: LocalStorage) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""The live parts of a run: engines, filters and trainer ranks, and how a round starts, swaps and pauses them."""
+"""The actors of a run: engines, filters and trainer ranks, and how a round starts, swaps and pauses them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SHUTDOWN_S = 30.0
 
 @dataclass
 class Workers:
-    """The actors of a run. `open_workers` makes them; they start with the first model that is served."""
+    """The actors of a run, created by `open_workers`. They start when the first model is served."""
 
     config: RunConfig
     store: Store
@@ -49,11 +49,11 @@ class Workers:
     filters: Pool
     trainer: TrainerGroup
     sender_options: dict[str, Any]
-    """Ray options of the actor that sends weights, where the transport has one."""
+    """Ray options of the actor that sends weights, for transports that use one."""
 
     def serve(self, model: Model) -> None:
-        """Serve `model` to pinned runs: returns once one engine serves it; the other engines are swapped while the runs go on. Starts the
-        engines or wakes them if need be, and does nothing where the model is served already."""
+        """Serve `model` to pinned runs. Returns once one engine serves it; the other engines are swapped while the runs continue. Starts
+        or wakes the engines if necessary, and does nothing if the model is already served."""
         if not self.fleet.weight_version:
             self._start(model)
             return
@@ -62,12 +62,12 @@ class Workers:
         self.fleet.settle(num_engines=1)
 
     def sleep(self) -> None:
-        """Have the engines, where there are any yet, give back their memory; `serve` wakes them."""
+        """Put the engines, if started, to sleep so that they free their memory; `serve` wakes them."""
         if self.fleet.weight_version:
             self.fleet.sleep()
 
     def train(self, job: TrainingJob, images: ImageSource, stage: Stage) -> TrainingResult:
-        """Run a job on the trainer's ranks, showing its steps."""
+        """Run a job on the trainer's ranks and show its progress."""
         training, cluster = self.config.training, self.config.cluster
         bounds = Bounds(
             training.timeout_s, start_timeout_s=cluster.start_timeout_s, stall_timeout_s=training.stall_timeout_s,
@@ -79,8 +79,8 @@ class Workers:
         return result
 
     def _start(self, model: Model) -> None:
-        """Construct the engines; they serve only after their first completed swap. Then the filters and the trainer's ranks import while
-        the engines work."""
+        """Start the engines, which serve only after their first completed swap. Then launch filters and trainer ranks, so that they
+        import while the engines work."""
         with self.progress.stage("start engines", total=self.config.cluster.num_engines, unit="engines") as stage:
             self.fleet.start(self._update(model, first=True), stage.advance)
         self.filters.launch()
@@ -97,7 +97,7 @@ class Workers:
 
 @contextmanager
 def open_workers(run: Run) -> Iterator[Workers]:
-    """Join or start Ray, reserve what the plan needs, spawn the actors; all of it ends with the block."""
+    """Join or start Ray, reserve the planned resources, and create the actors; all of this ends with the block."""
     config, cluster = run.config, run.config.cluster
     with ExitStack() as stack:
         with run.progress.stage("connect to Ray"):
@@ -121,8 +121,8 @@ def open_workers(run: Run) -> Iterator[Workers]:
 
 
 def check_reach(store: Store, num_nodes: int) -> None:
-    """Raises `UserError` where a run lies behind a URI and Ray has several nodes: checkpoints of such a run are read and written in
-    folders of the driver's machine."""
+    """Raise `UserError` if the run is behind a URI and Ray has several nodes: such a run reads and writes its checkpoints in folders on
+    the driver's machine."""
     if num_nodes > 1 and not isinstance(store.storage, LocalStorage):
         raise UserError(
             f"the run folder {store.uri} is behind a URI, which works on one Ray node, and this cluster has {num_nodes}; "

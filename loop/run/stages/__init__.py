@@ -1,1 +1,1 @@
-"""What `loop.run.round` does one after the other, and how long it took."""
+"""The stages of `loop.run.round`, and a clock for them."""

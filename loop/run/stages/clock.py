@@ -1,4 +1,4 @@
-"""How long the stages of a round take."""
+"""Times the stages of a round."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class RoundClock:
-    """Wall-clock seconds of the stages."""
+    """Wall-clock seconds per stage."""
 
     started_at: float = field(default_factory=time.time)
     seconds: dict[str, float] = field(default_factory=dict)

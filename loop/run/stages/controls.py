@@ -1,21 +1,21 @@
-"""Controls: what a round would have made without one thing, trained beside the candidate and asked the same questions.
+"""Controls: models trained beside the candidate without one ingredient, and evaluated on the same questions.
 
 | control         | training set                                                                                              |
 |-----------------|-----------------------------------------------------------------------------------------------------------|
 | `seed_only`     | seed data alone                                                                                           |
-| `no_correction` | the candidate's, with the answer that VIG gave itself in the place of the corrected one; a record for     |
-|                 | which VIG gave none cannot be trained on without correction, and is left out and counted                  |
+| `no_correction` | the candidate's, with VIG's original answers in place of the corrected ones; records for which VIG gave   |
+|                 | no answer are left out and counted                                                                        |
 
-All else is the candidate's: number of samples and steps, schedule, augmentation, seeds. Filters and selection stay as well, those that
-look at corrected answers too: `no_correction` measures the answers that are learned, not which records are. A filter that keeps only
-answers that correction left alone leaves it nothing to differ by, and is refused beside it.
+Everything else is the candidate's: number of samples and steps, schedule, augmentation, seeds. Filters and selection are the same, too,
+including those that look at corrected answers: `no_correction` measures the answers that are learned, not which records are. A filter
+that keeps only answers unchanged by correction would leave no difference to measure, and is refused together with `no_correction`.
 
-A control has a line of its own. Its start is chosen as the candidate's is, with the control of the round that made the champion in
-the place of the champion (the seed model until a candidate is accepted): after an acceptance the control goes on from the one
-trained then, after a rejection from where it was. So at every round a control has had as many trainings, of as many steps, as the
-candidate, and has never learned from anything that the control goes without. Started from the champion it would have, and would show
-what the last round added alone. The control of `benchmarks.quality.gain` is a run of its own with decisions of its own; this one is never
-chosen, and the candidate's choice is made on acceptance sets: compare the two on the held-out sets, as the metrics do.
+A control has its own line of models. Its start is chosen like the candidate's, with the control of the champion's round in place of the
+champion (the seed model until a candidate is accepted): after an acceptance the control continues from the one trained in that round,
+after a rejection from the same start as before. So a control has always had as many trainings, of as many steps, as the candidate, and
+has never learned from the ingredient it omits. Started from the champion, it would have, and would only show what the last round added.
+The control of `benchmarks.quality.gain` is a separate run with its own decisions. A control here is never chosen, while the candidate is
+chosen on the acceptance sets: compare the two on the held-out sets, as the metrics do.
 
 Controls decide nothing, and a round without them is committed as if they did not exist.
 """
@@ -40,11 +40,11 @@ from policies.scoring.predictions import Predictions
 
 @dataclass
 class Controls:
-    """What the controls of a round come to in its commit record."""
+    """What the controls of a round add to its commit record."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    """Under `control/NAME/`: `train_loss` and the like, `accuracy/SET`, `accuracy_acceptance/SET` (or what else the metric of the set
-    measures), and what the candidate has over the control on held-out sets, in shares, each with its 95 % interval: `difference/SET`,
+    """Under `control/NAME/`: `train_loss` and the like, `accuracy/SET` and `accuracy_acceptance/SET` (or another measure, depending on the
+    metric of the set), and the candidate's lead over the control on held-out sets, as a share with its 95 % interval: `difference/SET`,
     `difference_low/SET`, `difference_high/SET`, and over all questions `pooled_difference`, `pooled_difference_low`,
     `pooled_difference_high`."""
     files: list[FileEntry] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Controls:
 def run_controls(
     run: Run, models: Models, workers: Workers, index: int, selected: list[Record], candidate: Predictions, clock: RoundClock
 ) -> Controls:
-    """Train and evaluate the controls that the config asks for; what is finished already is not done again."""
+    """Train and evaluate the configured controls; finished work is reused."""
     done, hyper = Controls(), hyperparameters(run, selected)
     for name in run.config.control:
         suffix = f"-control-{name}"
@@ -76,7 +76,7 @@ def samples_of(name: str, run: Run, index: int, selected: list[Record], num_samp
 
 
 def uncorrected(records: Iterable[Record]) -> list[Record]:
-    """Records as they were before correction; those without an answer then are left out."""
+    """Records with their answers before correction; records without such an answer are left out."""
     return [
         replace(record, answer=record.original_answer, sentences=(), short_answers=(), short_answer_weights=())
         for record in records
@@ -85,7 +85,7 @@ def uncorrected(records: Iterable[Record]) -> list[Record]:
 
 
 def differences(control: Predictions, candidate: Predictions) -> dict[str, float]:
-    """What the candidate has over the control on the held-out sets, with 95 % intervals; see `Controls.metrics`."""
+    """The candidate's lead over the control on the held-out sets, with 95 % intervals; see `Controls.metrics`."""
     held_out = [name for name in control if name.startswith("held_out/")]
     by_set = {name: compare(name, *([one.score for one in each[name]] for each in (control, candidate))) for name in held_out}
     found: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Deciding: what the acceptance policy is told of a round, all of it from committed records and the answers of the round."""
+"""Deciding: calls the acceptance policy, with input taken only from commits and the round's answers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from policies.records import Record
 from policies.scoring.predictions import Predictions
 
 _STATS_SAMPLE = 200
-"""Records that diversity is measured on: distinct-n falls with the number of texts, so it is taken over equally many."""
+"""Records to measure diversity on. Distinct-n falls with the number of texts, so the number is fixed."""
 
 
 def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, selected: Sequence[Record]) -> Verdict:
-    """What the acceptance policy says, on the acceptance sets alone."""
+    """The verdict of the acceptance policy, on the acceptance sets only."""
     decisions = [commit.decision for commit in run.commits[1:] if commit.decision is not None]
     measured = [commit.metrics for commit in run.commits if "distinct_2" in commit.metrics]
     context = DecisionContext(
@@ -38,12 +38,12 @@ def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, 
 
 
 def generated_stats(selected: Sequence[Record]) -> GeneratedStats:
-    """Diversity and length of what a round trains on."""
+    """Diversity and length of the records that a round trains on."""
     return GeneratedStats(distinct_n((f"{r.question} {r.answer}" for r in _sample(selected)), 2), mean_words(r.answer for r in selected))
 
 
 def question_stats(selected: Sequence[Record]) -> QuestionStats:
-    """Diversity of the questions that a round trains on, and what types they are of."""
+    """Diversity and types of the questions that a round trains on."""
     questions = [record.question for record in _sample(selected)]
     types = Counter(record.question_type for record in selected)
     shares = {name: count / len(selected) for name, count in sorted(types.items())}

@@ -1,4 +1,4 @@
-"""A round that has nothing to train on: it ends the run, or is committed as rejected, as `on_empty_round` says."""
+"""A round with nothing to train on: it ends the run or is committed as rejected, depending on `on_empty_round`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ADVICE = {
 def commit_empty_round(
     run: Run, champion: Model, index: int, clock: RoundClock, records: Sequence[Record], parts: Sequence[PartReceipt]
 ) -> RoundCommit:
-    """Reject a round whose part `selected`, the last of `parts`, is empty: nothing is trained and the champion stays.
+    """Reject a round whose part `selected`, the last of `parts`, is empty. Nothing is trained and the champion stays.
 
     Raises:
         EmptyRoundError: `on_empty_round` is `stop`.
@@ -52,7 +52,7 @@ def commit_empty_round(
 
 
 def why_empty(counts: Mapping[str, int]) -> str:
-    """That a round has nothing to train on, with its main reasons."""
+    """Why a round has nothing to train on, with the main reasons for rejection."""
     if counts["accepted"]:
         return f"the selection took none of {counts['accepted']} accepted records"
     shown = ", ".join(f"{name} {count}" for name, count in _main_reasons(counts))
@@ -60,7 +60,7 @@ def why_empty(counts: Mapping[str, int]) -> str:
 
 
 def advice(counts: Mapping[str, int]) -> str:
-    """What to do about it, by the reason that most records were rejected for."""
+    """What to do about it, based on the most frequent reason for rejection."""
     if counts["accepted"]:
         return "look at the options of the selection policy"
     reasons = _main_reasons(counts)

@@ -1,4 +1,4 @@
-"""Evaluation: what a model answers to the held-out and acceptance questions, and how that scores."""
+"""Evaluation: a model's answers to the held-out and acceptance questions, and their scores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EVALUATION_CHUNK = 128
 def evaluate(
     run: Run, workers: Workers, index: int, model: Model, clock: RoundClock, name: str = "predictions"
 ) -> tuple[Predictions, PartReceipt]:
-    """Answers of a model, which is served unless they are there, to every held-out and acceptance question; kept as the part `name`."""
+    """A model's answers to all held-out and acceptance questions, stored as the part `name`. Serves the model unless the part exists."""
     part = run.store.finished_part(index, name)
     if part is None:
         with clock.stage("swap"):
@@ -45,7 +45,7 @@ def evaluate(
 
 
 def answers(run: Run, workers: Workers) -> Predictions:
-    """What the served model says, a prediction per question; those that a judge is to score have no score yet."""
+    """The served model's answers, one prediction per question. Predictions for a judge to score have no score yet."""
     sets = run.sets
     tasks = [(name, start) for name, one in sets.items() for start in range(0, len(one.questions), _EVALUATION_CHUNK)]
 
@@ -67,7 +67,7 @@ def _chunk(one: HeldOut, start: int) -> Sequence[HeldOutQuestion]:
 
 
 def champion_predictions(run: Run) -> Predictions:
-    """The champion's answers to the held-out questions, from the round that made it."""
+    """The champion's answers to the held-out questions, from the round that trained it."""
     return _committed_predictions(run, champion_commit(run.commits))
 
 
@@ -82,18 +82,18 @@ def _committed_predictions(run: Run, commit: RoundCommit) -> Predictions:
 
 
 def stored_predictions(path: str, table: pa.Table, sets: Mapping[str, HeldOut]) -> Predictions:
-    """The predictions of an earlier round, from its part at `path`, scored as the sets are scored now.
+    """The predictions of an earlier round, from its part at `path`, scored with the current metrics of the sets.
 
     Raises:
-        SchemaVersionError: the part is of a version that is not read.
-        UserError: a set was scored by another metric then.
+        SchemaVersionError: the part has an unsupported version.
+        UserError: a set was scored by another metric at the time.
     """
     try:
         predictions, metrics = from_table(table)
     except RecordSchemaError as error:
         raise SchemaVersionError(path, prediction_version(table), PREDICTION_SCHEMA_VERSION) from error
     for name, one in sets.items():
-        if one.yes_no and metrics[name] == "exact":  # a run from before there were metrics: its answers are read anew
+        if one.yes_no and metrics[name] == "exact":  # a run from before metrics were introduced: score its answers again
             pairs = zip(one.questions, predictions[name], strict=True)
             predictions[name] = [replace(given, score=one.metric.score(question, given.answer)) for question, given in pairs]
         elif metrics[name] != one.metric_name:
@@ -106,7 +106,7 @@ def stored_predictions(path: str, table: pa.Table, sets: Mapping[str, HeldOut]) 
 
 def mean_scores(prefix: str, sets: Mapping[str, HeldOut], predictions: Predictions) -> dict[str, float]:
     """Mean score per set, 0..1: `PREFIXaccuracy/NAME` for held-out sets and `PREFIXaccuracy_acceptance/NAME` for acceptance sets, with the
-    name of what the set's metric measures in the place of `accuracy`. What a judge gave no verdict on is left out."""
+    measure of the set's metric in place of `accuracy`. Answers without a verdict of the judge are left out."""
     found = {}
     for name, one in sets.items():
         scores = [prediction.score for prediction in predictions[name] if prediction.score is not None]
@@ -116,7 +116,7 @@ def mean_scores(prefix: str, sets: Mapping[str, HeldOut], predictions: Predictio
 
 
 def blind_sets(sets: Mapping[str, HeldOut], predictions: Predictions) -> list[Finding]:
-    """The sets on which the seed model has every answer all right or all wrong: there is little to be seen of a candidate by them."""
+    """Findings about sets on which the seed model answers everything right or everything wrong: they say little about a candidate."""
     found = []
     for name, one in sets.items():
         scores = {prediction.score for prediction in predictions[name]}
@@ -132,8 +132,8 @@ def blind_sets(sets: Mapping[str, HeldOut], predictions: Predictions) -> list[Fi
 
 
 def answered(sets: Sequence[HeldOut], predictions: Predictions) -> Answered:
-    """What the acceptance policy sees of a model: its answers to the acceptance sets alone. Hallucinations are told by the sets, of
-    answers that are stored; so nothing of them needs to be."""
+    """What the acceptance policy sees of a model: its answers to the acceptance sets only. Hallucinations are derived from the stored
+    answers, so they are not stored themselves."""
     given = {f"acceptance/{one.name}": (one, predictions[f"acceptance/{one.name}"]) for one in sets}
     return Answered(
         scores={name: [prediction.score for prediction in predictions] for name, (_, predictions) in given.items()},
@@ -145,7 +145,7 @@ def answered(sets: Sequence[HeldOut], predictions: Predictions) -> Answered:
 
 
 def _hallucinated(one: HeldOut, predictions: Sequence[Prediction]) -> list[bool | None]:
-    """Of each answer whether it tells of something that is not there; empty where the set cannot say of any."""
+    """For each answer, whether it mentions something absent from the image; empty if the set cannot tell."""
     pairs = list(zip(one.questions, predictions, strict=True))
     if one.yes_no:
         return [says_yes(given.answer) if parse_yes_no(question.answer) == NO else None for question, given in pairs]

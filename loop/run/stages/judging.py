@@ -1,4 +1,4 @@
-"""Judging: the scores that a text model gives to the answers of a round, where a set's metric is `judge`."""
+"""Judging: a text model scores the answers of a round to the sets whose metric is `judge`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from policies.scoring.predictions import Predictions
 log = logging.getLogger(__name__)
 
 _FOLDER = "judge"
-"""Of the run, for the judge's replies."""
+"""Subfolder of the run for the judge's replies."""
 
 
 def judged(run: Run, predictions: Predictions) -> Predictions:
-    """The predictions, with a score by the judge where the set's metric is one; None where it gave no verdict."""
+    """The predictions, scored by the judge for sets with a judge metric; the score is None if the judge gave no verdict."""
     found = dict(predictions)
     for name, one in run.sets.items():
         if not isinstance(one.metric, Judge):

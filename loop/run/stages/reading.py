@@ -1,4 +1,4 @@
-"""Whether a round could read its images."""
+"""Checks whether a round could read its images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from policies.records import Reason, Record
 
 
 def check_images(store: Store, index: int, records: Sequence[Record], part_names: Iterable[str]) -> list[Finding]:
-    """The images that were set aside, as a finding with an example; none where there are none.
+    """A finding with an example about images that were set aside, if any.
 
-    Where not one image could be read, the parts of the round are dropped before the error: they hold nothing, and `vigc resume` has to
-    try the images again.
+    If no image could be read, the parts of the round are dropped before the error is raised, so that `vigc resume` tries the images
+    again.
 
     Raises:
         NoReadableImageError: no image of the round could be read.

@@ -1,4 +1,4 @@
-"""The records of a round: the parts that hold them, whole or not at all, and what is counted of them."""
+"""The records of a round: the parts that hold them, checked for completeness, and their counts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from policies.training.selection import SelectionPolicy
 
 
 def finished_parts(store: Store, shards: Iterable[Shard]) -> dict[str, PartReceipt]:
-    """The parts that an earlier driver has finished, by the names of their shards. Each is held against its receipt, once."""
+    """The parts that an earlier driver has finished, by shard name. Each is verified against its receipt once."""
     return {shard.name: part for shard in shards if (part := store.finished_part(shard.round, shard.name)) is not None}
 
 
 def whole(shards: Sequence[Shard], parts: Mapping[str, PartReceipt]) -> list[PartReceipt]:
-    """The parts of a round in the order of its shards: every planned shard, with a record for each of its tasks.
+    """The parts of a round in shard order: one per planned shard, with one record per task.
 
     Raises:
-        IncompleteRoundError: a shard is missing, or its part is not what was planned.
+        IncompleteRoundError: a shard is missing, or its part does not match the plan.
     """
     problems = [problem for shard in shards if (problem := _problem(shard, parts.get(shard.name)))]
     if problems:
@@ -33,7 +33,7 @@ def whole(shards: Sequence[Shard], parts: Mapping[str, PartReceipt]) -> list[Par
 
 
 def _problem(shard: Shard, part: PartReceipt | None) -> str:
-    """What keeps a shard from being counted as there; empty where nothing does."""
+    """Why a shard does not count as complete; empty if it does."""
     if part is None:
         return f"{shard.name} is missing"
     if PurePosixPath(part.path).stem != shard.name:
@@ -46,10 +46,10 @@ def _problem(shard: Shard, part: PartReceipt | None) -> str:
 def select(
     store: Store, policy: SelectionPolicy, index: int, parts: Sequence[PartReceipt]
 ) -> tuple[list[Record], list[Record], PartReceipt]:
-    """All records of the round, those it trains on, and the part that holds the latter.
+    """Returns all records of the round, those to train on, and the part that holds the latter.
 
     Raises:
-        IncompleteRoundError: a part is not what its receipt says any more.
+        IncompleteRoundError: a part no longer matches its receipt.
     """
     try:
         records = [record for part in parts for record in store.read_records(part)]
@@ -65,7 +65,7 @@ def select(
 
 
 def counts_of(records: Sequence[Record], selected: Sequence[Record]) -> dict[str, int]:
-    """Counts of a round, rejections by reason among them."""
+    """Counts of a round, including rejections by reason."""
     return {
         "generated": len(records),
         "accepted": sum(record.accepted for record in records),
@@ -76,7 +76,7 @@ def counts_of(records: Sequence[Record], selected: Sequence[Record]) -> dict[str
 
 
 def filter_counts(parts: Iterable[PartReceipt]) -> list[FilterCount]:
-    """What each filter saw and kept over all shards, in the order of the chain."""
+    """Records seen and kept by each filter over all shards, in the order of the chain."""
     total: dict[str, list[int]] = {}
     for part in parts:
         for name, seen, kept in part.extra["filters"]:

@@ -1,4 +1,4 @@
-"""Training: the models that a round makes, each from a start checkpoint and a training set."""
+"""Training: each model of a round is trained from a start checkpoint on a training set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from policies.errors import running
 from policies.records import Record, TrainingSample
 
 _MAX_COPIES = 20
-"""Mean copies of a generated record in a training set from which they are told: LLaVA and VIGC train for 1 to 12 epochs."""
+"""Mean copies of a generated record in a training set above which a finding is reported: LLaVA and VIGC train for 1 to 12 epochs."""
 
 Change = Callable[[Iterable[Record]], list[Record]]
 
@@ -28,10 +28,10 @@ def train(
     run: Run, models: Models, workers: Workers, index: int, start: Model, hyper: Hyperparameters,
     samples: Callable[[], list[TrainingSample]], suffix: str = "",
 ) -> tuple[Model, dict[str, float], PartReceipt]:  # fmt: skip
-    """A model trained from `start` on `samples`, what its training measured, and the part that says so.
+    """Train a model from `start` on `samples`; returns the model, its training metrics, and the training part.
 
-    The checkpoint is `round-INDEX` and the part `training`, each with the suffix `-SUFFIX`. All trainings of a round have the same
-    steps, schedule, augmentation and seed.
+    The checkpoint is named `round-INDEX` and the part `training`, each followed by `suffix`. All trainings of a round share steps,
+    schedule, augmentation and seed.
     """
     name, part_name = f"round-{index:04d}{suffix}", f"training{suffix}"
     part = run.store.finished_part(index, part_name)
@@ -46,7 +46,7 @@ def train(
         )  # fmt: skip
         with run.progress.stage(f"train{suffix.replace('-', ' ')}", total=hyper.num_steps, unit="steps") as stage:
             result = workers.train(job, run.images, stage)
-        (folder / RESULT_FILE).unlink()  # it tells the time, and a committed file must not
+        (folder / RESULT_FILE).unlink()  # it contains times, which committed files must not
         checkpoint = run.store.publish_checkpoint(folder, name)
         measured = {
             "train_loss": result.mean_loss,
@@ -67,7 +67,7 @@ def train(
 
 
 def repeated(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingSample]) -> list[Finding]:
-    """A finding where few generated records make up so many samples that a model learns them by heart."""
+    """A finding if few generated records are repeated so often that a model may memorize them."""
     labelled = {sample.origin for sample in seed_samples}
     copies = Counter(sample.origin for sample in samples if sample.origin not in labelled)
     if not copies or copies.total() <= _MAX_COPIES * len(copies):
@@ -80,20 +80,20 @@ def repeated(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingS
 
 
 def training_findings(store: Store, part: PartReceipt) -> list[Finding]:
-    """What the training of a `part` passed over or repeated; nothing where a version of this program wrote it that did not say."""
+    """Findings about skipped or repeated samples in a training `part`; empty for parts of versions that did not record them."""
     return [Finding.model_validate(finding) for finding in store.read_json_part(part).get("findings", [])]
 
 
 def hyperparameters(run: Run, selected: list[Record]) -> Hyperparameters:
-    """How all models of a round are trained; epochs are over the seed data and every generated record that may be drawn."""
+    """Hyperparameters of all trainings of a round; an epoch covers the seed data and every generated record that may be drawn."""
     num_earlier = sum(commit.counts["trained_on"] for commit in run.commits if commit.state is RoundState.ACCEPTED)
     return run.config.training.hyperparameters(len(run.seed_samples) + num_earlier + len(selected))
 
 
 def training_set(run: Run, index: int, selected: list[Record], num_samples: int, change: Change = list) -> list[TrainingSample]:
-    """Seed data and generated data as the mixing policy wants them; data of rejected rounds stays out. Image ids name their set.
+    """Seed data and generated data, mixed by the mixing policy, without data of rejected rounds. Image ids are prefixed with their set.
 
-    `change` is what a control does to the generated records of a round.
+    `change` is applied to the generated records of each round; controls use it.
     """
     history = [run.selected_records(commit) for commit in run.commits if commit.state is RoundState.ACCEPTED]
     generated = [[replace(record, image_id=run.routed_id(record)) for record in change(records)] for records in [*history, selected]]
@@ -101,7 +101,7 @@ def training_set(run: Run, index: int, selected: list[Record], num_samples: int,
 
 
 def mixed(run: Run, index: int, generated: list[list[Record]], num_samples: int) -> list[TrainingSample]:
-    """Samples of seed data and `generated` records, drawn by the mixing policy."""
+    """Samples drawn by the mixing policy from seed data and `generated` records."""
     policy, seed_samples = run.policies.mixing, run.seed_samples
     with running(f"mixing policy {type(policy).__name__!r}"):
         return policy.mix(seed_samples, generated, num_samples, derived_seed(run.config.seed, index, "mix"))
