@@ -1,1 +1,1 @@
-"""The field's benchmarks: scores of predictions, models asked about them, judges and ensembles."""
+"""The field's benchmarks: scoring predictions, evaluating models, judges and ensembles."""

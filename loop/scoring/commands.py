@@ -1,4 +1,4 @@
-"""The commands of `vigc` that ask models about benchmarks."""
+"""The `vigc` commands that evaluate models on benchmarks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class How(StrEnum):
 
 
 class PopeSplit(StrEnum):
-    """POPE's ways to draw objects that are not there."""
+    """POPE's ways to sample absent objects."""
 
     RANDOM = "random"
     POPULAR = "popular"
@@ -191,7 +191,7 @@ def ensemble(
     extra_body: ExtraBody = "{}",
     as_json: AsJson = False,
 ) -> None:
-    """Put the answers of a model that sees the images and of one that only reads together."""
+    """Combine the answers of a model that sees the images with those of a text-only model."""
     from loop.interruption import interruptible
     from loop.monitors.progress import RunProgress
     from loop.scoring.ensembles import EnsembleFiles, combine
@@ -217,7 +217,7 @@ def ensemble(
 
 
 def _chat_model(url: str | None, name: str | None, path: str | None, path_option: str, limits: dict[str, Any]) -> tuple[ChatModel, str]:
-    """The text model that is asked, and what it is called.
+    """The text model to ask, and its name.
 
     Raises:
         UserError: none or two are given, or it cannot be used.

@@ -1,4 +1,4 @@
-"""`vigc ensemble`: the answers of a model that sees the images and of one that only reads, made into one."""
+"""`vigc ensemble`: combines the answers of a model that sees the images with those of a text-only model."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from policies.chat import Ask
 from policies.scoring.ensembles import Ensemble, Origin, choices_of, complement, is_disputed, judge_ask, judged, text_ask
 
 _MAX_TOKENS = 1024
-"""Of a reply: a letter, and the reasoning before it."""
+"""Limit on a reply: reasoning, then a letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnsembleFiles:
-    """Whose answers are put together."""
+    """The answers to combine."""
 
     benchmark: str
     data: tuple[Path, ...]
     predictions: Path
-    """Of the model that sees the images, as `vigc score` reads them."""
+    """Predictions of the model that sees the images, in the format of `vigc score`."""
     text_predictions: Path | None = None
-    """Of the text model; None asks it."""
+    """Predictions of the text model; None to ask it."""
     split: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """What came of it."""
+    """The result of an ensemble."""
 
     scores: dict[str, Any]
-    """As `vigc score` gives them, and whose answers were taken in `by_origin`."""
+    """As from `vigc score`, with the number of answers taken from each model in `by_origin`."""
     num_asked: int
-    """Requests of this process."""
+    """Requests made by this process."""
     num_failed: int
-    """Requests that the model gave no text for: an answer that is missing."""
+    """Requests without a reply; their answers are missing."""
 
 
 def combine(files: EnsembleFiles, how: Ensemble, model: ChatModel | None, model_name: str, out: Path, progress: RunProgress) -> Combined:
@@ -53,7 +53,7 @@ def combine(files: EnsembleFiles, how: Ensemble, model: ChatModel | None, model_
 
     Raises:
         UserError: a file cannot be used, or a text model is needed and none is given.
-        EndpointError: the endpoint answers no more. What it answered is kept.
+        EndpointError: the endpoint stopped answering. Replies so far are kept.
     """
     if model is None and (how is Ensemble.JUDGE or files.text_predictions is None):
         what = (

@@ -1,13 +1,13 @@
 """`vigc evaluate`: a model answers the questions of a benchmark on the project's engines, and is scored.
 
-    evaluation.json       what is asked of which model; a folder holds one evaluation
-    chunks/00003.json     answers to 64 prompts, sealed with their hash; a chunk that is there and whole is never asked again
-    images/               images that the benchmark's table holds
-    predictions.jsonl     all answers, as `vigc score` reads them
+    evaluation.json       model, questions and settings; a folder holds one evaluation
+    chunks/00003.json     answers to 64 prompts, sealed with their hash; a finished chunk is never asked again
+    images/               images from the benchmark's table
+    predictions.jsonl     all answers, in the format of `vigc score`
     score.json            the score
 
-Prompts are the benchmark's own (`policies.benchmarks`), answered greedily. The same command goes on where it was stopped. Where
-`MLFLOW_TRACKING_URI` is set, MLflow gets a run of it at the end (`loop.scoring.evaluation_tracking`).
+Prompts are the benchmark's own (`policies.benchmarks`), answered greedily. Running the same command again resumes the evaluation. If
+`MLFLOW_TRACKING_URI` is set, the evaluation is logged to MLflow at the end (`loop.scoring.evaluation_tracking`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST, CHUNKS, IMAGES, PREDICTIONS, SCORE = "evaluation.json", "chunks", "images", "predictions.jsonl", "score.json"
 CHUNK_SIZE = 64
-"""Prompts of a chunk: the unit of work and of resuming."""
+"""Prompts per chunk, the unit of work and of resuming."""
 _NUM_SHOWN = 10
 
 
@@ -64,33 +64,33 @@ class EvaluationSpec:
     """What is evaluated, and how."""
 
     model: str
-    """`embedded`, a folder, a hub id, or the folder or URI of a run, of which it is the champion."""
+    """`embedded`, a folder, a hub id, or the folder or URI of a run (its champion is evaluated)."""
     benchmark: str
     data: tuple[Path, ...]
     images: str | None = None
-    """A folder, or `shapes`; None where the data holds the images or there are none."""
+    """A folder, or `shapes`; None if the data contains the images or there are none."""
     split: str | None = None
     plain: bool = False
-    """Ask the questions alone, without the benchmark's choices and instructions."""
+    """Ask only the questions, without the benchmark's choices and instructions."""
     max_new_tokens: int | None = None
-    """None for the benchmark's own."""
+    """None for the benchmark's default."""
     allow_missing_images: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
-    """Keys of a config's `engine`."""
+    """Keys of a config's `engine` section."""
     num_engines: int = 1
     chunk_timeout_s: float = 600.0
-    """Bound on the prompts of one chunk."""
+    """Time limit for one chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What came of it."""
+    """The result of an evaluation."""
 
     folder: Path
     scores: dict[str, Any]
-    """As in `score.json`; empty for a benchmark that a judge has to score."""
+    """As in `score.json`; empty for a benchmark that needs a judge."""
     num_asked: int
-    """Prompts that this process asked; those of finished chunks are not among them."""
+    """Prompts that this process asked, without those of chunks finished before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +108,17 @@ class _Prompt:
 
 
 Serve = Callable[[WeightUpdate, EngineConfig, ClusterConfig, str], AbstractContextManager[Fleet]]
-"""How engines are had: as `loop.models.serving.serving`."""
+"""Starts engines, like `loop.models.serving.serving`."""
 
 
 def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serve: Serve = serving) -> Evaluated:
-    """Answer what is not answered yet, and score.
+    """Answer the remaining prompts and score all answers.
 
     Args:
-        spec: what and how.
-        out: the folder of the evaluation; None for one in `evaluations/` named after the benchmark and all that the answers depend on.
-        progress: where the work is shown.
-        serve: asked for engines once there is something to ask them.
+        spec: what to evaluate, and how.
+        out: the folder of the evaluation; None for one in `evaluations/` named after the benchmark and a hash of all inputs.
+        progress: shows the work.
+        serve: starts engines; called only if there are prompts left.
 
     Raises:
         UserError: model, data, images or options cannot be used, or `out` holds another evaluation.
@@ -166,7 +166,7 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
 
 
 def _shown_model(model: str) -> str:
-    """The model's name; of a URI without the user and the options, which may hold keys."""
+    """The model's name. A URI is shown without user and query, which may contain keys."""
     return re.sub(r"//[^/@]*@", "//", model.partition("?")[0]) if "://" in model else model
 
 
@@ -186,7 +186,7 @@ def _engine(spec: EvaluationSpec) -> tuple[EngineConfig, ClusterConfig]:
 
 
 def _model(model: str, engine: EngineConfig) -> WeightUpdate:
-    """The weights to serve, read and digested."""
+    """The weights to serve, with their digest."""
     if "://" in model or (Path(model) / "run.json").is_file():
         store = Store.open(model)
         commits = store.commits()
@@ -209,7 +209,7 @@ def _model(model: str, engine: EngineConfig) -> WeightUpdate:
 
 
 def _digest_beside_weights(update: WeightUpdate) -> str:
-    """Over tokenizer, processor, chat template and configs: what a model's answers depend on beside its weights."""
+    """Digest of tokenizer, processor, chat template and configs: everything besides the weights that the answers depend on."""
     assert update.checkpoint is not None
     files = [file for file in model_files(update.checkpoint) if file.suffix != ".safetensors"]
     return _sha256(canonical_json([[file.name, _sha256(file.read_bytes())] for file in files]))
@@ -217,7 +217,7 @@ def _digest_beside_weights(update: WeightUpdate) -> str:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keep other processes out of an evaluation's folder."""
+    """Lock the folder of an evaluation against other processes."""
     with ExitStack() as stack:
         try:
             stack.enter_context(LocalStorage(folder.absolute()).exclusive())
@@ -229,7 +229,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _claim(folder: Path, facts: dict[str, Any]) -> None:
-    """Make the folder that of this evaluation, or make sure that it is."""
+    """Write the manifest into a new folder, or verify that the folder holds this evaluation."""
     path = folder / MANIFEST
     if not path.exists():
         if strange := sorted(set(os.listdir(folder)) - {"lock"}):
@@ -246,7 +246,7 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _with_image(questions: Sequence[Question], found: FoundImages, allow_missing: bool) -> list[Question]:
-    """The questions whose image can be shown, or that have none."""
+    """The questions that have no image or a readable one."""
     if found.problems and not allow_missing:
         bad = list(dict.fromkeys(found.problems.values()))
         more = f"\nand {len(bad) - _NUM_SHOWN} more images" if len(bad) > _NUM_SHOWN else ""
@@ -264,7 +264,7 @@ def _answered(
     folder: Path, prompts: Sequence[_Prompt], source: ImageSource, engines: Callable[[], AbstractContextManager[Fleet]],
     max_new_tokens: int, progress: RunProgress,
 ) -> tuple[list[str], int]:  # fmt: skip
-    """The answer to every prompt, and how many were asked now. No engine is started where nothing is left to ask."""
+    """The answers to all prompts, and how many prompts were asked now. No engine is started if no prompt is left."""
     chunks = [prompts[start : start + CHUNK_SIZE] for start in range(0, len(prompts), CHUNK_SIZE)]
     answers = {index: known for index, chunk in enumerate(chunks) if (known := _finished(folder, index, chunk)) is not None}
     todo = [index for index in range(len(chunks)) if index not in answers]
@@ -298,7 +298,7 @@ def _finish(folder: Path, index: int, chunk: Sequence[_Prompt], answers: Sequenc
 
 
 def _finished(folder: Path, index: int, chunk: Sequence[_Prompt]) -> list[str] | None:
-    """The answers of a chunk that is there, whole and to these prompts; None when it must be asked (again)."""
+    """The answers of a finished chunk of exactly these prompts; None if it must be asked (again)."""
     path = _chunk_path(folder, index)
     if not path.exists():
         return None
@@ -315,7 +315,7 @@ def _chunk_path(folder: Path, index: int) -> Path:
 
 
 def _scored(folder: Path, spec: EvaluationSpec, benchmark: Benchmark, prompts: Sequence[_Prompt], answers: Sequence[str]) -> dict[str, Any]:
-    """Write the predictions, and the score that `vigc score` gives them."""
+    """Write the predictions and return their scores, as from `vigc score`."""
     texts: dict[str, dict[str, str]] = {}
     for prompt, answer in zip(prompts, answers, strict=True):
         texts.setdefault(prompt.question.question_id, {})[prompt.setting] = answer

@@ -1,7 +1,7 @@
-"""An evaluation in MLflow: a run with what was asked of which model, its scores and its files.
+"""Logs an evaluation to MLflow: a run with its settings, scores and files.
 
-A child process of its own writes it, with a bound on its time: importing MLflow takes seconds, its server may be slow or away, and the
-evaluation is done and on disk by then. What could not be written is written by the same command again.
+A child process with a time limit does this, because importing MLflow takes seconds and its server may be slow or unreachable; the
+evaluation is already on disk. If logging fails, running the same command again retries it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _MAX_REASON_CHARACTERS = 600
 def log_evaluation(
     folder: Path, facts: Mapping[str, Any], scores: Mapping[str, Any], files: Sequence[Path], timeout_s: float = TIMEOUT_S
 ) -> bool:
-    """Write an evaluation to the MLflow of `MLFLOW_TRACKING_URI`, in the experiment of `MLFLOW_EXPERIMENT_NAME`; whether it took it.
+    """Log an evaluation to `MLFLOW_TRACKING_URI`, in the experiment `MLFLOW_EXPERIMENT_NAME`; returns whether that succeeded.
 
-    Waits `timeout_s` at most. A failure is warned of, and no error.
+    Waits at most `timeout_s`. A failure logs a warning and raises nothing.
 
     Args:
-        folder: of the evaluation.
-        facts: all that the answers depend on, with text values or nested ones.
-        scores: as in `score.json`; empty where a judge has to score.
-        files: what becomes the run's artifacts.
+        folder: folder of the evaluation.
+        facts: everything the answers depend on; values are texts or nested mappings.
+        scores: as in `score.json`; empty if a judge has to score.
+        files: artifacts of the run.
     """
     order = {
         "tracking_uri": os.environ["MLFLOW_TRACKING_URI"],
@@ -64,7 +64,7 @@ def log_evaluation(
 
 
 def metrics_of(scores: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a score by keys that MLflow takes: `accuracy`, `by_category/animal`. Names that become one key are numbered."""
+    """The figures of a score under valid MLflow keys: `accuracy`, `by_category/animal`. Names that map to the same key are numbered."""
     found: dict[str, float] = {}
     for name, value in _figures(scores):
         key, number = mlflow_key(name), 1
@@ -77,7 +77,7 @@ def metrics_of(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def _figures(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in scores.items():
-        path = f"{prefix}{str(name).replace('/', '.')}"  # a file-based MLflow holds no metric `a` beside `a/b`
+        path = f"{prefix}{str(name).replace('/', '.')}"  # a file-based MLflow cannot store both metrics `a` and `a/b`
         if isinstance(value, Mapping):
             yield from _figures(value, f"{path}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -90,14 +90,14 @@ def _environment() -> dict[str, str]:
 
 
 def _main() -> None:
-    """The child's side."""
+    """Entry point of the child process."""
     order = json.load(sys.stdin)
-    signal.alarm(int(order["timeout_s"]) + 5)  # where the parent was killed
+    signal.alarm(int(order["timeout_s"]) + 5)  # in case the parent was killed
     mirror = Mirror(**{name: order[name] for name in ("tracking_uri", "experiment", "run_name", "run_id", "parameters")})
     try:
         mirror.log_evaluation(order["metrics"], [Path(file) for file in order["files"]])
     except Exception as error:
-        # The boundary of the process: whatever MLflow raises becomes the last line, which the parent warns with.
+        # The process boundary: any error of MLflow becomes the last line, which the parent logs as a warning.
         print(" ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr)
         sys.exit(1)
 

@@ -1,5 +1,5 @@
-"""The images of a benchmark's questions: found in a folder by the names that the field uses, drawn from the embedded world, or unpacked
-from the table that holds them."""
+"""The images of a benchmark's questions: found in a folder by their usual names, drawn from the embedded world, or unpacked from the
+benchmark's table."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from loop.store.files import write
 from policies.benchmarks import Question
 
 SHAPES = "shapes"
-"""In place of a folder: images of the embedded world, whose names say what is in them."""
+"""In place of a folder: images of the embedded world, whose names describe their content."""
 NO_IMAGE = ""
 _BLANK_SIZE, _MID_GREY = (336, 336), (128, 128, 128)
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{1,12})(?:\.jpe?g)?", re.ASCII | re.IGNORECASE)
 _COCO_PREFIXES = ("", "COCO_val2014_", "COCO_train2014_", "COCO_test2015_")
 _MIN_INLINE_CHARACTERS = 100
-"""A longer text without a dot is no file name but the image itself, in base64."""
+"""A text without a dot that is at least this long is not a file name but the image itself, in base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkImages:
-    """Opens what `find_images` has found. Engines take an image with every request: a question that has none gets a grey one."""
+    """Opens the images found by `find_images`. Engines require an image in every request, so a question without one gets a grey image."""
 
     folder: Path | None
     """None for the embedded world."""
 
     def image_ids(self) -> list[str]:
-        """Nobody asks a benchmark for all of its images: the questions name them."""
+        """Empty: images of a benchmark are listed by its questions."""
         return []
 
     def open(self, image_id: str) -> Image.Image:
@@ -51,7 +51,7 @@ class BenchmarkImages:
         return open_image(self.folder, image_id)
 
     def problem(self, image_id: str) -> str:
-        """Why an image cannot be opened; empty where it can."""
+        """Why an image cannot be opened; empty if it can."""
         try:
             self.open(image_id)
         except BadImageError as error:
@@ -61,25 +61,25 @@ class BenchmarkImages:
 
 @dataclass(frozen=True, slots=True)
 class FoundImages:
-    """Where the images of questions are."""
+    """The result of `find_images`."""
 
     source: ImageSource
     ids: dict[str, str]
-    """Question id -> image id; `NO_IMAGE` for a question that has none."""
+    """Question id -> image id; `NO_IMAGE` for a question without an image."""
     problems: dict[str, str]
     """Question id -> why its image cannot be used."""
 
 
 def find_images(questions: Sequence[Question], images: str | None, unpack_into: Path) -> FoundImages:
-    """The image of every question, opened once to be sure of it.
+    """Find the image of every question, and open each once to check it.
 
     Args:
-        questions: as the benchmark reads them.
-        images: a folder, `shapes`, or None where the questions hold their images or have none.
-        unpack_into: folder for images that the questions hold.
+        questions: as read by the benchmark.
+        images: a folder, `shapes`, or None if the questions contain their images or have none.
+        unpack_into: folder for images contained in the questions.
 
     Raises:
-        UserError: questions name images and no folder is given, or it is none.
+        UserError: questions name images and no folder is given, or the folder does not exist.
     """
     if images is None:
         return _checked(questions, BenchmarkImages(unpack_into), _unpacked(questions, unpack_into))
@@ -96,8 +96,8 @@ def find_images(questions: Sequence[Question], images: str | None, unpack_into: 
 
 
 def candidate_names(question: Question) -> Iterator[str]:
-    """File names that a question's image may have, the likeliest first: as it stands; in a folder of the question's own, as ScienceQA has
-    them; as COCO names the image of an id; with an ending."""
+    """Possible file names of a question's image, most likely first: as given; in a folder of the question, as in ScienceQA; COCO's name
+    for an image id; with a suffix."""
     image, own = question.image, question.question_id
     yield image
     for folder in (own, f"{question.split}/{own}" if question.split else own):
@@ -112,12 +112,12 @@ def candidate_names(question: Question) -> Iterator[str]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+    except (OSError, ValueError):  # the name is too long or contains a NUL
         return False
 
 
 def _unpacked(questions: Sequence[Question], folder: Path) -> dict[str, str]:
-    """The images that the questions hold, as files; their names by what the questions hold."""
+    """Write the images contained in the questions to files; returns base64 text -> file name."""
     named = [question for question in questions if question.image and not _is_inline(question.image)]
     if named:
         raise UserError(
@@ -131,7 +131,7 @@ def _unpacked(questions: Sequence[Question], folder: Path) -> dict[str, str]:
             try:
                 write(folder / name, base64.b64decode(image, validate=True))
             except binascii.Error:
-                continue  # the file is then missing, which is told
+                continue  # the file is then missing, which is reported
     return names
 
 
@@ -142,6 +142,6 @@ def _is_inline(image: str) -> bool:
 def _checked(questions: Sequence[Question], source: BenchmarkImages, names: dict[str, str]) -> FoundImages:
     ids = {question.question_id: names[question.image] if question.image else NO_IMAGE for question in questions}
     images = list(dict.fromkeys(ids.values()))
-    with ThreadPoolExecutor() as threads:  # Pillow decodes outside of Python's lock
+    with ThreadPoolExecutor() as threads:  # Pillow releases the GIL while decoding
         bad = {image_id: problem for image_id, problem in zip(images, threads.map(source.problem, images), strict=True) if problem}
     return FoundImages(source, ids, {one: bad[image_id] for one, image_id in ids.items() if image_id in bad})

@@ -28,18 +28,18 @@ _NUM_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class JudgeFiles:
-    """What is judged."""
+    """The files to judge."""
 
     questions: Path
     """LLaVA-Bench's questions."""
     answers: Path
-    """Of the model: `question_id` and `answer` or `text`."""
+    """The model's answers: `question_id` and `answer` or `text`."""
     reference: Path | None = None
-    """Of the reference, in the same form; None where the questions carry `gpt4_answer`."""
+    """Reference answers in the same format; None if the questions contain `gpt4_answer`."""
     context: Path | None = None
-    """What each image shows: `image` with `caption` or `captions`, and `instances`; None where the questions carry `captions`."""
+    """Descriptions of the images: `image` with `caption` or `captions`, and `instances`; None if the questions contain `captions`."""
     rules: Path | None = None
-    """The published rule.json; None for our own."""
+    """LLaVA's rule.json; None for our own rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class JudgeOptions:
 
     both_orders: bool = False
     num_attempts: int = 3
-    """Requests for one review, where its first line is no verdict."""
+    """Maximum number of requests for one review while its first line is not a verdict."""
     max_tokens: int = 1024
     temperature: float = 0.2
     """As in the public code."""
@@ -67,14 +67,14 @@ class JudgeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What came of it."""
+    """The result of judging."""
 
     scores: dict[str, Any]
-    """As `vigc score llava-bench` gives them."""
+    """As from `vigc score llava-bench`."""
     num_asked: int
-    """Requests of this process; what the journal had is not among them."""
+    """Requests made by this process, without replies from the journal."""
     num_failed: int
-    """Reviews that the model gave no text for."""
+    """Reviews without a reply."""
     usage: Usage
 
 
@@ -82,7 +82,7 @@ def read_pairs(files: JudgeFiles) -> list[Pair]:
     """The pairs of answers to judge, in the order of the questions.
 
     Raises:
-        UserError: a file cannot be read or does not fit the questions; one line for each finding.
+        UserError: a file cannot be read or does not match the questions; one line per finding.
     """
     try:
         return _pairs(files)
@@ -114,11 +114,11 @@ def _pairs(files: JudgeFiles) -> list[Pair]:
 
 
 def judge(pairs: Sequence[Pair], model: ChatModel, model_name: str, out: Path, options: JudgeOptions, progress: RunProgress) -> Judged:
-    """Ask the judge about every pair, write a line each to `out`, and score them. Replies are kept in `OUT.replies.sqlite`.
+    """Ask the judge about every pair, write one line per pair to `out`, and score them. Replies are kept in `OUT.replies.sqlite`.
 
     Raises:
         UserError: `out` cannot be written.
-        EndpointError: the endpoint answers no more. What it answered is kept.
+        EndpointError: the endpoint stopped answering. Replies so far are kept.
     """
     with (
         ReplyJournal(journal_beside(out), model, model_name) as journal,
@@ -136,7 +136,7 @@ def judge(pairs: Sequence[Pair], model: ChatModel, model_name: str, out: Path, o
 def ask_for_reviews(
     journal: ReplyJournal, pairs: Sequence[Pair], options: JudgeOptions, done: Callable[[], None]
 ) -> dict[tuple[str, Look], Review]:
-    """Every review, those without a verdict asked for again with another seed while attempts are left."""
+    """All reviews. Those without a verdict are requested again with another seed while attempts are left."""
     todo = {f"{pair.question_id}/{look.name}": (pair, look) for pair in pairs for look in options.looks}
     found: dict[tuple[str, Look], Review] = {}
     for attempt in range(options.num_attempts):
@@ -152,7 +152,7 @@ def ask_for_reviews(
 
 
 def _answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
-    """Question id -> answer, without the reasoning before it; empty where that never came to an answer."""
+    """Question id -> answer, without the reasoning before it; empty if the reasoning never ended."""
     ids = {question.question_id: None for question in questions}
     found: list[Prediction] = read_predictions(read_document(path), ids, _ANSWERS, _no_text)
     return {one.question_id: final_text(_text(one.answer)) for one in found}
@@ -175,7 +175,7 @@ def _require(found: Mapping[str, str], questions: Sequence[Question], problem: s
 
 
 def _contexts(document: Document) -> dict[str, str]:
-    """Image -> captions, then an object with its box a line, as far as the file tells them."""
+    """Image -> captions, then one object with its box per line, as far as the file has them."""
     reader, found = Reader(document), {}
     for entry in document.records("what each image shows, an object a line"):
         image = identity(entry.value.get("image") or entry.value.get("image_id") or entry.value.get("id"))

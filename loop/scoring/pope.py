@@ -1,4 +1,4 @@
-"""`vigc pope`: POPE's questions about any images whose objects are known."""
+"""`vigc pope`: builds POPE's questions for any images whose objects are known."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Objects = dict[str, list[str]]
 
 
 def shapes_objects(spec: ShapesSet) -> Objects:
-    """The things of a set of the embedded world, such as `red circle`."""
+    """The objects of an image set of the embedded world, such as `red circle`."""
     source = ShapesImages(spec.seed, spec.min_shift, spec.max_shift, spec.num_images)
     return {one: [f"{thing.color} {thing.shape}" for thing in scene_of(one).things] for one in source.image_ids()}
 
 
 def parse_shapes(text: str) -> ShapesSet:
-    """`shapes:seed=7,num_images=100,max_shift=0.2` as the set it names; `min_shift` and `max_shift` are 0 by default.
+    """Parse `shapes:seed=7,num_images=100,max_shift=0.2`; `min_shift` and `max_shift` are 0 by default.
 
     Raises:
-        UserError: it names none.
+        UserError: the text is invalid.
     """
     keys: dict[str, Any] = {"min_shift": 0.0, "max_shift": 0.0}
     for part in filter(None, text.partition(":")[2].split(",")):
@@ -50,10 +50,10 @@ def parse_shapes(text: str) -> ShapesSet:
 
 
 def read_objects(path: Path) -> Objects:
-    """The objects of COCO's instances file, or of JSON Lines (`image`, `instances` with `category`). Images without an object count.
+    """The objects in COCO's instances file or in JSON Lines (`image`, `instances` with `category`). Images without objects are included.
 
     Raises:
-        UserError: the file cannot be read or is of another form.
+        UserError: the file cannot be read or has another format.
     """
     try:
         document = read_document(path)
@@ -68,15 +68,15 @@ def pope_questions(
     """The questions of all splits, numbered from 1.
 
     Args:
-        objects: of all images; how frequent objects are is counted over all of them.
-        splits: of `random`, `popular`, `adversarial`.
-        num_per_image: questions about an image in each split, half of them with a yes.
-        num_images: ask about so many images, drawn by the seed; None for all.
-        seed: of all draws.
-        short: without "in the image", as the embedded world puts it.
+        objects: objects of all images; their frequencies are counted over all images.
+        splits: any of `random`, `popular`, `adversarial`.
+        num_per_image: questions per image and split, half of them with the answer yes.
+        num_images: number of images to ask about, drawn by the seed; None for all.
+        seed: seed of all draws.
+        short: leave out "in the image", as in the embedded world's grammar.
 
     Raises:
-        UserError: an option makes no sense, or there is nothing to ask.
+        UserError: an option is invalid, or no question can be built.
     """
     if num_images is not None and num_images < 1:
         raise UserError(f"--num-images is {num_images}; expected at least 1")
@@ -94,7 +94,7 @@ def pope_questions(
 
 
 def write_questions(path: Path, questions: Sequence[Question]) -> None:
-    """POPE's JSON Lines, the split as `category`."""
+    """Write POPE's JSON Lines, with the split as `category`."""
     write_lines(path, [
         {"question_id": int(one.question_id), "image": one.image, "text": one.text, "label": one.answers[0], "category": one.split}
         for one in questions

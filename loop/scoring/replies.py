@@ -1,4 +1,4 @@
-"""Replies of a text model, kept so that nothing is asked twice."""
+"""A journal of a text model's replies, so that nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from policies.chat import Ask, Reply, Usage
 
 
 class ReplyJournal(Journal):
-    """The replies of one model. A key is a hash over all that the reply depends on."""
+    """The replies of one model. A key is a hash of everything that the reply depends on."""
 
     def __init__(self, path: Path, model: ChatModel, model_name: str) -> None:
         """
         Args:
-            path: of the file; it is created, with its folder, if it is missing.
-            model: asked what the file does not have.
-            model_name: replies of models of other names are other replies.
+            path: the file; it and its folder are created if missing.
+            model: asked for replies that the file does not have.
+            model_name: part of the key, so that models do not share replies.
         """
         super().__init__(path, {"content": "replies"})
         self.num_asked = 0
         self.usage = Usage()
-        """Of this process."""
+        """Usage of this process."""
         self._model = model
         self._model_name = model_name
 
     @property
     def kept(self) -> Usage:
-        """What the replies in the file took, whoever asked for them."""
+        """Total usage of the replies in the file, including those of earlier processes."""
         return sum((Usage(**document["usage"]) for _, document in self.documents()), Usage())
 
     def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
-        """The reply to every ask: the known ones first, the others as the model gives them. A failure is given out and not kept, so
-        that the next run asks again. Raises what the model does, and `WriteError`."""
+        """Yield the reply to every ask: known replies first, the others as they arrive. Failures are yielded but not kept, so that the
+        next run asks again. Raises the model's errors and `WriteError`."""
         missing = []
         for ask in asks:
             known = self.get(self._digest(ask))
@@ -61,5 +61,5 @@ class ReplyJournal(Journal):
 
 
 def journal_beside(out: Path) -> Path:
-    """Where the replies lie that an output file is made from."""
+    """The path of the replies behind an output file."""
     return out.with_name(out.name + ".replies.sqlite")

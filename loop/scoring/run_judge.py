@@ -1,4 +1,4 @@
-"""The judge of a run: a text model that scores answers to held-out questions, within bounds that hold for the whole run."""
+"""The judge of a run: a text model that scores answers to held-out questions, within limits for the whole run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from policies.scoring.answer_metrics import Judge
 
 
 class RunJudge:
-    """A judge and what it has cost so far; a `ChatModel` that is asked at most `max_requests` times in a run."""
+    """A judge and its cost so far; a `ChatModel` that takes at most `max_requests` requests per run."""
 
     def __init__(self, metric: Judge) -> None:
         """
         Raises:
-            UserError: the model cannot be asked: no key, a wrong address, or a folder that holds no text model.
+            UserError: the model cannot be used: a missing key, an invalid address, or a folder without a text model.
         """
         self.metric = metric
         self.name = metric.model or metric.path
         self._spent = Usage()
-        """In the run so far, by this and by earlier drivers."""
+        """Usage in the run so far, including earlier drivers."""
         try:
             self._model = _endpoint(metric, 0.0) if metric.endpoint else _local(metric.path)
         except ValueError as error:
@@ -48,10 +48,10 @@ class RunJudge:
             yield reply
 
     def scores(self, folder: Path, asked: Sequence[tuple[HeldOutQuestion, str]], stage: Stage) -> list[float | None]:
-        """The score of each answer. Replies are kept in `folder`: nothing is asked twice, by whichever driver.
+        """The score of each answer. Replies are kept in `folder`, so that no driver asks twice.
 
         Raises:
-            EndpointError: the endpoint answers no more, or a bound is reached. What it answered is kept.
+            EndpointError: the endpoint stopped answering, or a limit is reached. Replies so far are kept.
         """
         metric = self.metric
         options = JudgeOptions(metric.both_orders, metric.num_attempts, metric.max_tokens, metric.temperature)
@@ -76,7 +76,7 @@ class RunJudge:
 
 @lru_cache(maxsize=8)
 def judge_of(metric: Judge) -> RunJudge:
-    """The judge of this process for a metric: a local model is loaded once. Raises `UserError`."""
+    """The judge for a metric, cached per process so that a local model is loaded once. Raises `UserError`."""
     return RunJudge(metric)
 
 

@@ -1,4 +1,4 @@
-"""`vigc score`: predictions in files against the files of one of the field's benchmarks."""
+"""`vigc score`: scores prediction files against the data files of a benchmark."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 CHAIR = "chair"
 WITHOUT_DATA = ("llava-bench",)
-"""Benchmarks whose predictions hold all that there is to score."""
+"""Benchmarks that are scored from the predictions alone."""
 SYNONYMS = "synonyms.txt"
 MAX_NAME_WIDTH = 30
-"""Characters of a group's name on one line of a table."""
+"""Maximum width of a group's name in a table, in characters."""
 
 
 def score_files(
@@ -38,19 +38,19 @@ def score_files(
     split: str | None = None,
     allow_missing: bool = False,
 ) -> dict[str, Any]:
-    """Scores by name, in percent and unrounded, and counts.
+    """Scores by name, in unrounded percent, and counts.
 
     Args:
-        name: of a registered benchmark, or the user's own as `module:Name`.
+        name: a registered benchmark, or a custom one as `module:Name`.
         data: the benchmark's files.
         predictions: the file of answers.
-        published: repeat the public code in what it is known to do wrong.
-        synonyms: CHAIR's list; by default `synonyms.txt` beside the data, or else our own.
-        split: score only the questions that the data counts to this split; predictions for the others may be there.
+        published: reproduce the known mistakes of the public code.
+        synonyms: CHAIR's list; by default `synonyms.txt` beside the data, otherwise our own.
+        split: score only the questions of this split; predictions for other questions are ignored.
         allow_missing: count questions without a prediction as wrong.
 
     Raises:
-        UserError: a file cannot be read or is not what the benchmark takes; one line for each finding.
+        UserError: a file cannot be read or has the wrong format; one line per finding.
     """
     benchmark, listed = build(name, data, published, synonyms)
 
@@ -78,10 +78,10 @@ def _chosen_alone(found: list[Prediction], questions: list[Question], name: str,
 
 
 def build(name: str, data: Sequence[Path], published: bool = False, synonyms: Path | None = None) -> tuple[Benchmark, dict[str, str]]:
-    """The benchmark `name`, and which synonym list it uses, where it uses one.
+    """The benchmark `name`, and the synonym list it uses, if any.
 
     Raises:
-        UserError: there is no such benchmark, or the list cannot be used.
+        UserError: the benchmark does not exist, or the list cannot be used.
     """
     options: dict[str, Any] = {"published": True} if published else {}
     listed: dict[str, str] = {}
@@ -103,7 +103,7 @@ def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path]) -> lis
     """The questions of a benchmark's files.
 
     Raises:
-        UserError: no file was given, one cannot be read or is not what the benchmark takes, or two hold questions of the same id.
+        UserError: no file is given, a file cannot be read or has the wrong format, or two files share a question id.
     """
     if not data:
         if name in WITHOUT_DATA:
@@ -119,10 +119,10 @@ def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path]) -> lis
 
 
 def of_split(questions: list[Question], split: str | None) -> list[Question]:
-    """Those that the data counts to the split; all where it is None.
+    """The questions of a split; all questions if it is None.
 
     Raises:
-        UserError: the split has no question.
+        UserError: the split has no questions.
     """
     if split is None:
         return questions
@@ -135,7 +135,7 @@ def of_split(questions: list[Question], split: str | None) -> list[Question]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Files are millions of small objects, none of them in a cycle: looking for cycles among them is a third of the time."""
+    """Disable garbage collection: files are millions of small objects without cycles, and searching them takes a third of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -146,7 +146,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _told(what: str, read: Callable[[], T]) -> T:
-    """What `read` gives; its findings become an error that says first what they are about, where they are several."""
+    """Call `read` and turn its findings into a `UserError` that begins with `what`."""
     try:
         return read()
     except BenchmarkDataError as error:
@@ -155,7 +155,7 @@ def _told(what: str, read: Callable[[], T]) -> T:
 
 
 def print_scores(console: Console, name: str, scores: Mapping[str, Any]) -> None:
-    """The scores as tables, rounded to two places."""
+    """Print the scores as tables, rounded to two places."""
     table = Table(name, "", box=None)
     for key, value in scores.items():
         if not isinstance(value, Mapping):
@@ -169,7 +169,7 @@ def print_scores(console: Console, name: str, scores: Mapping[str, Any]) -> None
 def _print_groups(console: Console, key: str, groups: Mapping[str, Any]) -> None:
     rows = {name: value if isinstance(value, Mapping) else {"score": value} for name, value in groups.items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    width = min(MAX_NAME_WIDTH, max(map(len, rows)))  # the names, before the figures' headings, are what must be read
+    width = min(MAX_NAME_WIDTH, max(map(len, rows)))  # names take precedence over the headings of figures
     table = Table(Column(_words(key), min_width=width, overflow="fold"), *map(_words, columns), box=None)
     for name, row in rows.items():
         table.add_row(_escaped(name), *(_shown(row.get(column, "")) for column in columns))
@@ -190,11 +190,11 @@ def _escaped(text: str) -> str:
 
 
 def read_document(path: Path) -> Document:
-    """A file of questions, answers or reviews.
+    """Read a file of questions, answers or reviews.
 
     Raises:
-        UserError: it cannot be read.
-        BenchmarkDataError: it is no JSON, JSON Lines or table.
+        UserError: the file cannot be read.
+        BenchmarkDataError: it is not JSON, JSON Lines or a table.
     """
     return parse_document(path.name, _bytes(path))
 
