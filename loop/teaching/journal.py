@@ -1,11 +1,11 @@
-"""What a teacher has written, on disk: a journal of the finished tasks, and the files made from it.
+"""A teacher's output on disk: a journal of the finished tasks, and the files generated from it.
 
-    journal.sqlite   what was made of the reply to each task
-    data.json        LLaVA's format, the pairs that were taken: what `loop.sources.llava_json` reads
-    rejected.jsonl   what was not, with reasons
+    journal.sqlite   the parsed reply to each task
+    data.json        the accepted pairs in LLaVA's format, as read by `loop.sources.llava_json`
+    rejected.jsonl   the rejected texts, with reasons
     summary.json     counts, tokens, cost
 
-The journal is the truth. The others are made from it and replaced whole.
+The journal is the source of truth. The other files are generated from it and replaced atomically.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tally:
 
     num_finished: int = 0
     num_unanswered: int = 0
-    """Tasks that were asked, got no answer, and are to be asked again."""
+    """Tasks without an answer so far, to be asked again."""
     num_records: int = 0
     num_pairs: int = 0
     records_by_type: Counter[str] = field(default_factory=Counter)
@@ -49,8 +49,8 @@ class TeachingJournal(Journal):
     def __init__(self, folder: Path, about: Mapping[str, Any], commit_every_s: float = 0.0) -> None:
         """
         Args:
-            folder: created if it is missing; otherwise it must be empty or hold a journal.
-            about: whose texts these are.
+            folder: created if missing; otherwise it must be empty or hold a journal.
+            about: facts that all texts share: teacher, source, sampling.
             commit_every_s: see `Journal`.
         """
         super().__init__(folder / JOURNAL, {"content": "texts of a teacher", **about}, commit_every_s)
@@ -61,13 +61,13 @@ class TeachingJournal(Journal):
         return document is not None and "pairs" in document
 
     def add(self, task: TeachingTask, reply: Reply, found: TaughtPairs) -> None:
-        """One task is finished."""
+        """Store a finished task."""
         about = {"image_id": task.view.image_id, "image": task.view.image, "type": str(task.question_type)}
         rejected = [(str(one.fault), one.text) for one in found.rejected]
         self._put(task.key, reply, {**about, "pairs": found.pairs, "rejected": rejected})
 
     def charge(self, key: str, reply: Reply) -> None:
-        """A task got no answer and is not finished; what it took is remembered all the same."""
+        """Store the usage of a task that got no answer and is not finished."""
         self._put(key, reply, {"failure": reply.failure})
 
     def tally(self) -> Tally:
@@ -86,7 +86,7 @@ class TeachingJournal(Journal):
         return tally
 
     def publish(self) -> None:
-        """Write `data.json` and `rejected.jsonl` anew, ordered by image and type whatever order the answers came in. Raises `OSError`."""
+        """Rewrite `data.json` and `rejected.jsonl`, ordered by image and type regardless of the order of answers. Raises `OSError`."""
         self.commit()
         with _replacing(self.folder / DATA) as data, _replacing(self.folder / REJECTED) as rejected:
             data.write("[")
@@ -106,7 +106,7 @@ class TeachingJournal(Journal):
             raise UserError(f"{self.folder} holds other files and no {JOURNAL}; choose another --out or an empty folder")
 
     def _put(self, key: str, reply: Reply, document: Mapping[str, Any]) -> None:
-        """With what the task took before."""
+        """Store a document, adding the usage of earlier attempts."""
         earlier = self.get(key)
         usage = reply.usage if earlier is None else reply.usage + Usage(**earlier["usage"])
         self.put(key, {**document, "usage": asdict(usage)})
@@ -114,7 +114,7 @@ class TeachingJournal(Journal):
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of another once it is whole and durable."""
+    """A text file that replaces `path` once it is complete and durable."""
     tmp = path.with_name(f".{path.name}.tmp")
     try:
         with tmp.open("w", encoding="utf-8") as stream:

@@ -1,9 +1,9 @@
-"""Teacher data, as LLaVA made its own: a text-only teacher writes conversations, descriptions and reasoning about images that it reads
-as captions and boxes. What it writes becomes the seed data of a loop.
+"""Teacher data, made as in LLaVA: a text-only teacher reads images as captions and boxes, and writes conversations, descriptions and
+reasoning about them. The result is seed data for a loop.
 
     annotations or shapes ─► a task per image and type ─► teacher ─► read, check ─► journal ─► data.json, rejected.jsonl, summary.json
 
-Finished tasks are in the journal and never asked again: the same command goes on after any end.
+Finished tasks are in the journal and never asked again; running the same command again continues after any end.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HASH_CHUNK_BYTES = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class TeachOptions:
-    """What is taught, by whom, and where it goes. Either `shapes` or annotations are given, and either `teacher` or `endpoint`."""
+    """What to teach, by whom, and where to write it. Give either `shapes` or annotations, and either `teacher` or `endpoint`."""
 
     out: Path
     types: tuple[QuestionType, ...] = tuple(QuestionType)
@@ -55,19 +55,19 @@ class TeachOptions:
     captions: Path | None = None
     instances: Path | None = None
     images: Path | None = None
-    """Folder of the annotated images: those that it lacks are set aside."""
+    """Folder of the annotated images; images missing from it are set aside."""
     num_images: int | None = None
-    """Of the annotated ones, drawn by `seed`; None takes all."""
+    """Number of annotated images, drawn by `seed`; None for all."""
     shapes: ShapesImages | None = None
     write_images: bool = False
     """Write the images of `shapes` to `out`/images."""
     teacher: str = ""
-    """`exact`, or a text model's folder or Hugging Face id."""
+    """`exact`, or the folder or Hugging Face id of a text model."""
     endpoint: EndpointOptions | None = None
     max_tokens: int = 1024
     temperature: float = 0.7
     batch_size: int = 8
-    """Tasks at once of a teacher that runs here."""
+    """Concurrent tasks of a local teacher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +88,19 @@ class _Source:
 
 
 def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
-    """Have a teacher write until all is written, or its spending cap is reached.
+    """Have a teacher work until all tasks are finished or the spending cap is reached.
 
     Returns:
-        What `summary.json` holds. `stopped` is empty, or says that the cap ended it.
+        The content of `summary.json`. `stopped` is empty unless the cap ended the work.
 
     Raises:
-        UserError: what was given cannot work.
-        TeachingStoppedError: the endpoint answers no more, the disk is full, or Ctrl-C. What is finished is kept and published.
+        UserError: the options cannot work.
+        TeachingStoppedError: the endpoint stopped answering, the disk is full, or Ctrl-C. Finished tasks are kept and published.
     """
     started_s = time.monotonic()
     _check(options)
     source = _source(options)
-    commit_every_s = 1.0 if options.teacher == EXACT else 0.0  # what it writes costs nothing to write again
+    commit_every_s = 1.0 if options.teacher == EXACT else 0.0  # its texts are free to write again
     with TeachingJournal(options.out, _about(options, source), commit_every_s) as journal, RunProgress(console) as progress:
         teacher = _teacher(options, journal.tally().usage.usd)
         stopped = ""
@@ -127,7 +127,7 @@ def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
 
 
 def question_types(text: str) -> tuple[QuestionType, ...]:
-    """Types named in `text`, between commas."""
+    """Parse a comma-separated list of types."""
     names = list(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
     known = [str(kind) for kind in QuestionType]
     if not names or any(name not in known for name in names):
@@ -137,7 +137,7 @@ def question_types(text: str) -> tuple[QuestionType, ...]:
 
 
 def shapes_images(num_images: int | None, seed: int, min_shift: float, max_shift: float) -> ShapesImages | None:
-    """So many images of the embedded world."""
+    """`num_images` images of the embedded world; None if it is None."""
     if num_images is None:
         return None
     if num_images < 1 or not 0.0 <= min_shift <= max_shift <= 1.0 or seed < 0:
@@ -146,7 +146,7 @@ def shapes_images(num_images: int | None, seed: int, min_shift: float, max_shift
 
 
 def endpoint_options(url: str, model: str, extra_body: str, **options: Any) -> EndpointOptions | None:
-    """The endpoint of a command line; None where none is named."""
+    """The endpoint from command-line options; None if no URL is given."""
     if not url:
         if model:
             raise UserError("--model names what --endpoint serves; for a model that runs here give --teacher MODEL")
@@ -164,7 +164,7 @@ def endpoint_options(url: str, model: str, extra_body: str, **options: Any) -> E
 
 
 def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
-    """The summary in lines, and how to use what was written."""
+    """Print the summary, one line per fact."""
     usage = summary["usage"]
     lines = [f"{summary['num_records']} records with {summary['num_pairs']} questions about {summary['num_images']} images in {out / DATA}"]
     for name in ("rejected", "images_set_aside", "objects_set_aside"):
@@ -225,7 +225,7 @@ def _digest(path: Path) -> str:
 
 
 def _about(options: TeachOptions, source: _Source) -> dict[str, Any]:
-    """What must be the same for texts to lie in one journal. More images or types may be asked for later."""
+    """Facts that must be equal for texts to share a journal. More images or types may be added later."""
     header: dict[str, Any] = {"source": source.digest, "seed": options.seed}
     if options.teacher == EXACT:
         return {"teacher": EXACT, **header}
@@ -245,7 +245,7 @@ def _teacher(options: TeachOptions, spent_usd: float) -> Teacher:
             raise UserError(str(error)) from error
         name = f"{endpoint.options.model} at {endpoint.options.url}"
         return ChatTeacher(name, endpoint, options.max_tokens, options.temperature)
-    from actors.chat.local import LocalChat  # it takes seconds to import
+    from actors.chat.local import LocalChat  # slow to import
     from loop.models.checks import check_text_model
 
     check_text_model(options.teacher)
@@ -257,7 +257,7 @@ def _teacher(options: TeachOptions, spent_usd: float) -> Teacher:
 
 
 def _write(teacher: Teacher, source: _Source, options: TeachOptions, journal: TeachingJournal, progress: RunProgress) -> None:
-    """Have all unfinished tasks written."""
+    """Have the teacher write all unfinished tasks."""
     num_left = sum(not journal.is_finished(f"{image_id}/{kind}") for image_id in source.image_ids() for kind in options.types)
     asked: dict[str, TeachingTask] = {}
     with progress.stage("teach", num_left, "tasks") as stage:
