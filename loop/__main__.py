@@ -1,4 +1,4 @@
-"""`python -m loop` is the command `vigc`."""
+"""`python -m loop` runs the `vigc` command."""
 
 from loop.cli import main
 

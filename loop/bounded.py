@@ -1,4 +1,4 @@
-"""Reading a stranger's files in a child process with bounds on its time and memory, so that they can exhaust neither."""
+"""Reads untrusted files in a child process with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _FINE = b"fine"
 
 
 def in_bounds(what: str, check: Callable[[], None], timeout_s: float, max_bytes: int) -> None:
-    """Run `check` in a forked child; what it changes is lost.
+    """Run `check` in a forked child; its side effects are lost.
 
     Args:
-        what: what is checked, as it begins an error's text.
-        check: raises `UserError` for what it finds. Of this process's threads only the calling one exists in the child.
-        timeout_s: bound on its wall-clock.
-        max_bytes: address space that it may take beside what this process has.
+        what: the thing checked, as the start of an error message.
+        check: raises `UserError` for its findings. Only the calling thread exists in the child.
+        timeout_s: limit on wall-clock time.
+        max_bytes: address space that the child may use on top of this process's.
 
     Raises:
-        UserError: what `check` raised, or a bound was reached, or the child ended without a word.
+        UserError: `check` raised it, a limit was reached, or the child died without a report.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -51,7 +51,7 @@ def _report(check: Callable[[], None], writer: int, timeout_s: float, max_bytes:
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         num_seconds, num_bytes = int(timeout_s) + 1, psutil.Process().memory_info().vms + max_bytes
-        resource.setrlimit(resource.RLIMIT_CPU, (num_seconds, num_seconds))  # a child whose parent dies ends all the same
+        resource.setrlimit(resource.RLIMIT_CPU, (num_seconds, num_seconds))  # ends the child even if its parent dies
         resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
         try:
             check()
@@ -59,7 +59,7 @@ def _report(check: Callable[[], None], writer: int, timeout_s: float, max_bytes:
         except UserError as error:
             report = str(error).encode(errors="backslashreplace")
         except Exception as error:
-            # The boundary of the process: what libraries raise on a stranger's file is no closed set.
+            # The process boundary: libraries may raise anything on an untrusted file.
             report = f"{type(error).__name__}: {one_line(error)}".encode(errors="backslashreplace")
         with os.fdopen(writer, "wb") as stream:
             stream.write(report)
@@ -68,7 +68,7 @@ def _report(check: Callable[[], None], writer: int, timeout_s: float, max_bytes:
 
 
 def _read_all(reader: int, deadline: float) -> bytes | None:
-    """All that is written until the other end closes; None when that takes too long."""
+    """Everything written until the other end closes; None on timeout."""
     chunks = []
     while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
         chunk = os.read(reader, 1 << 16)

@@ -1,7 +1,7 @@
-"""Credentials in texts: masked wherever a text is shown or stored, and refused in a config, which a run folder keeps.
+"""Credentials in texts: masked wherever a text is shown or stored, and refused in a config, which the run folder keeps.
 
-Recognized are users and passwords in a URI, secrets in its query, HTTP's `Authorization`, keys of well-known forms, what follows a name
-such as `api_key=`, and the values of this process's own environment variables with such names.
+Recognized are users and passwords in a URI, secrets in its query, HTTP's `Authorization`, keys in well-known formats, values after a name
+such as `api_key=`, and the values of this process's environment variables with such names.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 MASK = "***"
 
 _MIN_VALUE_CHARACTERS = 6
-"""A shorter value of an environment variable would mask ordinary words."""
+"""Masking shorter values of environment variables would mask ordinary words."""
 
 _WORDS = r"password|passwd|passphrase|(?:api|access|account|private|secret)[_-]?key|(?:access|auth|session|api)[_-]?token"
-"""What a secret is called, whole or as the end of a name."""
+"""Names of secrets, whole or as the end of a name."""
 
 _SECRET_VARIABLE = re.compile(r"(?i)(?:.*_)?(?:password|passwd|passphrase|secret|token|key|pat|credentials?)")
 _SECRET_KEY = re.compile(rf"(?i)(?:.*[_.-])?(?:{_WORDS}|secret)")
 
 _RULES = [
-    # A password with unescaped slashes, as AWS's secrets have, is told from a port by its other characters.
+    # A password with unescaped slashes, as in AWS secrets, is distinguished from a port by its other characters.
     (r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/:@\[\"'<>]+:(?!\d{1,5}(?:[/?#\s]|$))[^\s@\"'<>]*@(?:[^\s/@\"'<>]*@)*", rf"\1{MASK}@"),
     (r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/\"'<>]*@", rf"\1{MASK}@"),
     (rf"(?i)([?&;][\w.-]*(?:{_WORDS}|secret|token|pwd|signature|\bsig|credential|auth|\bkey)=)[^\s&#\"'<>]+", rf"\1{MASK}"),
@@ -48,12 +48,12 @@ def masked(text: str) -> str:
 
 
 def masked_value(key: str, text: str) -> str:
-    """The value of a setting, masked whole where the last part of its dotted key names a secret."""
+    """The value of a setting, masked entirely if the last part of its dotted key names a secret."""
     return MASK if text and _SECRET_KEY.fullmatch(key.rpartition(".")[2]) else masked(text)
 
 
 def places_of_credentials(document: Any, key: str = "") -> Iterator[str]:
-    """Dotted keys of a config under which credentials are written."""
+    """Dotted keys of a config that contain credentials."""
     if isinstance(document, dict):
         for name, value in document.items():
             yield from places_of_credentials(value, f"{key}.{name}" if key else str(name))
@@ -65,11 +65,11 @@ def places_of_credentials(document: Any, key: str = "") -> Iterator[str]:
 
 
 def _values_of_the_environment() -> list[str]:
-    """Longest first: one may be a part of another."""
+    """Longest first, since one may contain another."""
     found = {value for name, value in os.environ.items() if len(value) >= _MIN_VALUE_CHARACTERS and _SECRET_VARIABLE.fullmatch(name)}
     return sorted((value for value in found if not _is_ordinary(value)), key=len, reverse=True)
 
 
 def _is_ordinary(value: str) -> bool:
-    """Paths and words such as `disabled` are settings, whatever their variable is called."""
+    """Paths and words such as `disabled` are settings, regardless of the variable's name."""
     return value.startswith(("/", "~", "./")) or value.lower() in ("disabled", "enabled", "default", "notset")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, the same for every command that works for long."""
+"""Ctrl-C and SIGTERM handling of long-running commands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from loop.errors import InterruptedRunError
 
 @contextmanager
 def interruptible(work: str, remedy: str = "") -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: all that it opened is closed in order. For the main thread.
+    """Make SIGTERM end the block like Ctrl-C, so that everything it opened is closed in order. For the main thread.
 
     Args:
-        work: where what is done lies; of a run its folder.
-        remedy: how it goes on; by default as a run does.
+        work: where the finished work is; for a run, its folder.
+        remedy: how to continue; by default, as for a run.
 
     Raises:
-        InterruptedRunError: either came.
+        InterruptedRunError: on Ctrl-C or SIGTERM.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -1,11 +1,11 @@
-"""Answers that were paid for, kept in one SQLite file: JSON documents by key.
+"""A journal of paid-for answers: JSON documents by key, in one SQLite file.
 
-The crash contract: what `put` has returned from is durable. After SIGKILL or a power loss the file holds what was put, whole, and nothing
-else. SQLite gives this by a rollback journal beside the file with `synchronous=FULL`. WAL mode is not used, because it does not work on
-network filesystems; a rollback journal needs only their POSIX locks.
+Crash contract: a document is durable once `put` has returned. After SIGKILL or a power loss the file holds complete documents and nothing
+else. SQLite guarantees this with a rollback journal beside the file and `synchronous=FULL`. WAL mode is not used because it does not work
+on network filesystems; a rollback journal needs only their POSIX locks.
 
-One process holds the file, from `with` on. It must not open the file in any other way: POSIX drops a process's locks on a file as soon as
-the process closes it once. Each document carries a hash of itself, which is compared when the file is opened.
+One process locks the file for the length of the `with` block. It must not open the file in any other way: POSIX drops a process's locks
+on a file as soon as the process closes it once. Each document carries its hash, which is verified when the file is opened.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from loop.store.files import GO_ON
 _APPLICATION_ID = int.from_bytes(b"vigc")
 _VERSION = 1
 _ABOUT = ""
-"""The key of what all documents have in common."""
+"""The key of the facts that all documents share."""
 
 
 class Journal:
@@ -36,9 +36,9 @@ class Journal:
     def __init__(self, path: Path, about: Mapping[str, Any], commit_every_s: float = 0.0) -> None:
         """
         Args:
-            path: the file and its folder are created if they are missing.
-            about: what all documents have in common. A file that has documents must say the same.
-            commit_every_s: 0 makes each document durable before `put` returns. A kill loses the documents of this time at most.
+            path: the file; it and its folder are created if missing.
+            about: facts that all documents share. An existing file with documents must have the same.
+            commit_every_s: 0 makes each document durable before `put` returns. A kill loses at most the documents of this time.
         """
         self.path = path
         self._about = dict(about)
@@ -84,7 +84,7 @@ class Journal:
                 yield key.decode("utf-8", "surrogatepass"), json.loads(content)
 
     def put(self, key: str, document: Mapping[str, Any]) -> None:
-        """Add a document, or replace the one of this key. Raises `WriteError`: the disk is full, read-only or gone."""
+        """Add or replace the document of a key. Raises `WriteError`: the disk is full, read-only or gone."""
         name, content = _bytes(key), canonical_json(document)
         with self._named_errors():
             self._db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", [name, content, _digest(name, content)])
@@ -92,7 +92,7 @@ class Journal:
             self.commit()
 
     def commit(self) -> None:
-        """Make everything that was put durable. Raises `WriteError`."""
+        """Make all documents durable. Raises `WriteError`."""
         with self._named_errors():
             self._db.commit()
         self._committed_s = time.monotonic()
@@ -107,14 +107,14 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def _open(self) -> None:
-        """Lock the file until it is closed, create or check it, and write to it, so that a read-only one is refused before anything is
-        asked."""
-        # In this mode SQLite syncs the end of a transaction too. In the normal mode it deletes the rollback journal and does not sync
-        # the folder, so that a power loss could take the last transaction back.
+        """Lock the file until it is closed, create or check it, and write to it, so that a read-only file is refused before any request
+        is made."""
+        # In exclusive mode SQLite also syncs the end of a transaction. In normal mode it deletes the rollback journal without syncing
+        # the folder, so a power loss could revert the last transaction.
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("BEGIN EXCLUSIVE")
-        if self._pragma("schema_version") == 0:  # it never had a table
+        if self._pragma("schema_version") == 0:  # a new file
             self._db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version={_VERSION}")
             self._db.execute("CREATE TABLE documents (key BLOB PRIMARY KEY NOT NULL, content BLOB NOT NULL, sha256 BLOB NOT NULL)")
@@ -146,11 +146,11 @@ class Journal:
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """SQLite's errors under this project's names. What could not be committed is taken back: readers see what is durable."""
+        """Translate SQLite's errors. A failed commit is rolled back, so that readers only see durable documents."""
         try:
             yield
         except sqlite3.DatabaseError as error:
-            match error.sqlite_errorcode & 0xFF:  # the other bits are a detail of the same error
+            match error.sqlite_errorcode & 0xFF:  # the other bits are details of the same error
                 case sqlite3.SQLITE_BUSY:
                     raise UserError(f"{self.path} is being written by another process; wait for it or choose another --out") from error
                 case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_ERROR:
@@ -165,7 +165,7 @@ class Journal:
 
 
 def _bytes(key: str) -> bytes:
-    """Ordered as the texts are. Names in annotations may hold halves of characters."""
+    """Keeps the order of the keys. Names in annotations may contain lone surrogates."""
     return key.encode("utf-8", "surrogatepass")
 
 

@@ -1,4 +1,4 @@
-"""`~` in the arguments of commands."""
+"""Expands `~` in command-line arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 
 class PathGroup(TyperGroup):
-    """Takes `~/x` for a path wherever it stands: shells leave it alone behind `--out=` and in quotes."""
+    """Expands `~/x` in every argument: shells do not expand it after `--out=` or in quotes."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [_with_home(one) for one in args])
