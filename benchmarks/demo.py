@@ -1,9 +1,9 @@
-"""What the demo costs: wall-clock, peak memory of all its processes, and the share of a round that is not work on the model.
+"""Cost of the demo: wall-clock time, peak memory of all its processes, and the share of a round that is not work on the model.
 
     python -m benchmarks.demo [--engine vllm] [--out benchmarks/results/demo.json]
 
 Memory is the proportional set size (a page shared by n processes counts 1/n in each) of the command and all its descendants,
-Ray's daemons included, sampled twice a second.
+including Ray's daemons, sampled twice a second.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import psutil
 from loop.store.run_store import Store
 
 WORK = ("generate_correct_filter", "train", "evaluate")
-"""Stages that are work on the model; the filters run beside generation and correction."""
+"""Stages that count as work on the model; filters run concurrently with generation and correction."""
 
 
 def main() -> None:
-    """Run the demo's recipe once and print what it cost."""
+    """Run the demo's recipe once and print its cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", default="transformers", help="kind of engine")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo.json"))
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(command: list[str]) -> tuple[float, int]:
-    """Wall-clock seconds of a command, and the peak of the memory of its process tree in bytes."""
+    """Wall-clock seconds of a command, and the peak memory of its process tree in bytes."""
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         root = psutil.Process(process.pid)
@@ -61,7 +61,7 @@ def measure(command: list[str]) -> tuple[float, int]:
 
 
 def proportional_bytes(process: psutil.Process) -> int:
-    """A process's proportional set size; 0 when it has ended meanwhile."""
+    """The proportional set size of a process; 0 if it has ended."""
     try:
         return process.memory_full_info().pss
     except (psutil.NoSuchProcess, psutil.AccessDenied):

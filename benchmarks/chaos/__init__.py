@@ -1,1 +1,1 @@
-"""Kills, stalls and interrupts real runs from outside, and counts what that costs. See `benchmarks/README.md`."""
+"""Kills, stalls and interrupts real runs from outside, and counts the damage. See `benchmarks/README.md`."""

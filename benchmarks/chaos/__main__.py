@@ -1,10 +1,10 @@
-"""Faults in real runs, counted: the driver killed at random moments, actors and services killed and stopped, hostile input.
+"""Fault injection into real runs: drivers killed at random moments, actors and services killed and stopped, hostile input.
 
     python -m benchmarks.chaos [--only drivers,actors,fuzz] [--kills 200] [--matrix-repeats 3] [--seed 0] [--out OUT.json]
     python -m benchmarks.chaos --merge A.json B.json [--out BOTH.json]
 
-Every run is `python -m loop` as a user starts it (transformers engine, the embedded model, a local Ray); faults come from outside,
-as signals. The exit code is 1 where a record is lost or doubled, a digest differs, a session hangs or something is left behind.
+Every run is `python -m loop` as a user starts it (transformers engine, embedded model, local Ray); faults are signals sent from outside.
+The exit code is 1 if a record is lost or duplicated, a digest differs, a session hangs, or anything is left behind.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _SHOWN = (
     "cell", "verdict", "campaign", "session", "aim", "round", "stage", "after_s", "work_after_s", "wall_s", "ending", "digest_equal",
     "lost", "doubled", "shards_redone", "finished_redone", "leftovers", "scratch", "problems", "inputs", "failed",
 )  # fmt: skip
-"""What is printed of an event while a campaign goes on."""
+"""What to print for an event during a campaign."""
 
 
 def main() -> int:
-    """Run what is asked for, print the table; 0 where every promise was kept."""
+    """Run the requested campaigns and print the tables; returns 0 if nothing failed."""
     args = _arguments()
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     if args.merge:

@@ -1,6 +1,6 @@
-"""Faults in actors and services: one of each kind, at each moment of its life, killed or made to hang.
+"""Faults in actors and services: each kind is killed or stopped at each moment of its life.
 
-A run that is to survive takes several faults, one in each phase of it. One that a fault ends is resumed, and takes the next one then.
+A run that should survive takes several faults, one per phase. A run that a fault ends is resumed and then takes the next fault.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from benchmarks.chaos.session import HANG_S, Ending, Session, summary
 from benchmarks.chaos.world import SHORT_BOUNDS, TRAINING_BOUNDS, World, half_written, new_folder
 
 STOP_BOUND_S = 240.0
-"""From a fault to the end of the run, whichever it is: a start, a task, a swap or a training that may take its whole time, twice."""
+"""Time limit from a fault to the end of the run: twice the time that a start, a task, a swap or a training may take."""
 _ATTEMPTS = 3
-"""Runs of a cell in which its moment may be missed: some last for milliseconds."""
+"""Attempts per cell: some moments last only milliseconds and may be missed."""
 _NAMED_ERROR = re.compile(r"^error: \S|\bCRITICAL +\w+Error: ", re.MULTILINE)
-"""What `vigc` says as its last line, or what it logs when Ray is gone under it and nothing can be closed any more."""
+"""The last line that `vigc` prints, or its log line if Ray is gone and nothing can be closed."""
 
 _STOPPED = "stopped"
-"""With a named error; whether it is a bounded stop shows when the run is resumed."""
+"""The run stopped with a named error; resuming it shows whether it was a bounded stop."""
 _NOTHING = {"digest_equal": False, "lost": 0, "doubled": 0}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One fault at one moment. `method` is what the victim's title must match; `round` and `stages` are those of `Session.place`."""
+    """One fault at one moment. `method` is a pattern for the victim's title; `round` and `stages` are as in `Session.place`."""
 
     kind: str
     moment: str
@@ -44,13 +44,13 @@ class Cell:
     round: int | None = None
     rank: int | None = None
     writing: str = ""
-    """Pattern of a half-written file or folder that must be there, in which {pid} is the victim's."""
+    """Pattern of a half-written file or folder that must exist; {pid} is the victim's process id."""
     rounds: int = 1
-    """Of the run: two where the first one does not need the victim any more."""
+    """Rounds of the run: two if the first round no longer needs the victim."""
     finished: str = ""
-    """A file of the run that must be there."""
+    """A file of the run that must exist."""
     meanwhile: str = ""
-    """What a process of the session must show: rank 0's own title is lost to the calls that ask for its progress."""
+    """Pattern that the title of some process must match: progress calls overwrite the title of rank 0."""
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def phase(self) -> int:
-        """Which part of a run its moment lies in."""
+        """The phase of the run that contains the moment."""
         return _PHASES.index(self.stages[0] if self.stages else _STAGE_OF_MOMENT[self.moment])
 
     @property
@@ -67,7 +67,7 @@ class Cell:
 
 
 def matrix(pattern: str = ".") -> list[Cell]:
-    """The cells whose name matches; `telling` are those of `TELLING`."""
+    """The cells whose name matches the pattern; `telling` selects those of `TELLING`."""
     in_actors = [cell for fault in (signal.SIGKILL, signal.SIGSTOP) for cell in (*_engine(fault), *_filter(fault), *_trainer(fault))]
     mirror = [Cell("mirror", moment, signal.SIGKILL, "", stages) for moment, stages in _MIRROR_MOMENTS.items()]
     polite = [
@@ -87,14 +87,14 @@ TELLING = (
     "engine, swapping to the candidate, SIGKILL",
     "raylet, serving, SIGKILL",
 )
-"""Cells that a short run tries."""
+"""The cells of a short run."""
 
 _PHASES = ("start actors", "evaluate", "generate", "train", "finish")
 _STAGE_OF_MOMENT = {
     "constructing": "start actors", "swapping at the start": "start actors", "evaluating": "evaluate", "serving": "generate",
     "writing": "generate", "swapping to the candidate": "finish",
 }  # fmt: skip
-"""Of the cells that no stage is given for."""
+"""Stages of the cells without given stages."""
 
 _MIRROR_MOMENTS = {"constructing": ("generate",), "serving": ("train",), "closing": ("finish",)}
 _DAEMON_MOMENTS = {"constructing": ("start actors",), "serving": ("generate",), "training": ("train",)}
@@ -137,8 +137,8 @@ def _trainer(fault: signal.Signals) -> list[Cell]:
 
 
 def in_runs(cells: Sequence[Cell], turn: int) -> list[tuple[Cell, ...]]:
-    """Cells that can share a run: at most one of each phase. Another `turn` puts others together; what ends runs is put with its like, in
-    the order of its moments."""
+    """Group cells that can share a run: at most one per phase. Another `turn` gives other groups; cells that end the run are grouped with
+    each other, in the order of their moments."""
     longest_first = sorted(cells, key=lambda cell: -cell.rounds)
     phases = [[cell for cell in longest_first if cell.phase == phase and not cell.ends_the_run] for phase in range(len(_PHASES))]
     turned = [one[turn % len(one) :] + one[: turn % len(one)] if phase % 2 and one else one for phase, one in enumerate(phases)]
@@ -151,7 +151,7 @@ def in_runs(cells: Sequence[Cell], turn: int) -> list[tuple[Cell, ...]]:
 
 
 def try_matrix(folder: Any, reference: Reference, cells: list[Cell], repeats: int, record: Record, is_over: Callable[[], bool]) -> None:
-    """Every cell `repeats` times, in runs of one or two rounds, until the budget is used up. A moment that was missed is tried again."""
+    """Try every cell `repeats` times, in runs of one or two rounds, until the budget is used up. Missed moments are tried again."""
     worlds = {n: World.make(folder / f"config-{n}", rounds=n, cluster=SHORT_BOUNDS, training=TRAINING_BOUNDS) for n in (1, 2)}
     for turn in range(repeats):
         runs = in_runs(cells, turn)
@@ -176,10 +176,10 @@ class Trial:
         self._reference = reference
         self._cells = cells
         self._hits: dict[str, dict[str, Any]] = {}
-        """By cell: who was hit, when and where, and how long its session went on."""
+        """By cell: who was hit, when and where, and how long the session lasted afterwards."""
 
     def results(self) -> list[tuple[Cell, dict[str, Any]]]:
-        """What came of each cell."""
+        """The result of each cell."""
         folder = new_folder(self._world.folder, "cell")
         run_dir = folder / "run"
         overrides = () if any(cell.kind == "mirror" for cell in self._cells) else ("tracking.enabled=false",)
@@ -199,7 +199,7 @@ class Trial:
         return [(cell, {**found.get(cell.name, result), **self._said_of(cell)}) for cell in self._cells]
 
     def _disturbed(self, session: Session, cells: Sequence[Cell]) -> dict[str, Any]:
-        """One session with the faults of `cells`."""
+        """Run one session with the faults of `cells`."""
         ending = session.watch(lambda session: self._strike(session, cells), HANG_S + STOP_BOUND_S, fast=True)
         if ending is Ending.REACHED:
             ending = session.finish(STOP_BOUND_S)
@@ -222,7 +222,7 @@ class Trial:
         return {"cell": cell.name, "in_one_run_with": others, **{name: hit[name] for name in ("victim", "round", "stage", "after_fault_s")}}
 
     def _strike(self, session: Session, cells: Sequence[Cell]) -> bool:
-        """Hits whose moment this is; whether all are hit."""
+        """Inject the faults whose moment has come; returns whether all have been injected."""
         for cell in cells:
             if cell.name not in self._hits and (pid := self._victim_of(cell, session)) is not None:
                 number, stage = session.place()
@@ -233,7 +233,7 @@ class Trial:
         return all(cell.name in self._hits for cell in cells)
 
     def _victim_of(self, cell: Cell, session: Session) -> int | None:
-        """The process to hit, if this is the moment. It is stopped first, so that what is looked at is what is hit."""
+        """The process to hit, if this is the moment. It is stopped first, so that its state cannot change before the hit."""
         if not any(re.search(cell.meanwhile, title) for title in session.titles.values()):
             return None
         for pid, title in session.titles.items():
@@ -272,7 +272,7 @@ class Trial:
         return {**_NOTHING, "verdict": _STOPPED if is_named else "stop without a named error"}
 
     def _resumed(self, run_dir: Path, number: int) -> dict[str, Any]:
-        """A stop is a bounded one only if the run goes on afterwards."""
+        """Resume a stopped run: the stop counts as bounded only if the run then continues."""
         session = Session(self._world, run_dir, number)
         ending = session.finish()
         if ending is Ending.HANG:
@@ -285,7 +285,7 @@ class Trial:
 
 
 def _ranks(session: Session) -> dict[int, int]:
-    """Processes of the two trainer ranks: rank 0 holds the port at which they meet, beside those that both have."""
+    """Processes of the two trainer ranks. Rank 0 listens on one more port, the rendezvous."""
     pids = [pid for pid, title in session.titles.items() if KINDS["trainer"] in title]
     if len(pids) != 2:
         return {}

@@ -27,23 +27,23 @@ from loop.errors import LoopError
 
 STAGES = ("start Ray", "start actors", "evaluate", "generate", "train", "swap", "decide, commit", "finish")
 _MAX_DELAY_S = 2.0
-"""How far into a stage the kill goes at most."""
+"""Maximum delay of a kill after the start of a stage."""
 _MAX_WRITES = 6
-"""At which of the writes it sees the kill goes, at most."""
+"""Maximum number of writes to see before a kill."""
 _EARLY = 0.5
-"""Share of the time to first work in which kills count as early: imports, Ray, the first actors."""
+"""Early kills fall into this share of the time to first work: imports, Ray, the first actors."""
 
 Record = Callable[[str, dict[str, Any]], None]
-"""Takes a result of a kind and keeps it at once."""
+"""Stores a result of a kind immediately."""
 
 
 @dataclass
 class Moment:
-    """When to kill. `aim` is `clock`, `early`, a stage, or `write`: there the writer may be an actor, so that all are killed at once."""
+    """When to kill. `aim` is `clock`, `early`, a stage, or `write`. The writer may be an actor, so `write` kills all processes at once."""
 
     aim: str
     delay_s: float = 0.0
-    """From the session's start, or from when its stage is first seen."""
+    """From the start of the session, or from the first sight of the stage."""
     writes: int = 1
     _seen_at: float | None = None
     _seen_writes: int = 0
@@ -66,7 +66,7 @@ class Moment:
 
 
 def draw(rng: random.Random, wall_s: float, work_after_s: float) -> Moment:
-    """A moment such that every stage, the middle of writes and the beginning of a session are all met."""
+    """Draw a moment so that kills hit every stage, the middle of writes, and the beginning of a session."""
     aim = rng.choices(["clock", "early", "write", "stage"], [0.15, 0.2, 0.25, 0.4])[0]
     if aim == "clock":
         return Moment(aim, rng.uniform(0.0, wall_s))
@@ -82,16 +82,16 @@ class Reference:
     """The undisturbed run."""
 
     outcomes: dict[int, Outcome]
-    """What is there after so many rounds."""
+    """Outcomes by number of rounds."""
     wall_s: float
     work_after_s: float
 
 
 def undisturbed(folder: Path, record: Record, **changes: Any) -> tuple[World, Reference]:
-    """The world of a campaign, and what a run in it gives when nothing happens.
+    """The world of a campaign, and the result of an undisturbed run in it.
 
     Raises:
-        RuntimeError: not even that works.
+        RuntimeError: the undisturbed run failed.
     """
     world = World.make(new_folder(folder, "world") / "config", **changes)
     run_dir = new_folder(world.folder, "undisturbed") / "run"
@@ -102,7 +102,7 @@ def undisturbed(folder: Path, record: Record, **changes: Any) -> tuple[World, Re
         raise RuntimeError(f"the undisturbed run ended with {ending} {summary(session)}")
     assert session.work_after_s is not None
     outcomes = {world.num_rounds: outcome_of(run_dir)}
-    for number in range(world.num_rounds, 1, -1):  # a run of fewer rounds would have given the same without the last one
+    for number in range(world.num_rounds, 1, -1):  # a shorter run has the same rounds without the last one
         shutil.rmtree(run_dir / "rounds" / f"{number:04d}")
         outcomes[number - 1] = outcome_of(run_dir)
     record("undisturbed", {
@@ -116,7 +116,7 @@ def undisturbed(folder: Path, record: Record, **changes: Any) -> tuple[World, Re
 def campaigns(
     world: World, reference: Reference, num_kills: int, per_campaign: int, seed: int, record: Record, is_over: Callable[[], bool]
 ) -> None:
-    """Runs that are killed until `num_kills` kills are done, at most `per_campaign` in each, or the budget is used up."""
+    """Kill runs, at most `per_campaign` times each, until `num_kills` is reached or the budget is used up."""
     number, done = 0, 0
     while done < num_kills and not is_over():
         campaign = Campaign(world, reference, random.Random(f"{seed}/{number}"), record, number)
@@ -125,7 +125,7 @@ def campaigns(
 
 
 class Campaign:
-    """One run, killed again and again, and then let go on to its end. Every other one is mirrored to MLflow."""
+    """One run, killed repeatedly and then run to its end. Every other campaign is mirrored to MLflow."""
 
     def __init__(self, world: World, reference: Reference, rng: random.Random, record: Record, number: int) -> None:
         self._world = world
@@ -136,12 +136,12 @@ class Campaign:
         self._folder = new_folder(world.folder, "campaign")
         self._run_dir = self._folder / "run"
         self._finished: dict[str, FileState] = {}
-        """Every finished file seen so far: none of them may change."""
+        """Every finished file seen so far; none may change."""
         self._sessions: list[Session] = []
         self._overrides = () if number % 2 else ("tracking.enabled=false",)
 
     def play(self, num_kills: int, is_over: Callable[[], bool]) -> int:
-        """Kills until so many are done or the run is finished; returns how many were done."""
+        """Kill up to `num_kills` times or until the run is finished; returns the number of kills."""
         checked_at = self._rng.randrange(num_kills)
         for done in range(num_kills):
             if is_over():
@@ -183,12 +183,12 @@ class Campaign:
         self._finished |= finished
 
     def _changed_files(self) -> list[str]:
-        """Files that were finished at an earlier kill and are not what they were."""
+        """Files that were finished at an earlier kill and have changed since."""
         now = finished_files(self._run_dir)
         return sorted(name for name, state in self._finished.items() if now.get(name) != state)
 
     def _close(self, session: Session, ending: Ending, num_kills: int) -> None:
-        """The end of the run, whichever it is, held against the undisturbed one."""
+        """End the run and compare it with the undisturbed one."""
         result: dict[str, Any] = {"campaign": self._number, "kills": num_kills, "ending": ending, "wall_s": round(session.age_s, 2)}
         result |= {"work_after_s": session.work_after_s, "beyond_loopback": session.beyond_loopback}
         if ending is Ending.HANG:
@@ -211,15 +211,15 @@ class Campaign:
 
 
 def compare(expected: Outcome, run_dir: Path) -> dict[str, Any]:
-    """A finished run against the undisturbed one."""
+    """Compare a finished run with the undisturbed one."""
     try:
         found = outcome_of(run_dir)
-    except (AssertionError, LoopError) as error:  # a run that cannot be read is a finding, and the campaign goes on
+    except (AssertionError, LoopError) as error:  # an unreadable run is a finding, and the campaign continues
         return {"digest_equal": False, "lost": 0, "doubled": 0, "unreadable": f"{type(error).__name__}: {error}"}
     lost, doubled = lost_and_doubled(expected, found)
     return {"digest_equal": found.digest == expected.digest, "lost": lost, "doubled": doubled}
 
 
 def _num_working(titles: list[str]) -> int:
-    """Engines and filters that were at work on a shard."""
+    """Number of engines and filters working on a shard."""
     return sum(any(method in title for method in (".generate", ".correct", "FilterWorker.filter")) for title in titles)

@@ -1,4 +1,4 @@
-"""Hostile input: the tests of `tests/hostile` with the larger profile of hypothesis, and how many inputs that were."""
+"""Hostile input: runs `tests/hostile` with the larger hypothesis profile and counts the inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OUTCOMES = re.compile(r"(\d+) (passed|failed|error)")
 
 
 def fuzz(record: Record, timeout_s: float) -> None:
-    """Run them and record the counts; a run that does not end within `timeout_s` counts as failed."""
+    """Run the tests and record the counts; a run that exceeds `timeout_s` counts as failed."""
     command = [sys.executable, "-m", "pytest", str(TESTS), "-m", "not slow", f"--hypothesis-profile={PROFILE}", "-p", "no:cacheprovider"]
     try:
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)

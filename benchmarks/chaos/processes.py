@@ -1,7 +1,7 @@
-"""The processes of one session of a run (one `vigc run` or `vigc resume`), found and ended from outside. Linux only.
+"""Finds and kills the processes of one session (one `vigc run` or `vigc resume`) from outside. Linux only.
 
-A session is started in a working folder of its own, which everything that it starts inherits: driver, Ray's daemons, actors, the
-MLflow mirror. Where one changes its folder, its environment still tells.
+A session starts in its own working folder, which all its processes inherit: driver, Ray's daemons, actors, the MLflow mirror. A process
+that changes its folder is recognized by its environment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 MARK = "VIGC_CHAOS_SESSION"
-"""Environment variable that names a session's working folder."""
+"""Environment variable with the session's working folder."""
 
 _PROC = Path("/proc")
 _SHARED_MEMORY = Path("/dev/shm")
@@ -34,39 +34,39 @@ KINDS = {
     "gcs_server": "/gcs/gcs_server",
     "mirror": "loop.monitors.tracking_process",
 }
-"""What the command line of a process of this kind holds. Ray writes the method that runs behind the actor's name."""
+"""Text that identifies a kind of process in its command line. Ray appends the running method to the actor's name."""
 
 
 @dataclass
 class Family:
-    """The processes that work in `folder`. Looking again costs a fraction of a millisecond per process of the machine."""
+    """The processes that work in `folder`. A scan takes a fraction of a millisecond per process of the machine."""
 
     folder: Path
     scratch: set[Path] = field(default_factory=set)
-    """Temp folders of its Ray."""
+    """Temp folders of the session's Ray."""
     _members: dict[int, bool] = field(default_factory=dict)
     _shared_before: set[str] = field(default_factory=lambda: _shared_segments())
 
     def pids(self) -> list[int]:
-        """Those that are there and are no zombies."""
+        """Ids of the running processes, without zombies."""
         present = {int(name) for name in os.listdir(_PROC) if name.isdecimal()}
         known = {pid: member for pid, member in self._members.items() if pid in present}
         self._members = known | {pid: self._is_member(pid) for pid in present - known.keys()}
         return [pid for pid, member in self._members.items() if member and _lives(pid)]
 
     def titles(self) -> dict[int, str]:
-        """Command lines by process; actors show the method that they run."""
+        """Command lines by process id; actors show the running method."""
         found = {pid: title for pid in self.pids() if (title := title_of(pid))}
         for title in found.values():
             self.scratch |= {_scratch_of(Path(name)) for name in _SESSION_FOLDER.findall(title)}
         return found
 
     def beyond_loopback(self) -> list[str]:
-        """Addresses outside loopback on which one of them listens."""
+        """Addresses outside loopback on which the processes listen."""
         return [f"{address} ({title[:40]})" for pid, title in self.titles().items() for address in listening(pid) if not _is_local(address)]
 
     def wait_gone(self, timeout_s: float, kinds: tuple[str, ...] = ("",)) -> bool:
-        """Whether, within the time, none is left whose command line holds one of `kinds`."""
+        """Wait until no process is left whose command line contains one of `kinds`; False on timeout."""
         deadline = time.monotonic() + timeout_s
         while any(kind in title for title in self.titles().values() for kind in kinds):
             if time.monotonic() > deadline:
@@ -75,13 +75,13 @@ class Family:
         return True
 
     def leftovers(self) -> list[str]:
-        """What is still there of a session that is over: processes with the ports they hold, and shared memory."""
+        """What a finished session has left: processes with their ports, and shared memory."""
         processes = [f"process {pid} {title[:60]} {listening(pid)}" for pid, title in self.titles().items()]
         shared = [f"shared memory {name}" for name in sorted(_unmapped(_shared_segments() - self._shared_before))]
         return [*processes, *shared]
 
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill all remaining processes."""
         for pid in self.pids():
             send(pid, signal.SIGKILL)
 
@@ -93,12 +93,12 @@ class Family:
 
 
 def title_of(pid: int) -> str:
-    """The command line of a process; empty when it is gone."""
+    """The command line of a process; empty if it is gone."""
     return _read(pid, "cmdline").replace("\0", " ").strip()
 
 
 def remove_folders(folders: set[Path]) -> list[str]:
-    """Removes those that are there, and says which."""
+    """Remove the folders that exist; returns their names."""
     found = sorted(folder for folder in folders if folder.exists())
     for folder in found:
         shutil.rmtree(folder)
@@ -106,7 +106,7 @@ def remove_folders(folders: set[Path]) -> list[str]:
 
 
 def stop(pid: int) -> bool:
-    """SIGSTOP; whether the process stands still now."""
+    """Send SIGSTOP; returns whether the process is now stopped."""
     if not send(pid, signal.SIGSTOP):
         return False
     deadline = time.monotonic() + _STOP_S
@@ -118,7 +118,7 @@ def stop(pid: int) -> bool:
 
 
 def send(pid: int, signal_number: int) -> bool:
-    """Whether the process was there to get the signal."""
+    """Send a signal; returns whether the process existed."""
     try:
         os.kill(pid, signal_number)
     except ProcessLookupError:
@@ -127,7 +127,7 @@ def send(pid: int, signal_number: int) -> bool:
 
 
 def heed_interrupts() -> None:
-    """For a new process: a shell has what it runs in the background ignore SIGINT, and that is inherited."""
+    """For a new process: restore SIGINT, which background jobs of a shell inherit as ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -149,17 +149,17 @@ def _lives(pid: int) -> bool:
 
 
 def _state(pid: int) -> str:
-    """The letter that /proc gives; empty when the process is gone."""
+    """The state letter in /proc; empty if the process is gone."""
     return "".join(_read(pid, "stat").rpartition(")")[2].split()[:1])
 
 
 def _scratch_of(session: Path) -> Path:
-    """What goes with Ray's session folder: the temp folder around it, unless that is the one that all of the machine's share."""
+    """The folder to remove for a session of Ray: its temp folder, unless it is the machine's shared one."""
     return session if session.parent.name == "ray" else session.parent
 
 
 def _read(pid: int, name: str) -> str:
-    """A file of a process under /proc; empty when the process is gone or another user's."""
+    """A file of a process under /proc; empty if the process is gone or belongs to another user."""
     try:
         return (_PROC / str(pid) / name).read_bytes().decode(errors="replace")
     except OSError:
@@ -171,7 +171,7 @@ def _shared_segments() -> set[str]:
 
 
 def _unmapped(names: set[str]) -> set[str]:
-    """Those that no living process has in its memory: another process of this machine may have made its own meanwhile."""
+    """Names that no living process has mapped: other processes of the machine may have created their own meanwhile."""
     if not names:
         return names
     pids = [int(name) for name in os.listdir(_PROC) if name.isdecimal()]

@@ -1,4 +1,4 @@
-"""The results of campaigns: kept after every fault, so that an interrupted one loses nothing, and merged from several."""
+"""Results of campaigns: stored after every fault, so that an interruption loses nothing, and merged from several files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KINDS = ("undisturbed", "kill", "ending", "cell", "fuzz")
 
 
 class Results:
-    """Events by kind, in a JSON file that is replaced whole after each."""
+    """Events by kind, in a JSON file that is replaced atomically after each event."""
 
     def __init__(self, path: Path | None, events: dict[str, list[dict[str, Any]]] | None = None) -> None:
         self._path = path
@@ -19,7 +19,7 @@ class Results:
 
     @classmethod
     def read(cls, paths: list[Path]) -> Results:
-        """The events of several files, in their order."""
+        """The events of several files, in the given order."""
         merged = cls(None)
         for path in paths:
             for kind, events in json.loads(path.read_text()).items():

@@ -1,4 +1,4 @@
-"""One `vigc run` or `vigc resume`, watched from outside: how far it is, when its work begins, how it ends."""
+"""One `vigc run` or `vigc resume`, watched from outside: its progress, the start of its work, and how it ends."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from benchmarks.chaos.processes import KINDS, Family, heed_interrupts, send
 from benchmarks.chaos.world import World, environment, half_written
 
 GONE_S = 30.0
-"""Bound on the end of a session's processes."""
+"""Time limit for a session's processes to exit."""
 HANG_S = 300.0
-"""A session that neither ends nor comes to the awaited moment in this time hangs."""
+"""A session that neither ends nor reaches the awaited moment within this time hangs."""
 
 _FINISHED = "rounds/**/*.json"
 _LOOK_EVERY_S = 0.1
 _FAST_POLL_S = 0.003
 _WORKERS = tuple(KINDS.values())
-"""What goes at once when a driver is killed."""
+"""Processes that exit immediately when the driver is killed."""
 _WORKING = re.compile(r"ray::(EngineWorker\.(generate|correct|evaluate)|FilterWorker\.filter|TrainerRank\.(train|progress))")
 _SERVING = re.compile(r"ray::EngineWorker\.(generate|correct|evaluate)")
 _OPENING = re.compile(r"ray::EngineWorker\.(__init__|__ray_call__|start)|ray::TrainerRank\.(__init__|prepare)|ray::IDLE")
@@ -34,12 +34,12 @@ _OPENING = re.compile(r"ray::EngineWorker\.(__init__|__ray_call__|start)|ray::Tr
 
 class Ending(StrEnum):
     REACHED = "reached"  # the awaited moment has come
-    ENDED = "ended"  # the session is over by itself
+    ENDED = "ended"  # the session has ended by itself
     HANG = "hang"
 
 
 class Session:
-    """Starts it at once, in a working folder of its own beside the run."""
+    """A session, started on construction in its own working folder beside the run."""
 
     def __init__(self, world: World, run_dir: Path, number: int, overrides: Sequence[str] = ()) -> None:
         self.run_dir = run_dir
@@ -47,7 +47,7 @@ class Session:
         self.folder.mkdir()
         self.family = Family(self.folder)
         self.work_after_s: float | None = None
-        """From the start until its first shard, evaluation or training step was under way, or a part or commit was finished."""
+        """Time until the first shard, evaluation or training step was in progress, or a part or commit was finished."""
         self.titles: dict[int, str] = {}
         self.beyond_loopback: list[str] = []
         self.left_before = set(half_written(run_dir))
@@ -69,7 +69,7 @@ class Session:
         return (self.folder / "stderr").read_text(errors="replace")
 
     def look(self) -> None:
-        """Read the titles of its processes, at most every tenth of a second."""
+        """Read the titles of the processes, at most every 0.1 s."""
         if time.monotonic() - self._looked_at < _LOOK_EVERY_S:
             return
         self._looked_at = time.monotonic()
@@ -81,7 +81,7 @@ class Session:
             self.beyond_loopback = self.family.beyond_loopback()
 
     def watch(self, moment: Callable[[Session], bool], timeout_s: float, *, fast: bool = False) -> Ending:
-        """Waits for a moment, for the session's end, or for the time to be over; `fast` looks every few milliseconds."""
+        """Wait for a moment, the end of the session, or the timeout; `fast` polls every few milliseconds."""
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:
             self.look()
@@ -93,11 +93,11 @@ class Session:
         return Ending.ENDED
 
     def finish(self, timeout_s: float = HANG_S) -> Ending:
-        """Lets it go on to its end."""
+        """Wait for the session to end."""
         return self.watch(lambda _: False, timeout_s)
 
     def place(self) -> tuple[int, str]:
-        """The round that is under way, and its stage, from the run folder and the titles of the last look."""
+        """The current round and stage, from the run folder and the last titles read."""
         number = len(list(self.run_dir.glob("rounds/*/commit.json")))
         return number, self._stage(self.run_dir / "rounds" / f"{number:04d}" / "parts", number)
 
@@ -123,8 +123,8 @@ class Session:
         return any(KINDS["engine"] in title for title in titles)
 
     def kill(self, *, with_all: bool = False) -> None:
-        """SIGKILL to the driver, or to all processes that are known, as when a machine goes down; then a bounded wait for actors and
-        Ray's daemons."""
+        """SIGKILL the driver, or all known processes as if the machine went down; then wait, with a limit, for actors and Ray's
+        daemons."""
         self.process.send_signal(signal.SIGKILL)
         for pid in self.titles if with_all else ():
             send(pid, signal.SIGKILL)
@@ -132,14 +132,14 @@ class Session:
         self.family.wait_gone(GONE_S, _WORKERS)
 
     def settled(self) -> list[str]:
-        """What is still there when the time that processes have to go is over; what is found is then ended."""
+        """What is left after `GONE_S`; leftovers are then killed."""
         self.family.wait_gone(GONE_S)
         left = self.family.leftovers()
         self.family.end()
         return left
 
     def stacks(self) -> str:
-        """Where the driver stands, where py-spy is installed."""
+        """The driver's stack traces, if py-spy is installed."""
         py_spy = shutil.which("py-spy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
         if py_spy is None:
             return "py-spy is not installed"
@@ -147,7 +147,7 @@ class Session:
         return dump.stdout[-4000:] + dump.stderr[-500:]
 
     def abort(self) -> None:
-        """End a session that hangs, stopped actors included."""
+        """Kill a hanging session, including stopped actors."""
         for pid in self.family.pids():
             send(pid, signal.SIGKILL)
         self.process.wait(GONE_S)
@@ -158,10 +158,10 @@ def serves(session: Session) -> bool:
 
 
 def writes(session: Session) -> bool:
-    """Whether a temporary file or folder is there this moment that an earlier session has not left."""
+    """Whether a temporary file or folder of this session exists right now."""
     return not session.left_before.issuperset(half_written(session.run_dir))
 
 
 def summary(session: Session) -> dict[str, Any]:
-    """How a session that is over ended, for the results."""
+    """How a session ended, for the results."""
     return {"exit_code": session.process.returncode, "stderr": session.stderr[-1500:], "command": session.command[3]}

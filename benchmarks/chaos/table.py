@@ -1,4 +1,4 @@
-"""The table of a chaos run, and whether it holds."""
+"""The tables of a chaos run, and its failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Events = list[dict[str, Any]]
 
 
 def print_tables(console: Console, results: Results) -> None:
-    """One table of driver kills by stage, one of the actor matrix by cell, one of totals, and every fault in words."""
+    """Print tables of driver kills by stage, of the actor matrix by cell, and of totals, and every failure in words."""
     if results["kill"]:
         console.print(_kills(results))
     if results["cell"]:
@@ -27,7 +27,7 @@ def print_tables(console: Console, results: Results) -> None:
 
 
 def failures(results: Results) -> list[str]:
-    """Everything that must not be: empty when the promises were kept."""
+    """All violations of the guarantees; empty if there are none."""
     found = []
     for kind in ("undisturbed", "kill", "ending", "cell"):
         for number, event in enumerate(results[kind]):

@@ -1,4 +1,4 @@
-"""The small run that is disturbed, and what it gives undisturbed."""
+"""The small run under test, and its undisturbed outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from loop.store.verifying import verify
 ROOT = Path(__file__).parents[2]
 NUM_SHARDS = 8
 MAX_IN_FLIGHT = 4
-"""Shards that the driver has on their way at a time: two for each of two engines."""
+"""Shards in flight at a time: two for each of two engines."""
 
 CONFIG: dict[str, Any] = {
     "name": "chaos",
@@ -44,17 +44,17 @@ CONFIG: dict[str, Any] = {
     "cluster": {"num_engines": 2, "num_filters": 1, "trainer_ranks": 2, "max_restarts": 3},
     "acceptance": {"paired_test": {"max_p": 1.0, "min_gain": -1.0, "max_drop": 1.0}},
 }
-"""Two rounds of 48 records; every candidate is accepted, so that each round swaps."""
+"""Two rounds of 48 records. Every candidate is accepted, so that each round swaps."""
 
 SHORT_BOUNDS = {"start_timeout_s": 60, "task_timeout_s": 20, "swap_timeout_s": 20}
-"""Bounds of `cluster` where actors are made to hang."""
+"""Time limits of `cluster` for runs with hanging actors."""
 TRAINING_BOUNDS = {"timeout_s": 150, "stall_timeout_s": 25}
-"""The same of `training`."""
+"""The same for `training`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run holds."""
+    """The content of a finished run."""
 
     digest: str
     record_ids: dict[int, list[str]]
@@ -63,7 +63,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class World:
-    """A folder with the config that all runs of a campaign share."""
+    """A folder with the config shared by all runs of a campaign."""
 
     folder: Path
     config: Path
@@ -71,7 +71,7 @@ class World:
 
     @classmethod
     def make(cls, folder: Path, **changes: Any) -> World:
-        """`changes` are sections merged into `CONFIG`, or values that replace its own."""
+        """`changes` are sections merged into `CONFIG`, or values that replace those of `CONFIG`."""
         document = dict(CONFIG)
         for name, value in changes.items():
             document[name] = {**document.get(name, {}), **value} if isinstance(value, dict) else value
@@ -80,7 +80,7 @@ class World:
         return cls(folder, folder / "config.yaml", document["rounds"])
 
     def command(self, run_dir: Path, overrides: Sequence[str]) -> list[str]:
-        """`vigc run` with dotted overrides, or `vigc resume` where the run is there already."""
+        """`vigc run` with dotted overrides, or `vigc resume` if the run exists."""
         if (run_dir / "run.json").exists():
             return vigc("resume", str(run_dir))
         return vigc("run", str(self.config), *overrides, "--run-dir", str(run_dir))
@@ -91,13 +91,13 @@ def vigc(*arguments: str) -> list[str]:
 
 
 def environment(mark: Path) -> dict[str, str]:
-    """Of a session: this checkout's packages, a mark to find its processes by, and nothing of another Ray or MLflow."""
+    """Environment of a session: this checkout's packages, a mark to find its processes, and nothing of another Ray or MLflow."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
     return {**inherited, "PYTHONPATH": str(ROOT), MARK: str(mark)}
 
 
 def outcome_of(run_dir: Path) -> Outcome:
-    """What is committed. Raises `AssertionError` where a committed file is damaged."""
+    """The committed content of a run. Raises `AssertionError` if a committed file is damaged."""
     store = Store.open(run_dir)
     report = verify(store)
     assert report.ok, report.problems
@@ -106,14 +106,14 @@ def outcome_of(run_dir: Path) -> Outcome:
 
 
 def lost_and_doubled(expected: Outcome, found: Outcome) -> tuple[int, int]:
-    """Records that are missing, and records that are there more often than they should be or should not be there at all."""
+    """Number of missing records, and of duplicated or unexpected records."""
     wanted = Counter((number, name) for number, names in expected.record_ids.items() for name in names)
     given = Counter((number, name) for number, names in found.record_ids.items() for name in names)
     return (wanted - given).total(), (given - wanted).total()
 
 
 def check_commands(run_dir: Path) -> list[str]:
-    """What `vigc status` and `vigc verify` find wrong with a run that was interrupted or has ended."""
+    """Problems reported by `vigc status` and `vigc verify` for an interrupted or finished run."""
     problems = []
     for verb in ("status", "verify"):
         result = subprocess.run(
@@ -137,14 +137,14 @@ def check_commands(run_dir: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class FileState:
-    """A finished file as it must stay."""
+    """State of a finished file, which must not change."""
 
     mtime_ns: int
     sha256: str
 
 
 def finished_files(run_dir: Path) -> dict[str, FileState]:
-    """Every part that has its receipt, with the receipt, and every commit record; paths are relative to the run."""
+    """Every part with its receipt, and every commit record; paths are relative to the run."""
     found = {}
     for receipt in (path for path in run_dir.glob("rounds/*/parts/*.json") if not path.name.endswith(".data.json")):
         stem = receipt.name.removesuffix(".json")
@@ -159,7 +159,7 @@ def _state(path: Path) -> FileState:
 
 
 def half_written(run_dir: Path) -> list[str]:
-    """Temporary files, and temporary folders with something in them, that writers are at or have left."""
+    """Temporary files and non-empty temporary folders that are in use or were left behind."""
     checkpoints, rounds = _entries(run_dir / "checkpoints"), _entries(run_dir / "rounds")
     steps = [path for folder in checkpoints if folder.name.endswith(".steps") for path in _entries(folder)]
     parts = [path for folder in rounds for path in (*_entries(folder), *_entries(folder / "parts"))]
@@ -175,7 +175,7 @@ def _entries(place: Path) -> list[Path]:
 
 
 def new_folder(parent: Path, prefix: str) -> Path:
-    """A folder of its own for one run, named so that a listing tells the order."""
+    """Create a folder for one run; names sort by creation time."""
     folder = parent / f"{prefix}-{time.time_ns() // 1_000_000:x}"
     folder.mkdir(parents=True)
     return folder
