@@ -1,19 +1,19 @@
-"""How often acceptance policies take a candidate that is no better, and how often they miss one that is: simulated loops.
+"""How often acceptance policies accept a candidate that is not better, and reject one that is, in simulated loops.
 
     python -m benchmarks.quality.acceptance --out benchmarks/results/acceptance.json
 
-A loop is ten rounds over one acceptance set of 1,000 questions. The champion starts with 70 % right; a candidate answers a share of
-the questions otherwise (the discordance: 10, 15 or 20 %). Loops are of these kinds:
+A loop has ten rounds over one acceptance set of 1,000 questions. The champion starts with 70 % right; a candidate's answers differ on a
+share of the questions (the discordance: 10, 15 or 20 %). The kinds of loops:
 
     equal           every candidate is exactly as good as the champion
-    2 points        from round 1 on candidates are 2 points better, until one is accepted; those after it are equal again
+    2 points        from round 1, candidates are 2 points better until one is accepted; later ones are equal again
     5 points        the same with 5 points
-    5 points, late  equal candidates in rounds 1 to 5, from round 6 on as above
+    5 points, late  equal candidates in rounds 1 to 5, then as above from round 6
 
-Two ways of being related: `inherited` candidates are made from the champion's own answers, which flip here and there, so that its
-luck with these questions is handed on; `independent` ones share only how hard a question is (a latent of each question and one of
-each answer, both normal). A candidate that is equal by construction and is accepted counts as a false acceptance. The decisions
-are those of the policies themselves. Shares come with Wilson intervals, 95 %.
+Candidates are related to the champion in two ways: `inherited` candidates flip some of the champion's own answers, so that its luck with
+these questions is inherited; `independent` ones share only the difficulty of a question (one latent variable per question and one per
+answer, both normal). Accepting a candidate that is equal by construction counts as a false acceptance. Decisions are made by the real
+policies. Shares have 95 % Wilson intervals.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "paired_test": ("paired_test", {}),
 }
 KINDS = {"equal": (0.0, 1), "2 points": (0.02, 1), "5 points": (0.05, 1), "5 points, late": (0.05, 6)}
-"""Kind of loop -> what candidates are better by, and from which round on."""
+"""Kind of loop -> the gain of candidates, and the first round with a gain."""
 DISCORDANCES = (0.1, 0.15, 0.2)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the loops of one kind under one policy; shares of loops unless said otherwise."""
+    """Results for the loops of one kind under one policy, as shares of loops unless noted otherwise."""
 
     policy: str
     kind: str
     related: str
     discordance: float
     any_false: float
-    """Loops that accepted a candidate that was no better."""
+    """Loops that accepted a candidate that was not better."""
     first_offer: float | None
-    """Of the better candidates that were offered first, in their loop, the share that was accepted."""
+    """Share of first better candidates, one per loop, that were accepted."""
     by_the_end: float | None
     """Loops that accepted a better candidate in any round."""
 
@@ -99,7 +99,7 @@ def main() -> None:
 def simulate(
     policy: str, kind: str, related: str, discordance: float, num_loops: int, num_rounds: int, num_questions: int, seed: int
 ) -> Outcome:
-    """Loops of one kind, all at once: arrays of answers are [loops, questions], others [loops]."""
+    """Simulate all loops of one kind at once: arrays of answers are [loops, questions], others [loops]."""
     rng = np.random.default_rng([seed, list(KINDS).index(kind), list(RELATED).index(related), round(1000 * discordance)])
     decide = Decider(policy, num_rounds, num_questions)
     gain, from_round = KINDS[kind]
@@ -124,7 +124,7 @@ def simulate(
 
 
 class Decider:
-    """A policy's decisions on one set without guards, where they depend on counts and on earlier verdicts alone: each is made once."""
+    """Caches a policy's decisions on one set without guards, which depend only on counts and earlier verdicts."""
 
     def __init__(self, policy: str, num_rounds: int, num_questions: int) -> None:
         name, options = POLICIES[policy]
@@ -142,7 +142,7 @@ class Decider:
         return self._known[key]
 
     def _context(self, seed: Answered, history: tuple[bool, ...]) -> DecisionContext:
-        """A round whose generated data are as those of round 1."""
+        """A context whose generated data equal those of round 1."""
         generated, questions = GeneratedStats(0.5, 10.0), QuestionStats(0.5, 0.5, {})
         numbers = {"generated_words": 10.0, "question_distinct_1": 0.5, "question_distinct_2": 0.5}
         verdicts = [Verdict(accepted, "", numbers) for accepted in history]
@@ -151,8 +151,8 @@ class Decider:
 
 @dataclass(frozen=True)
 class Inherited:
-    """Candidates are the champion with answers flipped, right to wrong and wrong to right, at the rates that give discordance and gain
-    over all questions there are."""
+    """Candidates are the champion with flipped answers, right to wrong and wrong to right, at rates that give the wanted discordance and
+    gain in expectation."""
 
     discordance: float
     shape: tuple[int, int]
@@ -167,7 +167,7 @@ class Inherited:
 
 
 class Independent:
-    """Every model answers anew: right where the question's ease and the answer's own luck, both normal, add up to enough."""
+    """Every model answers independently: right if the question's ease plus the answer's luck, both normal, exceed a threshold."""
 
     def __init__(self, discordance: float, shape: tuple[int, int], rng: np.random.Generator) -> None:
         ease, weight = np.polynomial.hermite_e.hermegauss(80)

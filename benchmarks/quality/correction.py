@@ -1,10 +1,10 @@
-"""What correction costs and what it removes, in one run side by side.
+"""The cost of correction and what it removes, side by side in one run.
 
     python -m benchmarks.quality.correction [--images 100] [--qformer FOLDER]
 
-Cost: VIGC's published inference (`benchmarks.quality.published`) against ours, for the embedded LLaVA and for a small InstructBLIP (trained
-first, a few minutes, unless a folder is given). Truth: how much of what the seed model says is wrong, as VIG wrote it, after VIC and
-after grounded VIC, on images it was never trained on; and what chains of filters keep of it, also as a picture.
+Cost: VIGC's published inference (`benchmarks.quality.published`) compared with ours, for the embedded LLaVA and for a small InstructBLIP
+(trained first, which takes a few minutes, unless a folder is given). Truth: how much of the seed model's output is wrong on images it was
+never trained on, after VIG, after VIC and after grounded VIC, and what chains of filters keep of it, also as a plot.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHIFTS = ("0.4-0.7", "0.7-1.0")
 
 
 def main() -> None:
-    """Measure, print the tables, write them as JSON and the chains as a picture."""
+    """Measure, print the tables, write them as JSON, and plot the chains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100, help="images for the comparison of costs, three records each")
     parser.add_argument("--truth-images", type=int, default=500, help="images per range of shift, two records each")
@@ -87,7 +87,7 @@ def print_chains(rows: Sequence[Kept], console: Console) -> None:
 
 
 def plot(rows: Sequence[Kept], path: Path) -> None:
-    """Share kept against share right, a panel for each range of shift."""
+    """Plot share kept against share right, one panel per range of shift."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")

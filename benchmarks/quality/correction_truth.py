@@ -1,4 +1,4 @@
-"""How much of what the seed model says is wrong, with and without correction, and what chains of filters keep of it."""
+"""How much of the seed model's output is wrong, with and without correction, and what chains of filters keep of it."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from policies.records import Record
 _RECIPE = Path("loop/recipes/shapes.yaml")
 _IMAGE_SEED = 7001
 _SURE = -0.02
-"""Mean log-probability per token that the seed model gives what it sees; most of its sentences are surer."""
+"""Mean log-probability per token that the seed model gives to what it sees; most of its sentences are more certain."""
 _FAR = 0.04
-"""Of an image's side: two pixels, twice as far as the recipe's views are moved."""
+"""As a share of the image's side: two pixels, twice the displacement of the recipe's views."""
 _TYPE_MIX = {QuestionType.CONVERSATION: 0.4, QuestionType.DETAIL: 0.3, QuestionType.COMPLEX: 0.3}
 
 
 @dataclass(frozen=True)
 class Hallucination:
-    """What is wrong in the answers of one way of correcting, shares of 0..1."""
+    """Errors in the answers of one correction method, as shares 0..1."""
 
     shift: str
     way: str
     num_answers: int
     contradicted: float
-    """Answers with a statement that the truth contradicts."""
+    """Answers with a statement that contradicts the truth."""
     objects_not_there: float
-    """Named objects that are not there (CHAIRi)."""
+    """Mentioned objects that are absent (CHAIRi)."""
     exact: float
-    """Answers that are exactly right, to a question with a true premise."""
+    """Exactly right answers to questions with a true premise."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Kept:
 
 
 def measure(shift: str, num_images: int) -> tuple[list[Hallucination], list[Kept]]:
-    """What VIG writes about images of a range of shift, as the recipe has it but of all three types: corrected, and filtered."""
+    """Generate records for a range of shift, as in the recipe but of all three types; returns results of correction and filtering."""
     config, engine = load_config(_RECIPE), served(EMBEDDED_MODEL)
     policies = build_policies(config)
     low, high = map(float, shift.split("-"))
@@ -84,7 +84,7 @@ def measure(shift: str, num_images: int) -> tuple[list[Hallucination], list[Kept
 
 
 def _kept(shift: str, found: dict[bool, list[Record]], recipe: FilterChain) -> list[Kept]:
-    """What each chain keeps of the records, of those with checked premises where it judges by them."""
+    """What each chain keeps of the records. Chains that judge by premises get the records with checked premises."""
     parsable = sum(bool(record.question) for record in found[True])
     rows = []
     for name, chain in _chains(recipe).items():

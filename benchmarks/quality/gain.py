@@ -1,11 +1,11 @@
-"""What the loop gains on the embedded world, against a control and against ablations of its parts.
+"""The gain of the loop on the embedded world, compared with a control and with ablations of its parts.
 
     python -m benchmarks.quality.gain --seeds 17,18,19 --out benchmarks/results/gain.json
 
-Every variant is the recipe `shapes` run through the real command with a few overrides. The control shares everything but the
-generated data: steps, schedule of training, augmentation, acceptance; its training sets are seed data alone. Each seed changes
-the run seed and the unlabelled images; all start from the shipped seed model. Runs that exist in the work folder are resumed,
-so an interrupted benchmark continues.
+Every variant is the recipe `shapes`, run by the real command with a few overrides. The control shares everything but the generated
+data: steps, training schedule, augmentation, acceptance; it trains on seed data alone. Each seed changes the run seed and the unlabelled
+images; all variants start from the shipped seed model. Existing runs in the work folder are resumed, so an interrupted benchmark
+continues.
 
 Intervals are 95 % percentile bootstraps over seeds and, within a seed, over questions; differences are paired by question.
 """
@@ -30,16 +30,16 @@ from policies.scoring.predictions import from_table
 RECIPE = Path("loop/recipes/shapes.yaml")
 SETS = ("0-0.15", "0.2-0.4", "0.4-0.7", "0.7-1.0")
 UNLABELLED_SEED = 1000
-"""Image set i of run seed s is drawn from world 1000 + 10 s + i: no run sees another's images."""
+"""Image set i of run seed s is drawn from world 1000 + 10 s + i, so that no two runs share images."""
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "loop": (),
     "control": (
         "mixing.options.seed_share=1.0",
-        *(f"image_sets.{stage}.num_images=8" for stage in range(3)),  # generated for nothing, so only a few
+        *(f"image_sets.{stage}.num_images=8" for stage in range(3)),  # generated data is not used, so only a few images
         "filters=[parsable]",
         "acceptance.options.min_diversity_ratio=0",
-        "acceptance.options.max_length_ratio=1000",  # guards on generated data, of which the control has none
+        "acceptance.options.max_length_ratio=1000",  # disables guards on generated data, which the control does not have
     ),
     "no correction": (
         "correction=none",
@@ -53,11 +53,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 _MAIN = ("loop", "control")
 
 Flags = dict[str, np.ndarray]
-"""Held-out set -> whether each question was answered right, [questions] of bool."""
+"""Held-out set -> whether each question was answered right, bool [questions]."""
 
 
 def main() -> None:
-    """Run what is missing, then print the table and write it as JSON."""
+    """Run the missing variants, then print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="17,18,19", help="run seeds, separated by commas")
     parser.add_argument("--ablation-seeds", help="run seeds of the variants other than loop and control; default: --seeds")
@@ -87,7 +87,7 @@ def folder_of(variant: str, seed: int, work: Path) -> Path:
 
 
 def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
-    """One run through the command line; an interrupted one is resumed, a finished one left alone."""
+    """Do one run through the command line. An interrupted run is resumed, a finished one is kept."""
     folder = folder_of(variant, seed, work)
     if (folder / "run.json").exists():
         command = ["resume", str(folder)]
@@ -108,7 +108,7 @@ def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
 
 
 def champions(folder: Path) -> tuple[Flags, Flags]:
-    """What the seed model and the last champion got right."""
+    """The questions that the seed model and the last champion answered right."""
     store = Store.open(folder)
     commits = store.commits()
     last = next(commit for commit in reversed(commits) if commit.state != "rejected")
@@ -122,7 +122,7 @@ def _flags(store: Store, index: int) -> Flags:
 
 
 def summarise(results: dict[str, dict[int, tuple[Flags, Flags]]], reference: str) -> list[dict[str, object]]:
-    """One row per variant and set: accuracy, gain over the seed model and over the reference, each with its interval, in points."""
+    """One row per variant and set: accuracy, gain over the seed model and gain over the reference, with intervals, in points."""
     rows = []
     others = results.get(reference, {})
     for variant, runs in results.items():
@@ -150,7 +150,7 @@ def interval(per_seed: Sequence[np.ndarray], num_resamples: int = 4000) -> tuple
 
 
 def plot(rows: Sequence[dict[str, object]], path: Path) -> None:
-    """Gain over the seed model by shift, one group of bars per shift, with intervals."""
+    """Plot the gain over the seed model with intervals, one group of bars per shift."""
     from matplotlib.figure import Figure
 
     variants = list(dict.fromkeys(str(row["variant"]) for row in rows))

@@ -1,8 +1,8 @@
-"""POPE on the embedded world: how often a model says yes to objects that are not there, by shift and by how they are drawn.
+"""POPE on the embedded world: how often a model says yes to absent objects, by shift and by POPE split.
 
     python -m benchmarks.quality.pope [--model embedded] [--images 100]
 
-Questions are of the world's own grammar and asked plainly. For images near shift 0 they are asked once more in POPE's standard form,
+Questions use the world's own grammar, without further instructions. For images near shift 0 they are also asked in POPE's standard form,
 which the embedded model was never trained on.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def print_rows(rows: list[dict[str, Any]], console: Console) -> None:
-    """A line per range of shift, form and split."""
+    """Print one line per range of shift, form and split."""
     names = ("shift", "form", "split", *FIGURES)
     table = Table(*(name.replace("_", " ") for name in names), box=None)
     for row in rows:

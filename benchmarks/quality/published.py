@@ -1,9 +1,9 @@
-"""VIGC's published inference, written plainly on transformers: the yardstick of `benchmarks.quality.correction`, not the product.
+"""VIGC's published inference in plain transformers: the baseline of `benchmarks.quality.correction`, not part of the product.
 
-As its code runs it (opendatalab/VIGC, `vigc/tasks/llava_150k_gen.py`): one VIG pass, then four VIC passes. Every pass reads the
-whole prompt and the image again and decodes to its end; all but the first sentence is thrown away, and that sentence joins the
-prompt of the next pass. Rows that are done, and rows whose VIG output cannot be read, go through all passes all the same. What
-differs from the paper's settings: decoding is greedy (beam 5 and a repetition penalty there), so that outputs can be compared.
+It follows the public code (opendatalab/VIGC, `vigc/tasks/llava_150k_gen.py`): one VIG pass, then four VIC passes. Every pass reads the
+whole prompt and the image again and decodes to the end; all but the first sentence is discarded, and that sentence is appended to the
+prompt of the next pass. Finished rows, and rows whose VIG output cannot be parsed, still go through all passes. Unlike in the paper
+(beam 5 and a repetition penalty), decoding is greedy, so that outputs can be compared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_NEW_TOKENS = 250
 
 @dataclass(slots=True)
 class PublishedRecord:
-    """One record; `question` is empty where VIG's output cannot be read."""
+    """One record; `question` is empty if VIG's output cannot be parsed."""
 
     question: str
     original_answer: str
@@ -35,16 +35,16 @@ class PublishedRecord:
 
 @dataclass(slots=True)
 class Work:
-    """What the passes cost."""
+    """The cost of the passes."""
 
     decoded_tokens: int = 0
-    """Of the VIC passes, up to each row's end."""
+    """Tokens decoded by the VIC passes, up to each row's end."""
     kept_tokens: int = 0
-    """Of those, in a sentence that was kept."""
+    """Those that belong to a kept sentence."""
 
 
 class PublishedInference:
-    """One model, loaded the plain way."""
+    """The published inference for one model."""
 
     def __init__(self, checkpoint: Path, batch_size: int) -> None:
         self._model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
@@ -57,11 +57,11 @@ class PublishedInference:
 
     @property
     def model(self) -> Any:
-        """The transformers model, for whoever counts its calls."""
+        """The transformers model, for counting its calls."""
         return self._model
 
     def generate(self, images: Sequence[Image.Image], instructions: Sequence[str]) -> list[PublishedRecord]:
-        """VIG: one record per image and instruction, in static batches in their order."""
+        """VIG: one record per image and instruction, in static batches in the given order."""
         records = []
         for batch in self._batches(len(images)):
             for text in self._texts(self._generate(images[batch], instructions[batch], [""] * len(images[batch]))):
@@ -70,7 +70,7 @@ class PublishedInference:
         return records
 
     def correct(self, images: Sequence[Image.Image], instructions: Sequence[str], records: list[PublishedRecord]) -> None:
-        """VIC: four passes; fills in the answers."""
+        """VIC: four passes that fill in the answers."""
         for batch in self._batches(len(images)):
             prompts = [record.question or instruction for record, instruction in zip(records[batch], instructions[batch], strict=True)]
             for _ in range(NUM_PASSES):
@@ -86,10 +86,10 @@ class PublishedInference:
 
     @torch.inference_mode()
     def _generate(self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
-        """What the model writes after each prompt and the answer so far, as tokens before its end."""
+        """The tokens that the model writes after each prompt and partial answer, without the end token."""
         texts = [self._rendered(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         inputs = self._processor(text=texts, images=list(images), return_tensors="pt", padding=True, add_special_tokens=False)
-        if "qformer_input_ids" in inputs:  # VIGC's Q-Former reads the prompt and the answer so far, without a template around them
+        if "qformer_input_ids" in inputs:  # VIGC's Q-Former reads the prompt and the partial answer without a template
             spoken = [f"{prompt} {answer}".strip() for prompt, answer in zip(prompts, answers, strict=True)]
             read = self._processor.qformer_tokenizer(spoken, return_tensors="pt", padding=True)
             inputs |= {"qformer_input_ids": read["input_ids"], "qformer_attention_mask": read["attention_mask"]}

@@ -1,8 +1,8 @@
-"""The field's metrics: each against what its public code gave on real data, and how long scoring takes.
+"""The field's metrics: each compared with the results of its public code on real data, and the speed of scoring.
 
     python -m benchmarks.quality.score
 
-The real data and the expected values are a folder beside the repository (`--data`); without it only the speed is measured.
+Real data and expected values are in a folder beside the repository (`--data`); without it, only the speed is measured.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class Check:
 
     metric: str
     num_values: int
-    """Values of the public code that were compared: scores, or answers read."""
+    """Number of values of the public code that were compared: scores or parsed answers."""
     num_equal: int
-    """Of those, equal to ours with `published`, to 1e-9."""
+    """Those equal to ours with `published`, to 1e-9."""
     num_default: int
-    """Of those, equal to ours by default."""
+    """Those equal to ours by default."""
     published: float | None = None
-    """The score that the public code gives, in percent."""
+    """The public code's score, in percent."""
     default: float | None = None
-    """The score that ours gives by default, in percent."""
+    """Our default score, in percent."""
 
 
 def checks(data: Path) -> list[Check]:
-    """All metrics on the folder of real data."""
+    """Check all metrics on the folder of real data."""
     found = [_normalisation(data, "official_vqa"), _normalisation(data, "m4c"), _soft_accuracy(data), _m4c_accuracy(data)]
     found += [_okvqa(data), *_aokvqa(data), _yes_no(data), *_pope(data), _letters(data), *_scienceqa(data)]
     return [*found, _reviews(data), *_summaries(data), *_chair(data)]
@@ -82,13 +82,13 @@ def _near(one: float | None, other: float | None) -> bool:
 
 
 def _read(metric: str, cases: list[tuple[Any, Any, Any]]) -> Check:
-    """From `(public, ours published, ours default)` of every case."""
+    """A check from `(public, ours published, ours default)` of every case."""
     equal, default = (sum(case[0] == case[way] for case in cases) for way in (1, 2))
     return Check(metric, len(cases), equal, default)
 
 
 def _score(metric: str, wanted: list[float], published: list[float], default: list[float], shown: int = 0) -> Check:
-    """From lists of scores in percent; the one at `shown` stands in the table."""
+    """A check from lists of scores in percent; the score at index `shown` goes into the table."""
     equal, same = (sum(map(_near, wanted, ours)) for ours in (published, default))
     return Check(metric, len(wanted), equal, same, wanted[shown], default[shown])
 
@@ -187,7 +187,7 @@ def _reviews(data: Path) -> Check:
 
 
 def _summaries(data: Path) -> list[Check]:
-    """Relative scores as the public code prints them, and what unreadable reviews do to them when no score is recorded by hand."""
+    """Relative scores as printed by the public code, and the effect of unparsable reviews when no score was recorded by hand."""
     expected, wanted, ours = _expected(data, "judge_summary.json")["expected"], [], []
     benchmark, default = BENCHMARKS.build("llava-bench", {"published": True}), BENCHMARKS.build("llava-bench")
     plain: list[float] = []
@@ -265,7 +265,7 @@ def make_vqa(folder: Path, num: int, seed: int = 0) -> tuple[Path, Path]:
 
 
 def make_chair(folder: Path, num: int, seed: int = 0) -> tuple[Path, Path]:
-    """Generated images with objects and five captions each, and a caption of about 100 words for each."""
+    """Generated images with objects and five captions each, and a predicted caption of about 100 words per image."""
     draw = random.Random(seed)
     objects = ["person", "dog", "cat", "bus", "dining table", "wine glass", "chair", "umbrella", "kite", "clock", "tv", "bicycle"]
     fill = ["a", "the", "is", "on", "with", "near", "two", "of", "that", "large", "standing", "photo", "street", "grass", "behind", "red"]
@@ -287,7 +287,7 @@ def _lines(records: Iterable[dict[str, Any]]) -> str:
 
 
 def measure(num_vqa: int, num_captions: int) -> dict[str, dict[str, Any]]:
-    """CPU seconds of one process from the files to the scores, and the wall-clock beside them."""
+    """CPU and wall-clock seconds of one process from the files to the scores."""
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

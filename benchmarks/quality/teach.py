@@ -1,10 +1,10 @@
-"""How fast teacher data is written: by the exact program, and by an endpoint that takes 100 ms for every answer.
+"""How fast teacher data is written: by the exact program, and by an endpoint that takes 100 ms per answer.
 
     python -m benchmarks.quality.teach [--images 2000] [--concurrency 16] [--requests 600] [--out benchmarks/results/teach.json]
 
-The endpoint is a real HTTP server in a process of its own on 127.0.0.1. What its limit of concurrency allows is concurrency / 0.1 s;
-measured is the whole command but for its start: prompts, requests, reading, journal. Of several repeats the fastest is reported beside
-all, as what goes on beside it only ever slows it down.
+The endpoint is a real HTTP server in its own process on 127.0.0.1. The concurrency limit allows concurrency / 0.1 s requests. Measured is
+the whole command except its start: prompts, requests, parsing, journal. The fastest of several repeats is reported beside all of them,
+because other load can only slow a repeat down.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TEXT = "Question: What is there?\nAnswer: There is a cat.\n===\nQuestion: Where
 
 
 def main() -> None:
-    """Measure both and write what was found."""
+    """Measure both and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000, help="of the exact program's; three records each")
     parser.add_argument("--concurrency", type=int, default=16)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def exact(num_images: int) -> dict[str, float]:
-    """Records a second of the exact program, by the clock and by the processor's time of this process."""
+    """Records per second of the exact program, by wall-clock time and by CPU time of this process."""
     with tempfile.TemporaryDirectory(prefix="vigc-teach-") as folder:
         options = TeachOptions(Path(folder, "out"), shapes=ShapesImages(7, 0.0, 0.15, num_images), teacher="exact")
         wall_s, cpu_s, summary = _measured(options)
@@ -70,7 +70,7 @@ def exact(num_images: int) -> dict[str, float]:
 
 
 def endpoint(concurrency: int, num_requests: int) -> dict[str, float]:
-    """Requests a second against what the limit of concurrency allows."""
+    """Requests per second, compared with what the concurrency limit allows."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     server = context.Process(target=serve, args=(there,), daemon=True)
@@ -102,7 +102,7 @@ def endpoint(concurrency: int, num_requests: int) -> dict[str, float]:
 
 
 async def _bare(url: str, concurrency: int, num_requests: int) -> float:
-    """Seconds of the same number of requests by a client that does nothing else: what a busy machine leaves of what is allowed."""
+    """Seconds that a minimal client takes for the same requests: an upper bound on the speed on a busy machine."""
     left = iter(range(num_requests))
 
     async def work(session: aiohttp.ClientSession) -> None:
@@ -123,7 +123,7 @@ def _measured(options: TeachOptions) -> tuple[float, float, dict[str, Any]]:
 
 
 def serve(port_to: Connection) -> None:
-    """Answer every request `ANSWER_S` after it came, until this process is ended."""
+    """Answer every request after `ANSWER_S`, until this process is killed."""
     asyncio.run(_serve(port_to))
 
 

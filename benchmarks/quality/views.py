@@ -1,8 +1,8 @@
-"""How much easier a teacher's view is to read: exact accuracy of one model on raw images and in every view.
+"""How much easier a teacher's view is to read: exact accuracy of one model on raw images and on every view.
 
     python -m benchmarks.quality.views [--model FOLDER] [--questions 400]
 
-This is what the loop has to distil into the weights: the student is trained and evaluated on raw images.
+The loop has to distil this difference into the weights: the student is trained and evaluated on raw images.
 """
 
 from __future__ import annotations
