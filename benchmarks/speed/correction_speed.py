@@ -1,4 +1,4 @@
-"""VIGC's published inference against ours: same model, same images, same batch size, same greedy outputs."""
+"""VIGC's published inference compared with ours: same model, same images, same batch size, same greedy outputs."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ T = TypeVar("T")
 
 @dataclass
 class Measured:
-    """One way of running, over `num_records` records."""
+    """Measurements of one implementation over `num_records` records."""
 
     generate_seconds: list[float] = field(default_factory=list)
-    """VIG, of each run."""
+    """VIG seconds of each run."""
     correct_seconds: list[float] = field(default_factory=list)
-    """VIC, of each run."""
+    """VIC seconds of each run."""
     images_seen: int = 0
-    """Images through the vision tower in one run, VIG and VIC."""
+    """Images through the vision tower in one run of VIG and VIC."""
     decoded_tokens: int = 0
-    """Of the VIC passes of one run."""
+    """Tokens decoded by VIC in one run."""
     kept_tokens: int = 0
 
 
 @dataclass
 class Comparison:
-    """Both ways on one model."""
+    """Both implementations on one model."""
 
     model: str
     num_records: int
     num_equal: int
     """Records with the same question and the same corrected answer."""
     num_compared: int
-    """Records whose VIG output could be read."""
+    """Records whose VIG output could be parsed."""
     published: Measured
     ours: Measured
 
     @property
     def speedup(self) -> float:
-        """Of the correction: ratio of the fastest runs."""
+        """Speedup of correction: ratio of the fastest runs."""
         return min(self.published.correct_seconds) / min(self.ours.correct_seconds)
 
     @property
     def whole_speedup(self) -> float:
-        """Of generation and correction together."""
+        """Speedup of generation and correction together."""
         published, ours = (
             min(one + two for one, two in zip(way.generate_seconds, way.correct_seconds, strict=True))
             for way in (self.published, self.ours)
@@ -70,7 +70,7 @@ class Comparison:
 
 
 def compare(name: str, checkpoint: Path, source: ShapesImages, runs: int = 3) -> Comparison:
-    """Run both ways in turn, `runs` times each, on every image of `source` with one instruction of each type."""
+    """Alternate both implementations, `runs` times each, on every image of `source` with one instruction of each type."""
     torch.set_num_threads(1)
     tasks = [GenerationTask(image_id, kind, CANONICAL_INSTRUCTIONS[kind]) for image_id in source.image_ids() for kind in QuestionType]
     published, ours = Measured(), Measured()
@@ -147,7 +147,7 @@ class _Counting:
 
 @contextmanager
 def _counted(model: torch.nn.Module) -> Iterator[list[int]]:
-    """The images that go through the model's vision tower, call by call."""
+    """Records the number of images per call of the model's vision tower."""
     seen: list[int] = []
     tower = next(module for name, module in model.named_modules() if name.endswith(("vision_tower", "vision_model")))
     embeddings = next(module for name, module in tower.named_modules() if name.endswith("embeddings"))

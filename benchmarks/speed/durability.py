@@ -1,11 +1,11 @@
-"""What durability costs: a round's writes as the store makes them, against the same bytes written and read plainly.
+"""The cost of durability: a round's writes by the store, compared with plain writes and reads of the same bytes.
 
     python -m benchmarks.speed.durability [--folder FOLDER] [--out benchmarks/results/durability.json]
 
 A round of the demo recipe: 12 shards of 134 records, the selected records, 1,400 predictions, the losses, a checkpoint of the embedded
-model, the commit record, and the pruning of an older checkpoint. On the durable side with fsync, SHA-256, seals, the fence before
-every write, and every file held against its receipt when it is read; on the plain side with none of these. `--folder` says which disk.
-The share is of the round's seconds in `benchmarks/results/demo.json`.
+model, the commit record, and the pruning of an older checkpoint. The durable side uses fsync, SHA-256, seals, a fence before every
+write, and verifies every file against its receipt when reading; the plain side does none of this. `--folder` selects the disk.
+The share is relative to the round's seconds in `benchmarks/results/demo.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WORDS = ("circle", "square", "star", "red", "green", "small", "left", "above", 
 
 
 def main() -> None:
-    """Measure both sides in turn and write what was found."""
+    """Measure both sides in turn and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to write; default the system's temp folder")
     parser.add_argument("--demo", type=Path, default=Path("benchmarks/results/demo.json"))
@@ -59,8 +59,8 @@ def main() -> None:
 
 
 def measure(folder: Path) -> tuple[float, float, float]:
-    """Seconds of a durable round, of a plain one, and of the check before a driver's first round: the fastest of nine, as all that
-    goes on beside it only ever adds."""
+    """Seconds of a durable round, of a plain one, and of the check before a driver's first round. The fastest of nine, because other
+    load only adds time."""
     shards = [_records(NUM_RECORDS, shard) for shard in range(NUM_SHARDS)]
     selected, predictions = _records(NUM_SELECTED, NUM_SHARDS), _records(NUM_PREDICTIONS, NUM_SHARDS + 1)
     durable, plain = [], []
@@ -75,7 +75,7 @@ def measure(folder: Path) -> tuple[float, float, float]:
 
 
 def durable_round(store: Store, index: int, shards: list[pa.Table], selected: pa.Table, predictions: pa.Table) -> None:
-    """What `loop.run.round` has the store write and read in a round."""
+    """Write and read what `loop.run.round` does in a round."""
     parts = [store.write_part(index, f"records-{number:05d}", table) for number, table in enumerate(shards)]
     for part in parts:
         store.read_part(part)
@@ -99,7 +99,7 @@ def durable_round(store: Store, index: int, shards: list[pa.Table], selected: pa
 
 
 def plain_round(folder: Path, shards: list[pa.Table], selected: pa.Table, predictions: pa.Table) -> None:
-    """The same files, and no more than that."""
+    """Write and read the same files plainly."""
     tables = {f"records-{number:05d}": table for number, table in enumerate(shards)} | {"selected": selected, "predictions": predictions}
     folder.mkdir()
     for name, table in tables.items():

@@ -1,12 +1,12 @@
-"""What the vLLM engine costs on top of vLLM, and what correction finds in vLLM's prefix cache.
+"""The overhead of the vLLM engine on top of vLLM, and the prefix-cache hits of correction.
 
     python -m benchmarks.speed.engine [--requests 180]
 
-Speed: greedy answers of `VllmEngine.complete` against `LLM.generate` of the same vLLM object on the same rendered prompts, and the
-transformers engine on the same requests, in turn in one process of one thread. Caches are emptied before each repetition.
-Prefix cache: a shard is generated and then corrected on the same engine; counted are the prompt tokens of the correction.
-Models: the seed's (9 image tokens), and a random one of its size with LLaVA-1.5's images (576 image tokens), which answers everything
-with the same three sentences; what it is asked in the correction are questions of the world.
+Speed: greedy answers of `VllmEngine.complete`, compared with `LLM.generate` of the same vLLM object on the same rendered prompts and with
+the transformers engine on the same requests, in turn in one single-threaded process. Caches are emptied before each repetition.
+Prefix cache: a shard is generated and then corrected on the same engine; the prompt tokens of the correction are counted.
+Models: the seed model (9 image tokens), and a random model of its size with LLaVA-1.5's images (576 image tokens), which answers
+everything with the same three sentences; in the correction it is asked questions of the world.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ POLICIES: dict[str, CorrectionPolicy] = {
     "grounded": Grounded(**_BARE),
     "grounded, without other views": Grounded(num_looks=0, **_BARE),
 }
-"""What is asked in a correction. Another view is another image: nothing of it is in the cache when it is first seen."""
+"""Correction policies. Another view is another image, so nothing of it is cached at first."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Speed:
     model: str
     num_requests: int
     num_tokens: int
-    """Written by the engine, end tokens included."""
+    """Tokens written by the engine, including end tokens."""
     engine: float
     direct: float
     transformers: float
     engine_per_direct: float
-    """Median of the repetitions' ratios."""
+    """Median ratio over the repetitions."""
     num_equal_direct: int
     """Answers with the same tokens."""
     num_equal_transformers: int
@@ -115,14 +115,14 @@ def main() -> None:
 
 
 def measure_speed(model: str, checkpoint: Path, num_requests: int, num_repetitions: int) -> Speed:
-    """Three ways to the same answers, in turn, after a first turn that is not counted."""
+    """Measure three ways to the same answers in turn, after one uncounted turn."""
     engine = _serving("vllm", checkpoint)
     transformers = _serving("transformers", checkpoint)
     images = ShardImages(_SOURCE)
     requests = [
         Request(images.open(one.image_id), one.question, image_key=images.key(one.image_id)) for one in _SOURCE.questions(num_requests, 0)
     ]
-    unkept = [replace(request, image_key="") for request in requests]  # every repetition is to encode its images
+    unkept = [replace(request, image_key="") for request in requests]  # so that every repetition encodes its images
     sampling = Sampling(_MAX_NEW_TOKENS)
     ways: dict[str, Callable[[], list[tuple[int, ...]]]] = {
         "engine": lambda: _token_ids(engine.complete(requests, sampling)),
@@ -132,7 +132,7 @@ def measure_speed(model: str, checkpoint: Path, num_requests: int, num_repetitio
     rates: dict[str, list[float]] = {way: [] for way in ways}
     written: dict[str, list[tuple[int, ...]]] = {}
     for turn in range(1 + num_repetitions):
-        for way in (*list(ways)[turn % 3 :], *list(ways)[: turn % 3]):  # each is as often the first, whose processor caches are cold
+        for way in (*list(ways)[turn % 3 :], *list(ways)[: turn % 3]):  # each is first equally often, when processor caches are cold
             empty_caches(engine.llm)
             started = time.perf_counter()
             written[way] = ways[way]()
@@ -150,7 +150,7 @@ def measure_speed(model: str, checkpoint: Path, num_requests: int, num_repetitio
 
 
 def direct_prompts(checkpoint: Path, requests: Sequence[Request]) -> list[dict[str, Any]]:
-    """What a caller of vLLM would pass: the rendered text, the image and its key."""
+    """Prompts as a caller of vLLM would pass them: rendered text, image and image key."""
     prompter = Prompter(checkpoint)
     return [
         {
@@ -163,7 +163,7 @@ def direct_prompts(checkpoint: Path, requests: Sequence[Request]) -> list[dict[s
 
 
 def generate_directly(llm: Any, prompts: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
-    """The tokens of vLLM's answers before their end token."""
+    """The tokens of vLLM's answers, without the end token."""
     vllm: Any = import_module("vllm")
     outputs = llm.generate(prompts, vllm.SamplingParams(max_tokens=_MAX_NEW_TOKENS, temperature=0.0), use_tqdm=False)
     end = llm.get_tokenizer().eos_token_id
@@ -171,8 +171,8 @@ def generate_directly(llm: Any, prompts: Sequence[dict[str, Any]]) -> list[tuple
 
 
 def measure_reuse(model: str, checkpoint: Path, num_images: int) -> list[Reuse]:
-    """A shard generated and corrected by each policy, from empty caches; two records per image, with questions of the world in place
-    of those that were generated."""
+    """Generate and correct a shard with each policy, from empty caches. Two records per image; questions of the world replace the
+    generated ones."""
     engine = _serving("vllm", checkpoint)
     source = replace(_SOURCE, num_images=num_images)
     shard = Shard(1, 0, 0, tuple(plan_tasks(source.image_ids(), dict.fromkeys(QuestionType, 1.0), 2, seed=0)), source)
@@ -202,7 +202,7 @@ def measure_reuse(model: str, checkpoint: Path, num_images: int) -> list[Reuse]:
 
 @contextmanager
 def outputs_of(llm: Any) -> Iterator[list[Any]]:
-    """What vLLM returns meanwhile."""
+    """Collects vLLM's outputs within the block."""
     outputs: list[Any] = []
     generate = llm.generate
 
@@ -216,7 +216,7 @@ def outputs_of(llm: Any) -> Iterator[list[Any]]:
 
 
 def empty_caches(llm: Any) -> None:
-    """Keys and values, encoded images, processed images."""
+    """Empty the caches of keys and values, encoded images and processed images."""
     assert llm.reset_prefix_cache(), "requests are running"
     llm.llm_engine.reset_encoder_cache()
     llm.reset_mm_cache()

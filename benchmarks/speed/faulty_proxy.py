@@ -1,4 +1,4 @@
-"""A proxy in front of a real HTTP server on loopback that is slow, answers 500, cuts connections or is not there, as it is told."""
+"""A proxy in front of a real HTTP server on loopback that can be slow, answer 500, cut connections or refuse them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
 Fault = Literal["", "error", "cut before", "cut after"]
-"""An answer of 500 in place of the server's; a connection that is closed before, or after, the server has done what was asked."""
+"""Answer 500 instead of forwarding, or close the connection before or after the server has handled the request."""
 
 
 class FaultyProxy:
-    """Listens on a port of its own from `open` to `close`; in between connections to it are refused."""
+    """Listens on its own port from `open` to `close`; connections are refused during `away`."""
 
     def __init__(self, upstream_port: int) -> None:
         self.delay_s = 0.0
-        """Wait before each request is passed on."""
+        """Delay before each request is forwarded."""
         self.faults: Iterator[Fault] = iter(())
-        """Of the next requests, in turn; none once they are used up."""
+        """Faults of the next requests; no faults once they are used up."""
         self.num_requests = 0
         self._upstream_port = upstream_port
         self._lock = threading.Lock()
@@ -29,13 +29,13 @@ class FaultyProxy:
         self.port = self._server.server_port
 
     def open(self) -> None:
-        """Begins to serve."""
+        """Start serving."""
         self._server.server_activate()
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Connections are refused for the length of a `with`."""
+        """Refuse connections for the length of the `with` block."""
         self.close()
         try:
             yield
@@ -43,7 +43,7 @@ class FaultyProxy:
             self.reopen()
 
     def reopen(self) -> None:
-        """Serves again, on the same port."""
+        """Serve again on the same port."""
         self._server = _server(self, self.port)
         self.open()
 
@@ -59,7 +59,7 @@ class FaultyProxy:
             return ""
 
     def pass_on(self, request: BaseHTTPRequestHandler, fault: Fault) -> None:
-        """Answers one request as the server does, or as `fault` says."""
+        """Forward one request, or answer it with `fault`."""
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         time.sleep(self.delay_s)
         if fault == "error":
@@ -91,12 +91,12 @@ def _server(proxy: FaultyProxy, port: int) -> ThreadingHTTPServer:
 def _handler(proxy: FaultyProxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
-            with suppress(ConnectionError):  # a client that has not waited
+            with suppress(ConnectionError):  # the client did not wait
                 proxy.pass_on(self, proxy.next_fault())
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet: what a server prints has no place among the dots of the tests."""
+            """Silenced, to keep the test output clean."""
 
     return Handler

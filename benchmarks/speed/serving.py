@@ -1,4 +1,4 @@
-"""What the benchmarks of serving share: LLaVA models of other sizes, a process of one's own, and what it ran on."""
+"""Shared helpers of the serving benchmarks: LLaVA models of other sizes, child processes, and the machine's description."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """The size of a LLaVA whose heads are 64 wide."""
+    """The size of a LLaVA model with head dimension 64."""
 
     vision_width: int
     vision_layers: int
@@ -41,16 +41,16 @@ class Anatomy:
 
 
 ANSWER = "There is a large red ring above the small blue star. Are they of one color? No"
-"""Three sentences of the world's words, no token twice."""
+"""Three sentences of the world's vocabulary without a repeated token."""
 
 _CONVICTION = 0.12
-"""Large enough that greedy decoding writes the answer, small enough that sampling strays from it."""
+"""Large enough that greedy decoding writes the answer, small enough that sampling deviates from it."""
 
 ANATOMIES = {"100M": Anatomy(512, 8, 640, 8), "500M": Anatomy(768, 12, 1280, 17)}
 
 
 def in_child(run: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The result of `run` in a fresh process: one engine per process, and an import is paid for by whoever needs it."""
+    """The result of `run` in a fresh process, so that each process has one engine and pays for its own imports."""
     os.environ |= _ENVIRONMENT
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(run, *args, **kwargs).result()
@@ -69,7 +69,7 @@ def machine() -> dict[str, Any]:
 
 
 def save_random(folder: Path, anatomy: Anatomy) -> None:
-    """A checkpoint with LLaVA-1.5's vocabulary and proportions and random float32 weights; images and processor are the seed's."""
+    """Save a checkpoint with LLaVA-1.5's vocabulary and proportions, random float32 weights, and the seed model's images and processor."""
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -86,7 +86,7 @@ def save_random(folder: Path, anatomy: Anatomy) -> None:
         num_key_value_heads=anatomy.text_width // 64, max_position_embeddings=_MAX_TOKENS, tie_word_embeddings=False,
         pad_token_id=0, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
-    llava: Any = LlavaConfig  # its declared parameters lack those that it takes from its base class
+    llava: Any = LlavaConfig  # the declared parameters omit those of the base class
     config = llava(
         vision_config=vision, text_config=text, image_token_id=4, vision_feature_layer=-1, vision_feature_select_strategy="default",
         image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2, tie_word_embeddings=False, pad_token_id=0, bos_token_id=2, eos_token_id=3,
@@ -97,7 +97,7 @@ def save_random(folder: Path, anatomy: Anatomy) -> None:
 
 
 def save_shifted(checkpoint: Path, folder: Path) -> None:
-    """A checkpoint like another one, no tensor of which is the same."""
+    """Save a checkpoint like another one in which every tensor differs."""
     from safetensors.torch import save_file
 
     shutil.copytree(checkpoint, folder)
@@ -106,11 +106,11 @@ def save_shifted(checkpoint: Path, folder: Path) -> None:
 
 
 def save_talkative(folder: Path) -> None:
-    """A model of the seed's size with LLaVA-1.5's images, 576 patches, and random float32 weights, that answers whatever it is asked
-    with the sentences of `ANSWER`.
+    """Save a model of the seed's size with LLaVA-1.5's images (576 patches) and random float32 weights that answers every question with
+    the sentences of `ANSWER`.
 
-    Llama's head has no bias, so one hidden unit is held up: every text embedding has it, and the head reads it. Each token of the
-    answer then makes the next one likeliest, because the head's row has the embedding of the token before added to it.
+    Llama's head has no bias, so one hidden unit serves as one: every text embedding sets it, and the head reads it. Each token of the
+    answer makes the next one most likely, because the embedding of the previous token is added to the head's row of the next.
     """
     import torch
     from transformers import AutoConfig, CLIPImageProcessor, LlavaForConditionalGeneration

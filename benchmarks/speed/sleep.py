@@ -1,9 +1,9 @@
-"""What an engine gives back when it sleeps, and what waking costs, with the transformers engine on a CPU.
+"""Memory that a sleeping engine frees, and the cost of waking it, with the transformers engine on a CPU.
 
     python -m benchmarks.speed.sleep --sizes seed 500M
 
-Resident memory of the engine's process, from a swap over a night's sleep to the next swap: nothing but the engine is in it, so that what
-falls asleep shows. Waking is a whole swap: load, verify, allocate, apply, attest.
+Measured is the resident memory of a process that holds only the engine, from one swap through a sleep to the next swap. Waking is a whole
+swap: load, verify, allocate, apply, attest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Slept:
     size: str
     weights: float
     awake: float
-    """Resident memory of the process that serves."""
+    """Resident memory of the process while serving."""
     asleep: float
     woken: float
     fall_asleep: float
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def measure(size: str, num_nights: int) -> Slept:
-    """An engine in a process of its own."""
+    """Measure an engine in its own process."""
     with tempfile.TemporaryDirectory(prefix="vigc-sleep-") as scratch:
         checkpoint = EMBEDDED_MODEL
         if size != "seed":
@@ -70,7 +70,7 @@ def measure(size: str, num_nights: int) -> Slept:
 
 
 def measure_nights(checkpoint: Path, num_nights: int) -> dict[str, Any]:
-    """The figures of `Slept`, of an engine that sleeps so many times."""
+    """The figures of `Slept` for an engine that sleeps `num_nights` times."""
     engine, process = TransformersEngine(checkpoint), psutil.Process()
     update = prepare(checkpoint, "r0", "checkpoint")
     engine.swap(update)

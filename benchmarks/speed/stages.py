@@ -1,16 +1,16 @@
-"""What LLaVA's first stage and the kinds of its instruction data bring, on the embedded world.
+"""The effect of LLaVA's first stage and of its types of instruction data, on the embedded world.
 
     python -m benchmarks.speed.stages --seeds 1,2,3 --out benchmarks/results/stages.json
 
-Stage 1 trains the projector alone on captions, stage 2 projector and language model on instructions; the vision tower stays frozen.
-Compared are stage 1 and 2 with stage 2 alone over as many steps in all, and LLaVA's ablation of the data of stage 2 (section 5.1 of
-its paper), every variant after the same stage 1 and with as many steps. Measured is the exact accuracy on held-out questions.
+Stage 1 trains only the projector, on captions; stage 2 trains projector and language model on instructions; the vision tower is frozen.
+The benchmark compares stages 1 and 2 with stage 2 alone for the same total number of steps, and repeats LLaVA's ablation of the data of
+stage 2 (section 5.1 of its paper), with the same stage 1 and number of steps. It measures exact accuracy on held-out questions.
 
-All start from one base: the vision tower of the shipped seed model, which learned patches and no language; a language model that was
-drilled to say what is where, and never asked a question; and a fresh projector between the two. A language model that never looked at
-anything stays blind through instruction tuning (see `loop.models.seed.curriculum`), so that nothing could be compared.
+All variants start from one base: the vision tower of the shipped seed model, which learned patches and no language; a language model that
+was drilled to say what is where, and never asked a question; and a fresh projector. A language model that never saw an image stays blind
+through instruction tuning (see `loop.models.seed.curriculum`), which would leave nothing to compare.
 
-A result is appended to `--out` when it is finished, and one that is there is not made again; trainings go on from step checkpoints.
+Results are appended to `--out` as they finish and are reused; trainings resume from step checkpoints.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ DATA: dict[str, dict[QuestionType, float]] = {
     "conversation": {QuestionType.CONVERSATION: 1.0},
     "none": {},
 }  # fmt: skip
-"""Variants of LLaVA's table: share of each type's records that stage 2 has."""
+"""Variants of LLaVA's table: the share of each type's records used in stage 2."""
 
 ALONE = "all, stage 2 alone"
 VARIANTS = ("all", ALONE, *list(DATA)[1:])
@@ -63,7 +63,7 @@ VARIANTS = ("all", ALONE, *list(DATA)[1:])
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained; part of every result, so that results of different sizes are not mixed."""
+    """The amount of training; stored in every result, so that results of different sizes are not mixed."""
 
     looking_steps: int
     stage1_steps: int
@@ -78,7 +78,7 @@ class Size:
 
 
 def main() -> None:
-    """Run what is missing, then print the table."""
+    """Run the missing variants, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="1,2,3", help="seeds of projector, data and order, separated by commas")
     parser.add_argument("--variants", default=";".join(VARIANTS), help="some of these, separated by semicolons")
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def make_base(work: Path, size: Size) -> Path:
-    """The shipped vision tower under a language model that was drilled to look; its projector is replaced for each seed."""
+    """The shipped vision tower with a language model that was drilled to look. The projector is replaced for each seed."""
     start = work / "tower"
     if not start.exists():
         torch.manual_seed(0)
@@ -117,7 +117,7 @@ def make_base(work: Path, size: Size) -> Path:
 
 
 def measure(base: Path, variant: str, seed: int, size: Size, work: Path) -> dict[str, Any]:
-    """Train a variant and ask it; a row of the results."""
+    """Train and evaluate a variant; returns a row of the results."""
     started = time.perf_counter()
     checkpoint, trained = fresh_projector(base, work / f"fresh-{size.looking_steps}-{seed}", seed), {}
     name = f"{size.looking_steps}-{size.stage1_steps}-{size.stage2_steps}-{seed}"
@@ -141,7 +141,7 @@ def measure(base: Path, variant: str, seed: int, size: Size, work: Path) -> dict
 
 
 def fresh_projector(base: Path, folder: Path, seed: int) -> Path:
-    """The base with the projector of a newly initialised model."""
+    """The base with a newly initialised projector."""
     if not folder.exists():
         torch.manual_seed(seed)
         model = load_model(base)
@@ -152,7 +152,7 @@ def fresh_projector(base: Path, folder: Path, seed: int) -> Path:
 
 
 def instructions(shares: dict[QuestionType, float], seed: int) -> list[TrainingSample]:
-    """Whole conversations of the types, of each its share; the same records whatever the other shares are."""
+    """Whole conversations, a share of each type. The records of a type do not depend on the other shares."""
     chosen = []
     for question_type, part in shares.items():
         records = [one for one in LABELLED.conversations(None, seed) if one.question_type == question_type]
@@ -161,7 +161,7 @@ def instructions(shares: dict[QuestionType, float], seed: int) -> list[TrainingS
 
 
 def run(base: Path, folder: Path, samples: Sequence[TrainingSample], seed: int, hyper: Hyperparameters) -> tuple[Path, float]:
-    """Train, or read what was trained; the checkpoint and its last loss."""
+    """Train, or reuse a finished training; returns the checkpoint and its last loss."""
     job = TrainingJob(base, folder, samples, seed, hyper, steps_folder=folder.with_name(f"{folder.name}.steps"), steps_between=50)
 
     def say(now: Progress) -> None:
@@ -172,7 +172,7 @@ def run(base: Path, folder: Path, samples: Sequence[TrainingSample], seed: int, 
 
 
 def ask(checkpoint: Path, num_questions: int) -> dict[str, float]:
-    """Exact accuracy in percent by type, and over all."""
+    """Exact accuracy in percent, by type and overall."""
     questions = HELD_OUT.questions(num_questions, seed=0)
     predictions = Evaluator(served(checkpoint, batch_size=96)).evaluate(HELD_OUT, questions, max_new_tokens=64)
     right: dict[str, list[bool]] = {str(kind): [] for kind in QuestionType} | {"all": []}
@@ -202,7 +202,7 @@ def find(rows: Sequence[dict[str, Any]], variant: str, seed: int, size: Size) ->
 
 
 def print_report(rows: Sequence[dict[str, Any]], size: Size) -> None:
-    """Mean and range over the seeds of each variant."""
+    """Print mean and range over the seeds for each variant."""
     kinds = [*map(str, QuestionType), "all"]
     table = Table("data of stage 2", "seeds", *kinds, box=None)
     for variant in VARIANTS:

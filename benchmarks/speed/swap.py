@@ -1,11 +1,10 @@
-"""What a hot swap costs, against restarting the engine and against moving the bytes, with real vLLM engines in float32.
+"""The cost of a hot swap, compared with restarting the engine and with copying the bytes, with real vLLM engines in float32.
 
     python -m benchmarks.speed.swap [--sizes seed 100M 500M]
 
-A swap is `VllmEngine.swap` of an update that was not staged, from verifying to being ready to serve; a restart is a fresh process that
-imports, constructs the same engine and swaps it to the same checkpoint. Between two swaps the engine answers a request, so that there is
-something in its caches. While a fleet is rolled, its engines stage their swaps; the same fleet without staging shows what whole swaps take
-beside the same work.
+A swap is `VllmEngine.swap` of an unstaged update, from verification until the engine is ready to serve. A restart is a fresh process that
+imports, constructs the same engine and swaps it to the same checkpoint. Between swaps the engine answers a request, so that its caches are
+not empty. Engines of a rolling fleet stage their swaps; the same fleet without staging shows the time of whole swaps under the same load.
 """
 
 from __future__ import annotations
@@ -45,27 +44,27 @@ from policies.correction.methods import NoCorrection
 
 SIZES = ("seed", *ANATOMIES)
 PHASES = {"read": "load_update", "verify": "verify", "apply": "_apply", "reset caches": "_reset_caches", "attest": "_attest"}
-"""Phases of a swap by the function of `actors.engines.vllm.engine`, or the method of its engine, that does them."""
+"""Phases of a swap -> the function in `actors.engines.vllm.engine`, or the method of its engine, that performs them."""
 
 TRANSPORTS = ("checkpoint", "object_store")
-"""With `native` the weights arrive while they are applied: that has other phases."""
+"""Not `native`, which has other phases: its weights arrive while they are applied."""
 
 _NUM_WARM_UPS = 2
 _TASKS_PER_ROLL = 16
 _IMAGES = ShapesImages(5001, 0.0, 0.6, 32)
-"""What engines are asked about while they are rolled: one task has a question about each."""
+"""Images for the engines' work during a rolling swap: each task has one question per image."""
 
 
 @dataclass(frozen=True)
 class Restart:
-    """A restart at a checkpoint, in seconds."""
+    """Seconds of a restart at a checkpoint."""
 
     whole: float
-    """From asking for the process until the engine can serve."""
+    """From requesting the process until the engine can serve."""
     construct: float
-    """Of that, making the engine with vLLM imported."""
+    """Part of `whole`: constructing the engine after vLLM is imported."""
     swap: float
-    """Of that, its first swap."""
+    """Part of `whole`: the first swap."""
 
 
 @dataclass(frozen=True)
@@ -78,30 +77,30 @@ class Swaps:
     slowest: float
     phases: dict[str, float]
     copy: float
-    """A plain copy of the same bytes into memory that was written to before, in the same process between two swaps."""
+    """A plain copy of the same bytes into already touched memory, in the same process between two swaps."""
 
     applied_per_copied: float
-    """Bytes per second while weights are applied, as a share of the copy's."""
+    """Bytes per second while applying weights, relative to the plain copy."""
 
 
 @dataclass(frozen=True)
 class Roll:
-    """Rolling swaps of two engines that answer questions meanwhile, in seconds; medians over engines and rolls."""
+    """Seconds of rolling swaps of two working engines; medians over engines and rolls."""
 
     num_swaps: int
-    """Of each fleet."""
+    """Swaps per fleet."""
     swap: float
-    """A whole swap, from verifying to being ready to serve, in a fleet that does not stage."""
+    """A whole swap in the fleet without staging, from verification until the engine is ready to serve."""
     out_of_service_unstaged: float
-    """In that fleet, from the end of an engine's last task until it may have the next one."""
+    """In that fleet, from the end of an engine's last task until it can take the next one."""
     out_of_service: float
-    """The same where swaps are staged."""
+    """The same with staged swaps."""
     out_of_service_per_swap: float
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model."""
+    """Results for one model."""
 
     size: str
     restart: Restart
@@ -130,7 +129,7 @@ def main() -> None:
 
 
 def measure(size: str, num_swaps: int, num_restarts: int) -> Measured:
-    """Restarts, then swaps by every transport, each engine in a process of its own."""
+    """Measure restarts, then swaps by every transport, each engine in its own process."""
     with tempfile.TemporaryDirectory(prefix="vigc-swap-") as scratch:
         first, second = Path(scratch) / "first", Path(scratch) / "second"
         if size == "seed":
@@ -152,7 +151,7 @@ def measure_restart(checkpoint: Path, update: WeightUpdate) -> Restart:
 
 
 def start_engine(checkpoint: Path, update: WeightUpdate) -> tuple[float, float, float]:
-    """Seconds to construct an engine after the imports, and for its first swap; when that was over, on the machine's clock."""
+    """Seconds to construct an engine after the imports, seconds of its first swap, and the end of that swap on the machine's clock."""
     _engine_module()
     importlib.import_module("vllm").LLM  # noqa: B018 (imported when it is asked for)
     started = time.perf_counter()
@@ -162,7 +161,7 @@ def start_engine(checkpoint: Path, update: WeightUpdate) -> tuple[float, float, 
 
 
 def measure_swaps(checkpoints: tuple[Path, Path], transport: str, num_swaps: int) -> Swaps:
-    """Swaps of one engine from one checkpoint to the other and back, after two that are not counted."""
+    """Swap one engine between two checkpoints, after two uncounted swaps."""
     updates = [prepare(checkpoint, checkpoint.name, transport) for checkpoint in checkpoints]
     engine = build_engine(EngineSpec("vllm", str(checkpoints[0])))
     request = Request(Image.new("RGB", (48, 48), (200, 60, 30)), "What can be seen?")
@@ -192,7 +191,7 @@ def measure_swaps(checkpoints: tuple[Path, Path], transport: str, num_swaps: int
 
 @contextmanager
 def timed_phases() -> Iterator[dict[str, list[float]]]:
-    """The seconds of every phase of every swap meanwhile."""
+    """Records the seconds of every phase of every swap within the block."""
     module = _engine_module()
     seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
     with ExitStack() as stack:
@@ -214,17 +213,17 @@ def _timed(run: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
 
 
 def _engine_module() -> Any:
-    """Imported where it is needed: the process that starts an engine is not to have paid for it before."""
+    """Imported lazily, so that a process that starts an engine has not paid for the import before."""
     return importlib.import_module("actors.engines.vllm.engine")
 
 
 def _median(seconds: Sequence[float]) -> float:
-    """Without the swaps that warm up."""
+    """The median without the warm-up swaps."""
     return median(seconds[_NUM_WARM_UPS:])
 
 
 def measure_roll(num_rolls: int) -> Roll:
-    """Two fleets, one after the other, with swaps that are staged and with whole ones."""
+    """Measure two fleets, one after the other: with staged swaps and with whole swaps."""
     with tempfile.TemporaryDirectory(prefix="vigc-roll-") as scratch, connected(None, num_cpus=2, temp_dir=None, timeout_s=120.0):
         save_shifted(EMBEDDED_MODEL, Path(scratch) / "shifted")
         updates = [prepare(folder, folder.name, "checkpoint") for folder in (EMBEDDED_MODEL, Path(scratch) / "shifted")]
@@ -241,14 +240,14 @@ def measure_roll(num_rolls: int) -> Roll:
 
 
 class _UnstagedWorker(EngineWorker):
-    """Its swaps are whole."""
+    """A worker that does not stage its swaps."""
 
     def stage(self, update: WeightUpdate) -> None:
-        """Leaves everything to the swap."""
+        """Does nothing: all work is left to the swap."""
 
 
 def _rolled(kind: type[EngineWorker], updates: Sequence[WeightUpdate], num_rolls: int) -> list[EngineSwap]:
-    """The swaps of a fleet of two that answers questions all the time and is rolled from one update to the other and back."""
+    """The swaps of a fleet of two that keeps answering questions while it is rolled between two updates."""
     worker = engine_actor(kind, num_cpus=1, max_restarts=0)
     spec = EngineSpec("vllm", str(EMBEDDED_MODEL.absolute()))
     questions = _IMAGES.questions(_IMAGES.num_images, seed=0)
@@ -295,4 +294,4 @@ def print_tables(measured: Sequence[Measured], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    import_module("benchmarks.speed.swap").main()  # by its own name, under which actors of its classes are found in other processes
+    import_module("benchmarks.speed.swap").main()  # imported by name, so that other processes can find its actor classes

@@ -1,10 +1,10 @@
-"""What MLflow costs the loop when it is well, slow, broken or away: the same small run, mirrored to a real `mlflow server`.
+"""The cost of MLflow to the loop when it is healthy, slow, broken or down: the same small run, mirrored to a real `mlflow server`.
 
     python -m benchmarks.speed.tracking [--repeats 2] [--out benchmarks/results/tracking.json]
 
-The server stands behind a proxy: `slow` waits 5 seconds before every request, `errors` answers every second one with 500, `away` refuses
-connections. Loop seconds are from the start of round 0 to the last commit; closing is what the driver takes from there to its end. After
-each run MLflow is well again, and `vigc resume` replays what it lacks: counted are the rounds that are then there once, of all.
+The server is behind a proxy: `slow` waits 5 seconds before every request, `errors` answers every second request with 500, `away` refuses
+connections. Loop seconds run from the start of round 0 to the last commit, closing seconds from there to the driver's exit. After each
+run MLflow is healthy again and `vigc resume` replays the missing rounds; the benchmark counts the rounds that MLflow then has exactly once.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ SLOW_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run."""
+    """Results of one run."""
 
     condition: str
     loop_s: float
     closing_s: float
     num_rounds: int
     rounds_before_replay: int
-    """That MLflow had when the run ended."""
+    """Rounds in MLflow when the run ended."""
     replay_s: float
     rounds_once: int
-    """That MLflow has once after the replay, with every metric at one point: the recorded one."""
+    """Rounds that MLflow has exactly once after the replay, with one point per metric: the recorded one."""
 
 
 def main() -> None:
-    """Run all conditions in turn, print and write what came of it."""
+    """Run all conditions in turn, then print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tracking.json"))
@@ -90,7 +90,7 @@ CONDITIONS: dict[str, Callable[[FaultyProxy], None]] = {"well": _well, "slow": _
 
 
 def measure(condition: str, world: World, port: int, run_dir: Path) -> Measured:
-    """A run under a condition, and its replay."""
+    """Measure a run under a condition, and its replay."""
     proxy = FaultyProxy(port)
     proxy.open()
     CONDITIONS[condition](proxy)
@@ -116,7 +116,7 @@ def vigc(world: World, port: int, *arguments: str) -> None:
 
 
 def rounds_once(port: int, run_dir: Path) -> list[int]:
-    """Rounds that have one child run in MLflow, each of whose metrics has one point, at the round and the time of its commit."""
+    """Rounds with exactly one child run in MLflow, whose metrics each have one point, at the round and time of its commit."""
     client = MlflowClient(f"http://127.0.0.1:{port}")
     experiment = client.get_experiment_by_name(run_dir.name)
     if experiment is None:

@@ -1,14 +1,14 @@
-"""The trainer against a plain `transformers.Trainer` loop: tokens per second and memory, on the embedded model.
+"""The trainer compared with a plain `transformers.Trainer` loop: tokens per second and memory, on the embedded model.
 
     python -m benchmarks.speed.training --out benchmarks/results/training.json
 
-Both train the same model in float32 on the very same batches, with the same fused AdamW, schedule, clipping and number of threads, in
-processes of their own that take turns; a figure is the median over the repeats. Of the Trainer there are two: `plain` reads images and
-renders the chat template in its collator, as scripts do, and `prepared` is handed finished tensors, which leaves the loop alone to be
-compared: what it takes to make them is not counted. The data are passed over three times, as in LLaVA's second stage. The clock runs
-from the end of the warm-up steps to the last step: loading and writing are left out.
+Both train the same model in float32 on the same batches, with the same fused AdamW, schedule, clipping and number of threads, in separate
+processes that take turns; figures are medians over the repeats. The Trainer runs in two forms: `plain` reads images and renders the chat
+template in its collator, as scripts do; `prepared` gets finished tensors, whose preparation is not counted, so that only the loops are
+compared. Training takes three epochs, as in LLaVA's second stage. The clock runs from the end of the warm-up steps to the last step;
+loading and writing are excluded.
 
-Beside the wall clock stands the time of rank 0's own CPU: on a machine with other work that is what tells two loops apart.
+Besides wall-clock time, rank 0's own CPU time is reported, which is the better measure on a machine with other load.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _WAIT_S = 1800.0
 
 @dataclass(frozen=True)
 class Task:
-    """One process group's work."""
+    """The work of one process group."""
 
     kind: str
     """`ours`, `plain` or `prepared`."""
@@ -70,7 +70,7 @@ class Task:
         return IMAGES.conversations(self.num_steps * self.batch_size // NUM_PASSES, seed=0)
 
     def batches(self) -> list[list[int]]:
-        """The samples' indices, step by step, as the trainer orders them."""
+        """Sample indices per step, in the trainer's order."""
         lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in self.samples()]
         return list(global_batches(lengths, self.batch_size, self.num_steps, 0, length_grouping=True))
 
@@ -111,7 +111,7 @@ def median(results: list[dict[str, float]]) -> dict[str, float]:
 
 
 def measure(task: Task) -> dict[str, float]:
-    """Run a task in processes of its own; what rank 0 measured."""
+    """Run a task in its own processes; returns rank 0's measurements."""
     context = multiprocessing.get_context("spawn")
     port, answer = context.Queue(), context.Queue()
     ranks = [context.Process(target=_run, args=(task, rank, port, answer)) for rank in range(task.num_ranks)]
@@ -125,7 +125,7 @@ def measure(task: Task) -> dict[str, float]:
 
 
 def print_report(rows: list[dict[str, Any]]) -> None:
-    """Throughput beside that of this trainer's one rank."""
+    """Print throughput, also relative to one rank of this trainer."""
     table = Table("loop", "tokens/s", "tokens per CPU second", "peak memory, MB", "of it for training, MB", "CPU time, ours = 1", box=None)
     ours = rows[0]["tokens_per_cpu_s"]
     for row in rows:
@@ -138,7 +138,7 @@ def print_report(rows: list[dict[str, Any]]) -> None:
 
 
 class _Clock:
-    """Wall and CPU time from the end of the warm-up on."""
+    """Wall-clock and CPU time since the end of the warm-up."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -214,7 +214,7 @@ def _run_transformers(task: Task) -> _Clock:
 
 
 def _plain(task: Task) -> Callable[[list[TrainingSample]], dict[str, Any]]:
-    """A collator as scripts have it: the processor reads images and conversations of every batch."""
+    """A collator as in common scripts: the processor handles images and conversations of every batch."""
     processor = load_processor(EMBEDDED_MODEL)
     processor.tokenizer.padding_side = "right"
 
@@ -237,7 +237,7 @@ def _messages(sample: TrainingSample) -> Iterator[dict[str, Any]]:
 
 
 def _prepared(task: Task) -> Callable[[list[TrainingSample]], dict[str, Any]]:
-    """Tensors that were made before the training."""
+    """A collator that returns tensors prepared before the training."""
     builder = _builder(task)
     samples = task.samples()
     ready = iter(
@@ -262,7 +262,7 @@ def _builder(task: Task) -> BatchBuilder:
 
 
 def _num_tokens(task: Task) -> int:
-    """Tokens of the measured steps, padding left out."""
+    """Tokens of the measured steps, without padding."""
     builder, samples = _builder(task), task.samples()
     return sum(
         len(row.text.ids)
