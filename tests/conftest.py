@@ -1,4 +1,4 @@
-"""How the tests share two workers (`make test`): a file stays whole, all that starts a Ray stays on one, hostile inputs are counted."""
+"""Splits the tests between two workers (`make test`): files stay whole, tests that start Ray share a worker, fuzzed inputs are counted."""
 
 from __future__ import annotations
 

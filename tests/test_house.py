@@ -1,4 +1,4 @@
-"""The house: who may import whom, held by reading every import, and how many files lie side by side."""
+"""Structure of the code base: import rules, import circles, files per folder, and file names in the documentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEAVY = ("ray", "torch", "transformers", "vllm", "mlflow")
 
 
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and top-level package of every import in a file, those inside functions and `TYPE_CHECKING` included."""
+    """Line and top-level package of every import in a file, including those inside functions and `TYPE_CHECKING`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
@@ -56,13 +56,13 @@ def test_policies_are_imported_without_ray_and_torch() -> None:
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the product by its dotted name; a package by the name of its folder."""
+    """Every module of the product by dotted name; a package by its folder's name."""
     files = (path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py"))
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
 def imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
-    """The modules of the product that a file imports, those inside functions and `TYPE_CHECKING` included."""
+    """The modules of the product that a file imports, including imports inside functions and `TYPE_CHECKING`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -72,7 +72,7 @@ def imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str]:
-    """The first circle of a graph; empty where there is none."""
+    """The first circle of a graph; empty if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -95,7 +95,7 @@ def test_no_room_imports_itself_around_a_circle() -> None:
 
 
 def room(name: str) -> str:
-    """A folder of one of the four with all that is in it, or a file that lies directly in one of the four."""
+    """A direct subfolder of one of the four packages, with everything in it, or a file directly in one of the four."""
     return ".".join(name.split(".")[:2])
 
 
