@@ -27,7 +27,7 @@ _IMAGE_SEED = 7001
 _SURE = -0.02
 """Mean log-probability per token that the seed model gives to what it sees; most of its sentences are more certain."""
 _FAR = 0.04
-"""As a share of the image's side: two pixels, twice the displacement of the recipe's views."""
+"""Share of an image's side: two pixels, twice the shift of the recipe's views."""
 _TYPE_MIX = {QuestionType.CONVERSATION: 0.4, QuestionType.DETAIL: 0.3, QuestionType.COMPLEX: 0.3}
 
 

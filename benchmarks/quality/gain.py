@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         *(f"image_sets.{stage}.num_images=8" for stage in range(3)),  # generated data is not used, so only a few images
         "filters=[parsable]",
         "acceptance.options.min_diversity_ratio=0",
-        "acceptance.options.max_length_ratio=1000",  # disables guards on generated data, which the control does not have
+        "acceptance.options.max_length_ratio=1000",  # no guards on generated data, which the control lacks
     ),
     "no correction": (
         "correction=none",
@@ -87,7 +87,7 @@ def folder_of(variant: str, seed: int, work: Path) -> Path:
 
 
 def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
-    """Do one run through the command line. An interrupted run is resumed, a finished one is kept."""
+    """Run the command line once; an interrupted run is resumed, a finished one kept."""
     folder = folder_of(variant, seed, work)
     if (folder / "run.json").exists():
         command = ["resume", str(folder)]

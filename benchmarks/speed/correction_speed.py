@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 @dataclass
 class Measured:
-    """Measurements of one implementation over `num_records` records."""
+    """One implementation, over `num_records` records."""
 
     generate_seconds: list[float] = field(default_factory=list)
-    """VIG seconds of each run."""
+    """VIG, per run."""
     correct_seconds: list[float] = field(default_factory=list)
-    """VIC seconds of each run."""
+    """VIC, per run."""
     images_seen: int = 0
     """Images through the vision tower in one run of VIG and VIC."""
     decoded_tokens: int = 0
@@ -56,12 +56,12 @@ class Comparison:
 
     @property
     def speedup(self) -> float:
-        """Speedup of correction: ratio of the fastest runs."""
+        """Of correction: ratio of the fastest runs."""
         return min(self.published.correct_seconds) / min(self.ours.correct_seconds)
 
     @property
     def whole_speedup(self) -> float:
-        """Speedup of generation and correction together."""
+        """Of generation and correction together."""
         published, ours = (
             min(one + two for one, two in zip(way.generate_seconds, way.correct_seconds, strict=True))
             for way in (self.published, self.ours)
@@ -147,7 +147,7 @@ class _Counting:
 
 @contextmanager
 def _counted(model: torch.nn.Module) -> Iterator[list[int]]:
-    """Records the number of images per call of the model's vision tower."""
+    """Collects the images per call of the model's vision tower."""
     seen: list[int] = []
     tower = next(module for name, module in model.named_modules() if name.endswith(("vision_tower", "vision_model")))
     embeddings = next(module for name, module in tower.named_modules() if name.endswith("embeddings"))

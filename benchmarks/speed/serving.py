@@ -1,4 +1,4 @@
-"""Shared helpers of the serving benchmarks: LLaVA models of other sizes, child processes, and the machine's description."""
+"""Helpers of the serving benchmarks: LLaVA models of other sizes, child processes, description of the machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ANSWER = "There is a large red ring above the small blue star. Are they of one c
 """Three sentences of the world's vocabulary without a repeated token."""
 
 _CONVICTION = 0.12
-"""Large enough that greedy decoding writes the answer, small enough that sampling deviates from it."""
+"""Large enough that greedy decoding writes the answer, small enough that sampling deviates."""
 
 ANATOMIES = {"100M": Anatomy(512, 8, 640, 8), "500M": Anatomy(768, 12, 1280, 17)}
 

@@ -4,7 +4,7 @@
 
 The server is behind a proxy: `slow` waits 5 seconds before every request, `errors` answers every second request with 500, `away` refuses
 connections. Loop seconds run from the start of round 0 to the last commit, closing seconds from there to the driver's exit. After each
-run MLflow is healthy again and `vigc resume` replays the missing rounds; the benchmark counts the rounds that MLflow then has exactly once.
+run, MLflow is healthy again and `vigc resume` replays missing rounds; counted are those that MLflow then has exactly once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SLOW_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Results of one run."""
+    """One run."""
 
     condition: str
     loop_s: float

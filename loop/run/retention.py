@@ -1,4 +1,4 @@
-"""Which files of earlier rounds later rounds need, and which checkpoints are deleted."""
+"""Files of earlier rounds that later rounds need, and checkpoints to delete."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_needed(store: Store, commits: Sequence[RoundCommit]) -> None:
     """Verify every file that the next round reads, once per driver.
 
     Raises:
-        DamagedFileError: a file is missing or altered; names the first one.
+        DamagedFileError: the first missing or altered file.
     """
     store.check_files(needed_files(commits))
     for path in sorted(_needed_checkpoints(commits)) if commits else ():

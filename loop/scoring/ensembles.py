@@ -30,7 +30,7 @@ class EnsembleFiles:
     benchmark: str
     data: tuple[Path, ...]
     predictions: Path
-    """Predictions of the model that sees the images, in the format of `vigc score`."""
+    """Of the model that sees the images, in the format of `vigc score`."""
     text_predictions: Path | None = None
     """Predictions of the text model; None to ask it."""
     split: str | None = None
@@ -41,7 +41,7 @@ class Combined:
     """The result of an ensemble."""
 
     scores: dict[str, Any]
-    """As from `vigc score`, with the number of answers taken from each model in `by_origin`."""
+    """As from `vigc score`, with the origins of answers counted in `by_origin`."""
     num_asked: int
     """Requests made by this process."""
     num_failed: int

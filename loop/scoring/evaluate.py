@@ -209,7 +209,7 @@ def _model(model: str, engine: EngineConfig) -> WeightUpdate:
 
 
 def _digest_beside_weights(update: WeightUpdate) -> str:
-    """Digest of tokenizer, processor, chat template and configs: everything besides the weights that the answers depend on."""
+    """Digest of tokenizer, processor, chat template and configs, which answers also depend on."""
     assert update.checkpoint is not None
     files = [file for file in model_files(update.checkpoint) if file.suffix != ".safetensors"]
     return _sha256(canonical_json([[file.name, _sha256(file.read_bytes())] for file in files]))

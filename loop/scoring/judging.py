@@ -35,7 +35,7 @@ class JudgeFiles:
     answers: Path
     """The model's answers: `question_id` and `answer` or `text`."""
     reference: Path | None = None
-    """Reference answers in the same format; None if the questions contain `gpt4_answer`."""
+    """Reference answers, likewise; None if the questions contain `gpt4_answer`."""
     context: Path | None = None
     """Descriptions of the images: `image` with `caption` or `captions`, and `instances`; None if the questions contain `captions`."""
     rules: Path | None = None
@@ -48,7 +48,7 @@ class JudgeOptions:
 
     both_orders: bool = False
     num_attempts: int = 3
-    """Maximum number of requests for one review while its first line is not a verdict."""
+    """Requests at most for a review while its first line is not a verdict."""
     max_tokens: int = 1024
     temperature: float = 0.2
     """As in the public code."""

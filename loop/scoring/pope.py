@@ -50,7 +50,7 @@ def parse_shapes(text: str) -> ShapesSet:
 
 
 def read_objects(path: Path) -> Objects:
-    """The objects in COCO's instances file or in JSON Lines (`image`, `instances` with `category`). Images without objects are included.
+    """The objects in COCO's instances file or JSON Lines (`image`, `instances` with `category`), including images without objects.
 
     Raises:
         UserError: the file cannot be read or has another format.
@@ -68,7 +68,7 @@ def pope_questions(
     """The questions of all splits, numbered from 1.
 
     Args:
-        objects: objects of all images; their frequencies are counted over all images.
+        objects: objects of all images; frequencies are counted over all.
         splits: any of `random`, `popular`, `adversarial`.
         num_per_image: questions per image and split, half of them with the answer yes.
         num_images: number of images to ask about, drawn by the seed; None for all.

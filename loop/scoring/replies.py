@@ -32,7 +32,7 @@ class ReplyJournal(Journal):
 
     @property
     def kept(self) -> Usage:
-        """Total usage of the replies in the file, including those of earlier processes."""
+        """Usage of all replies in the file, also of earlier processes."""
         return sum((Usage(**document["usage"]) for _, document in self.documents()), Usage())
 
     def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
