@@ -8,7 +8,7 @@ import gc
 import torch
 
 
-def give_back_memory() -> None:
+def release_memory() -> None:
     """Collect garbage, then empty the caches of freed memory that torch (on a GPU) and the C library (in main memory) keep and that
     other processes could not use."""
     gc.collect()

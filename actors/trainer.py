@@ -70,7 +70,7 @@ class TrainerRank:
     def train(self, job: TrainingJob, source: ImageSource) -> TrainingResult | None:
         """Run this rank's part of a job; see `Trainer.run`. The rank releases its memory afterwards, because engines may need it, except
         at ZeRO stage 3, whose memory only the end of the process frees."""
-        from actors.memory import give_back_memory
+        from actors.memory import release_memory
         from actors.training.core import Trainer
 
         trainer = Trainer(job, source, rank=self._rank, world_size=self._world_size, on_progress=self._note)
@@ -78,7 +78,7 @@ class TrainerRank:
             return trainer.run()
         finally:
             self._progress = None  # the next job's watch may ask before that job starts
-            give_back_memory()
+            release_memory()
 
     def progress(self) -> Progress | None:
         """Progress of the running job; can be called while `train` runs."""

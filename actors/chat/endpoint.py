@@ -28,12 +28,12 @@ _MAX_REPLY_BYTES = 8 << 20
 _MAX_QUOTED = 200
 """Characters quoted from a server in an error."""
 _MAX_BACKOFF_S = 60.0
-_MARKS_PER_MESSAGE = 16
+_MAX_TEMPLATE_TOKENS_PER_MESSAGE = 16
 """Most tokens that a chat template adds to a message; with one token per byte of text, this bounds the input of a request."""
 _MAX_REFUSED_IN_A_ROW = 20
 """Refusals in a row, without an answer, after which the fault is not in the requests."""
 _TRANSIENT = (408, 409, 425, 429)
-_HOPELESS = (401, 402, 403, 404, 405, 410)
+_PERMANENT = (401, 402, 403, 404, 405, 410)
 """Statuses that every request would get: the key, account, address or model is wrong."""
 
 
@@ -259,7 +259,7 @@ class _Session:
                 )
             self._next_start_s = max(self._next_start_s, time.monotonic() + wait_s)
             raise _TransientError(said, limited=response.status == 429)
-        if response.status in _HOPELESS or 300 <= response.status < 400:
+        if response.status in _PERMANENT or 300 <= response.status < 400:
             key = f"from {self._options.api_key_env}" if self._options.api_key_env else "none given"
             raise RefusedError(f"{self._where} refuses: {said}; check the URL, the model's name and the key ({key})")
         raise _RequestError(said)
@@ -324,7 +324,7 @@ def _total(bill: list[Usage]) -> Usage:
 
 
 def _num_bytes(ask: Ask) -> int:
-    return sum(len(message.text.encode(errors="replace")) + _MARKS_PER_MESSAGE for message in ask.messages)
+    return sum(len(message.text.encode(errors="replace")) + _MAX_TEMPLATE_TOKENS_PER_MESSAGE for message in ask.messages)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -81,7 +81,7 @@ class Corrector:
 
     def _answer_in_sentences(self, policy: SentenceBySentence, records: list[Record]) -> list[Record]:
         if policy.one_sentence_per_pass is None:
-            policy = replace(policy, one_sentence_per_pass=self._asker.engine.rereads)
+            policy = replace(policy, one_sentence_per_pass=self._asker.engine.features_depend_on_text)
         drafts = [Draft(record.question) for record in records]
         written: dict[int, list[tuple[int, Completion]]] = defaultdict(list)
         for _ in range(policy.max_passes):

@@ -33,7 +33,7 @@ def answer_grounded(asker: Asker, policy: Grounded, shard_seed: int, records: li
         steps = _candidates(asker, policy, requests, seed)
         measured = _measure(asker, requests, steps)
         found = [policy.best(drafts[row], [one.candidate for one in group]) for row, group in zip(rows, measured, strict=True)]
-        for row, group, best in zip(rows, measured, _looked_again(asker, policy, requests, found, seed), strict=True):
+        for row, group, best in zip(rows, measured, _score_views(asker, policy, requests, found, seed), strict=True):
             before = len(drafts[row].sentences)
             drafts[row] = policy.accept(drafts[row], best)
             if len(drafts[row].sentences) > before:
@@ -60,7 +60,7 @@ def _measure(asker: Asker, requests: list[Request], steps: list[list[Step]]) -> 
     return [[next(measured) for _ in group] for group in steps]
 
 
-def _looked_again(
+def _score_views(
     asker: Asker, policy: Grounded, requests: list[Request], found: list[Candidate | None], seed: int
 ) -> list[Candidate | None]:
     """Add the mean log-probability on `num_looks` other views to the best candidates."""

@@ -123,7 +123,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def rereads(self) -> bool:
+    def features_depend_on_text(self) -> bool:
         """Whether image features depend on the text (a Q-Former): an answer then changes if it is requested anew after every
         sentence."""
         ...

@@ -16,8 +16,8 @@ import torch
 
 from actors.engines.base import Request
 from actors.engines.errors import UnfitModelError
-from actors.engines.itself import ModelItself
 from actors.engines.prompting import patches
+from actors.engines.reference import ReferenceModel
 
 _SIZES = ((160, 80), (112, 224))
 """Width and height: a wide and a tall image of different areas, so that the two rows also differ in length."""
@@ -39,21 +39,21 @@ banned tokens."""
 
 
 @torch.inference_mode()
-def check_equal_to_itself(itself: ModelItself, follow: Follow) -> None:
+def check_matches_reference(reference: ReferenceModel, follow: Follow) -> None:
     """Compare what an engine computes with what the model computes by itself.
 
     Args:
-        itself: the engine's model, with its weights.
+        reference: the engine's model, with its weights.
         follow: how the engine reads requests.
 
     Raises:
         UnfitModelError: they differ, or one of them fails.
     """
-    model, rng = itself.model, np.random.default_rng(0)
+    model, rng = reference.model, np.random.default_rng(0)
     requests = [Request(patches(rng, size), _PROMPT) for size in _SIZES]
     try:
-        written = [itself.continued(request, _NUM_TOKENS + 1) for request in requests]
-    except _NOT_THE_MODELS_FAULT:
+        written = [reference.generate_greedy(request, _NUM_TOKENS + 1) for request in requests]
+    except _MACHINE_ERRORS:
         raise
     except Exception as error:  # a model's code may raise anything on inputs that do not fit
         raise _refusal(model, f"its own generate fails on its processor's inputs with {_brief(error)}") from error
@@ -62,7 +62,7 @@ def check_equal_to_itself(itself: ModelItself, follow: Follow) -> None:
     said = torch.stack([tokens[:_NUM_TOKENS] for tokens, _ in written])
     try:
         found = follow(requests, said)
-    except _NOT_THE_MODELS_FAULT:
+    except _MACHINE_ERRORS:
         raise
     except Exception as error:  # as above
         raise _refusal(model, f"prompts about two images fail with {_brief(error)}") from error
@@ -78,7 +78,7 @@ def check_equal_to_itself(itself: ModelItself, follow: Follow) -> None:
                 )
 
 
-_NOT_THE_MODELS_FAULT = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+_MACHINE_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 """Errors that may not occur on another machine or in another attempt."""
 
 

@@ -29,18 +29,18 @@ def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
     import torch
 
     from actors.engines.families import image_token_id
-    from actors.engines.itself import ModelItself
+    from actors.engines.reference import ReferenceModel
     from actors.engines.transformers import load_model
 
     torch.set_num_threads(num_threads)
     model, prompter = load_model(checkpoint, dtype), Prompter(checkpoint)
-    itself, end_ids = ModelItself(model, prompter), prompter.end_ids(model.generation_config.eos_token_id)
+    reference, end_ids = ReferenceModel(model, prompter), prompter.end_ids(model.generation_config.eos_token_id)
     banned_ids = prompter.banned_ids(image_token_id(model), end_ids)
     rng = np.random.default_rng(0)
     requests = tuple(Request(patches(rng, _IMAGE_SIZE), prompt) for prompt in _PROMPTS for _ in range(_IMAGES_PER_PROMPT))
-    written = [itself.continued(request, _MAX_NEW_TOKENS)[0].tolist() for request in requests]
+    written = [reference.generate_greedy(request, _MAX_NEW_TOKENS)[0].tolist() for request in requests]
     continuations = tuple(prompter.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written)
-    logprobs = tuple(itself.logprob(request, text, banned_ids) for request, text in zip(requests, continuations, strict=True))
+    logprobs = tuple(reference.logprob(request, text, banned_ids) for request, text in zip(requests, continuations, strict=True))
     return Probe(requests, continuations, logprobs, _TOLERANCES[dtype])
 
 

@@ -23,12 +23,12 @@ from actors.engines.base import Attestation, Completion, Request, Sampling, Scor
 from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.errors import EngineError, SwapError
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, image_token_id
-from actors.engines.guard import check_equal_to_itself
-from actors.engines.itself import ModelItself
+from actors.engines.guard import check_matches_reference
 from actors.engines.prompting import Prompter, blank_like
+from actors.engines.reference import ReferenceModel
 from actors.engines.staging import Staging, load_update, verify
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of
-from actors.memory import give_back_memory
+from actors.memory import release_memory
 
 _CACHED_FEATURE_BYTES = 1 << 28
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,14 +67,14 @@ class TransformersEngine:
         self._manifest = manifest_of(served_tensors(self._model))
         self._staging = Staging(self._load)
         self._released: _ReleasedParameters | None = None
-        check_equal_to_itself(ModelItself(self._model, self._prompter), self._follow)
+        check_matches_reference(ReferenceModel(self._model, self._prompter), self._follow)
 
     @property
     def weight_version(self) -> str:
         return self._weight_version
 
     @property
-    def rereads(self) -> bool:
+    def features_depend_on_text(self) -> bool:
         return isinstance(self._family, QFormer)
 
     @property
@@ -146,7 +146,7 @@ class TransformersEngine:
         self._weight_version = ""
         self._features.clear()
         self._released = _ReleasedParameters(self._model)
-        give_back_memory()
+        release_memory()
 
     def _require_weights(self) -> None:
         if self._released is not None:

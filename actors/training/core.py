@@ -14,7 +14,6 @@ import torch
 from actors.images import ImageSource
 from actors.processors import load_processor
 from actors.training.adapters import add_adapters, is_adapter, merged
-from actors.training.ahead import ahead
 from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
@@ -22,6 +21,7 @@ from actors.training.job import Hyperparameters, Progress, TrainingJob, Training
 from actors.training.losses import TrainingLog
 from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batches, rank_share
 from actors.training.pixels import Augmentation, PixelReader
+from actors.training.prefetch import prefetch
 from actors.training.steps import StepCheckpoints
 
 _BUCKET_ELEMENTS = 200_000_000
@@ -139,7 +139,7 @@ class Trainer:
         steps = self._step_checkpoints()
         if steps is not None:
             log.restore(steps.restore(engine))
-        with ahead(self._reading(order, builder, log.num_steps_kept)) as reading:
+        with prefetch(self._reading(order, builder, log.num_steps_kept)) as reading:
             for step, indices, rows in reading:
                 log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
                 batches = [builder.batch(part) for part in self._micro_batches(rows)]
@@ -157,7 +157,7 @@ class Trainer:
                 elif steps is not None and self._is_checkpointed(step + 1):
                     steps.save(step + 1, engine, log.position())
         log.close()
-        log.refuse_nothing(len(samples))
+        log.require_target_tokens(len(samples))
         return log
 
     def _reading(self, order: Iterator[list[int]], builder: BatchBuilder, first: int) -> Iterator[tuple[int, list[int], list[Row]]]:

@@ -118,10 +118,10 @@ def prepare_deepspeed() -> None:
     assert accelerator is not None, "DS_ACCELERATOR names one"
     builder = accelerator.create_op_builder("ShareMemCommBuilder")
     if builder is not None:
-        _leave_out(builder.NAME)
+        _disable_operator(builder.NAME)
 
 
-def _leave_out(operator: str) -> None:
+def _disable_operator(operator: str) -> None:
     """Mark an operator as incompatible, so that DeepSpeed's CPU backend does not use it.
 
     Only `inference_all_reduce` uses the shared-memory operator; training reduces through torch.distributed either way. Yet

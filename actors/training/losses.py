@@ -59,7 +59,7 @@ class TrainingLog:
             for reason, example in examples.items():
                 self._examples[reason] = min(self._examples.get(reason, example), example)
 
-    def refuse_nothing(self, num_samples: int) -> None:
+    def require_target_tokens(self, num_samples: int) -> None:
         """Call after `close`.
 
         Raises:

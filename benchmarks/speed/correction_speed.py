@@ -117,8 +117,8 @@ class _Counting:
         return self._engine.weight_version
 
     @property
-    def rereads(self) -> bool:
-        return self._engine.rereads
+    def features_depend_on_text(self) -> bool:
+        return self._engine.features_depend_on_text
 
     @property
     def model(self) -> torch.nn.Module:

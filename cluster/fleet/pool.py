@@ -169,7 +169,7 @@ class Pool:
             FleetError: all actors are retired.
             NotEnoughResourcesError: no actor runs, and there is no room for one.
         """
-        ended = [call for actor in self._actors if (call := self._look_at(actor)) is not None]
+        ended = [call for actor in self._actors if (call := self._poll_actor(actor)) is not None]
         for actor in self._actors:
             if actor.health.state is State.DEAD and actor.health.restart_or_retire() is State.RESTARTING:
                 actor.launch(self._start_timeout_s)
@@ -186,7 +186,7 @@ class Pool:
         if busy:
             ray.wait([*busy], num_returns=len(busy), timeout=timeout_s)
         for actor in busy.values():
-            if self._look_at(actor) is None:
+            if self._poll_actor(actor) is None:
                 self._kill(actor, "it did not finish abandoned work")
 
     def shutdown(self, timeout_s: float) -> None:
@@ -199,7 +199,7 @@ class Pool:
             actor.kill("the pool shuts down", logging.INFO)
         await_exit([process for actor in self._actors for process in actor.killed_processes()], timeout_s, self._name)
 
-    def _look_at(self, actor: _Actor) -> Call | None:
+    def _poll_actor(self, actor: _Actor) -> Call | None:
         """Admits or kills an actor if due; returns its call if that has ended."""
         if actor.pending is None:
             return None

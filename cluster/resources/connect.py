@@ -203,7 +203,7 @@ def _join(address: str, source: str, deadline: float) -> None:
     deadline = min(deadline, time.monotonic() + _ANSWER_S)
     while True:
         try:
-            _knock(address, deadline)
+            _check_reachable(address, deadline)
             AuthenticationTokenLoader.instance().reset_cache()  # it may be that of another Ray
             ray.init(address=address, runtime_env={"env_vars": _WORKER_ENV}, **_OPTIONS)
             return
@@ -222,7 +222,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _knock(address: str, deadline: float) -> None:
+def _check_reachable(address: str, deadline: float) -> None:
     """Raises an `OSError` unless a gRPC server listens at `HOST:PORT`: Ray itself would retry for minutes."""
     if address == "auto":
         return

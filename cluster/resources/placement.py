@@ -42,7 +42,7 @@ class Placement:
         """
         if placement_group_table(self.group)["state"] != "CREATED":
             raise NotEnoughResourcesError(
-                f"a node is lost and the rest has no room for {list(self.plan.bundles)}: {_what_there_is()} A bundle must fit on one node. "
+                f"a node is lost and the rest has no room for {list(self.plan.bundles)}: {_describe_resources()} A bundle must fit on one node. "
                 f"Bring the node back or add another one, then {GO_ON}."
             )
 
@@ -71,12 +71,12 @@ def reserve(plan: ResourcePlan, timeout_s: float) -> Iterator[Placement]:
 
 def _explain(plan: ResourcePlan, timeout_s: float) -> str:
     return (
-        f"cannot reserve {list(plan.bundles)} within {timeout_s:g} s: {_what_there_is()} A bundle must fit on one node. Ask for fewer "
+        f"cannot reserve {list(plan.bundles)} within {timeout_s:g} s: {_describe_resources()} A bundle must fit on one node. Ask for fewer "
         f"engines or trainer ranks, wait for another job, or add nodes."
     )
 
 
-def _what_there_is() -> str:
+def _describe_resources() -> str:
     total, free = ray.cluster_resources(), ray.available_resources()
     return f"the cluster has {_amounts(total)}, of which {_amounts(free)} are free."
 

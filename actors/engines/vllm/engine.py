@@ -147,7 +147,7 @@ class VllmEngine:
         return self._weight_version
 
     @property
-    def rereads(self) -> bool:
+    def features_depend_on_text(self) -> bool:
         return False
 
     @property
@@ -315,14 +315,12 @@ class VllmEngine:
             check_probe(self, update.probe)
             self._reset_caches()
         if self._places is not None:
-            compared = ("find_difference", tensors) if update.stream is None else ("find_other_digest", update.stream.digests)
+            compared = ("find_difference", tensors) if update.stream is None else ("find_digest_mismatch", update.stream.digests)
             different = next((name for name in self._rpc(*compared, self._places) if name), None)
             if different is not None:
                 raise SwapError(f"{different} differs from the weights that were sent")
         elif update.probe is None:
-            raise SwapError(
-                f"update {update.version} has no probe, and the served weights cannot be read back; set engine.attest to probe"
-            )
+            raise SwapError(f"update {update.version} has no probe, and the served weights cannot be read back; set engine.attest to probe")
 
     def _rpc(self, method: str, *arguments: Any) -> list[Any]:
         return self._llm.collective_rpc(method, timeout=_RPC_S, args=arguments)

@@ -100,7 +100,7 @@ class ReceivedWeights(ServedWeights):
             self.weight_transfer_engine.shutdown()
             self.weight_transfer_engine = None
 
-    def find_other_digest(self, digests: Mapping[str, str], places: Mapping[str, Place]) -> str | None:
+    def find_digest_mismatch(self, digests: Mapping[str, str], places: Mapping[str, Place]) -> str | None:
         """The name of a tensor whose served bytes have another digest; `None` if all are equal."""
         served = dict(self.model_runner.get_model().named_parameters())
         for name, place in places.items():

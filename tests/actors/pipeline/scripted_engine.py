@@ -21,7 +21,7 @@ class ScriptedEngine:
 
     reply: Callable[[Request], Reply]
     weight_version: str = "v1"
-    rereads: bool = False
+    features_depend_on_text: bool = False
     asked: list[tuple[Request, Sampling]] = field(default_factory=list)
     scored: list[tuple[Request, str, bool]] = field(default_factory=list)
 

@@ -234,7 +234,7 @@ def test_only_open_answers_are_asked_for_further_sentences() -> None:
     records = [
         replace(record, question=question) for record, question in zip(generated(ScriptedEngine(writes(GOOD)), shard), answers, strict=True)
     ]
-    engine.rereads = True  # as a Q-Former does
+    engine.features_depend_on_text = True  # as a Q-Former does
     done = corrected(engine, shard, PLAIN, records)
     assert [record.sentences for record in done] == [("One.",), ("One.", "Two.", "Three."), ()]
     assert [len(record.sentence_logprobs) for record in done] == [1, 3, 0]

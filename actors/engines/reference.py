@@ -12,7 +12,7 @@ from actors.engines.families import placed
 from actors.engines.prompting import Prompter
 
 
-class ModelItself:
+class ReferenceModel:
     """A loaded model with its processor, without any of this project's code between them."""
 
     def __init__(self, model: Any, prompter: Prompter) -> None:
@@ -20,7 +20,7 @@ class ModelItself:
         self._prompter = prompter
 
     @torch.inference_mode()
-    def continued(self, request: Request, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def generate_greedy(self, request: Request, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The greedy completion, continued past end tokens, and the logits of each token: ids [tokens] and logits
         [tokens, vocabulary]."""
         output = self.model.generate(

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from actors.training.ahead import ahead
+from actors.training.prefetch import prefetch
 
 
 def counted(made: list[int], num: int) -> Iterator[int]:
@@ -18,9 +18,9 @@ def counted(made: list[int], num: int) -> Iterator[int]:
 
 
 def test_the_items_come_in_order() -> None:
-    with ahead(counted([], 100)) as items:
+    with prefetch(counted([], 100)) as items:
         assert list(items) == list(range(100))
-    with ahead(counted([], 0)) as items:
+    with prefetch(counted([], 0)) as items:
         assert list(items) == []
 
 
@@ -34,7 +34,7 @@ def test_the_next_item_is_made_while_the_caller_is_at_one_and_no_more() -> None:
                 is_second_made.set()
             yield item
 
-    with ahead(told()) as items:
+    with prefetch(told()) as items:
         assert next(items) == 0
         assert is_second_made.wait(10.0), "while the caller holds the first item"
         assert made == [0, 1]
@@ -45,7 +45,7 @@ def test_an_error_comes_in_the_place_of_its_item() -> None:
         yield from range(2)
         raise ValueError("no third")
 
-    with ahead(failing()) as items:
+    with prefetch(failing()) as items:
         assert [next(items), next(items)] == [0, 1]
         with pytest.raises(ValueError, match="no third"):
             next(items)
@@ -53,7 +53,7 @@ def test_an_error_comes_in_the_place_of_its_item() -> None:
 
 def test_when_the_caller_stops_the_thread_has_ended() -> None:
     made: list[int] = []
-    with suppress(KeyboardInterrupt), ahead(counted(made, 100)) as items:
+    with suppress(KeyboardInterrupt), prefetch(counted(made, 100)) as items:
         assert next(items) == 0
         raise KeyboardInterrupt
     assert len(made) <= 2

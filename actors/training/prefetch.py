@@ -11,7 +11,7 @@ _Item = TypeVar("_Item")
 
 
 @contextmanager
-def ahead(items: Iterator[_Item]) -> Iterator[Iterator[_Item]]:
+def prefetch(items: Iterator[_Item]) -> Iterator[Iterator[_Item]]:
     """The same items in the same order, each made while the caller works on the previous one. No item may be `None`.
 
     One thread of this process makes them. Decoding and resizing images releases the GIL, the thread shares the caches of this process,
@@ -21,10 +21,10 @@ def ahead(items: Iterator[_Item]) -> Iterator[Iterator[_Item]]:
     item.
     """
     with ThreadPoolExecutor(1, "reading ahead") as pool:
-        yield _taken(items, pool)
+        yield _prefetched(items, pool)
 
 
-def _taken(items: Iterator[_Item], pool: ThreadPoolExecutor) -> Iterator[_Item]:
+def _prefetched(items: Iterator[_Item], pool: ThreadPoolExecutor) -> Iterator[_Item]:
     coming = pool.submit(next, items, None)
     while (item := coming.result()) is not None:
         coming = pool.submit(next, items, None)
