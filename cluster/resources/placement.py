@@ -42,8 +42,8 @@ class Placement:
         """
         if placement_group_table(self.group)["state"] != "CREATED":
             raise NotEnoughResourcesError(
-                f"a node is lost and the rest has no room for {list(self.plan.bundles)}: {_describe_resources()} A bundle must fit on one node. "
-                f"Bring the node back or add another one, then {GO_ON}."
+                f"a node is lost and the rest has no room for {list(self.plan.bundles)}: {_describe_resources()} A bundle must fit on one "
+                f"node. Bring the node back or add another one, then {GO_ON}."
             )
 
     def _options(self, cpus: float, gpus: float, bundle: int) -> dict[str, Any]:
