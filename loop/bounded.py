@@ -43,8 +43,8 @@ def in_bounds(what: str, check: Callable[[], None], timeout_s: float, max_bytes:
     if report == _FINE:
         return
     if report is None:
-        raise UserError(f"{what} cannot be checked within {timeout_s:.0f} s; take one from a source that you trust")
-    raise UserError(report.decode() or f"{what} ends the process that reads it; take one from a source that you trust")
+        raise UserError(f"{what} cannot be checked within {timeout_s:.0f} s; use one from a trusted source")
+    raise UserError(report.decode() or f"{what} crashes the process that reads it; use one from a trusted source")
 
 
 def _report(check: Callable[[], None], writer: int, timeout_s: float, max_bytes: int) -> NoReturn:

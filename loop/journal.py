@@ -132,13 +132,13 @@ class Journal:
             raise self._damaged(told)
         for key, content, digest in self._db.execute("SELECT CAST(key AS BLOB), CAST(content AS BLOB), sha256 FROM documents"):
             if _digest(key, content) != digest:
-                raise self._damaged(f"other bytes in the document {key!r:.80}")
+                raise self._damaged(f"hash mismatch in document {key!r:.80}")
         found, wanted = self.get(_ABOUT) or {}, self._about
         changed = next((name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)), None)
         if changed is not None and next(self.documents(), None) is not None:
             raise UserError(
                 f"{self.path} holds answers made with {changed} {printable(str(found.get(changed)))}, but now it is "
-                f"{printable(str(wanted.get(changed)))}; go on with the same, or choose another --out"
+                f"{printable(str(wanted.get(changed)))}; use the same value, or choose another --out"
             )
 
     def _pragma(self, name: str) -> Any:

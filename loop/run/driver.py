@@ -106,9 +106,9 @@ def check_same(config: RunConfig, store: Store) -> None:
     here = flatten_parameters(config.model_dump(mode="json"))
     differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     if differing:
-        lines = [f"{key}: {there.get(key, 'absent')} in the run, {here.get(key, 'absent')} here" for key in differing]
+        lines = [f"{key}: run: {there.get(key, 'absent')}, given: {here.get(key, 'absent')}" for key in differing]
         raise UserError(
-            f"{store.uri} holds a run with another config; give the same, continue the run as it is with `vigc resume {store.uri}`, or "
+            f"{store.uri} holds a run with another config; use the same config, resume the run with `vigc resume {store.uri}`, or "
             "choose another --run-dir\n" + "\n".join(lines)
         )
 
@@ -131,7 +131,7 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
             progress.note(f"metric of {line}")
         policies = build_policies(config)
         if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
-            progress.note("the run is finished; nothing is left to do")
+            progress.note("the run is finished; nothing to do")
             if mirror:
                 mirror.publish(commits)
                 mirror.finish("FINISHED", _REPLAY_S)

@@ -14,7 +14,7 @@ from loop.store.storage import LocalStorage
 _FRESH_S = 120.0
 """A run behind a URI counts as running if its status was written within this time; there is no lock to check."""
 
-_KILLED = "the driver wrote no end: it was killed, or its machine was lost"
+_KILLED = "the driver did not record its end: it was killed or its machine was lost"
 
 
 def run_state(store: Store) -> str:

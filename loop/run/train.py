@@ -147,7 +147,7 @@ def stored_config(out: Path) -> TrainConfig:
     path = out / _TRAIN
     if not path.is_file():
         if (out / "run.json").is_file():
-            raise UserError(f"{out} holds a run, and no training; go on with it by `vigc resume {out}`")
+            raise UserError(f"{out} holds a run, not a training; resume it with `vigc resume {out}`")
         raise UserError(f"{out} holds no training (no {_TRAIN}); start one with `vigc train CONFIG --out {out}` or check the path")
     return validated(TrainConfig, unseal(str(path), path.read_bytes())["config"])
 
@@ -185,10 +185,10 @@ def _samples(source: LabelledSource, stage: TrainStage, seed: int) -> list[Train
         return source.training_samples(stage.num_samples, seed)
     if stage.form == "conversations":
         if not isinstance(source, ConversationSource):
-            raise UserError(f"stage {stage.name}: data of kind {stage.data.kind} have no conversations; take form vigc")
+            raise UserError(f"stage {stage.name}: data of kind {stage.data.kind} have no conversations; use form vigc")
         return source.conversations(stage.num_samples, seed)
     if not isinstance(source, CaptionSource):
-        raise UserError(f"stage {stage.name}: data of kind {stage.data.kind} have no captions; take form conversations or vigc")
+        raise UserError(f"stage {stage.name}: data of kind {stage.data.kind} have no captions; use form conversations or vigc")
     samples = source.captions(stage.num_samples, seed)
     if stage.form == "captions":
         return samples
@@ -201,13 +201,13 @@ def _check_groups(config: TrainConfig, present: set[str]) -> None:
         if absent := sorted({*training.frozen, *training.learning_rate_groups} - present):
             raise UserError(f"stage {stage.name} names {absent}, which model {config.model!r} does not have; it has {sorted(present)}")
         if present <= set(training.frozen) and training.lora is None:
-            raise UserError(f"stage {stage.name} freezes all that model {config.model!r} has, {sorted(present)}; leave one to be trained")
+            raise UserError(f"stage {stage.name} freezes all groups of model {config.model!r}, {sorted(present)}; leave one trainable")
 
 
 def _refuse_foreign(out: Path) -> None:
     others = sorted({path.name for path in out.iterdir()} - {"lock"}) if out.is_dir() else [out.name] * out.exists()
     if others and _TRAIN not in others:
-        raise UserError(f"{out} {'holds' if out.is_dir() else 'is'} {others[0]!r}, and no training; choose another folder with --out")
+        raise UserError(f"{out} {'holds' if out.is_dir() else 'is'} {others[0]!r}, not a training; choose another folder with --out")
 
 
 @contextmanager
@@ -236,7 +236,7 @@ def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
         )
     if found["model_digest"] != digest:
         raise UserError(
-            f"model {config.model!r} is no longer the one that {storage.uri} was begun with; restore it, or choose another --out"
+            f"model {config.model!r} has changed since the training in {storage.uri} was started; restore it, or choose another --out"
         )
     return digest
 
@@ -283,7 +283,7 @@ class _Ranks:
         with progress.stage(job.output.name, total=job.hyper.num_steps) as shown:
             result = self._group.train(job, stage.source, bounds, lambda now: shown.reach(now.step, loss_remark(now.loss)))
         if result.num_steps_kept:
-            progress.note(f"training went on after step {result.num_steps_kept}")
+            progress.note(f"training resumed after step {result.num_steps_kept}")
         return result
 
     def _started(self) -> TrainerGroup:

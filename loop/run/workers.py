@@ -75,7 +75,7 @@ class Workers:
         )  # fmt: skip
         result = self.trainer.train(job, images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
         if result.num_steps_kept:
-            self.progress.note(f"training went on after step {result.num_steps_kept}")
+            self.progress.note(f"training resumed after step {result.num_steps_kept}")
         return result
 
     def _start(self, model: Model) -> None:
@@ -126,7 +126,7 @@ def check_reach(store: Store, num_nodes: int) -> None:
     if num_nodes > 1 and not isinstance(store.storage, LocalStorage):
         raise UserError(
             f"the run folder {store.uri} is behind a URI, which works on one Ray node, and this cluster has {num_nodes}; "
-            "take a folder that all nodes share, or one node"
+            "use a folder shared by all nodes, or a single node"
         )
 
 

@@ -166,7 +166,7 @@ def test_a_chat_template_without_an_end_is_stopped(model: Path, monkeypatch: pyt
     monkeypatch.setattr("loop.models.checks._CHECK_TIMEOUT_S", 8.0)
     (model / "chat_template.jinja").write_text("{# content #}" + template)
     before = {*psutil.Process().children()}
-    assert refusal(model) == f"model {str(model)!r} cannot be checked within 8 s; take one from a source that you trust"
+    assert refusal(model) == f"model {str(model)!r} cannot be checked within 8 s; use one from a trusted source"
     assert {*psutil.Process().children()} <= before
 
 
@@ -343,7 +343,7 @@ def test_only_what_a_model_needs_is_copied_into_the_run(model: Path, store: Stor
 
 
 def test_a_check_that_ends_its_process_is_told() -> None:
-    with pytest.raises(UserError, match="x ends the process that reads it"):
+    with pytest.raises(UserError, match="x crashes the process that reads it"):
         in_bounds("x", lambda: os.kill(os.getpid(), signal.SIGKILL), 20.0, 1 << 30)
 
 

@@ -155,7 +155,7 @@ def test_a_truncated_or_altered_file_is_refused_and_left_as_it_is(tmp_path: Path
 @pytest.mark.parametrize(
     ("statement", "error", "says"),
     [
-        ("UPDATE documents SET content = '{}' WHERE rowid = 3", DamagedFileError, "other bytes in the document b'key 1'"),
+        ("UPDATE documents SET content = '{}' WHERE rowid = 3", DamagedFileError, "hash mismatch in document b'key 1'"),
         ("DROP TABLE documents", DamagedFileError, "no such table"),
         ("PRAGMA application_id = 0", UserError, "is a SQLite file of another program"),
         ("PRAGMA user_version = 2", SchemaVersionError, "schema version 2; this vigc-loop reads version 1"),
@@ -184,5 +184,5 @@ def test_documents_have_in_common_what_was_said_first(tmp_path: Path) -> None:
         pass  # without documents it may still change
     path = journal_of(tmp_path / "a.sqlite", seed="3")
     journal_of(path, seed="3")
-    refused(path, UserError, "holds answers made with seed 3, but now it is 4; go on with the same, or choose another", seed="4")
+    refused(path, UserError, "holds answers made with seed 3, but now it is 4; use the same value, or choose another", seed="4")
     refused(path, UserError, "holds answers made with seed 3, but now it is None")

@@ -99,7 +99,7 @@ def stored_predictions(path: str, table: pa.Table, sets: Mapping[str, HeldOut]) 
         elif metrics[name] != one.metric_name:
             raise UserError(
                 f"{path}: {name} was scored by the metric {metrics[name]}, and its data ask for {one.metric_name} now; "
-                "put the data back as they were, or start a new run"
+                "restore the data, or start a new run"
             )
     return predictions
 

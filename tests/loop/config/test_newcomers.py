@@ -108,7 +108,7 @@ def test_a_folder_of_another_command_is_no_run(tmp_path: Path, name: str, told: 
 
 def test_a_run_is_no_training(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="holds a run, and no training; go on with it by `vigc resume "):
+    with pytest.raises(UserError, match="holds a run, not a training; resume it with `vigc resume "):
         run("train", "--resume", str(tmp_path))
 
 

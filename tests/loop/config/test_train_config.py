@@ -77,7 +77,7 @@ def test_forms_make_the_samples_that_they_name() -> None:
         ({"offload": ["optimizer"], "zero_stage": 2}, "with cluster.use_gpus false everything is there already"),
         ({"max_micro_batch_tokens": 64}, "max_micro_batch_tokens 64 has no room for a conversation of max_tokens 512"),
         ({"frozen": ["qformer"]}, "stage only names ['qformer'], which model 'embedded' does not have"),
-        ({"frozen": ["vision_tower", "projector", "language_model"]}, "stage only freezes all that model 'embedded' has"),
+        ({"frozen": ["vision_tower", "projector", "language_model"]}, "stage only freezes all groups of model 'embedded'"),
         ({"lora": {"rank": 4}}, "name language_model in `frozen`"),
     ],
     ids=str,
@@ -147,7 +147,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     from rich.console import Console
 
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds 'notes\.txt', and no training"):
+    with pytest.raises(UserError, match=r"holds 'notes\.txt', not a training"):
         train(validated(TrainConfig, document()), tmp_path, Console())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(UserError, match="holds no training"):

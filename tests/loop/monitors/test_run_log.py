@@ -64,7 +64,7 @@ def test_a_run_goes_on_with_its_own_config_alone(tmp_path: Path) -> None:
     config = load_config(write_config(tmp_path))
     store = Store.create(tmp_path / "run", RunInfo(run_id="x", config=config.model_dump(mode="json")))
     check_same(config, store)
-    with pytest.raises(UserError, match=r"another config.*\nseed: 5 in the run, 6 here\ntraining\.num_steps: 6 in the run, 7 here"):
+    with pytest.raises(UserError, match=r"another config.*\nseed: run: 5, given: 6\ntraining\.num_steps: run: 6, given: 7"):
         check_same(load_config(tmp_path / "config.yaml", ["seed=6", "training.num_steps=7"]), store)
 
 

@@ -110,7 +110,7 @@ def test_a_run_that_loses_its_machine_in_the_training_of_a_control_keeps_what_wa
     names = {path.name for path in beside.kept}
     assert {"predictions.parquet", "training-control-seed_only.json", "predictions-control-seed_only.json"} <= names
     assert {path: path.stat().st_mtime_ns for path in beside.kept} == beside.kept, "a finished stage was done again"
-    assert "training went on after step" in beside.printed
+    assert "training resumed after step" in beside.printed
 
 
 @pytest.mark.slow

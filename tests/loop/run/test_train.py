@@ -95,7 +95,7 @@ def test_a_training_killed_in_its_second_stage_ends_with_the_same_weights(traine
     done = train("--resume", str(out), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "stage 1-align is finished and verified" in done.stdout
-    assert "training went on after step" in done.stdout
+    assert "training resumed after step" in done.stdout
     found, wanted = (json.loads((folder / "summary.json").read_text()) for folder in (out, trained))
     assert [stage["digest"] for stage in found["stages"]] == [stage["digest"] for stage in wanted["stages"]]
     assert found["stages"][1]["losses"] == wanted["stages"][1]["losses"]
