@@ -262,7 +262,7 @@ def teach(
     endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")] = "",
     model: Annotated[str, typer.Option(help="the model's name at the endpoint")] = "",
     api_key_env: Annotated[str, typer.Option(help="environment variable that holds the endpoint's key")] = "",
-    concurrency: Annotated[int, typer.Option(help="requests at once")] = 8,
+    concurrency: Annotated[int, typer.Option(help="concurrent requests")] = 8,
     requests_per_minute: Annotated[float | None, typer.Option(help="most requests started in a minute; default no limit")] = None,
     timeout_s: Annotated[float, typer.Option(help="time limit for one request")] = 120.0,
     max_attempts: Annotated[int, typer.Option(help="attempts for one text before it is given up")] = 8,

@@ -23,12 +23,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Data = Annotated[list[Path], typer.Option(help="file of the benchmark; may be repeated")]
 Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to and with its version: http://127.0.0.1:8000/v1")]
 ApiKeyEnv = Annotated[str, typer.Option(help="environment variable that holds the endpoint's key")]
-Concurrency = Annotated[int, typer.Option(help="requests at once")]
-RequestsPerMinute = Annotated[float | None, typer.Option(help="begun at most; default no limit")]
-RequestTimeout = Annotated[float, typer.Option(help="seconds of one request")]
+Concurrency = Annotated[int, typer.Option(help="concurrent requests")]
+RequestsPerMinute = Annotated[float | None, typer.Option(help="maximum rate; default: no limit")]
+RequestTimeout = Annotated[float, typer.Option(help="timeout of a request in seconds")]
 UsdPerMillion = Annotated[float, typer.Option(help="price of a million tokens, for --max-usd")]
 MaxUsd = Annotated[float | None, typer.Option(help="spending cap of this call")]
-ExtraBody = Annotated[str, typer.Option(metavar="JSON", help="further fields of every request; null takes one out")]
+ExtraBody = Annotated[str, typer.Option(metavar="JSON", help="further fields of every request; null removes one")]
 
 
 class EngineKind(StrEnum):
@@ -62,14 +62,14 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="only the questions of this split")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="ask the questions alone, without the benchmark's instructions")] = False,
     engine: Annotated[EngineKind, typer.Option(help="what runs the model")] = EngineKind.TRANSFORMERS,
-    num_engines: Annotated[int, typer.Option(help="engines at work")] = 1,
+    num_engines: Annotated[int, typer.Option(help="number of engines")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     num_threads: Annotated[int, typer.Option(help="threads and CPUs of an engine")] = 1,
     max_new_tokens: Annotated[int | None, typer.Option(help="bound on an answer; by default the benchmark's")] = None,
     chunk_timeout_s: Annotated[float, typer.Option(help="bound on 64 prompts")] = 600.0,
     allow_missing_images: Annotated[bool, typer.Option("--allow-missing-images", help="leave out questions whose image is bad")] = False,
-    out: Annotated[Path | None, typer.Option(help="folder; default evaluations/BENCHMARK-HASH. The same command goes on in it")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder; default evaluations/BENCHMARK-HASH. the same command resumes in it")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model a benchmark's questions, and score its answers."""
@@ -85,7 +85,7 @@ def evaluate(
         chunk_timeout_s,
     )  # fmt: skip
     console = Console(stderr=as_json)
-    with interruptible("the evaluation", "the same command goes on"), RunProgress(console) as progress:
+    with interruptible("the evaluation", "run the same command to resume"), RunProgress(console) as progress:
         done = run(spec, out, progress)
     if as_json:
         typer.echo(json.dumps({"folder": str(done.folder), "num_asked": done.num_asked, **done.scores}))
@@ -128,7 +128,7 @@ def judge(
     model: Annotated[str | None, typer.Option(help="the endpoint's name of the judge")] = None,
     judge: Annotated[str | None, typer.Option(help="folder or Hugging Face id of a text model that judges here")] = None,
     both_orders: Annotated[bool, typer.Option("--both-orders", help="ask in both orders of the answers, and average")] = False,
-    num_attempts: Annotated[int, typer.Option(help="requests for one review whose first line is no verdict")] = 3,
+    num_attempts: Annotated[int, typer.Option(help="requests for one review whose first line is not a verdict")] = 3,
     temperature: Annotated[float, typer.Option(help="of the judge")] = 0.2,
     max_tokens: Annotated[int, typer.Option(help="bound on a review")] = 1024,
     api_key_env: ApiKeyEnv = "",
@@ -157,7 +157,7 @@ def judge(
     }  # fmt: skip
     asked, name = _chat_model(endpoint, model, judge, "--judge", limits)
     console = Console(stderr=as_json)
-    with interruptible(str(out), "the same command goes on"), RunProgress(console) as progress:
+    with interruptible(str(out), "run the same command to resume"), RunProgress(console) as progress:
         done = run(pairs, asked, name, out, options, progress)
     counts = {"num_asked": done.num_asked, "num_failed": done.num_failed, "usd": done.usage.usd}
     if as_json:
@@ -206,7 +206,7 @@ def ensemble(
     given = any(one is not None for one in (endpoint, model, text_model))
     asked, name = _chat_model(endpoint, model, text_model, "--text-model", limits) if given else (None, "")
     console = Console(stderr=as_json)
-    with interruptible(str(out), "the same command goes on"), RunProgress(console) as progress:
+    with interruptible(str(out), "run the same command to resume"), RunProgress(console) as progress:
         done = combine(files, Ensemble(str(how)), asked, name, out, progress)
     counts = {"num_asked": done.num_asked, "num_failed": done.num_failed}
     if as_json:
@@ -241,7 +241,7 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--extra-body is no JSON: {one_line(error)}") from error
+        raise UserError(f"--extra-body is not JSON: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f'--extra-body is {text[:80]!r}; expected an object such as {{"top_p": 0.9}}')
     return content

@@ -61,7 +61,7 @@ def combine(files: EnsembleFiles, how: Ensemble, model: ChatModel | None, model_
             if files.text_predictions
             else "without --text-predictions the text model is asked"
         )
-        raise UserError(f"{what}, and none is given; give --endpoint URL and --model NAME, or --text-model PATH")
+        raise UserError(f"{what}, but none is given; use --endpoint URL and --model NAME, or --text-model PATH")
     try:
         benchmark, everything, questions = _questions(files)
         seen = _read(benchmark, everything, files.predictions)

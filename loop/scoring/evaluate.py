@@ -151,7 +151,7 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
         engines = partial(serve, update, engine, cluster, str(folder.absolute()))
         answers, num_asked = _answered(folder, prompts, found.source, engines, max_new_tokens, progress)
         if num_unfinished := sum(without_reasoning(answer) is None for answer in answers):
-            progress.note(f"{num_unfinished} of {len(answers)} answers end within their reasoning; give them more --max-new-tokens")
+            progress.note(f"{num_unfinished} of {len(answers)} answers end before their reasoning does; increase --max-new-tokens")
         scores = _scored(folder, spec, benchmark, prompts, answers)
         if scores:
             scores |= {"num_blank_images": sum(found.ids[one.question_id] == NO_IMAGE for one in asked)}
@@ -233,7 +233,7 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
     path = folder / MANIFEST
     if not path.exists():
         if strange := sorted(set(os.listdir(folder)) - {"lock"}):
-            raise UserError(f"{folder} holds other files, such as {strange[0]}, and no {MANIFEST}; choose another --out")
+            raise UserError(f"{folder} holds other files, such as {strange[0]}, but no {MANIFEST}; choose another --out")
         write(path, seal(facts))
         return
     there = unseal(str(path), path.read_bytes())
@@ -252,7 +252,7 @@ def _with_image(questions: Sequence[Question], found: FoundImages, allow_missing
         more = f"\nand {len(bad) - _NUM_SHOWN} more images" if len(bad) > _NUM_SHOWN else ""
         raise UserError(
             "\n".join(bad[:_NUM_SHOWN]) + f"{more}\n{len(found.problems)} of {len(questions)} questions have an image that is missing or "
-            "unreadable; put the images right, or leave these questions out with --allow-missing-images"
+            "unreadable; fix the images, or leave these questions out with --allow-missing-images"
         )
     asked = [question for question in questions if question.question_id not in found.problems]
     if not asked:
@@ -305,7 +305,7 @@ def _finished(folder: Path, index: int, chunk: Sequence[_Prompt]) -> list[str] |
     try:
         content = unseal(str(path), path.read_bytes())
     except DamagedFileError as error:
-        log.warning("%s; it is asked again", error)
+        log.warning("%s; asking again", error)
         return None
     return content["answers"] if content["prompts"] == _digest_of(chunk) else None
 

@@ -56,10 +56,10 @@ def log_evaluation(
         )  # fmt: skip
         reason = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     except subprocess.TimeoutExpired:
-        reason = f"it did not take it within {timeout_s:.0f} s"
+        reason = f"timed out after {timeout_s:.0f} s"
     if reason:
         shown = cut(masked(reason), _MAX_REASON_CHARACTERS)
-        log.warning("MLflow at %s lacks this evaluation: %s; the same command logs it again", masked(order["tracking_uri"]), shown)
+        log.warning("MLflow at %s does not have this evaluation: %s; the same command logs it again", masked(order["tracking_uri"]), shown)
     return not reason
 
 

@@ -102,7 +102,7 @@ def _pairs(files: JudgeFiles) -> list[Pair]:
     contexts = _contexts(document if files.context is None else read_document(files.context))
     told = {question.question_id: text for question in questions if (text := contexts.get(question.image) or question.context)}
     source = files.context or files.questions
-    _require(told, questions, f"{source} tells nothing of the image", "give captions or boxes of every image with --context")
+    _require(told, questions, f"{source} has no description of the image", "give captions or boxes of every image with --context")
     rules = OWN_RULES if files.rules is None else read_rules(read_document(files.rules).content)
     return [
         Pair(
@@ -164,7 +164,7 @@ def _text(answer: Any) -> str:
 
 def _no_text(answer: Any) -> str | None:
     texts = [answer] if isinstance(answer, str) else list(answer.values()) if isinstance(answer, dict) else []
-    return None if texts and all(isinstance(text, str) for text in texts) else "the answer is no text; expected answer or text"
+    return None if texts and all(isinstance(text, str) for text in texts) else "the answer is not text; expected answer or text"
 
 
 def _require(found: Mapping[str, str], questions: Sequence[Question], problem: str, remedy: str) -> None:
@@ -181,7 +181,7 @@ def _contexts(document: Document) -> dict[str, str]:
         image = identity(entry.value.get("image") or entry.value.get("image_id") or entry.value.get("id"))
         text = "\n".join([*_captions(entry, reader), *_boxes(entry, reader)])
         if found.setdefault(image, text) != text:
-            reader.fault(entry.place, f"image {image} is told of twice, and differently")
+            reader.fault(entry.place, f"image {image} is described twice, differently")
     reader.done()
     return found
 
@@ -190,7 +190,7 @@ def _captions(entry: Entry, reader: Reader) -> list[str]:
     given = entry.value.get("captions", entry.value.get("caption", []))
     captions = [given] if isinstance(given, str) else given
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        reader.fault(entry.place, "its captions are no texts; expected a text or a list of texts")
+        reader.fault(entry.place, "its captions are not texts; expected a text or a list of texts")
         return []
     return captions
 
@@ -200,5 +200,5 @@ def _boxes(entry: Entry, reader: Reader) -> list[str]:
     try:
         return [f"{one['category']}: [{', '.join(f'{edge:g}' for edge in one['bbox'])}]" for one in boxes]
     except (KeyError, TypeError, ValueError):
-        reader.fault(entry.place, 'its instances are no boxes; expected [{"category": TEXT, "bbox": [x1, y1, x2, y2]}]')
+        reader.fault(entry.place, 'its instances are not boxes; expected [{"category": TEXT, "bbox": [x1, y1, x2, y2]}]')
         return []

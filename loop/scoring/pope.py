@@ -46,7 +46,7 @@ def parse_shapes(text: str) -> ShapesSet:
         return ShapesSet.model_validate(keys)
     except ValidationError as error:
         findings = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise UserError(f"--objects is {text!r}: {findings}; expected such as shapes:seed=7,num_images=100,max_shift=0.2") from error
+        raise UserError(f"--objects is {text!r}: {findings}; expected, for example, shapes:seed=7,num_images=100,max_shift=0.2") from error
 
 
 def read_objects(path: Path) -> Objects:
@@ -118,9 +118,9 @@ def _from_coco(document: Document) -> Objects:
     for one in entries["annotations"]:
         image, category = reader.id(one, "image_id"), reader.id(one, "category_id")
         if image and image not in files:
-            reader.fault(one.place, f"image_id {image} is none of the file's images")
+            reader.fault(one.place, f"image_id {image} is not among the file's images")
         elif category and category not in names:
-            reader.fault(one.place, f"category_id {category} is none of the file's categories")
+            reader.fault(one.place, f"category_id {category} is not among the file's categories")
         elif image and category and files[image] and names[category]:
             found[files[image]].append(names[category])
     reader.done()

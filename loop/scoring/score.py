@@ -64,7 +64,7 @@ def score_files(
     with _no_collection():
         everything = read_questions(name, benchmark, data)
         questions = of_split(everything, split)
-        found = _told(f"{name} cannot take these predictions", read_found)
+        found = _told(f"{name} cannot read these predictions", read_found)
         return {**benchmark.score(questions, found), "published": published, **listed}
 
 
@@ -109,7 +109,7 @@ def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path]) -> lis
         if name in WITHOUT_DATA:
             return []
         raise UserError(f"{name} needs its data; give the file with --data")
-    questions = _told(f"{name} cannot take this data", lambda: benchmark.read([read_document(file) for file in data]))
+    questions = _told(f"{name} cannot read this data", lambda: benchmark.read([read_document(file) for file in data]))
     twice = [one for one, num in Counter(question.question_id for question in questions).items() if num > 1]
     if twice:
         raise UserError(

@@ -35,7 +35,7 @@ _WILD = re.compile(r"[*\[{]")
 _MAX_SHARDS = 1_000_000
 _TAR = ".tar"
 _AGAIN = "#"
-_LINKS, _NO_FILES = "links to images", "images that are no plain files"
+_LINKS, _NO_FILES = "links to images", "images that are not plain files"
 _MAX_HEADER_BYTES = 1 << 20
 """Most bytes that are read for the headers of a member: a tar may claim names of any length."""
 _LOCAL_WINDOW_BYTES, _REMOTE_WINDOW_BYTES = 1 << 12, 1 << 23

@@ -42,7 +42,6 @@ from policies.teaching.output import read_output
 from policies.teaching.prompts import TeachingTask, TextView, prompts_digest, teaching_task
 
 EXACT = "exact"
-_HASH_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
                 journal.publish()
                 write_json(options.out / SUMMARY, summary)
             except (OSError, WriteError) as error:
-                raise TeachingStoppedError(str(options.out), f"cannot write there: {one_line(error)}") from error
+                raise TeachingStoppedError(str(options.out), f"cannot write the output: {one_line(error)}") from error
     return summary
 
 
@@ -149,12 +148,12 @@ def endpoint_options(url: str, model: str, extra_body: str, **options: Any) -> E
     """The endpoint from command-line options; None if no URL is given."""
     if not url:
         if model:
-            raise UserError("--model names what --endpoint serves; for a model that runs here give --teacher MODEL")
+            raise UserError("--model requires --endpoint; for a local model use --teacher MODEL")
         return None
     try:
         extra = json.loads(extra_body)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--extra-body is no JSON: {one_line(error)}; expected an object such as {{'top_p': 0.9}}") from error
+        raise UserError(f"--extra-body is not JSON: {one_line(error)}; expected an object such as {{'top_p': 0.9}}") from error
     if not isinstance(extra, dict):
         raise UserError(f"--extra-body is {extra_body[:80]!r}; expected a JSON object")
     try:
@@ -189,11 +188,11 @@ def _check(options: TeachOptions) -> None:
     if bool(options.teacher) == (options.endpoint is not None):
         raise UserError("expected one teacher: `--teacher exact`, `--teacher MODEL`, or `--endpoint URL --model NAME`")
     if options.shapes is not None and (options.captions or options.instances or options.images):
-        raise UserError("--shapes makes its own images; leave out --captions, --instances and --images")
+        raise UserError("--shapes generates its own images; leave out --captions, --instances and --images")
     if options.shapes is None and options.teacher == EXACT:
         raise UserError("the exact teacher knows the embedded world only; give --shapes NUM_IMAGES, or another teacher")
     if options.shapes is None and options.write_images:
-        raise UserError("--write-images is for --shapes, whose images are drawn; those of annotations are yours already")
+        raise UserError("--write-images works only with --shapes; annotated images already exist")
     if options.max_tokens < 1 or options.batch_size < 1 or not 0.0 <= options.temperature <= 2.0:
         raise UserError("expected --max-tokens and --batch-size of 1 or more, and a --temperature from 0 to 2")
     if options.num_images is not None and options.num_images < 1:

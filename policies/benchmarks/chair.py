@@ -65,7 +65,7 @@ class Chair:
         else:
             questions = [question for document in documents for question in _images(document)]
         faults = [
-            f"image {question.question_id}: {show(name)} is no category of the synonym list; expected one of its words"
+            f"image {question.question_id}: {show(name)} is not a category of the synonym list; expected one of its words"
             for question in questions
             for name in dict.fromkeys(question.objects)
             if self.finder.category(name) is None
@@ -157,7 +157,7 @@ def _coco(documents: Sequence[Document]) -> list[Question]:
             if is_instances:
                 category = reader.id(one, "category_id")
                 if category and category not in names:
-                    reader.fault(one.place, f"category_id {category} is none of the file's categories")
+                    reader.fault(one.place, f"category_id {category} is not among the file's categories")
                 objects.setdefault(image_id, []).append(names.get(category, ""))
             else:
                 captions.setdefault(image_id, []).append(reader.get(one, "caption", str, "a text"))

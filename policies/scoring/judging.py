@@ -70,7 +70,7 @@ def read_rules(content: Any) -> dict[str, tuple[str, str]]:
         RuleError: it does not have this form.
     """
     if not isinstance(content, dict) or not content:
-        raise RuleError('the rules are no object; expected {CATEGORY: {"role": TEXT, "prompt": TEXT}}')
+        raise RuleError('the rules are not an object; expected {CATEGORY: {"role": TEXT, "prompt": TEXT}}')
     found = {}
     for category, rule in content.items():
         texts = [rule.get(name) if isinstance(rule, dict) else None for name in ("role", "prompt")]

@@ -290,7 +290,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path, files
     (["--shapes", "0", "--teacher", "exact"], "--shapes of 1 or more"),
     (["--shapes", "5", "--teacher", "exact", "--types", "x"], "--types is 'x'"),
     (["--shapes", "5", "--endpoint", "h", "--model", "m"], "expected one such as http"), (["--shapes", "5", "--model", "m"], "--endpoint"),
-    (["--shapes", "5", "--endpoint", "http://h/v1", "--model", "m", "--extra-body", "{"], "--extra-body is no JSON"),
+    (["--shapes", "5", "--endpoint", "http://h/v1", "--model", "m", "--extra-body", "{"], "--extra-body is not JSON"),
     (["--shapes", "5", "--endpoint", "http://h/v1", "--model", "m", "--max-usd", "5"], "without prices"),
     (["--shapes", "5", "--endpoint", "http://h/v1", "--model", "m", "--api-key-env", "NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE"),
     (["--shapes", "5", "--teacher", "/no/such/model"], "does not exist"),

@@ -34,7 +34,7 @@ class Fault(StrEnum):
     NO_TEXT = "a text is expected"
     TYPE = "an unknown question type"
     TOO_LONG = "a text is too long"
-    NOT_UNICODE = "a text is no Unicode"
+    NOT_UNICODE = "a text is not valid Unicode"
 
 
 class BadRecordError(ValueError):

@@ -187,7 +187,7 @@ def test_answers_are_read_behind_their_reasoning_and_those_that_it_cut_off_are_n
     num_cut = sum("red" in one["text"] for one in lines(data))
     assert done.scores["num_unparsable"] == num_cut > 0
     assert done.scores["yes_ratio"] == 0
-    assert f"{num_cut} of {len(lines(data))} answers end within their reasoning" in shown.getvalue()
+    assert f"{num_cut} of {len(lines(data))} answers end before their reasoning does" in shown.getvalue()
     assert lines(tmp_path / "out" / "predictions.jsonl")[0]["answer"].startswith("<think>")
 
 
@@ -270,7 +270,7 @@ def test_an_mlflow_that_does_not_answer_costs_a_bounded_time_and_a_warning(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@127.0.0.1:9/mlflow")
     (tmp_path / "score.json").touch()
     assert not log_evaluation(tmp_path, {"digest": "x"}, {}, [tmp_path / "score.json"], timeout_s=0.2)
-    assert "lacks this evaluation" in caplog.text
+    assert "does not have this evaluation" in caplog.text
     assert "hunter2" not in caplog.text
 
 
@@ -307,8 +307,8 @@ def test_a_run_without_a_champion_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_signal_says_how_it_goes_on() -> None:
-    says = "the work was interrupted; the same command goes on"
-    with pytest.raises(InterruptedRunError, match=says), interruptible("the work", "the same command goes on"):
+    says = "the work was interrupted; run the same command to resume"
+    with pytest.raises(InterruptedRunError, match=says), interruptible("the work", "run the same command to resume"):
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -174,9 +174,9 @@ def test_a_judge_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("change", "says"), [
     (lambda given, folder: lines(given.answers, [{"question_id": 1, "text": "A."}]), "no prediction for 2 of 3 questions"),
     (lambda given, folder: lines(given.answers, [{"question_id": i, "text": 5} for i in (1, 2, 3)]), "expected answer or text"),
-    (lambda given, folder: lines(given.context, [{"image": "1.jpg", "caption": "One."}]), "tells nothing of the image for 2 of 3"),
-    (lambda given, folder: lines(given.context, [{"image": "1.jpg", "instances": [{"category": "x"}]}]), "its instances are no boxes"),
-    (lambda given, folder: lines(given.context, [{"image": "1.jpg", "caption": c} for c in ("a", "b")]), "told of twice"),
+    (lambda given, folder: lines(given.context, [{"image": "1.jpg", "caption": "One."}]), "has no description of the image for 2 of 3"),
+    (lambda given, folder: lines(given.context, [{"image": "1.jpg", "instances": [{"category": "x"}]}]), "its instances are not boxes"),
+    (lambda given, folder: lines(given.context, [{"image": "1.jpg", "caption": c} for c in ("a", "b")]), "described twice"),
     (lambda given, folder: given.questions.unlink(), "cannot read"),
     (lambda given, folder: given.questions.write_text("{"), "line 1: no JSON"),
 ])  # fmt: skip
@@ -238,7 +238,7 @@ def test_one_judge_is_expected(tmp_path: Path, options: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize(("options", "says"), [
     (("--extra-body", "[1]"), "expected an object"),
-    (("--extra-body", "{"), "is no JSON"),
+    (("--extra-body", "{"), "is not JSON"),
     (("--max-usd", "3"), "caps nothing without prices"),
     (("--api-key-env", "VIGC_NO_SUCH_KEY"), "VIGC_NO_SUCH_KEY"),
     (("--num-attempts", "0"), "expected at least 1"),

@@ -62,8 +62,8 @@ def test_objects_of_coco_and_of_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "says"), [
-    ({**COCO, "annotations": [{"image_id": 9, "category_id": 7}]}, "image_id 9 is none of the file's images"),
-    ({**COCO, "annotations": [{"image_id": 1, "category_id": 9}]}, "category_id 9 is none of the file's categories"),
+    ({**COCO, "annotations": [{"image_id": 9, "category_id": 7}]}, "image_id 9 is not among the file's images"),
+    ({**COCO, "annotations": [{"image_id": 1, "category_id": 9}]}, "category_id 9 is not among the file's categories"),
     ({"annotations": []}, "no list of objects 'images'"),
     ({**COCO, "images": [{"id": 1}]}, "no field 'file_name'"),
     ([{"image": "1.jpg", "instances": [{"name": "cat"}]}], "expected a list of objects with category"),
@@ -77,7 +77,7 @@ def test_files_of_another_form_are_refused(tmp_path: Path, content: Any, says: s
 @pytest.mark.parametrize("text", ["shapes", "shapes:seed=1", "shapes:seed=x,num_images=3", "shapes:seed=1,num_images=3,what=2",
                                   "shapes:seed=1,num_images=3,min_shift=0.5,max_shift=0.1"])  # fmt: skip
 def test_a_set_of_shapes_that_cannot_be_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="expected such as shapes:seed=7"):
+    with pytest.raises(UserError, match="expected, for example, shapes:seed=7"):
         parse_shapes(text)
 
 

@@ -48,7 +48,7 @@ def test_bad_input_is_lines_and_exit_code_2(tmp_path: Path) -> None:
     done = vigc(tmp_path, "score", "pope", "--data", str(data), "--predictions", str(predictions), "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "error: pope cannot take these predictions (3 faults); is it the right file?",
+        "error: pope cannot read these predictions (3 faults); is it the right file?",
         "error: p.json, question_id 0: the answer is 5 (a number); expected a text",
         "error: p.json, question_id [7]\\x1b: question_id '[7]\\x1b' is not in the data; is this its file?",
         "error: p.json has no prediction for 1 of 2 questions (1); predict them, or count them as wrong with --allow-missing",
@@ -77,9 +77,9 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert refused("pope", [tmp_path / "no.jsonl"], predictions).startswith(f"cannot read {tmp_path / 'no.jsonl'}: No such file")
     assert refused("pope", [data], tmp_path).startswith(f"cannot read {tmp_path}: Is a directory")
     assert refused("chair", [data], predictions).startswith(
-        "chair cannot take this data (6 faults); is it the right file?\npope.jsonl, line 1: no "
+        "chair cannot read this data (6 faults); is it the right file?\npope.jsonl, line 1: no "
     )
-    assert refused("pope", [data], data).startswith("pope cannot take these predictions (3 faults); is it the right file?\n")
+    assert refused("pope", [data], data).startswith("pope cannot read these predictions (3 faults); is it the right file?\n")
     assert refused("pope", [data], predictions, synonyms=data) == "--synonyms is for chair; leave it out for pope"
     assert refused("pope", [data, data], predictions).startswith("2 question ids, such as 0, are in more than one --data file")
     assert refused("pope", [data], predictions, split="val") == "--split is 'val'; the data has no splits"

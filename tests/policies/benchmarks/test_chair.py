@@ -151,7 +151,7 @@ def test_a_caption_comes_after_its_reasoning_and_one_that_never_came_is_left_out
 
 def test_an_object_that_no_word_names_is_a_fault() -> None:
     data = lines({"image_id": 1, "captions": [], "instance_categories": ["dragon"]}, name="ground_truth.jsonl")
-    assert faults("chair", [data], document({})) == ["image 1: 'dragon' is no category of the synonym list; expected one of its words"]
+    assert faults("chair", [data], document({})) == ["image 1: 'dragon' is not a category of the synonym list; expected one of its words"]
 
 
 def test_an_empty_synonym_list_is_refused() -> None:
