@@ -17,7 +17,7 @@ from loop.errors import UserError, one_line
 _FINE = b"fine"
 
 
-def in_bounds(what: str, check: Callable[[], None], timeout_s: float, max_bytes: int) -> None:
+def run_with_limits(what: str, check: Callable[[], None], timeout_s: float, max_bytes: int) -> None:
     """Run `check` in a forked child; its side effects are lost.
 
     Args:

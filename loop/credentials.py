@@ -52,14 +52,14 @@ def masked_value(key: str, text: str) -> str:
     return MASK if text and _SECRET_KEY.fullmatch(key.rpartition(".")[2]) else masked(text)
 
 
-def places_of_credentials(document: Any, key: str = "") -> Iterator[str]:
+def keys_with_credentials(document: Any, key: str = "") -> Iterator[str]:
     """Dotted keys of a config that contain credentials."""
     if isinstance(document, dict):
         for name, value in document.items():
-            yield from places_of_credentials(value, f"{key}.{name}" if key else str(name))
+            yield from keys_with_credentials(value, f"{key}.{name}" if key else str(name))
     elif isinstance(document, list | tuple):
         for number, value in enumerate(document):
-            yield from places_of_credentials(value, f"{key}.{number}")
+            yield from keys_with_credentials(value, f"{key}.{number}")
     elif isinstance(document, str) and masked_value(key, document) != document:
         yield key
 

@@ -18,7 +18,7 @@ from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeN
 from loop.config.suggestions import meant_key, spelled
 from loop.config.training_config import TrainingConfig, check_ranks
 from loop.config.yaml_input import MAX_BYTES, read_yaml
-from loop.credentials import places_of_credentials
+from loop.credentials import keys_with_credentials
 from loop.errors import UserError, one_line
 from policies.generation.instructions import QuestionType
 from policies.scoring.answer_metrics import AUTO, YES_NO
@@ -347,7 +347,7 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if given.setdefault(key, value) != value:
             raise UserError(f"override {key} is given twice, as {given[key][:80]!r} and {value[:80]!r}; keep one of them")
         apply_override(document, override)
-    if places := list(places_of_credentials(document)):
+    if places := list(keys_with_credentials(document)):
         raise UserError("\n".join(f"{place}: {_HOLDS_CREDENTIALS}" for place in places))
     return document
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from actors.processors import load_processor
 from actors.training.checkpoint import RESULT_FILE
-from loop.bounded import in_bounds
+from loop.bounded import run_with_limits
 from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.doctor import torchvision_remedy
@@ -88,7 +88,7 @@ def check_model(path: str, engine: _Engine | None) -> None:
     _refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
     tried = num_bytes <= _TRIED_BYTES and engine is not None and engine.kind == "transformers"
-    in_bounds(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+    run_with_limits(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
 
 
 def check_text_model(path: str) -> None:
@@ -109,7 +109,7 @@ def check_text_model(path: str) -> None:
     files = model_files(folder)
     _refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
-    in_bounds(f"model {path!r}", partial(_check_text_model, path), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+    run_with_limits(f"model {path!r}", partial(_check_text_model, path), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
 
 
 def _check_text_model(path: str) -> None:

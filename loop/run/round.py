@@ -40,8 +40,8 @@ from loop.run.stages.controls import run_controls
 from loop.run.stages.deciding import decide, generated_stats
 from loop.run.stages.empty import commit_empty_round
 from loop.run.stages.evaluation import blind_sets, champion_predictions, evaluate, mean_scores
-from loop.run.stages.reading import check_images
-from loop.run.stages.records import counts_of, filter_counts, finished_parts, select, whole
+from loop.run.stages.image_check import check_images
+from loop.run.stages.records import complete_parts, counts_of, filter_counts, finished_parts, select
 from loop.run.stages.training import hyperparameters, train, training_findings, training_set
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed, evenly
@@ -81,7 +81,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
             workers.serve(champion)
         with clock.stage("generate_correct_filter"):
             finished |= write_records(workers, todo, len(finished))
-    parts = whole(shards, finished)
+    parts = complete_parts(shards, finished)
     with clock.stage("select"):
         records, selected, selected_part = select(run.store, run.policies.selection, index, parts)
         findings = check_images(run.store, index, records, [*(shard.name for shard in shards), "selected"])

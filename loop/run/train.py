@@ -40,7 +40,7 @@ from loop.errors import LockedError, UserError, WriteError, printable
 from loop.interruption import interruptible
 from loop.models.checks import check_model, downloaded
 from loop.monitors.progress import RunProgress, loss_remark
-from loop.run.passed_over import findings_of, unreadable_images
+from loop.run.skipped import findings_of, unreadable_images
 from loop.setup.assembly import build_labelled, derived_seed
 from loop.store.commits import Finding
 from loop.store.documents import seal, unseal

@@ -12,7 +12,7 @@ from actors.chat.model import ChatModel
 from loop.errors import UserError
 from loop.monitors.progress import RunProgress
 from loop.scoring.replies import ReplyJournal, journal_beside
-from loop.scoring.score import build, of_split, read_document, read_questions
+from loop.scoring.score import build, filter_split, read_document, read_questions
 from loop.store.files import write_lines
 from policies.benchmarks import Benchmark, BenchmarkDataError, Question
 from policies.benchmarks.base import ANSWER
@@ -89,7 +89,7 @@ def _questions(files: EnsembleFiles) -> tuple[Benchmark, list[Question], list[Qu
     """The benchmark, all questions of its data, and those of the split."""
     benchmark, _ = build(files.benchmark, files.data)
     everything = read_questions(files.benchmark, benchmark, files.data)
-    questions = of_split(everything, files.split)
+    questions = filter_split(everything, files.split)
     if benchmark.settings != (ANSWER,) or not all(question.choices for question in questions):
         raise UserError(f"{files.benchmark} has questions without lettered choices; an ensemble is for such as scienceqa and mmbench")
     return benchmark, everything, questions

@@ -40,7 +40,7 @@ from loop.models.serving import serving
 from loop.monitors.progress import RunProgress
 from loop.scoring.evaluation_tracking import log_evaluation
 from loop.scoring.images import NO_IMAGE, FoundImages, find_images
-from loop.scoring.score import build, of_split, read_document, read_questions
+from loop.scoring.score import build, filter_split, read_document, read_questions
 from loop.store.commits import champion_commit
 from loop.store.documents import canonical_json, seal, unseal
 from loop.store.files import write, write_json, write_lines
@@ -125,7 +125,7 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
     """
     engine, cluster = _engine(spec)
     benchmark, listed = build(spec.benchmark, spec.data)
-    questions = of_split(read_questions(spec.benchmark, benchmark, spec.data), spec.split)
+    questions = filter_split(read_questions(spec.benchmark, benchmark, spec.data), spec.split)
     if not questions:
         raise UserError(f"{spec.benchmark} has no question to ask; give its questions with --data")
     max_new_tokens = spec.max_new_tokens or default_max_new_tokens(spec.benchmark)

@@ -63,7 +63,7 @@ def score_files(
 
     with _no_collection():
         everything = read_questions(name, benchmark, data)
-        questions = of_split(everything, split)
+        questions = filter_split(everything, split)
         found = _told(f"{name} cannot read these predictions", read_found)
         return {**benchmark.score(questions, found), "published": published, **listed}
 
@@ -118,7 +118,7 @@ def read_questions(name: str, benchmark: Benchmark, data: Sequence[Path]) -> lis
     return questions
 
 
-def of_split(questions: list[Question], split: str | None) -> list[Question]:
+def filter_split(questions: list[Question], split: str | None) -> list[Question]:
     """The questions of a split; all questions if it is None.
 
     Raises:

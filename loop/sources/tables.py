@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from actors.images import BadImageError
-from loop.bounded import in_bounds
+from loop.bounded import run_with_limits
 from loop.errors import UserError, one_line, printable
 from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, check_bounds, decoded
 from loop.sources.reading.places import ACCESS_ERRORS, Place, stored_files
@@ -280,7 +280,7 @@ def _refuse_deadly(place: Place, states: tuple[tuple[str, int, int], ...], colum
                     with suppress(*ACCESS_ERRORS):
                         reader.cell(row)
 
-    in_bounds(f"dataset {place.address}", read, _MAX_READ_S, sum(size for _, size, _ in states) + _MAX_READ_BYTES)
+    run_with_limits(f"dataset {place.address}", read, _MAX_READ_S, sum(size for _, size, _ in states) + _MAX_READ_BYTES)
 
 
 def _split_of(place: Place, split: str, path: str) -> Place:

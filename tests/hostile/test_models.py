@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loop.bounded import in_bounds
+from loop.bounded import run_with_limits
 from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import UserError
@@ -344,7 +344,7 @@ def test_only_what_a_model_needs_is_copied_into_the_run(model: Path, store: Stor
 
 def test_a_check_that_ends_its_process_is_told() -> None:
     with pytest.raises(UserError, match="x crashes the process that reads it"):
-        in_bounds("x", lambda: os.kill(os.getpid(), signal.SIGKILL), 20.0, 1 << 30)
+        run_with_limits("x", lambda: os.kill(os.getpid(), signal.SIGKILL), 20.0, 1 << 30)
 
 
 def test_errors_of_a_check_arrive_as_they_are() -> None:
@@ -353,6 +353,6 @@ def test_errors_of_a_check_arrive_as_they_are() -> None:
 
     before = {*psutil.Process().children()}
     with pytest.raises(UserError, match=r"so \\ud800"):
-        in_bounds("x", fail, 20.0, 1 << 30)
-    in_bounds("x", lambda: None, 20.0, 1 << 30)
+        run_with_limits("x", fail, 20.0, 1 << 30)
+    run_with_limits("x", lambda: None, 20.0, 1 << 30)
     assert {*psutil.Process().children()} <= before

@@ -20,7 +20,7 @@ def finished_parts(store: Store, shards: Iterable[Shard]) -> dict[str, PartRecei
     return {shard.name: part for shard in shards if (part := store.finished_part(shard.round, shard.name)) is not None}
 
 
-def whole(shards: Sequence[Shard], parts: Mapping[str, PartReceipt]) -> list[PartReceipt]:
+def complete_parts(shards: Sequence[Shard], parts: Mapping[str, PartReceipt]) -> list[PartReceipt]:
     """The parts of a round in shard order: one per planned shard, with one record per task.
 
     Raises:

@@ -10,7 +10,7 @@ from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
 from loop.run.contents import Run
 from loop.run.models import Model, Models
-from loop.run.passed_over import findings_of
+from loop.run.skipped import findings_of
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed
 from loop.store.commits import Finding, RoundState
@@ -57,7 +57,9 @@ def train(
             "digest": result.digest,
             "metrics": measured,
             "losses": list(result.losses),
-            "findings": [finding.model_dump() for finding in (*findings_of(result, len(drawn)), *repeated(drawn, run.seed_samples))],
+            "findings": [
+                finding.model_dump() for finding in (*findings_of(result, len(drawn)), *repeated_records(drawn, run.seed_samples))
+            ],
         }
         part = run.store.write_json_part(index, part_name, document)
     run.store.drop_steps(name)
@@ -66,7 +68,7 @@ def train(
     return model, document["metrics"], part
 
 
-def repeated(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingSample]) -> list[Finding]:
+def repeated_records(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingSample]) -> list[Finding]:
     """A finding if few generated records are repeated so often that a model may memorize them."""
     labelled = {sample.origin for sample in seed_samples}
     copies = Counter(sample.origin for sample in samples if sample.origin not in labelled)

@@ -28,7 +28,7 @@ from loop.run.round import plan_shards, run_round
 from loop.run.session import Session
 from loop.run.stages.deciding import decide
 from loop.run.stages.evaluation import champion_predictions
-from loop.run.stages.records import finished_parts, select, whole
+from loop.run.stages.records import complete_parts, finished_parts, select
 from loop.run.workers import Workers
 from loop.setup.assembly import build_held_out, build_policies
 from loop.store.commits import RoundCommit, RoundState
@@ -118,7 +118,7 @@ def test_every_planned_shard_is_in_the_round_in_its_order(tmp_path: Path, model:
     with session_at(tmp_path / "run", model) as session:
         shards, parts = plan_shards(session.run, 1), write_shards(session, 1)
         assert [shard.name for shard in shards] == ["records-00000", "records-00001", "records-00002"]
-        assert whole(shards, dict(reversed(parts.items()))) == [parts[shard.name] for shard in shards]
+        assert complete_parts(shards, dict(reversed(parts.items()))) == [parts[shard.name] for shard in shards]
 
 
 @pytest.mark.parametrize("fault", ["missing", "another shard's", "too few records"])
@@ -132,7 +132,7 @@ def test_a_round_that_is_not_whole_is_refused_by_name(tmp_path: Path, model: Pat
         else:
             parts["records-00001"] = session.run.store.write_part(1, "records-00001", to_table(records_of(shards[1])[:-1]))
         with pytest.raises(IncompleteRoundError, match=r"round 1 is incomplete.*1 of 3 planned shards cannot be used: .*records-00001"):
-            whole(shards, parts)
+            complete_parts(shards, parts)
 
 
 @pytest.mark.parametrize("damage", ["part deleted", "part cut", "receipt deleted"])
@@ -142,7 +142,7 @@ def test_a_part_that_is_damaged_between_pipeline_and_commit_is_never_dropped(tmp
         path = Path(session.run.store.uri) / parts["records-00001"].path
         if damage == "receipt deleted":
             path.with_suffix(".json").unlink()
-            records, _, _ = select(session.run.store, SelectAll(), 1, whole(shards, parts))
+            records, _, _ = select(session.run.store, SelectAll(), 1, complete_parts(shards, parts))
             assert len(records) == sum(len(shard.tasks) for shard in shards)
             return
         if damage == "part deleted":
@@ -150,7 +150,7 @@ def test_a_part_that_is_damaged_between_pipeline_and_commit_is_never_dropped(tmp
         else:
             path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(IncompleteRoundError, match=r"records-00001\.parquet is damaged .* `vigc resume`, which regenerates"):
-            select(session.run.store, SelectAll(), 1, whole(shards, parts))
+            select(session.run.store, SelectAll(), 1, complete_parts(shards, parts))
         assert sorted(finished_parts(session.run.store, shards)) == ["records-00000", "records-00002"], "a resume makes it again"
 
 
@@ -161,7 +161,7 @@ def test_a_finished_part_is_held_against_its_receipt_once(tmp_path: Path, model:
         storage = type(session.run.store.storage)
         real = storage.entry
         monkeypatch.setattr(storage, "entry", lambda self, path: (hashed.append(path), real(self, path))[1])
-        select(session.run.store, SelectAll(), 1, whole(shards, parts))
+        select(session.run.store, SelectAll(), 1, complete_parts(shards, parts))
         assert hashed == [], "what was just written is read once, and nothing more"
         finished_parts(session.run.store, shards)
         assert hashed == [parts[shard.name].path for shard in shards]
@@ -169,7 +169,7 @@ def test_a_finished_part_is_held_against_its_receipt_once(tmp_path: Path, model:
 
 def test_what_was_selected_is_the_same_after_a_resume(tmp_path: Path, model: Path) -> None:
     with session_at(tmp_path / "run", model) as session:
-        parts = whole(plan_shards(session.run, 1), write_shards(session, 1))
+        parts = complete_parts(plan_shards(session.run, 1), write_shards(session, 1))
         first, second = (select(session.run.store, SelectAll(), 1, parts) for _ in range(2))
         assert first == second
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loop.config.run_config import parse_config
-from loop.run.stages.training import repeated
+from loop.run.stages.training import repeated_records
 from loop.setup.assembly import build_images, build_labelled, question_sets
 from loop.setup.overlaps import overlaps
 from policies.records import TrainingSample
@@ -76,7 +76,7 @@ def test_sets_of_other_seeds_and_images_of_other_folders_share_nothing(tmp_path:
 def test_few_records_that_make_half_of_a_training_set_are_told(num_records: int, is_told: bool) -> None:
     seed = [TrainingSample("seed/a", (("q", "a"),), f"seed-{number}", "detail") for number in range(100)]
     drawn = [TrainingSample("x", (("q", "a"),), f"r1-s0-{number % num_records}", "detail") for number in range(320)]
-    findings = repeated([*seed, *seed, *seed, *seed[:20], *drawn], seed)
+    findings = repeated_records([*seed, *seed, *seed, *seed[:20], *drawn], seed)
     assert bool(findings) == is_told
     if is_told:
         assert findings[0].message.startswith("3 generated record(s) make 320 of 640 training samples, 107 copies each")

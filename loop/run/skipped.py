@@ -9,7 +9,7 @@ from actors.training.job import TrainingResult
 from loop.store.commits import Finding
 from policies.records import TrainingSample
 
-NUM_LOOKED_AT = 64
+NUM_CHECKED_IMAGES = 64
 """Images to open before a training starts: enough to notice a wrong folder, few enough to be quick."""
 
 
@@ -37,16 +37,16 @@ def findings_of(result: TrainingResult, num_samples: int, *, with_place: bool = 
 
 
 def unreadable_images(source: ImageSource, samples: Sequence[TrainingSample]) -> Finding | None:
-    """Open up to `NUM_LOOKED_AT` images, spread evenly over the samples, and return a finding if any cannot be read."""
+    """Open up to `NUM_CHECKED_IMAGES` images, spread evenly over the samples, and return a finding if any cannot be read."""
     ids = list(dict.fromkeys(sample.image_id for sample in samples))
-    looked_at = ids[:: -(-len(ids) // NUM_LOOKED_AT)] if ids else []
+    checked_images = ids[:: -(-len(ids) // NUM_CHECKED_IMAGES)] if ids else []
     bad = []
-    for image_id in looked_at:
+    for image_id in checked_images:
         try:
             source.open(image_id)
         except BadImageError as error:
             bad.append(str(error))
     if not bad:
         return None
-    message = f"of the {len(looked_at)} images looked at cannot be read; their samples will be passed over"
+    message = f"of the {len(checked_images)} images looked at cannot be read; their samples will be passed over"
     return Finding(kind="unreadable_images", count=len(bad), message=message, example=bad[0])

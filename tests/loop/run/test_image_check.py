@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loop.errors import NoReadableImageError
-from loop.run.stages.reading import check_images
+from loop.run.stages.image_check import check_images
 from loop.store.run_store import RunInfo, Store
 from policies.records import Reason, Record, to_table
 

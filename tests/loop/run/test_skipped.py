@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from actors.training.job import SkippedSamples, SkipReason, TrainingResult
-from loop.run.passed_over import findings_of
+from loop.run.skipped import findings_of
 from loop.run.train import print_summary
 
 
