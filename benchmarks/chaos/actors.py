@@ -200,7 +200,7 @@ class Trial:
 
     def _disturbed(self, session: Session, cells: Sequence[Cell]) -> dict[str, Any]:
         """Run one session with the faults of `cells`."""
-        ending = session.watch(lambda session: self._strike(session, cells), HANG_S + STOP_BOUND_S, fast=True)
+        ending = session.watch(lambda session: self._inject(session, cells), HANG_S + STOP_BOUND_S, fast=True)
         if ending is Ending.REACHED:
             ending = session.finish(STOP_BOUND_S)
         ended_at = time.monotonic()
@@ -210,7 +210,7 @@ class Trial:
         if ending is Ending.HANG:
             result |= {"stacks": session.stacks(), "titles": list(session.titles.values())}
             session.abort()
-        result |= {**summary(session), "leftovers": session.settled()}
+        result |= {**summary(session), "leftovers": session.leftovers_after_exit()}
         result |= self._judged(session, ending, cells)
         return {**result, "scratch": remove_folders(session.family.scratch)}
 
@@ -221,7 +221,7 @@ class Trial:
         hit = self._hits[cell.name]
         return {"cell": cell.name, "in_one_run_with": others, **{name: hit[name] for name in ("victim", "round", "stage", "after_fault_s")}}
 
-    def _strike(self, session: Session, cells: Sequence[Cell]) -> bool:
+    def _inject(self, session: Session, cells: Sequence[Cell]) -> bool:
         """Inject the faults whose moment has come; returns whether all have been injected."""
         for cell in cells:
             if cell.name not in self._hits and (pid := self._victim_of(cell, session)) is not None:
@@ -277,7 +277,7 @@ class Trial:
         ending = session.finish()
         if ending is Ending.HANG:
             session.abort()
-        left = [*session.settled(), *remove_folders(session.family.scratch)]
+        left = [*session.leftovers_after_exit(), *remove_folders(session.family.scratch)]
         if ending is not Ending.ENDED or session.process.returncode or left:
             return {**_NOTHING, "verdict": f"does not resume: {ending} {session.stderr[-600:]} {left}"}
         compared = compare(self._reference.outcomes[self._world.num_rounds], run_dir)

@@ -19,7 +19,7 @@ from benchmarks.chaos.world import (
     check_commands,
     finished_files,
     half_written,
-    lost_and_doubled,
+    lost_and_duplicated,
     new_folder,
     outcome_of,
 )
@@ -97,7 +97,7 @@ def undisturbed(folder: Path, record: Record, **changes: Any) -> tuple[World, Re
     run_dir = new_folder(world.folder, "undisturbed") / "run"
     session = Session(world, run_dir, 0)
     ending, wall_s = session.finish(), session.age_s
-    left = session.settled()
+    left = session.leftovers_after_exit()
     if ending is not Ending.ENDED or session.process.returncode:
         raise RuntimeError(f"the undisturbed run ended with {ending} {summary(session)}")
     assert session.work_after_s is not None
@@ -178,7 +178,7 @@ class Campaign:
             "round": number, "stage": stage, "titles": titles, "work_after_s": session.work_after_s, "half_written": torn,
             "step_checkpoints": sorted(path.name for path in self._run_dir.glob("checkpoints/*.steps/step-*[0-9]")),
             "finished_files": len(finished), "finished_redone": redone, "shards_redone": len(half_done) + _num_working(titles),
-            "problems": problems, "beyond_loopback": session.beyond_loopback, "leftovers": session.settled(),
+            "problems": problems, "beyond_loopback": session.beyond_loopback, "leftovers": session.leftovers_after_exit(),
         })  # fmt: skip
         self._finished |= finished
 
@@ -196,7 +196,7 @@ class Campaign:
             session.abort()
         result |= summary(session)
         result |= {"finished_redone": self._changed_files(), **self._compare(ending, session)}
-        result |= {"leftovers": session.settled(), "scratch": remove_folders(self._scratch())}
+        result |= {"leftovers": session.leftovers_after_exit(), "scratch": remove_folders(self._scratch())}
         self._record("ending", result)
         if result["digest_equal"] and not result["finished_redone"]:
             shutil.rmtree(self._folder)
@@ -216,7 +216,7 @@ def compare(expected: Outcome, run_dir: Path) -> dict[str, Any]:
         found = outcome_of(run_dir)
     except (AssertionError, LoopError) as error:  # an unreadable run is a finding, and the campaign continues
         return {"digest_equal": False, "lost": 0, "doubled": 0, "unreadable": f"{type(error).__name__}: {error}"}
-    lost, doubled = lost_and_doubled(expected, found)
+    lost, doubled = lost_and_duplicated(expected, found)
     return {"digest_equal": found.digest == expected.digest, "lost": lost, "doubled": doubled}
 
 

@@ -126,7 +126,7 @@ def send(pid: int, signal_number: int) -> bool:
     return True
 
 
-def heed_interrupts() -> None:
+def restore_sigint() -> None:
     """For a new process: restore SIGINT, which background jobs of a shell inherit as ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.processes import KINDS, Family, heed_interrupts, send
+from benchmarks.chaos.processes import KINDS, Family, restore_sigint, send
 from benchmarks.chaos.world import World, environment, half_written
 
 GONE_S = 30.0
@@ -56,7 +56,7 @@ class Session:
         self.command = world.command(run_dir, overrides)
         with (self.folder / "stdout").open("w") as stdout, (self.folder / "stderr").open("w") as stderr:
             self.process = subprocess.Popen(
-                self.command, cwd=self.folder, env=environment(self.folder), stdout=stdout, stderr=stderr, preexec_fn=heed_interrupts
+                self.command, cwd=self.folder, env=environment(self.folder), stdout=stdout, stderr=stderr, preexec_fn=restore_sigint
             )
         self.started = time.monotonic()
 
@@ -131,7 +131,7 @@ class Session:
         self.process.wait(GONE_S)
         self.family.wait_gone(GONE_S, _WORKERS)
 
-    def settled(self) -> list[str]:
+    def leftovers_after_exit(self) -> list[str]:
         """What is left after `GONE_S`; leftovers are then killed."""
         self.family.wait_gone(GONE_S)
         left = self.family.leftovers()

@@ -105,7 +105,7 @@ def outcome_of(run_dir: Path) -> Outcome:
     return Outcome(report.digest, ids)
 
 
-def lost_and_doubled(expected: Outcome, found: Outcome) -> tuple[int, int]:
+def lost_and_duplicated(expected: Outcome, found: Outcome) -> tuple[int, int]:
     """Number of missing records, and of duplicated or unexpected records."""
     wanted = Counter((number, name) for number, names in expected.record_ids.items() for name in names)
     given = Counter((number, name) for number, names in found.record_ids.items() for name in names)

@@ -15,7 +15,7 @@ from benchmarks.chaos.actors import in_runs, matrix
 from benchmarks.chaos.processes import MARK, Family, title_of
 from benchmarks.chaos.results import Results
 from benchmarks.chaos.table import failures
-from benchmarks.chaos.world import Outcome, finished_files, half_written, lost_and_doubled
+from benchmarks.chaos.world import Outcome, finished_files, half_written, lost_and_duplicated
 
 ENDING: dict[str, Any] = {
     "campaign": 0, "ending": "ended", "exit_code": 0, "stderr": "", "digest_equal": True, "lost": 0, "doubled": 0, "leftovers": [],
@@ -62,11 +62,11 @@ def test_every_cell_is_in_one_run_and_faults_of_one_run_do_not_meet(turn: int) -
             assert phases == sorted(phases), "what comes later in a run is still to come when it is resumed"
 
 
-def test_lost_and_doubled_records_are_counted_by_round() -> None:
+def test_lost_and_duplicated_records_are_counted_by_round() -> None:
     expected = Outcome("x", {1: ["a", "b"], 2: ["a"]})
-    assert lost_and_doubled(expected, expected) == (0, 0)
-    assert lost_and_doubled(expected, Outcome("x", {1: ["a", "b", "b"], 2: []})) == (1, 1)
-    assert lost_and_doubled(expected, Outcome("x", {1: ["a"], 2: ["a", "b"]})) == (1, 1)
+    assert lost_and_duplicated(expected, expected) == (0, 0)
+    assert lost_and_duplicated(expected, Outcome("x", {1: ["a", "b", "b"], 2: []})) == (1, 1)
+    assert lost_and_duplicated(expected, Outcome("x", {1: ["a"], 2: ["a", "b"]})) == (1, 1)
 
 
 def test_results_of_an_interrupted_campaign_are_kept_and_merged(tmp_path: Path) -> None:

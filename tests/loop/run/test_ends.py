@@ -18,7 +18,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from benchmarks.chaos.processes import heed_interrupts
+from benchmarks.chaos.processes import restore_sigint
 from loop.errors import DamagedFileError
 from loop.run.driver import resume
 from loop.run.retention import needed_files
@@ -47,7 +47,7 @@ class Vigc:
             return subprocess.Popen(
                 [sys.executable, "-m", "loop", *arguments], cwd=self.folder, text=True, stdout=subprocess.DEVNULL, stderr=errors,
                 env={**os.environ, "TMPDIR": str(self.temp), "PYTHONPATH": str(ROOT)},
-                preexec_fn=heed_interrupts, start_new_session=True,
+                preexec_fn=restore_sigint, start_new_session=True,
             )  # fmt: skip
 
     def temp_files(self) -> list[str]:
