@@ -16,7 +16,7 @@ from tests.cluster.workers import Worker, update_of, weights
 MakeFleet = Callable[..., Fleet]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[ClusterInfo]:
     with connected(None, num_cpus=2, temp_dir=None, timeout_s=60, object_store_bytes=128 * 1024**2) as info:
         yield info
@@ -28,13 +28,13 @@ def _fleet(folder: Path, size: int, **options: Any) -> Fleet:
     return Fleet(lambda index: worker.remote(index, folder), size, **{**bounds, **options})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the shared fleet's workers look for marks."""
     return tmp_path_factory.mktemp("shared_fleet")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _shared_fleet(cluster: ClusterInfo, shared_folder: Path) -> Iterator[Fleet]:
     fleet = _fleet(shared_folder, 2, max_restarts_per_engine=100, max_restarts=100)
     fleet.start(update_of(weights(0.0), "r0"))

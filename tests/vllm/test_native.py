@@ -151,7 +151,7 @@ def test_other_bytes_than_were_prepared_are_never_served(engines: list[Any], per
     assert update.stream is not None
     name = sorted(update.stream.digests)[7]
     wrong = replace(update.stream, digests={**update.stream.digests, name: "0" * 64})
-    with pytest.raises(RayTaskError, match=f"{name} is served with other bytes") as raised:
+    with pytest.raises(RayTaskError, match=f"{name} differs from the weights that were sent") as raised:
         swap(engines[0], replace(update, stream=wrong))
     assert isinstance(raised.value.cause, SwapError)
     assert ray.get(engines[0].weight_version.remote(), timeout=SWAP_S) == ""

@@ -134,7 +134,7 @@ def test_served_bytes_that_are_not_the_ones_sent_are_found(engine: VllmEngine, m
         return load(method, *arguments)
 
     monkeypatch.setattr(engine, "_rpc", lossy)
-    with pytest.raises(SwapError, match=r"layers.2.self_attn.v_proj.* is served with other bytes"):
+    with pytest.raises(SwapError, match=r"layers.2.self_attn.v_proj.* differs from the weights that were sent"):
         engine.swap(update_of(changed(seed_weights(), 1), "new"))
 
 
