@@ -117,7 +117,7 @@ def test_an_update_that_does_not_fit_leaves_it_asleep(engine: TransformersEngine
     with pytest.raises(WeightMismatchError, match="has digest"):
         engine.swap(update(folder, "bad", digest="0" * 64))
     assert sum(parameter.numel() for parameter in engine.model.parameters()) == 0
-    with pytest.raises(EngineError, match="sleeps"):
+    with pytest.raises(EngineError, match="is asleep"):
         engine.complete(REQUESTS, Sampling(2))
     engine.swap(update(folder))
     assert len(engine.complete(REQUESTS, Sampling(2))) == len(REQUESTS)
@@ -143,7 +143,7 @@ def test_a_worker_whose_engine_sleeps_refuses_shards_until_a_swap(tmp_path: Path
     worker = EngineWorker(EngineSpec("transformers", str(folder)), GeneratorOptions(max_new_tokens=8), SentenceBySentence())
     source = ShapesImages(seed=1, min_shift=0.0, max_shift=0.1, num_images=1)
     shard = Shard(1, 0, 7, (), source)
-    with pytest.raises(EngineError, match="before it was started"):
+    with pytest.raises(EngineError, match="has not been started"):
         worker.sleep()
     worker.start()
     worker.swap(update(folder))

@@ -483,7 +483,7 @@ def update_of(model: Path, version: str) -> WeightUpdate:
 def test_a_worker_serves_only_after_a_completed_swap(asking: Path) -> None:
     worker = worker_of(asking)
     assert worker.ping() == ""
-    with pytest.raises(EngineError, match="before it was started"):
+    with pytest.raises(EngineError, match="has not been started"):
         worker.swap(update_of(asking, "r1"))
     worker.start()
     worker.start()  # safe to call twice

@@ -105,7 +105,7 @@ def test_a_set_has_the_metric_that_fits_its_data_or_the_one_that_the_config_name
         ("bleu", "unknown metric 'bleu'; expected one of"),
         ({"vqa": {"words": 3}}, "metric 'vqa' cannot be built from {'words': 3}"),
         ("loop.setup.assembly:HeldOut", "metric 'loop.setup.assembly:HeldOut' cannot be built from"),
-        ("builtins:dict", "'builtins:dict' is no metric: it has no measure"),
+        ("builtins:dict", "'builtins:dict' is not a valid metric: it has no measure"),
         (
             {"judge": {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "api_key_env": "NO_SUCH_KEY"}},
             "metric judge: the environment variable",

@@ -94,7 +94,7 @@ def test_a_text_model_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [Ensemble.JUDGE, Ensemble.COMPLEMENT])
 def test_a_text_model_is_asked_for_where_one_is_needed(tmp_path: Path, how: Ensemble) -> None:
-    with pytest.raises(UserError, match="give --endpoint URL and --model NAME, or --text-model PATH"):
+    with pytest.raises(UserError, match="use --endpoint URL and --model NAME, or --text-model PATH"):
         run(files(tmp_path, None), how, tmp_path / "out.jsonl")
     if how is Ensemble.JUDGE:
         with pytest.raises(UserError, match="asks the text model again"):
