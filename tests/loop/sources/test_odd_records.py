@@ -160,7 +160,7 @@ def test_compressed_and_other_files_are_refused_by_name(tmp_path: Path) -> None:
     llava(tmp_path, PLAIN)
     for data, text in (
         (b"\x1f\x8b\x08\x00", "compressed with gzip; unpack"),
-        ("[é".encode("latin-1"), "no UTF-8 text: .*; save it as UTF-8"),
+        ("[é".encode("latin-1"), "not valid UTF-8 text: .*; save it as UTF-8"),
     ):
         (tmp_path / "data.json").write_bytes(data)
         with pytest.raises(UserError, match=rf"data\.json cannot be read: it is {text}"):
