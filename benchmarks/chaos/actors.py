@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.chaos.drivers import Record, Reference, compare
 from benchmarks.chaos.processes import KINDS, listening, remove_folders, send, stop, title_of
 from benchmarks.chaos.session import HANG_S, Ending, Session, summary
-from benchmarks.chaos.world import SHORT_BOUNDS, TRAINING_BOUNDS, World, half_written, new_folder
+from benchmarks.chaos.world import ROOT, SHORT_BOUNDS, TRAINING_BOUNDS, World, half_written, new_folder
 
 STOP_BOUND_S = 240.0
 """Time limit from a fault to the end of the run: twice the time that a start, a task, a swap or a training may take."""
@@ -226,7 +226,8 @@ class Trial:
         for cell in cells:
             if cell.name not in self._hits and (pid := self._victim_of(cell, session)) is not None:
                 number, stage = session.place()
-                self._hits[cell.name] = {"victim": title_of(pid)[:120], "at": time.monotonic(), "round": number, "stage": stage}
+                victim = title_of(pid).replace(f"{ROOT}/", "")[:120]
+                self._hits[cell.name] = {"victim": victim, "at": time.monotonic(), "round": number, "stage": stage}
                 send(pid, cell.fault)
                 if cell.fault is not signal.SIGSTOP:
                     send(pid, signal.SIGCONT)
