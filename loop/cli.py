@@ -204,6 +204,7 @@ def export(
     """Write the accepted records of committed rounds for use elsewhere."""
     from loop.config.run_config import parse_config
     from loop.export import export as write
+    from loop.setup.assembly import build_policies
     from loop.setup.routing import routing, run_images
     from loop.store.run_store import Store
 
@@ -211,7 +212,8 @@ def export(
         raise UserError(f"--round is {round!r}; expected a number or all")
     store = Store.open(run_dir)
     config = parse_config(store.read_run().config)
-    report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), routing(config))
+    route = routing(config, build_policies(config).schedule)
+    report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), route)
     for problem in report.bad_images:
         typer.echo(f"left out: {printable(problem)}", err=True)
     typer.echo(f"{report.num_records} records in {report.path}, described in {report.card}")

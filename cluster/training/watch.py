@@ -33,21 +33,16 @@ class StartWatch:
     """Polls the start phases of all ranks: a start fails if no rank has made progress for `timeout_s` seconds."""
 
     def __init__(self, ranks: Sequence[Any], timeout_s: float) -> None:
-        self._ranks = ranks
         self._timeout_s = timeout_s
-        self._asked = [_ask(rank.start_phase) for rank in ranks]
+        self._polls = [_Poll(rank.start_phase) for rank in ranks]
         self._phases = ["starting its process"] * len(ranks)
         self._last_at = time.monotonic()
 
     def poll(self) -> None:
         """See `Watch.poll`."""
-        for number, (rank, asked) in enumerate(zip(self._ranks, self._asked, strict=True)):
-            answered, _ = ray.wait([asked], timeout=0)
-            if not answered:
-                continue
-            phase = str(ray.get(asked, timeout=_GET_TIMEOUT_S))
-            self._asked[number] = _ask(rank.start_phase)
-            if phase != self._phases[number]:
+        for number, poll in enumerate(self._polls):
+            phase = poll.answer()
+            if phase is not None and phase != self._phases[number]:
                 self._phases[number], self._last_at = phase, time.monotonic()
         if time.monotonic() - self._last_at > self._timeout_s:
             phases = ", ".join(f"rank {number} {phase}" for number, phase in enumerate(self._phases))
@@ -58,16 +53,15 @@ class ProgressWatch:
     """Polls the progress of one rank in a job and reports it: a job stalls if there is none for `stall_timeout_s` seconds."""
 
     def __init__(self, rank: Any, on_progress: Callable[[Progress], None], stall_timeout_s: float) -> None:
-        self._rank = rank
+        self._poll = _Poll(rank.progress)
         self._on_progress = on_progress
         self._stall_timeout_s = stall_timeout_s
-        self._asked = _ask(rank.progress)
         self._last: Progress | None = None
         self._last_at = time.monotonic()
 
     def poll(self) -> None:
         """See `Watch.poll`."""
-        progress = self._answer()
+        progress: Progress | None = self._poll.answer()
         if progress is not None and progress != self._last:
             self._last, self._last_at = progress, time.monotonic()
             self._on_progress(progress)
@@ -75,14 +69,19 @@ class ProgressWatch:
             step = 0 if self._last is None else self._last.step
             raise RankLostError(f"the trainer has made no progress for {self._stall_timeout_s:g} s after step {step}")
 
-    def _answer(self) -> Progress | None:
+
+class _Poll:
+    """A question that a rank is asked again as soon as it has answered."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method.options(concurrency_group=WATCH_GROUP)
+        self._asked: ray.ObjectRef = self._method.remote()
+
+    def answer(self) -> Any:
+        """The newest answer; None if there is none since the last call. Never waits for the rank."""
         answered, _ = ray.wait([self._asked], timeout=0)
         if not answered:
             return None
-        progress: Any = ray.get(self._asked, timeout=_GET_TIMEOUT_S)
-        self._asked = _ask(self._rank.progress)
-        return progress
-
-
-def _ask(method: Any) -> ray.ObjectRef:
-    return method.options(concurrency_group=WATCH_GROUP).remote()
+        answer = ray.get(self._asked, timeout=_GET_TIMEOUT_S)
+        self._asked = self._method.remote()
+        return answer

@@ -10,7 +10,7 @@ from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
 from loop.setup.assembly import HeldOut, Policies, build_labelled, derived_seed
-from loop.setup.routing import routing, run_images, seed_image_id
+from loop.setup.routing import image_set_name, routing, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
@@ -40,7 +40,7 @@ class Run:
 
     def image_set(self, index: int) -> ImageSource:
         """The unlabelled images of round `index`."""
-        return self.images.sources[f"set{self.policies.schedule.stage(index, len(self.config.image_sets))}"]
+        return self.images.sources[image_set_name(self.config, self.policies.schedule, index)]
 
     @cached_property
     def images(self) -> RoutedSource:
@@ -50,7 +50,7 @@ class Run:
     @cached_property
     def routed_id(self) -> Callable[[Record], str]:
         """Maps a record to the id of its image among all images of the run."""
-        return routing(self.config)
+        return routing(self.config, self.policies.schedule)
 
     @cached_property
     def seed_samples(self) -> list[TrainingSample]:

@@ -33,7 +33,7 @@ import ray
 from actors.shards import Shard
 from cluster.fleet.dispatch import Then
 from loop.run.contents import Run
-from loop.run.models import Model, Models
+from loop.run.models import Models
 from loop.run.session import Session
 from loop.run.stages.clock import RoundClock
 from loop.run.stages.controls import run_controls
@@ -42,7 +42,7 @@ from loop.run.stages.empty import commit_empty_round
 from loop.run.stages.evaluation import blind_sets, champion_predictions, evaluate, mean_scores
 from loop.run.stages.image_check import check_images
 from loop.run.stages.records import complete_parts, counts_of, filter_counts, finished_parts, select
-from loop.run.stages.training import hyperparameters, train, training_findings, training_set
+from loop.run.stages.training import Trained, hyperparameters, train, training_set
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed, evenly
 from loop.store.commits import Decision, RoundCommit, RoundState
@@ -92,7 +92,8 @@ def run_round(session: Session, index: int) -> RoundCommit:
         with clock.stage("sleep"):
             workers.sleep()
     with clock.stage("train"):
-        candidate, training, training_part = train_candidate(run, models, workers, index, selected)
+        trained = train_candidate(run, models, workers, index, selected)
+    candidate = trained.model
     predictions, predictions_part = evaluate(run, workers, index, candidate, clock)
     controls = run_controls(run, models, workers, index, selected, predictions, clock)
     with clock.stage("decide"):
@@ -120,7 +121,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
             **mean_scores("", run.sets, predictions if verdict.accepted else answered_before),
             **mean_scores("candidate_", run.sets, predictions),
             **asdict(generated_stats(selected)),
-            **training,
+            **trained.metrics,
             **controls.metrics,
         },
         decision=Decision(accepted=verdict.accepted, reason=verdict.reason, numbers=verdict.numbers),
@@ -128,12 +129,12 @@ def run_round(session: Session, index: int) -> RoundCommit:
         files=[
             *(part.entry for part in parts),
             selected_part.entry,
-            training_part.entry,
+            trained.part.entry,
             *candidate.files,
             predictions_part.entry,
             *controls.files,
         ],
-        findings=[*findings, *training_findings(run.store, training_part)],
+        findings=[*findings, *trained.findings],
     )
     run.store.commit(commit)
     return commit
@@ -149,7 +150,7 @@ def write_records(workers: Workers, todo: Sequence[Shard], num_done: int) -> dic
         return actor.filter.remote(shard, corrected)
 
     parts: dict[str, PartReceipt] = {}
-    with workers.progress.stage("generate, correct, filter", total=num_done + len(todo), unit="shards") as stage:
+    with workers.run.progress.stage("generate, correct, filter", total=num_done + len(todo), unit="shards") as stage:
         stage.advance(num_done)
         for shard, done in workers.fleet.run(todo, submit, pinned=True, then=Then(workers.filters, judge)):
             parts[shard.name] = done.part
@@ -171,10 +172,8 @@ def plan_shards(run: Run, index: int) -> list[Shard]:
     ]
 
 
-def train_candidate(
-    run: Run, models: Models, workers: Workers, index: int, selected: list[Record]
-) -> tuple[Model, dict[str, float], PartReceipt]:
-    """Returns the candidate, the metrics of its training, and the training part."""
+def train_candidate(run: Run, models: Models, workers: Workers, index: int, selected: list[Record]) -> Trained:
+    """The candidate of a round, from the model that the start policy chooses."""
     start = run.policies.start.start(models.base(), models.champion())
     hyper = hyperparameters(run, selected)
     return train(run, models, workers, index, start, hyper, lambda: training_set(run, index, selected, hyper.num_samples))

@@ -13,7 +13,6 @@ import ray
 from actors.engines import EngineSpec
 from actors.engines.base import WeightUpdate
 from actors.filter import FilterWorker
-from actors.images import ImageSource
 from actors.trainer import TrainerRank
 from actors.training.job import TrainingJob, TrainingResult
 from cluster.fleet.fleet import Fleet
@@ -28,7 +27,7 @@ from loop.credentials import masked
 from loop.errors import UserError
 from loop.models.checks import downloaded
 from loop.models.serving import engine_fleet, probe_of
-from loop.monitors.progress import RunProgress, Stage, loss_remark
+from loop.monitors.progress import Stage, loss_remark
 from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.resources import resource_request
@@ -42,9 +41,7 @@ _SHUTDOWN_S = 30.0
 class Workers:
     """The actors of a run, created by `open_workers`. They start when the first model is served."""
 
-    config: RunConfig
-    store: Store
-    progress: RunProgress
+    run: Run
     fleet: Fleet
     filters: Pool
     trainer: TrainerGroup
@@ -66,32 +63,32 @@ class Workers:
         if self.fleet.weight_version:
             self.fleet.sleep()
 
-    def train(self, job: TrainingJob, images: ImageSource, stage: Stage) -> TrainingResult:
+    def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks and show its progress."""
-        training, cluster = self.config.training, self.config.cluster
+        training, cluster = self.run.config.training, self.run.config.cluster
         bounds = Bounds(
             training.timeout_s, start_timeout_s=cluster.start_timeout_s, stall_timeout_s=training.stall_timeout_s,
             max_restarts=cluster.max_restarts,
         )  # fmt: skip
-        result = self.trainer.train(job, images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
+        result = self.trainer.train(job, self.run.images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
         if result.num_steps_kept:
-            self.progress.note(f"training resumed after step {result.num_steps_kept}")
+            self.run.progress.note(f"training resumed after step {result.num_steps_kept}")
         return result
 
     def _start(self, model: Model) -> None:
         """Start the engines, which serve only after their first completed swap. Then launch filters and trainer ranks, so that they
         import while the engines work."""
-        with self.progress.stage("start engines", total=self.config.cluster.num_engines, unit="engines") as stage:
+        with self.run.progress.stage("start engines", total=self.run.config.cluster.num_engines, unit="engines") as stage:
             self.fleet.start(self._update(model, first=True), stage.advance)
         self.filters.launch()
         self.trainer.launch()
 
     def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
-        checkpoint = self.store.local_checkpoint(model.path)
-        update = prepare(checkpoint, model.version, self.config.transport, self.sender_options)
-        engine = self.config.engine
+        config, checkpoint = self.run.config, self.run.store.local_checkpoint(model.path)
+        update = prepare(checkpoint, model.version, config.transport, self.sender_options)
+        engine = config.engine
         if engine.probed == "always" or (first and engine.probed == "first"):
-            return replace(update, probe=probe_of(checkpoint, engine, self.config.cluster.start_timeout_s))
+            return replace(update, probe=probe_of(checkpoint, engine, config.cluster.start_timeout_s))
         return update
 
 
@@ -117,7 +114,7 @@ def open_workers(run: Run) -> Iterator[Workers]:
         model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
         fleet = _fleet(run, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
-        yield Workers(config, run.store, run.progress, fleet, filters, trainer, placement.sender_options())
+        yield Workers(run, fleet, filters, trainer, placement.sender_options())
 
 
 def check_reach(store: Store, num_nodes: int) -> None:

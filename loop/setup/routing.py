@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loop.config.run_config import RunConfig
-from loop.setup.assembly import build_images, build_labelled, build_policies
+from loop.setup.assembly import build_images, build_labelled
 from loop.sources.routed import RoutedSource, routed
 from policies.records import Record
+from policies.schedule import SchedulePolicy
 
 _SEED_SET = "seed"
 
 
 def run_images(config: RunConfig) -> RoutedSource:
     """All images of a run: the labelled set `seed`, and `set0`, `set1`, ... as the config lists them."""
-    unlabelled = {f"set{number}": build_images(spec) for number, spec in enumerate(config.image_sets)}
+    unlabelled = {_set_name(number): build_images(spec) for number, spec in enumerate(config.image_sets)}
     return RoutedSource({_SEED_SET: build_labelled(config.seed_data.data), **unlabelled})
 
 
-def routing(config: RunConfig) -> Callable[[Record], str]:
+def image_set_name(config: RunConfig, schedule: SchedulePolicy, round_index: int) -> str:
+    """The unlabelled set, among all images of a run, that a round draws from."""
+    return _set_name(schedule.stage(round_index, len(config.image_sets)))
+
+
+def routing(config: RunConfig, schedule: SchedulePolicy) -> Callable[[Record], str]:
     """Maps a record to the id of its image among all images of its run."""
-    schedule = build_policies(config).schedule
-    return lambda record: routed(f"set{schedule.stage(record.round, len(config.image_sets))}", record.image_id)
+    return lambda record: routed(image_set_name(config, schedule, record.round), record.image_id)
 
 
 def seed_image_id(image_id: str) -> str:
     """The id of an image of the labelled set among all images of a run."""
     return routed(_SEED_SET, image_id)
+
+
+def _set_name(number: int) -> str:
+    return f"set{number}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from loop.store.run_store import Store
+from tests.actors.training.helpers import save_base
 from tests.loop.run.seen_run import SeenRun, see_run
 from tests.loop.store.make_run import RUN
 
@@ -21,6 +22,12 @@ def run_dir(tmp_path: Path) -> Path:
 def store(run_dir: Path) -> Iterator[Store]:
     with Store.create(run_dir, RUN).locked() as store:
         yield store
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model; nothing may be changed in it."""
+    return save_base(tmp_path_factory.mktemp("model") / "untrained")
 
 
 @pytest.fixture(scope="session")

@@ -17,19 +17,10 @@ from PIL import Image
 
 from loop.config.run_config import EMBEDDED_MODEL, parse_config
 from loop.errors import UserError
-from loop.models.seed.model import save_untrained
 from loop.run import driver
 from tests.paths import ROOT
 
 TIMEOUT_S = 280  # a start takes seconds; on a machine with other work, a minute
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "untrained"
-    torch.manual_seed(0)
-    save_untrained(folder)
-    return folder
 
 
 def shapes(seed: int) -> dict[str, Any]:

@@ -60,13 +60,13 @@ def run_controls(
         with clock.stage("controls"):
             start = run.policies.start.start(models.base(), models.control(name))
             samples = partial(samples_of, name, run, index, selected, hyper.num_samples)
-            model, training, training_part = train(run, models, workers, index, start, hyper, samples, suffix)
-            predictions, predictions_part = evaluate(run, workers, index, model, RoundClock(), f"predictions{suffix}")
-        found = {**training, **mean_scores("", run.sets, predictions), **differences(predictions, candidate)}
+            trained = train(run, models, workers, index, start, hyper, samples, suffix)
+            predictions, predictions_part = evaluate(run, workers, index, trained.model, RoundClock(), f"predictions{suffix}")
+        found = {**trained.metrics, **mean_scores("", run.sets, predictions), **differences(predictions, candidate)}
         if name == "no_correction":
             found["num_left_out"] = float(len(selected) - len(uncorrected(selected)))
         done.metrics |= {f"control/{name}/{key}": value for key, value in found.items()}
-        done.files += [training_part.entry, *model.files, predictions_part.entry]
+        done.files += [trained.part.entry, *trained.model.files, predictions_part.entry]
     return done
 
 

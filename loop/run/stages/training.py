@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
@@ -14,7 +14,7 @@ from loop.run.skipped import findings_of
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed
 from loop.store.commits import Finding, RoundState
-from loop.store.run_store import PartReceipt, Store
+from loop.store.run_store import PartReceipt
 from policies.errors import running
 from policies.records import Record, TrainingSample
 
@@ -24,11 +24,22 @@ _MAX_COPIES = 20
 Change = Callable[[Iterable[Record]], list[Record]]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A model that a round has trained, and what its training part says of it."""
+
+    model: Model
+    metrics: dict[str, float]
+    findings: list[Finding]
+    """Samples that were skipped or repeated; empty if an earlier version of this program wrote the part."""
+    part: PartReceipt
+
+
 def train(
     run: Run, models: Models, workers: Workers, index: int, start: Model, hyper: Hyperparameters,
     samples: Callable[[], list[TrainingSample]], suffix: str = "",
-) -> tuple[Model, dict[str, float], PartReceipt]:  # fmt: skip
-    """Train a model from `start` on `samples`; returns the model, its training metrics, and the training part.
+) -> Trained:  # fmt: skip
+    """Train a model from `start` on `samples`.
 
     The checkpoint is named `round-INDEX` and the part `training`, each followed by `suffix`. All trainings of a round share steps,
     schedule, augmentation and seed.
@@ -45,7 +56,7 @@ def train(
             hyper, run.store.steps_folder(name), config.checkpoint_steps,
         )  # fmt: skip
         with run.progress.stage(f"train{suffix.replace('-', ' ')}", total=hyper.num_steps, unit="steps") as stage:
-            result = workers.train(job, run.images, stage)
+            result = workers.train(job, stage)
         (folder / RESULT_FILE).unlink()  # it contains times, which committed files must not
         checkpoint = run.store.publish_checkpoint(folder, name)
         measured = {
@@ -65,7 +76,8 @@ def train(
     run.store.drop_steps(name)
     document = run.store.read_json_part(part)
     model = models.add(index, document["digest"], checkpoint.path, checkpoint.files)
-    return model, document["metrics"], part
+    findings = [Finding.model_validate(finding) for finding in document.get("findings", [])]
+    return Trained(model, document["metrics"], findings, part)
 
 
 def repeated_records(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingSample]) -> list[Finding]:
@@ -79,11 +91,6 @@ def repeated_records(samples: Sequence[TrainingSample], seed_samples: Iterable[T
         "copies each, and may be learned by heart: take more images, loosen the filters, lower training.num_steps, or raise the seed share"
     )
     return [Finding(kind="repeated_records", count=len(copies), message=message, example=copies.most_common(1)[0][0])]
-
-
-def training_findings(store: Store, part: PartReceipt) -> list[Finding]:
-    """Findings about skipped or repeated samples in a training `part`; empty for parts of versions that did not record them."""
-    return [Finding.model_validate(finding) for finding in store.read_json_part(part).get("findings", [])]
 
 
 def hyperparameters(run: Run, selected: list[Record]) -> Hyperparameters:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from actors.shards import Shard
@@ -20,7 +19,6 @@ from cluster.fleet.pool import Pool
 from cluster.training.group import RankOptions, TrainerGroup
 from loop.config.run_config import parse_config
 from loop.errors import EmptyRoundError, IncompleteRoundError
-from loop.models.seed.model import save_untrained
 from loop.monitors.progress import RunProgress
 from loop.run.contents import Run
 from loop.run.models import Models
@@ -42,14 +40,6 @@ from tests.loop.test_cli import document
 NUM_SHARDS = 3
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "untrained"
-    torch.manual_seed(0)
-    save_untrained(folder)
-    return folder
-
-
 @contextmanager
 def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
     """The session of a run after its baseline, with no actor of it started. It is created once and resumed from then on."""
@@ -64,14 +54,12 @@ def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
     trainer = TrainerGroup(TrainerRank, 1, RankOptions(1, 0, 1, None, []))
     progress = RunProgress(Console(file=io.StringIO()))
     with store.locked() as locked:
-        workers = Workers(
-            config, locked, progress, fleet, Pool("filter", spawn, 1, call_timeout_s=1.0, **bounds), trainer, sender_options={}
-        )
         run = Run(
             config, build_policies(config), locked, "run", progress,
             build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), locked.commits(),
         )  # fmt: skip
-        session = Session(run, Models(locked, run.commits), workers)
+        filters = Pool("filter", spawn, 1, call_timeout_s=1.0, **bounds)
+        session = Session(run, Models(locked, run.commits), Workers(run, fleet, filters, trainer, sender_options={}))
         if not session.run.commits:
             session.run.commits.append(baseline(session))
         yield session
