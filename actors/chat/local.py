@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from actors.processors import SpecialTokens
 from policies.chat import Ask, ChatMessage, Reply, Usage
@@ -30,6 +31,7 @@ class LocalChat:
             ValueError: the model cannot be read, or has no usable chat template.
         """
         self._batch_size = batch_size
+        disable_progress_bar()  # it would stand between the lines of a log
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False, padding_side="left")
             loaded: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, use_safetensors=True, dtype="auto")

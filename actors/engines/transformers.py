@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
+from transformers.utils.logging import disable_progress_bar
 
 from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
 from actors.engines.decoding import Decoder, Written, draw_numbers
@@ -215,6 +216,7 @@ def load_model(model: str | Path, dtype: str) -> Any:
     Raises:
         ValueError: `model` is not one, or has no safetensors.
     """
+    disable_progress_bar()  # it would stand between the lines of a log
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             model, dtype=_DTYPES[dtype], trust_remote_code=False, use_safetensors=True

@@ -126,6 +126,7 @@ def test_a_dry_run_prints_the_resolved_config_and_starts_nothing(tmp_path: Path,
     config = parse_config(yaml.safe_load(done.stdout))
     assert (config.rounds, config.name, config.model) == (7, "small", str(model))
     assert "min_learning_rate_ratio: 0.05" in done.stdout  # defaults included
+    assert "Loading" not in done.stderr, "a library's progress bar"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "ray"]
     assert list((tmp_path / "ray").iterdir()) == []
 
