@@ -1,14 +1,15 @@
-"""The filter: a CPU actor that runs a shard through the chain of filter policies and writes its part file."""
+"""The filter: runs a shard through the chain of filter policies and writes its part file. A Ray task without state."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from actors.images import Oracle
-from actors.shards import Shard, ShardImages, ShardResult, timed
+from actors.shards import Shard, ShardImages
 from policies.filtering.chain import FilterChain
 from policies.records import Record, from_table, to_table
 
@@ -23,35 +24,25 @@ class PartWriter(Protocol):
 class FilteredShard:
     """The report on a finished shard to the driver; the records are in its part file."""
 
-    name: str
     part: Any
     """The receipt of its part file, as returned by `PartWriter`."""
     num_records: int
     num_accepted: int
-    seconds: dict[str, float]
 
 
-class FilterWorker:
-    """A thin shell around a `FilterChain`; the driver runs it as a Ray actor."""
+def filter_shard(
+    chain: FilterChain, write_part: PartWriter, shard: Shard, seconds: Mapping[str, float], records: pa.Table
+) -> FilteredShard:
+    """Filter the records of a shard and write its part, with the `seconds` that they took so far; a second call writes the same bytes.
 
-    def __init__(self, chain: FilterChain, write_part: PartWriter) -> None:
-        self._chain = chain
-        self._write_part = write_part
-
-    def filter(self, shard: Shard, corrected: ShardResult) -> FilteredShard:
-        """Filter the shard and write its part; a second call writes the same bytes.
-
-        Raises:
-            PolicyError: the code of a filter raised an error.
-        """
-        seconds = dict(corrected.seconds)
-        with timed(seconds, "filter"):
-            result = self._chain.apply(from_table(corrected.records), ShardImages(shard.source).open)
-            records = [_audited(record, shard.source) for record in result.records]
-            counts = [list(count) for count in result.counts]
-            accepted = sum(record.accepted for record in records)
-            part = self._write_part(shard.round, shard.name, to_table(records), {"filters": counts, "seconds": corrected.seconds})
-        return FilteredShard(shard.name, part, len(records), accepted, seconds)
+    Raises:
+        PolicyError: the code of a filter raised an error.
+    """
+    result = chain.apply(from_table(records), ShardImages(shard.source).open)
+    judged = [_audited(record, shard.source) for record in result.records]
+    counts = [list(count) for count in result.counts]
+    part = write_part(shard.round, shard.name, to_table(judged), {"filters": counts, "seconds": dict(seconds)})
+    return FilteredShard(part, len(judged), sum(record.accepted for record in judged))
 
 
 def _audited(record: Record, source: object) -> Record:

@@ -1,4 +1,4 @@
-"""Messages of the pipeline: shards and the results of their stages."""
+"""A shard of tasks, with its images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors.images import BadImageError, ImageSource
@@ -14,7 +14,6 @@ from actors.views import View, raw, seen_through
 from policies.generation.instructions import GenerationTask
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from PIL import Image
 
 
@@ -35,14 +34,6 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.name} of round {self.round} ({len(self.tasks)} tasks)"
-
-
-@dataclass(frozen=True, slots=True)
-class ShardResult:
-    """Records of a shard after a stage, and the seconds that each stage took."""
-
-    records: pa.Table
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 _NUMBERS = itertools.count()

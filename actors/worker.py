@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+
 from actors.correction.corrector import Corrector
 from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Attestation, Engine, WeightUpdate
@@ -11,11 +13,11 @@ from actors.engines.errors import EngineError
 from actors.evaluator import EXACT, Evaluator
 from actors.generator import Generator, GeneratorOptions
 from actors.images import ImageSource
-from actors.shards import Shard, ShardImages, ShardResult, timed
+from actors.shards import Shard, ShardImages, timed
 from actors.views import find_view
 from policies.correction.methods import CorrectionPolicy
 from policies.errors import running
-from policies.records import HeldOutQuestion, Prediction, from_table, to_table
+from policies.records import HeldOutQuestion, Prediction, to_table
 from policies.scoring.answer_metrics import AnswerMetric
 
 
@@ -28,7 +30,6 @@ class EngineWorker:
         self._generator_options = generator
         self._correction = correction
         self._engine: Engine | None = None
-        self._images: tuple[tuple[int, int], ShardImages] | None = None
 
     def ping(self) -> str:
         """The weight version being served; empty before the first swap."""
@@ -49,35 +50,27 @@ class EngineWorker:
 
     def sleep(self) -> None:
         """Release the device's memory; see `Engine.sleep`."""
-        self._images = None
         self._running().sleep()
 
-    def generate(self, shard: Shard) -> ShardResult:
-        """Run VIG on a shard."""
-        seconds: dict[str, float] = {}
-        with timed(seconds, "generate"):
-            records = Generator(self._serving(), self._generator_options, self._images_of(shard)).generate(shard)
-        return ShardResult(to_table(records), seconds)
+    def write_records(self, shard: Shard) -> tuple[dict[str, float], pa.Table]:
+        """Run VIG, then VIC, on a shard.
 
-    def correct(self, shard: Shard, generated: ShardResult) -> ShardResult:
-        """Run VIC on what `generate` returned for the same shard."""
-        seconds = dict(generated.seconds)
+        Returns:
+            the seconds that each took, and the records, one row per task.
+        """
+        seconds: dict[str, float] = {}
+        engine, images = self._serving(), ShardImages(shard.source, find_view(self._generator_options.view))
+        with timed(seconds, "generate"):
+            generated = Generator(engine, self._generator_options, images).generate(shard)
         with timed(seconds, "correct"), running(f"correction policy {type(self._correction).__name__!r}", self._correction):
-            records = Corrector(self._serving(), self._correction, self._images_of(shard)).correct(shard, from_table(generated.records))
-        return ShardResult(to_table(records), seconds)
+            corrected = Corrector(engine, self._correction, images).correct(shard, generated)
+        return seconds, to_table(corrected)
 
     def evaluate(
         self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric = EXACT
     ) -> list[Prediction]:
         """Answer held-out questions and score the answers."""
         return Evaluator(self._serving()).evaluate(source, questions, max_new_tokens, metric)
-
-    def _images_of(self, shard: Shard) -> ShardImages:
-        """The open images of a shard, kept from generation to correction."""
-        key = (shard.round, shard.index)
-        if self._images is None or self._images[0] != key:
-            self._images = (key, ShardImages(shard.source, find_view(self._generator_options.view)))
-        return self._images[1]
 
     def _running(self) -> Engine:
         if self._engine is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 GO_ON = "continue with `vigc resume`, a training with `vigc train --resume`"
 """Advice in errors that end the process and do not know which command it runs."""
@@ -41,12 +42,8 @@ class EngineLostError(ClusterError):
     """An engine died, hung or served other weights than requested. The fleet restarts it."""
 
 
-class PoolActorLostError(ClusterError):
-    """An actor of a pool died or hung, and was killed. The pool replaces it."""
-
-
 class FleetError(ClusterError):
-    """The fleet cannot continue: no engine or no filter is left, or the target weights cannot be brought to all engines."""
+    """The fleet cannot continue: no engine is left, or the target weights cannot be brought to all engines."""
 
 
 class TaskFailedError(ClusterError):
@@ -54,7 +51,7 @@ class TaskFailedError(ClusterError):
 
     def __init__(self, task: str, num_attempts: int, last_error: str) -> None:
         super().__init__(task, num_attempts, last_error)
-        self.task = task
+        self.task = textwrap.shorten(task, _MAX_LINE_CHARS, placeholder="...")
         self.num_attempts = num_attempts
         self.last_error = last_error
 

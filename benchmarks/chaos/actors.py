@@ -105,7 +105,7 @@ def _engine(fault: signal.Signals) -> list[Cell]:
     return [
         Cell("engine", "constructing", fault, rf"{title}\.(__init__|__ray_call__|start)"),
         Cell("engine", "idle", fault, rf"{title}$", ("train",)),
-        Cell("engine", "serving", fault, rf"{title}\.(generate|correct)"),
+        Cell("engine", "serving", fault, rf"{title}\.write_records"),
         Cell("engine", "evaluating", fault, rf"{title}\.evaluate"),
         Cell("engine", "swapping at the start", fault, rf"{title}\.swap", round=0),
         Cell("engine", "swapping to the candidate", fault, rf"{title}\.(swap|stage)", round=1, finished="rounds/0001/parts/training.json"),
@@ -113,11 +113,9 @@ def _engine(fault: signal.Signals) -> list[Cell]:
 
 
 def _filter(fault: signal.Signals) -> list[Cell]:
-    title = r"^ray::FilterWorker"
+    title = r"^ray::filter_shard"
     return [
-        Cell("filter", "constructing", fault, rf"{title}\.__init__"),
-        Cell("filter", "idle", fault, rf"{title}$", ("train",), round=1, rounds=2),
-        Cell("filter", "serving", fault, rf"{title}\.filter"),
+        Cell("filter", "serving", fault, title),
         Cell("filter", "writing", fault, title, writing=r"/\.records-.*\.{pid}-"),
     ]
 

@@ -28,7 +28,7 @@ _LOOPBACK = ("127.", "::1", "::ffff:127.")
 KINDS = {
     "driver": " -m loop r",
     "engine": "ray::EngineWorker",
-    "filter": "ray::FilterWorker",
+    "filter": "ray::filter_shard",
     "trainer": "ray::TrainerRank",
     "raylet": "/raylet/raylet",
     "gcs_server": "/gcs/gcs_server",

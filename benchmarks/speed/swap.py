@@ -262,7 +262,7 @@ def _rolled(kind: type[EngineWorker], updates: Sequence[WeightUpdate], num_rolls
         for done, _ in enumerate(run):
             if done == _TASKS_PER_ROLL // 4:
                 fleet.roll(updates[number % 2])
-        swaps += fleet.settle()
+        swaps += fleet.complete_roll()
     fleet.shutdown(60.0)
     return swaps
 

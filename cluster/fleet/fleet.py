@@ -1,12 +1,12 @@
-"""The engine fleet: several engines that serve the same weights, or are being swapped to new ones one after the other.
+"""The engine fleet: several engines that serve the same weights, or are being swapped to new ones.
 
-    start    starts every engine, loads the model, swaps it to the champion; it is healthy once it has attested the champion's weights
-    run      sends tasks to healthy engines and yields results in the order of completion (`cluster.fleet.dispatch`)
-    roll     begins a rolling swap, which continues while tasks run (`cluster.fleet.rolling`)
-    settle   waits until a rolling swap is complete
-    swap     roll and settle: afterwards all engines serve the new weights, or all of them the old ones
-    sleep    has all engines release their devices' memory; they serve again after a completed swap (`settle`, or the next run)
-    shutdown kills every engine and waits for the end of its process
+    start          starts every engine, loads the model, swaps it to the champion; it is healthy once it has attested the weights
+    run            sends tasks to healthy engines and yields results in the order of completion (`cluster.fleet.dispatch`)
+    roll           begins a rolling swap, which continues while tasks run (`cluster.fleet.rolling`)
+    complete_roll  waits until a rolling swap is complete, or until some engines serve the new weights
+    swap           roll and complete_roll: afterwards all engines serve the new weights, or all of them the old ones
+    sleep          has all engines release their devices' memory; they serve again after a completed swap
+    shutdown       kills every engine and waits for the end of its process
 
 An engine whose swap fails never serves again: it is killed and restarted. Every wait is bounded.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
@@ -24,11 +24,10 @@ from ray.actor import ActorHandle
 from actors.engines.base import WeightUpdate
 from actors.engines.errors import WeightMismatchError
 from cluster.errors import FleetError
-from cluster.fleet.dispatch import Dispatch, Limits, Submit, Then
-from cluster.fleet.health import ActorHealth, Clock, RestartBudget, State
+from cluster.fleet.dispatch import Dispatch, Limits, Submit
+from cluster.fleet.health import Clock, EngineHealth, RestartBudget, State
 from cluster.fleet.rolling import RollingSwap
-from cluster.fleet.slot import EngineSlot, EngineSwap, Timeouts
-from cluster.fleet.supervised import Spawn
+from cluster.fleet.slot import EngineSlot, EngineSwap, Spawn, Timeouts
 from cluster.fleet.weights import publish
 from cluster.processes import await_exit
 from cluster.resources.placement import CheckPlacement
@@ -61,10 +60,9 @@ class Fleet:
         self._timeouts = Timeouts(task_timeout_s, start_timeout_s, swap_timeout_s)
         self._limits = Limits(max_attempts, max_in_flight_per_engine)
         self._budget = RestartBudget(max_restarts_per_engine, max_restarts)
-        self._slots = [EngineSlot(index, spawn, ActorHealth(self._budget, clock), self._timeouts) for index in range(size)]
+        self._slots = [EngineSlot(index, spawn, EngineHealth(self._budget, clock), self._timeouts) for index in range(size)]
         self._rolling = RollingSwap(self._slots, check_placement)
         self._running = False
-        self._pinned = False
 
     @property
     def engines(self) -> list[ActorHandle]:
@@ -77,8 +75,8 @@ class Fleet:
 
     @property
     def weight_version(self) -> str:
-        """Version that the engines serve or are being swapped to, and that serves pinned runs; empty before `start`. A roll sets it to
-        the new version, and a refusal resets it to the old one."""
+        """Version that serves runs, which some engines may still be swapped to; empty before `start`. A roll sets it to the new version,
+        and a refusal resets it to the old one."""
         return self._rolling.target.version if self._rolling.target else ""
 
     def states(self) -> list[State]:
@@ -105,42 +103,41 @@ class Fleet:
             undo.pop_all()
         return list(self._rolling.swaps)
 
-    def run(self, tasks: Iterable[T], submit: Submit[T], *, pinned: bool = False, then: Then[T] | None = None) -> Iterator[tuple[T, Any]]:
+    def run(self, tasks: Iterable[T], submit: Submit[T]) -> Generator[tuple[T, Any]]:
         """Yields `(task, result)` in the order of completion. Tasks are taken as engines become free.
 
-        `submit` starts a task on an engine and returns the reference of its last call, which may be on another actor. `then` runs the
-        last part of every task on an actor of a pool. A task may run more than once, but one weight version serves all calls of one
-        attempt. During a roll this may differ from `weight_version`, unless the run is `pinned`. A roll that is incomplete when the
-        tasks end continues in the next run. Closing the iterator early waits, for a bounded time, until no engine has a task.
+        `submit` starts a task on an engine and returns the reference of its last call. Tasks start only on engines that serve
+        `weight_version`. A task may run more than once, but one weight version serves all calls of one attempt. A roll that is
+        incomplete when the tasks end continues in the next run. Closing the iterator early waits, for a bounded time, until no engine
+        has a task.
 
         Raises:
             TaskFailedError: a task raised a `ValueError`, or failed in `max_attempts` attempts.
             FinalError: a task raised it.
             WeightMismatchError: an engine refused the weights of a roll.
-            FleetError: all engines, or all actors of the pool, are lost and no restart is left; or an engine could not be swapped to
-                the weights of a roll. After this or a refusal the fleet has rolled back: engines with the new weights get no task
-                before they are swapped back, in the next run or by `settle`.
-            NotEnoughResourcesError: no engine, or no actor of the pool, runs, and there is no room for one.
+            FleetError: all engines are lost and no restart is left, or an engine could not be swapped to the weights of a roll. After
+                this or a refusal the fleet has rolled back: engines with the new weights get no task before they are swapped back, in
+                the next run or by `complete_roll`.
+            NotEnoughResourcesError: no engine runs, and there is no room for one.
         """
         assert self._rolling.target is not None, "start the fleet first"
         assert not self._running, "one run at a time"
-        dispatch = Dispatch(self._rolling, tasks, submit, then, self._timeouts, self._limits, pinned=pinned)
-        self._running, self._pinned = True, pinned
+        dispatch = Dispatch(self._rolling, tasks, submit, self._timeouts, self._limits)
+        self._running = True
         try:
             yield from dispatch.results()
         finally:
-            self._running = self._pinned = False
+            self._running = False
             dispatch.abandon()
 
     def roll(self, update: WeightUpdate) -> None:
-        """Begins to swap the engines to `update`, one after the other, and returns at once. May be called between two results of a run
-        that is not pinned, and replaces an incomplete roll. If the roll fails, the fleet rolls back to the last weights that all
-        engines served."""
+        """Begins to swap the engines to `update` and returns at once. Replaces an incomplete roll. Between two results of a run, tasks
+        that have not started wait for the new weights. If the roll fails, the fleet rolls back to the last weights that all engines
+        served."""
         assert self._rolling.target is not None, "start the fleet first"
-        assert not self._pinned, "a pinned run holds the fleet's weights"
         self._rolling.set_target(publish(update))
 
-    def settle(self, num_engines: int | None = None) -> list[EngineSwap]:
+    def complete_roll(self, num_engines: int | None = None) -> list[EngineSwap]:
         """Blocks until `num_engines` serve the weights of a roll, by default all; returns the completed swaps in order.
 
         Retired engines do not count.
@@ -160,19 +157,19 @@ class Fleet:
         return list(self._rolling.swaps)
 
     def swap(self, update: WeightUpdate) -> list[EngineSwap]:
-        """Swaps every engine to `update`, or leaves the whole fleet at its old weights. Raises what `settle` does."""
+        """Swaps every engine to `update`, or leaves the whole fleet at its old weights. Raises what `complete_roll` does."""
         self.roll(update)
-        return self.settle()
+        return self.complete_roll()
 
     def sleep(self) -> None:
-        """Has all engines release their devices' memory; completes a roll first. `settle`, `swap` and `run` wake them. An engine that
-        cannot sleep is killed, and restarted when the others wake.
+        """Has all engines release their devices' memory; completes a roll first. `complete_roll`, `swap` and `run` wake them. An engine
+        that cannot sleep is killed, and restarted when the others wake.
 
         Raises:
-            WeightMismatchError, FleetError: see `settle`.
+            WeightMismatchError, FleetError: see `complete_roll`.
             TimeoutExceededError: the process of a killed engine has not exited and still holds its memory.
         """
-        self.settle()
+        self.complete_roll()
         self._rolling.sleep()
         self._await_killed(_SHUTDOWN_S)
 

@@ -1,5 +1,4 @@
-"""The health of one supervised actor: a small pure state machine with an injected clock. It is described for engines. Actors of pools
-have no weights: they skip stale and are never draining, asleep or suspect.
+"""The health of one engine: a small pure state machine with an injected clock.
 
     restarting --started--> stale --swap_completed--> healthy --drain_began--> draining --swap_began--> stale --swap_began--> stale
                             healthy, draining --missed_deadline, work_abandoned--> suspect --answered--> healthy
@@ -90,16 +89,16 @@ _OUT_OF_SERVICE = (*NOT_RUNNING, State.STALE)
 
 
 class RestartBudget:
-    """Limits the restarts of all actors of a fleet or pool: an update or a task that kills every actor must not restart them forever."""
+    """Limits the restarts of all engines of a fleet: an update or a task that kills every engine must not restart them forever."""
 
-    def __init__(self, max_per_actor: int, max_total: int) -> None:
-        self.max_per_actor = max_per_actor
+    def __init__(self, max_per_engine: int, max_total: int) -> None:
+        self.max_per_engine = max_per_engine
         self.max_total = max_total
         self.num_restarts = 0
 
 
-class ActorHealth:
-    """State, restarts and current deadline of one actor. The initial state is `restarting`, as its first process starts."""
+class EngineHealth:
+    """State, restarts and current deadline of one engine. The initial state is `restarting`, as its first process starts."""
 
     def __init__(self, budget: RestartBudget, clock: Clock) -> None:
         self.state = State.RESTARTING
@@ -131,7 +130,7 @@ class ActorHealth:
         self._deadline = math.inf
 
     def restart_or_retire(self) -> State:
-        """Records that a dead actor restarts, or that it retires if no restart is left; returns its new state."""
+        """Records that a dead engine restarts, or that it retires if no restart is left; returns its new state."""
         return self.record(Event.RESTART_BEGAN if self._has_restart_left else Event.RESTARTS_USED_UP)
 
     def record(self, event: Event) -> State:
@@ -142,7 +141,7 @@ class ActorHealth:
         """
         after = _TRANSITIONS.get((self.state, event))
         if after is None:
-            raise IllegalTransitionError(f"{event} cannot happen to an actor that is {self.state}")
+            raise IllegalTransitionError(f"{event} cannot happen to an engine that is {self.state}")
         if event is Event.DIED and not self._has_restart_left:
             after = State.RETIRED
         elif event is Event.RESTARTS_USED_UP and self._has_restart_left:
@@ -160,7 +159,7 @@ class ActorHealth:
 
     @property
     def _has_restart_left(self) -> bool:
-        return self.num_restarts < self._budget.max_per_actor and self._budget.num_restarts < self._budget.max_total
+        return self.num_restarts < self._budget.max_per_engine and self._budget.num_restarts < self._budget.max_total
 
     def _count_restart(self) -> None:
         if not self._has_restart_left:
@@ -169,4 +168,4 @@ class ActorHealth:
         self._budget.num_restarts += 1
 
     def _used(self) -> str:
-        return f"{self.num_restarts} used by this actor, {self._budget.num_restarts} in total"
+        return f"{self.num_restarts} used by this engine, {self._budget.num_restarts} in total"

@@ -1,9 +1,9 @@
-"""Rolling swaps: swaps a fleet's engines to its target one after the other while the others serve.
+"""Rolling swaps: swaps a fleet's engines to its target, one first and then the others while it serves.
 
     healthy --drain began--> draining --its last task ends, the swap is sent--> stale --attested--> healthy, serves the target
 
-A draining engine loads and verifies the target while it finishes its tasks, so that its swap waits for neither. One engine is drained
-at a time. If engines may not serve old weights, all others follow at once after the first one serves the target.
+Tasks go only to engines that serve the target. One engine tries the target first; all others follow at once. An engine that still has
+tasks drains: it loads and verifies the target while it finishes them, so that its swap waits for neither.
 
 The *stable* weights are the last target that the whole fleet served. If an engine refuses a target that is not stable yet, or fails
 to serve it even in a fresh process, the fleet rolls back to the stable weights; engines with other weights get no task before they
@@ -40,8 +40,6 @@ class RollingSwap:
         self.swaps: list[EngineSwap] = []
         """Completed swaps to the target since it was set, in that order."""
         self._stable: Published | None = None
-        self._allowed: list[Published] = []
-        """Weights that may serve runs that are not pinned: the stable weights, and the targets set since."""
         self._failures: Counter[int] = Counter()
         """Failed attempts to swap an engine to the target, by its index."""
         self._last_error = "none"
@@ -49,14 +47,9 @@ class RollingSwap:
     def serves_target(self, slot: EngineSlot) -> bool:
         return slot.health.state is State.HEALTHY and slot.serving is self.target
 
-    def accepts_tasks(self, slot: EngineSlot, pinned: bool) -> bool:
-        """Whether a task may be sent to this engine. Tasks of a pinned run go only to engines that serve the target."""
-        return self.serves_target(slot) or (not pinned and slot.health.state is State.HEALTHY and slot.serving in self._allowed)
-
     def set_target(self, target: Published) -> None:
         """Replaces the target, even an unfinished one: engines that are being swapped to the old one are swapped again."""
         self.target = target
-        self._allowed.append(target)
         self.swaps = []
         self._failures.clear()
 
@@ -80,15 +73,15 @@ class RollingSwap:
             self._roll_back()
             raise FleetError(f"all {len(self.slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
 
-    def advance(self, num_in_flight: Callable[[EngineSlot], int], *, old_may_serve: bool) -> None:
-        """Drains the next engine, least busy first. It stages the target while it has tasks in flight, and is swapped once it has none.
-        If engines may not serve old weights, one tries the target first, and then all others follow at once."""
+    def advance(self, num_in_flight: Callable[[EngineSlot], int]) -> None:
+        """Drains the least busy engine, or all others once one serves the target. An engine stages the target while it has tasks in
+        flight, and is swapped once it has none."""
         assert self.target is not None
         in_progress = [slot for slot in self.slots if slot.is_changing or slot.health.state is State.DRAINING]
         outdated = [slot for slot in self.slots if slot.health.state in _SWAPPABLE and not self.serves_target(slot)]
         waiting = sorted((slot for slot in outdated if slot not in in_progress), key=num_in_flight)
-        tried = any(map(self.serves_target, self.slots))
-        num_next = len(waiting) if tried and not old_may_serve else 1 - len(in_progress)
+        trying = [slot for slot in in_progress if not slot.is_changing or slot.changing_to is self.target]
+        num_next = len(waiting) if any(map(self.serves_target, self.slots)) else 1 - len(trying)
         for slot in [*in_progress, *waiting[: max(0, num_next)]]:
             if slot.health.state is State.HEALTHY:
                 slot.health.record(Event.DRAIN_BEGAN)
@@ -147,7 +140,7 @@ class RollingSwap:
         """
         while True:
             self.restart_dead()
-            self.advance(lambda _: 0, old_may_serve=False)
+            self.advance(lambda _: 0)
             if sum(map(self.serves_target, self.slots)) >= min(num_engines, len(self._members())):
                 return
             changes = self.changes()
@@ -197,10 +190,8 @@ class RollingSwap:
         members = self._members()
         if self.target is not None and members and all(self.serves_target(slot) for slot in members):
             self._stable = self.target
-            self._allowed = [self.target]
 
     def _roll_back(self) -> None:
         if self.target is not self._stable:
             self.target = self._stable
-            self._allowed = [self._stable] if self._stable else []
             self.swaps = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import psutil
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -13,12 +15,14 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import UnfitModelError, WeightMismatchError
 from cluster.errors import EngineLostError, in_brief
-from cluster.fleet.health import ActorHealth, Event
-from cluster.fleet.supervised import Spawn, SupervisedActor
+from cluster.fleet.health import WITHOUT_PROCESS, EngineHealth, Event
 from cluster.fleet.weights import Published
 from cluster.processes import READY_S, ActorProcess
 
 logger = logging.getLogger(__name__)
+
+Spawn = Callable[[int], ActorHandle]
+"""Makes the engine with this index, without waiting and with `max_restarts=0`: the fleet restarts it, not Ray."""
 
 _STAGING = "staging"
 """Ray's concurrency group of one thread, separate from all other calls."""
@@ -84,14 +88,19 @@ class _Change:
     """For a new process; `None` if a running engine is swapped."""
 
 
-class EngineSlot(SupervisedActor):
-    """Starts, swaps and kills one engine. A start or a swap is a change: begin it, then finish it once `changed` is ready. Every wait is
-    bounded. Every failure except a refused update or model is an `EngineLostError`, after which the caller must kill the engine."""
+class EngineSlot:
+    """Starts, swaps and kills the engine of one place in the fleet, which has at most one process at a time. A start or a swap is a
+    change: begin it, then finish it once `changed` is ready. Every wait is bounded. Every failure except a refused update or model is an
+    `EngineLostError`, after which the caller must kill the engine."""
 
-    def __init__(self, index: int, spawn: Spawn, health: ActorHealth, timeouts: Timeouts) -> None:
+    def __init__(self, index: int, spawn: Spawn, health: EngineHealth, timeouts: Timeouts) -> None:
         """`spawn` makes actors of an `engine_actor` class."""
-        super().__init__("engine", index, spawn, health)
+        self.index = index
+        self.health = health
         self.serving: Published | None = None
+        self._spawn = spawn
+        self._process: ActorProcess | None = None
+        self._killed: list[psutil.Process] = []
         self._timeouts = timeouts
         self._change: _Change | None = None
 
@@ -122,7 +131,11 @@ class EngineSlot(SupervisedActor):
 
     def launch(self, target: Published) -> None:
         """Begins to start a new engine with `target`. Its state must be `restarting`."""
-        handle: Any = self._start_process(self._timeouts.start_s + self._timeouts.swap_s).handle
+        if self.health.num_restarts:
+            logger.warning("engine %d: restart %d", self.index, self.health.num_restarts)
+        self._process = ActorProcess(self._spawn(self.index))
+        self.health.expect_within(self._timeouts.start_s + self._timeouts.swap_s)
+        handle: Any = self._process.handle
         # An actor runs its calls in this order, so the last one is ready after all of them.
         loaded = handle.start.remote()
         self._change = _Change(target, handle.swap.remote(target.ref), loaded)
@@ -196,8 +209,19 @@ class EngineSlot(SupervisedActor):
 
     def kill(self, reason: str, level: int = logging.WARNING) -> None:
         """Kills the engine's process. Does nothing if there is none."""
-        if self._kill_process(reason, level):
-            self._change = self.serving = None
+        if self.health.state in WITHOUT_PROCESS:
+            return
+        logger.log(level, "engine %d is killed: %s", self.index, reason)
+        self.health.record(Event.DIED)
+        process = self._process.kill() if self._process else None
+        if process is not None:
+            self._killed.append(process)
+        self._process = self._change = self.serving = None
+
+    def killed_processes(self) -> list[psutil.Process]:
+        """Processes on this machine that were killed and may not have exited yet."""
+        self._killed = [process for process in self._killed if process.is_running()]
+        return self._killed
 
     def owns(self, error: RayError) -> bool:
         """Whether `error` means that this engine is dead or unreachable."""

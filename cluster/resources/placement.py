@@ -18,9 +18,12 @@ CheckPlacement = Callable[[], None]
 """`Placement.check`, for code that starts actors in it."""
 
 
+_ANY_BUNDLE = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A reserved plan. Its methods return the keyword arguments for an actor's `.options(...)`."""
+    """A reserved plan. Its methods return the keyword arguments for `.options(...)` of an actor or task."""
 
     plan: ResourcePlan
     group: PlacementGroup
@@ -31,8 +34,8 @@ class Placement:
     def sender_options(self) -> dict[str, Any]:
         return self._options(0, self.plan.sender_gpus, self.plan.sender_bundle)
 
-    def filter_options(self, index: int) -> dict[str, Any]:
-        return self._options(self.plan.filter_cpus, 0, self.plan.filter_bundle(index))
+    def filter_options(self) -> dict[str, Any]:
+        return self._options(self.plan.filter_cpus, 0, _ANY_BUNDLE)
 
     def check(self) -> None:
         """Check that the plan's resources are still reserved. If a node is lost, Ray moves its bundles to other nodes with room.

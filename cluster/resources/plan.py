@@ -68,10 +68,6 @@ class ResourcePlan:
         """The bundle of the first trainer rank, whose machine has the checkpoint."""
         return self.trainer_bundle(0)
 
-    def filter_bundle(self, index: int) -> int:
-        assert 0 <= index < self.num_filters
-        return index % len(self.bundles) if self.colocated else self.num_engines + self.trainer_ranks + index
-
 
 def plan_resources(available_cpus: float, available_gpus: float, requested: ResourceRequest) -> ResourcePlan:
     """Fits a request into the available resources.

@@ -92,7 +92,7 @@ class ClusterConfig(RayConfig):
     num_engines: int = Field(2, ge=1, description="generator actors, each with one engine")
     cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the slot they share")
     use_gpus: bool = Field(False, description="one GPU for each engine and each trainer rank; when colocated, for each slot")
-    num_filters: int = Field(1, ge=1, description="filter actors")
+    num_filters: int = Field(1, ge=1, description="shards that are filtered at the same time")
     trainer_ranks: int = Field(2, ge=1, description="DeepSpeed ranks")
     colocated: bool = Field(True, description="engines and trainer ranks take turns on the same cores or devices")
     sleep_while_training: bool = Field(
@@ -104,9 +104,7 @@ class ClusterConfig(RayConfig):
     )
     task_timeout_s: float = Field(600, gt=0, description="time limit for one shard or one evaluation task")
     swap_timeout_s: float = Field(120, gt=0, description="time limit for one weight swap")
-    max_restarts: int = Field(
-        3, ge=0, description="restarts allowed per engine, per filter, and of the ranks in a training, before the run ends"
-    )
+    max_restarts: int = Field(3, ge=0, description="restarts allowed per engine, and of the ranks in a training, before the run ends")
 
     @model_validator(mode="after")
     def _engines_sleep_where_memory_is_shared(self) -> ClusterConfig:

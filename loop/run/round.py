@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -31,7 +32,6 @@ from typing import Any
 import ray
 
 from actors.shards import Shard
-from cluster.fleet.dispatch import Then
 from loop.run.contents import Run
 from loop.run.models import Models
 from loop.run.session import Session
@@ -141,20 +141,27 @@ def run_round(session: Session, index: int) -> RoundCommit:
 
 
 def write_records(workers: Workers, todo: Sequence[Shard], num_done: int) -> dict[str, PartReceipt]:
-    """Generate, correct and filter the unfinished shards of the round; returns their parts by shard name."""
+    """Generate, correct and filter the unfinished shards of the round; returns their parts by shard name.
+
+    A shard's records stay in the object store, on the node of its engine, until the filter has written its part.
+    """
+    tables: dict[str, ray.ObjectRef] = {}
 
     def submit(engine: Any, shard: Shard) -> ray.ObjectRef:
-        return engine.correct.remote(shard, engine.generate.remote(shard))
-
-    def judge(actor: Any, shard: Shard, corrected: ray.ObjectRef) -> ray.ObjectRef:
-        return actor.filter.remote(shard, corrected)
+        seconds, tables[shard.name] = engine.write_records.options(num_returns=2).remote(shard)
+        return seconds
 
     parts: dict[str, PartReceipt] = {}
     with workers.run.progress.stage("generate, correct, filter", total=num_done + len(todo), unit="shards") as stage:
         stage.advance(num_done)
-        for shard, done in workers.fleet.run(todo, submit, pinned=True, then=Then(workers.filters, judge)):
-            parts[shard.name] = done.part
-            stage.advance(1, records=done.num_records, kept=done.num_accepted)
+        while todo:
+            with closing(workers.fleet.run(todo, submit)) as written:
+                filtered = workers.filters.run((shard, (shard, seconds, tables.pop(shard.name))) for shard, seconds in written)
+                with closing(filtered):
+                    for shard, done in filtered:
+                        parts[shard.name] = done.part
+                        stage.advance(1, records=done.num_records, kept=done.num_accepted)
+            todo = workers.filters.take_lost()
     return parts
 
 

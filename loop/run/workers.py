@@ -1,4 +1,4 @@
-"""The actors of a run: engines, filters and trainer ranks, and how a round starts, swaps and pauses them."""
+"""The live parts of a run: engines, filter tasks and trainer ranks, and how a round starts, swaps and pauses them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from actors.engines import EngineSpec
 from actors.engines.base import WeightUpdate
-from actors.filter import FilterWorker
+from actors.filter import filter_shard
+from actors.shards import Shard
 from actors.trainer import TrainerRank
 from actors.training.job import TrainingJob, TrainingResult
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.pool import Pool
+from cluster.fleet.tasks import StatelessTasks
 from cluster.fleet.weights import prepare
 from cluster.resources.connect import connected
 from cluster.resources.placement import Placement, reserve
@@ -35,28 +34,30 @@ from loop.store.run_store import Store
 from loop.store.storage import LocalStorage
 
 _SHUTDOWN_S = 30.0
+_MAX_UNFINISHED_PER_FILTER = 3
+"""One that runs, and two that wait for it."""
 
 
 @dataclass
 class Workers:
-    """The actors of a run, created by `open_workers`. They start when the first model is served."""
+    """Actors and tasks of a run, created by `open_workers`. The actors start when the first model is served."""
 
     run: Run
     fleet: Fleet
-    filters: Pool
+    filters: StatelessTasks[Shard]
     trainer: TrainerGroup
     sender_options: dict[str, Any]
     """Ray options of the actor that sends weights, for transports that use one."""
 
     def serve(self, model: Model) -> None:
-        """Serve `model` to pinned runs. Returns once one engine serves it; the other engines are swapped while the runs continue. Starts
-        or wakes the engines if necessary, and does nothing if the model is already served."""
+        """Serve `model`. Returns once one engine serves it; the others are swapped while that one works. Starts or wakes the engines if
+        necessary, and does nothing if the model is already served."""
         if not self.fleet.weight_version:
             self._start(model)
             return
         if self.fleet.weight_version != model.version:
             self.fleet.roll(self._update(model))
-        self.fleet.settle(num_engines=1)
+        self.fleet.complete_roll(num_engines=1)
 
     def sleep(self) -> None:
         """Put the engines, if started, to sleep so that they free their memory; `serve` wakes them."""
@@ -76,11 +77,10 @@ class Workers:
         return result
 
     def _start(self, model: Model) -> None:
-        """Start the engines, which serve only after their first completed swap. Then launch filters and trainer ranks, so that they
-        import while the engines work."""
+        """Start the engines, which serve only after their first completed swap. Then launch the trainer ranks, so that they import while
+        the engines work."""
         with self.run.progress.stage("start engines", total=self.run.config.cluster.num_engines, unit="engines") as stage:
             self.fleet.start(self._update(model, first=True), stage.advance)
-        self.filters.launch()
         self.trainer.launch()
 
     def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
@@ -109,12 +109,10 @@ def open_workers(run: Run) -> Iterator[Workers]:
             placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
-        filters = _filters(run, placement)
-        stack.callback(filters.shutdown, _SHUTDOWN_S)
         model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
         fleet = _fleet(run, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
-        yield Workers(run, fleet, filters, trainer, placement.sender_options())
+        yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options())
 
 
 def check_reach(store: Store, num_nodes: int) -> None:
@@ -141,14 +139,9 @@ def _fleet(run: Run, placement: Placement, model: Path) -> Fleet:
     return engine_fleet(spec, run.config.generation.options, run.policies.correction, run.config.cluster, placement)
 
 
-def _filters(run: Run, placement: Placement) -> Pool:
-    worker = ray.remote(FilterWorker)
-
-    def spawn(index: int) -> Any:
-        return worker.options(**placement.filter_options(index)).remote(run.policies.filters, run.store.write_part)
-
+def _filters(run: Run, placement: Placement) -> StatelessTasks[Shard]:
     cluster = run.config.cluster
-    return Pool(
-        "filter", spawn, placement.plan.num_filters, max_restarts_per_actor=cluster.max_restarts, call_timeout_s=cluster.task_timeout_s,
-        start_timeout_s=cluster.start_timeout_s, check_placement=placement.check,
+    return StatelessTasks(
+        filter_shard, (run.policies.filters, run.store.write_part), _MAX_UNFINISHED_PER_FILTER * cluster.num_filters,
+        cluster.start_timeout_s + cluster.task_timeout_s, placement.filter_options(), placement.check,
     )  # fmt: skip

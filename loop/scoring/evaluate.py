@@ -280,7 +280,7 @@ def _answered(
                 starting.advance(1)
             stage = stack.enter_context(progress.stage("evaluate", total=len(prompts), unit="prompts"))
             stage.advance(sum(map(len, answers.values())))
-            for index, predictions in fleet.run(todo, submit, pinned=True):
+            for index, predictions in fleet.run(todo, submit):
                 assert {one.weight_version for one in predictions} == {fleet.weight_version}
                 answers[index] = [one.answer for one in predictions]
                 _finish(folder, index, chunks[index], answers[index])

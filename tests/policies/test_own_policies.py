@@ -14,8 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from actors.filter import FilterWorker
-from actors.shards import Shard, ShardImages, ShardResult
+from actors.filter import filter_shard
+from actors.shards import Shard, ShardImages
 from actors.views import find_view
 from loop.config.run_config import parse_config
 from loop.setup.rehearsal import rehearse
@@ -73,7 +73,7 @@ def test_the_example_of_the_docs_passes_a_dry_run_and_judges_by_the_image(exampl
     records = [make_record(record_id=f"r{number}", image_id=task.image_id) for number, task in enumerate(tasks)]
     written: list[pa.Table] = []
     chain = FilterChain([FILTER_POLICIES.build(spec.policy, spec.options) for spec in config.filters])
-    FilterWorker(chain, lambda *part: written.append(part[2])).filter(shard, ShardResult(to_table(records)))
+    filter_shard(chain, lambda *part: written.append(part[2]), shard, {}, to_table(records))
     judged = from_table(written[0])
     assert [record.reasons for record in judged] == [("too_dark",)] * 4 + [()] * 2
     assert [record.accepted for record in judged] == [False] * 4 + [True] * 2
@@ -91,7 +91,7 @@ def test_the_view_of_the_docs_passes_a_dry_run_and_is_shown(example: Any) -> Non
 def test_images_are_not_opened_for_filters_that_do_not_ask() -> None:
     source = Brightness()
     shard = Shard(1, 0, 3, (GenerationTask("0", QuestionType.DETAIL, "Ask."),), source)
-    FilterWorker(FilterChain([Parsable()]), lambda *part: None).filter(shard, ShardResult(to_table([make_record(image_id="0")])))
+    filter_shard(FilterChain([Parsable()]), lambda *part: None, shard, {}, to_table([make_record(image_id="0")]))
     assert source.opened == []
 
 

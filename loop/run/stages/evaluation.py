@@ -55,7 +55,7 @@ def answers(run: Run, workers: Workers) -> Predictions:
 
     answered: dict[tuple[str, int], list[Prediction]] = {}
     with run.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
-        for task, predictions in workers.fleet.run(tasks, submit, pinned=True):
+        for task, predictions in workers.fleet.run(tasks, submit):
             assert {one.weight_version for one in predictions} == {workers.fleet.weight_version}
             answered[task] = predictions
             stage.advance(len(predictions))

@@ -147,13 +147,13 @@ def test_a_worker_whose_engine_sleeps_refuses_shards_until_a_swap(tmp_path: Path
         worker.sleep()
     worker.start()
     worker.swap(update(folder))
-    worker.generate(shard)
+    worker.write_records(shard)
     worker.sleep()
     assert worker.ping() == ""
     with pytest.raises(EngineError, match="has not completed a swap"):
-        worker.generate(shard)
+        worker.write_records(shard)
     worker.swap(update(folder, "r1"))
-    assert worker.generate(shard).records.num_rows == 0
+    assert worker.write_records(shard)[1].num_rows == 0
     assert worker.ping() == "r1"
 
 

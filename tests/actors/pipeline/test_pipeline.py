@@ -21,10 +21,10 @@ from actors.engines.errors import EngineError
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.evaluator import Evaluator
-from actors.filter import FilterWorker
+from actors.filter import filter_shard
 from actors.generator import Generator, GeneratorOptions
 from actors.images import BadImageError, Oracle
-from actors.shards import Shard, ShardImages, ShardResult
+from actors.shards import Shard, ShardImages
 from actors.worker import EngineWorker
 from loop.setup.assembly import derived_seed
 from loop.sources.folder import ImageFolder
@@ -315,35 +315,36 @@ class SeesNoTruth:
         return [Reason.USER_POLICY if record.question_type == QuestionType.DETAIL else None for record in records]
 
 
-def result_of(shard: Shard, policy: Any = PLAIN) -> ShardResult:
+def table_of(shard: Shard, policy: Any = PLAIN) -> pa.Table:
     def reply(request: Request) -> Reply:
         if request.prompt in CANONICAL_INSTRUCTIONS.values():
             return "Question: Describe the image in detail. Answer: There is nothing."
         return "" if request.answer_prefix else description(scene_of(image_id_of(request)))
 
-    return ShardResult(to_table(corrected(ScriptedEngine(reply), shard, policy)), {"generate": 1.0, "correct": 2.0})
+    return to_table(corrected(ScriptedEngine(reply), shard, policy))
+
+
+SECONDS = {"generate": 1.0, "correct": 2.0}
 
 
 def test_the_filter_writes_its_part_and_tells_the_driver_the_counts(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "run", RunInfo(run_id="run-1", config={}))
     shard = shard_of()
     with store.locked() as locked:
-        done = FilterWorker(FilterChain([Parsable(), SeesNoTruth()]), locked.write_part).filter(shard, result_of(shard))
+        done = filter_shard(FilterChain([Parsable(), SeesNoTruth()]), locked.write_part, shard, SECONDS, table_of(shard))
         receipt = locked.finished_part(2, "records-00007")
         assert receipt is not None
         records = from_table(locked.read_part(receipt))
-    assert (done.name, done.num_records, done.num_accepted) == ("records-00007", 9, 6)
-    assert {"generate", "correct", "filter"} == set(done.seconds)
+    assert (done.part, done.num_records, done.num_accepted) == (receipt, 9, 6)
     assert receipt.extra["filters"] == [["parsable", 9, 9], ["sees_no_truth", 9, 6]]
-    assert receipt.extra["seconds"] == {"generate": 1.0, "correct": 2.0}
+    assert receipt.extra["seconds"] == SECONDS
     assert [record.reasons for record in records] == [(), (Reason.USER_POLICY,), ()] * 3
 
 
 def test_what_is_right_is_noted_after_the_verdict_and_for_rejected_records_too() -> None:
     written: list[pa.Table] = []
     shard = shard_of()
-    worker = FilterWorker(FilterChain([SeesNoTruth()]), lambda *part: written.append(part[2]))
-    worker.filter(shard, result_of(shard))
+    filter_shard(FilterChain([SeesNoTruth()]), lambda *part: written.append(part[2]), shard, SECONDS, table_of(shard))
     records = from_table(written[0])
     assert {(record.accepted, record.answer_correct, record.original_correct) for record in records} == {
         (True, True, False),
@@ -355,15 +356,15 @@ def test_a_source_that_knows_no_truth_leaves_it_open() -> None:
     written: list[pa.Table] = []
     shard = shard_of(SomeBad(frozenset()))
     assert not isinstance(shard.source, Oracle)
-    FilterWorker(FilterChain([]), lambda *part: written.append(part[2])).filter(shard, result_of(shard))
+    filter_shard(FilterChain([]), lambda *part: written.append(part[2]), shard, SECONDS, table_of(shard))
     assert {(record.accepted, record.answer_correct, record.original_correct) for record in from_table(written[0])} == {(True, None, None)}
 
 
 def test_records_without_a_question_are_not_audited() -> None:
     written: list[pa.Table] = []
     shard = shard_of()
-    nothing = ShardResult(to_table(corrected(ScriptedEngine(writes("gibberish")), shard, PLAIN)))
-    done = FilterWorker(FilterChain([Parsable()]), lambda *part: written.append(part[2])).filter(shard, nothing)
+    nothing = to_table(corrected(ScriptedEngine(writes("gibberish")), shard, PLAIN))
+    done = filter_shard(FilterChain([Parsable()]), lambda *part: written.append(part[2]), shard, SECONDS, nothing)
     assert done.num_accepted == 0
     assert {record.answer_correct for record in from_table(written[0])} == {None}
 
@@ -371,10 +372,9 @@ def test_records_without_a_question_are_not_audited() -> None:
 def test_filtering_a_shard_again_writes_the_same() -> None:
     written: list[tuple[Any, ...]] = []
     shard = shard_of()
-    worker = FilterWorker(FilterChain([Parsable(), SeesNoTruth()]), lambda *part: written.append(part))
-    result = result_of(shard)
-    worker.filter(shard, result)
-    worker.filter(shard, result)
+    chain, records = FilterChain([Parsable(), SeesNoTruth()]), table_of(shard)
+    for _ in range(2):
+        filter_shard(chain, lambda *part: written.append(part), shard, SECONDS, records)
     assert written[0] == written[1]
 
 
@@ -489,7 +489,7 @@ def test_a_worker_serves_only_after_a_completed_swap(asking: Path) -> None:
     worker.start()  # safe to call twice
     assert worker.ping() == ""
     with pytest.raises(EngineError, match="has not completed a swap"):
-        worker.generate(shard_of())
+        worker.write_records(shard_of())
     with pytest.raises(EngineError, match="has not completed a swap"):
         worker.evaluate(SOURCE, SOURCE.questions(1, 0), 4, Exact())
     assert worker.swap(update_of(asking, "r1")).version == "r1"
@@ -500,22 +500,16 @@ def test_a_worker_takes_a_shard_through_generation_and_correction(reciting: Path
     worker, shard = worker_of(asking), shard_of()
     worker.start()
     worker.swap(update_of(asking, "r1"))
-    made = worker.generate(shard)
-    assert set(made.seconds) == {"generate"}
-    done = worker.correct(shard, made)
-    assert set(done.seconds) == {"generate", "correct"}
-    assert worker.generate(shard).records.equals(made.records)
-    assert worker.correct(shard, made).records.equals(done.records)
-    records = from_table(done.records)
+    seconds, table = worker.write_records(shard)
+    assert set(seconds) == {"generate", "correct"}
+    assert worker.write_records(shard)[1].equals(table)
+    records = from_table(table)
     assert {record.generator_weight_version for record in records} == {"r1"}
     asked = [record for record in records if record.question]
     assert {record.corrector_weight_version for record in asked} <= {"r1"}
     assert all(len(record.view_answers) == 2 and record.blank_logprob is not None for record in asked)
     worker.swap(update_of(reciting, "r2"))
     assert {one.weight_version for one in worker.evaluate(SOURCE, SOURCE.questions(2, 0), 4, Exact())} == {"r2"}
-    again = from_table(worker.correct(shard, ShardResult(to_table(question_records(shard)))).records)
-    assert {record.answer for record in again} == {"There is a red ring. So yes?"}  # in two passes of 8 tokens
-    assert {record.corrector_weight_version for record in again} == {"r2"}
 
 
 def test_records_survive_the_way_through_a_table(reciting: Path) -> None:

@@ -1,4 +1,4 @@
-"""Engines are swapped one after the other while the rest serve, and no shard mixes versions."""
+"""A rolling swap: one engine tries the new weights, serves while the others follow, and no shard mixes versions."""
 
 import itertools
 import os
@@ -35,9 +35,9 @@ def chain(engine: ActorHandle, task: int) -> ray.ObjectRef:
     return engine.again.remote(engine.serve.remote(task))
 
 
-def shards_of(fleet: Fleet, tasks: Iterable[int], submit: Submit[int] = chain, *, pinned: bool = False) -> Iterator[Seen]:
+def shards_of(fleet: Fleet, tasks: Iterable[int], submit: Submit[int] = chain) -> Iterator[Seen]:
     """Runs shards and checks that each is whole: both of its calls were served by one version, and by the weights of that version."""
-    with closing(fleet.run(tasks, submit, pinned=pinned)) as run:  # type: ignore[type-var]
+    with closing(fleet.run(tasks, submit)) as run:
         for task, (first, second, engine) in run:
             assert first == second == (task, first[1], VALUES[first[1]])
             yield first[1], engine
@@ -101,7 +101,7 @@ def test_an_engine_stages_its_swap_while_it_ends_its_tasks(fleet: Fleet, shared_
     until_all_serve(results, "r2")
     results.close()  # type: ignore[attr-defined]
     assert loads(shared_folder, 0, "r2") == 1, "the swap loads nothing again"
-    assert {swap.attestation.digest for swap in fleet.settle()} == {digest_of(weights(2.0))}
+    assert {swap.attestation.digest for swap in fleet.complete_roll()} == {digest_of(weights(2.0))}
 
 
 def test_what_is_staged_is_given_up_for_a_newer_roll(fleet: Fleet, shared_folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_is_staged_is_given_up_for_a_newer_roll(fleet: Fleet, shared_folder
     until_all_serve(results, "r3")
     results.close()  # type: ignore[attr-defined]
     assert 0 not in swapping(shared_folder, "r2")
-    assert {swap.attestation.digest for swap in fleet.settle()} == {digest_of(weights(3.0))}
+    assert {swap.attestation.digest for swap in fleet.complete_roll()} == {digest_of(weights(3.0))}
 
 
 def test_a_refusal_while_staging_is_raised_by_the_swap(fleet: Fleet, shared_folder: Path) -> None:
@@ -156,25 +156,20 @@ def test_an_engine_that_dies_or_hangs_while_it_stages_is_replaced_in_time(make_f
     assert fleet.num_restarts == 1
 
 
-def test_the_rest_serves_while_one_swaps(fleet: Fleet, shared_folder: Path) -> None:
-    holds = hold(shared_folder, "r2", 0, 1)
+def test_the_first_engine_that_serves_the_new_weights_works_while_the_others_swap(fleet: Fleet, shared_folder: Path) -> None:
+    [held] = hold(shared_folder, "r2", 1)
     num_restarts = fleet.num_restarts
-    results = shards_of(fleet, itertools.count())
-    next(results)
     fleet.roll(NEW)
     assert (fleet.weight_version, fleet.engines) == ("r2", [])
-    assert {version for version, _ in until(results, lambda _: swapping(shared_folder, "r2"))} <= {"r1"}
-    [first] = swapping(shared_folder, "r2")
-    assert {next(results) for _ in range(20)} == {("r1", 1 - first)}
-    assert (fleet.states()[first], fleet.states()[1 - first]) == (State.STALE, State.HEALTHY)
-    holds[first].unlink()
-    until(results, lambda _: len(swapping(shared_folder, "r2")) == 2)
-    assert {next(results) for _ in range(20)} == {("r2", first)}
-    holds[1 - first].unlink()
+    results = shards_of(fleet, itertools.count())
+    until(results, lambda _: 1 in swapping(shared_folder, "r2"))
+    assert {next(results) for _ in range(20)} == {("r2", 0)}
+    assert fleet.states() == [State.HEALTHY, State.STALE]
+    held.unlink()
     until_all_serve(results, "r2")
     results.close()  # type: ignore[attr-defined]
-    swaps = fleet.settle()
-    assert [swap.engine for swap in swaps] == [first, 1 - first]
+    swaps = fleet.complete_roll()
+    assert [swap.engine for swap in swaps] == [0, 1]
     assert {(swap.attestation.version, swap.attestation.digest) for swap in swaps} == {("r2", digest_of(weights(2.0)))}
     assert all(swap.out_of_service_s >= swap.attestation.seconds > 0 for swap in swaps)
     assert (fleet.num_restarts, len(fleet.engines)) == (num_restarts, 2)
@@ -195,29 +190,15 @@ def test_no_shard_mixes_versions_however_often_they_change(fleet: Fleet) -> None
     assert len(seen) == 400
     assert {version for version, _ in seen} == set(VALUES)
     last = fleet.weight_version
-    fleet.settle()
+    fleet.complete_roll()
     assert set(shards_of(fleet, range(20))) == {(last, 0), (last, 1)}
     assert fleet.num_restarts == num_restarts
-
-
-def test_a_pinned_run_begins_with_the_first_engine_that_serves_the_new_weights(fleet: Fleet, shared_folder: Path) -> None:
-    [held] = hold(shared_folder, "r2", 1)
-    fleet.roll(NEW)
-    assert [swap.engine for swap in fleet.settle(num_engines=1)] == [0]
-    results = shards_of(fleet, itertools.count(), pinned=True)
-    assert {next(results) for _ in range(20)} == {("r2", 0)}
-    with pytest.raises(AssertionError, match="a pinned run holds the fleet's weights"):
-        fleet.roll(NEWER)
-    held.unlink()
-    assert {version for version, _ in until_all_serve(results, "r2")} == {"r2"}
-    results.close()  # type: ignore[attr-defined]
-    assert [swap.engine for swap in fleet.settle()] == [0, 1]
 
 
 def test_a_run_that_ends_first_leaves_the_roll_to_the_next(fleet: Fleet, shared_folder: Path) -> None:
     [held] = hold(shared_folder, "r2", 1)
     fleet.roll(NEW)
-    assert {version for version, _ in shards_of(fleet, range(5), pinned=True)} == {"r2"}
+    assert {version for version, _ in shards_of(fleet, range(5))} == {"r2"}
     assert fleet.states()[1] is State.STALE
     held.unlink()
     until_all_serve(shards_of(fleet, itertools.count()), "r2")
@@ -241,35 +222,32 @@ def test_a_swapped_engine_is_swapped_back_before_it_gets_tasks_again(
 ) -> None:
     (shared_folder / f"{fault}_1_r2").touch()
     fleet.roll(NEW)
-    results = shards_of(fleet, itertools.count(), pinned=True)
+    results = shards_of(fleet, itertools.count())
     with pytest.raises(error, match=r"engine 1.*r2"):
         until(results, lambda seen: ("r2", 1) in seen)
     assert fleet.weight_version == "r1"
     fleet.roll(NEWER)
-    assert {version for version, _ in until_all_serve(shards_of(fleet, itertools.count()), "r3")} <= {"r1", "r3"}
+    assert {version for version, _ in until_all_serve(shards_of(fleet, itertools.count()), "r3")} == {"r3"}
 
 
 def test_a_second_roll_overtakes_the_first(fleet: Fleet, shared_folder: Path) -> None:
-    holds = hold(shared_folder, "r2", 0, 1)
-    results = shards_of(fleet, itertools.count())
-    next(results)
+    [held] = hold(shared_folder, "r2", 1)
     fleet.roll(NEW)
-    until(results, lambda _: swapping(shared_folder, "r2"))
+    results = shards_of(fleet, itertools.count())
+    until(results, lambda _: 1 in swapping(shared_folder, "r2"))
     fleet.roll(NEWER)
-    for held in holds:
-        held.unlink()
-    until_all_serve(results, "r3")
+    until(results, lambda seen: ("r3", 0) in seen)
+    held.unlink()
+    assert ("r2", 1) not in until_all_serve(results, "r3")
     results.close()  # type: ignore[attr-defined]
-    assert sorted(swap.engine for swap in fleet.settle()) == [0, 1]
-    assert len(swapping(shared_folder, "r2")) == 1, "an engine that had not begun goes straight to the newer weights"
+    assert [swap.engine for swap in fleet.complete_roll()] == [0, 1]
 
 
 def test_a_second_roll_that_is_refused_undoes_the_unfinished_first(fleet: Fleet, shared_folder: Path) -> None:
-    [held] = hold(shared_folder, "r2", 0)
+    [held] = hold(shared_folder, "r2", 1)
     fleet.roll(NEW)
-    assert [version for version, _ in shards_of(fleet, range(3))] == ["r1"] * 3
-    wait_while(lambda: not swapping(shared_folder, "r2"))
-    assert (list(swapping(shared_folder, "r2")), fleet.states()) == ([0], [State.STALE, State.HEALTHY])
+    assert [*shards_of(fleet, range(3))] == [("r2", 0)] * 3
+    assert fleet.states() == [State.HEALTHY, State.STALE]
     held.unlink()
     with pytest.raises(WeightMismatchError, match="r3"):
         fleet.swap(update_of(weights(3.0), "r3", digest="0" * 64))
@@ -286,7 +264,7 @@ def test_an_engine_whose_swap_fails_comes_back_on_a_new_process(fleet: Fleet, sh
     fleet.roll(NEW)
     until_all_serve(results, "r2")
     results.close()  # type: ignore[attr-defined]
-    by_engine = {swap.engine: swap for swap in fleet.settle()}
+    by_engine = {swap.engine: swap for swap in fleet.complete_roll()}
     assert fleet.num_restarts == num_restarts + 1
     assert by_engine[1].out_of_service_s > by_engine[0].out_of_service_s, "the failed attempt and the restart count"
 
@@ -311,12 +289,11 @@ def test_an_engine_that_dies_or_hangs_in_a_swap_is_replaced_in_time(make_fleet: 
     next(results)
     striker.start()
     fleet.roll(NEW)
-    seen = until_all_serve(results, "r2")
+    until_all_serve(results, "r2")
     striker.join()
     assert fleet.num_restarts == 1
-    assert ("r1", 1 - victims[0]) in seen, "the other one served meanwhile"
     results.close()  # type: ignore[attr-defined]
-    assert [swap.engine for swap in fleet.settle()] == [victims[0], 1 - victims[0]]
+    assert [swap.engine for swap in fleet.complete_roll()] == [victims[0], 1 - victims[0]]
 
 
 def test_an_engine_that_dies_while_it_drains_comes_back_at_the_new_weights(fleet: Fleet, shared_folder: Path) -> None:
@@ -332,7 +309,7 @@ def test_an_engine_that_dies_while_it_drains_comes_back_at_the_new_weights(fleet
             killed.append(int((shared_folder / f"working_{draining}").read_text()))
             os.kill(killed[0], signal.SIGKILL)
     assert sorted(done) == list(range(12))
-    assert {swap.attestation.version for swap in fleet.settle()} == {"r2"}
+    assert {swap.attestation.version for swap in fleet.complete_roll()} == {"r2"}
     assert fleet.num_restarts == num_restarts + 1
     assert set(shards_of(fleet, range(20))) == {("r2", 0), ("r2", 1)}
 
@@ -350,12 +327,12 @@ def test_a_single_engine_swaps_between_its_tasks(make_fleet: MakeFleet) -> None:
     assert set(seen) == {"r1", "r2"}
 
 
-def test_where_old_weights_may_do_no_work_the_rest_follow_the_first_at_once(make_fleet: MakeFleet, tmp_path: Path) -> None:
+def test_all_others_follow_the_first_engine_at_once(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(3)
     fleet.start(OLD)
     held = hold(tmp_path, "r2", 1, 2)
     fleet.roll(NEW)
-    results = shards_of(fleet, itertools.count(), pinned=True)
+    results = shards_of(fleet, itertools.count())
     until(results, lambda _: len(swapping(tmp_path, "r2")) == 3)
     assert next(results) == ("r2", 0)
     for mark in held:

@@ -42,22 +42,22 @@ def test_all_engines_sleep_and_wake_to_new_weights_in_their_processes(fleet: Fle
 
 def test_they_wake_to_the_same_weights_without_a_roll(fleet: Fleet, shared_folder: Path) -> None:
     slept(fleet, shared_folder)
-    assert (fleet.weight_version, len(fleet.settle(num_engines=1))) == ("r1", 3), "two swaps before, and one more"
+    assert (fleet.weight_version, len(fleet.complete_roll(num_engines=1))) == ("r1", 3), "two swaps before, and one more"
     assert ("r1", 1.0) in served(fleet)
-    fleet.settle()
+    fleet.complete_roll()
     assert fleet.states() == [State.HEALTHY, State.HEALTHY]
 
 
 def test_a_run_wakes_them_and_no_task_meets_a_sleeping_engine(fleet: Fleet, shared_folder: Path) -> None:
     slept(fleet, shared_folder)
-    results = [result for _, result in fleet.run(range(12), lambda engine, task: engine.serve.remote(task), pinned=True)]
+    results = [result for _, result in fleet.run(range(12), lambda engine, task: engine.serve.remote(task))]
     assert {(version, value) for _, version, value in results} == {("r1", 1.0)}
     assert len(results) == 12
 
 
 def test_an_engine_that_is_still_coming_over_is_waited_for(fleet: Fleet, shared_folder: Path) -> None:
     fleet.roll(NEW)
-    fleet.settle(num_engines=1)
+    fleet.complete_roll(num_engines=1)
     assert set(slept(fleet, shared_folder)) == {0, 1}
     assert {mark.name for mark in shared_folder.glob("swapping_*_r2")} == {"swapping_0_r2", "swapping_1_r2"}
 
@@ -113,8 +113,8 @@ def test_an_engine_that_dies_or_hangs_while_it_wakes_is_replaced(make_fleet: Mak
     holding = tmp_path / "hold_swap_0_r2"
     holding.touch()
     fleet.roll(NEW)
-    results = fleet.run(range(4), lambda engine, task: engine.serve.remote(task), pinned=True)
-    fleet._rolling.advance(lambda _: 0, old_may_serve=False)
+    results = fleet.run(range(4), lambda engine, task: engine.serve.remote(task))
+    fleet._rolling.advance(lambda _: 0)
     wait_while(lambda: not (tmp_path / "swapping_0_r2").exists() or not (tmp_path / "swapping_0_r2").read_text())
     os.kill(int((tmp_path / "swapping_0_r2").read_text()), number)
     holding.unlink()

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from cluster.fleet.health import ActorHealth, Event, IllegalTransitionError, RestartBudget, State
+from cluster.fleet.health import EngineHealth, Event, IllegalTransitionError, RestartBudget, State
 
 
 class Clock:
@@ -13,8 +13,8 @@ class Clock:
         return self.now
 
 
-def healthy(budget: RestartBudget | None = None, clock: Clock | None = None) -> ActorHealth:
-    health = ActorHealth(budget or RestartBudget(3, 16), clock or Clock())
+def healthy(budget: RestartBudget | None = None, clock: Clock | None = None) -> EngineHealth:
+    health = EngineHealth(budget or RestartBudget(3, 16), clock or Clock())
     health.record(Event.STARTED)
     health.record(Event.SWAP_COMPLETED)
     return health
@@ -22,7 +22,7 @@ def healthy(budget: RestartBudget | None = None, clock: Clock | None = None) -> 
 
 def test_only_a_completed_swap_makes_a_stale_engine_healthy() -> None:
     for event in Event:
-        health = ActorHealth(RestartBudget(3, 16), Clock())
+        health = EngineHealth(RestartBudget(3, 16), Clock())
         assert health.record(Event.STARTED) is State.STALE
         try:
             after = health.record(event)
@@ -44,7 +44,7 @@ def test_an_engine_drains_is_swapped_and_is_healthy_again() -> None:
 
 def test_time_out_of_service_counts_attempts_and_restarts_but_not_the_draining() -> None:
     clock = Clock()
-    health = ActorHealth(RestartBudget(3, 16), clock)
+    health = EngineHealth(RestartBudget(3, 16), clock)
     for event, at in ((Event.STARTED, 2), (Event.SWAP_COMPLETED, 3), (Event.DRAIN_BEGAN, 4)):
         clock.now = at
         health.record(event)
@@ -98,7 +98,7 @@ def test_a_dead_engine_does_nothing(event: Event) -> None:
 
 
 def test_restarts_are_bounded_per_engine_and_in_total() -> None:
-    budget = RestartBudget(max_per_actor=2, max_total=3)
+    budget = RestartBudget(max_per_engine=2, max_total=3)
     first, second = healthy(budget), healthy(budget)
     for health, num_allowed in ((first, 2), (second, 1)):
         for _ in range(num_allowed):
@@ -109,20 +109,20 @@ def test_restarts_are_bounded_per_engine_and_in_total() -> None:
 
 
 def test_a_dead_engine_retires_when_others_have_used_up_the_restarts_of_the_fleet() -> None:
-    budget = RestartBudget(max_per_actor=2, max_total=1)
+    budget = RestartBudget(max_per_engine=2, max_total=1)
     first, second = healthy(budget), healthy(budget)
     assert [first.record(Event.DIED), second.record(Event.DIED)] == [State.DEAD, State.DEAD]
-    with pytest.raises(IllegalTransitionError, match="a restart is left: 0 used by this actor, 0 in total"):
+    with pytest.raises(IllegalTransitionError, match="a restart is left: 0 used by this engine, 0 in total"):
         second.record(Event.RESTARTS_USED_UP)
     assert first.restart_or_retire() is State.RESTARTING
-    with pytest.raises(IllegalTransitionError, match="no restart left: 0 used by this actor, 1 in total"):
+    with pytest.raises(IllegalTransitionError, match="no restart left: 0 used by this engine, 1 in total"):
         second.record(Event.RESTART_BEGAN)
     assert second.restart_or_retire() is State.RETIRED
 
 
 @pytest.mark.parametrize("event", Event)
 def test_nothing_happens_to_a_retired_engine(event: Event) -> None:
-    health = healthy(RestartBudget(max_per_actor=0, max_total=16))
+    health = healthy(RestartBudget(max_per_engine=0, max_total=16))
     assert health.record(Event.DIED) is State.RETIRED
     with pytest.raises(IllegalTransitionError, match="retired"):
         health.record(event)

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from hypothesis.strategies import floats, integers, sampled_from
 
-from cluster.fleet.health import ActorHealth, Event, IllegalTransitionError, RestartBudget, State
+from cluster.fleet.health import EngineHealth, Event, IllegalTransitionError, RestartBudget, State
 
 MAX_PER_ENGINE, MAX_TOTAL, NUM_ENGINES = 2, 3, 2
 
@@ -18,7 +18,7 @@ class Engines(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.budget = RestartBudget(MAX_PER_ENGINE, MAX_TOTAL)
-        self.engines = [ActorHealth(self.budget, lambda: self.now) for _ in range(NUM_ENGINES)]
+        self.engines = [EngineHealth(self.budget, lambda: self.now) for _ in range(NUM_ENGINES)]
         self.deadlines = [math.inf] * NUM_ENGINES
         self.is_attested = [False] * NUM_ENGINES
         """Whether a swap was completed since the engine last lost its weights."""

@@ -6,8 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,16 @@ from ray.util import placement_group_table
 from actors.trainer import TrainerRank
 from actors.training.job import Progress
 from cluster.errors import ClusterError
-from cluster.fleet.dispatch import Submit, Then
+from cluster.fleet.dispatch import Submit
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.pool import Pool
 from cluster.fleet.slot import engine_actor
+from cluster.fleet.tasks import StatelessTasks
 from cluster.resources.connect import connected
 from cluster.resources.placement import Placement, reserve
 from cluster.resources.plan import ResourceRequest, plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from tests.actors.training.helpers import Shapes, job_of, save_base
-from tests.cluster.fleet.judges import Judge
+from tests.cluster.fleet.judges import judge
 from tests.cluster.workers import Worker, update_of, weights
 
 START_S, SWAP_S, TASK_S, TRAIN_S = 20.0, 5.0, 30.0, 200.0
@@ -46,24 +46,30 @@ APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_
 def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: Submit[int], num_tasks: int = NUM_TASKS) -> dict[str, Any]:
     """Tasks through engines and judges; `lose` is called in the middle."""
     worker: Any = engine_actor(Worker)
-    judge: Any = ray.remote(Judge)
     fleet = Fleet(
         lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.plan.num_engines,
         task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S, check_placement=placement.check,
     )  # fmt: skip
-    pool = Pool(
-        "judge", lambda index: judge.options(**placement.filter_options(index)).remote(index, folder), placement.plan.num_filters,
-        call_timeout_s=TASK_S, start_timeout_s=START_S, check_placement=placement.check,
-    )  # fmt: skip
+    judges: StatelessTasks[int] = StatelessTasks(judge, (folder,), 3, START_S + TASK_S, placement.filter_options(), placement.check)
+    served: dict[int, ray.ObjectRef] = {}
+
+    def keep(engine: ActorHandle, task: int) -> ray.ObjectRef:
+        served[task] = submit(engine, task)
+        return served[task]
+
+    def judged(todo: Sequence[int]) -> Iterator[tuple[int, float]]:
+        while todo:
+            with closing(fleet.run(todo, keep)) as run:
+                yield from judges.run((task, (task, served.pop(task))) for task, _ in run)
+            todo = judges.take_lost()
+
     found: dict[str, Any] = {"done": [], "error": ""}
     with ExitStack() as stack:
-        stack.callback(pool.shutdown, 20)
         stack.callback(fleet.shutdown, 20)
-        pool.launch()
         fleet.start(update_of(weights(1.0), "r1"))
         lost_at = time.monotonic()
         try:
-            for task, value in fleet.run(range(num_tasks), submit, pinned=True, then=Then(pool, end)):
+            for task, value in judged(range(num_tasks)):
                 assert value == 2.0
                 found["done"].append(task)
                 if len(found["done"]) == LOSE_AT:
@@ -71,17 +77,13 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
                     lost_at = time.monotonic()
         except ClusterError as error:
             found["error"] = f"{type(error).__name__}: {error}"
-        found |= {"seconds": time.monotonic() - lost_at, "engine_restarts": fleet.num_restarts, "judge_restarts": pool.num_restarts}
+        found |= {"seconds": time.monotonic() - lost_at, "engine_restarts": fleet.num_restarts}
     return found
 
 
 def serve(engine: ActorHandle, task: int) -> ray.ObjectRef:
     engine.slow.remote(task, WORK_S)
     return engine.serve.remote(task)
-
-
-def end(judge: ActorHandle, task: int, served: ray.ObjectRef) -> ray.ObjectRef:
-    return judge.judge.remote(task, served)
 
 
 def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dict[str, Any]:

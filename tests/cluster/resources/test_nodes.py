@@ -35,7 +35,6 @@ def test_actors_of_a_lost_node_move_to_another_and_where_there_is_none_left_the_
     first, second = found["first"], found["second"]
     assert (sorted(first["done"]), first["error"]) == ([*range(NUM_TASKS)], "")
     assert first["engine_restarts"] > 0
-    assert first["judge_restarts"] > 0
     assert first["seconds"] < HEARTBEATS_S + 2 * (START_S + SWAP_S)
     assert "NotEnoughResourcesError: a node is lost and the rest has no room for" in second["error"]
     assert "the cluster has 0 CPU(s)" in second["error"]

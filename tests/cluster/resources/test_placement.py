@@ -26,7 +26,7 @@ def test_all_actors_of_a_colocated_plan_run_at_once(cluster: ClusterInfo) -> Non
     with reserve(plan, timeout_s=30) as placement:
         strategy = PlacementGroupSchedulingStrategy(placement.group, placement_group_bundle_index=plan.trainer_bundle(0))
         trainer = {"num_cpus": plan.trainer_cpus, "scheduling_strategy": strategy}
-        options = [placement.engine_options(0), trainer, placement.filter_options(0), placement.engine_options(1)]
+        options = [placement.engine_options(0), trainer, placement.filter_options(), placement.engine_options(1)]
         actors = [actor.options(**option).remote() for option in options]
         calls = [each.say.remote("here") for each in actors]
         assert ray.get(calls, timeout=60) == ["here"] * 4

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from actors.filter import filter_shard
 from actors.shards import Shard
 from actors.trainer import TrainerRank
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.pool import Pool
+from cluster.fleet.tasks import StatelessTasks
 from cluster.training.group import RankOptions, TrainerGroup
 from loop.config.run_config import parse_config
 from loop.errors import EmptyRoundError, IncompleteRoundError
@@ -49,8 +50,7 @@ def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
     def spawn(index: int) -> Any:
         raise AssertionError("nothing is started here")
 
-    bounds = {"start_timeout_s": 1.0}
-    fleet = Fleet(spawn, 1, task_timeout_s=1.0, swap_timeout_s=1.0, **bounds)
+    fleet = Fleet(spawn, 1, task_timeout_s=1.0, swap_timeout_s=1.0, start_timeout_s=1.0)
     trainer = TrainerGroup(TrainerRank, 1, RankOptions(1, 0, 1, None, []))
     progress = RunProgress(Console(file=io.StringIO()))
     with store.locked() as locked:
@@ -58,7 +58,7 @@ def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
             config, build_policies(config), locked, "run", progress,
             build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), locked.commits(),
         )  # fmt: skip
-        filters = Pool("filter", spawn, 1, call_timeout_s=1.0, **bounds)
+        filters: StatelessTasks[Shard] = StatelessTasks(filter_shard, (), 1, 1.0, {})
         session = Session(run, Models(locked, run.commits), Workers(run, fleet, filters, trainer, sender_options={}))
         if not session.run.commits:
             session.run.commits.append(baseline(session))

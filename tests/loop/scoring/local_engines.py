@@ -31,7 +31,7 @@ class LocalEngines:
         scripted = ScriptedEngine(self.reply, weight_version=update.version)
         worker = SimpleNamespace(_serving=lambda: scripted)
         remote = SimpleNamespace(evaluate=SimpleNamespace(remote=partial(EngineWorker.evaluate, worker)))
-        yield SimpleNamespace(weight_version=update.version, run=lambda tasks, submit, pinned: self._run(scripted, remote, tasks, submit))
+        yield SimpleNamespace(weight_version=update.version, run=lambda tasks, submit: self._run(scripted, remote, tasks, submit))
 
     def _run(self, scripted: ScriptedEngine, remote: Any, tasks: Iterable[Any], submit: Callable[[Any, Any], Any]) -> Iterator[Any]:
         for number, task in enumerate(reversed(list(tasks))):

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from actors.filter import FilterWorker
+from actors.filter import filter_shard
 from actors.generator import Generator, GeneratorOptions
 from actors.images import FileSource
-from actors.shards import Shard, ShardImages, ShardResult
+from actors.shards import Shard, ShardImages
 from loop.cli import app
 from loop.run.stages.records import counts_of
 from loop.sources.folder import ImageFolder
@@ -93,7 +93,7 @@ def test_a_set_of_which_one_image_in_a_hundred_is_broken_runs_through(tmp_path: 
     engine = ScriptedEngine(lambda request: "Question: What is it? Answer: A ring.")
     generated = Generator(engine, GeneratorOptions(), ShardImages(shard.source)).generate(shard)
     written: list[pa.Table] = []
-    FilterWorker(FilterChain([Parsable()]), lambda *part: written.append(part[2])).filter(shard, ShardResult(to_table(generated)))
+    filter_shard(FilterChain([Parsable()]), lambda *part: written.append(part[2]), shard, {}, to_table(generated))
     records = from_table(written[0])
     bad = [index for index, record in enumerate(records) if record.reasons == (Reason.UNREADABLE_IMAGE,)]
     assert bad == [0, 150, 299]

@@ -1,0 +1,144 @@
+"""Stateless Ray tasks for what engines have produced, such as filters: bounded in number and time, and repeated if they fail.
+
+| what failed                                                 | reaction                                                  |
+|-------------------------------------------------------------|-----------------------------------------------------------|
+| the process or node of a task; the task with an `OSError`   | Ray repeats the task, up to `MAX_ATTEMPTS` attempts       |
+| a task hangs                                                | it is killed and repeated, up to `MAX_ATTEMPTS` attempts  |
+| the data that a task needs is lost                          | `take_lost` returns its item, so that it starts over      |
+| anything else                                               | the run ends at once                                      |
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import ObjectLostError, RayError
+
+from cluster.errors import TaskFailedError, in_brief
+from cluster.fleet.failures import raise_if_final, root_cause
+from cluster.resources.placement import CheckPlacement
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+
+_RETRIES: dict[str, Any] = {"max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": [OSError]}
+
+
+@dataclass(eq=False, slots=True)
+class _Unfinished(Generic[T]):
+    item: T
+    args: tuple[Any, ...]
+    ref: ray.ObjectRef
+    num_attempts: int = 1
+
+
+class StatelessTasks(Generic[T]):
+    """Calls of one function as Ray tasks. Ray starts them as their resources become free, in the order of submission."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        constants: tuple[Any, ...],
+        max_unfinished: int,
+        timeout_s: float,
+        options: dict[str, Any],
+        check_placement: CheckPlacement = lambda: None,
+    ) -> None:
+        """`function` is called with `constants`, which are sent to each node once, and the arguments of an item. `timeout_s` limits a
+        task from when it is the oldest; `options` are Ray's."""
+        self._task = ray.remote(**_RETRIES, **options)(function)
+        self._constants = constants
+        self._constant_refs: list[ray.ObjectRef] = []
+        self._max_unfinished = max_unfinished
+        self._timeout_s = timeout_s
+        self._check_placement = check_placement
+        self._unfinished: deque[_Unfinished[T]] = deque()
+        self._lost: list[T] = []
+        self._num_losses: Counter[str] = Counter()
+        self._oldest: _Unfinished[T] | None = None
+        self._oldest_since = 0.0
+
+    def run(self, items: Iterable[tuple[T, tuple[Any, ...]]]) -> Generator[tuple[T, Any]]:
+        """Starts a task for each item with its arguments, and yields `(item, result)` in the order of completion. Takes the next item
+        only while fewer than `max_unfinished` tasks are unfinished. Closing the iterator early kills the unfinished tasks.
+
+        Raises:
+            TaskFailedError: a task raised an error that is not temporary, or failed in `MAX_ATTEMPTS` attempts.
+            FinalError, PolicyError: a task raised it.
+            NotEnoughResourcesError: a task did not run in time because its resources are lost.
+        """
+        self._constant_refs = [ray.put(constant) for constant in self._constants]
+        try:
+            for item, args in items:
+                self._unfinished.append(_Unfinished(item, args, self._submit(args)))
+                yield from self._collect(wait=False)
+                while len(self._unfinished) >= self._max_unfinished:
+                    yield from self._collect(wait=True)
+            while self._unfinished:
+                yield from self._collect(wait=True)
+        finally:
+            for task in self._unfinished:
+                ray.cancel(task.ref, force=True)
+            self._unfinished.clear()
+
+    def take_lost(self) -> list[T]:
+        """Items of the last run whose arguments were lost before their task could use them."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def _submit(self, args: tuple[Any, ...]) -> ray.ObjectRef:
+        return self._task.remote(*self._constant_refs, *args)
+
+    def _collect(self, *, wait: bool) -> Iterator[tuple[T, Any]]:
+        """Yields results of finished tasks. With `wait`, waits for one, at most until the oldest task is overdue, which is repeated."""
+        if self._oldest is not self._unfinished[0]:
+            self._oldest, self._oldest_since = self._unfinished[0], time.monotonic()
+        remaining_s = max(0.0, self._oldest_since + self._timeout_s - time.monotonic())
+        by_ref = {task.ref: task for task in self._unfinished}
+        ready, _ = ray.wait([*by_ref], num_returns=1 if wait else len(by_ref), timeout=remaining_s if wait else 0)
+        if not ready and remaining_s == 0:
+            self._repeat(self._unfinished[0])
+        for ref in ready:
+            task = by_ref[ref]
+            self._unfinished.remove(task)
+            try:
+                result = ray.get(ref, timeout=self._timeout_s)
+            except RayError as error:
+                self._handle_failure(task, error)
+            else:
+                yield task.item, result
+
+    def _handle_failure(self, task: _Unfinished[T], error: RayError) -> None:
+        cause = root_cause(error)
+        if isinstance(cause, ObjectLostError):
+            self._handle_loss(task.item, in_brief(cause))
+            return
+        raise_if_final(task.item, task.num_attempts, cause, error)
+        was_repeated = isinstance(cause, OSError | RayError)
+        raise TaskFailedError(str(task.item), MAX_ATTEMPTS if was_repeated else task.num_attempts, in_brief(cause)) from error
+
+    def _handle_loss(self, item: T, reason: str) -> None:
+        self._num_losses[str(item)] += 1
+        if self._num_losses[str(item)] >= MAX_ATTEMPTS:
+            raise TaskFailedError(str(item), MAX_ATTEMPTS, reason)
+        logger.warning("%s starts over: %s", item, reason)
+        self._lost.append(item)
+
+    def _repeat(self, task: _Unfinished[T]) -> None:
+        """Kills a task that is overdue, and starts it again."""
+        self._check_placement()
+        reason = f"it took longer than {self._timeout_s:g} s"
+        ray.cancel(task.ref, force=True)
+        if task.num_attempts >= MAX_ATTEMPTS:
+            raise TaskFailedError(str(task.item), task.num_attempts, reason)
+        logger.warning("%s is repeated: %s", task.item, reason)
+        self._unfinished[0] = _Unfinished(task.item, task.args, self._submit(task.args), task.num_attempts + 1)
