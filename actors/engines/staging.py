@@ -43,7 +43,7 @@ def require_one_source(update: WeightUpdate) -> None:
 
 
 def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_manifest: Mapping[str, TensorSpec]) -> None:
-    """Check that an update's tensors fit the served model and have the prepared digest. For engines that cannot hash what they serve.
+    """Check that an update's tensors fit the served model and have the prepared digest. For engines that hash weights before serving.
 
     Raises:
         WeightMismatchError: a name is missing or unexpected, a shape or dtype differs (the message names the first tensor by
