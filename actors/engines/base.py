@@ -147,8 +147,8 @@ class Engine(Protocol):
         Wakes a sleeping engine.
 
         Raises:
-            WeightMismatchError: names, shapes, dtypes or digest do not fit; nothing has changed.
-            SwapError: applying the weights failed; the engine must be killed.
+            WeightMismatchError: names, shapes, dtypes or, if it is verified ahead, the digest do not fit; nothing has changed.
+            SwapError: applying the weights failed, or the served weights do not have the update's digest; the engine must be killed.
         """
         ...
 

@@ -29,7 +29,7 @@ def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
     if update.checkpoint is not None:
         return read_checkpoint(update.checkpoint)
     if update.stream is not None:
-        return update.stream.fetch()
+        return update.stream.fetch(update.manifest.keys())
     assert update.tensors is not None
     return dict(update.tensors)
 
@@ -43,7 +43,7 @@ def require_one_source(update: WeightUpdate) -> None:
 
 
 def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_manifest: Mapping[str, TensorSpec]) -> None:
-    """Check that an update's tensors fit the served model and have the digest from the driver. Changes nothing.
+    """Check that an update's tensors fit the served model and have the prepared digest. For engines that hash weights before serving.
 
     Raises:
         WeightMismatchError: a name is missing or unexpected, a shape or dtype differs (the message names the first tensor by
@@ -56,7 +56,7 @@ def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_man
 
 
 def verify_manifest(update: WeightUpdate, manifest: Mapping[str, TensorSpec], served_manifest: Mapping[str, TensorSpec]) -> None:
-    """The first half of `verify`, for tensors in another process.
+    """The cheap half of `verify`, which reads no weights.
 
     Raises:
         WeightMismatchError: a name is missing or unexpected, or a shape or dtype differs; names the first tensor by name.

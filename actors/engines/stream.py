@@ -3,14 +3,14 @@
     offer      describes the sender's weights; refused if their digest is not the one that was prepared
     open       prepares one transfer and describes how workers take part in it
     send       sends, while the workers receive
-    fetch      returns all tensors through the object store, for engines without such workers
+    fetch      returns tensors through the object store: all for engines without such workers, else those that the workers drop
 
 The sender is an actor, `actors.engines.vllm.sender.Sender`. Every wait is bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +56,6 @@ class WeightStream:
 
     sender: Any
     """Handle of the actor, which ends with its last reference, at the latest with the run."""
-    digests: Mapping[str, str]
-    """`actors.engines.weights.digest_of` each single tensor, by name."""
 
     def offer(self, digest: str) -> Offer:
         """The sender's offer of weights with this digest.
@@ -76,9 +74,9 @@ class WeightStream:
         """A reference that is ready when every worker has received all tensors, or the transfer has failed."""
         return self.sender.send.remote(transfer)
 
-    def fetch(self) -> dict[str, torch.Tensor]:
-        """All tensors. Raises what `offer` does."""
-        return _get(self.sender.fetch.remote(), READ_S)
+    def fetch(self, names: Set[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these names. Raises what `offer` does."""
+        return _get(self.sender.fetch.remote(set(names)), READ_S)
 
 
 def choose_backend(sender_gpu: str, worker_gpus: Sequence[str]) -> str:

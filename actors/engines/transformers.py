@@ -27,7 +27,7 @@ from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, i
 from actors.engines.guard import check_matches_reference
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.reference import ReferenceModel
-from actors.engines.staging import Staging, load_update, verify
+from actors.engines.staging import Staging, load_update, verify_manifest
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of
 from actors.memory import release_memory
 
@@ -128,6 +128,7 @@ class TransformersEngine:
         started = time.perf_counter()
         tensors = self._staging.take(update)
         self._features.clear()
+        self._weight_version = ""  # nothing is served from here on unless all steps succeed
         try:
             if self._released is not None:
                 self._released.allocate()
@@ -137,9 +138,11 @@ class TransformersEngine:
                     served[name].copy_(tensor)
         except RuntimeError as error:
             raise SwapError(f"weights {update.version} were applied in part: {error}") from error
-        self._weight_version, self._released = update.version, None
         attested = served_tensors(self._model)
-        return Attestation(update.version, digest_of(attested), num_bytes_of(attested), time.perf_counter() - started)
+        if (digest := digest_of(attested)) != update.digest:
+            raise SwapError(f"the served weights have digest {digest}; {update.digest} was prepared as {update.version}")
+        self._weight_version, self._released = update.version, None
+        return Attestation(update.version, digest, num_bytes_of(attested), time.perf_counter() - started)
 
     def sleep(self) -> None:
         if self._released is not None:
@@ -154,9 +157,10 @@ class TransformersEngine:
             raise EngineError("the engine is asleep; swap weights to wake it")
 
     def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
-        """Load and verify the update's tensors."""
+        """Load the update's tensors, and verify names, shapes and dtypes. The digest is left to `swap`, which hashes the live parameters
+        and so finds damaged bytes as well as a failed copy."""
         tensors = load_update(update)
-        verify(update, tensors, self._manifest)
+        verify_manifest(update, manifest_of(tensors), self._manifest)
         return tensors
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Reads, digests and describes weights as named tensors. A swap verifies the digest first and attests it afterwards."""
+"""Reads, digests and describes weights as named tensors. An engine hashes an update's weights once, before or after it serves them."""
 
 from __future__ import annotations
 

@@ -74,6 +74,7 @@ def _write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tenso
     try:
         model.save_pretrained(folder, state_dict=state)
         load_processor(job.base_checkpoint).save_pretrained(folder)
+        # Hashed as written, which is in the page cache: only `save_pretrained` knows the names and dtypes that it gives to the state.
         digested = replace(result, digest=digest_of(read_checkpoint(folder)))
         (folder / RESULT_FILE).write_text(json.dumps({"job": job.fingerprint(), "result": asdict(digested)}, indent=1))
         folder.chmod(0o755)  # mkdtemp makes it private, but an engine may run as another user

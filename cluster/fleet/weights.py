@@ -1,13 +1,13 @@
 """The driver's side of weight sync: makes an update from a checkpoint, which engines verify, apply and attest.
 
 The engine's side is `actors.engines.staging` (load, verify) and `actors.engines.weights` (digest). `cluster.fleet.rolling` decides which
-engine gets the update when.
+engine gets the update when. The driver knows the digest from when the weights were written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ import ray
 from actors.engines.base import WeightUpdate
 from actors.engines.stream import READ_S, WeightStream
 from actors.engines.vllm.sender import Sender
-from actors.engines.weights import digest_of, manifest_of, read_checkpoint
+from actors.engines.weights import digest_of, manifest_of_checkpoint, read_checkpoint
 
 _MAX_TRANSFERS = 64
 """Calls that a sender serves concurrently."""
 
 SenderOptions = Mapping[str, Any]
 """Ray options of the actor that sends weights; only the `native` transport has one."""
-Transport = Callable[[Path, str, SenderOptions], WeightUpdate]
-"""Makes an update from a checkpoint folder and a weight version."""
+Transport = Callable[[WeightUpdate, Path, SenderOptions], WeightUpdate]
+"""Adds to an update the way in which its bytes leave a checkpoint folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,43 +36,39 @@ class Published:
     ref: ray.ObjectRef
 
 
-def by_checkpoint(checkpoint: Path, version: str, _: SenderOptions) -> WeightUpdate:
+def by_checkpoint(update: WeightUpdate, checkpoint: Path, _: SenderOptions) -> WeightUpdate:
     """The update carries only the folder's path; engines read it where they run."""
-    tensors = read_checkpoint(checkpoint)
-    return WeightUpdate(version, digest_of(tensors), manifest_of(tensors), checkpoint=checkpoint.absolute())
+    return replace(update, checkpoint=checkpoint.absolute())
 
 
-def by_object_store(checkpoint: Path, version: str, _: SenderOptions) -> WeightUpdate:
+def by_object_store(update: WeightUpdate, checkpoint: Path, _: SenderOptions) -> WeightUpdate:
     """The update carries the tensors; engines need no shared file system."""
-    tensors = read_checkpoint(checkpoint)
-    return WeightUpdate(version, digest_of(tensors), manifest_of(tensors), tensors=tensors)
+    return replace(update, tensors=read_checkpoint(checkpoint))
 
 
-def by_native(checkpoint: Path, version: str, sender_options: SenderOptions) -> WeightUpdate:
+def by_native(update: WeightUpdate, checkpoint: Path, sender_options: SenderOptions) -> WeightUpdate:
     """The update carries a handle of a new actor that sends the weights: over NCCL, CUDA IPC or gloo to vLLM's workers, through the
     object store to other engines. The actor ends when the update and all copies of it are gone.
 
     The checkpoint must be readable where the actor runs. Without a share of a GPU in `sender_options` the actor reserves nothing, holds
     the weights in main memory and sends them over gloo.
     """
-    tensors = read_checkpoint(checkpoint)
-    digest = digest_of(tensors)
     # Restarts need no limit: only engines call the sender, and their restarts are limited.
     options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _MAX_TRANSFERS, **sender_options}
     actor: Any = ray.remote(Sender)
     sender = actor.options(**options).remote(checkpoint.absolute())
-    ready = sender.offer.remote(digest)
-    digests = {name: digest_of({name: tensor}) for name, tensor in tensors.items()}
+    ready = sender.offer.remote(update.digest)
     ray.wait([ready], timeout=READ_S)  # else engines would wait for it out of service; they also raise its errors
-    return WeightUpdate(version, digest, manifest_of(tensors), stream=WeightStream(sender, digests))
+    return replace(update, stream=WeightStream(sender))
 
 
 TRANSPORTS: dict[str, Transport] = {"checkpoint": by_checkpoint, "object_store": by_object_store, "native": by_native}
 """The only place where a transport's name becomes code."""
 
 
-def prepare(checkpoint: Path, version: str, transport: str, sender_options: SenderOptions | None = None) -> WeightUpdate:
-    """Reads a checkpoint's safetensors, digests them, and packs them for `transport`. Only `native` uses `sender_options`.
+def prepare(checkpoint: Path, version: str, transport: str, sender_options: SenderOptions | None = None, digest: str = "") -> WeightUpdate:
+    """Describes a checkpoint by the headers of its safetensors, and packs it for `transport`. Only `native` uses `sender_options`. `digest`
+    is what was computed when the weights were written; without it they are read and hashed here.
 
     Raises:
         ValueError: there is no such transport.
@@ -80,7 +76,8 @@ def prepare(checkpoint: Path, version: str, transport: str, sender_options: Send
     """
     if transport not in TRANSPORTS:
         raise ValueError(f"unknown weight transport {transport!r}; expected one of {sorted(TRANSPORTS)}")
-    return TRANSPORTS[transport](checkpoint, version, sender_options or {})
+    digest = digest or digest_of(read_checkpoint(checkpoint))
+    return TRANSPORTS[transport](WeightUpdate(version, digest, manifest_of_checkpoint(checkpoint)), checkpoint, sender_options or {})
 
 
 def publish(update: WeightUpdate) -> Published:

@@ -85,7 +85,7 @@ class Workers:
 
     def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
         config, checkpoint = self.run.config, self.run.store.local_checkpoint(model.path)
-        update = prepare(checkpoint, model.version, config.transport, self.sender_options)
+        update = prepare(checkpoint, model.version, config.transport, self.sender_options, digest=model.digest)
         engine = config.engine
         if engine.probed == "always" or (first and engine.probed == "first"):
             return replace(update, probe=probe_of(checkpoint, engine, config.cluster.start_timeout_s))

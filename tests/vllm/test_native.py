@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Attestation, Engine, Sampling, WeightUpdate
 from actors.engines.errors import SwapError, WeightMismatchError
 from actors.engines.probe import make_probe
+from actors.engines.stream import WeightStream
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm.sender import Sender
 from actors.engines.weights import num_bytes_in, read_checkpoint
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 SEED = Path(EMBEDDED_MODEL)
 SWAP_S = 60.0
+NORM = "language_model.model.norm.weight"
 
 
 class Host:
@@ -60,6 +62,14 @@ class DiesMidway(dict[str, torch.Tensor]):
             if number == len(self) // 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield tensor
+
+
+class SwitchedSender(Sender):
+    """Offers what its checkpoint holds, and sends something else."""
+
+    def _tensors(self) -> Mapping[str, torch.Tensor]:
+        tensors = super()._tensors()
+        return {**tensors, NORM: tensors[NORM] + 1}
 
 
 class DyingSender(Sender):
@@ -146,13 +156,12 @@ def test_what_does_not_fit_is_refused_and_the_old_weights_are_served(
 
 
 def test_other_bytes_than_were_prepared_are_never_served(engines: list[Any], perturbed: Path) -> None:
-    """The sender holds what it was asked for, but one tensor is not what the driver digested."""
-    update = native(perturbed, "r7")
-    assert update.stream is not None
-    name = sorted(update.stream.digests)[7]
-    wrong = replace(update.stream, digests={**update.stream.digests, name: "0" * 64})
-    with pytest.raises(RayTaskError, match=f"{name} differs from the weights that were sent") as raised:
-        swap(engines[0], replace(update, stream=wrong))
+    """The sender holds what it was asked for, but one tensor that it sends is not what was prepared."""
+    actor: Any = ray.remote(SwitchedSender)
+    sender = actor.options(num_cpus=0, max_concurrency=2).remote(perturbed)
+    update = prepare(perturbed, "r7", "native")
+    with pytest.raises(RayTaskError, match=f"the served weights have digest .*; {update.digest} was prepared") as raised:
+        swap(engines[0], replace(update, stream=WeightStream(sender)))
     assert isinstance(raised.value.cause, SwapError)
     assert ray.get(engines[0].weight_version.remote(), timeout=SWAP_S) == ""
 

@@ -268,7 +268,8 @@ class VllmEngine:
     # ---- the swap
 
     def _load(self, update: WeightUpdate) -> tuple[dict[str, torch.Tensor], Offer | None]:
-        """The update's verified tensors; for a stream its sender's offer, whose digest the sender has verified."""
+        """The update's verified tensors; for a stream its sender's offer, whose digest the sender has verified. Tensors are hashed here and
+        not when they are served, because that may not be possible (sharded, packed), and because staging hashes while the engine serves."""
         require_one_source(update)
         if update.stream is not None:
             offer = update.stream.offer(update.digest)
@@ -306,7 +307,8 @@ class VllmEngine:
         self._llm.reset_mm_cache()
 
     def _attest(self, update: WeightUpdate, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Check that the served weights are the verified ones: bytewise if they can be read back, and by the update's probe.
+        """Check that the served weights are the verified ones: by the update's probe, and bytewise if they can be read back, or by their
+        digest if they came over a stream.
 
         Raises:
             SwapError: they are not, or this cannot be checked.
@@ -314,13 +316,16 @@ class VllmEngine:
         if update.probe is not None:
             check_probe(self, update.probe)
             self._reset_caches()
-        if self._places is not None:
-            compared = ("find_difference", tensors) if update.stream is None else ("find_digest_mismatch", update.stream.digests)
-            different = next((name for name in self._rpc(*compared, self._places) if name), None)
-            if different is not None:
-                raise SwapError(f"{different} differs from the weights that were sent")
-        elif update.probe is None:
+        elif self._places is None:
             raise SwapError(f"update {update.version} has no probe, and the served weights cannot be read back; set engine.attest to probe")
+        if self._places is None:
+            return
+        if update.stream is not None:
+            dropped = update.stream.fetch(self._manifest.keys() - self._places.keys())
+            if (digest := self._rpc("served_digest", self._places, dropped)[0]) != update.digest:
+                raise SwapError(f"the served weights have digest {digest}; {update.digest} was prepared")
+        elif different := self._rpc("find_difference", tensors, self._places)[0]:
+            raise SwapError(f"{different} differs from the weights that were sent")
 
     def _rpc(self, method: str, *arguments: Any) -> list[Any]:
         return self._llm.collective_rpc(method, timeout=_RPC_S, args=arguments)

@@ -11,7 +11,7 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -22,9 +22,8 @@ from ray.exceptions import GetTimeoutError, RayError
 from actors.engines.errors import SwapError
 from actors.engines.stream import LOOPBACK, TRANSFER_S, Offer, Transfer, WeightStream, choose_backend, gpu_id
 from actors.engines.vllm.gloo import BroadcastGroup
-from actors.engines.vllm.served_names import Place, served_name
+from actors.engines.vllm.served_names import served_name
 from actors.engines.vllm.worker import ServedWeights
-from actors.engines.weights import digest_of
 
 _interface: Any = importlib.import_module("vllm.distributed.weight_transfer.base")
 _factory: Any = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory
@@ -99,16 +98,6 @@ class ReceivedWeights(ServedWeights):
         finally:
             self.weight_transfer_engine.shutdown()
             self.weight_transfer_engine = None
-
-    def find_digest_mismatch(self, digests: Mapping[str, str], places: Mapping[str, Place]) -> str | None:
-        """The name of a tensor whose served bytes have another digest; `None` if all are equal."""
-        served = dict(self.model_runner.get_model().named_parameters())
-        for name, place in places.items():
-            parameter = served[place.parameter].detach()
-            rows = parameter[place.start : place.start + place.num_rows] if parameter.ndim else parameter
-            if digest_of({name: rows}) != digests[name]:
-                return name
-        return None
 
 
 def receive(stream: WeightStream, offer: Offer, digest: str, rpc: Callable[..., list[Any]]) -> None:

@@ -43,13 +43,13 @@ class Sender:
         """
         return Offer(manifest_of(self._prepared(digest)), gpu_id(self._device))
 
-    def fetch(self) -> dict[str, torch.Tensor]:
-        """All tensors, in main memory.
+    def fetch(self, names: set[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these names, in main memory.
 
         Raises:
             WeightMismatchError: the checkpoint cannot be read.
         """
-        return {name: tensor.cpu() for name, tensor in self._tensors().items()}
+        return {name: tensor.cpu() for name, tensor in self._tensors().items() if name in names}
 
     def open(self, backend: str, digest: str, num_workers: int) -> Transfer:
         """Prepare a transfer to the workers of one engine. Listens on loopback only if Ray has just this machine. Raises what `offer`

@@ -16,7 +16,7 @@ import torch
 
 from actors.engines.vllm.engine import LOAD_FORMAT
 from actors.engines.vllm.served_names import Place, find_places, served_name
-from actors.engines.weights import TensorSpec, read_checkpoint
+from actors.engines.weights import TensorSpec, digest_of, read_checkpoint
 
 _loaders: Any = importlib.import_module("vllm.model_executor.model_loader")
 _PR_SET_PDEATHSIG = 1
@@ -95,20 +95,26 @@ class ServedWeights:
             weights_iterator=((served_name(name, served), tensor) for name, tensor in _tensors(source).items())
         )
 
-    def find_difference(self, source: Mapping[str, torch.Tensor] | Path, places: Mapping[str, Place]) -> str | None:
-        """The name of a tensor whose served bytes differ from `source`; `None` if all are equal."""
-        served = dict(self.model_runner.get_model().named_parameters())
-        tensors = _tensors(source)
-        for name, place in places.items():
-            parameter = served[place.parameter].detach()
-            rows = parameter[place.start : place.start + place.num_rows] if parameter.ndim else parameter
-            if not torch.equal(_bits(rows), _bits(tensors[name].to(rows.device))):
-                return name
-        return None
+    def find_difference(self, sent: Mapping[str, torch.Tensor], places: Mapping[str, Place]) -> str | None:
+        """The name of a tensor whose served bytes differ from those sent; `None` if all are equal."""
+        served = self._served(places).items()
+        return next((name for name, rows in served if not torch.equal(_bits(rows), _bits(sent[name].to(rows.device)))), None)
+
+    def served_digest(self, places: Mapping[str, Place], dropped: Mapping[str, torch.Tensor]) -> str:
+        """Digest of the checkpoint that consists of the served tensors and of those that vLLM drops."""
+        return digest_of({**dropped, **self._served(places)})
+
+    def _served(self, places: Mapping[str, Place]) -> dict[str, torch.Tensor]:
+        served = {name: parameter.detach() for name, parameter in self.model_runner.get_model().named_parameters()}
+        return {name: _rows(served[place.parameter], place) for name, place in places.items()}
 
 
 def _tensors(source: Mapping[str, torch.Tensor] | Path) -> Mapping[str, torch.Tensor]:
     return read_checkpoint(source) if isinstance(source, Path) else source
+
+
+def _rows(parameter: torch.Tensor, place: Place) -> torch.Tensor:
+    return parameter[place.start : place.start + place.num_rows] if parameter.ndim else parameter
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

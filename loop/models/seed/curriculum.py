@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from actors.engines.base import WeightUpdate
 from actors.engines.transformers import TransformersEngine
-from actors.engines.weights import digest_of, manifest_of, read_checkpoint, weight_version
 from actors.evaluator import Evaluator
 from actors.trainer import TrainerRank
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
+from cluster.fleet.weights import prepare
 from cluster.resources.connect import connected
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.errors import UserError
@@ -100,9 +99,7 @@ def score(checkpoint: Path) -> dict[str, float]:
 def served(checkpoint: Path, batch_size: int = 64) -> TransformersEngine:
     """An engine in this process that serves a checkpoint."""
     engine = TransformersEngine(checkpoint, batch_size=batch_size)
-    tensors = read_checkpoint(checkpoint)
-    digest = digest_of(tensors)
-    engine.swap(WeightUpdate(weight_version(0, digest), digest, manifest_of(tensors), checkpoint=checkpoint))
+    engine.swap(prepare(checkpoint, checkpoint.name, "checkpoint"))
     return engine
 
 

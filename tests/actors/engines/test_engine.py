@@ -17,9 +17,9 @@ from transformers import AutoProcessor
 
 from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling, WeightUpdate
-from actors.engines.errors import WeightMismatchError
-from actors.engines.staging import verify
-from actors.engines.transformers import TransformersEngine
+from actors.engines.errors import SwapError, WeightMismatchError
+from actors.engines.staging import verify_manifest
+from actors.engines.transformers import TransformersEngine, served_tensors
 from actors.engines.weights import TensorSpec, digest_of, manifest_of, num_bytes_of, read_checkpoint
 from loop.models.seed.model import save_untrained
 from loop.sources.shapes.render import render
@@ -317,9 +317,9 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def verify_and_tell(update: WeightUpdate, *arguments: Any) -> None:
         versions.append(update.version)
-        verify(update, *arguments)
+        verify_manifest(update, *arguments)
 
-    monkeypatch.setattr("actors.engines.transformers.verify", verify_and_tell)
+    monkeypatch.setattr("actors.engines.transformers.verify_manifest", verify_and_tell)
     return versions
 
 
@@ -347,9 +347,9 @@ def test_what_is_wrong_with_a_staged_update_is_raised_by_its_swap(
     old = read_checkpoint(untrained)
     swappable.swap(update_of(old, "r0"))
     before = swappable.complete(REQUESTS, Sampling(6))
-    bad = _of_another_digest(perturbed(old))
+    bad = _without_one(perturbed(old))
     swappable.stage(bad)
-    with pytest.raises(WeightMismatchError, match="has digest"):
+    with pytest.raises(WeightMismatchError, match="nothing given"):
         swappable.swap(bad)
     assert verified == ["r0", "bad"]
     assert (swappable.weight_version, swappable.complete(REQUESTS, Sampling(6))) == ("r0", before)
@@ -372,10 +372,6 @@ def _of_another_dtype(tensors: dict[str, torch.Tensor]) -> WeightUpdate:
     return update_of({name: one.to(torch.bfloat16) for name, one in tensors.items()}, "bad")
 
 
-def _of_another_digest(tensors: dict[str, torch.Tensor]) -> WeightUpdate:
-    return update_of(tensors, "bad", digest="0" * 64)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -383,7 +379,6 @@ def _of_another_digest(tensors: dict[str, torch.Tensor]) -> WeightUpdate:
         (_with_another, r"further\.weight: float32\[2\] given, nothing served"),
         (_of_another_shape, r"given, float32\[.*\] served"),
         (_of_another_dtype, r"bfloat16\[.*\] given, float32\[.*\] served"),
-        (_of_another_digest, "has digest .*; 0{64} was prepared"),
     ],
 )
 def test_an_update_that_does_not_fit_changes_nothing(swappable: TransformersEngine, untrained: Path, make: Any, message: str) -> None:
@@ -394,6 +389,22 @@ def test_an_update_that_does_not_fit_changes_nothing(swappable: TransformersEngi
         swappable.swap(make(perturbed(old)))
     assert swappable.weight_version == "r0"
     assert swappable.complete(REQUESTS, Sampling(6)) == before
+
+
+@pytest.mark.parametrize("fault", ["other bytes than were prepared", "a failed copy"])
+def test_weights_of_another_digest_are_found_when_they_are_live_and_not_served(
+    swappable: TransformersEngine, untrained: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    old = read_checkpoint(untrained)
+    swappable.swap(update_of(old, "r0"))
+    update = update_of(perturbed(old), "bad", digest="0" * 64 if fault == "other bytes than were prepared" else "")
+    if fault == "a failed copy":
+        served = {name: one.clone() for name, one in served_tensors(swappable.model).items()}
+        answers = iter([served, served_tensors(swappable.model)])  # the engine writes to copies of its parameters
+        monkeypatch.setattr("actors.engines.transformers.served_tensors", lambda _: next(answers))
+    with pytest.raises(SwapError, match=f"the served weights have digest .*; {update.digest} was prepared as bad"):
+        swappable.swap(update)
+    assert swappable.weight_version == ""
 
 
 def test_an_update_from_a_folder_without_weights_is_refused(swappable: TransformersEngine, tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def test_unknown_transports_and_unreadable_checkpoints_are_refused(tmp_path: Pat
         prepare(tmp_path, "r1", "checkpoint")
 
 
+def test_a_known_digest_is_carried_and_not_computed(cluster: ClusterInfo, tmp_path: Path) -> None:
+    folder = save(tmp_path, weights(3.0))
+    for transport in sorted(TRANSPORTS):
+        update = prepare(folder, "r1", transport, digest="known")
+        assert (update.digest, update.manifest) == ("known", manifest_of(weights(3.0)))
+
+
 def test_a_checkpoint_changed_after_preparation_is_refused(tmp_path: Path) -> None:
     update = prepare(save(tmp_path, weights(3.0)), "r1", "checkpoint")
     save(tmp_path, weights(4.0))
@@ -103,7 +110,6 @@ def listening_addresses(process: psutil.Process, excluded: set[int]) -> set[str]
 def test_a_sender_serves_all_workers_of_several_engines_at_the_same_time(streamed: WeightUpdate) -> None:
     stream = streamed.stream
     assert stream is not None
-    assert {name: digest_of({name: tensor}) for name, tensor in weights(3.0).items()} == stream.digests
     offer = stream.offer(streamed.digest)
     assert (offer.manifest, offer.gpu) == (streamed.manifest, "")
     transfers = [stream.open("gloo", streamed.digest, 2) for _ in range(3)]
