@@ -22,7 +22,7 @@ from policies.scoring.answer_metrics import AnswerMetric
 
 
 class EngineWorker:
-    """A thin shell, run as a Ray actor by `cluster.fleet.slot`. Calling any method again gives the same result; only `stage`
+    """A thin shell, run as a Ray actor by `cluster.fleet.slot`. Calling any method again gives the same result; only `preload`
     may run concurrently with another."""
 
     def __init__(self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy) -> None:
@@ -41,8 +41,8 @@ class EngineWorker:
             self._engine = build_engine(self._spec)
 
     def stage(self, update: WeightUpdate) -> None:
-        """Load and verify new weights while the engine serves; see `Engine.stage`."""
-        self._running().stage(update)
+        """Load and verify new weights while the engine serves; see `Engine.preload`."""
+        self._running().preload(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
         """Serve new weights; see `Engine.swap`."""

@@ -16,8 +16,8 @@ T = TypeVar("T")
 class SchedulePolicy(Protocol):
     """Orders the image sets over the rounds."""
 
-    def stage(self, round_index: int, num_stages: int) -> int:
-        """Index (from 0) of the image set that round `round_index` (from 1) draws from, of `num_stages` sets."""
+    def image_set(self, round_index: int, num_sets: int) -> int:
+        """Index (from 0) of the image set that round `round_index` (from 1) draws from, of `num_sets` sets."""
         ...
 
 
@@ -51,18 +51,18 @@ STOP_POLICIES: Registry[StopPolicy] = Registry("stop policy", StopPolicy)
 class InOrder:
     """One set after the other; the last one repeats."""
 
-    def stage(self, round_index: int, num_stages: int) -> int:
-        _check_stage(round_index, num_stages)
-        return min(round_index, num_stages) - 1
+    def image_set(self, round_index: int, num_sets: int) -> int:
+        _check(round_index, num_sets)
+        return min(round_index, num_sets) - 1
 
 
 @SCHEDULE_POLICIES.register("cycle")
 class Cycle:
     """One set after the other, then again from the first."""
 
-    def stage(self, round_index: int, num_stages: int) -> int:
-        _check_stage(round_index, num_stages)
-        return (round_index - 1) % num_stages
+    def image_set(self, round_index: int, num_sets: int) -> int:
+        _check(round_index, num_sets)
+        return (round_index - 1) % num_sets
 
 
 @START_POLICIES.register("base")
@@ -102,6 +102,6 @@ class StopAfterRounds:
         return None
 
 
-def _check_stage(round_index: int, num_stages: int) -> None:
+def _check(round_index: int, num_sets: int) -> None:
     check_at_least("round_index", round_index, 1)
-    check_at_least("num_stages", num_stages, 1)
+    check_at_least("num_sets", num_sets, 1)

@@ -115,7 +115,7 @@ class Attestation:
 
 
 class Engine(Protocol):
-    """Runs one model. Concurrent calls are not safe, except of `stage`: the actor serialises them."""
+    """Runs one model. Concurrent calls are not safe, except of `preload`: the actor serialises them."""
 
     @property
     def weight_version(self) -> str:
@@ -143,7 +143,7 @@ class Engine(Protocol):
         ...
 
     def swap(self, update: WeightUpdate) -> Attestation:
-        """Serve the update's weights from now on. Loads and verifies them first if they are not staged, and clears the staged update.
+        """Serve the update's weights from now on. Loads and verifies them first if they are not preloaded, and clears the preloaded update.
         Wakes a sleeping engine.
 
         Raises:

@@ -27,7 +27,7 @@ from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, i
 from actors.engines.guard import check_matches_reference
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.reference import ReferenceModel
-from actors.engines.staging import Staging, load_update, verify_manifest
+from actors.engines.preloading import Preloader, load_update, verify_manifest
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of
 from actors.memory import release_memory
 
@@ -66,7 +66,7 @@ class TransformersEngine:
         self._features = _FeatureCache()
         self._weight_version = ""
         self._manifest = manifest_of(served_tensors(self._model))
-        self._staging = Staging(self._load)
+        self._preloader = Preloader(self._load)
         self._released: _ReleasedParameters | None = None
         check_matches_reference(ReferenceModel(self._model, self._prompter), self._follow)
 
@@ -122,11 +122,11 @@ class TransformersEngine:
         return [scores[row] for row in range(len(requests))]
 
     def stage(self, update: WeightUpdate) -> None:
-        self._staging.stage(update)
+        self._preloader.preload(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.perf_counter()
-        tensors = self._staging.take(update)
+        tensors = self._preloader.take(update)
         self._features.clear()
         self._weight_version = ""  # nothing is served from here on unless all steps succeed
         try:

@@ -63,7 +63,7 @@ class StepCheckpoints:
             _save({"step": step, "random": _random_state(), "position": position}, scratch / f"rank-{self._rank}.pt")
             dist.barrier()
             if self._rank == 0:
-                self._publish(scratch, target)
+                self._rename_into_place(scratch, target)
         except OSError as error:
             raise TrainerError(f"cannot write the step checkpoint {target}: {error}; free some space, then resume") from error
 
@@ -90,7 +90,7 @@ class StepCheckpoints:
     def _summed(self, value: int) -> int:
         return int(sum_over_ranks(torch.tensor([value]), self._world_size).item())
 
-    def _publish(self, scratch: Path, target: Path) -> None:
+    def _rename_into_place(self, scratch: Path, target: Path) -> None:
         files = {path.relative_to(scratch).as_posix(): _measure(path) for path in sorted(scratch.rglob("*")) if path.is_file()}
         (scratch / _RECEIPT).write_text(json.dumps({"job": self._job, "files": files}, indent=1))
         fsync_tree(scratch)

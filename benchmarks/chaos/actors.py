@@ -108,7 +108,9 @@ def _engine(fault: signal.Signals) -> list[Cell]:
         Cell("engine", "serving", fault, rf"{title}\.write_records"),
         Cell("engine", "evaluating", fault, rf"{title}\.evaluate"),
         Cell("engine", "swapping at the start", fault, rf"{title}\.swap", round=0),
-        Cell("engine", "swapping to the candidate", fault, rf"{title}\.(swap|stage)", round=1, finished="rounds/0001/parts/training.json"),
+        Cell(
+            "engine", "swapping to the candidate", fault, rf"{title}\.(swap|preload)", round=1, finished="rounds/0001/parts/training.json"
+        ),
     ]
 
 

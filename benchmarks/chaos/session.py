@@ -103,7 +103,7 @@ class Session:
 
     def _stage(self, parts: Path, number: int) -> str:
         titles = list(self.titles.values())
-        if any("EngineWorker.swap" in title or "EngineWorker.stage" in title for title in titles):
+        if any("EngineWorker.swap" in title or "EngineWorker.preload" in title for title in titles):
             return "swap"
         if self.work_after_s is None:
             return self._opening_stage(titles)

@@ -136,7 +136,7 @@ class _Counting:
         return self._engine.score(requests, continuations, blank_image=blank_image)
 
     def stage(self, update: WeightUpdate) -> None:
-        self._engine.stage(update)
+        self._engine.preload(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
         return self._engine.swap(update)

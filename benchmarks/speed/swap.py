@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.swap [--sizes seed 100M 500M]
 
-A swap is `VllmEngine.swap` of an unstaged update, from verification until the engine is ready to serve. A restart is a fresh process that
+A swap is `VllmEngine.swap` of an update that is not preloaded, from verification until the engine is ready to serve. A restart is a fresh process that
 imports, constructs the same engine and swaps it to the same checkpoint. Between swaps the engine answers a request, so that its caches are
-not empty. Engines of a rolling fleet stage their swaps; the same fleet without staging shows the time of whole swaps under the same load.
+not empty. Engines of a rolling fleet preload their updates; the same fleet without preloading shows the time of whole swaps under the same load.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ class Roll:
     num_swaps: int
     """Swaps per fleet."""
     swap: float
-    """A whole swap in the fleet without staging, from verification until the engine is ready to serve."""
-    out_of_service_unstaged: float
+    """A whole swap in the fleet without preloading, from verification until the engine is ready to serve."""
+    out_of_service_without_preloading: float
     """In that fleet, from the end of an engine's last task until it can take the next one."""
     out_of_service: float
-    """The same with staged swaps."""
+    """The same with preloading."""
     out_of_service_per_swap: float
 
 
@@ -223,24 +223,24 @@ def _median(seconds: Sequence[float]) -> float:
 
 
 def measure_roll(num_rolls: int) -> Roll:
-    """Measure two fleets, one after the other: with staged swaps and with whole swaps."""
+    """Measure two fleets, one after the other: with and without preloading."""
     with tempfile.TemporaryDirectory(prefix="vigc-roll-") as scratch, connected(None, num_cpus=2, temp_dir=None, timeout_s=120.0):
         save_shifted(EMBEDDED_MODEL, Path(scratch) / "shifted")
         updates = [prepare(folder, folder.name, "checkpoint") for folder in (EMBEDDED_MODEL, Path(scratch) / "shifted")]
-        staged, whole = (_rolled(kind, updates, num_rolls) for kind in (EngineWorker, _UnstagedWorker))
+        preloaded, whole = (_rolled(kind, updates, num_rolls) for kind in (EngineWorker, _WorkerWithoutPreloading))
     swap = median(one.attestation.seconds for one in whole)
-    out_of_service = median(one.out_of_service_s for one in staged)
+    out_of_service = median(one.out_of_service_s for one in preloaded)
     return Roll(
-        num_swaps=len(staged),
+        num_swaps=len(preloaded),
         swap=swap,
-        out_of_service_unstaged=median(one.out_of_service_s for one in whole),
+        out_of_service_without_preloading=median(one.out_of_service_s for one in whole),
         out_of_service=out_of_service,
         out_of_service_per_swap=out_of_service / swap,
     )
 
 
-class _UnstagedWorker(EngineWorker):
-    """A worker that does not stage its swaps."""
+class _WorkerWithoutPreloading(EngineWorker):
+    """A worker that does not preload updates."""
 
     def stage(self, update: WeightUpdate) -> None:
         """Does nothing: all work is left to the swap."""
@@ -269,9 +269,15 @@ def _rolled(kind: type[EngineWorker], updates: Sequence[WeightUpdate], num_rolls
 
 def print_roll(roll: Roll, console: Console) -> None:
     table = Table(
-        "rolling, two engines", "swaps", "whole swap, ms", "out of service unstaged, ms", "staged, ms", "staged / whole swap", box=None
+        "rolling, two engines",
+        "swaps",
+        "whole swap, ms",
+        "out of service without preloading, ms",
+        "preloaded, ms",
+        "preloaded / whole swap",
+        box=None,
     )
-    times = (f"{1e3 * seconds:.1f}" for seconds in (roll.swap, roll.out_of_service_unstaged, roll.out_of_service))
+    times = (f"{1e3 * seconds:.1f}" for seconds in (roll.swap, roll.out_of_service_without_preloading, roll.out_of_service))
     table.add_row("seed", str(roll.num_swaps), *times, f"{roll.out_of_service_per_swap:.2f}")
     console.print(table)
 

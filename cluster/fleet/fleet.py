@@ -28,7 +28,7 @@ from cluster.fleet.dispatch import Dispatch, Limits, Submit
 from cluster.fleet.health import Clock, EngineHealth, RestartBudget, State
 from cluster.fleet.rolling import RollingSwap
 from cluster.fleet.slot import EngineSlot, EngineSwap, Spawn, Timeouts
-from cluster.fleet.weights import publish
+from cluster.fleet.weights import put_update
 from cluster.processes import await_exit
 from cluster.resources.placement import CheckPlacement
 
@@ -95,7 +95,7 @@ class Fleet:
         assert self._rolling.target is None, "a fleet starts once"
         with ExitStack() as undo:
             undo.callback(self.shutdown, _SHUTDOWN_S)
-            self._rolling.set_target(publish(update))
+            self._rolling.set_target(put_update(update))
             self._rolling.launch_all()
             for num_ready in range(1, len(self._slots) + 1):
                 self._rolling.complete(num_ready)
@@ -135,7 +135,7 @@ class Fleet:
         that have not started wait for the new weights. If the roll fails, the fleet rolls back to the last weights that all engines
         served."""
         assert self._rolling.target is not None, "start the fleet first"
-        self._rolling.set_target(publish(update))
+        self._rolling.set_target(put_update(update))
 
     def complete_roll(self, num_engines: int | None = None) -> list[EngineSwap]:
         """Blocks until `num_engines` serve the weights of a roll, by default all; returns the completed swaps in order.

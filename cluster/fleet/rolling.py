@@ -21,7 +21,7 @@ from actors.engines.errors import WeightMismatchError
 from cluster.errors import EngineLostError, FleetError
 from cluster.fleet.health import NOT_RUNNING, Event, State
 from cluster.fleet.slot import EngineSlot, EngineSwap
-from cluster.fleet.weights import Published
+from cluster.fleet.weights import UpdateRef
 from cluster.resources.placement import CheckPlacement
 
 _SWAP_ATTEMPTS = 2
@@ -36,10 +36,10 @@ class RollingSwap:
     def __init__(self, slots: Sequence[EngineSlot], check_placement: CheckPlacement) -> None:
         self.slots = slots
         self._check_placement = check_placement
-        self.target: Published | None = None
+        self.target: UpdateRef | None = None
         self.swaps: list[EngineSwap] = []
         """Completed swaps to the target since it was set, in that order."""
-        self._stable: Published | None = None
+        self._stable: UpdateRef | None = None
         self._failures: Counter[int] = Counter()
         """Failed attempts to swap an engine to the target, by its index."""
         self._last_error = "none"
@@ -47,7 +47,7 @@ class RollingSwap:
     def serves_target(self, slot: EngineSlot) -> bool:
         return slot.health.state is State.HEALTHY and slot.serving is self.target
 
-    def set_target(self, target: Published) -> None:
+    def set_target(self, target: UpdateRef) -> None:
         """Replaces the target, even an unfinished one: engines that are being swapped to the old one are swapped again."""
         self.target = target
         self.swaps = []
@@ -74,7 +74,7 @@ class RollingSwap:
             raise FleetError(f"all {len(self.slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
 
     def advance(self, num_in_flight: Callable[[EngineSlot], int]) -> None:
-        """Drains the least busy engine, or all others once one serves the target. An engine stages the target while it has tasks in
+        """Drains the least busy engine, or all others once one serves the target. An engine preloads the target while it has tasks in
         flight, and is swapped once it has none."""
         assert self.target is not None
         in_progress = [slot for slot in self.slots if slot.is_changing or slot.health.state is State.DRAINING]
@@ -86,7 +86,7 @@ class RollingSwap:
             if slot.health.state is State.HEALTHY:
                 slot.health.record(Event.DRAIN_BEGAN)
                 if num_in_flight(slot):
-                    slot.stage(self.target)
+                    slot.preload(self.target)
             if not slot.is_changing and not num_in_flight(slot):
                 slot.begin_swap(self.target)
 
@@ -163,7 +163,7 @@ class RollingSwap:
         """A retired engine is no longer part of the fleet."""
         return [slot for slot in self.slots if slot.health.state is not State.RETIRED]
 
-    def _handle_refusal(self, slot: EngineSlot, target: Published, error: WeightMismatchError) -> None:
+    def _handle_refusal(self, slot: EngineSlot, target: UpdateRef, error: WeightMismatchError) -> None:
         if target is not self.target:
             return  # it is stale, and gets the current target next
         if target is not self._stable:
@@ -171,7 +171,7 @@ class RollingSwap:
             raise error
         self.kill(slot, str(error))  # others serve these weights, so this machine is at fault
 
-    def _handle_failure(self, slot: EngineSlot, target: Published, reason: str) -> None:
+    def _handle_failure(self, slot: EngineSlot, target: UpdateRef, reason: str) -> None:
         if target is not self.target or target is self._stable:
             self.kill(slot, reason)
             return

@@ -16,7 +16,7 @@ from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import UnfitModelError, WeightMismatchError
 from cluster.errors import EngineLostError, in_brief
 from cluster.fleet.health import WITHOUT_PROCESS, EngineHealth, Event
-from cluster.fleet.weights import Published
+from cluster.fleet.weights import UpdateRef
 from cluster.processes import READY_S, ActorProcess
 
 logger = logging.getLogger(__name__)
@@ -24,19 +24,19 @@ logger = logging.getLogger(__name__)
 Spawn = Callable[[int], ActorHandle]
 """Makes the engine with this index, without waiting and with `max_restarts=0`: the fleet restarts it, not Ray."""
 
-_STAGING = "staging"
+_PRELOADING = "preloading"
 """Ray's concurrency group of one thread, separate from all other calls."""
 
 
 class EngineWorker(Protocol):
-    """Interface of an engine actor beside its task methods. Calls are served one at a time, in order, and `stage` concurrently."""
+    """Interface of an engine actor beside its task methods. Calls are served one at a time, in order, and `preload` concurrently."""
 
     def start(self) -> None:
         """Loads the model. Safe to call twice."""
         ...
 
     def stage(self, update: WeightUpdate) -> None:
-        """See `actors.engines.base.Engine.stage`."""
+        """See `actors.engines.base.Engine.preload`."""
         ...
 
     def swap(self, update: WeightUpdate) -> Attestation:
@@ -53,8 +53,8 @@ class EngineWorker(Protocol):
 
 
 def engine_actor(worker: type[EngineWorker], **options: Any) -> Any:
-    """The actor class of an engine worker, with a thread for its `stage`. `options` are Ray's."""
-    options["concurrency_groups"] = {_STAGING: 1}
+    """The actor class of an engine worker, with a thread for its `preload`. `options` are Ray's."""
+    options["concurrency_groups"] = {_PRELOADING: 1}
     return ray.remote(**options)(worker)
 
 
@@ -82,7 +82,7 @@ class EngineSwap:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    target: Published
+    target: UpdateRef
     swapped: ray.ObjectRef
     loaded: ray.ObjectRef | None
     """For a new process; `None` if a running engine is swapped."""
@@ -97,7 +97,7 @@ class EngineSlot:
         """`spawn` makes actors of an `engine_actor` class."""
         self.index = index
         self.health = health
-        self.serving: Published | None = None
+        self.serving: UpdateRef | None = None
         self._spawn = spawn
         self._process: ActorProcess | None = None
         self._killed: list[psutil.Process] = []
@@ -119,7 +119,7 @@ class EngineSlot:
         return self._change is not None
 
     @property
-    def changing_to(self) -> Published:
+    def changing_to(self) -> UpdateRef:
         assert self._change is not None, f"engine {self.index} is neither starting nor swapping"
         return self._change.target
 
@@ -129,7 +129,7 @@ class EngineSlot:
         assert self._change is not None, f"engine {self.index} is neither starting nor swapping"
         return self._change.swapped
 
-    def launch(self, target: Published) -> None:
+    def launch(self, target: UpdateRef) -> None:
         """Begins to start a new engine with `target`. Its state must be `restarting`."""
         if self.health.num_restarts:
             logger.warning("engine %d: restart %d", self.index, self.health.num_restarts)
@@ -140,13 +140,13 @@ class EngineSlot:
         loaded = handle.start.remote()
         self._change = _Change(target, handle.swap.remote(target.ref), loaded)
 
-    def stage(self, target: Published) -> None:
+    def stage(self, target: UpdateRef) -> None:
         """Has the running engine load and verify `target` while it finishes its tasks. Only the swap waits for this, within its own
-        deadline, and raises its errors. Ray sends calls in the order of submission, so staging begins when the arguments of all
+        deadline, and raises its errors. Ray sends calls in the order of submission, so preloading begins when the arguments of all
         earlier calls are ready."""
-        self.handle.stage.options(concurrency_group=_STAGING).remote(target.ref)
+        self.handle.preload.options(concurrency_group=_PRELOADING).remote(target.ref)
 
-    def begin_swap(self, target: Published) -> None:
+    def begin_swap(self, target: UpdateRef) -> None:
         """Begins to swap the running engine to `target`. The driver must have no task on it."""
         self.health.record(Event.SWAP_BEGAN)
         self.health.expect_within(self._timeouts.swap_s)

@@ -1,6 +1,6 @@
 """The driver's side of weight sync: makes an update from a checkpoint, which engines verify, apply and attest.
 
-The engine's side is `actors.engines.staging` (load, verify) and `actors.engines.weights` (digest). `cluster.fleet.rolling` decides which
+The engine's side is `actors.engines.preloading` (load, verify) and `actors.engines.weights` (digest). `cluster.fleet.rolling` decides which
 engine gets the update when. The driver knows the digest from when the weights were written.
 """
 
@@ -28,7 +28,7 @@ Transport = Callable[[WeightUpdate, Path, SenderOptions], WeightUpdate]
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class UpdateRef:
     """An update in the object store. All engines receive the same reference, so that its bytes are sent to each node once."""
 
     version: str
@@ -80,6 +80,6 @@ def prepare(checkpoint: Path, version: str, transport: str, sender_options: Send
     return TRANSPORTS[transport](WeightUpdate(version, digest, manifest_of_checkpoint(checkpoint)), checkpoint, sender_options or {})
 
 
-def publish(update: WeightUpdate) -> Published:
+def put_update(update: WeightUpdate) -> UpdateRef:
     """Puts an update into the object store once, for all engines and for those restarted later."""
-    return Published(update.version, update.digest, ray.put(update))
+    return UpdateRef(update.version, update.digest, ray.put(update))

@@ -1,6 +1,6 @@
 """Plans which actor gets which CPUs and GPUs: pure arithmetic, before any actor starts.
 
-Colocated: generation and training alternate, so an engine, a trainer rank and the filters share one *slot* (some CPUs, and one
+Colocated: generation and training alternate, so an engine, a trainer rank and the filters share one bundle (some CPUs, and one
 GPU if GPUs are used), each with a fraction of it. Disaggregated: every actor has its own resources.
 """
 
@@ -14,7 +14,7 @@ from cluster.errors import NotEnoughResourcesError
 ENGINE_SHARE = 0.5
 TRAINER_SHARE = 0.4
 FILTER_SHARE = 0.1
-"""Shares of a colocated slot; they sum to one. Ray uses them only for placement: it neither pins nor throttles."""
+"""Shares of a colocated bundle; they sum to one. Ray uses them only for placement: it neither pins nor throttles."""
 
 SENDER_SHARE = 0.1
 """Share of the first trainer rank's GPU for the actor that sends weights from there."""
@@ -31,9 +31,9 @@ class ResourceRequest:
     num_filters: int
     trainer_ranks: int
     cpus_per_actor: int
-    """CPUs of an engine or a trainer rank; if colocated, of their common slot."""
+    """CPUs of an engine or a trainer rank; if colocated, of their common bundle."""
     use_gpus: bool
-    """One GPU for each engine and each trainer rank; if colocated, for each slot."""
+    """One GPU for each engine and each trainer rank; if colocated, for each bundle."""
     colocated: bool
     gpus_per_engine: int = 1
     """GPUs that share an engine's weights, if GPUs are used."""
@@ -153,22 +153,22 @@ def _check_counts(requested: ResourceRequest) -> None:
 
 
 def _colocated(requested: ResourceRequest) -> ResourcePlan:
-    num_slots = max(requested.num_engines, requested.trainer_ranks)
+    num_bundles = max(requested.num_engines, requested.trainer_ranks)
     cpus, gpus = requested.cpus_per_actor, float(requested.use_gpus)
-    filters_per_slot = math.ceil(requested.num_filters / num_slots)
+    filters_per_bundle = math.ceil(requested.num_filters / num_bundles)
     return ResourcePlan(
         num_engines=requested.num_engines,
         engine_cpus=ENGINE_SHARE * cpus,
         engine_gpus=ENGINE_SHARE * gpus,
         num_filters=requested.num_filters,
-        filter_cpus=math.floor(FILTER_SHARE * cpus / filters_per_slot * _RAY_RESOLUTION) / _RAY_RESOLUTION,
+        filter_cpus=math.floor(FILTER_SHARE * cpus / filters_per_bundle * _RAY_RESOLUTION) / _RAY_RESOLUTION,
         trainer_ranks=requested.trainer_ranks,
         trainer_cpus=TRAINER_SHARE * cpus,
         trainer_gpus=TRAINER_SHARE * gpus,
         sender_gpus=SENDER_SHARE * gpus,
         colocated=True,
         # Whole GPUs per bundle, even if its actors use less: with fractions Ray could pack two engines on one GPU.
-        bundles=tuple(_bundle(cpus, gpus) for _ in range(num_slots)),
+        bundles=tuple(_bundle(cpus, gpus) for _ in range(num_bundles)),
     )
 
 
@@ -212,8 +212,8 @@ def _advice(requested: ResourceRequest, lacks_gpus: bool, available_cpus: float,
         return "Turn GPUs off, or join a cluster that has some."
     if not requested.colocated:
         return "Colocate engines and trainer ranks, ask for fewer of them, or join a larger cluster."
-    slots_by_cpu = available_cpus // requested.cpus_per_actor
-    fits = int(min(slots_by_cpu, available_gpus) if requested.use_gpus else slots_by_cpu)
+    bundles_by_cpu = available_cpus // requested.cpus_per_actor
+    fits = int(min(bundles_by_cpu, available_gpus) if requested.use_gpus else bundles_by_cpu)
     if fits < 1:
         return f"Lower cpus_per_actor to at most {max(1, int(available_cpus))}, or join a larger cluster."
     names = [name for name in ("num_engines", "trainer_ranks") if getattr(requested, name) > fits]

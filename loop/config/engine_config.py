@@ -90,8 +90,8 @@ class RayConfig(Section):
 
 class ClusterConfig(RayConfig):
     num_engines: int = Field(2, ge=1, description="generator actors, each with one engine")
-    cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the slot they share")
-    use_gpus: bool = Field(False, description="one GPU for each engine and each trainer rank; when colocated, for each slot")
+    cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the bundle they share")
+    use_gpus: bool = Field(False, description="one GPU for each engine and each trainer rank; when colocated, for each bundle")
     num_filters: int = Field(1, ge=1, description="shards that are filtered at the same time")
     trainer_ranks: int = Field(2, ge=1, description="DeepSpeed ranks")
     colocated: bool = Field(True, description="engines and trainer ranks take turns on the same cores or devices")

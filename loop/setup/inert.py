@@ -45,7 +45,7 @@ def _generation(config: RunConfig) -> Iterator[str]:
 
 def _image_sets(config: RunConfig, policies: Policies) -> Iterator[str]:
     num_sets = len(config.image_sets)
-    drawn = {policies.schedule.stage(index, num_sets) for index in range(1, config.rounds + 1)}
+    drawn = {policies.schedule.image_set(index, num_sets) for index in range(1, config.rounds + 1)}
     for number in range(num_sets):
         if number not in drawn:
             yield f"image_sets.{number} is drawn from by none of {config.rounds} round(s); raise rounds, or leave it out"

@@ -21,7 +21,7 @@ def run_images(config: RunConfig) -> RoutedSource:
 
 def image_set_name(config: RunConfig, schedule: SchedulePolicy, round_index: int) -> str:
     """The unlabelled set, among all images of a run, that a round draws from."""
-    return _set_name(schedule.stage(round_index, len(config.image_sets)))
+    return _set_name(schedule.image_set(round_index, len(config.image_sets)))
 
 
 def routing(config: RunConfig, schedule: SchedulePolicy) -> Callable[[Record], str]:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import EngineError, SwapError, UnfitModelError, WeightMismatchError
-from actors.engines.staging import Staging, load_update, verify
+from actors.engines.preloading import Preloader, load_update, verify
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of
 from tests.cluster.marks import told_to
 
@@ -50,7 +50,7 @@ class Worker:
         self.folder = folder
         self.tensors: dict[str, torch.Tensor] = {}
         self.version = ""
-        self._staging = Staging(self._load)
+        self._preloader = Preloader(self._load)
         (folder / f"constructing_{index}").write_text(str(os.getpid()))
         hold = folder / f"hold_constructing_{index}_once"
         if hold.exists():
@@ -66,8 +66,8 @@ class Worker:
         return self.version
 
     def stage(self, update: WeightUpdate) -> None:
-        (self.folder / f"staging_{self.index}_{update.version}").write_text(str(os.getpid()))
-        self._staging.stage(update)
+        (self.folder / f"preloading_{self.index}_{update.version}").write_text(str(os.getpid()))
+        self._preloader.preload(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.monotonic()
@@ -77,7 +77,7 @@ class Worker:
             raise SwapError("half way")
         if self._told_to("refuse", update):
             raise WeightMismatchError(f"{update.version} does not fit")
-        self.tensors, self.version = self._staging.take(update), update.version
+        self.tensors, self.version = self._preloader.take(update), update.version
         served = dict(self.tensors)
         if self._told_to("lie", update):
             served["norm.bias"] = served["norm.bias"] + 1

@@ -20,7 +20,7 @@ from actors.engines.base import Request, Sampling, WeightUpdate
 from actors.engines.errors import SwapError, WeightMismatchError
 from actors.engines.probe import make_probe
 from actors.engines.shared_memory import FOLDER
-from actors.engines.staging import verify, verify_manifest
+from actors.engines.preloading import verify, verify_manifest
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm.engine import VllmEngine
 from actors.engines.weights import read_checkpoint
@@ -85,26 +85,26 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return versions
 
 
-def test_a_staged_swap_serves_what_a_whole_swap_serves_and_verifies_before(engine: VllmEngine, verified: list[str]) -> None:
+def test_a_preloaded_swap_serves_what_a_whole_swap_serves_and_verifies_before(engine: VllmEngine, verified: list[str]) -> None:
     old, new = [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))], update_of(changed(seed_weights(), 1), "new")
     engine.swap(new)
     expected = [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))]
     engine.swap(update_of(seed_weights(), "seed"))
     verified.clear()
-    staging = Thread(target=engine.stage, args=(new,))
-    staging.start()
+    preloading = Thread(target=engine.preload, args=(new,))
+    preloading.start()
     assert [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))] == old
-    staging.join()
+    preloading.join()
     assert verified == ["new"]
     assert engine.swap(new).digest == new.digest
     assert [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))] == expected != old
     assert verified == ["new"], "not again within the swap"
 
 
-def test_what_is_wrong_with_a_staged_update_is_raised_by_its_swap(engine: VllmEngine, verified: list[str]) -> None:
+def test_what_is_wrong_with_a_preloaded_update_is_raised_by_its_swap(engine: VllmEngine, verified: list[str]) -> None:
     before = [one.token_ids for one in engine.complete(REQUESTS, Sampling(48))]
     bad = with_a_wrong_digest(changed(seed_weights(), 1))
-    engine.stage(bad)
+    engine.preload(bad)
     with pytest.raises(WeightMismatchError, match="has digest"):
         engine.swap(bad)
     assert verified == ["bad"]
@@ -184,7 +184,7 @@ def local_ray() -> Any:
 
 def test_of_a_stream_the_offer_is_checked_ahead(engine: VllmEngine, verified: list[str], local_ray: None) -> None:
     update = prepare(Path(EMBEDDED_MODEL), "streamed", "native")
-    engine.stage(update)
+    engine.preload(update)
     assert verified == ["streamed"]
     assert engine.swap(update).digest == update.digest
     assert verified == ["streamed"]

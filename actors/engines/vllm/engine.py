@@ -23,7 +23,7 @@ from actors.engines.errors import EngineError, SwapError
 from actors.engines.probe import check_probe
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.shared_memory import remove_when_ended
-from actors.engines.staging import Staging, load_update, require_one_source, verify, verify_manifest
+from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_manifest
 from actors.engines.stream import Offer
 from actors.engines.weights import manifest_of_checkpoint, num_bytes_in
 
@@ -115,7 +115,7 @@ class VllmEngine:
             EngineError: vLLM cannot start.
         """
         self._manifest = manifest_of_checkpoint(Path(model))
-        self._staging = Staging(self._load)
+        self._preloader = Preloader(self._load)
         self._prompter = Prompter(model)
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         self._end_ids = self._prompter.end_ids(_generation_end_ids(model), getattr(config.get_text_config(), "eos_token_id", None))
@@ -180,11 +180,11 @@ class VllmEngine:
         return [Score(_logprob_of_tail(output, said), said, self._weight_version) for output, said in zip(outputs, num_said, strict=True)]
 
     def stage(self, update: WeightUpdate) -> None:
-        self._staging.stage(update)
+        self._preloader.preload(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
         started = time.perf_counter()
-        tensors, offer = self._staging.take(update)
+        tensors, offer = self._preloader.take(update)
         self._weight_version = ""  # nothing is served from here on unless all steps succeed
         try:
             self._drain(_DRAIN_S)
@@ -269,7 +269,7 @@ class VllmEngine:
 
     def _load(self, update: WeightUpdate) -> tuple[dict[str, torch.Tensor], Offer | None]:
         """The update's verified tensors; for a stream its sender's offer, whose digest the sender has verified. Tensors are hashed here and
-        not when they are served, because that may not be possible (sharded, packed), and because staging hashes while the engine serves."""
+        not when they are served, because that may not be possible (sharded, packed), and because preloading hashes while the engine serves."""
         require_one_source(update)
         if update.stream is not None:
             offer = update.stream.offer(update.digest)

@@ -18,7 +18,7 @@ from transformers import AutoProcessor
 from actors.engines import EngineSpec, build_engine
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling, WeightUpdate
 from actors.engines.errors import SwapError, WeightMismatchError
-from actors.engines.staging import verify_manifest
+from actors.engines.preloading import verify_manifest
 from actors.engines.transformers import TransformersEngine, served_tensors
 from actors.engines.weights import TensorSpec, digest_of, manifest_of, num_bytes_of, read_checkpoint
 from loop.models.seed.model import save_untrained
@@ -323,7 +323,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return versions
 
 
-def test_a_staged_swap_serves_what_a_whole_swap_serves_and_verifies_before(
+def test_a_preloaded_swap_serves_what_a_whole_swap_serves_and_verifies_before(
     swappable: TransformersEngine, untrained: Path, verified: list[str]
 ) -> None:
     old, new = read_checkpoint(untrained), perturbed(read_checkpoint(untrained))
@@ -331,24 +331,24 @@ def test_a_staged_swap_serves_what_a_whole_swap_serves_and_verifies_before(
     expected = swappable.swap(update_of(new, "new")), swappable.complete(REQUESTS, SAMPLED)
     swappable.swap(update_of(old, ""))
     verified.clear()
-    staging = Thread(target=swappable.stage, args=(update_of(new, "new"),))
-    staging.start()
+    preloading = Thread(target=swappable.preload, args=(update_of(new, "new"),))
+    preloading.start()
     assert swappable.complete(REQUESTS, SAMPLED) == before
-    staging.join()
+    preloading.join()
     assert verified == ["new"]
     attested = replace(swappable.swap(update_of(new, "new")), seconds=expected[0].seconds)
     assert (attested, swappable.complete(REQUESTS, SAMPLED)) == expected
     assert verified == ["new"], "not again within the swap"
 
 
-def test_what_is_wrong_with_a_staged_update_is_raised_by_its_swap(
+def test_what_is_wrong_with_a_preloaded_update_is_raised_by_its_swap(
     swappable: TransformersEngine, untrained: Path, verified: list[str]
 ) -> None:
     old = read_checkpoint(untrained)
     swappable.swap(update_of(old, "r0"))
     before = swappable.complete(REQUESTS, Sampling(6))
     bad = _without_one(perturbed(old))
-    swappable.stage(bad)
+    swappable.preload(bad)
     with pytest.raises(WeightMismatchError, match="nothing given"):
         swappable.swap(bad)
     assert verified == ["r0", "bad"]

@@ -106,9 +106,9 @@ def test_it_wakes_to_other_weights(engine: TransformersEngine, folder: Path) -> 
     assert engine.complete(REQUESTS, Sampling(8)) == awake.complete(REQUESTS, Sampling(8))
 
 
-def test_what_is_staged_may_be_woken_to(engine: TransformersEngine, folder: Path) -> None:
+def test_what_is_preloaded_may_be_woken_to(engine: TransformersEngine, folder: Path) -> None:
     engine.sleep()
-    engine.stage(update(folder, "r1"))
+    engine.preload(update(folder, "r1"))
     assert engine.swap(update(folder, "r1")).version == "r1"
 
 

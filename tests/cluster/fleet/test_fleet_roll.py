@@ -81,8 +81,8 @@ def loads(folder: Path, engine: int, version: str) -> int:
     return len([*folder.glob(f"loaded_{engine}_{version}_*")])
 
 
-def roll_until_staging(fleet: Fleet, folder: Path) -> tuple[Iterator[Seen], Path]:
-    """A run on a fleet that is rolled to `r2`, in which engine 0 has begun to stage it; its tasks end when the mark is unlinked."""
+def roll_until_preloading(fleet: Fleet, folder: Path) -> tuple[Iterator[Seen], Path]:
+    """A run on a fleet that is rolled to `r2`, in which engine 0 has begun to preload it; its tasks end when the mark is unlinked."""
     holding = folder / "hold_tasks_0"
     holding.touch()
     results = shards_of(fleet, itertools.count(), held)
@@ -94,8 +94,8 @@ def roll_until_staging(fleet: Fleet, folder: Path) -> tuple[Iterator[Seen], Path
     return results, holding
 
 
-def test_an_engine_stages_its_swap_while_it_ends_its_tasks(fleet: Fleet, shared_folder: Path) -> None:
-    results, holding = roll_until_staging(fleet, shared_folder)
+def test_an_engine_preloads_its_update_while_it_ends_its_tasks(fleet: Fleet, shared_folder: Path) -> None:
+    results, holding = roll_until_preloading(fleet, shared_folder)
     assert "r2" in {version for version, _ in (next(results) for _ in range(20))}, "the other one is swapped, and serves"
     holding.unlink()
     until_all_serve(results, "r2")
@@ -104,8 +104,8 @@ def test_an_engine_stages_its_swap_while_it_ends_its_tasks(fleet: Fleet, shared_
     assert {swap.attestation.digest for swap in fleet.complete_roll()} == {digest_of(weights(2.0))}
 
 
-def test_what_is_staged_is_given_up_for_a_newer_roll(fleet: Fleet, shared_folder: Path) -> None:
-    results, holding = roll_until_staging(fleet, shared_folder)
+def test_what_is_preloaded_is_given_up_for_a_newer_roll(fleet: Fleet, shared_folder: Path) -> None:
+    results, holding = roll_until_preloading(fleet, shared_folder)
     fleet.roll(NEWER)
     holding.unlink()
     until_all_serve(results, "r3")
@@ -114,7 +114,7 @@ def test_what_is_staged_is_given_up_for_a_newer_roll(fleet: Fleet, shared_folder
     assert {swap.attestation.digest for swap in fleet.complete_roll()} == {digest_of(weights(3.0))}
 
 
-def test_a_refusal_while_staging_is_raised_by_the_swap(fleet: Fleet, shared_folder: Path) -> None:
+def test_a_refusal_while_preloading_is_raised_by_the_swap(fleet: Fleet, shared_folder: Path) -> None:
     holding = [shared_folder / f"hold_tasks_{engine}" for engine in (0, 1)]
     for mark in holding:
         mark.touch()
@@ -138,18 +138,18 @@ def test_a_refusal_while_staging_is_raised_by_the_swap(fleet: Fleet, shared_fold
 
 
 @pytest.mark.parametrize("dies", [True, False])
-def test_an_engine_that_dies_or_hangs_while_it_stages_is_replaced_in_time(make_fleet: MakeFleet, tmp_path: Path, dies: bool) -> None:
+def test_an_engine_that_dies_or_hangs_while_it_preloads_is_replaced_in_time(make_fleet: MakeFleet, tmp_path: Path, dies: bool) -> None:
     fleet = make_fleet(2, swap_timeout_s=2.0)
     fleet.start(OLD)
     loading = tmp_path / "hold_load_0_r2"
     loading.touch()
-    results, holding = roll_until_staging(fleet, tmp_path)
-    pid = int((tmp_path / "staging_0_r2").read_text())
+    results, holding = roll_until_preloading(fleet, tmp_path)
+    pid = int((tmp_path / "preloading_0_r2").read_text())
     if dies:
         os.kill(pid, signal.SIGKILL)
     holding.unlink()
     until(results, lambda _: fleet.num_restarts)
-    assert loads(tmp_path, 0, "r2") == 1, "the swap waits for what is staged"
+    assert loads(tmp_path, 0, "r2") == 1, "the swap waits for what is preloaded"
     loading.unlink()
     until_all_serve(results, "r2")
     results.close()  # type: ignore[attr-defined]

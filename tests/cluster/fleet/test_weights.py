@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 
 from actors.engines.base import WeightUpdate
 from actors.engines.errors import SwapError, WeightMismatchError
-from actors.engines.staging import load_update, verify
+from actors.engines.preloading import load_update, verify
 from actors.engines.stream import LOOPBACK, Transfer, choose_backend
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, num_bytes_in, num_bytes_of

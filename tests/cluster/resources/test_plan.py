@@ -9,7 +9,7 @@ from cluster.resources.plan import ResourceRequest, plan_engines, plan_resources
 REQUEST = ResourceRequest(num_engines=2, num_filters=3, trainer_ranks=2, cpus_per_actor=1, use_gpus=False, colocated=True)
 
 
-def test_colocated_actors_of_a_slot_fit_into_it() -> None:
+def test_colocated_actors_of_a_bundle_fit_into_it() -> None:
     plan = plan_resources(2, 0, REQUEST)
     free = [1.0] * len(plan.bundles)
     for index in range(plan.num_engines):

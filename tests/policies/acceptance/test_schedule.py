@@ -8,15 +8,15 @@ from policies.schedule import SCHEDULE_POLICIES, START_POLICIES, STOP_POLICIES
 
 def test_in_order_repeats_the_last_set_and_cycle_starts_over() -> None:
     in_order, cycle = SCHEDULE_POLICIES.build("in_order"), SCHEDULE_POLICIES.build("cycle")
-    assert [in_order.stage(index, 2) for index in (1, 2, 3, 4)] == [0, 1, 1, 1]
-    assert [cycle.stage(index, 2) for index in (1, 2, 3, 4)] == [0, 1, 0, 1]
+    assert [in_order.image_set(index, 2) for index in (1, 2, 3, 4)] == [0, 1, 1, 1]
+    assert [cycle.image_set(index, 2) for index in (1, 2, 3, 4)] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("name", SCHEDULE_POLICIES.names())
-@pytest.mark.parametrize(("round_index", "num_stages"), [(0, 2), (1, 0)])
-def test_rounds_and_sets_count_from_one(name: str, round_index: int, num_stages: int) -> None:
+@pytest.mark.parametrize(("round_index", "num_sets"), [(0, 2), (1, 0)])
+def test_rounds_and_sets_count_from_one(name: str, round_index: int, num_sets: int) -> None:
     with pytest.raises(ValueError, match="expected 1 or more"):
-        SCHEDULE_POLICIES.build(name).stage(round_index, num_stages)
+        SCHEDULE_POLICIES.build(name).image_set(round_index, num_sets)
 
 
 def test_a_candidate_starts_from_base_or_champion() -> None:

@@ -65,40 +65,40 @@ def verify_manifest(update: WeightUpdate, manifest: Mapping[str, TensorSpec], se
         raise WeightMismatchError(f"update {update.version} does not fit: {difference}")
 
 
-class Staging(Generic[T]):
-    """Holds at most one update that an engine has loaded ahead. `stage` may run in another thread than `take`."""
+class Preloader(Generic[T]):
+    """Holds at most one update that an engine has loaded ahead. `preload` may run in another thread than `take`."""
 
     def __init__(self, load: Callable[[WeightUpdate], T]) -> None:
         """`load` must load and verify an update without touching the served weights."""
         self._load = load
         self._lock = threading.Lock()
-        self._staged: _Staged[T] | None = None
+        self._preloaded: _Preloaded[T] | None = None
         self._last_taken = ("", "")
 
     def stage(self, update: WeightUpdate) -> None:
-        """Load an update in place of the staged one, and keep the result or error for `take`. Does nothing if it is already staged
+        """Load an update in place of the preloaded one, and keep the result or error for `take`. Does nothing if it is already preloaded
         or has already been swapped in."""
         with self._lock:
-            if _key(update) == self._last_taken or (self._staged is not None and self._staged.key == _key(update)):
+            if _key(update) == self._last_taken or (self._preloaded is not None and self._preloaded.key == _key(update)):
                 return
-            staged = self._staged = _Staged(_key(update))
+            preloaded = self._preloaded = _Preloaded(_key(update))
         try:
-            staged.loaded.set_result(self._load(update))
+            preloaded.loaded.set_result(self._load(update))
         except Exception as error:  # the swap raises it
-            staged.loaded.set_exception(error)
+            preloaded.loaded.set_exception(error)
 
     def take(self, update: WeightUpdate) -> T:
-        """The result of `load` for an update: the staged one, waiting for it if it is still loading, else loaded now. Nothing is
-        staged afterwards. Raises what `load` does."""
+        """The result of `load` for an update: the preloaded one, waiting for it if it is still loading, else loaded now. Nothing is
+        preloaded afterwards. Raises what `load` does."""
         with self._lock:
-            staged, self._staged, self._last_taken = self._staged, None, _key(update)
-        if staged is None or staged.key != _key(update):
+            preloaded, self._preloaded, self._last_taken = self._preloaded, None, _key(update)
+        if preloaded is None or preloaded.key != _key(update):
             return self._load(update)
-        return staged.loaded.result()
+        return preloaded.loaded.result()
 
 
 @dataclass(frozen=True, slots=True)
-class _Staged(Generic[T]):
+class _Preloaded(Generic[T]):
     key: tuple[str, str]
     loaded: Future[T] = field(default_factory=Future)
 
