@@ -25,9 +25,9 @@ from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.errors import EngineError, SwapError
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, image_token_id
 from actors.engines.guard import check_matches_reference
+from actors.engines.preloading import Preloader, load_update, verify_manifest
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.reference import ReferenceModel
-from actors.engines.preloading import Preloader, load_update, verify_manifest
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of
 from actors.memory import release_memory
 

@@ -97,7 +97,7 @@ class Mirror:
     registered_model: str | None = None
     """The model whose alias `champion` follows the run; None is one for each run name."""
 
-    def publish(self, commits: Sequence[RoundCommit], samples: Samples, champion_folder: ChampionFolder) -> list[int]:
+    def log_commits(self, commits: Sequence[RoundCommit], samples: Samples, champion_folder: ChampionFolder) -> list[int]:
         """Mirror what is missing of `commits` (all of the run, in any order); returns the rounds that were missing."""
         commits = sorted(commits, key=lambda commit: commit.round)
         experiment_id = self._experiment_id()

@@ -44,8 +44,8 @@ class BackgroundMirror:
     """Mirrors while the loop runs: only `finish` waits.
 
     A daemon thread hands the newest commits to a child process (`python -m loop.monitors.tracking_process`) over its standard input, as
-    JSON lines, and reads sample records for it when it asks. The child is started at the first `publish` and ends with this process. An
-    outage is reported once; each later `publish`, and `finish`, tries again with everything that is missing.
+    JSON lines, and reads sample records for it when it asks. The child is started at the first `log_commits` and ends with this process. An
+    outage is reported once; each later `log_commits`, and `finish`, tries again with everything that is missing.
     """
 
     def __init__(self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path) -> None:
@@ -65,7 +65,7 @@ class BackgroundMirror:
         self._thread = threading.Thread(target=self._serve, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
-    def publish(self, commits: Sequence[RoundCommit]) -> None:
+    def log_commits(self, commits: Sequence[RoundCommit]) -> None:
         """Mirror all `commits` of the run so far; returns at once."""
         self._newest = list(commits)
         self._orders.put((self._newest, None))
@@ -240,7 +240,7 @@ def _obey(mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str]
         text, is_path = folder
         return Path(text) if is_path else text
 
-    mirror.publish([RoundCommit.model_validate(commit) for commit in message["commits"]], samples, champion_folder)
+    mirror.log_commits([RoundCommit.model_validate(commit) for commit in message["commits"]], samples, champion_folder)
     if message["close"] is not None:
         mirror.close(message["close"])
 

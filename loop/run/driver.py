@@ -133,7 +133,7 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
             progress.note("the run is finished; nothing to do")
             if mirror:
-                mirror.publish(commits)
+                mirror.log_commits(commits)
                 mirror.finish("FINISHED", _REPLAY_S)
             return
         check_needed(locked, commits)
@@ -142,7 +142,7 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         with open_session(config, locked, commits, progress, checked.findings) as session:
             for commit in rounds(session):
                 if mirror:
-                    mirror.publish(commits)
+                    mirror.log_commits(commits)
                 prune(locked, commits, config.retention.keep_last, config.retention.keep_every)
                 for finding in commit.findings:
                     if finding not in checked.findings:  # findings about the config were already reported

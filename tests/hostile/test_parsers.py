@@ -366,6 +366,6 @@ def test_the_loop_goes_on_whatever_the_mirroring_process_replies(
     monkeypatch.setattr(sys, "executable", str(child))
     commits = Store.open(finished).commits()
     background = BackgroundMirror(Mirror("sqlite://", "x", "run", "run-1", {}), lambda _: ([], []), lambda _: tmp_path, tmp_path / "log")
-    background.publish(commits)
+    background.log_commits(commits)
     assert background.finish("FINISHED", timeout_s=20.0) is False
     assert not background._thread.is_alive()

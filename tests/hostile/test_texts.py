@@ -330,7 +330,7 @@ def test_mlflow_takes_bad_text_and_gives_it_back(tmp_path: Path) -> None:
         uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
         commits = [one.model_copy(update={"round": 0, "champion": name}) for one in nasty_commits()[:1]]
         mirror = Mirror(uri, name, "run", f"run-{number}", flatten_parameters({"a": name}))
-        assert mirror.publish(commits, lambda _: (records, [records[0].rejected(Reason.EMPTY)]), lambda _: tmp_path) == [0]
+        assert mirror.log_commits(commits, lambda _: (records, [records[0].rejected(Reason.EMPTY)]), lambda _: tmp_path) == [0]
         mirror.close("FINISHED")
         client = MlflowClient(uri)
         (child,) = client.search_runs([client.get_experiment_by_name(name).experiment_id], "tags.vigc.round = '0'")

@@ -18,9 +18,9 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from actors.engines import EngineSpec
 from actors.engines.base import Request, Sampling, WeightUpdate
 from actors.engines.errors import SwapError, WeightMismatchError
+from actors.engines.preloading import verify, verify_manifest
 from actors.engines.probe import make_probe
 from actors.engines.shared_memory import FOLDER
-from actors.engines.preloading import verify, verify_manifest
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm.engine import VllmEngine
 from actors.engines.weights import read_checkpoint

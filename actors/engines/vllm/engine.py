@@ -20,10 +20,10 @@ from transformers import AutoConfig, GenerationConfig
 
 from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
 from actors.engines.errors import EngineError, SwapError
+from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_manifest
 from actors.engines.probe import check_probe
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.shared_memory import remove_when_ended
-from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_manifest
 from actors.engines.stream import Offer
 from actors.engines.weights import manifest_of_checkpoint, num_bytes_in
 

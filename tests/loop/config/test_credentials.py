@@ -66,7 +66,7 @@ def test_neither_warnings_nor_the_log_of_the_mirror_hold_the_password_of_the_tra
     log = tmp_path / "mlflow.log"
     uri = "http://alice:hunter2@127.0.0.1:9"
     mirror = BackgroundMirror(Mirror(uri, "vigc", "run", "run-1", {}), lambda _: ([], []), lambda _: None, log)
-    mirror.publish([])
+    mirror.log_commits([])
     mirror.finish("FINISHED", 60.0)
     assert "http://***@127.0.0.1:9" in caplog.text
     assert "http://***@127.0.0.1:9" in log.read_text(), "the reason is logged"

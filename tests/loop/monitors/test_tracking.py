@@ -128,9 +128,9 @@ def assert_mirrored_once(mirror: Mirror) -> Seen:
 
 
 def test_a_loop_is_mirrored_once_however_often_it_is_published(mirror: Mirror, tmp_path: Path) -> None:
-    assert mirror.publish(COMMITS[:2], samples, champion_folder) == [0, 1]
-    assert mirror.publish(COMMITS, samples, champion_folder) == [2]
-    assert mirror.publish(COMMITS, samples, champion_folder) == []
+    assert mirror.log_commits(COMMITS[:2], samples, champion_folder) == [0, 1]
+    assert mirror.log_commits(COMMITS, samples, champion_folder) == [2]
+    assert mirror.log_commits(COMMITS, samples, champion_folder) == []
     mirror.close("FINISHED")
     seen = assert_mirrored_once(mirror)
     (parent,) = seen.parents
@@ -169,7 +169,7 @@ def _assert_samples(seen: Seen) -> None:
 
 @pytest.mark.parametrize("write", ["log_batch", "log_text", "create_model_version", "log_figure", "set_terminated"])
 def test_a_mirror_that_is_cut_short_is_completed_without_duplicates(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, write: str) -> None:
-    mirror.publish(COMMITS[:1], samples, champion_folder)
+    mirror.log_commits(COMMITS[:1], samples, champion_folder)
     real = getattr(MlflowClient, write)
 
     def lands_and_then_fails(*args: object, **kwargs: object) -> object:
@@ -179,25 +179,25 @@ def test_a_mirror_that_is_cut_short_is_completed_without_duplicates(mirror: Mirr
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, write, lands_and_then_fails)
         with pytest.raises(ConnectionError):
-            mirror.publish(COMMITS, samples, champion_folder)
-    mirror.publish(COMMITS, samples, champion_folder)
+            mirror.log_commits(COMMITS, samples, champion_folder)
+    mirror.log_commits(COMMITS, samples, champion_folder)
     _assert_samples(assert_mirrored_once(mirror))
 
 
 def test_a_run_that_was_created_twice_is_reduced_to_one(mirror: Mirror) -> None:
-    mirror.publish(COMMITS[:2], samples, champion_folder)
+    mirror.log_commits(COMMITS[:2], samples, champion_folder)
     seen = Seen(mirror)
     for run in (seen.parents[0], seen.children[1]):
         tags = {key: value for key, value in run.data.tags.items() if key.startswith("vigc.") or key == "mlflow.parentRunId"}
         seen.client.create_run(seen.experiment_id, tags=tags)
-    mirror.publish(COMMITS, samples, champion_folder)
+    mirror.log_commits(COMMITS, samples, champion_folder)
     assert_mirrored_once(mirror)
 
 
 def test_a_resumed_run_with_other_parameters_keeps_the_first_and_notes_the_change(mirror: Mirror) -> None:
-    mirror.publish([], samples, champion_folder)
+    mirror.log_commits([], samples, champion_folder)
     changed = Mirror(mirror.tracking_uri, EXPERIMENT, "a loop", RUN_ID, {**mirror.parameters, "run.rounds": "5"})
-    changed.publish([], samples, champion_folder)
+    changed.log_commits([], samples, champion_folder)
     (parent,) = Seen(mirror).parents
     assert parent.data.params["run.rounds"] == "2"
     assert json.loads(parent.data.tags["vigc.changed_parameters"]) == {"run.rounds": "5"}
@@ -216,8 +216,8 @@ def test_the_background_mirror_keeps_nobody_waiting_and_catches_up_after_an_outa
 
     background = BackgroundMirror(mirror, away_at_first, champion_folder, tmp_path / "mirror.log")
     started_s = time.monotonic()
-    background.publish(COMMITS[:2])
-    background.publish(COMMITS)
+    background.log_commits(COMMITS[:2])
+    background.log_commits(COMMITS)
     assert time.monotonic() - started_s < 0.5
     wait_until(lambda: "the store is away" in caplog.text)
     assert background.finish("FINISHED", timeout_s=60.0), (tmp_path / "mirror.log").read_text()
@@ -246,10 +246,10 @@ def test_a_dead_server_is_warned_of_once_and_costs_the_loop_no_time(
         unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         background = BackgroundMirror(server_mirror(unused.getsockname()[1]), samples, champion_folder, tmp_path / "mirror.log")
         started_s = time.monotonic()
-        background.publish(COMMITS[:1])
+        background.log_commits(COMMITS[:1])
         assert time.monotonic() - started_s < 0.5
         wait_until(lambda: "lags behind" in caplog.text)
-        background.publish(COMMITS)
+        background.log_commits(COMMITS)
         assert not background.finish("FINISHED", timeout_s=20.0)
     assert [record.levelno for record in caplog.records if record.name == "loop.monitors.tracking_process"] == [logging.WARNING]
 
@@ -259,7 +259,7 @@ def test_a_server_that_does_not_answer_is_given_up_at_the_time_limit(tmp_path: P
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # connections are taken and never served
         background = BackgroundMirror(server_mirror(silent.getsockname()[1]), samples, champion_folder, tmp_path / "mirror.log")
-        background.publish(COMMITS)
+        background.log_commits(COMMITS)
         started_s = time.monotonic()
         assert not background.finish("FAILED", timeout_s=1.0)
         assert time.monotonic() - started_s < 4.0
@@ -281,7 +281,7 @@ def test_a_broken_server_is_an_outage(tmp_path: Path, caplog: pytest.LogCaptureF
     with HTTPServer(("127.0.0.1", 0), _Broken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         background = BackgroundMirror(server_mirror(server.server_port), samples, champion_folder, tmp_path / "mirror.log")
-        background.publish(COMMITS)
+        background.log_commits(COMMITS)
         assert not background.finish("FINISHED", timeout_s=30.0)
         server.shutdown()
     assert "500" in caplog.text
@@ -318,11 +318,11 @@ def test_a_cut_text_says_so() -> None:
 
 
 def test_the_champion_of_a_run_is_not_moved_by_a_run_of_another_name(mirror: Mirror) -> None:
-    mirror.publish(COMMITS[:2], samples, champion_folder)
+    mirror.log_commits(COMMITS[:2], samples, champion_folder)
     other = replace(mirror, run_name="another loop", run_id="other")
-    other.publish(COMMITS[:1], samples, champion_folder)
+    other.log_commits(COMMITS[:1], samples, champion_folder)
     named = replace(mirror, run_name="a third", run_id="third", registered_model="mine")
-    named.publish(COMMITS[:1], samples, champion_folder)
+    named.log_commits(COMMITS[:1], samples, champion_folder)
     client = MlflowClient(mirror.tracking_uri, mirror.tracking_uri)
     champions = {name: client.get_model_version_by_alias(name, "champion") for name in ("vigc-a loop", "vigc-another loop", "mine")}
     assert {name: one.tags["weight_version"] for name, one in champions.items()} == {
@@ -334,7 +334,7 @@ def test_a_champion_whose_weights_were_pruned_is_registered_without_them(mirror:
     background = BackgroundMirror(
         mirror, samples, lambda commit: champion_folder(commit) if commit.round else None, tmp_path / "mirror.log"
     )
-    background.publish(COMMITS)
+    background.log_commits(COMMITS)
     assert background.finish("FINISHED", timeout_s=120)
     assert [version.tags["checkpoint"] for version in assert_mirrored_once(mirror).versions] == [
         "pruned",

@@ -64,7 +64,7 @@ def run_with(mirror: Mirror, folder: Path, outage: Callable[[int], AbstractConte
     publisher = background(mirror, folder)
     for number in range(len(COMMITS)):
         with outage(number):
-            assert timed(lambda: publisher.publish(COMMITS[: number + 1])) < PUBLISH_S  # noqa: B023 (called at once)
+            assert timed(lambda: publisher.log_commits(COMMITS[: number + 1])) < PUBLISH_S  # noqa: B023 (called at once)
             time.sleep(2)
     with outage(len(COMMITS)):
         assert timed(lambda: publisher.finish("FINISHED", timeout_s)) < timeout_s + 6
@@ -74,7 +74,7 @@ def assert_replayed_once(proxy: FaultyProxy, mirror: Mirror, server: int, folder
     """What `vigc resume` does with a finished run, once MLflow is well: every round is there once."""
     proxy.delay_s, proxy.faults = 0.0, iter(())
     again = background(mirror, folder)
-    again.publish(COMMITS)
+    again.log_commits(COMMITS)
     assert again.finish("FINISHED", REPLAY_S), (folder / "mlflow.log").read_text()[-2000:]
     seen = assert_mirrored_once(replace(mirror, tracking_uri=f"http://127.0.0.1:{server}"))
     assert seen.parents[0].info.status == "FINISHED"
@@ -110,7 +110,7 @@ def test_a_mirror_that_waits_for_a_slow_server_ends_with_its_driver(proxy: Fault
 import time
 from pathlib import Path
 from tests.loop.monitors.test_tracking_server import COMMITS, background, mirror_through
-background(mirror_through({proxy.port}, "orphan"), Path({str(tmp_path)!r})).publish(COMMITS)
+background(mirror_through({proxy.port}, "orphan"), Path({str(tmp_path)!r})).log_commits(COMMITS)
 time.sleep(120)
 """
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as driver:
