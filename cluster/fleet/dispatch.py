@@ -28,7 +28,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from actors.engines.errors import EngineError
-from cluster.errors import FinalError, TaskFailedError, in_brief
+from cluster.errors import FinalError, TaskFailedError, short_message
 from cluster.fleet.health import WITHOUT_PROCESS, Event
 from cluster.fleet.pool import Call, Pool
 from cluster.fleet.rolling import RollingSwap
@@ -237,7 +237,7 @@ class Dispatch(Generic[T]):
         assert self._then is not None
         cause = _root_cause(call.error)
         _raise_if_final(work, cause, call.error)
-        self._charge(work, in_brief(cause))
+        self._charge(work, short_message(cause))
         if isinstance(cause, RayError):  # an error of its arguments, not of the actor
             self._retries.append(work)
         else:
@@ -268,13 +268,13 @@ class Dispatch(Generic[T]):
         cause = _root_cause(error)
         if isinstance(cause, RayError) and flight.slot.owns(cause):
             # It is not known which queued task killed the engine; it was working on the oldest.
-            self._kill(flight.slot, in_brief(cause), self._flights[flight.slot.index][0])
+            self._kill(flight.slot, short_message(cause), self._flights[flight.slot.index][0])
         elif isinstance(cause, EngineError):
-            self._kill(flight.slot, in_brief(cause), flight)
+            self._kill(flight.slot, short_message(cause), flight)
         else:
             self._remove(flight)
             _raise_if_final(flight.work, cause, error)
-            self._retry(flight, in_brief(cause))
+            self._retry(flight, short_message(cause))
 
     def _kill(self, slot: EngineSlot, reason: str, to_blame: _InFlight[T]) -> None:
         """Kills an engine and retries its tasks elsewhere; only the task to blame is charged."""
@@ -299,7 +299,7 @@ def _raise_if_final(work: _Work[Any], cause: Exception, error: Exception) -> Non
     if isinstance(cause, FinalError | PolicyError):
         raise cause from error
     if isinstance(cause, ValueError) and not isinstance(cause, RayError):
-        raise TaskFailedError(_name(work.task), work.num_failures + 1, in_brief(cause)) from error
+        raise TaskFailedError(_name(work.task), work.num_failures + 1, short_message(cause)) from error
 
 
 def _root_cause(error: Exception) -> Exception:

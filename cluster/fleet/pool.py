@@ -22,7 +22,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
-from cluster.errors import FleetError, PoolActorLostError, in_brief
+from cluster.errors import FleetError, PoolActorLostError, short_message
 from cluster.fleet.health import NOT_RUNNING, ActorHealth, Clock, Event, RestartBudget, State
 from cluster.fleet.supervised import Spawn, SupervisedActor
 from cluster.processes import READY_S, await_exit
@@ -208,7 +208,7 @@ class Pool:
         try:
             return actor.finish() if actor.call is not None else actor.admit()
         except RayError as error:
-            return self._kill(actor, in_brief(error))
+            return self._kill(actor, short_message(error))
 
     def _kill_overdue(self, actor: _Actor) -> Call | None:
         if actor.call is not None:

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import UnfitModelError, WeightMismatchError
-from cluster.errors import EngineLostError, in_brief
+from cluster.errors import EngineLostError, short_message
 from cluster.fleet.health import ActorHealth, Event
 from cluster.fleet.supervised import Spawn, SupervisedActor
 from cluster.fleet.weights import Published
@@ -213,6 +213,6 @@ class EngineSlot(SupervisedActor):
                 raise WeightMismatchError(f"engine {self.index}: {error.cause}") from error
             if isinstance(error.cause, UnfitModelError):
                 raise UnfitModelError(str(error.cause)) from error
-            raise EngineLostError(f"engine {self.index}: {in_brief(error.cause)}") from error
+            raise EngineLostError(f"engine {self.index}: {short_message(error.cause)}") from error
         except RayError as error:
-            raise EngineLostError(f"engine {self.index}: {in_brief(error)}") from error
+            raise EngineLostError(f"engine {self.index}: {short_message(error)}") from error

@@ -282,8 +282,8 @@ class _Ranks:
         bounds = Bounds(training.timeout_s, cluster.start_timeout_s, training.stall_timeout_s, cluster.max_restarts)
         with progress.stage(job.output.name, total=job.hyper.num_steps) as shown:
             result = self._group.train(job, stage.source, bounds, lambda now: shown.reach(now.step, loss_remark(now.loss)))
-        if result.num_steps_kept:
-            progress.note(f"training resumed after step {result.num_steps_kept}")
+        if result.resumed_from_step:
+            progress.note(f"training resumed after step {result.resumed_from_step}")
         return result
 
     def _started(self) -> TrainerGroup:

@@ -87,7 +87,7 @@ class LabelledData(ABC):
         if self._records is None:
             odd = OddRecords()
             records = tuple(self._read(odd))
-            odd.settle(str(self.path), len(records), self.on_bad_record, self.always_left_out)
+            odd.refuse_or_report(str(self.path), len(records), self.on_bad_record, self.always_left_out)
             self._records = records
         return self._records
 

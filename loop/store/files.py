@@ -10,7 +10,7 @@ from typing import Any
 from loop.errors import WriteError
 from loop.store.storage import LocalStorage
 
-GO_ON = "run the same command again to continue"
+HOW_TO_CONTINUE = "run the same command again to continue"
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -32,4 +32,4 @@ def write(path: Path, data: bytes) -> None:
     try:
         LocalStorage(path.parent.absolute()).write(path.name, data)
     except WriteError as error:
-        raise WriteError(error.path, error.reason, GO_ON) from error
+        raise WriteError(error.path, error.reason, HOW_TO_CONTINUE) from error

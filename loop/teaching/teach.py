@@ -101,7 +101,7 @@ def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
     source = _source(options)
     commit_every_s = 1.0 if options.teacher == EXACT else 0.0  # its texts are free to write again
     with TeachingJournal(options.out, _about(options, source), commit_every_s) as journal, RunProgress(console) as progress:
-        teacher = _teacher(options, journal.tally().usage.usd)
+        teacher = _teacher(options, journal.counts().usage.usd)
         stopped = ""
         try:
             if options.write_images and options.shapes is not None:
@@ -296,20 +296,20 @@ def _write_images(shapes: ShapesImages, folder: Path, progress: RunProgress) -> 
 
 
 def _summary(options: TeachOptions, source: _Source, journal: TeachingJournal, seconds: float, stopped: str) -> dict[str, Any]:
-    tally = journal.tally()
+    counts = journal.counts()
     return {
         "teacher": options.teacher if options.endpoint is None else options.endpoint.model,
         "num_images": len(source.image_ids()),
         "types": [str(kind) for kind in options.types],
-        "num_finished": tally.num_finished,
-        "num_unanswered": tally.num_unanswered,
-        "num_records": tally.num_records,
-        "records_by_type": dict(sorted(tally.records_by_type.items())),
-        "num_pairs": tally.num_pairs,
-        "rejected": dict(tally.rejected.most_common()),
+        "num_finished": counts.num_finished,
+        "num_unanswered": counts.num_unanswered,
+        "num_records": counts.num_records,
+        "records_by_type": dict(sorted(counts.records_by_type.items())),
+        "num_pairs": counts.num_pairs,
+        "rejected": dict(counts.rejected.most_common()),
         "images_set_aside": dict(source.images_set_aside),
         "objects_set_aside": dict(source.objects_set_aside),
-        "usage": asdict(tally.usage),
+        "usage": asdict(counts.usage),
         "seconds": round(seconds, 3),
         "stopped": stopped,
     }

@@ -70,7 +70,7 @@ class OddRecords:
             else:
                 yield made
 
-    def settle(self, path: str, num_used: int, on_bad_record: OnBadRecord, always_left_out: Iterable[Fault] = ()) -> None:
+    def refuse_or_report(self, path: str, num_used: int, on_bad_record: OnBadRecord, always_left_out: Iterable[Fault] = ()) -> None:
         """Refuse the set, or report what is left out of it.
 
         Args:
