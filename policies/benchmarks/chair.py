@@ -19,8 +19,8 @@ from policies.answers.reasoning import final_text
 from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question, percent
 from policies.benchmarks.chair_words import Finder, Mention, PublishedFinder, WordFinder, parse_synonyms, parse_synonyms_published
 from policies.benchmarks.coco_objects import synonym_lists
-from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, show, unique
-from policies.benchmarks.predictions import Fields, read_predictions
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, read_records, show
+from policies.benchmarks.predictions import AnswerBenchmark, Fields, read_predictions
 
 DESCRIBE = "Describe this image in detail."
 
@@ -34,14 +34,12 @@ class CaptionScore:
 
 
 @BENCHMARKS.register("chair")
-class Chair:
+class Chair(AnswerBenchmark):
     """`chair_i` and `chair_s`, and `by_set` where the captions name sets.
 
     Data: a record for each image (`image_id`, `captions`, `instance_categories`), or COCO's instances and captions files, both.
     Predictions: records with `image_id` and `caption`, or `{image id: caption}`; images without a caption are allowed.
     """
-
-    settings: tuple[str, ...] = (ANSWER,)
 
     def __init__(self, published: bool = False, synonyms: str | None = None) -> None:
         """Args:
@@ -51,7 +49,7 @@ class Chair:
         Raises:
             ValueError: the list is empty.
         """
-        self.published = published
+        super().__init__(published)
         self.own_list = synonyms is None
         if published:
             self.finder: Finder = PublishedFinder(synonym_lists() if synonyms is None else parse_synonyms_published(synonyms))
@@ -63,7 +61,7 @@ class Chair:
         if any(isinstance(content, dict) and "annotations" in content for content in contents):
             questions = _coco(documents)
         else:
-            questions = [question for document in documents for question in _images(document)]
+            questions = read_records(documents, "images, an object a line, or COCO's instances and captions files", _image)
         faults = [
             f"image {question.question_id}: {show(name)} is not a category of the synonym list; expected one of its words"
             for question in questions
@@ -124,17 +122,12 @@ def _scores(captions: Sequence[CaptionScore]) -> dict[str, Any]:
     }
 
 
-def _images(document: Document) -> list[Question]:
-    reader, questions, ids = Reader(document), [], []
-    for entry in document.records("images, an object a line, or COCO's instances and captions files"):
-        image_id = reader.id(entry, "image_id")
-        captions = reader.texts(entry, "captions", "a list of texts")
-        objects = reader.texts(entry, "instance_categories", "a list of texts")
-        ids.append((entry.place, image_id))
-        questions.append(Question(image_id, DESCRIBE, image_id, answers=captions, objects=objects))
-    unique(reader, ids, "image")
-    reader.done()
-    return questions
+def _image(entry: Entry, reader: Reader) -> Question:
+    image_id = reader.id(entry, "image_id")
+    captions = reader.texts(entry, "captions", "a list of texts")
+    objects = reader.texts(entry, "instance_categories", "a list of texts")
+    reader.once(entry.place, image_id, "image")
+    return Question(image_id, DESCRIBE, image_id, answers=captions, objects=objects)
 
 
 def _coco(documents: Sequence[Document]) -> list[Question]:

@@ -23,7 +23,7 @@ class Fault(StrEnum):
 
     NOT_AN_OBJECT = "no object"
     NO_JSON = "no JSON"
-    TWICE = "a key stands twice in one object, with different values"
+    TWICE = "a key appears twice in one object, with different values"
     TEXT_ONLY = "about no image"
     NO_IMAGE = "no usable image name"
     SEVERAL_IMAGES = "about several images"

@@ -41,8 +41,8 @@ def test_no_known_question_at_all_is_a_fault_even_where_some_may_be_missing() ->
 
 def test_duplicates_are_named_with_their_first_place() -> None:
     found = faults("pope", [DATA], lines(*answered(q1="yes", q2="yes", q3="no"), {"question_id": "2", "answer": "no"}))
-    assert found == ["predictions.jsonl, line 4: question_id 2 stands twice, first at line 2; expected it once"]
-    with pytest.raises(BenchmarkDataError, match="the key '1' stands twice in one object"):
+    assert found == ["predictions.jsonl, line 4: question_id 2 appears twice, first at line 2; expected it once"]
+    with pytest.raises(BenchmarkDataError, match="the key '1' appears twice in one object"):
         parse_document("p.json", b'{"1": "yes", "1": "no"}')
 
 
