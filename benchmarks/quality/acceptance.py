@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import root_scalar
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from policies.acceptance.rules import (
     ACCEPTANCE_POLICIES,
@@ -41,7 +41,6 @@ from policies.acceptance.rules import (
     QuestionStats,
     Verdict,
 )
-from policies.metrics import wilson_interval
 
 ACCURACY = 0.7
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -205,7 +204,7 @@ def print_table(outcomes: Sequence[Outcome], num_loops: int) -> None:
 def _cell(share: float | None, num_loops: int) -> str:
     if share is None:
         return ""
-    low, high = wilson_interval(round(share * num_loops), num_loops)
+    low, high = binomtest(round(share * num_loops), num_loops).proportion_ci(method="wilson")
     return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from loop.credentials import masked, masked_value
 from loop.monitors.tracking import Mirror, cut, flatten_parameters, mlflow_key
+from policies.texts import free_name
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,7 @@ def metrics_of(scores: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a score under valid MLflow keys: `accuracy`, `by_category/animal`. Names that map to the same key are numbered."""
     found: dict[str, float] = {}
     for name, value in _figures(scores):
-        key, number = mlflow_key(name), 1
-        while key in found:
-            number += 1
-            key = f"{mlflow_key(name)}_{number}"
-        found[key] = value
+        found[free_name(mlflow_key(name), found)] = value
     return found
 
 
