@@ -144,24 +144,6 @@ def shapes_images(num_images: int | None, seed: int, min_shift: float, max_shift
     return ShapesImages(seed, min_shift, max_shift, num_images)
 
 
-def endpoint_options(url: str, model: str, extra_body: str, **options: Any) -> EndpointOptions | None:
-    """The endpoint from command-line options; None if no URL is given."""
-    if not url:
-        if model:
-            raise UserError("--model requires --endpoint; for a local model use --teacher MODEL")
-        return None
-    try:
-        extra = json.loads(extra_body)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--extra-body is not JSON: {one_line(error)}; expected an object such as {{'top_p': 0.9}}") from error
-    if not isinstance(extra, dict):
-        raise UserError(f"--extra-body is {extra_body[:80]!r}; expected a JSON object")
-    try:
-        return EndpointOptions(url, model, extra_body=extra, **options)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
     """Print the summary, one line per fact."""
     usage = summary["usage"]
