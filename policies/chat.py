@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -38,12 +39,7 @@ class Usage:
     usd: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.num_requests + other.num_requests,
-            self.num_input_tokens + other.num_input_tokens,
-            self.num_output_tokens + other.num_output_tokens,
-            self.usd + other.usd,
-        )
+        return Usage(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from actors.chat.chat_teacher import ChatTeacher
 from actors.chat.endpoint import Endpoint, EndpointError, SpendingCapError
 from actors.chat.endpoint_options import EndpointOptions
-from actors.chat.teacher import Teacher
+from actors.chat.teacher import ChatTeacher, Teacher
 from loop.errors import TeachingStoppedError, UserError, WriteError, one_line, printable
 from loop.monitors.progress import RunProgress
 from loop.sources.annotations import read_annotations

@@ -98,12 +98,6 @@ def _qformer_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_untrained_instructblip(folder: Path) -> None:
-    """Write an untrained model and its processor as a Hugging Face folder."""
-    build_instructblip().save_pretrained(folder)
-    build_instructblip_processor().save_pretrained(folder)
-
-
 def make_instructblip(
     out: Path,
     seed: int,
