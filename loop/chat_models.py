@@ -9,7 +9,7 @@ from actors.chat.endpoint_options import EndpointOptions
 from loop.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from actors.chat.model import ChatModel
+    from policies.chat import ChatModel
 
 
 def endpoint_options(url: str, model: str, extra_body: str, **limits: Any) -> EndpointOptions:

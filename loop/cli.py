@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, NoReturn
@@ -113,7 +114,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        typer.echo(json.dumps([finding.as_dict() for finding in findings]))
+        typer.echo(json.dumps(list(map(asdict, findings))))
     else:
         print_findings(Console(), findings)
     if any(not finding.ok and finding.required for finding in findings):

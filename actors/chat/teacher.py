@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from actors.chat.model import ChatModel
-from policies.chat import Ask, Reply
+from policies.chat import Ask, ChatModel, Reply
 from policies.teaching.prompts import TeachingTask, teaching_messages
 
 

@@ -29,6 +29,7 @@ import psutil
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 from rich.table import Table
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks.chaos.world import World
 from benchmarks.common import argument_parser, write_results
@@ -151,16 +152,9 @@ def mlflow_server(folder: Path) -> Iterator[int]:
                 process.kill()
 
 
+@retry(retry=retry_if_exception_type(URLError), stop=stop_after_delay(SERVER_START_S), wait=wait_fixed(0.2), reraise=True)
 def _await_answer(port: int) -> None:
-    deadline = time.monotonic() + SERVER_START_S
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-            return
-        except URLError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
 
 
 def table(measured: list[Measured]) -> Table:

@@ -82,13 +82,9 @@ class AcceptanceSet(HeldOutSet):
     )
 
     @model_validator(mode="after")
-    def _yes_no_is_a_metric(self) -> AcceptanceSet:
+    def _yes_no_can_be_read(self) -> AcceptanceSet:
         if self.yes_no and self.metric.policy not in (AUTO, YES_NO):
             raise ValueError(f"yes_no true scores answers by the metric yes_no, but metric is {self.metric.policy}; drop one of the two")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_answers_of_shapes(self) -> AcceptanceSet:
         if self.yes_no and isinstance(self.data, ShapesSet):
             raise ValueError("yes_no true is for data whose answers begin with yes or no; shapes has whole sentences and knows the truth")
         return self

@@ -27,9 +27,10 @@ from typing import Literal
 from uuid import uuid4
 
 from actors.durable import fsync_tree
+from actors.images import ImageSource
 from loop.errors import UserError
 from loop.export.card import Lineage, card
-from loop.export.pictures import ImageOpener, Pictures
+from loop.export.pictures import Pictures
 from loop.export.writers import (
     DATA_JSON,
     DATA_PARQUET,
@@ -41,7 +42,8 @@ from loop.export.writers import (
     write_vigc,
 )
 from loop.store.commits import RoundCommit
-from loop.store.run_store import Store, records_in
+from loop.store.reading import records_in
+from loop.store.run_store import Store
 from policies.records import Record
 
 CARD = "README.md"
@@ -79,7 +81,7 @@ def export(
     rounds: Literal["all"] | int,
     format: ExportFormat | str,
     out: Path,
-    images: ImageOpener,
+    images: ImageSource,
     image_id_of: Callable[[Record], str] = lambda record: record.image_id,
 ) -> ExportReport:
     """Write the records of committed rounds, and their card, to `out`, atomically.

@@ -19,7 +19,7 @@ from policies.answers.reasoning import final_text
 from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question, percent
 from policies.benchmarks.chair_words import Finder, Mention, PublishedFinder, WordFinder, parse_synonyms, parse_synonyms_published
 from policies.benchmarks.coco_objects import synonym_lists
-from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, read_records, show
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, read_records, show
 from policies.benchmarks.predictions import AnswerBenchmark, Fields, read_predictions
 
 DESCRIBE = "Describe this image in detail."
@@ -138,14 +138,15 @@ def _coco(documents: Sequence[Document]) -> list[Question]:
     kinds = set()
     for document in documents:
         reader, content = Reader(document), document.content
-        lists = {name: content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations", "categories")}
-        is_instances = lists["categories"] is not None
+        is_instances = isinstance(content, dict) and content.get("categories") is not None
         kinds.add(is_instances)
-        for image in _entries(document, "images"):
+        for image in document.listed("images"):
             image_id = reader.id(image, "id")
             files[image_id] = str(image.value.get("file_name") or image_id)
-        names = {reader.id(one, "id"): reader.get(one, "name", str, "a text") for one in _entries(document, "categories", is_instances)}
-        for one in _entries(document, "annotations"):
+        names = {
+            reader.id(one, "id"): reader.get(one, "name", str, "a text") for one in (document.listed("categories") if is_instances else ())
+        }
+        for one in document.listed("annotations"):
             image_id = reader.id(one, "image_id")
             if is_instances:
                 category = reader.id(one, "category_id")
@@ -162,12 +163,3 @@ def _coco(documents: Sequence[Document]) -> list[Question]:
         Question(image_id, DESCRIBE, name, answers=tuple(captions.get(image_id, ())), objects=tuple(objects.get(image_id, ())))
         for image_id, name in files.items()
     ]
-
-
-def _entries(document: Document, name: str, wanted: bool = True) -> list[Entry]:
-    value = document.content.get(name) if isinstance(document.content, dict) else None
-    if not wanted:
-        return []
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise BenchmarkDataError([f"{document.name}: {name} is {show(value)}; expected a list of objects"])
-    return [Entry(f"{name} {identity(index)}", one) for index, one in enumerate(value)]

@@ -63,6 +63,17 @@ class Document:
             raise BenchmarkDataError([f"{self.name} is empty; expected {what}"])
         return self.entries
 
+    def listed(self, name: str) -> list[Entry]:
+        """The objects in the list `name` of a file that is one JSON object.
+
+        Raises:
+            BenchmarkDataError: there is no such list of objects.
+        """
+        value = self.content.get(name) if isinstance(self.content, dict) else None
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            raise BenchmarkDataError([f"{self.name}: {name} is {show(value)}; expected a list of objects"])
+        return [Entry(f"{name} {index}", one) for index, one in enumerate(value)]
+
 
 def parse_document(name: str, data: bytes) -> Document:
     """Parse a file's bytes by its suffix: `.jsonl` is lines, `.tsv` a table with a header, anything else JSON or JSON Lines.

@@ -116,7 +116,7 @@ class Vqa(AnswerBenchmark):
                 entries = document.records("a list of questions with question_id and answers, or sent and label")
                 questions += (_annotated if "answers" in entries[0].value else _labelled)(document, entries)
             elif isinstance(content, dict) and "annotations" in content:
-                questions += _annotated(document, _listed(document, "annotations"))
+                questions += _annotated(document, document.listed("annotations"))
             elif isinstance(content, dict) and "questions" in content:
                 texts |= _texts(document)
             else:
@@ -162,13 +162,6 @@ def _with_text(question: Question, text: str) -> Question:
     )
 
 
-def _listed(document: Document, name: str) -> list[Entry]:
-    value = document.content[name]
-    if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
-        raise BenchmarkDataError([f"{document.name}: {name} is {show(value)}; expected a list of objects"])
-    return [Entry(f"{name} {index}", one) for index, one in enumerate(value)]
-
-
 def _annotated(document: Document, entries: Sequence[Entry]) -> list[Question]:
     reader, questions = Reader(document), []
     for entry in entries:
@@ -191,7 +184,7 @@ def _annotated(document: Document, entries: Sequence[Entry]) -> list[Question]:
 
 def _texts(document: Document) -> dict[str, str]:
     reader, found = Reader(document), {}
-    for entry in _listed(document, "questions"):
+    for entry in document.listed("questions"):
         question_id = reader.id(entry, "question_id")
         found[question_id] = reader.get(entry, "question", str, "a text")
         reader.once(entry.place, question_id, "question")

@@ -32,7 +32,8 @@ from loop.models.seed.instructblip import build_instructblip_processor
 from loop.monitors.progress import RunProgress
 from loop.monitors.report import print_results, print_status
 from loop.monitors.tracking import Mirror, accuracy_figure, flatten_parameters, mlflow_key, sample_table
-from loop.sources.llava_json import MAX_TEXT_CHARACTERS, LlavaJsonData
+from loop.sources.llava_json import LlavaJsonData
+from loop.sources.reading.chats import MAX_TEXT_CHARACTERS
 from loop.store.commits import Decision, FilterCount, RoundCommit, RoundState
 from loop.store.run_store import Store
 from policies.records import Reason, Record, from_table, to_table

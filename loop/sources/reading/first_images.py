@@ -17,6 +17,15 @@ NUM_TRIED = 20
 """Number of images of which at least one must be readable."""
 
 
+def problem_of(source: ImageSource, image_id: str) -> str:
+    """Why an image cannot be read; empty if it can."""
+    try:
+        source.open(image_id)
+    except BadImageError as error:
+        return str(error)
+    return ""
+
+
 def refuse_unreadable(source: ImageSource, image_ids: Iterable[str], what: str, remedy: str) -> None:
     """Open the first images of a set until one can be read.
 
@@ -31,12 +40,9 @@ def refuse_unreadable(source: ImageSource, image_ids: Iterable[str], what: str, 
     """
     problems: list[str] = []
     for image_id in islice(image_ids, NUM_TRIED):
-        try:
-            source.open(image_id)
-        except BadImageError as error:
-            problems.append(str(error))
-        else:
+        if not (problem := problem_of(source, image_id)):
             return
+        problems.append(problem)
     if problems:
         which = "the only image" if len(problems) == 1 else f"none of the first {len(problems)} images"
         can = "cannot" if len(problems) == 1 else "can"
