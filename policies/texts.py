@@ -54,3 +54,8 @@ def word_set(words: str) -> frozenset[str]:
 def free_name(name: str, taken: Collection[str]) -> str:
     """The name itself, or with the first number from 2 on under which it is not taken: `NAME_2`."""
     return name if name not in taken else next(one for number in count(2) if (one := f"{name}_{number}") not in taken)
+
+
+def with_article(noun: str) -> str:
+    """`a ring`, `an orange ring`."""
+    return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import argument_parser, write_results
+from loop.store.commits import RoundCommit, champion_commit
 from loop.store.run_store import Store
 from policies.scoring.predictions import from_table
 
@@ -108,13 +109,11 @@ def champions(folder: Path) -> tuple[Flags, Flags]:
     """The questions that the seed model and the last champion answered right."""
     store = Store.open(folder)
     commits = store.commits()
-    last = next(commit for commit in reversed(commits) if commit.state != "rejected")
-    return _flags(store, 0), _flags(store, last.round)
+    return _flags(store, commits[0]), _flags(store, champion_commit(commits))
 
 
-def _flags(store: Store, index: int) -> Flags:
-    entry = next(file for file in store.commits()[index].files if file.path.endswith("/predictions.parquet"))
-    predictions, _ = from_table(store.read_part(entry))
+def _flags(store: Store, commit: RoundCommit) -> Flags:
+    predictions, _ = from_table(store.read_part(commit.file("predictions.parquet")))
     return {name: np.array([one.correct for one in predictions[f"held_out/{name}"]]) for name in SETS}
 
 

@@ -275,17 +275,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _serves_what_is_trained(self) -> RunConfig:
+    def _weights_reach_the_engines(self) -> RunConfig:
         trained = {"fp32": "float32", "bf16": "bfloat16"}[self.training.precision]
         if self.engine.dtype != trained:
             raise ValueError(
                 f"training.precision {self.training.precision} writes {trained} weights, which an engine with engine.dtype "
                 f"{self.engine.dtype} refuses; make the two the same"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _nobody_else_holds_the_weights(self) -> RunConfig:
         if self.cluster.sleep_while_training and self.transport == "native":
             raise ValueError(
                 "transport native keeps a copy of the served weights in the sender, in the memory that cluster.sleep_while_training "

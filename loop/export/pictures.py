@@ -86,7 +86,7 @@ def _portable(name: str, data: bytes) -> str:
     """A name that Windows also allows, with an image suffix."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise StoreError(f"image id {name.removesuffix('.png')!r} leads out of the export's folder")
+        raise StoreError(f"image id {name.removesuffix('.png')!r} leads outside of the export's folder")
     if not name.lower().endswith(SUFFIXES):
         name += next((suffix for start, suffix in _SUFFIX_BY_START.items() if data.startswith(start)), ".png")
     return "/".join(map(_portable_part, PurePosixPath(name).parts))

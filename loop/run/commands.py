@@ -190,7 +190,7 @@ def _outliving_job(folder: str | None, default: str, option: str) -> str:
     is_lost = folder is None or not ("://" in folder or Path(folder).expanduser().is_absolute())
     if is_lost and _RAY_JOB in os.environ:
         raise UserError(
-            f"under `ray job submit` {option} {folder or default} lies in Ray's temporary folder, which is deleted with the cluster; "
+            f"under `ray job submit` {option} {folder or default} is in Ray's temporary folder, which is deleted with the cluster; "
             f"set {option} to an absolute path that outlives the machine, or a URI"
         )
     return folder or default

@@ -270,7 +270,7 @@ def _answered(
             for index, predictions in fleet.run(todo, submit, pinned=True):
                 assert {one.weight_version for one in predictions} == {fleet.weight_version}
                 answers[index] = [one.answer for one in predictions]
-                _finish(folder, index, chunks[index], answers[index])
+                write(_chunk_path(folder, index), seal({"prompts": _digest_of(chunks[index]), "answers": answers[index]}))
                 num_asked += len(predictions)
                 stage.advance(len(predictions))
     return [answer for index in range(len(chunks)) for answer in answers[index]], num_asked
@@ -278,10 +278,6 @@ def _answered(
 
 def _digest_of(chunk: Sequence[_Prompt]) -> str:
     return _sha256(canonical_json([[one.question.question_id, one.setting, one.image_id, one.text] for one in chunk]))
-
-
-def _finish(folder: Path, index: int, chunk: Sequence[_Prompt], answers: Sequence[str]) -> None:
-    write(_chunk_path(folder, index), seal({"prompts": _digest_of(chunk), "answers": list(answers)}))
 
 
 def _finished(folder: Path, index: int, chunk: Sequence[_Prompt]) -> list[str] | None:

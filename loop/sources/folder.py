@@ -115,11 +115,11 @@ def _file_inside(folder: Path, image_id: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # circular links, or a NUL in the name
         raise BadImageError(f"{name}: cannot be looked up", f"in {folder}: {printable(str(error))}") from error
     if not path.is_relative_to(folder.resolve()):
-        raise BadImageError(f"{name}: lies outside the image folder", str(folder))
+        raise BadImageError(f"{name}: is outside the image folder", str(folder))
     if not os.path.isfile(path) and (other := _spelled_otherwise(image_id)) != image_id:
         return _file_inside(folder, other)
     if not os.path.isfile(path):
-        raise BadImageError(f"{name}: {'is no regular file' if os.path.exists(path) else 'does not exist'}", f"in {folder}")
+        raise BadImageError(f"{name}: {'is not a regular file' if os.path.exists(path) else 'does not exist'}", f"in {folder}")
     return path
 
 
@@ -132,7 +132,7 @@ def _fetched(folder: Place, image_id: str) -> io.BytesIO:
     """The file behind an id, from a remote folder."""
     name = printable(image_id)
     if not stays_inside(image_id):
-        raise BadImageError(f"{name}: lies outside the image folder", folder.address)
+        raise BadImageError(f"{name}: is outside the image folder", folder.address)
     try:
         with folder.open(image_id) as stream:
             data = stream.read(MAX_FILE_BYTES + 1)

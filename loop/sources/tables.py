@@ -92,7 +92,7 @@ class TableImages:
     def _cell(self, image_id: str) -> Any:
         name, _, row = image_id.rpartition("/")
         if name not in self.names or not (row.isascii() and row.isdecimal() and len(row) < 16):
-            raise BadImageError(f"{printable(image_id)}: is no row", f"of {self.place.address}")
+            raise BadImageError(f"{printable(image_id)}: is not a row", f"of {self.place.address}")
         try:
             return self._file(name).cell(int(row))
         except ACCESS_ERRORS as error:

@@ -76,9 +76,6 @@ class Chair(AnswerBenchmark):
         fields = Fields(key="image_id", values=("caption",), groups=("set",))
         return read_predictions(document, {question.question_id: None for question in questions}, fields, allow_missing=True)
 
-    def prompt(self, question: Question, setting: str = ANSWER) -> str:
-        return question.text
-
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
         return answer if self.published else final_text(answer) or None
 

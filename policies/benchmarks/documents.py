@@ -92,7 +92,7 @@ def parse_document(name: str, data: bytes) -> Document:
             content = _loads(text)
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":
-                raise BenchmarkDataError([f"{name}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})"]) from error
+                raise BenchmarkDataError([f"{name}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})"]) from error
         except (ValueError, RecursionError) as error:
             raise BenchmarkDataError([f"{name}: {error}"]) from error
         else:
@@ -215,7 +215,7 @@ def _lines(name: str, text: str) -> list[Entry]:
             entries.append(Entry(f"line {number}", _loads(line)))
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            findings.append(f"{name}, line {number}: no JSON ({reason}): {show(line)}")
+            findings.append(f"{name}, line {number}: not JSON ({reason}): {show(line)}")
     if findings:
         raise BenchmarkDataError(findings)
     return entries
@@ -234,7 +234,7 @@ def _rows(name: str, text: str) -> list[Entry]:
             else:
                 entries.append(Entry(place, dict(zip(header, row, strict=True))))
     except csv.Error as error:
-        findings.append(f"{name}, line {rows.line_num}: no table ({error})")
+        findings.append(f"{name}, line {rows.line_num}: not a table ({error})")
     if findings:
         raise BenchmarkDataError(findings)
     return entries

@@ -122,12 +122,9 @@ class LlavaBench(AnswerBenchmark):
         ids = {question.question_id: None for question in questions}
         if not ids:  # there are only reviews
             ids = {str(one.value["question_id"]): None for one in document.entries or () if _has_id(one)}
-        if document.entries is None and not _is_review(document.content):
+        if document.entries is None and not (isinstance(document.content, dict) and "question_id" in document.content):
             raise BenchmarkDataError([f"{document.name} holds {kind(document.content)}; expected the judge's reviews, an object a line"])
         return read_predictions(document, ids, fields, _check_review, allow_missing=allow_missing)
-
-    def prompt(self, question: Question, setting: str = ANSWER) -> str:
-        return question.text
 
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
         return answer
@@ -180,10 +177,6 @@ def _question(entry: Entry, question_id: str, text: str) -> Question:
 def _has_id(entry: Entry) -> bool:
     value = entry.value
     return isinstance(value, dict) and isinstance(value.get("question_id"), str | int) and not isinstance(value["question_id"], bool)
-
-
-def _is_review(content: Any) -> bool:
-    return isinstance(content, dict) and "question_id" in content
 
 
 def _check_review(record: dict[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from policies.answers.yes_no import NO, YES, parse_yes_no
 from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
 from policies.benchmarks.documents import Document, Entry, Reader, identity, read_records, show
 from policies.benchmarks.predictions import AnswerBenchmark, missing_count
+from policies.texts import with_article
 
 SPLITS = ("random", "popular", "adversarial")
 
@@ -149,7 +150,7 @@ def build_questions(objects_by_image: Mapping[str, Collection[str]], split: str,
         pairs = zip_longest(draw.sample(present, num_pairs), chosen)
         asked += chain.from_iterable(((image, there, YES), (image, not_there, NO)) for there, not_there in pairs)
     return [
-        Question(str(number), f"Is there {_article(name)} {name} in the image?", image, answers=(label,), split=split)
+        Question(str(number), f"Is there {with_article(name)} in the image?", image, answers=(label,), split=split)
         for number, (image, name, label) in enumerate(asked, 1)
     ]
 
@@ -162,7 +163,3 @@ def _together(objects_by_image: Mapping[str, Collection[str]]) -> dict[str, Coun
         for one in there:
             found.setdefault(one, Counter()).update(there - {one})
     return found
-
-
-def _article(name: str) -> str:
-    return "an" if name[:1].lower() in "aeiou" else "a"

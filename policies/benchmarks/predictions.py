@@ -152,3 +152,6 @@ class AnswerBenchmark:
 
     def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
         return read_predictions(document, {question.question_id: None for question in questions}, allow_missing=allow_missing)
+
+    def prompt(self, question: Question, setting: str = ANSWER) -> str:
+        return question.text

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from policies.answers.normalise import normalise_answer, normalise_punctuation, trimmed
@@ -127,7 +128,7 @@ class Vqa(AnswerBenchmark):
             lost = [question.question_id for question in questions if question.question_id not in texts]
             if lost:
                 raise BenchmarkDataError([f"the questions file has no text for {len(lost)} annotated questions, such as {lost[0]}"])
-            questions = [_with_text(question, texts[question.question_id]) for question in questions]
+            questions = [replace(question, text=texts[question.question_id]) for question in questions]
         return questions
 
     def prompt(self, question: Question, setting: str = ANSWER) -> str:
@@ -154,12 +155,6 @@ class Vqa(AnswerBenchmark):
         if question.weights:
             return soft_label_score(prediction, dict(question.weights), self.published)
         return vqa_accuracy(prediction, question.answers, self.published)
-
-
-def _with_text(question: Question, text: str) -> Question:
-    return Question(
-        question.question_id, text, question.image, answers=question.answers, weights=question.weights, category=question.category
-    )
 
 
 def _annotated(document: Document, entries: Sequence[Entry]) -> list[Question]:

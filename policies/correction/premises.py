@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from policies.texts import word_set
+from policies.texts import with_article, word_set
 
 MAX_PREMISES = 6
 """Most phrases of a question that are asked about, to bound its cost."""
@@ -70,7 +70,7 @@ def _phrase(words: Sequence[str]) -> str:
 
 def premise_questions(phrase: str, templates: Sequence[str]) -> list[str]:
     """The questions about one phrase: `{phrase}`, `{a phrase}` and `{phrases}` in the templates stand for it."""
-    forms = {"{phrase}": phrase, "{a phrase}": f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}", "{phrases}": _plural(phrase)}
+    forms = {"{phrase}": phrase, "{a phrase}": with_article(phrase), "{phrases}": _plural(phrase)}
     return [re.sub(r"\{(?:a )?phrases?\}", lambda form: forms[form[0]], template) for template in templates]
 
 

@@ -296,7 +296,7 @@ def test_an_export_writes_nothing_outside_of_its_folder(store: Store, tmp_path: 
     plain = nasty_records()[0]
     for index, name in enumerate(("../escaped", "/tmp/escaped", "a/../../escaped")):
         commit(store, index, [replace(plain, record_id=f"r{index}-s0-0", round=index, image_id=name)])
-        with pytest.raises(Exception, match="leads out of the export's folder"):
+        with pytest.raises(Exception, match="leads outside of the export's folder"):
             export(store, index, "llava", tmp_path / f"out{index}", Pictures())
     assert not list(tmp_path.glob("**/escaped*"))
 

@@ -21,8 +21,8 @@ _Made = TypeVar("_Made")
 class Fault(StrEnum):
     """Why a record cannot be used, as it is counted."""
 
-    NOT_AN_OBJECT = "no object"
-    NO_JSON = "no JSON"
+    NOT_AN_OBJECT = "not an object"
+    NO_JSON = "not JSON"
     TWICE = "a key appears twice in one object, with different values"
     TEXT_ONLY = "about no image"
     NO_IMAGE = "no usable image name"

@@ -61,19 +61,14 @@ def _by_color_and_shape(scene: Scene, rng: np.random.Generator) -> _Query:
     return f"{color} {shape}", lambda other: other.color == color and other.shape == shape
 
 
-def _by_shape(scene: Scene, rng: np.random.Generator) -> _Query:
-    shape = pick(rng, scene.things).shape if rng.random() < 0.7 else pick(rng, SHAPES)
-    return shape, lambda other: other.shape == shape
+def _by(property_name: str, options: tuple[str, ...], kind: str = "") -> Callable[[Scene, np.random.Generator], _Query]:
+    """Asks for a property: of a thing that is here seven times in ten, else any."""
 
+    def query(scene: Scene, rng: np.random.Generator) -> _Query:
+        value = getattr(pick(rng, scene.things), property_name) if rng.random() < 0.7 else pick(rng, options)
+        return f"{value} {kind}".rstrip(), lambda other: getattr(other, property_name) == value
 
-def _by_color(scene: Scene, rng: np.random.Generator) -> _Query:
-    color = pick(rng, scene.things).color if rng.random() < 0.7 else pick(rng, COLORS)
-    return f"{color} object", lambda other: other.color == color
-
-
-def _count_color(scene: Scene, rng: np.random.Generator) -> _Query:
-    color = pick(rng, scene.things).color if rng.random() < 0.7 else pick(rng, COLORS)
-    return f"{color} objects", lambda other: other.color == color
+    return query
 
 
 def _count_size(scene: Scene, rng: np.random.Generator) -> _Query:
@@ -83,9 +78,9 @@ def _count_size(scene: Scene, rng: np.random.Generator) -> _Query:
 
 _QUERIES: tuple[Callable[[Scene, np.random.Generator], _Query], ...] = (
     _by_color_and_shape,
-    _by_shape,
-    _by_color,
-    _count_color,
+    _by("shape", SHAPES),
+    _by("color", COLORS, "object"),
+    _by("color", COLORS, "objects"),
     _count_size,
 )
 _SHARES = (0.5, 0.15, 0.1, 0.1, 0.15)

@@ -14,6 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing, pick
+from policies.texts import with_article
 
 
 class Premise(StrEnum):
@@ -91,22 +92,18 @@ def is_correct(scene: Scene, question: str, answer: str) -> bool:
 
 def description(scene: Scene) -> str:
     """One sentence per object in reading order: the answer to every question of type detail."""
-    return " ".join(f"There is {_a(_full(thing))} at the {thing.position}." for thing in scene.things)
+    return " ".join(f"There is {with_article(_full(thing))} at the {thing.position}." for thing in scene.things)
 
 
 def captions(scene: Scene) -> list[str]:
     """Three captions of growing detail, exact."""
-    names = [_a(f"{thing.color} {thing.shape}") for thing in scene.things]
+    names = [with_article(f"{thing.color} {thing.shape}") for thing in scene.things]
     listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
     return [_count_sentence(len(scene.things), "object", "objects"), f"{listed[0].upper()}{listed[1:]}.", description(scene)]
 
 
 def _full(thing: Thing) -> str:
     return f"{thing.size} {thing.color} {thing.shape}"
-
-
-def _a(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -153,20 +150,20 @@ def _so(holds: bool) -> str:
 
 def _ask_exists(scene: Scene, rng: np.random.Generator) -> str:
     shown = scene if rng.random() < 0.5 else _other_scene(scene, rng)
-    return f"Is there {_a(_name(pick(rng, shown.things)))}?"
+    return f"Is there {with_article(_name(pick(rng, shown.things)))}?"
 
 
 def _answer_exists(scene: Scene, words: dict[str, str]) -> str:
     here = any(thing.color == words["color"] and thing.shape == words["shape"] for thing in scene.things)
     name = f"{words['color']} {words['shape']}"
-    return f"Yes, there is {_a(name)}." if here else f"No, there is no {name}."
+    return f"Yes, there is {with_article(name)}." if here else f"No, there is no {name}."
 
 
 def _answer_at(scene: Scene, words: dict[str, str]) -> str:
     found = [thing for thing in scene.things if thing.position == words["position"]]
     if not found:
         raise _FalsePremise(f"There is nothing at the {words['position']}.")
-    sentence = f"{_a(_full(found[0]))} is at the {words['position']}."
+    sentence = f"{with_article(_full(found[0]))} is at the {words['position']}."
     return sentence[0].upper() + sentence[1:]
 
 
@@ -255,7 +252,7 @@ _KINDS = (
           lambda scene, words: f"The {words['shape']} is {_the(scene, shape=words['shape']).color}."),
     _Kind("shape", "conversation", _pattern("What shape is the {color} object?"),
           lambda scene, rng: f"What shape is the {pick(rng, scene.things).color} object?",
-          lambda scene, words: f"The {words['color']} object is {_a(_the(scene, color=words['color']).shape)}."),
+          lambda scene, words: f"The {words['color']} object is {with_article(_the(scene, color=words['color']).shape)}."),
     _Kind("size", "conversation", _pattern("How large is the {color} {shape}?"),
           lambda scene, rng: f"How large is the {_name(pick(rng, scene.things))}?",
           lambda scene, words: f"The {words['color']} {words['shape']} is {_the(scene, **words).size}."),

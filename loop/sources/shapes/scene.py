@@ -77,7 +77,7 @@ def scene_of(identifier: str) -> Scene:
     """
     match = _ID.fullmatch(identifier)
     if match is None:
-        raise ValueError(f"{identifier!r} is no image of the shapes world; expected shapes-SEED-INDEX-SHIFT, such as shapes-7-000042-0310")
+        raise ValueError(f"{identifier!r} is not an image of the shapes world; expected shapes-SEED-INDEX-SHIFT (shapes-7-000042-0310)")
     seed, index, shift = int(match[1]), int(match[2]), int(match[3])
     rng = np.random.default_rng([seed, index, shift])
     cells = sorted(rng.choice(9, size=int(rng.integers(1, MAX_OBJECTS + 1)), replace=False).tolist())

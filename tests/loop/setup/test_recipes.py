@@ -143,7 +143,7 @@ def test_a_mistake_beside_what_is_missing_is_still_an_error(tmp_path: Path) -> N
 
 
 def test_what_is_here_is_looked_into(tmp_path: Path) -> None:
-    """A folder that is there and holds no image, data that are no JSON, and a model that is damaged, are mistakes."""
+    """A folder that is there and holds no image, data that are not JSON, and a model that is damaged, are mistakes."""
     save_untrained(tmp_path / "model")
     (tmp_path / "photos").mkdir()
     (tmp_path / "data.json").write_text("{")
