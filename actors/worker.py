@@ -40,7 +40,7 @@ class EngineWorker:
         if self._engine is None:
             self._engine = build_engine(self._spec)
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         """Load and verify new weights while the engine serves; see `Engine.preload`."""
         self._running().preload(update)
 

@@ -8,7 +8,6 @@ including Ray's daemons, sampled twice a second.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.common import argument_parser, write_results
 from loop.store.run_store import Store
 
 WORK = ("generate_correct_filter", "train", "evaluate")
@@ -26,9 +26,8 @@ WORK = ("generate_correct_filter", "train", "evaluate")
 
 def main() -> None:
     """Run the demo's recipe once and print its cost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "demo.json")
     parser.add_argument("--engine", default="transformers", help="kind of engine")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vigc-demo-") as folder:
         run_dir = Path(folder) / "runs" / "demo"
@@ -42,8 +41,7 @@ def main() -> None:
         "overhead_shares": [round(share, 4) for share in overheads],
         "stage_seconds": [{name: round(value, 2) for name, value in stages.items()} for stages in rounds],
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_results(args.out, report)
     print(json.dumps(report, indent=1))
 
 

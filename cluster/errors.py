@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import textwrap
 
-GO_ON = "continue with `vigc resume`, a training with `vigc train --resume`"
+HOW_TO_RESUME = "continue with `vigc resume`, a training with `vigc train --resume`"
 """Advice in errors that end the process and do not know which command it runs."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _MAX_LINE_CHARS = 240
 
 
-def in_brief(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """An error as one line: its class, first line and last line. Ray puts tracebacks and details between them."""
     lines = [line.strip()[:_MAX_LINE_CHARS] for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, " ... ".join(dict.fromkeys(lines[:1] + lines[-1:]))] if lines else [type(error).__name__])

@@ -7,9 +7,8 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
@@ -32,9 +31,6 @@ class Finding:
     found: str
     advice: str = ""
     required: bool = True
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def examine(folder: Path = Path()) -> list[Finding]:

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from loop.errors import DamagedFileError, SchemaVersionError, UserError, WriteError, one_line, printable
 from loop.store.documents import canonical_json
-from loop.store.files import GO_ON
+from loop.store.files import HOW_TO_CONTINUE
 
 _APPLICATION_ID = int.from_bytes(b"vigc")
 _VERSION = 1
@@ -157,7 +157,7 @@ class Journal:
                     raise self._damaged(str(error)) from error
                 case _:
                     self._db.rollback()
-                    raise WriteError(str(self.path), str(error), GO_ON) from error
+                    raise WriteError(str(self.path), str(error), HOW_TO_CONTINUE) from error
 
     def _damaged(self, found: str) -> DamagedFileError:
         remedy = "restore it from a copy, choose another --out, or delete it to ask for everything again"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from operator import add
+from typing import Literal, Protocol
 
 Role = Literal["system", "user", "assistant"]
 
@@ -38,12 +40,7 @@ class Usage:
     usd: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.num_requests + other.num_requests,
-            self.num_input_tokens + other.num_input_tokens,
-            self.num_output_tokens + other.num_output_tokens,
-            self.usd + other.usd,
-        )
+        return Usage(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +55,11 @@ class Reply:
     """As the endpoint reports it: `length` means that the text was cut off."""
     failure: str = ""
     """Why the endpoint gave no text for this chat while it answered others; empty for an answer."""
+
+
+class ChatModel(Protocol):
+    """Answers chats: `actors.chat.endpoint.Endpoint` or `actors.chat.local.LocalChat`."""
+
+    def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
+        """Yield the reply to every ask, in any order, each as soon as it is ready. Asks are consumed lazily."""
+        ...

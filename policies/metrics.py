@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -82,19 +81,3 @@ def count_reasons(records: Iterable[Record]) -> dict[str, int]:
     counts = Counter(str(reason) for record in records for reason in set(record.reasons))
     names = [*map(str, Reason), *sorted(counts.keys() - set(map(str, Reason)))]
     return {f"rejected_{name}": counts[name] for name in names if counts[name]}
-
-
-def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share, 95 % at the default `z` (Wilson 1927); (0, 1) when `n` is 0.
-
-    Raises:
-        ValueError: not 0 <= successes <= n.
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}; expected 0 <= successes <= n")
-    if n == 0:
-        return 0.0, 1.0
-    share_, z2 = successes / n, z * z
-    center = (share_ + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(share_ * (1 - share_) / n + z2 / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)

@@ -6,10 +6,10 @@ Records travel between actors as Arrow tables of `RECORD_SCHEMA`; `Record` is on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 
@@ -124,45 +124,26 @@ class Record:
         return replace(self, accepted=False, reasons=(*self.reasons, *reasons))
 
 
+_ARROW_TYPES: Mapping[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int32(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    tuple[str, ...]: pa.list_(pa.string()),
+    tuple[float, ...]: pa.list_(pa.float64()),
+}
+_WIDE_FIELDS = ("seed",)
+"""Integers of 64 bits."""
+
+
+def _arrow_field(name: str, hint: Any) -> pa.Field:
+    """A field of `Record` as a column, which is nullable where the field may be None."""
+    kind = _ARROW_TYPES[hint if hint in _ARROW_TYPES else get_args(hint)[0]]
+    return pa.field(name, pa.int64() if name in _WIDE_FIELDS else kind, nullable=hint not in _ARROW_TYPES)
+
+
 RECORD_SCHEMA = pa.schema(
-    [
-        pa.field("record_id", pa.string(), nullable=False),
-        pa.field("round", pa.int32(), nullable=False),
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("question_type", pa.string(), nullable=False),
-        pa.field("instruction", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("generated_text", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),
-        pa.field("original_answer", pa.string(), nullable=False),
-        pa.field("generated_logprob", pa.float64()),
-        pa.field("generated_num_tokens", pa.int32(), nullable=False),
-        pa.field("premise_answers", pa.list_(pa.string()), nullable=False),
-        pa.field("refuted_premises", pa.list_(pa.string())),
-        pa.field("answer", pa.string(), nullable=False),
-        pa.field("sentences", pa.list_(pa.string()), nullable=False),
-        pa.field("sentence_logprobs", pa.list_(pa.float64()), nullable=False),
-        pa.field("sentence_gains", pa.list_(pa.float64()), nullable=False),
-        pa.field("num_dropped_sentences", pa.int32(), nullable=False),
-        pa.field("answer_logprob", pa.float64()),
-        pa.field("answer_num_tokens", pa.int32(), nullable=False),
-        pa.field("short_answers", pa.list_(pa.string()), nullable=False),
-        pa.field("short_answer_weights", pa.list_(pa.float64()), nullable=False),
-        pa.field("view_answers", pa.list_(pa.string()), nullable=False),
-        pa.field("agreement", pa.float64()),
-        pa.field("view_description", pa.string(), nullable=False),
-        pa.field("blank_logprob", pa.float64()),
-        pa.field("generator_weight_version", pa.string(), nullable=False),
-        pa.field("corrector_weight_version", pa.string(), nullable=False),
-        pa.field("accepted", pa.bool_(), nullable=False),
-        pa.field("reasons", pa.list_(pa.string()), nullable=False),
-        pa.field("reason_detail", pa.string(), nullable=False),
-        pa.field("score", pa.float64()),
-        pa.field("original_correct", pa.bool_()),
-        pa.field("answer_correct", pa.bool_()),
-        pa.field("trained_on", pa.bool_(), nullable=False),
-    ],
+    [_arrow_field(name, hint) for name, hint in get_type_hints(Record).items()],
     metadata={"vigc_record_schema": str(SCHEMA_VERSION)},
 )
 

@@ -1,8 +1,10 @@
-"""Decode text files, whichever editor saved them."""
+"""Decode text files, whichever editor saved them, and give names and words their usual forms."""
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Collection
+from itertools import count
 
 _GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 _COMPRESSED = {_GZIP: "gzip", _ZSTD: "zstd", _ZIP: "zip"}
@@ -42,3 +44,18 @@ def refuse_compressed(data: bytes) -> None:
     """Raises `TextFileError` if bytes begin like a compressed file."""
     if packer := next((name for magic, name in _COMPRESSED.items() if data.startswith(magic)), None):
         raise TextFileError(f"is compressed with {packer}", "unpack it first")
+
+
+def word_set(words: str) -> frozenset[str]:
+    """Words that are written in one text, separated by white space."""
+    return frozenset(words.split())
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name itself, or with the first number from 2 on under which it is not taken: `NAME_2`."""
+    return name if name not in taken else next(one for number in count(2) if (one := f"{name}_{number}") not in taken)
+
+
+def with_article(noun: str) -> str:
+    """`a ring`, `an orange ring`."""
+    return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"

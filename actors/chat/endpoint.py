@@ -127,7 +127,7 @@ class _Session:
         self._num_answered = self._num_refused_in_a_row = 0
         self._next_start_s = 0.0
         self._reserved_usd = 0.0
-        self._settled = asyncio.Condition()
+        self._budget_freed = asyncio.Condition()
         self._ended = asyncio.Event()
 
     async def next_replies(self) -> list[Reply]:
@@ -164,8 +164,8 @@ class _Session:
         except Exception as error:  # raised to the caller once the other workers are done
             self.ended_by = self.ended_by or error
             self._ended.set()
-            async with self._settled:
-                self._settled.notify_all()
+            async with self._budget_freed:
+                self._budget_freed.notify_all()
         finally:
             # Set once this task is done, which it is only after its last line.
             asyncio.get_running_loop().call_soon(self._wake.set)
@@ -280,23 +280,23 @@ class _Session:
 
     @asynccontextmanager
     async def _reserved(self, usd: float) -> AsyncIterator[None]:
-        """Reserve the worst case of a request while it runs; if it does not fit, wait for other requests to settle."""
+        """Reserve the worst case of a request while it runs; if it does not fit, wait for other requests to end."""
         cap = self._options.max_usd
-        async with self._settled:
+        async with self._budget_freed:
             while cap is not None and self._spent_usd + self._reserved_usd + usd > cap:
                 if self._reserved_usd == 0.0 or self.ended_by is not None:
                     raise SpendingCapError(
                         f"spent {self._spent_usd:.4f} USD of max_usd = {cap:g}; another request could take up to {usd:.4f}"
                     )
-                await self._settled.wait()
+                await self._budget_freed.wait()
             self._reserved_usd += usd
         try:
             yield
         finally:
-            async with self._settled:
+            async with self._budget_freed:
                 left_usd = self._reserved_usd - usd
                 self._reserved_usd = left_usd if left_usd > 1e-12 else 0.0
-                self._settled.notify_all()
+                self._budget_freed.notify_all()
 
     @property
     def _spent_usd(self) -> float:

@@ -47,7 +47,7 @@ class LocalChat:
         self._window = int(getattr(self._model.config, "max_position_embeddings", 0) or 0)
 
     def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
-        """See `actors.chat.model.ChatModel`. A chat that does not fit into the model's context window fails alone."""
+        """See `policies.chat.ChatModel`. A chat that does not fit into the model's context window fails alone."""
         for _, alike in groupby(asks, lambda ask: (ask.max_tokens, ask.temperature)):
             while batch := list(islice(alike, self._batch_size)):
                 yield from self._answer(batch)

@@ -15,7 +15,7 @@ from policies.records import Record
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class CorrectionClient:
     """An engine and the images of a shard."""
 
     engine: Engine

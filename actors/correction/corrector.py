@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from actors.correction.asking import Asker, another_view, ended
+from actors.correction.asking import CorrectionClient, another_view, ended
 from actors.correction.grounding import answer_grounded
 from actors.correction.premises import check_premises
 from actors.correction.short_answers import answer_shortly
@@ -23,7 +23,7 @@ class Corrector:
 
     def __init__(self, engine: Engine, policy: CorrectionPolicy, images: ShardImages) -> None:
         self._policy = policy
-        self._asker = Asker(engine, images, policy.max_new_tokens)
+        self._client = CorrectionClient(engine, images, policy.max_new_tokens)
 
     def correct(self, shard: Shard, records: list[Record]) -> list[Record]:
         """Add `answer`, its sentences and scores, and the evidence to the records. Records without a question stay unchanged. A record
@@ -42,7 +42,7 @@ class Corrector:
         return record.rejected(Reason.TOO_LONG) if too_long and not record.reasons else record
 
     def _check(self, records: list[Record]) -> list[Record]:
-        return check_premises(self._asker, self._policy, records) if self._policy.check_premises else records
+        return check_premises(self._client, self._policy, records) if self._policy.check_premises else records
 
     def _answer(self, shard_seed: int, records: list[Record]) -> list[Record]:
         """Add answers and evidence to records that all have a question."""
@@ -59,10 +59,10 @@ class Corrector:
         long = [record for record, short in zip(records, is_short, strict=True) if not short]
         short = [record for record, short in zip(records, is_short, strict=True) if short]
         if isinstance(policy, Grounded):
-            long = answer_grounded(self._asker, policy, shard_seed, long)
+            long = answer_grounded(self._client, policy, shard_seed, long)
         else:
             long = self._answer_in_sentences(policy, long)
-        answered = {True: iter(answer_shortly(self._asker, policy, shard_seed, short)), False: iter(long)}
+        answered = {True: iter(answer_shortly(self._client, policy, shard_seed, short)), False: iter(long)}
         return [next(answered[short]) for short in is_short]
 
     def _keep_original(self, records: list[Record]) -> list[Record]:
@@ -81,15 +81,15 @@ class Corrector:
 
     def _answer_in_sentences(self, policy: SentenceBySentence, records: list[Record]) -> list[Record]:
         if policy.one_sentence_per_pass is None:
-            policy = replace(policy, one_sentence_per_pass=self._asker.engine.features_depend_on_text)
+            policy = replace(policy, one_sentence_per_pass=self._client.engine.features_depend_on_text)
         drafts = [Draft(record.question) for record in records]
         written: dict[int, list[tuple[int, Completion]]] = defaultdict(list)
         for _ in range(policy.max_passes):
             open_rows = [row for row, draft in enumerate(drafts) if not draft.done]
             if not open_rows:
                 break
-            requests = [self._asker.request(records[row], drafts[row].text) for row in open_rows]
-            for row, completion in zip(open_rows, self._asker.greedy(requests, policy.stop()), strict=True):
+            requests = [self._client.request(records[row], drafts[row].text) for row in open_rows]
+            for row, completion in zip(open_rows, self._client.greedy(requests, policy.stop()), strict=True):
                 before = len(drafts[row].sentences)
                 drafts[row] = policy.accept(drafts[row], completion.text, ended(completion, policy.stop()))
                 written[row].append((len(drafts[row].sentences) - before, completion))
@@ -100,8 +100,8 @@ class Corrector:
         if not self._policy.describe:
             return records
         first = {record.image_id: record for record in records}
-        requests = [self._asker.request(record, prompt=self._policy.describe_prompt) for record in first.values()]
-        described = dict(zip(first, self._asker.greedy(requests), strict=True))
+        requests = [self._client.request(record, prompt=self._policy.describe_prompt) for record in first.values()]
+        described = dict(zip(first, self._client.greedy(requests), strict=True))
         return [replace(record, view_description=described[record.image_id].text) for record in records]
 
     def _view(self, shard_seed: int, records: list[Record]) -> list[Record]:
@@ -110,10 +110,10 @@ class Corrector:
         for view in range(self._policy.num_views):
             requests = []
             for row, record in enumerate(records):
-                request = self._asker.request(record)
+                request = self._client.request(record)
                 seed = (shard_seed * 31 + view * 1009 + row) % 2**63
                 requests.append(another_view(request, self._policy, seed))
-            for row, completion in enumerate(self._asker.greedy(requests)):
+            for row, completion in enumerate(self._client.greedy(requests)):
                 answers[row].append(completion.text)
         viewed = [replace(record, view_answers=tuple(given)) for record, given in zip(records, answers, strict=True)]
         return [replace(record, agreement=view_agreement(record)) for record in viewed]
@@ -121,8 +121,8 @@ class Corrector:
     def _measure_blank(self, records: list[Record]) -> list[Record]:
         if not self._policy.measure_blank:
             return records
-        requests = [self._asker.request(record) for record in records]
-        scores = self._asker.engine.score(requests, [record.answer for record in records], blank_image=True)
+        requests = [self._client.request(record) for record in records]
+        scores = self._client.engine.score(requests, [record.answer for record in records], blank_image=True)
         return [replace(record, blank_logprob=score.logprob) for record, score in zip(records, scores, strict=True)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from actors.correction.asking import Asker, another_view, ended, look_seed
+from actors.correction.asking import CorrectionClient, another_view, ended, look_seed
 from actors.engines.base import Request, Score
 from policies.correction.methods import Candidate, Draft, Grounded, Step, next_sentence
 from policies.records import Record
@@ -19,7 +19,7 @@ class _Measured:
     score: Score
 
 
-def answer_grounded(asker: Asker, policy: Grounded, shard_seed: int, records: list[Record]) -> list[Record]:
+def answer_grounded(client: CorrectionClient, policy: Grounded, shard_seed: int, records: list[Record]) -> list[Record]:
     """Answer the records as `policies.correction.methods.Grounded` decides. A pass requests the candidates of all open rows in two
     calls, greedy and sampled, scores the distinct ones in two, and the best on every other view in one."""
     drafts = [Draft(record.question) for record in records]
@@ -28,40 +28,40 @@ def answer_grounded(asker: Asker, policy: Grounded, shard_seed: int, records: li
         rows = [row for row, draft in enumerate(drafts) if not draft.done]
         if not rows:
             break
-        requests = [asker.request(records[row], " ".join(drafts[row].written)) for row in rows]
+        requests = [client.request(records[row], " ".join(drafts[row].written)) for row in rows]
         seed = look_seed(shard_seed, number)
-        steps = _candidates(asker, policy, requests, seed)
-        measured = _measure(asker, requests, steps)
+        steps = _candidates(client, policy, requests, seed)
+        measured = _measure(client, requests, steps)
         found = [policy.best(drafts[row], [one.candidate for one in group]) for row, group in zip(rows, measured, strict=True)]
-        for row, group, best in zip(rows, measured, _score_views(asker, policy, requests, found, seed), strict=True):
+        for row, group, best in zip(rows, measured, _score_views(client, policy, requests, found, seed), strict=True):
             before = len(drafts[row].sentences)
             drafts[row] = policy.accept(drafts[row], best)
             if len(drafts[row].sentences) > before:
                 kept[row] += [one for one in group if one.candidate.step.sentence == drafts[row].sentences[-1]]
-    return [_answered(*row, asker.engine.weight_version) for row in zip(records, drafts, kept, strict=True)]
+    return [_answered(*row, client.engine.weight_version) for row in zip(records, drafts, kept, strict=True)]
 
 
-def _candidates(asker: Asker, policy: Grounded, requests: list[Request], seed: int) -> list[list[Step]]:
+def _candidates(client: CorrectionClient, policy: Grounded, requests: list[Request], seed: int) -> list[list[Step]]:
     """Distinct next sentences of each request, the greedy one first; none if the greedy text has no sentence."""
     found = []
-    for written in asker.several(requests, policy.num_candidates - 1, policy.temperature, seed, policy.stop()):
+    for written in client.several(requests, policy.num_candidates - 1, policy.temperature, seed, policy.stop()):
         steps = [next_sentence(one.text, ended(one, policy.stop())) for one in written]
         distinct = {step.sentence: step for step in reversed(steps) if step is not None}
         found.append([] if steps[0] is None else list(reversed(distinct.values())))
     return found
 
 
-def _measure(asker: Asker, requests: list[Request], steps: list[list[Step]]) -> list[list[_Measured]]:
+def _measure(client: CorrectionClient, requests: list[Request], steps: list[list[Step]]) -> list[list[_Measured]]:
     """Score every candidate on its image and on a blank one."""
     asked = [request for request, group in zip(requests, steps, strict=True) for _ in group]
     flat = [step for group in steps for step in group]
-    scores = zip(flat, _score(asker, asked, flat), _score(asker, asked, flat, blank_image=True), strict=True) if flat else ()
+    scores = zip(flat, _score(client, asked, flat), _score(client, asked, flat, blank_image=True), strict=True) if flat else ()
     measured = iter([_Measured(Candidate(step, _mean(seen), _mean(seen) - _mean(blank)), seen) for step, seen, blank in scores])
     return [[next(measured) for _ in group] for group in steps]
 
 
 def _score_views(
-    asker: Asker, policy: Grounded, requests: list[Request], found: list[Candidate | None], seed: int
+    client: CorrectionClient, policy: Grounded, requests: list[Request], found: list[Candidate | None], seed: int
 ) -> list[Candidate | None]:
     """Add the mean log-probability on `num_looks` other views to the best candidates."""
     rows = [row for row, best in enumerate(found) if best is not None]
@@ -71,18 +71,18 @@ def _score_views(
     totals = [0.0] * len(rows)
     for look in range(policy.num_looks):
         views = [another_view(requests[row], policy, look_seed(seed, look, row)) for row in rows]
-        totals = [total + _mean(score) for total, score in zip(totals, _score(asker, views, steps), strict=True)]
+        totals = [total + _mean(score) for total, score in zip(totals, _score(client, views, steps), strict=True)]
     means = {row: total / policy.num_looks for row, total in zip(rows, totals, strict=True)}
     return [None if best is None else replace(best, view_logprob=means[row]) for row, best in enumerate(found)]
 
 
-def _score(asker: Asker, requests: list[Request], steps: Sequence[Step], *, blank_image: bool = False) -> list[Score]:
+def _score(client: CorrectionClient, requests: list[Request], steps: Sequence[Step], *, blank_image: bool = False) -> list[Score]:
     """Log-probability of each sentence after its request, with the end token only if the model ended: an engine's score includes
     the end token, so its score after the sentence is subtracted."""
     open_rows = [row for row, step in enumerate(steps) if not step.ended]
     ends = [replace(requests[row], answer_prefix=f"{requests[row].answer_prefix} {steps[row].sentence}".lstrip()) for row in open_rows]
     texts = [step.sentence for step in steps] + [""] * len(ends)
-    scores = asker.engine.score([*requests, *ends], texts, blank_image=blank_image)
+    scores = client.engine.score([*requests, *ends], texts, blank_image=blank_image)
     found = scores[: len(requests)]
     for row, end in zip(open_rows, scores[len(requests) :], strict=True):
         whole = found[row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from actors.correction.asking import Asker, look_seed
+from actors.correction.asking import CorrectionClient, look_seed
 from actors.engines.base import Completion
 from policies.correction.methods import Answering
 from policies.generation.knowledge import ShortAnswer, ranked
@@ -14,12 +14,12 @@ _SHORT_ANSWER_TOKENS = 16
 """Maximum length of a short answer."""
 
 
-def answer_shortly(asker: Asker, policy: Answering, shard_seed: int, records: list[Record]) -> list[Record]:
+def answer_shortly(client: CorrectionClient, policy: Answering, shard_seed: int, records: list[Record]) -> list[Record]:
     """Add all distinct answers to the records, the heaviest as `answer`. Two engine calls: greedy, and sampled at temperature 1."""
     if not records:
         return []
-    brief = replace(asker, max_new_tokens=_SHORT_ANSWER_TOKENS)
-    requests = [asker.request(record) for record in records]
+    brief = replace(client, max_new_tokens=_SHORT_ANSWER_TOKENS)
+    requests = [client.request(record) for record in records]
     written = brief.several(requests, policy.num_short_answers, temperature=1.0, seed=look_seed(shard_seed, 1))
     return [_answered(record, group) for record, group in zip(records, written, strict=True)]
 

@@ -137,7 +137,7 @@ class Engine(Protocol):
         """Log-probability of each continuation after its request; `blank_image` replaces the pixels by mid-grey."""
         ...
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         """Load and verify an update ahead of its swap, without touching the served weights; may run in another thread while the
         engine serves. Errors are raised by the swap."""
         ...

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from actors.engines.errors import UnfitModelError
 
-_LAID_IN = ("llava", "qwen2_vl", "qwen2_5_vl")
+_WITH_PLACEHOLDERS = ("llava", "qwen2_vl", "qwen2_5_vl")
 """Model types whose features replace image placeholders one by one."""
 
 
@@ -88,7 +88,7 @@ def family_of(model: Any, processor: Any) -> Family:
     model_type = model.config.model_type
     if model_type == "instructblip":
         return QFormer(model, processor)
-    return LaidIn(model, processor) if model_type in _LAID_IN else Whole(model, processor)
+    return PlaceholderFamily(model, processor) if model_type in _WITH_PLACEHOLDERS else Whole(model, processor)
 
 
 def image_token_id(model: Any) -> int:
@@ -105,7 +105,7 @@ def image_token_id(model: Any) -> int:
     return int(found)
 
 
-class LaidIn:
+class PlaceholderFamily:
     """LLaVA and Qwen-VL: one image feature replaces each image placeholder of the text."""
 
     def __init__(self, model: Any, processor: Any) -> None:

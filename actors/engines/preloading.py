@@ -75,7 +75,7 @@ class Preloader(Generic[T]):
         self._preloaded: _Preloaded[T] | None = None
         self._last_taken = ("", "")
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         """Load an update in place of the preloaded one, and keep the result or error for `take`. Does nothing if it is already preloaded
         or has already been swapped in."""
         with self._lock:

@@ -121,7 +121,7 @@ class TransformersEngine:
             scores |= dict(zip(rows, scored, strict=True))
         return [scores[row] for row in range(len(requests))]
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         self._preloader.preload(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:

@@ -109,6 +109,8 @@ def finished_result(job: TrainingJob) -> TrainingResult | None:
 
 def _result_from(plain: dict[str, Any]) -> TrainingResult:
     """Rebuild a result from `asdict` and JSON."""
+    if "num_steps_kept" in plain:  # the name in results of earlier versions
+        plain["resumed_from_step"] = plain.pop("num_steps_kept")
     losses = tuple((int(step), float(loss)) for step, loss in plain.pop("losses"))
     skipped = tuple(SkippedSamples(**{**one, "reason": SkipReason(one["reason"])}) for one in plain.pop("skipped", ()))
     return TrainingResult(**plain, losses=losses, skipped=skipped)

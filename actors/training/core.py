@@ -139,7 +139,7 @@ class Trainer:
         steps = self._step_checkpoints()
         if steps is not None:
             log.restore(steps.restore(engine))
-        with prefetch(self._reading(order, builder, log.num_steps_kept)) as reading:
+        with prefetch(self._reading(order, builder, log.resumed_from_step)) as reading:
             for step, indices, rows in reading:
                 log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
                 batches = [builder.batch(part) for part in self._micro_batches(rows)]

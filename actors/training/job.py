@@ -278,8 +278,8 @@ class TrainingResult:
     seconds: float
     digest: str
     """`actors.engines.weights.digest_of` the checkpoint in `output`."""
-    num_steps_kept: int = 0
-    """Steps of an earlier attempt: training continued from its step checkpoint."""
+    resumed_from_step: int = 0
+    """Step of the checkpoint that training continued from; 0 if it started anew."""
     num_empty_steps: int = 0
     """Steps without a target token, because all their samples were skipped. They have no loss and change no weight."""
     skipped: tuple[SkippedSamples, ...] = ()

@@ -29,7 +29,7 @@ class TrainingLog:
         self._num_empty_steps = 0
         self._skipped: dict[int, str] = {}  # reason by sample index, of this rank only until `close`
         self._examples: dict[str, tuple[int, str, str]] = {}  # first sample of each reason: index, message, where
-        self.num_steps_kept = 0
+        self.resumed_from_step = 0
         self.num_target_tokens = 0
         """Of all ranks so far."""
 
@@ -98,7 +98,7 @@ class TrainingLog:
         self._summed, self._num_empty_pending = position["summed"], position["num_empty_pending"]
         self._num_empty_steps, self.num_target_tokens = position["num_empty_steps"], position["num_target_tokens"]
         self._skipped, self._examples = position["skipped"], position["examples"]
-        self.num_steps_kept = self._step
+        self.resumed_from_step = self._step
 
     def progress(self) -> Progress:
         return Progress(self._step, self._num_steps, self._points[-1][1] if self._points else None)
@@ -115,7 +115,7 @@ class TrainingLog:
             num_skipped_samples=sum(one.num_samples for one in skipped),
             seconds=seconds,
             digest="",
-            num_steps_kept=self.num_steps_kept,
+            resumed_from_step=self.resumed_from_step,
             num_empty_steps=self._num_empty_steps,
             skipped=skipped,
         )

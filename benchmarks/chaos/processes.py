@@ -52,7 +52,7 @@ class Family:
         present = {int(name) for name in os.listdir(_PROC) if name.isdecimal()}
         known = {pid: member for pid, member in self._members.items() if pid in present}
         self._members = known | {pid: self._is_member(pid) for pid in present - known.keys()}
-        return [pid for pid, member in self._members.items() if member and _lives(pid)]
+        return [pid for pid, member in self._members.items() if member and _state(pid) not in ("", "Z", "X")]
 
     def titles(self) -> dict[int, str]:
         """Command lines by process id; actors show the running method."""
@@ -63,7 +63,12 @@ class Family:
 
     def beyond_loopback(self) -> list[str]:
         """Addresses outside loopback on which the processes listen."""
-        return [f"{address} ({title[:40]})" for pid, title in self.titles().items() for address in listening(pid) if not _is_local(address)]
+        return [
+            f"{address} ({title[:40]})"
+            for pid, title in self.titles().items()
+            for address in listening(pid)
+            if not address.startswith(_LOOPBACK)
+        ]
 
     def wait_gone(self, timeout_s: float, kinds: tuple[str, ...] = ("",)) -> bool:
         """Wait until no process is left whose command line contains one of `kinds`; False on timeout."""
@@ -138,14 +143,6 @@ def listening(pid: int) -> list[str]:
     except psutil.Error:
         return []
     return [f"{one.laddr.ip}:{one.laddr.port}" for one in connections if one.status == psutil.CONN_LISTEN]
-
-
-def _is_local(address: str) -> bool:
-    return address.startswith(_LOOPBACK)
-
-
-def _lives(pid: int) -> bool:
-    return _state(pid) not in ("", "Z", "X")
 
 
 def _state(pid: int) -> str:

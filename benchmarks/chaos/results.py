@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import write_results
+
 KINDS = ("undisturbed", "kill", "ending", "cell", "fuzz")
 
 
@@ -35,7 +37,6 @@ class Results:
             self.write(self._path)
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         tmp = path.with_name(f"{path.name}.tmp")
-        tmp.write_text(json.dumps(self._events, indent=1) + "\n")
+        write_results(tmp, self._events)
         os.replace(tmp, path)

@@ -28,7 +28,6 @@ _FAST_POLL_S = 0.003
 _WORKERS = tuple(KINDS.values())
 """Processes that exit immediately when the driver is killed."""
 _WORKING = re.compile(r"ray::(EngineWorker\.(write_records|evaluate)|filter_shard|TrainerRank\.(train|progress))")
-_SERVING = re.compile(r"ray::EngineWorker\.(write_records|evaluate)")
 _OPENING = re.compile(r"ray::EngineWorker\.(__init__|__ray_call__|start)|ray::TrainerRank\.(__init__|prepare)|ray::IDLE")
 
 
@@ -151,10 +150,6 @@ class Session:
         for pid in self.family.pids():
             send(pid, signal.SIGKILL)
         self.process.wait(GONE_S)
-
-
-def serves(session: Session) -> bool:
-    return any(map(_SERVING.search, session.titles.values()))
 
 
 def writes(session: Session) -> bool:

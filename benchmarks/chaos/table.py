@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.chaos.results import Results
 from benchmarks.chaos.world import MAX_IN_FLIGHT
@@ -58,10 +58,13 @@ def _name(event: dict[str, Any]) -> str:
     return f"campaign {event['campaign']}, {event.get('stage', event.get('ending'))}" if "campaign" in event else "alone"
 
 
+def _table(title: str, first: str, *figures: str) -> Table:
+    return Table(first, *(Column(figure, justify="right") for figure in figures), title=title)
+
+
 def _kills(results: Results) -> Table:
-    table = Table(title="Kills of the driver (SIGKILL), by where they hit")
-    for column in ("round and stage", "kills", "in a resume", "in the middle of a write", "shards redone, max"):
-        table.add_column(column, justify="left" if column == "round and stage" else "right")
+    title = "Kills of the driver (SIGKILL), by where they hit"
+    table = _table(title, "round and stage", "kills", "in a resume", "in the middle of a write", "shards redone, max")
     for (number, stage), events in _grouped(results["kill"], lambda event: (event["round"], event["stage"])):
         table.add_row(
             f"{number}  {stage}", str(len(events)), str(sum(event["session"] == "resume" for event in events)),
@@ -71,19 +74,8 @@ def _kills(results: Results) -> Table:
 
 
 def _matrix(cells: _Events) -> Table:
-    table = Table(title="Faults in actors and services")
-    for column in (
-        "kind, moment, fault",
-        "tried",
-        "survived",
-        "bounded stop",
-        "failed",
-        "lost",
-        "doubled",
-        "seconds to the end, median",
-        "max",
-    ):
-        table.add_column(column, justify="left" if column.startswith("kind") else "right")
+    figures = ("tried", "survived", "bounded stop", "failed", "lost", "doubled", "seconds to the end, median", "max")
+    table = _table("Faults in actors and services", "kind, moment, fault", *figures)
     for cell, events in _grouped(cells, lambda event: event["cell"]):
         verdicts = [event["verdict"] for event in events]
         survived, stopped = verdicts.count("survived"), verdicts.count("bounded stop")

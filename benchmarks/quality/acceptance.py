@@ -18,20 +18,18 @@ policies. Shares have 95 % Wilson intervals.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import root_scalar
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
+from benchmarks.common import argument_parser, write_results
 from policies.acceptance.rules import (
     ACCEPTANCE_POLICIES,
     AcceptancePolicy,
@@ -41,7 +39,6 @@ from policies.acceptance.rules import (
     QuestionStats,
     Verdict,
 )
-from policies.metrics import wilson_interval
 
 ACCURACY = 0.7
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -72,12 +69,11 @@ class Outcome:
 
 def main() -> None:
     """Simulate, print the table and write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "acceptance.json")
     parser.add_argument("--repetitions", type=int, default=1000, help="loops of each kind")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--questions", type=int, default=1000, help="acceptance questions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/acceptance.json"))
     args = parser.parse_args()
     started = time.process_time()
     outcomes = [
@@ -91,8 +87,7 @@ def main() -> None:
     seconds = time.process_time() - started
     rows = [vars(one) for one in outcomes]
     settings = {"repetitions": args.repetitions, "rounds": args.rounds, "questions": args.questions, "accuracy": ACCURACY}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({**settings, "seed": args.seed, "cpu_seconds": round(seconds, 1), "rows": rows}, indent=1) + "\n")
+    write_results(args.out, {**settings, "seed": args.seed, "cpu_seconds": round(seconds, 1), "rows": rows})
     print_table(outcomes, args.repetitions)
 
 
@@ -205,7 +200,7 @@ def print_table(outcomes: Sequence[Outcome], num_loops: int) -> None:
 def _cell(share: float | None, num_loops: int) -> str:
     if share is None:
         return ""
-    low, high = wilson_interval(round(share * num_loops), num_loops)
+    low, high = binomtest(round(share * num_loops), num_loops).proportion_ci(method="wilson")
     return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 

@@ -9,17 +9,14 @@ never trained on, after VIG, after VIC and after grounded VIC, and what chains o
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import argument_parser, write_results
 from benchmarks.quality.correction_truth import Hallucination, Kept, measure
 from benchmarks.speed.correction_speed import Comparison, compare
 from loop.config.run_config import EMBEDDED_MODEL
@@ -31,11 +28,10 @@ SHIFTS = ("0.4-0.7", "0.7-1.0")
 
 def main() -> None:
     """Measure, print the tables, write them as JSON, and plot the chains."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "correction.json")
     parser.add_argument("--images", type=int, default=100, help="images for the comparison of costs, three records each")
     parser.add_argument("--truth-images", type=int, default=500, help="images per range of shift, two records each")
     parser.add_argument("--qformer", type=Path, help="a small InstructBLIP that `make_instructblip` has made")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/correction.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/filters.png"))
     args = parser.parse_args()
     console = Console(width=120)
@@ -52,9 +48,7 @@ def main() -> None:
     truths, chains = ([row for rows in part for row in rows] for part in zip(*measured, strict=True))
     print_truths(truths, console)
     print_chains(chains, console)
-    report: dict[str, Any] = {"costs": costs, "hallucinations": truths, "chains": chains}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({name: [asdict(row) for row in rows] for name, rows in report.items()}, indent=1) + "\n")
+    write_results(args.out, {"costs": costs, "hallucinations": truths, "chains": chains})
     plot(chains, args.plot)
 
 

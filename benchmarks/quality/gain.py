@@ -12,8 +12,6 @@ Intervals are 95 % percentile bootstraps over seeds and, within a seed, over que
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,6 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import argument_parser, write_results
+from loop.store.commits import RoundCommit, champion_commit
 from loop.store.run_store import Store
 from policies.scoring.predictions import from_table
 
@@ -58,7 +58,7 @@ Flags = dict[str, np.ndarray]
 
 def main() -> None:
     """Run the missing variants, then print the table and write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "gain.json")
     parser.add_argument("--seeds", default="17,18,19", help="run seeds, separated by commas")
     parser.add_argument("--ablation-seeds", help="run seeds of the variants other than loop and control; default: --seeds")
     parser.add_argument("--variants", default=",".join(list(VARIANTS)[:-1]), help="some of: " + ", ".join(VARIANTS))
@@ -66,7 +66,6 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=500, help="held-out questions per set")
     parser.add_argument("--work", type=Path, default=Path("runs/gain"), help="folder for the runs")
     parser.add_argument("--parallel", type=int, default=2, help="runs side by side, one engine and one trainer rank each")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gain.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/gain.png"))
     args = parser.parse_args()
     seeds, fewer = [[int(seed) for seed in text.split(",")] for text in (args.seeds, args.ablation_seeds or args.seeds)]
@@ -76,8 +75,7 @@ def main() -> None:
         list(pool.map(lambda job: run(job[0], job[1], args.work, args.questions), jobs))
     results = {variant: {seed: champions(folder_of(variant, seed, args.work)) for seed in own} for variant, own in seeds_of.items()}
     report = summarise(results, args.reference)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"seeds": seeds_of, "questions": args.questions, "rows": report}, indent=1) + "\n")
+    write_results(args.out, {"seeds": seeds_of, "questions": args.questions, "rows": report})
     plot(report, args.plot)
     print_report(report, args.reference)
 
@@ -111,13 +109,11 @@ def champions(folder: Path) -> tuple[Flags, Flags]:
     """The questions that the seed model and the last champion answered right."""
     store = Store.open(folder)
     commits = store.commits()
-    last = next(commit for commit in reversed(commits) if commit.state != "rejected")
-    return _flags(store, 0), _flags(store, last.round)
+    return _flags(store, commits[0]), _flags(store, champion_commit(commits))
 
 
-def _flags(store: Store, index: int) -> Flags:
-    entry = next(file for file in store.commits()[index].files if file.path.endswith("/predictions.parquet"))
-    predictions, _ = from_table(store.read_part(entry))
+def _flags(store: Store, commit: RoundCommit) -> Flags:
+    predictions, _ = from_table(store.read_part(commit.file("predictions.parquet")))
     return {name: np.array([one.correct for one in predictions[f"held_out/{name}"]]) for name in SETS}
 
 

@@ -8,8 +8,6 @@ which the embedded model was never trained on.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import argument_parser, write_results
 from loop.config.sets import ShapesSet
 from loop.monitors.progress import RunProgress
 from loop.scoring.evaluate import EvaluationSpec, evaluate
@@ -30,11 +29,10 @@ FIGURES = ("accuracy", "precision", "recall", "f1", "yes_ratio", "num_unparsable
 
 def main() -> None:
     """Measure, print the table, write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "pope.json")
     parser.add_argument("--model", default="embedded", help="as `vigc evaluate` takes it")
     parser.add_argument("--images", type=int, default=100, help="images per range of shift")
     parser.add_argument("--seed", type=int, default=7001, help="of the worlds and of POPE's draws")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pope.json"))
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="vigc-pope-") as scratch, RunProgress(Console(stderr=True)) as progress:
@@ -49,8 +47,7 @@ def main() -> None:
                 splits = {"all": found, **found["by_split"]}
                 rows += [about | {"split": name} | {figure: of[figure] for figure in FIGURES} for name, of in splits.items()]
     print_rows(rows, Console(width=120))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"model": args.model, "num_images": args.images, "seed": args.seed, "rows": rows}, indent=1) + "\n")
+    write_results(args.out, {"model": args.model, "num_images": args.images, "seed": args.seed, "rows": rows})
 
 
 def print_rows(rows: list[dict[str, Any]], console: Console) -> None:

@@ -7,19 +7,19 @@ Real data and expected values are in a folder beside the repository (`--data`); 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import argument_parser, write_results
 from loop.scoring.score import score_files
 from policies.answers.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks import BENCHMARKS, Document, Prediction, parse_document
@@ -29,7 +29,6 @@ from policies.benchmarks.scienceqa import parse_letter_published
 from policies.benchmarks.vqa import soft_accuracy, vqa_accuracy
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-RESULTS = Path(__file__).parents[1] / "results" / "score.json"
 TOLERANCE = 1e-9
 NUM_ANNOTATORS = 10
 LETTERS = "ABCDE"
@@ -118,14 +117,11 @@ def _m4c_accuracy(data: Path) -> Check:
     return _score("M4C soft accuracy", [100 * expected["overall"]["m4c"], *(100 * case["m4c"] for case in expected["cases"])], ours, ours)
 
 
-def _both(score: Callable[[bool], list[float]]) -> tuple[list[float], list[float]]:
-    return score(True), score(False)
-
-
 def _okvqa(data: Path) -> Check:
     expected = _expected(data, "okvqa_soft_accuracy.json")
-    ours = _both(lambda way: [_scores(data, "okvqa", "okvqa.json", _made(expected["predictions"]), published=way)["accuracy"]])
-    return _score("OK-VQA soft labels", [100 * expected["expected"]["soft_accuracy"]], *ours)
+    made = _made(expected["predictions"])
+    published, default = (_scores(data, "okvqa", "okvqa.json", made, published=way)["accuracy"] for way in (True, False))
+    return _score("OK-VQA soft labels", [100 * expected["expected"]["soft_accuracy"]], [published], [default])
 
 
 def _aokvqa(data: Path) -> list[Check]:
@@ -306,11 +302,10 @@ def measure(num_vqa: int, num_captions: int) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "score.json")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of real data with expected values")
     parser.add_argument("--num-vqa", type=int, default=100_000)
     parser.add_argument("--num-captions", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     console = Console(width=140)
     found = checks(arguments.data) if arguments.data.is_dir() else []
@@ -325,7 +320,7 @@ def main() -> None:
     speed = measure(arguments.num_vqa, arguments.num_captions)
     for what, seconds in speed.items():
         console.print(f"{what}: {seconds['cpu_s']:.2f} s of CPU, {seconds['wall_s']:.2f} s")
-    arguments.out.write_text(json.dumps({"checks": [asdict(one) for one in found], "speed": speed}, indent=1) + "\n")
+    write_results(arguments.out, {"checks": found, "speed": speed})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ because other load can only slow a repeat down.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import multiprocessing
@@ -25,6 +24,7 @@ from aiohttp import web
 from rich.console import Console
 
 from actors.chat.endpoint_options import EndpointOptions
+from benchmarks.common import argument_parser, write_results
 from loop.sources.shapes.source import ShapesImages
 from loop.teaching.teach import TeachOptions, teach
 from policies.generation.instructions import QuestionType
@@ -36,11 +36,10 @@ _TEXT = "Question: What is there?\nAnswer: There is a cat.\n===\nQuestion: Where
 
 def main() -> None:
     """Measure both and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "teach.json")
     parser.add_argument("--images", type=int, default=2000, help="of the exact program's; three records each")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--requests", type=int, default=600)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/teach.json"))
     args = parser.parse_args()
     report = {
         "exact": [exact(args.images) for _ in range(REPEATS)],
@@ -51,8 +50,7 @@ def main() -> None:
     report["exact_best_records_per_s"] = max(one["records_per_s"] for one in report["exact"])
     report["endpoint_best_share_of_bare_client"] = max(one["share_of_bare_client"] for one in report["endpoint"])
     report["endpoint_best_share"] = max(one["share_of_allowed"] for one in report["endpoint"])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_results(args.out, report)
     print(json.dumps(report, indent=1))
 
 

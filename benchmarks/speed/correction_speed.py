@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from actors.correction.corrector import Corrector
-from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
 from actors.generator import Generator, GeneratorOptions
 from actors.shards import Shard, ShardImages
+from benchmarks.common import recorded
 from benchmarks.quality.published import MAX_NEW_TOKENS, NUM_PASSES, PublishedInference, PublishedRecord
 from loop.models.seed.curriculum import served
 from loop.sources.shapes.source import ShapesImages
@@ -75,7 +75,7 @@ def compare(name: str, checkpoint: Path, source: ShapesImages, runs: int = 3) ->
     tasks = [GenerationTask(image_id, kind, CANONICAL_INSTRUCTIONS[kind]) for image_id in source.image_ids() for kind in QuestionType]
     published, ours = Measured(), Measured()
     plain = PublishedInference(checkpoint, _BATCH_SIZE)
-    engine = _Counting(served(checkpoint, batch_size=_BATCH_SIZE))
+    engine = served(checkpoint, batch_size=_BATCH_SIZE)
     policy = SentenceBySentence(
         end_at_repetition=False, max_passes=NUM_PASSES, max_new_tokens=MAX_NEW_TOKENS,
         num_views=0, describe=False, measure_blank=False,
@@ -95,54 +95,16 @@ def compare(name: str, checkpoint: Path, source: ShapesImages, runs: int = 3) ->
         options = GeneratorOptions(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
         with _counted(engine.model) as seen:
             written = _timed(ours.generate_seconds, lambda: Generator(engine, options, images).generate(shard))  # noqa: B023
-            engine.decoded_tokens = 0
-            records = _timed(ours.correct_seconds, lambda: Corrector(engine, policy, images).correct(shard, written))  # noqa: B023
+            with recorded(engine, "complete") as completions:
+                records = _timed(ours.correct_seconds, lambda: Corrector(engine, policy, images).correct(shard, written))  # noqa: B023
+        ours.decoded_tokens = sum(len(completion.token_ids) for completion in completions)
         ours.images_seen = sum(seen)
     published.decoded_tokens, published.kept_tokens = plain.work.decoded_tokens, plain.work.kept_tokens
-    ours.decoded_tokens, ours.kept_tokens = engine.decoded_tokens, sum(engine.num_tokens(record.answer) for record in records)
+    answers = engine.tokenizer([record.answer for record in records], add_special_tokens=False)["input_ids"]
+    ours.kept_tokens = sum(map(len, answers))
     read = [(one, two) for one, two in zip(expected, records, strict=True) if one.question]
     equal = sum(one.question == two.question and one.answer == two.answer for one, two in read)
     return Comparison(name, len(tasks), equal, len(read), published, ours)
-
-
-class _Counting:
-    """An engine that counts the tokens it decodes."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        self.decoded_tokens = 0
-
-    @property
-    def weight_version(self) -> str:
-        return self._engine.weight_version
-
-    @property
-    def features_depend_on_text(self) -> bool:
-        return self._engine.features_depend_on_text
-
-    @property
-    def model(self) -> torch.nn.Module:
-        return self._engine.model
-
-    def num_tokens(self, text: str) -> int:
-        return len(self._engine.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        completions = self._engine.complete(requests, sampling)
-        self.decoded_tokens += sum(len(completion.token_ids) for completion in completions)
-        return completions
-
-    def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
-        return self._engine.score(requests, continuations, blank_image=blank_image)
-
-    def stage(self, update: WeightUpdate) -> None:
-        self._engine.preload(update)
-
-    def swap(self, update: WeightUpdate) -> Attestation:
-        return self._engine.swap(update)
-
-    def sleep(self) -> None:
-        self._engine.sleep()
 
 
 @contextmanager

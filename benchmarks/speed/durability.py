@@ -10,7 +10,6 @@ The share is relative to the round's seconds in `benchmarks/results/demo.json`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.common import argument_parser, write_results
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.run.retention import check_needed
 from loop.store.commits import RoundCommit, RoundState
@@ -36,10 +36,9 @@ _WORDS = ("circle", "square", "star", "red", "green", "small", "left", "above", 
 
 def main() -> None:
     """Measure both sides in turn and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "durability.json")
     parser.add_argument("--folder", type=Path, help="where to write; default the system's temp folder")
     parser.add_argument("--demo", type=Path, default=Path("benchmarks/results/demo.json"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/durability.json"))
     args = parser.parse_args()
     round_s = statistics.median(stages["round"] for stages in json.loads(args.demo.read_text())["stage_seconds"])
     with tempfile.TemporaryDirectory(prefix="vigc-durability-", dir=args.folder) as folder:
@@ -53,8 +52,7 @@ def main() -> None:
         "share_of_a_round": round(cost_s / round_s, 5),
         "check_at_a_start_s": round(start_s, 4),
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_results(args.out, report)
     print(json.dumps(report, indent=1))
 
 

@@ -11,19 +11,15 @@ everything with the same three sentences; in the correction it is asked question
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +30,7 @@ from actors.engines.base import Completion, Request, Sampling
 from actors.engines.prompting import Prompter
 from actors.generator import Generator, GeneratorOptions
 from actors.shards import Shard, ShardImages
+from benchmarks.common import argument_parser, recorded, write_results
 from benchmarks.speed.serving import in_child, machine, save_talkative
 from cluster.fleet.weights import prepare
 from loop.config.run_config import EMBEDDED_MODEL
@@ -91,11 +88,10 @@ class Reuse:
 
 def main() -> None:
     """Measure, print the tables, write them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "engine.json")
     parser.add_argument("--requests", type=int, default=180, help="a third of them to the model of 576 patches")
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--images", type=int, default=16, help="of the shard that is corrected, two records each")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vigc-engine-") as scratch:
         many_patches = Path(scratch) / "many-patches"
@@ -107,11 +103,10 @@ def main() -> None:
     print_tables(speeds, reuses, Console(width=140))
     report = {
         "machine": machine(),
-        "speeds": [asdict(one) for one in speeds],
+        "speeds": speeds,
         "reuses": [asdict(one) | {"share": one.share} for one in reuses],
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_results(args.out, report)
 
 
 def measure_speed(model: str, checkpoint: Path, num_requests: int, num_repetitions: int) -> Speed:
@@ -183,7 +178,7 @@ def measure_reuse(model: str, checkpoint: Path, num_images: int) -> list[Reuse]:
         images = ShardImages(source)
         generated = Generator(engine, GeneratorOptions(temperature=0.0), images).generate(shard)
         written = [replace(record, question=question.question) for record, question in zip(generated, by_image, strict=True)]
-        with outputs_of(engine.llm) as outputs:
+        with recorded(engine.llm, "generate") as outputs:
             records = Corrector(engine, policy, images).correct(shard, written)
         answered = [len(record.sentences) for record in records if record.question]
         reuses.append(
@@ -198,21 +193,6 @@ def measure_reuse(model: str, checkpoint: Path, num_images: int) -> list[Reuse]:
             )
         )
     return reuses
-
-
-@contextmanager
-def outputs_of(llm: Any) -> Iterator[list[Any]]:
-    """Collects vLLM's outputs within the block."""
-    outputs: list[Any] = []
-    generate = llm.generate
-
-    def noted(*args: Any, **kwargs: Any) -> list[Any]:
-        found = generate(*args, **kwargs)
-        outputs.extend(found)
-        return found
-
-    with patch.object(llm, "generate", noted):
-        yield outputs
 
 
 def empty_caches(llm: Any) -> None:

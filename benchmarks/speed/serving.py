@@ -71,26 +71,18 @@ def machine() -> dict[str, Any]:
 def save_random(folder: Path, anatomy: Anatomy) -> None:
     """Save a checkpoint with LLaVA-1.5's vocabulary and proportions, random float32 weights, and the seed model's images and processor."""
     import torch
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import AutoConfig, LlavaForConditionalGeneration
 
-    from loop.models.seed.model import PATCH_SIZE, build_processor
-    from loop.sources.shapes.render import IMAGE_SIZE
+    from loop.models.seed.model import build_processor
 
-    vision = CLIPVisionConfig(
-        hidden_size=anatomy.vision_width, intermediate_size=4 * anatomy.vision_width, num_hidden_layers=anatomy.vision_layers,
-        num_attention_heads=anatomy.vision_width // 64, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE,
-    )  # fmt: skip
-    text = LlamaConfig(
-        vocab_size=_VOCABULARY_SIZE, hidden_size=anatomy.text_width, intermediate_size=43 * anatomy.text_width // 16,
-        num_hidden_layers=anatomy.text_layers, num_attention_heads=anatomy.text_width // 64,
-        num_key_value_heads=anatomy.text_width // 64, max_position_embeddings=_MAX_TOKENS, tie_word_embeddings=False,
-        pad_token_id=0, bos_token_id=2, eos_token_id=3,
-    )  # fmt: skip
-    llava: Any = LlavaConfig  # the declared parameters omit those of the base class
-    config = llava(
-        vision_config=vision, text_config=text, image_token_id=4, vision_feature_layer=-1, vision_feature_select_strategy="default",
-        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2, tie_word_embeddings=False, pad_token_id=0, bos_token_id=2, eos_token_id=3,
-    )  # fmt: skip
+    config: Any = AutoConfig.from_pretrained(EMBEDDED_MODEL)
+    vision, text = config.vision_config, config.text_config
+    vision.hidden_size, vision.intermediate_size = anatomy.vision_width, 4 * anatomy.vision_width
+    vision.num_hidden_layers, vision.num_attention_heads = anatomy.vision_layers, anatomy.vision_width // 64
+    text.vocab_size, text.max_position_embeddings = _VOCABULARY_SIZE, _MAX_TOKENS
+    text.hidden_size, text.intermediate_size, text.head_dim = anatomy.text_width, 43 * anatomy.text_width // 16, 64
+    text.num_hidden_layers = anatomy.text_layers
+    text.num_attention_heads = text.num_key_value_heads = anatomy.text_width // 64
     torch.manual_seed(0)
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     build_processor().save_pretrained(folder)

@@ -8,11 +8,9 @@ swap: load, verify, allocate, apply, attest.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +21,7 @@ from rich.table import Table
 
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import num_bytes_in
+from benchmarks.common import argument_parser, write_results
 from benchmarks.speed.serving import ANATOMIES, in_child, machine, save_random
 from cluster.fleet.weights import prepare
 from loop.config.run_config import EMBEDDED_MODEL
@@ -45,10 +44,9 @@ class Slept:
 
 def main() -> None:
     """Measure, print the table, write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "sleep.json")
     parser.add_argument("--sizes", nargs="+", choices=("seed", *ANATOMIES), default=("seed", "500M"))
     parser.add_argument("--nights", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sleep.json"))
     args = parser.parse_args()
     measured = [measure(size, args.nights) for size in args.sizes]
     table = Table("model", "weights", "awake", "asleep", "woken, MiB", "fall asleep", "swap awake", "swap asleep, s", box=None)
@@ -56,7 +54,7 @@ def main() -> None:
         sizes = (f"{value:.0f}" for value in (one.weights, one.awake, one.asleep, one.woken))
         table.add_row(one.size, *sizes, *(f"{value:.3f}" for value in (one.fall_asleep, one.swap_awake, one.swap_asleep)))
     Console(width=140).print(table)
-    args.out.write_text(json.dumps({"machine": machine(), "measured": [asdict(one) for one in measured]}, indent=1) + "\n")
+    write_results(args.out, {"machine": machine(), "measured": measured})
 
 
 def measure(size: str, num_nights: int) -> Slept:

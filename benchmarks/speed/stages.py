@@ -15,7 +15,6 @@ Results are appended to `--out` as they finish and are reused; trainings resume 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from actors.evaluator import Evaluator
 from actors.training.checkpoint import load_model
 from actors.training.core import run_local
 from actors.training.job import Hyperparameters, Progress, TrainingJob
+from benchmarks.common import argument_parser, write_results
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.models.seed.curriculum import drills, served
 from loop.models.seed.model import build_model, build_processor
@@ -79,7 +79,7 @@ class Size:
 
 def main() -> None:
     """Run the missing variants, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "stages.json")
     parser.add_argument("--seeds", default="1,2,3", help="seeds of projector, data and order, separated by commas")
     parser.add_argument("--variants", default=";".join(VARIANTS), help="some of these, separated by semicolons")
     parser.add_argument("--looking-steps", type=int, default=800, help="drills of the base's language model")
@@ -87,7 +87,6 @@ def main() -> None:
     parser.add_argument("--stage2-steps", type=int, default=350)
     parser.add_argument("--questions", type=int, default=600, help="held-out questions, a third of each type")
     parser.add_argument("--work", type=Path, default=Path("runs/stages"), help="folder for the checkpoints")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/stages.json"))
     parser.add_argument("--base-only", action="store_true", help="make the base and stop")
     args = parser.parse_args()
     disable_progress_bar()
@@ -191,9 +190,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps([*read(path), row], indent=1) + "\n")
+    write_results(scratch, [*read(path), row])
     scratch.replace(path)
 
 

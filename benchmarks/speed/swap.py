@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed.swap [--sizes seed 100M 500M]
 
-A swap is `VllmEngine.swap` of an update that is not preloaded, from verification until the engine is ready to serve. A restart is a fresh process that
-imports, constructs the same engine and swaps it to the same checkpoint. Between swaps the engine answers a request, so that its caches are
-not empty. Engines of a rolling fleet preload their updates; the same fleet without preloading shows the time of whole swaps under the same load.
+A swap is `VllmEngine.swap` of an update that is not preloaded, from verification until the engine is ready to serve. A restart is a fresh
+process that imports, constructs the same engine and swaps it to the same checkpoint. Between swaps the engine answers a request, so that
+its caches are not empty. Engines of a rolling fleet preload updates while they end their tasks; the same fleet without preloading shows
+the time of whole swaps under the same load.
 """
 
 from __future__ import annotations
@@ -242,7 +243,7 @@ def measure_roll(num_rolls: int) -> Roll:
 class _WorkerWithoutPreloading(EngineWorker):
     """A worker that does not preload updates."""
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         """Does nothing: all work is left to the swap."""
 
 
@@ -272,9 +273,9 @@ def print_roll(roll: Roll, console: Console) -> None:
         "rolling, two engines",
         "swaps",
         "whole swap, ms",
-        "out of service without preloading, ms",
-        "preloaded, ms",
-        "preloaded / whole swap",
+        "out of service, ms",
+        "with preloading, ms",
+        "with preloading / whole swap",
         box=None,
     )
     times = (f"{1e3 * seconds:.1f}" for seconds in (roll.swap, roll.out_of_service_without_preloading, roll.out_of_service))

@@ -9,8 +9,6 @@ run, MLflow is healthy again and `vigc resume` replays missing rounds; counted a
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import socket
 import subprocess
@@ -21,7 +19,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -31,8 +29,10 @@ import psutil
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 from rich.table import Table
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks.chaos.world import World
+from benchmarks.common import argument_parser, write_results
 from benchmarks.speed.faulty_proxy import FaultyProxy
 from loop.monitors.tracking import ROUND_TAG
 from loop.store.run_store import Store
@@ -58,9 +58,8 @@ class Measured:
 
 def main() -> None:
     """Run all conditions in turn, then print and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "tracking.json")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tracking.json"))
     args = parser.parse_args()
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="vigc-tracking-") as folder, mlflow_server(Path(folder)) as port:
@@ -69,8 +68,7 @@ def main() -> None:
             for condition in CONDITIONS:
                 measured.append(measure(condition, world, port, Path(folder) / f"{condition}-{repeat}"))
                 print(measured[-1])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps([asdict(one) for one in measured], indent=1) + "\n")
+    write_results(args.out, measured)
     Console().print(table(measured))
 
 
@@ -154,16 +152,9 @@ def mlflow_server(folder: Path) -> Iterator[int]:
                 process.kill()
 
 
+@retry(retry=retry_if_exception_type(URLError), stop=stop_after_delay(SERVER_START_S), wait=wait_fixed(0.2), reraise=True)
 def _await_answer(port: int) -> None:
-    deadline = time.monotonic() + SERVER_START_S
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-            return
-        except URLError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
 
 
 def table(measured: list[Measured]) -> Table:

@@ -13,8 +13,6 @@ Besides wall-clock time, rank 0's own CPU time is reported, which is the better 
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import resource
@@ -40,6 +38,7 @@ from actors.training.distributed import LOOPBACK, join_process_group, reserve_po
 from actors.training.job import Hyperparameters, Progress, TrainingJob
 from actors.training.order import global_batches
 from actors.training.pixels import Augmentation, PixelReader
+from benchmarks.common import argument_parser, write_results
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.sources.shapes.source import ShapesImages
 from policies.records import TrainingSample
@@ -77,13 +76,12 @@ class Task:
 
 def main() -> None:
     """Measure, print the table and write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, "training.json")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--warmup", type=int, default=4, help="steps before the clock starts")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--zero-stages", default="1,2,3", help="stages that two ranks are measured with; empty for none")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training.json"))
     args = parser.parse_args()
     size = (args.batch_size, args.steps, args.warmup)
     tasks = [Task(kind, 1, 0, *size) for kind in ("ours", "plain", "prepared")]
@@ -94,9 +92,8 @@ def main() -> None:
             found[task].append(measure(task))
             print(f"repeat {repeat + 1}: {title(task)}: {found[task][-1]}", flush=True)
     rows = [{"loop": title(task), **median(results), "repeats": results} for task, results in found.items()]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     report = {"batch_size": args.batch_size, "steps": args.steps - args.warmup, "model": "embedded", "precision": "fp32", "rows": rows}
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_results(args.out, report)
     print_report(rows)
 
 

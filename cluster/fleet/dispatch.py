@@ -24,7 +24,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors.engines.errors import EngineError
-from cluster.errors import TaskFailedError, in_brief
+from cluster.errors import TaskFailedError, short_message
 from cluster.fleet.failures import raise_if_final, root_cause
 from cluster.fleet.health import WITHOUT_PROCESS, Event
 from cluster.fleet.rolling import RollingSwap
@@ -198,13 +198,13 @@ class Dispatch(Generic[T]):
         cause = root_cause(error)
         if isinstance(cause, RayError) and flight.slot.owns(cause):
             # It is not known which queued task killed the engine; it was working on the oldest.
-            self._kill(flight.slot, in_brief(cause), self._flights[flight.slot.index][0])
+            self._kill(flight.slot, short_message(cause), self._flights[flight.slot.index][0])
         elif isinstance(cause, EngineError):
-            self._kill(flight.slot, in_brief(cause), flight)
+            self._kill(flight.slot, short_message(cause), flight)
         else:
             self._remove(flight)
             raise_if_final(flight.work.task, len(flight.work.failed_on) + 1, cause, error)
-            self._retry(flight, in_brief(cause))
+            self._retry(flight, short_message(cause))
 
     def _kill(self, slot: EngineSlot, reason: str, to_blame: _InFlight[T]) -> None:
         """Kills an engine and retries its tasks elsewhere; only the task to blame is charged."""

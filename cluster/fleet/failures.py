@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.errors import FinalError, TaskFailedError, in_brief
+from cluster.errors import FinalError, TaskFailedError, short_message
 from policies.errors import PolicyError
 
 
@@ -26,4 +26,4 @@ def raise_if_final(task: object, num_attempts: int, cause: Exception, error: Exc
     if isinstance(cause, FinalError | PolicyError):
         raise cause from error
     if isinstance(cause, ValueError) and not isinstance(cause, RayError):
-        raise TaskFailedError(str(task), num_attempts, in_brief(cause)) from error
+        raise TaskFailedError(str(task), num_attempts, short_message(cause)) from error

@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import UnfitModelError, WeightMismatchError
-from cluster.errors import EngineLostError, in_brief
+from cluster.errors import EngineLostError, short_message
 from cluster.fleet.health import WITHOUT_PROCESS, EngineHealth, Event
 from cluster.fleet.weights import UpdateRef
 from cluster.processes import READY_S, ActorProcess
@@ -35,7 +35,7 @@ class EngineWorker(Protocol):
         """Loads the model. Safe to call twice."""
         ...
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         """See `actors.engines.base.Engine.preload`."""
         ...
 
@@ -140,7 +140,7 @@ class EngineSlot:
         loaded = handle.start.remote()
         self._change = _Change(target, handle.swap.remote(target.ref), loaded)
 
-    def stage(self, target: UpdateRef) -> None:
+    def preload(self, target: UpdateRef) -> None:
         """Has the running engine load and verify `target` while it finishes its tasks. Only the swap waits for this, within its own
         deadline, and raises its errors. Ray sends calls in the order of submission, so preloading begins when the arguments of all
         earlier calls are ready."""
@@ -237,6 +237,6 @@ class EngineSlot:
                 raise WeightMismatchError(f"engine {self.index}: {error.cause}") from error
             if isinstance(error.cause, UnfitModelError):
                 raise UnfitModelError(str(error.cause)) from error
-            raise EngineLostError(f"engine {self.index}: {in_brief(error.cause)}") from error
+            raise EngineLostError(f"engine {self.index}: {short_message(error.cause)}") from error
         except RayError as error:
-            raise EngineLostError(f"engine {self.index}: {in_brief(error)}") from error
+            raise EngineLostError(f"engine {self.index}: {short_message(error)}") from error

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import ObjectLostError, RayError
 
-from cluster.errors import TaskFailedError, in_brief
+from cluster.errors import TaskFailedError, short_message
 from cluster.fleet.failures import raise_if_final, root_cause
 from cluster.resources.placement import CheckPlacement
 
@@ -120,11 +120,11 @@ class StatelessTasks(Generic[T]):
     def _handle_failure(self, task: _Unfinished[T], error: RayError) -> None:
         cause = root_cause(error)
         if isinstance(cause, ObjectLostError):
-            self._handle_loss(task.item, in_brief(cause))
+            self._handle_loss(task.item, short_message(cause))
             return
         raise_if_final(task.item, task.num_attempts, cause, error)
         was_repeated = isinstance(cause, OSError | RayError)
-        raise TaskFailedError(str(task.item), MAX_ATTEMPTS if was_repeated else task.num_attempts, in_brief(cause)) from error
+        raise TaskFailedError(str(task.item), MAX_ATTEMPTS if was_repeated else task.num_attempts, short_message(cause)) from error
 
     def _handle_loss(self, item: T, reason: str) -> None:
         self._num_losses[str(item)] += 1

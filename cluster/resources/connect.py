@@ -23,7 +23,7 @@ from ray._private.authentication.authentication_token_generator import generate_
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import RayError
 
-from cluster.errors import AddressError, RayStartError, TimeoutExceededError, in_brief
+from cluster.errors import AddressError, RayStartError, TimeoutExceededError, short_message
 from cluster.resources.scratch import scratch_folder
 from cluster.resources.watch import watched
 
@@ -142,7 +142,7 @@ def _start_errors_named() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # not narrower: if one of its servers is lost, Ray raises a plain `Exception`
-        raise RayStartError(f"Ray does not start on this machine: {in_brief(error)}") from error
+        raise RayStartError(f"Ray does not start on this machine: {short_message(error)}") from error
 
 
 @contextmanager
@@ -215,7 +215,7 @@ def _join(address: str, source: str, deadline: float) -> None:
                 ) from error
             time.sleep(_POLL_S)
         except (RuntimeError, RayError) as error:  # another service listens there, or Ray refuses this driver's version or token
-            raise AddressError(f"cannot join the Ray cluster at {source}{address}: {in_brief(error)}") from error
+            raise AddressError(f"cannot join the Ray cluster at {source}{address}: {short_message(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

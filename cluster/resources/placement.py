@@ -11,7 +11,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.errors import GO_ON, NotEnoughResourcesError
+from cluster.errors import HOW_TO_RESUME, NotEnoughResourcesError
 from cluster.resources.plan import ResourcePlan
 
 CheckPlacement = Callable[[], None]
@@ -46,7 +46,7 @@ class Placement:
         if placement_group_table(self.group)["state"] != "CREATED":
             raise NotEnoughResourcesError(
                 f"a node is lost and the rest has no room for {list(self.plan.bundles)}: {_describe_resources()} A bundle must fit on one "
-                f"node. Bring the node back or add another one, then {GO_ON}."
+                f"node. Bring the node back or add another one, then {HOW_TO_RESUME}."
             )
 
     def _options(self, cpus: float, gpus: float, bundle: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import psutil
 import ray
 from ray.exceptions import RayError
 
-from cluster.errors import GO_ON
+from cluster.errors import HOW_TO_RESUME
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def watched(is_local: bool) -> Iterator[None]:
 def _watch(over: threading.Event, lost: Callable[[], str]) -> None:
     while not over.wait(_POLL_S):
         if reason := lost():
-            logger.critical("NodeLostError: %s; %s", reason, GO_ON)
+            logger.critical("NodeLostError: %s; %s", reason, HOW_TO_RESUME)
             logging.shutdown()
             os._exit(1)
 

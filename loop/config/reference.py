@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import math
 import sys
-import types
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -102,8 +101,6 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]
 
 def _section(annotation: Any) -> type[BaseModel] | None:
     """The model behind a field that is a section of its own; policies and unions are values."""
-    if get_origin(annotation) in (types.UnionType,) or get_args(annotation):
-        return None
     is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel) and "policy" not in annotation.model_fields
     return annotation if is_section else None
 

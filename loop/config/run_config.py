@@ -82,13 +82,9 @@ class AcceptanceSet(HeldOutSet):
     )
 
     @model_validator(mode="after")
-    def _yes_no_is_a_metric(self) -> AcceptanceSet:
+    def _yes_no_can_be_read(self) -> AcceptanceSet:
         if self.yes_no and self.metric.policy not in (AUTO, YES_NO):
             raise ValueError(f"yes_no true scores answers by the metric yes_no, but metric is {self.metric.policy}; drop one of the two")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_answers_of_shapes(self) -> AcceptanceSet:
         if self.yes_no and isinstance(self.data, ShapesSet):
             raise ValueError("yes_no true is for data whose answers begin with yes or no; shapes has whole sentences and knows the truth")
         return self
@@ -279,17 +275,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _serves_what_is_trained(self) -> RunConfig:
+    def _weights_reach_the_engines(self) -> RunConfig:
         trained = {"fp32": "float32", "bf16": "bfloat16"}[self.training.precision]
         if self.engine.dtype != trained:
             raise ValueError(
                 f"training.precision {self.training.precision} writes {trained} weights, which an engine with engine.dtype "
                 f"{self.engine.dtype} refuses; make the two the same"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _nobody_else_holds_the_weights(self) -> RunConfig:
         if self.cluster.sleep_while_training and self.transport == "native":
             raise ValueError(
                 "transport native keeps a copy of the served weights in the sender, in the memory that cluster.sleep_while_training "

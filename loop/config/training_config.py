@@ -61,19 +61,11 @@ class TrainingConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _some_steps(self) -> TrainingConfig:
+    def _trainable(self) -> TrainingConfig:
         if self.num_steps is None and self.num_epochs is None:
             raise ValueError("num_steps and num_epochs are both null; give one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> TrainingConfig:
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}")
-        return self
-
-    @model_validator(mode="after")
-    def _trainable(self) -> TrainingConfig:
         self.hyperparameters(num_samples=1)
         return self
 

@@ -27,13 +27,14 @@ from typing import Literal
 from uuid import uuid4
 
 from actors.durable import fsync_tree
+from actors.images import ImageSource
 from loop.errors import UserError
 from loop.export.card import Lineage, card
-from loop.export.pictures import ImageOpener, Pictures
+from loop.export.pictures import Pictures
 from loop.export.writers import (
     DATA_JSON,
     DATA_PARQUET,
-    Tally,
+    ExportCounts,
     Writer,
     write_llava,
     write_messages,
@@ -41,7 +42,8 @@ from loop.export.writers import (
     write_vigc,
 )
 from loop.store.commits import RoundCommit
-from loop.store.run_store import Store, records_in
+from loop.store.reading import records_in
+from loop.store.run_store import Store
 from policies.records import Record
 
 CARD = "README.md"
@@ -79,7 +81,7 @@ def export(
     rounds: Literal["all"] | int,
     format: ExportFormat | str,
     out: Path,
-    images: ImageOpener,
+    images: ImageSource,
     image_id_of: Callable[[Record], str] = lambda record: record.image_id,
 ) -> ExportReport:
     """Write the records of committed rounds, and their card, to `out`, atomically.
@@ -96,13 +98,13 @@ def export(
     card_path = out.with_suffix(f".{CARD}") if as_file else out / CARD
     if taken := next((path for path in (out, card_path) if path.exists()), None):
         raise UserError(f"{taken} exists; export never overwrites: choose another --out or remove it first")
-    pictures, tally = Pictures(images, image_id_of), Tally()
+    pictures, counts = Pictures(images, image_id_of), ExportCounts()
     lineage = Lineage(store.read_run(), commits, str(format))
 
     def fill(data: Path, target: Path, shown_name: str) -> None:
-        write(lineage.seen(record for commit in commits for record in read_records(store, commit)), data, pictures, tally)
-        _refuse_nothing(tally, pictures, commits, store.uri, all_records=format == ExportFormat.PARQUET)
-        target.write_text(card(lineage, tally, len(pictures.bad), shown_name, is_file=as_file), encoding="utf-8")
+        write(lineage.seen(record for commit in commits for record in read_records(store, commit)), data, pictures, counts)
+        _refuse_nothing(counts, pictures, commits, store.uri, all_records=format == ExportFormat.PARQUET)
+        target.write_text(card(lineage, counts, len(pictures.bad), shown_name, is_file=as_file), encoding="utf-8")
 
     with _whole(out) as tmp:
         if as_file:
@@ -111,7 +113,7 @@ def export(
         else:
             tmp.mkdir()
             fill(tmp / DATA_PARQUET if data_file == DATA_PARQUET else tmp, tmp / CARD, data_file)
-    return ExportReport(tally.num_records, out, card_path, tuple(pictures.bad.values()))
+    return ExportReport(counts.num_records, out, card_path, tuple(pictures.bad.values()))
 
 
 def read_records(store: Store, commit: RoundCommit) -> list[Record]:
@@ -133,8 +135,8 @@ def read_records(store: Store, commit: RoundCommit) -> list[Record]:
     return list(records.values())
 
 
-def _refuse_nothing(tally: Tally, pictures: Pictures, commits: Sequence[RoundCommit], uri: str, *, all_records: bool) -> None:
-    if tally.num_records:
+def _refuse_nothing(counts: ExportCounts, pictures: Pictures, commits: Sequence[RoundCommit], uri: str, *, all_records: bool) -> None:
+    if counts.num_records:
         return
     unreadable = f" ({len(pictures.bad)} images cannot be read, the first: {next(iter(pictures.bad.values()))})" if pictures.bad else ""
     nothing = "no records" if all_records else f"no accepted records with readable images{unreadable}"

@@ -7,11 +7,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Protocol
 
 from PIL import Image
 
-from actors.images import BadImageError, FileSource
+from actors.images import BadImageError, FileSource, ImageSource
 from loop.errors import StoreError
 from loop.sources.decoding import SUFFIXES
 from loop.sources.routed import RoutedSource, unrouted
@@ -21,12 +20,6 @@ _FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Characters that Windows forbids in file names."""
 _SUFFIX_BY_START = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
-
-
-class ImageOpener(Protocol):
-    """What export needs of an `ImageSource`."""
-
-    def open(self, image_id: str) -> Image.Image: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,7 @@ class Picture:
 class Pictures:
     """The images of the exported records, and why some are missing."""
 
-    def __init__(self, images: ImageOpener, image_id_of: Callable[[Record], str]) -> None:
+    def __init__(self, images: ImageSource, image_id_of: Callable[[Record], str]) -> None:
         self.bad: dict[str, str] = {}
         self.image_id_of = image_id_of
         self._images = images
@@ -93,7 +86,7 @@ def _portable(name: str, data: bytes) -> str:
     """A name that Windows also allows, with an image suffix."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise StoreError(f"image id {name.removesuffix('.png')!r} leads out of the export's folder")
+        raise StoreError(f"image id {name.removesuffix('.png')!r} leads outside of the export's folder")
     if not name.lower().endswith(SUFFIXES):
         name += next((suffix for start, suffix in _SUFFIX_BY_START.items() if data.startswith(start)), ".png")
     return "/".join(map(_portable_part, PurePosixPath(name).parts))

@@ -66,8 +66,8 @@ PARQUET_SCHEMA = RECORD_SCHEMA.append(pa.field(EXPORTED_IMAGE, pa.struct([("byte
 
 
 @dataclass
-class Tally:
-    """What has been written."""
+class ExportCounts:
+    """How much has been written."""
 
     types: Counter[str] = field(default_factory=Counter)
     """Records by question type."""
@@ -85,37 +85,37 @@ class Tally:
         self.images.add(image_id)
 
 
-Writer = Callable[[Iterator[Record], Path, Pictures, Tally], None]
-"""Writes records to a file or into an existing folder, and counts them in the tally."""
+Writer = Callable[[Iterator[Record], Path, Pictures, ExportCounts], None]
+"""Writes records to a file or into an existing folder, and adds them to the counts."""
 
 
-def write_llava(records: Iterator[Record], folder: Path, pictures: Pictures, tally: Tally) -> None:
+def write_llava(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """LLaVA's conversations as `data.json` and the images beside it."""
-    _write_json(folder, [_llava_entry(record, name) for record, name in _with_files(records, folder, pictures, tally)])
+    _write_json(folder, [_llava_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)])
 
 
-def write_vigc(records: Iterator[Record], folder: Path, pictures: Pictures, tally: Tally) -> None:
+def write_vigc(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """What VIGC keeps of each record that it generates, as `data.json`, and the images beside it."""
-    _write_json(folder, [_vigc_entry(record, name) for record, name in _with_files(records, folder, pictures, tally)])
+    _write_json(folder, [_vigc_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)])
 
 
-def write_messages(records: Iterator[Record], file: Path, pictures: Pictures, tally: Tally) -> None:
+def write_messages(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """A Parquet file of `MESSAGES_SCHEMA`."""
 
     def rows() -> Iterator[dict[str, Any]]:
         for record, picture in _illustrated(records, pictures):
-            tally.add(record, picture.name)
+            counts.add(record, picture.name)
             yield _messages_row(record, picture)
 
     _write_rows(rows(), file, MESSAGES_SCHEMA)
 
 
-def write_parquet(records: Iterator[Record], file: Path, pictures: Pictures, tally: Tally) -> None:
+def write_parquet(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """A Parquet file of all records with their images; one that cannot be read is null."""
 
     def rows() -> Iterator[dict[str, Any]]:
         for record in records:
-            tally.add(record, pictures.image_id_of(record))
+            counts.add(record, pictures.image_id_of(record))
             picture = pictures.of(record)
             yield {**asdict(record), EXPORTED_IMAGE: None if picture is None else _image_cell(picture)}
 
@@ -170,7 +170,7 @@ def _image_cell(picture: Picture) -> dict[str, Any]:
     return {"bytes": picture.data, "path": picture.name}
 
 
-def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, tally: Tally) -> Iterator[tuple[Record, str]]:
+def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> Iterator[tuple[Record, str]]:
     """Accepted records whose image has been written to the folder, with its name under `images/`."""
     for record, picture in _illustrated(records, pictures):
         target = folder / IMAGES / picture.name
@@ -183,7 +183,7 @@ def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, tal
                 raise
             pictures.set_aside(record, f"{printable(picture.name)}: its name cannot be written ({error.strerror})")
             continue
-        tally.add(record, picture.name)
+        counts.add(record, picture.name)
         yield record, picture.name
 
 

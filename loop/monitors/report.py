@@ -276,12 +276,7 @@ def _metric(commit: RoundCommit, name: str) -> float | None:
 
 def _round_dict(commit: RoundCommit) -> dict[str, Any]:
     return {
-        "round": commit.round,
-        "state": commit.state.value,
+        **commit.model_dump(mode="json", include={"round", "state", "champion", "counts", "decision", "findings"}),
         "accepted": commit.state is RoundState.ACCEPTED,
-        "champion": commit.champion,
-        "counts": dict(commit.counts),
         "metrics": {name: _metric(commit, name) for name in commit.metrics},
-        "decision": None if commit.decision is None else commit.decision.model_dump(mode="json"),
-        "findings": [finding.model_dump(mode="json") for finding in commit.findings],
     }

@@ -169,7 +169,7 @@ class RunLog:
         except (OSError, WriteError, pa.ArrowException) as error:  # a log is never worth a run
             if not self._is_broken:
                 self._is_broken = True  # before the warning, which is logged through this object
-                logger.warning("cannot write %s or %s: %s; the run goes on without them", LOG, STATUS, error)
+                logger.warning("cannot write %s or %s: %s; the run continues without them", LOG, STATUS, error)
 
 
 class _Handler(logging.Handler):

@@ -66,6 +66,12 @@ def default_tracking_uri(run_dir: Path, environ: Mapping[str, str]) -> str:
     return environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.resolve().parent / 'mlflow.db'}"
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a child process of Python that imports this project's packages."""
+    root = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+
+
 def flatten_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """A nested configuration as dotted keys and text values, credentials masked; a list of plain values stays one value, as JSON."""
     flat: dict[str, str] = {}

@@ -23,7 +23,7 @@ from typing import IO, Any, TextIO
 import pyarrow as pa
 
 from loop.credentials import masked
-from loop.monitors.tracking import ChampionFolder, LoopState, Mirror, Samples, cut
+from loop.monitors.tracking import ChampionFolder, LoopState, Mirror, Samples, child_environment, cut
 from loop.store.commits import RoundCommit
 from policies.records import RECORD_SCHEMA, Record, from_table
 
@@ -135,8 +135,6 @@ class BackgroundMirror:
             message = {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
 
     def _start_child(self) -> subprocess.Popen[str]:
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         log = self._log_path.open("a")
         child = subprocess.Popen(
@@ -147,7 +145,7 @@ class BackgroundMirror:
             text=True,
             encoding="utf-8",
             errors="backslashreplace",
-            env={**os.environ, "PYTHONPATH": path},
+            env=child_environment(),
             start_new_session=True,  # the driver handles interrupts from the terminal, and calls `finish` after them
         )
         self._log = threading.Thread(target=_write_masked, args=(child.stderr, log), name="mlflow-log", daemon=True)

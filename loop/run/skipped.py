@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.images import BadImageError, ImageSource
+from actors.images import ImageSource
 from actors.training.job import TrainingResult
+from loop.sources.reading.first_images import problem_of
 from loop.store.commits import Finding
 from policies.records import TrainingSample
 
@@ -40,12 +41,7 @@ def unreadable_images(source: ImageSource, samples: Sequence[TrainingSample]) ->
     """Open up to `NUM_CHECKED_IMAGES` images, spread evenly over the samples, and return a finding if any cannot be read."""
     ids = list(dict.fromkeys(sample.image_id for sample in samples))
     checked_images = ids[:: -(-len(ids) // NUM_CHECKED_IMAGES)] if ids else []
-    bad = []
-    for image_id in checked_images:
-        try:
-            source.open(image_id)
-        except BadImageError as error:
-            bad.append(str(error))
+    bad = [problem for image_id in checked_images if (problem := problem_of(source, image_id))]
     if not bad:
         return None
     message = f"of the {len(checked_images)} images looked at cannot be read; their samples will be passed over"

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from cluster.resources.plan import plan_ranks
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.run_config import validated
 from loop.config.train_config import TrainConfig, TrainStage, differences
-from loop.errors import LockedError, UserError, WriteError, printable
+from loop.errors import UserError, WriteError, printable
 from loop.interruption import interruptible
 from loop.models.checks import check_model, downloaded
 from loop.monitors.progress import RunProgress, loss_remark
@@ -44,6 +44,7 @@ from loop.run.skipped import findings_of, unreadable_images
 from loop.setup.assembly import build_labelled, derived_seed
 from loop.store.commits import Finding
 from loop.store.documents import seal, unseal
+from loop.store.files import locked
 from loop.store.storage import LocalStorage
 from policies.records import TrainingSample
 
@@ -83,7 +84,10 @@ def check(config: TrainConfig) -> list[PlannedStage]:
     Raises:
         UserError: the config cannot work; a one-line message.
     """
-    stages = [_planned(config, number, stage) for number, stage in enumerate(config.stages, 1)]
+    stages = []
+    for number, stage in enumerate(config.stages, 1):
+        source = build_labelled(stage.data)
+        stages.append(PlannedStage(number, stage, source, _samples(source, stage, derived_seed(config.seed, number, "data"))))
     path = config.model_path
     check_model(path, None)
     if Path(path).is_dir():
@@ -110,7 +114,7 @@ def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
         console.print(escape(printable(finding.line)), highlight=False, soft_wrap=True)
     with (
         interruptible(str(out), f"continue it with `vigc train --resume {out}`"),
-        _locked(storage),
+        locked(storage),
         RunProgress(console) as progress,
         _Ranks(config, storage) as ranks,
     ):
@@ -174,11 +178,6 @@ def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
 # ---- internals
 
 
-def _planned(config: TrainConfig, number: int, stage: TrainStage) -> PlannedStage:
-    source = build_labelled(stage.data)
-    return PlannedStage(number, stage, source, _samples(source, stage, derived_seed(config.seed, number, "data")))
-
-
 def _samples(source: LabelledSource, stage: TrainStage, seed: int) -> list[TrainingSample]:
     if stage.form == "vigc":
         assert stage.num_samples is not None, "the config was validated"
@@ -208,18 +207,6 @@ def _refuse_foreign(out: Path) -> None:
     others = sorted({path.name for path in out.iterdir()} - {"lock"}) if out.is_dir() else [out.name] * out.exists()
     if others and _TRAIN not in others:
         raise UserError(f"{out} {'holds' if out.is_dir() else 'is'} {others[0]!r}, not a training; choose another folder with --out")
-
-
-@contextmanager
-def _locked(storage: LocalStorage) -> Iterator[None]:
-    with ExitStack() as held:
-        try:
-            held.enter_context(storage.exclusive())
-        except BlockingIOError as error:
-            raise LockedError(f"another process is training into {storage.uri}; wait for it or stop it") from error
-        except WriteError as error:
-            raise UserError(f"cannot write {error.path}: {error.reason}; choose another folder with --out") from error
-        yield
 
 
 def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
@@ -282,8 +269,8 @@ class _Ranks:
         bounds = Bounds(training.timeout_s, cluster.start_timeout_s, training.stall_timeout_s, cluster.max_restarts)
         with progress.stage(job.output.name, total=job.hyper.num_steps) as shown:
             result = self._group.train(job, stage.source, bounds, lambda now: shown.reach(now.step, loss_remark(now.loss)))
-        if result.num_steps_kept:
-            progress.note(f"training resumed after step {result.num_steps_kept}")
+        if result.resumed_from_step:
+            progress.note(f"training resumed after step {result.resumed_from_step}")
         return result
 
     def _started(self) -> TrainerGroup:

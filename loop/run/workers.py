@@ -72,8 +72,8 @@ class Workers:
             max_restarts=cluster.max_restarts,
         )  # fmt: skip
         result = self.trainer.train(job, self.run.images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
-        if result.num_steps_kept:
-            self.run.progress.note(f"training resumed after step {result.num_steps_kept}")
+        if result.resumed_from_step:
+            self.run.progress.note(f"training resumed after step {result.resumed_from_step}")
         return result
 
     def _start(self, model: Model) -> None:

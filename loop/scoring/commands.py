@@ -6,16 +6,16 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from loop.errors import UserError, one_line
+from loop.chat_models import chat_model
 from loop.monitors.terminal import print_loading
 
 if TYPE_CHECKING:
-    from actors.chat.model import ChatModel
+    pass
 
 commands = typer.Typer()
 
@@ -31,26 +31,34 @@ MaxUsd = Annotated[float | None, typer.Option(help="spending cap of this call")]
 ExtraBody = Annotated[str, typer.Option(metavar="JSON", help="further fields of every request; null removes one")]
 
 
-class EngineKind(StrEnum):
-    """Engines by name."""
-
-    TRANSFORMERS = "transformers"
-    VLLM = "vllm"
-
-
-class How(StrEnum):
-    """Ensembles by name."""
-
-    COMPLEMENT = "complement"
-    JUDGE = "judge"
-
-
 class PopeSplit(StrEnum):
     """POPE's ways to sample absent objects."""
 
     RANDOM = "random"
     POPULAR = "popular"
     ADVERSARIAL = "adversarial"
+
+
+@commands.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="vqa, okvqa, aokvqa, pope, chair, scienceqa, mmbench, llava-bench")],
+    predictions: Annotated[Path, typer.Option(help="JSON object {question id: answer}, or JSON Lines with question_id and answer")],
+    data: Annotated[list[Path] | None, typer.Option(help="the benchmark's file; again for a second one")] = None,
+    published: Annotated[bool, typer.Option("--published", help="repeat the public code where it is known to be wrong")] = False,
+    synonyms: Annotated[Path | None, typer.Option(help="CHAIR's words; default synonyms.txt beside the data, else our own")] = None,
+    split: Annotated[str | None, typer.Option(help="only the questions of this split, where the data names splits")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="count questions without a prediction as wrong")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score predictions on one of the field's benchmarks, in percent."""
+    from loop.scoring.score import print_scores, score_files
+
+    files = data or []
+    scores = score_files(benchmark, files, predictions, published=published, synonyms=synonyms, split=split, allow_missing=allow_missing)
+    if as_json:
+        typer.echo(json.dumps(scores))
+    else:
+        print_scores(Console(), benchmark, scores)
 
 
 @commands.command()
@@ -61,7 +69,7 @@ def evaluate(
     images: Annotated[str | None, typer.Option(help="folder of the images, or shapes for the embedded world")] = None,
     split: Annotated[str | None, typer.Option(help="only the questions of this split")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="ask the questions alone, without the benchmark's instructions")] = False,
-    engine: Annotated[EngineKind, typer.Option(help="what runs the model")] = EngineKind.TRANSFORMERS,
+    engine: Annotated[Literal["transformers", "vllm"], typer.Option(help="what runs the model")] = "transformers",
     num_engines: Annotated[int, typer.Option(help="number of engines")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
@@ -79,7 +87,7 @@ def evaluate(
     from loop.scoring.evaluate import PREDICTIONS, EvaluationSpec
     from loop.scoring.evaluate import evaluate as run
 
-    keys = {"kind": str(engine), "device": device, "dtype": dtype, "num_threads": num_threads}
+    keys = {"kind": engine, "device": device, "dtype": dtype, "num_threads": num_threads}
     spec = EvaluationSpec(
         model, benchmark, tuple(data), images, split, plain, max_new_tokens, allow_missing_images, keys, num_engines,
         chunk_timeout_s,
@@ -155,7 +163,7 @@ def judge(
         "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output, "max_usd": max_usd,
         "extra_body": extra_body,
     }  # fmt: skip
-    asked, name = _chat_model(endpoint, model, judge, "--judge", limits)
+    asked, name = chat_model(endpoint, model, judge, "--judge", limits)
     console = Console(stderr=as_json)
     with interruptible(str(out), "run the same command to resume"), RunProgress(console) as progress:
         done = run(pairs, asked, name, out, options, progress)
@@ -170,7 +178,8 @@ def judge(
 @commands.command()
 def ensemble(
     how: Annotated[
-        How, typer.Argument(metavar="complement|judge", help="take the other's answer where the text model has none, or ask it again")
+        Literal["complement", "judge"],
+        typer.Argument(metavar="complement|judge", help="take the other's answer where the text model has none, or ask it again"),
     ],
     benchmark: Annotated[str, typer.Option(help="scienceqa or mmbench")],
     data: Data,
@@ -204,47 +213,16 @@ def ensemble(
         "extra_body": extra_body,
     }  # fmt: skip
     given = any(one is not None for one in (endpoint, model, text_model))
-    asked, name = _chat_model(endpoint, model, text_model, "--text-model", limits) if given else (None, "")
+    asked, name = chat_model(endpoint, model, text_model, "--text-model", limits) if given else (None, "")
     console = Console(stderr=as_json)
     with interruptible(str(out), "run the same command to resume"), RunProgress(console) as progress:
-        done = combine(files, Ensemble(str(how)), asked, name, out, progress)
+        done = combine(files, Ensemble(how), asked, name, out, progress)
     counts = {"num_asked": done.num_asked, "num_failed": done.num_failed}
     if as_json:
         typer.echo(json.dumps({**done.scores, **counts}))
         return
     _print_scores(console, benchmark, {**done.scores, **counts})
     console.print(f"predictions in {out}", highlight=False, soft_wrap=True)
-
-
-def _chat_model(url: str | None, name: str | None, path: str | None, path_option: str, limits: dict[str, Any]) -> tuple[ChatModel, str]:
-    """The text model to ask, and its name.
-
-    Raises:
-        UserError: none or two are given, or it cannot be used.
-    """
-    if (url is None) == (path is None) or (url is None) != (name is None):
-        raise UserError(f"one text model is expected: --endpoint URL with --model NAME, or {path_option} PATH")
-    try:
-        if url is not None and name is not None:
-            from actors.chat.endpoint import Endpoint
-            from actors.chat.endpoint_options import EndpointOptions
-
-            return Endpoint(EndpointOptions(url, name, **{**limits, "extra_body": _json_object(limits["extra_body"])})), name
-        from actors.chat.local import LocalChat
-
-        return LocalChat(str(path)), str(path)
-    except ValueError as error:
-        raise UserError(one_line(error)) from error
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--extra-body is not JSON: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f'--extra-body is {text[:80]!r}; expected an object such as {{"top_p": 0.9}}')
-    return content
 
 
 def _print_scores(console: Console, name: str, scores: Mapping[str, Any]) -> None:

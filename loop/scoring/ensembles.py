@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.chat.model import ChatModel
 from loop.errors import UserError
 from loop.monitors.progress import RunProgress
 from loop.scoring.replies import ReplyJournal, journal_beside
@@ -16,7 +15,7 @@ from loop.scoring.score import build, filter_split, read_document, read_question
 from loop.store.files import write_lines
 from policies.benchmarks import Benchmark, BenchmarkDataError, Question
 from policies.benchmarks.base import ANSWER
-from policies.chat import Ask
+from policies.chat import Ask, ChatModel
 from policies.scoring.ensembles import Ensemble, Origin, choices_of, complement, is_disputed, judge_ask, judged, text_ask
 
 _MAX_TOKENS = 1024

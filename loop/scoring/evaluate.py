@@ -16,8 +16,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.weights import prepare
 from loop.config.engine_config import ClusterConfig, EngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
-from loop.errors import DamagedFileError, UserError, WriteError, printable
+from loop.errors import DamagedFileError, UserError, printable
 from loop.models.checks import check_model, downloaded, model_files
 from loop.models.serving import serving
 from loop.monitors.progress import RunProgress
@@ -43,7 +43,7 @@ from loop.scoring.images import NO_IMAGE, FoundImages, find_images
 from loop.scoring.score import build, filter_split, read_document, read_questions
 from loop.store.commits import champion_commit
 from loop.store.documents import canonical_json, seal, unseal
-from loop.store.files import write, write_json, write_lines
+from loop.store.files import locked, write, write_json, write_lines
 from loop.store.run_store import Store
 from loop.store.storage import LocalStorage
 from policies.answers.reasoning import without_reasoning
@@ -136,7 +136,7 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
         "engine": {"kind": engine.kind, "dtype": engine.dtype},
     }  # fmt: skip
     folder = out or Path("evaluations") / f"{spec.benchmark.replace(':', '-')}-{_sha256(canonical_json(facts))[:12]}"
-    with _held(folder):
+    with locked(LocalStorage(folder.absolute())):
         _claim(folder, facts)
         with progress.stage("look for images"):
             found = find_images(questions, spec.images, folder / IMAGES)
@@ -215,19 +215,6 @@ def _digest_beside_weights(update: WeightUpdate) -> str:
     return _sha256(canonical_json([[file.name, _sha256(file.read_bytes())] for file in files]))
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lock the folder of an evaluation against other processes."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(LocalStorage(folder.absolute()).exclusive())
-        except BlockingIOError as error:
-            raise UserError(f"{folder} is being written by another process; wait for it or choose another --out") from error
-        except WriteError as error:
-            raise UserError(f"{folder} cannot be written: {error.reason}; choose another --out") from error
-        yield
-
-
 def _claim(folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest into a new folder, or verify that the folder holds this evaluation."""
     path = folder / MANIFEST
@@ -283,7 +270,7 @@ def _answered(
             for index, predictions in fleet.run(todo, submit):
                 assert {one.weight_version for one in predictions} == {fleet.weight_version}
                 answers[index] = [one.answer for one in predictions]
-                _finish(folder, index, chunks[index], answers[index])
+                write(_chunk_path(folder, index), seal({"prompts": _digest_of(chunks[index]), "answers": answers[index]}))
                 num_asked += len(predictions)
                 stage.advance(len(predictions))
     return [answer for index in range(len(chunks)) for answer in answers[index]], num_asked
@@ -291,10 +278,6 @@ def _answered(
 
 def _digest_of(chunk: Sequence[_Prompt]) -> str:
     return _sha256(canonical_json([[one.question.question_id, one.setting, one.image_id, one.text] for one in chunk]))
-
-
-def _finish(folder: Path, index: int, chunk: Sequence[_Prompt], answers: Sequence[str]) -> None:
-    write(_chunk_path(folder, index), seal({"prompts": _digest_of(chunk), "answers": list(answers)}))
 
 
 def _finished(folder: Path, index: int, chunk: Sequence[_Prompt]) -> list[str] | None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from loop.credentials import masked, masked_value
-from loop.monitors.tracking import Mirror, cut, flatten_parameters, mlflow_key
+from loop.monitors.tracking import Mirror, child_environment, cut, flatten_parameters, mlflow_key
+from policies.texts import free_name
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def log_evaluation(
     try:
         done = subprocess.run(
             [sys.executable, "-m", "loop.scoring.evaluation_tracking"], input=json.dumps(order), capture_output=True, text=True,
-            encoding="utf-8", errors="replace", timeout=timeout_s, env=_environment(), start_new_session=True, check=False,
+            encoding="utf-8", errors="replace", timeout=timeout_s,
+            env={**child_environment(), "PYTHONIOENCODING": "utf-8"}, start_new_session=True, check=False,
         )  # fmt: skip
         reason = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     except subprocess.TimeoutExpired:
@@ -67,11 +69,7 @@ def metrics_of(scores: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a score under valid MLflow keys: `accuracy`, `by_category/animal`. Names that map to the same key are numbered."""
     found: dict[str, float] = {}
     for name, value in _figures(scores):
-        key, number = mlflow_key(name), 1
-        while key in found:
-            number += 1
-            key = f"{mlflow_key(name)}_{number}"
-        found[key] = value
+        found[free_name(mlflow_key(name), found)] = value
     return found
 
 
@@ -82,11 +80,6 @@ def _figures(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _figures(value, f"{path}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield path, float(value)
-
-
-def _environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))), "PYTHONIOENCODING": "utf-8"}
 
 
 def _main() -> None:

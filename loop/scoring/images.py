@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from actors.images import BadImageError, ImageSource
+from actors.images import ImageSource
 from loop.errors import UserError
 from loop.sources.folder import SUFFIXES, open_image
+from loop.sources.reading.first_images import problem_of
 from loop.sources.shapes.source import ShapesImages
 from loop.store.files import write
 from policies.benchmarks import Question
@@ -49,14 +51,6 @@ class BenchmarkImages:
         if self.folder is None:
             return ShapesImages(seed=0, min_shift=0.0, max_shift=0.0, num_images=1).open(image_id)
         return open_image(self.folder, image_id)
-
-    def problem(self, image_id: str) -> str:
-        """Why an image cannot be opened; empty if it can."""
-        try:
-            self.open(image_id)
-        except BadImageError as error:
-            return str(error)
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +137,7 @@ def _checked(questions: Sequence[Question], source: BenchmarkImages, names: dict
     ids = {question.question_id: names[question.image] if question.image else NO_IMAGE for question in questions}
     images = list(dict.fromkeys(ids.values()))
     with ThreadPoolExecutor() as threads:  # Pillow releases the GIL while decoding
-        bad = {image_id: problem for image_id, problem in zip(images, threads.map(source.problem, images), strict=True) if problem}
+        bad = {
+            image_id: problem for image_id, problem in zip(images, threads.map(partial(problem_of, source), images), strict=True) if problem
+        }
     return FoundImages(source, ids, {one: bad[image_id] for one, image_id in ids.items() if image_id in bad})

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.chat.model import ChatModel
 from loop.errors import UserError
 from loop.monitors.progress import RunProgress
 from loop.scoring.replies import ReplyJournal, journal_beside
@@ -18,7 +17,7 @@ from policies.benchmarks import BENCHMARKS, BenchmarkDataError, Document, Questi
 from policies.benchmarks.base import Prediction
 from policies.benchmarks.documents import Entry, Reader, identity
 from policies.benchmarks.predictions import Fields, read_predictions
-from policies.chat import Usage
+from policies.chat import ChatModel, Usage
 from policies.scoring.judging import OWN_RULES, Look, Pair, Review, RuleError, judge_ask, read_rules, record_of, rule_for
 
 BENCHMARK = "llava-bench"

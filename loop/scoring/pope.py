@@ -17,7 +17,7 @@ from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
 from loop.store.files import write_lines
 from policies.benchmarks import BenchmarkDataError, Document, Question
-from policies.benchmarks.documents import Entry, Reader, show, unique
+from policies.benchmarks.documents import Entry, Reader, show
 from policies.benchmarks.pope import build_questions
 
 _IN_THE_IMAGE = " in the image?"
@@ -111,7 +111,8 @@ def _from_coco(document: Document) -> Objects:
     reader = Reader(document)
     entries = {name: [Entry(f"{name} {index}", one) for index, one in enumerate(value or [])] for name, value in lists.items()}
     for what, listed in (("image", "images"), ("category", "categories")):
-        unique(reader, [(one.place, str(one.value.get("id", ""))) for one in entries[listed]], what)
+        for one in entries[listed]:
+            reader.once(one.place, str(one.value.get("id", "")), what)
     names = {reader.id(one, "id"): reader.get(one, "name", str, "a text") for one in entries["categories"]}
     files = {reader.id(one, "id"): reader.get(one, "file_name", str, "a text") for one in entries["images"]}
     found: Objects = {name: [] for name in files.values() if name}

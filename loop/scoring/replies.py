@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from actors.chat.model import ChatModel
 from loop.journal import Journal
 from loop.store.documents import canonical_json
-from policies.chat import Ask, Reply, Usage
+from policies.chat import Ask, ChatModel, Reply, Usage
 
 
 class ReplyJournal(Journal):

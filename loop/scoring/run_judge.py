@@ -9,12 +9,11 @@ from pathlib import Path
 
 from actors.chat.endpoint import Endpoint, SpendingCapError
 from actors.chat.endpoint_options import EndpointOptions
-from actors.chat.model import ChatModel
 from loop.errors import LoopError, UserError, one_line, printable
 from loop.monitors.progress import Stage
 from loop.scoring.judging import JudgeOptions, ask_for_reviews
 from loop.scoring.replies import ReplyJournal
-from policies.chat import Ask, Reply, Usage
+from policies.chat import Ask, ChatModel, Reply, Usage
 from policies.records import HeldOutQuestion
 from policies.scoring.answer_metrics import Judge
 

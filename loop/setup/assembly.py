@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from actors.images import BadImageError, ImageSource, LabelledSource, Oracle
+from actors.images import ImageSource, LabelledSource, Oracle
 from actors.views import find_view
 from loop.config.run_config import AcceptanceSet, HeldOutSet, RunConfig
 from loop.config.sets import (
@@ -29,7 +29,7 @@ from loop.config.sets import (
 )
 from loop.errors import UserError, one_line, printable
 from loop.scoring.run_judge import judge_of
-from loop.sources.reading.first_images import refuse_unreadable
+from loop.sources.reading.first_images import problem_of, refuse_unreadable
 from policies.acceptance.rules import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.correction.methods import CORRECTION_POLICIES, CorrectionPolicy
 from policies.errors import MissingMeasurementError
@@ -244,12 +244,8 @@ def check_held_out(sets: Sequence[HeldOut]) -> None:
         if isinstance(one.metric, Judge):
             judge_of(one.metric)
         for image_id in dict.fromkeys(question.image_id for question in one.questions):
-            try:
-                one.source.open(image_id)
-            except BadImageError as error:
-                raise UserError(
-                    f"an image of the held-out set {one.name} cannot be read: {error}; replace it or remove its record"
-                ) from error
+            if problem := problem_of(one.source, image_id):
+                raise UserError(f"an image of the held-out set {one.name} cannot be read: {problem}; replace it or remove its record")
 
 
 def derived_seed(run_seed: int, round_index: int, stage: str, shard: int = 0) -> int:

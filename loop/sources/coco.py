@@ -15,7 +15,7 @@ import ijson
 from PIL import Image
 
 from loop.errors import UserError, one_line, printable
-from loop.sources.decoding import MAX_PIXELS, check_bounds
+from loop.sources.decoding import check_limit
 from loop.sources.folder import checked_folder, open_image, read_image
 from loop.sources.reading.json_stream import JsonStream
 from loop.sources.reading.places import ACCESS_ERRORS, Place, stays_inside
@@ -26,25 +26,21 @@ _BUFFER_BYTES = 1 << 20
 class CocoImages:
     """The images that a file lists, by their `file_name`. It is pickled without the list of ids, which is read again on demand."""
 
-    def __init__(
-        self, path: str | Path, images: str | Path, num_name_parts: int | None = None,
-        max_pixels: int = MAX_PIXELS, limit: int | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, path: str | Path, images: str | Path, num_name_parts: int | None = None, limit: int | None = None) -> None:
         """Args:
             path: the JSON file, or a URI of it.
             images: the folder that file names are relative to, or a URI of it.
             num_name_parts: number of last parts of a file name to use; None uses all.
-            max_pixels: width times height above which an image is set aside, before it is decoded.
             limit: number of images to take, from the first; None takes all.
 
         Raises:
             UserError: the file cannot be read, names no image or one twice, or a limit is invalid.
         """
-        check_bounds(max_pixels, limit)
+        check_limit(limit)
         self.file = Place.of(path, "COCO file")
         self.images = checked_folder(images)
         self.num_name_parts = num_name_parts
-        self.max_pixels, self.limit = max_pixels, limit
+        self.limit = limit
         self._ids: list[str] | None = None
         if not self.image_ids():
             raise UserError(f"COCO file {path} names no images; expected an object with a list `images`")
@@ -55,7 +51,7 @@ class CocoImages:
         return list(self._ids)
 
     def open(self, image_id: str) -> Image.Image:
-        return open_image(self.images, image_id, self.max_pixels)
+        return open_image(self.images, image_id)
 
     def read_file(self, image_id: str) -> tuple[str, bytes]:
         return image_id, read_image(self.images, image_id)

@@ -18,14 +18,12 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 """The only decoders that are tried, whatever the file name."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 50_000_000
-"""Default limit of an image's width times height."""
+"""Limit of an image's width times height; below the size at which Pillow warns of a decompression bomb."""
 MAX_FILE_BYTES = 1 << 28
 """Largest encoded image that is read into memory from a container or a remote place."""
 MAX_ASPECT_RATIO = 100
 """Longer side over shorter side. Processors resize the shorter side to the model's size before they crop: 1 x 20,000 pixels would become
 gigabytes. Qwen-VL's refuse more than 200."""
-_PILLOW_MAX_PIXELS = 89_478_485
-"""Size at which Pillow warns of a decompression bomb; its default `Image.MAX_IMAGE_PIXELS`."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
@@ -39,10 +37,8 @@ _PILLOW_ERRORS = (
 """What Pillow's parsers raise on hostile or damaged files."""
 
 
-def check_bounds(max_pixels: int, limit: int | None) -> None:
-    """Raises `UserError` if the bounds of an image source are invalid."""
-    if not 1 <= max_pixels <= _PILLOW_MAX_PIXELS:
-        raise UserError(f"max_pixels is {max_pixels}; expected 1 to {_PILLOW_MAX_PIXELS}")
+def check_limit(limit: int | None) -> None:
+    """Raises `UserError` if the number of images that a source is limited to is invalid."""
     if limit is not None and limit < 1:
         raise UserError(f"the limit of images is {limit}; expected at least 1, or none for all images")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError, one_line, printable
-from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, check_bounds, decoded
+from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, check_limit, decoded
 from loop.sources.reading.places import ACCESS_ERRORS, Place, stays_inside
 from loop.sources.reading.unread import listed, tell_unread
 
@@ -24,18 +24,16 @@ class ImageFolder:
     still listed: `open` says why, so that it is counted. It is pickled without its list of ids, which is read again on demand.
     """
 
-    def __init__(self, path: str | Path, max_pixels: int = MAX_PIXELS, limit: int | None = None) -> None:
+    def __init__(self, path: str | Path, limit: int | None = None) -> None:
         """Args:
             path: the folder, or a URI of one.
-            max_pixels: width times height above which an image is set aside, before it is decoded.
             limit: number of images to take, in the order of their ids; None takes all.
 
         Raises:
             UserError: the folder is missing, unreadable or holds no image, or a limit is invalid.
         """
-        check_bounds(max_pixels, limit)
+        check_limit(limit)
         self.folder = checked_folder(path)
-        self.max_pixels = max_pixels
         self.limit = limit
         self._ids: list[str] | None = None
         unread: Counter[str] = Counter()
@@ -57,7 +55,7 @@ class ImageFolder:
         return self.folder.names(SUFFIXES, unread)[: self.limit]
 
     def open(self, image_id: str) -> Image.Image:
-        return open_image(self.folder, image_id, self.max_pixels)
+        return open_image(self.folder, image_id)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_ids": None}
@@ -117,11 +115,11 @@ def _file_inside(folder: Path, image_id: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # circular links, or a NUL in the name
         raise BadImageError(f"{name}: cannot be looked up", f"in {folder}: {printable(str(error))}") from error
     if not path.is_relative_to(folder.resolve()):
-        raise BadImageError(f"{name}: lies outside the image folder", str(folder))
+        raise BadImageError(f"{name}: is outside the image folder", str(folder))
     if not os.path.isfile(path) and (other := _spelled_otherwise(image_id)) != image_id:
         return _file_inside(folder, other)
     if not os.path.isfile(path):
-        raise BadImageError(f"{name}: {'is no regular file' if os.path.exists(path) else 'does not exist'}", f"in {folder}")
+        raise BadImageError(f"{name}: {'is not a regular file' if os.path.exists(path) else 'does not exist'}", f"in {folder}")
     return path
 
 
@@ -134,7 +132,7 @@ def _fetched(folder: Place, image_id: str) -> io.BytesIO:
     """The file behind an id, from a remote folder."""
     name = printable(image_id)
     if not stays_inside(image_id):
-        raise BadImageError(f"{name}: lies outside the image folder", folder.address)
+        raise BadImageError(f"{name}: is outside the image folder", folder.address)
     try:
         with folder.open(image_id) as stream:
             data = stream.read(MAX_FILE_BYTES + 1)

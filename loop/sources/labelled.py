@@ -14,7 +14,7 @@ from PIL import Image
 
 from loop.errors import UserError
 from loop.sources.folder import checked_folder, open_image
-from loop.sources.reading.chats import MAX_TEXT_CHARACTERS, checked_text
+from loop.sources.reading.chats import checked_text
 from loop.sources.reading.first_images import refuse_unreadable
 from loop.sources.reading.json_text import checked_object, read_entries
 from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
@@ -22,8 +22,6 @@ from loop.sources.reading.places import Place
 from policies.generation.instructions import ALL_TYPES, CANONICAL_INSTRUCTIONS, TRAINING_INSTRUCTIONS, AnyType, vig_target
 from policies.generation.knowledge import vic_prompt
 from policies.records import HeldOutQuestion, TrainingSample
-
-__all__ = ["MAX_TEXT_CHARACTERS", "Conversation", "JsonData", "LabelledData", "Turns", "checked_image", "checked_type", "most_frequent"]
 
 _NO_FILES = ("http://", "https://", "data:")
 
@@ -87,7 +85,7 @@ class LabelledData(ABC):
         if self._records is None:
             odd = OddRecords()
             records = tuple(self._read(odd))
-            odd.settle(str(self.path), len(records), self.on_bad_record, self.always_left_out)
+            odd.refuse_or_report(str(self.path), len(records), self.on_bad_record, self.always_left_out)
             self._records = records
         return self._records
 

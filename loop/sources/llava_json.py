@@ -14,21 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from loop.sources.labelled import Conversation, JsonData, checked_image, checked_type
-from loop.sources.reading.chats import (
-    IMAGE_TOKEN,
-    LLAVA,
-    MAX_TEXT_CHARACTERS,
-    MESSAGES,
-    ChatForm,
-    chat_turns,
-    checked_text,
-    has_image_token,
-    refuse_other_media,
-)
+from loop.sources.reading.chats import LLAVA, MESSAGES, ChatForm, chat_turns, checked_text, has_image_token, refuse_other_media
 from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords
 from policies.generation.instructions import QuestionType
-
-__all__ = ["IMAGE_TOKEN", "MAX_TEXT_CHARACTERS", "LlavaJsonData"]
 
 _ABSENT: tuple[Any, ...] = (None, "", [])
 

@@ -23,7 +23,7 @@ from PIL import Image
 from actors.images import BadImageError
 from loop.bounded import run_with_limits
 from loop.errors import UserError, one_line, printable
-from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, check_bounds, decoded
+from loop.sources.decoding import MAX_FILE_BYTES, check_limit, decoded
 from loop.sources.reading.places import ACCESS_ERRORS, Place, stored_files
 
 _ROWS_AT_ONCE = 8
@@ -58,24 +58,20 @@ class TableImages:
     It is pickled without the numbers of rows, which are read again on demand, and without open files.
     """
 
-    def __init__(
-        self, place: Place, names: Sequence[str], reader: type[TableReader], column: str,
-        max_pixels: int = MAX_PIXELS, limit: int | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, place: Place, names: Sequence[str], reader: type[TableReader], column: str, limit: int | None = None) -> None:
         """Args:
             place: the folder that the files are in.
             names: the files, in the order of the ids.
             reader: class that opens one of them.
             column: holds the images.
-            max_pixels: width times height above which an image is set aside, before it is decoded.
             limit: number of rows to take, from the first; None takes all.
 
         Raises:
             UserError: a file cannot be read or has no such column, there are no rows, or a limit is invalid.
         """
-        check_bounds(max_pixels, limit)
+        check_limit(limit)
         self.place, self.column = place, column
-        self.max_pixels, self.limit = max_pixels, limit
+        self.limit = limit
         self.names = tuple(names)
         self._reader = reader
         self._counts: dict[str, int] | None = None
@@ -87,7 +83,7 @@ class TableImages:
         return list(islice((f"{name}/{row}" for name, num_rows in self._rows().items() for row in range(num_rows)), self.limit))
 
     def open(self, image_id: str) -> Image.Image:
-        return decoded(io.BytesIO(_encoded(self._cell(image_id), printable(image_id))), image_id, self.max_pixels)
+        return decoded(io.BytesIO(_encoded(self._cell(image_id), printable(image_id))), image_id)
 
     def read_file(self, image_id: str) -> tuple[str, bytes]:
         cell = self._cell(image_id)
@@ -96,7 +92,7 @@ class TableImages:
     def _cell(self, image_id: str) -> Any:
         name, _, row = image_id.rpartition("/")
         if name not in self.names or not (row.isascii() and row.isdecimal() and len(row) < 16):
-            raise BadImageError(f"{printable(image_id)}: is no row", f"of {self.place.address}")
+            raise BadImageError(f"{printable(image_id)}: is not a row", f"of {self.place.address}")
         try:
             return self._file(name).cell(int(row))
         except ACCESS_ERRORS as error:
@@ -223,19 +219,17 @@ class ArrowReader:
         return self._batch[1][row - int(self._starts[batch])].as_py()
 
 
-def parquet_images(path: str | Path, column: str = "image", max_pixels: int = MAX_PIXELS, limit: int | None = None) -> TableImages:
+def parquet_images(path: str | Path, column: str = "image", limit: int | None = None) -> TableImages:
     """The images of a Parquet file, or of all files below a folder that end in `.parquet`.
 
     Raises:
         UserError: see `stored_files` and `TableImages`.
     """
     place, names = stored_files(path, (".parquet",), "Parquet set")
-    return TableImages(place, names, ParquetReader, column, max_pixels, limit)
+    return TableImages(place, names, ParquetReader, column, limit)
 
 
-def saved_images(
-    path: str | Path, split: str | None = None, column: str = "image", max_pixels: int = MAX_PIXELS, limit: int | None = None
-) -> TableImages:
+def saved_images(path: str | Path, split: str | None = None, column: str = "image", limit: int | None = None) -> TableImages:
     """The images of a dataset that `datasets.Dataset.save_to_disk` wrote, or of a split of a saved `DatasetDict`.
 
     Raises:
@@ -260,7 +254,7 @@ def saved_images(
     paths = [place.path / name for name in names]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]
     _refuse_deadly(place, tuple(states), column)
-    return TableImages(place, names, ArrowReader, column, max_pixels, limit)
+    return TableImages(place, names, ArrowReader, column, limit)
 
 
 @lru_cache(maxsize=256)

@@ -26,7 +26,7 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError, one_line, printable
-from loop.sources.decoding import MAX_FILE_BYTES, MAX_PIXELS, SUFFIXES, check_bounds, decoded
+from loop.sources.decoding import MAX_FILE_BYTES, SUFFIXES, check_limit, decoded
 from loop.sources.reading.places import ACCESS_ERRORS, Place, stored_files
 from loop.sources.reading.unread import HIDDEN, listed, note_unread, say_once, tell_unread
 
@@ -47,19 +47,18 @@ class TarImages:
     """The images of a WebDataset. It is pickled without its list of ids; a process that opens an image reads the headers of its shard once,
     and keeps 16 bytes per image."""
 
-    def __init__(self, path: str, max_pixels: int = MAX_PIXELS, limit: int | None = None, members: str | None = None) -> None:
+    def __init__(self, path: str, limit: int | None = None, members: str | None = None) -> None:
         """Args:
             path: a tar, a folder of tars, or a pattern of them with ranges such as `{0000..0099}`, `*` and `[ab]`; a path or a URI.
-            max_pixels: width times height above which an image is set aside, before it is decoded.
             limit: number of images to take, from the first; None takes all.
             members: a pattern such as `*.left.jpg`; take only members whose name, without folders, matches it.
 
         Raises:
             UserError: a shard is missing, not a tar, truncated or compressed, there is no image, or a limit is invalid.
         """
-        check_bounds(max_pixels, limit)
+        check_limit(limit)
         self.place, self._shards = _shards(path)
-        self.max_pixels, self.limit, self.members = max_pixels, limit, members
+        self.limit, self.members = limit, members
         self._ids: list[str] | None = None
         unread: Counter[str] = Counter()
         self._ids = self._found(unread)
@@ -75,7 +74,7 @@ class TarImages:
         return list(self._ids)
 
     def open(self, image_id: str) -> Image.Image:
-        return decoded(io.BytesIO(self._read(image_id)), image_id, self.max_pixels)
+        return decoded(io.BytesIO(self._read(image_id)), image_id)
 
     def read_file(self, image_id: str) -> tuple[str, bytes]:
         member = image_id.partition(f"{_TAR}/")[2]

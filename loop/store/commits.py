@@ -16,32 +16,35 @@ class RoundState(StrEnum):
     REJECTED = "rejected"  # the champion stays
 
 
-class FileEntry(BaseModel):
-    """One committed file, by its path relative to the run folder."""
+class Document(BaseModel):
+    """Base of what a run stores as JSON: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Document):
+    """One committed file, by its path relative to the run folder."""
+
     path: str
     num_bytes: int
     sha256: str
 
 
-class FilterCount(BaseModel):
+class FilterCount(Document):
     """How many records a filter saw and kept, in the order of the chain."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     filter: str
     seen: int
     kept: int
 
 
-class Finding(BaseModel):
+class Finding(Document):
     """Something about a round or a config that a person should know and that does not end the run.
 
     Findings in a commit record are part of the run's digest. They follow from committed data alone, so that a resumed round and an
     undisturbed one have the same.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Name to count by: MLflow has the counts as `findings/KIND`."""
     count: int = Field(ge=1)
@@ -58,10 +61,9 @@ class Finding(BaseModel):
         return f"{self.kind} ({self.count}): {self.message}{example}"
 
 
-class Decision(BaseModel):
+class Decision(Document):
     """The verdict of the acceptance policy, with the numbers behind it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     accepted: bool
     reason: str
     numbers: dict[str, float] = Field(default_factory=dict)
@@ -72,11 +74,10 @@ def champion_commit(commits: Sequence[RoundCommit]) -> RoundCommit:
     return next(commit for commit in reversed(commits) if commit.state is not RoundState.REJECTED)
 
 
-class RoundCommit(BaseModel):
+class RoundCommit(Document):
     """Everything a later reader needs to know about a round. `stage_seconds`, `started_at` and `committed_at` (seconds since the
     epoch) and `epoch` are left out of the run's digest: they differ between two equal runs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = SCHEMA_VERSION
     run_id: str
     round: int

@@ -9,21 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from loop.errors import DamagedFileError, SchemaVersionError
-from loop.store.commits import SCHEMA_VERSION, FileEntry, RoundCommit
+from loop.store.commits import SCHEMA_VERSION, Document, FileEntry, RoundCommit
 
 REMEDY = "restore it from a copy of the run (`vigc verify` lists every damaged file)"
 _NOT_IN_DIGEST = {"run_id", "started_at", "committed_at", "epoch", "stage_seconds", "files"}
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RunInfo(_Document):
+class RunInfo(Document):
     """Identity and config of a run, written once when it is created."""
 
     run_id: str
@@ -32,7 +28,7 @@ class RunInfo(_Document):
     schema_version: int = SCHEMA_VERSION
 
 
-class Lease(_Document):
+class Lease(Document):
     """Which process drives a run. No two leases are equal; each increments the epoch by one."""
 
     epoch: int
@@ -45,7 +41,7 @@ class Lease(_Document):
         return f"epoch {self.epoch} (pid {self.pid} on {self.host}, since {time.strftime('%F %T', time.localtime(self.acquired_at))})"
 
 
-class PartReceipt(_Document):
+class PartReceipt(Document):
     """A finished part: its file as it should be on disk. `extra` holds counts and timings; no hash in a commit covers it."""
 
     path: str
@@ -61,7 +57,7 @@ class PartReceipt(_Document):
         return FileEntry(path=self.path, num_bytes=self.num_bytes, sha256=self.sha256)
 
 
-class CheckpointReceipt(_Document):
+class CheckpointReceipt(Document):
     """A finished checkpoint folder and its files."""
 
     path: str
@@ -69,7 +65,7 @@ class CheckpointReceipt(_Document):
     files: list[FileEntry]
 
 
-class PrunedCheckpoint(_Document):
+class PrunedCheckpoint(Document):
     """Tombstone of a checkpoint folder that was deleted on purpose."""
 
     path: str

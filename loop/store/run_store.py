@@ -1,4 +1,4 @@
-"""Reads and writes the run folder, with the commit protocol that keeps it consistent.
+"""Writes the run folder, with the commit protocol that keeps it consistent. `loop.store.reading` reads it.
 
     run.json                              run id, resolved config, schema version; written once
     rounds/0001/parts/NAME.parquet        a stage's data, or NAME.data.json
@@ -25,50 +25,24 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
 
-from loop.errors import (
-    DamagedFileError,
-    LockedError,
-    NoRunError,
-    PrunedCheckpointError,
-    RunExistsError,
-    SchemaVersionError,
-    StoreError,
-    UserError,
-    WriteError,
-)
-from loop.store.commits import SCHEMA_VERSION, FileEntry, RoundCommit
-from loop.store.documents import (
-    REMEDY,
-    CheckpointReceipt,
-    Lease,
-    PartReceipt,
-    PrunedCheckpoint,
-    RunInfo,
-    canonical,
-    describe,
-    note_damage,
-    seal,
-    unseal,
-)
-from loop.store.storage import Storage, open_storage
-from policies.records import SCHEMA_VERSION as RECORD_SCHEMA_VERSION
-from policies.records import Record, RecordSchemaError, from_table
+from loop.errors import DamagedFileError, LockedError, NoRunError, RunExistsError, StoreError, UserError, WriteError
+from loop.store.commits import FileEntry, RoundCommit
+from loop.store.documents import CheckpointReceipt, Lease, PartReceipt, PrunedCheckpoint, RunInfo, canonical, seal
+from loop.store.reading import PRUNED, RUN, Model, RunReader, commit_path
+from loop.store.storage import open_storage
 
 log = logging.getLogger(__name__)
 
-_RUN, _LOCK = "run.json", "lock.json"
-_PRUNED = ".pruned.json"
+_LOCK = "lock.json"
 _OTHERS = {
     "train.json": "a training of `vigc train`; continue it with `vigc train --resume {}`",
     "evaluation.json": "an evaluation; run the same `vigc evaluate` command again to continue it",
@@ -76,14 +50,12 @@ _OTHERS = {
 }
 """Files by which the folders of other commands are recognised, and what those folders are."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(RunReader):
     """A handle on one run. It can be pickled: actors write parts through the driver's handle. Reading needs no lock."""
 
-    storage: Storage
     lease: Lease | None = None
     """The lock this handle writes under; None for a handle that only reads."""
 
@@ -98,9 +70,9 @@ class Store:
         store = cls(open_storage(uri))
         try:
             with store.storage.exclusive():
-                if store.storage.size(_RUN) is not None:
+                if store.storage.size(RUN) is not None:
                     raise RunExistsError(str(uri))
-                store.storage.write(_RUN, seal(run.model_dump(mode="json")))
+                store.storage.write(RUN, seal(run.model_dump(mode="json")))
         except BlockingIOError as error:
             raise RunExistsError(str(uri)) from error
         except WriteError as error:
@@ -125,20 +97,12 @@ class Store:
     def find(cls, uri: str | Path) -> Store | None:
         """The run in a folder, for reading; None where there is none."""
         store = cls(open_storage(uri))
-        return None if store.storage.size(_RUN) is None else store
-
-    @property
-    def uri(self) -> str:
-        return self.storage.uri
+        return None if store.storage.size(RUN) is None else store
 
     @property
     def epoch(self) -> int:
         """Fencing epoch of this handle; 0 for one that only reads."""
         return 0 if self.lease is None else self.lease.epoch
-
-    def read_run(self) -> RunInfo:
-        """Raises `DamagedFileError` or `SchemaVersionError`."""
-        return self.load(_RUN, RunInfo)
 
     # ---- the lock
 
@@ -166,7 +130,7 @@ class Store:
         self.storage.remove_leftovers()
         driver = Store(self.storage, lease)
         for path in self.tombstones():
-            driver._finish_pruning(path.removesuffix(_PRUNED))
+            driver._finish_pruning(path.removesuffix(PRUNED))
         return driver
 
     def _holder(self) -> Lease | None:
@@ -216,37 +180,6 @@ class Store:
         self.storage.remove(stem + ".json")  # first: data without a receipt are ignored
         self.storage.remove(stem + ".parquet")
 
-    def read_part(self, part: PartReceipt | FileEntry | str) -> pa.Table:
-        """The table of a part. With a receipt or an entry of a commit record the bytes are verified, with a bare path they are not.
-
-        Raises:
-            DamagedFileError: it is missing, altered, or not a Parquet file.
-        """
-        path, data = self._read(part)
-        try:
-            return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
-        except (pa.ArrowException, OSError) as error:
-            raise DamagedFileError(path, "a Parquet file with intact pages", str(error), REMEDY) from error
-
-    def read_records(self, part: PartReceipt | FileEntry) -> list[Record]:
-        """The records of a part. Raises `DamagedFileError` as `read_part` does, and `SchemaVersionError`."""
-        return records_in(part.path, self.read_part(part))
-
-    def read_json_part(self, part: PartReceipt | FileEntry | str) -> Any:
-        """The document of a JSON part. Raises `DamagedFileError`."""
-        path, data = self._read(part)
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            raise DamagedFileError(path, "a JSON document", str(error), REMEDY) from error
-
-    def file_entry(self, path: str) -> FileEntry:
-        """Size and SHA-256 of any file of the run, as a commit record lists it. Raises `DamagedFileError` when it is missing."""
-        try:
-            return self.storage.entry(path)
-        except FileNotFoundError as error:
-            raise DamagedFileError(path, "a file", "none", REMEDY) from error
-
     def _write_part(self, round: int, name: str, suffix: str, data: bytes, num_rows: int, extra: Mapping[str, Any] | None) -> PartReceipt:
         stem = _part(round, name)
         self._refuse_change(round, name)
@@ -259,21 +192,8 @@ class Store:
 
     def _refuse_change(self, round: int, name: str) -> None:
         self._check_fence()
-        if self.storage.size(_commit_path(round)) is not None:
+        if self.storage.size(commit_path(round)) is not None:
             raise StoreError(f"round {round} of {self.uri} is committed; its part {name} cannot change any more")
-
-    def _read(self, part: PartReceipt | FileEntry | str) -> tuple[str, bytes]:
-        path = part if isinstance(part, str) else part.path
-        try:
-            data = self.storage.read(path)
-        except FileNotFoundError as error:
-            raise DamagedFileError(path, "a file", "none", REMEDY) from error
-        if not isinstance(part, str):
-            wanted = FileEntry(path=path, num_bytes=part.num_bytes, sha256=part.sha256)
-            found = FileEntry(path=path, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-            if found != wanted:
-                raise DamagedFileError(path, describe(wanted), describe(found), REMEDY)
-        return path, data
 
     # ---- checkpoints
 
@@ -313,20 +233,6 @@ class Store:
         """The receipt of a checkpoint whose files all match it; None when it has to be made (again)."""
         return self._finished(_checkpoint(name) + ".json", CheckpointReceipt, lambda receipt: receipt.files)
 
-    def local_checkpoint(self, path: str) -> Path:
-        """The checkpoint folder `path` (relative to the run: `checkpoints/NAME`) on this machine: in place for a local run, where
-        only sizes are checked (see `check_files`); otherwise a verified copy in the cache folder.
-
-        Raises:
-            PrunedCheckpointError: it was deleted by retention.
-            DamagedFileError: there is no such checkpoint, or a file of it is missing or altered.
-        """
-        pruned = self._tombstone(path)
-        if pruned is not None:
-            names = [name for name in self.storage.names("checkpoints") if name.endswith(".json") and not name.endswith(_PRUNED)]
-            raise PrunedCheckpointError(path, pruned.reason, ", ".join(name.removesuffix(".json") for name in names))
-        return self.storage.fetch(path, self.load(path + ".json", CheckpointReceipt).files)
-
     def prune_checkpoint(self, path: str, reason: str) -> None:
         """Delete the committed checkpoint folder `path` for good. A tombstone with its files and the reason is made durable first: it
         distinguishes pruned from lost files, and lets the next driver finish an interrupted deletion.
@@ -335,26 +241,19 @@ class Store:
             LockedError: this handle is not the run's driver.
         """
         self._check_fence()
-        if self._tombstone(path) is None:
+        if self.tombstone(path) is None:
             files = [file for commit in self.commits() for file in commit.files if file.path.startswith(path + "/")]
             assert files, f"no committed round lists {path}"
             tombstone = PrunedCheckpoint(path=path, files=files, reason=reason)
-            self.storage.write(path + _PRUNED, seal(tombstone.model_dump(mode="json")))
+            self.storage.write(path + PRUNED, seal(tombstone.model_dump(mode="json")))
         self._finish_pruning(path)
-
-    def tombstones(self) -> list[str]:
-        """Paths of the tombstones of pruned checkpoints."""
-        return ["checkpoints/" + name for name in self.storage.names("checkpoints") if name.endswith(_PRUNED)]
 
     def _finish_pruning(self, path: str) -> None:
         receipt = path + ".json"
         if self.storage.names(path) or self.storage.size(receipt) is not None:
-            self.load(path + _PRUNED, PrunedCheckpoint)  # raises if it is damaged: then nothing is deleted
+            self.load(path + PRUNED, PrunedCheckpoint)  # raises if it is damaged: then nothing is deleted
             self.storage.remove(path)
             self.storage.remove(receipt)
-
-    def _tombstone(self, path: str) -> PrunedCheckpoint | None:
-        return None if self.storage.size(path + _PRUNED) is None else self.load(path + _PRUNED, PrunedCheckpoint)
 
     # ---- commits
 
@@ -380,62 +279,11 @@ class Store:
             if size != file.num_bytes:
                 found = "missing" if size is None else f"{size} bytes long"
                 raise StoreError(f"round {commit.round} cannot be committed: {file.path} is {found}, not {file.num_bytes} bytes long")
-        self.storage.write(_commit_path(commit.round), seal(commit.model_dump(mode="json")))
+        self.storage.write(commit_path(commit.round), seal(commit.model_dump(mode="json")))
 
-    def commits(self) -> list[RoundCommit]:
-        """The committed rounds from 0 on, up to the first that is absent.
+    # ---- receipts
 
-        Raises:
-            DamagedFileError: a commit record cannot be read.
-            SchemaVersionError: one is of another version.
-        """
-        found: list[RoundCommit] = []
-        while self.storage.size(_commit_path(len(found))) is not None:
-            found.append(self.read_commit(len(found)))
-        return found
-
-    def read_commit(self, round: int) -> RoundCommit:
-        """The record of one round, even if others are damaged. Raises `DamagedFileError` or `SchemaVersionError`."""
-        commit = self.load(_commit_path(round), RoundCommit)
-        if commit.round != round:
-            raise DamagedFileError(_commit_path(round), f"the record of round {round}", f"the record of round {commit.round}", REMEDY)
-        return commit
-
-    def committed_rounds(self) -> list[int]:
-        """The numbers of the rounds that have a record, damaged or not."""
-        numbers = sorted(int(name) for name in self.storage.names("rounds") if name.isdecimal())
-        return [number for number in numbers if self.storage.size(_commit_path(number)) is not None]
-
-    def readable_commits(self) -> tuple[list[RoundCommit], list[str]]:
-        """The rounds whose records are intact, and what is wrong with the others."""
-        problems: list[str] = []
-        found = [note_damage(partial(self.read_commit, round), problems) for round in self.committed_rounds()]
-        return [commit for commit in found if commit is not None], problems
-
-    def check_files(self, files: Iterable[FileEntry]) -> None:
-        """Verify files against their entries in a commit record. Raises `DamagedFileError` for the first that differs."""
-        for file in files:
-            found = self.file_entry(file.path)
-            if found != file:
-                raise DamagedFileError(file.path, describe(file), describe(found), REMEDY)
-
-    # ---- sealed documents
-
-    def load(self, path: str, model: type[_Model]) -> _Model:
-        """The sealed document at `path`. Raises `DamagedFileError` or `SchemaVersionError`."""
-        try:
-            content = unseal(path, self.storage.read(path))
-        except FileNotFoundError as error:
-            raise DamagedFileError(path, "a file", "none", REMEDY) from error
-        version = content.get("schema_version", SCHEMA_VERSION)
-        if version != SCHEMA_VERSION:
-            raise SchemaVersionError(f"{self.uri}/{path}", version, SCHEMA_VERSION)
-        try:
-            return model.model_validate(content)
-        except ValidationError as error:
-            raise DamagedFileError(path, f"a {model.__name__}", str(error), REMEDY) from error
-
-    def _finished(self, path: str, model: type[_Model], files_of: Callable[[_Model], Sequence[FileEntry]]) -> _Model | None:
+    def _finished(self, path: str, model: type[Model], files_of: Callable[[Model], Sequence[FileEntry]]) -> Model | None:
         """The receipt at `path` if every file it lists is intact. A damaged one counts as missing: the work is redone."""
         if self.storage.size(path) is None:
             return None
@@ -446,19 +294,6 @@ class Store:
             log.warning("%s of %s: expected %s, found %s; it will be made again", error.path, self.uri, error.expected, error.found)
             return None
         return receipt
-
-
-def records_in(path: str, table: pa.Table) -> list[Record]:
-    """The rows of the part `path` as records. Raises `SchemaVersionError`."""
-    try:
-        return from_table(table)
-    except RecordSchemaError as error:
-        found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode()
-        raise SchemaVersionError(path, found, RECORD_SCHEMA_VERSION) from error
-
-
-def _commit_path(round: int) -> str:
-    return f"rounds/{round:04d}/commit.json"
 
 
 def _part(round: int, name: str) -> str:

@@ -30,7 +30,7 @@ JOURNAL, DATA, REJECTED, SUMMARY = "journal.sqlite", "data.json", "rejected.json
 
 
 @dataclass(slots=True)
-class Tally:
+class TeachingCounts:
     """Counts over a journal."""
 
     num_finished: int = 0
@@ -70,20 +70,20 @@ class TeachingJournal(Journal):
         """Store the usage of a task that got no answer and is not finished."""
         self._put(key, reply, {"failure": reply.failure})
 
-    def tally(self) -> Tally:
-        tally = Tally()
+    def counts(self) -> TeachingCounts:
+        counts = TeachingCounts()
         for _, document in self.documents():
-            tally.usage += Usage(**document["usage"])
+            counts.usage += Usage(**document["usage"])
             if "pairs" not in document:
-                tally.num_unanswered += 1
+                counts.num_unanswered += 1
                 continue
-            tally.num_finished += 1
-            tally.num_pairs += len(document["pairs"])
-            tally.rejected.update(fault for fault, _ in document["rejected"])
+            counts.num_finished += 1
+            counts.num_pairs += len(document["pairs"])
+            counts.rejected.update(fault for fault, _ in document["rejected"])
             if document["pairs"]:
-                tally.num_records += 1
-                tally.records_by_type[document["type"]] += 1
-        return tally
+                counts.num_records += 1
+                counts.records_by_type[document["type"]] += 1
+        return counts
 
     def publish(self) -> None:
         """Rewrite `data.json` and `rejected.jsonl`, ordered by image and type regardless of the order of answers. Raises `OSError`."""

@@ -22,10 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from actors.chat.chat_teacher import ChatTeacher
 from actors.chat.endpoint import Endpoint, EndpointError, SpendingCapError
 from actors.chat.endpoint_options import EndpointOptions
-from actors.chat.teacher import Teacher
+from actors.chat.teacher import ChatTeacher, Teacher
 from loop.errors import TeachingStoppedError, UserError, WriteError, one_line, printable
 from loop.monitors.progress import RunProgress
 from loop.sources.annotations import read_annotations
@@ -101,7 +100,7 @@ def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
     source = _source(options)
     commit_every_s = 1.0 if options.teacher == EXACT else 0.0  # its texts are free to write again
     with TeachingJournal(options.out, _about(options, source), commit_every_s) as journal, RunProgress(console) as progress:
-        teacher = _teacher(options, journal.tally().usage.usd)
+        teacher = _teacher(options, journal.counts().usage.usd)
         stopped = ""
         try:
             if options.write_images and options.shapes is not None:
@@ -142,24 +141,6 @@ def shapes_images(num_images: int | None, seed: int, min_shift: float, max_shift
     if num_images < 1 or not 0.0 <= min_shift <= max_shift <= 1.0 or seed < 0:
         raise UserError("expected --shapes of 1 or more, a --seed of 0 or more, and 0 <= --min-shift <= --max-shift <= 1")
     return ShapesImages(seed, min_shift, max_shift, num_images)
-
-
-def endpoint_options(url: str, model: str, extra_body: str, **options: Any) -> EndpointOptions | None:
-    """The endpoint from command-line options; None if no URL is given."""
-    if not url:
-        if model:
-            raise UserError("--model requires --endpoint; for a local model use --teacher MODEL")
-        return None
-    try:
-        extra = json.loads(extra_body)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--extra-body is not JSON: {one_line(error)}; expected an object such as {{'top_p': 0.9}}") from error
-    if not isinstance(extra, dict):
-        raise UserError(f"--extra-body is {extra_body[:80]!r}; expected a JSON object")
-    try:
-        return EndpointOptions(url, model, extra_body=extra, **options)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
@@ -296,20 +277,20 @@ def _write_images(shapes: ShapesImages, folder: Path, progress: RunProgress) -> 
 
 
 def _summary(options: TeachOptions, source: _Source, journal: TeachingJournal, seconds: float, stopped: str) -> dict[str, Any]:
-    tally = journal.tally()
+    counts = journal.counts()
     return {
         "teacher": options.teacher if options.endpoint is None else options.endpoint.model,
         "num_images": len(source.image_ids()),
         "types": [str(kind) for kind in options.types],
-        "num_finished": tally.num_finished,
-        "num_unanswered": tally.num_unanswered,
-        "num_records": tally.num_records,
-        "records_by_type": dict(sorted(tally.records_by_type.items())),
-        "num_pairs": tally.num_pairs,
-        "rejected": dict(tally.rejected.most_common()),
+        "num_finished": counts.num_finished,
+        "num_unanswered": counts.num_unanswered,
+        "num_records": counts.num_records,
+        "records_by_type": dict(sorted(counts.records_by_type.items())),
+        "num_pairs": counts.num_pairs,
+        "rejected": dict(counts.rejected.most_common()),
         "images_set_aside": dict(source.images_set_aside),
         "objects_set_aside": dict(source.objects_set_aside),
-        "usage": asdict(tally.usage),
+        "usage": asdict(counts.usage),
         "seconds": round(seconds, 3),
         "stopped": stopped,
     }

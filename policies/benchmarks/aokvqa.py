@@ -13,9 +13,9 @@ from typing import Any
 
 from policies.answers.reasoning import final_answer
 from policies.benchmarks.base import BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent, with_options
-from policies.benchmarks.documents import Document, Reader, identity, kind, show, unique
+from policies.benchmarks.documents import Document, Entry, Reader, identity, kind, read_records, show
 from policies.benchmarks.options import read_option
-from policies.benchmarks.predictions import Fields, missing_count, read_predictions
+from policies.benchmarks.predictions import AnswerBenchmark, Fields, missing_count, read_predictions
 from policies.metrics import normalise
 
 MULTIPLE_CHOICE = "multiple_choice"
@@ -29,40 +29,17 @@ def direct_answer_score(prediction: str, answers: Sequence[str]) -> float:
 
 
 @BENCHMARKS.register("aokvqa")
-class Aokvqa:
+class Aokvqa(AnswerBenchmark):
     """`multiple_choice` and `direct_answer`, each only if the predictions have it.
 
     Data: the official list (`question_id`, `question`, `choices`, `correct_choice_idx`, `direct_answers`,
     `difficult_direct_answer`). Predictions: `{question id: {"multiple_choice": TEXT, "direct_answer": TEXT}}`, or records with these.
     """
 
-    settings: tuple[str, ...] = SETTINGS
-
-    def __init__(self, published: bool = False) -> None:
-        self.published = published
+    settings = SETTINGS
 
     def read(self, documents: Sequence[Document]) -> list[Question]:
-        questions = []
-        for document in documents:
-            reader, ids = Reader(document), []
-            for entry in document.records("the list of A-OKVQA's questions"):
-                question_id = reader.id(entry, "question_id")
-                text = reader.get(entry, "question", str, "a text")
-                choices = reader.texts(entry, "choices", "a list of texts")
-                answers = reader.texts(entry, "direct_answers", "a list of texts (the test split has none)")
-                right = reader.get(entry, "correct_choice_idx", int, "the index of a choice (the test split has none)")
-                difficult = reader.get(entry, "difficult_direct_answer", bool, "true or false")
-                ids.append((entry.place, question_id))
-                if right is None or text is None or difficult is None:
-                    continue
-                if not 0 <= right < len(choices):
-                    reader.fault(entry.place, f"correct_choice_idx is {right}; there are {len(choices)} choices")
-                    continue
-                image, split = identity(entry.value.get("image_id")), str(entry.value.get("split") or "")
-                questions.append(Question(question_id, text, image, choices, answers, choices[right], split=split, difficult=difficult))
-            unique(reader, ids, "question")
-            reader.done()
-        return questions
+        return read_records(documents, "the list of A-OKVQA's questions", _question)
 
     def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
         fields = Fields(values=SETTINGS)
@@ -112,6 +89,23 @@ class Aokvqa:
             found["num_unparsable_direct_answer"] = sum(not self._written(text).strip() for text in given.values())
         found["num_questions"] = len(questions)
         return found | missing_count([question.question_id for question in questions], answers)
+
+
+def _question(entry: Entry, reader: Reader) -> Question | None:
+    question_id = reader.id(entry, "question_id")
+    text = reader.get(entry, "question", str, "a text")
+    choices = reader.texts(entry, "choices", "a list of texts")
+    answers = reader.texts(entry, "direct_answers", "a list of texts (the test split has none)")
+    right = reader.get(entry, "correct_choice_idx", int, "the index of a choice (the test split has none)")
+    difficult = reader.get(entry, "difficult_direct_answer", bool, "true or false")
+    reader.once(entry.place, question_id, "question")
+    if right is None or text is None or difficult is None:
+        return None
+    if not 0 <= right < len(choices):
+        reader.fault(entry.place, f"correct_choice_idx is {right}; there are {len(choices)} choices")
+        return None
+    image, split = identity(entry.value.get("image_id")), str(entry.value.get("split") or "")
+    return Question(question_id, text, image, choices, answers, choices[right], split=split, difficult=difficult)
 
 
 def _check(value: Any) -> str | None:

@@ -19,8 +19,8 @@ from policies.answers.reasoning import final_text
 from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question, percent
 from policies.benchmarks.chair_words import Finder, Mention, PublishedFinder, WordFinder, parse_synonyms, parse_synonyms_published
 from policies.benchmarks.coco_objects import synonym_lists
-from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, show, unique
-from policies.benchmarks.predictions import Fields, read_predictions
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, read_records, show
+from policies.benchmarks.predictions import AnswerBenchmark, Fields, read_predictions
 
 DESCRIBE = "Describe this image in detail."
 
@@ -34,14 +34,12 @@ class CaptionScore:
 
 
 @BENCHMARKS.register("chair")
-class Chair:
+class Chair(AnswerBenchmark):
     """`chair_i` and `chair_s`, and `by_set` where the captions name sets.
 
     Data: a record for each image (`image_id`, `captions`, `instance_categories`), or COCO's instances and captions files, both.
     Predictions: records with `image_id` and `caption`, or `{image id: caption}`; images without a caption are allowed.
     """
-
-    settings: tuple[str, ...] = (ANSWER,)
 
     def __init__(self, published: bool = False, synonyms: str | None = None) -> None:
         """Args:
@@ -51,7 +49,7 @@ class Chair:
         Raises:
             ValueError: the list is empty.
         """
-        self.published = published
+        super().__init__(published)
         self.own_list = synonyms is None
         if published:
             self.finder: Finder = PublishedFinder(synonym_lists() if synonyms is None else parse_synonyms_published(synonyms))
@@ -63,7 +61,7 @@ class Chair:
         if any(isinstance(content, dict) and "annotations" in content for content in contents):
             questions = _coco(documents)
         else:
-            questions = [question for document in documents for question in _images(document)]
+            questions = read_records(documents, "images, an object a line, or COCO's instances and captions files", _image)
         faults = [
             f"image {question.question_id}: {show(name)} is not a category of the synonym list; expected one of its words"
             for question in questions
@@ -77,9 +75,6 @@ class Chair:
     def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
         fields = Fields(key="image_id", values=("caption",), groups=("set",))
         return read_predictions(document, {question.question_id: None for question in questions}, fields, allow_missing=True)
-
-    def prompt(self, question: Question, setting: str = ANSWER) -> str:
-        return question.text
 
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
         return answer if self.published else final_text(answer) or None
@@ -124,17 +119,12 @@ def _scores(captions: Sequence[CaptionScore]) -> dict[str, Any]:
     }
 
 
-def _images(document: Document) -> list[Question]:
-    reader, questions, ids = Reader(document), [], []
-    for entry in document.records("images, an object a line, or COCO's instances and captions files"):
-        image_id = reader.id(entry, "image_id")
-        captions = reader.texts(entry, "captions", "a list of texts")
-        objects = reader.texts(entry, "instance_categories", "a list of texts")
-        ids.append((entry.place, image_id))
-        questions.append(Question(image_id, DESCRIBE, image_id, answers=captions, objects=objects))
-    unique(reader, ids, "image")
-    reader.done()
-    return questions
+def _image(entry: Entry, reader: Reader) -> Question:
+    image_id = reader.id(entry, "image_id")
+    captions = reader.texts(entry, "captions", "a list of texts")
+    objects = reader.texts(entry, "instance_categories", "a list of texts")
+    reader.once(entry.place, image_id, "image")
+    return Question(image_id, DESCRIBE, image_id, answers=captions, objects=objects)
 
 
 def _coco(documents: Sequence[Document]) -> list[Question]:
@@ -145,14 +135,15 @@ def _coco(documents: Sequence[Document]) -> list[Question]:
     kinds = set()
     for document in documents:
         reader, content = Reader(document), document.content
-        lists = {name: content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations", "categories")}
-        is_instances = lists["categories"] is not None
+        is_instances = isinstance(content, dict) and content.get("categories") is not None
         kinds.add(is_instances)
-        for image in _entries(document, "images"):
+        for image in document.listed("images"):
             image_id = reader.id(image, "id")
             files[image_id] = str(image.value.get("file_name") or image_id)
-        names = {reader.id(one, "id"): reader.get(one, "name", str, "a text") for one in _entries(document, "categories", is_instances)}
-        for one in _entries(document, "annotations"):
+        names = {
+            reader.id(one, "id"): reader.get(one, "name", str, "a text") for one in (document.listed("categories") if is_instances else ())
+        }
+        for one in document.listed("annotations"):
             image_id = reader.id(one, "image_id")
             if is_instances:
                 category = reader.id(one, "category_id")
@@ -169,12 +160,3 @@ def _coco(documents: Sequence[Document]) -> list[Question]:
         Question(image_id, DESCRIBE, name, answers=tuple(captions.get(image_id, ())), objects=tuple(objects.get(image_id, ())))
         for image_id, name in files.items()
     ]
-
-
-def _entries(document: Document, name: str, wanted: bool = True) -> list[Entry]:
-    value = document.content.get(name) if isinstance(document.content, dict) else None
-    if not wanted:
-        return []
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise BenchmarkDataError([f"{document.name}: {name} is {show(value)}; expected a list of objects"])
-    return [Entry(f"{name} {identity(index)}", one) for index, one in enumerate(value)]

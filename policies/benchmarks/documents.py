@@ -7,9 +7,11 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from policies.texts import TextFileError, decoded_text
+
+T = TypeVar("T")
 
 MAX_FINDINGS = 20
 """Number of findings that an error names; the rest are counted."""
@@ -61,6 +63,17 @@ class Document:
             raise BenchmarkDataError([f"{self.name} is empty; expected {what}"])
         return self.entries
 
+    def listed(self, name: str) -> list[Entry]:
+        """The objects in the list `name` of a file that is one JSON object.
+
+        Raises:
+            BenchmarkDataError: there is no such list of objects.
+        """
+        value = self.content.get(name) if isinstance(self.content, dict) else None
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            raise BenchmarkDataError([f"{self.name}: {name} is {show(value)}; expected a list of objects"])
+        return [Entry(f"{name} {index}", one) for index, one in enumerate(value)]
+
 
 def parse_document(name: str, data: bytes) -> Document:
     """Parse a file's bytes by its suffix: `.jsonl` is lines, `.tsv` a table with a header, anything else JSON or JSON Lines.
@@ -79,7 +92,7 @@ def parse_document(name: str, data: bytes) -> Document:
             content = _loads(text)
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":
-                raise BenchmarkDataError([f"{name}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})"]) from error
+                raise BenchmarkDataError([f"{name}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})"]) from error
         except (ValueError, RecursionError) as error:
             raise BenchmarkDataError([f"{name}: {error}"]) from error
         else:
@@ -94,6 +107,8 @@ class Reader:
     def __init__(self, document: Document) -> None:
         self.name = document.name
         self.findings: list[str] = []
+        self._places: dict[tuple[str, str], str] = {}
+        self._repeated: list[str] = []
 
     def fault(self, place: str, text: str) -> None:
         self.findings.append(f"{self.name}, {place}: {text}")
@@ -123,19 +138,31 @@ class Reader:
         """The field `name` as an id; empty with a fault."""
         return identity(self.get(entry, name, (str, int), "a text or a whole number"))
 
+    def once(self, place: str, identifier: str, what: str) -> None:
+        """Note the id of a record; a repeated one is a fault, reported after the others."""
+        first = self._places.setdefault((what, identifier), place)
+        if identifier and first != place:
+            self._repeated.append(f"{self.name}, {place}: {what} {identifier} appears twice, first at {first}")
+
     def done(self) -> None:
         """Raises:
         BenchmarkDataError: there were faults."""
-        if self.findings:
-            raise BenchmarkDataError(self.findings)
+        if self.findings or self._repeated:
+            raise BenchmarkDataError([*self.findings, *self._repeated])
 
 
-def unique(reader: Reader, entries: Iterable[tuple[str, str]], what: str) -> None:
-    """Note a fault for each `(place, id)` whose id has occurred before."""
-    first: dict[str, str] = {}
-    for place, one in entries:
-        if one and first.setdefault(one, place) != place:
-            reader.fault(place, f"{what} {one} stands twice, first at {first[one]}")
+def read_records(documents: Iterable[Document], what: str, read: Callable[[Entry, Reader], T | None]) -> list[T]:
+    """What `read` makes of each record of some files; it returns None for a record that cannot be used, and notes why in the reader.
+
+    Raises:
+        BenchmarkDataError: a file is not a list of records, or there were faults.
+    """
+    found: list[T] = []
+    for document in documents:
+        reader = Reader(document)
+        found += [one for entry in document.records(what) if (one := read(entry, reader)) is not None]
+        reader.done()
+    return found
 
 
 def identity(value: str | int | None) -> str:
@@ -171,7 +198,7 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {show(twice)} stands twice in one object")
+        raise ValueError(f"the key {show(twice)} appears twice in one object")
     return found
 
 
@@ -188,7 +215,7 @@ def _lines(name: str, text: str) -> list[Entry]:
             entries.append(Entry(f"line {number}", _loads(line)))
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            findings.append(f"{name}, line {number}: no JSON ({reason}): {show(line)}")
+            findings.append(f"{name}, line {number}: not JSON ({reason}): {show(line)}")
     if findings:
         raise BenchmarkDataError(findings)
     return entries
@@ -207,7 +234,7 @@ def _rows(name: str, text: str) -> list[Entry]:
             else:
                 entries.append(Entry(place, dict(zip(header, row, strict=True))))
     except csv.Error as error:
-        findings.append(f"{name}, line {rows.line_num}: no table ({error})")
+        findings.append(f"{name}, line {rows.line_num}: not a table ({error})")
     if findings:
         raise BenchmarkDataError(findings)
     return entries

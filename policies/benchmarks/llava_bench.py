@@ -18,8 +18,8 @@ from typing import Any
 
 from policies.answers.reasoning import final_text
 from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question
-from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show, unique
-from policies.benchmarks.predictions import Fields, read_predictions
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show
+from policies.benchmarks.predictions import AnswerBenchmark, Fields, read_predictions
 
 MAX_SCORE = 10.0
 UNREADABLE = (-1.0, -1.0)
@@ -94,7 +94,7 @@ def _valid(first: str, second: str) -> tuple[float, float] | None:
 
 
 @BENCHMARKS.register("llava-bench")
-class LlavaBench:
+class LlavaBench(AnswerBenchmark):
     """`relative_score` over all, `by_category`, and `by_source` where the reviews name their file (`source_file`).
 
     Predictions: the judge's reviews, a record each: `question_id`, the text (`review`, `content` or `text`), the recorded scores (`score`
@@ -102,24 +102,18 @@ class LlavaBench:
     or `type`): reviews are then checked against them and take their categories from them.
     """
 
-    settings: tuple[str, ...] = (ANSWER,)
-
-    def __init__(self, published: bool = False) -> None:
-        self.published = published
-
     def read(self, documents: Sequence[Document]) -> list[Question]:
         questions = []
         for document in documents:
-            reader, ids = Reader(document), []
+            reader = Reader(document)
             for number, entry in enumerate(document.records("LLaVA-Bench's questions, an object a line"), 1):
                 # Questions that are in one of LLaVA's two published lists only have no id.
                 has_id = entry.value.get("question_id", "") is not None
                 question_id = reader.id(entry, "question_id") if has_id else f"no-id-{number}"
                 text = reader.get(entry, "question" if "question" in entry.value else "text", str, "the question's text")
-                ids.append((entry.place, question_id))
+                reader.once(entry.place, question_id, "question")
                 if not reader.findings:
                     questions.append(_question(entry, question_id, text))
-            unique(reader, ids, "question")
             reader.done()
         return questions
 
@@ -128,12 +122,9 @@ class LlavaBench:
         ids = {question.question_id: None for question in questions}
         if not ids:  # there are only reviews
             ids = {str(one.value["question_id"]): None for one in document.entries or () if _has_id(one)}
-        if document.entries is None and not _is_review(document.content):
+        if document.entries is None and not (isinstance(document.content, dict) and "question_id" in document.content):
             raise BenchmarkDataError([f"{document.name} holds {kind(document.content)}; expected the judge's reviews, an object a line"])
         return read_predictions(document, ids, fields, _check_review, allow_missing=allow_missing)
-
-    def prompt(self, question: Question, setting: str = ANSWER) -> str:
-        return question.text
 
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
         return answer
@@ -186,10 +177,6 @@ def _question(entry: Entry, question_id: str, text: str) -> Question:
 def _has_id(entry: Entry) -> bool:
     value = entry.value
     return isinstance(value, dict) and isinstance(value.get("question_id"), str | int) and not isinstance(value["question_id"], bool)
-
-
-def _is_review(content: Any) -> bool:
-    return isinstance(content, dict) and "question_id" in content
 
 
 def _check_review(record: dict[str, Any]) -> str | None:

@@ -18,9 +18,9 @@ from typing import Any
 
 from policies.answers.reasoning import final_answer
 from policies.benchmarks.base import ANSWER, BENCHMARKS, OPTION_LETTER, Judge, Prediction, Question, by_question, percent, with_options
-from policies.benchmarks.documents import Document, Entry, Reader, kind, show, unique
+from policies.benchmarks.documents import Document, Entry, Reader, kind, read_records, show
 from policies.benchmarks.options import read_option
-from policies.benchmarks.predictions import missing_count, read_predictions
+from policies.benchmarks.predictions import AnswerBenchmark, missing_count, read_predictions
 
 LETTERS = "ABCDEFGH"
 ROTATION = 1_000_000
@@ -60,34 +60,24 @@ def match_published(answer: str, choices: Sequence[str]) -> str | None:
 
 
 @BENCHMARKS.register("mmbench")
-class MmBench:
+class MmBench(AnswerBenchmark):
     """`accuracy` by CircularEval, `vanilla_accuracy` of the unrotated questions, `by_category`.
 
     Data: MMBench's table (TSV with `index`, `question`, `hint`, `A` to `H`, `answer`, `category`, `image`). Predictions: an answer for each
     rotation's index, or for a question's index the list of the answers to its rotations, in order.
     """
 
-    settings: tuple[str, ...] = (ANSWER,)
-
     def __init__(self, published: bool = False, judge: Judge | None = None) -> None:
         """Args:
         published: use the public rules.
         judge: asked about answers that no rule matches.
         """
-        self.published = published
+        super().__init__(published)
         self._judge = judge
 
     def read(self, documents: Sequence[Document]) -> list[Question]:
-        questions: list[Question] = []
-        for document in documents:
-            reader = Reader(document)
-            entries = document.records("MMBench's table")
-            found = [_question(entry, reader) for entry in entries]
-            unique(reader, [(e.place, str(e.value.get("index", ""))) for e in entries], "index")
-            reader.done()
-            questions += [question for question in found if question is not None]
         groups: dict[str, list[Question]] = {}
-        for question in questions:
+        for question in read_records(documents, "MMBench's table", _question):
             groups.setdefault(question.group, []).append(question)
         whole = [group if len(group) > 1 else rotations(group[0]) for group in groups.values()]
         images = {question.question_id: question.image for group in whole for question in group}
@@ -140,6 +130,7 @@ class MmBench:
 
 def _question(entry: Entry, reader: Reader) -> Question | None:
     index = str(entry.value.get("index", ""))
+    reader.once(entry.place, index, "index")
     if not (index.isascii() and index.isdigit()):
         reader.fault(entry.place, f"index is {index!r}; expected a whole number (columns: index, question, A, B, ..., answer)")
         return None

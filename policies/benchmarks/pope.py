@@ -17,8 +17,9 @@ from typing import Any
 
 from policies.answers.yes_no import NO, YES, parse_yes_no
 from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
-from policies.benchmarks.documents import Document, Reader, identity, show, unique
-from policies.benchmarks.predictions import missing_count, read_predictions
+from policies.benchmarks.documents import Document, Entry, Reader, identity, read_records, show
+from policies.benchmarks.predictions import AnswerBenchmark, missing_count
+from policies.texts import with_article
 
 SPLITS = ("random", "popular", "adversarial")
 
@@ -67,39 +68,14 @@ class Confusion:
 
 
 @BENCHMARKS.register("pope")
-class Pope:
+class Pope(AnswerBenchmark):
     """`accuracy`, `precision`, `recall`, `f1`, `yes_ratio`; `by_split` if the data names splits (`category`).
 
     Data: POPE's JSON Lines (`question_id`, `image`, `text`, `label`), one split a file.
     """
 
-    settings: tuple[str, ...] = (ANSWER,)
-
-    def __init__(self, published: bool = False) -> None:
-        self.published = published
-
     def read(self, documents: Sequence[Document]) -> list[Question]:
-        questions = []
-        for document in documents:
-            reader, ids = Reader(document), []
-            for entry in document.records("POPE's questions, an object a line"):
-                question_id = reader.id(entry, "question_id")
-                text = reader.get(entry, "text", str, "the question's text")
-                label = reader.get(entry, "label", str, "yes or no")
-                ids.append((entry.place, question_id))
-                if text is None or label is None:
-                    continue
-                if label not in (YES, NO):
-                    reader.fault(entry.place, f"label is {show(label)}; expected yes or no")
-                else:
-                    image, split = identity(entry.value.get("image")), str(entry.value.get("category") or "")
-                    questions.append(Question(question_id, text, image, answers=(label,), split=split))
-            unique(reader, ids, "question")
-            reader.done()
-        return questions
-
-    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
-        return read_predictions(document, {question.question_id: None for question in questions}, allow_missing=allow_missing)
+        return read_records(documents, "POPE's questions, an object a line", _question)
 
     def prompt(self, question: Question, setting: str = ANSWER) -> str:
         return f"{question.text}\n{SHORT_ANSWER}"
@@ -120,6 +96,20 @@ class Pope:
         pairs = [(q.answers[0], None if (text := said[q.question_id]) is None else self.parse(q, text)) for q in questions]
         missing = missing_count(list(said), answers)
         return Confusion.of(pairs).scores(missing.get("num_missing", 0)) | missing
+
+
+def _question(entry: Entry, reader: Reader) -> Question | None:
+    question_id = reader.id(entry, "question_id")
+    text = reader.get(entry, "text", str, "the question's text")
+    label = reader.get(entry, "label", str, "yes or no")
+    reader.once(entry.place, question_id, "question")
+    if text is None or label is None:
+        return None
+    if label not in (YES, NO):
+        reader.fault(entry.place, f"label is {show(label)}; expected yes or no")
+        return None
+    image, split = identity(entry.value.get("image")), str(entry.value.get("category") or "")
+    return Question(question_id, text, image, answers=(label,), split=split)
 
 
 def build_questions(objects_by_image: Mapping[str, Collection[str]], split: str, num_per_image: int, seed: int) -> list[Question]:
@@ -160,7 +150,7 @@ def build_questions(objects_by_image: Mapping[str, Collection[str]], split: str,
         pairs = zip_longest(draw.sample(present, num_pairs), chosen)
         asked += chain.from_iterable(((image, there, YES), (image, not_there, NO)) for there, not_there in pairs)
     return [
-        Question(str(number), f"Is there {_article(name)} {name} in the image?", image, answers=(label,), split=split)
+        Question(str(number), f"Is there {with_article(name)} in the image?", image, answers=(label,), split=split)
         for number, (image, name, label) in enumerate(asked, 1)
     ]
 
@@ -173,7 +163,3 @@ def _together(objects_by_image: Mapping[str, Collection[str]]) -> dict[str, Coun
         for one in there:
             found.setdefault(one, Counter()).update(there - {one})
     return found
-
-
-def _article(name: str) -> str:
-    return "an" if name[:1].lower() in "aeiou" else "a"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from policies.benchmarks.base import ANSWER, Prediction
+from policies.benchmarks.base import ANSWER, Prediction, Question
 from policies.benchmarks.documents import BenchmarkDataError, Check, Document, Entry, Reader, show, text_only
 
 MAX_MISSING = 10
@@ -54,7 +54,7 @@ def read_predictions(
     for place, prediction in _predictions(document, fields, reader):
         where = (prediction.group, prediction.question_id)
         if where in found:
-            reader.fault(place, f"{fields.key} {prediction.question_id} stands twice, first at {places[where]}; expected it once")
+            reader.fault(place, f"{fields.key} {prediction.question_id} appears twice, first at {places[where]}; expected it once")
             continue
         prediction = prediction._replace(answer=_without_absent(prediction.answer))
         found[where], places[where] = prediction, place
@@ -140,3 +140,18 @@ def missing_count(ids: Sequence[str], answers: Collection[str]) -> dict[str, int
     """`num_missing`, where any are."""
     num = sum(one not in answers for one in ids)
     return {"num_missing": num} if num else {}
+
+
+class AnswerBenchmark:
+    """Base of benchmarks that ask each question in one way and score one answer to each."""
+
+    settings: tuple[str, ...] = (ANSWER,)
+
+    def __init__(self, published: bool = False) -> None:
+        self.published = published
+
+    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
+        return read_predictions(document, {question.question_id: None for question in questions}, allow_missing=allow_missing)
+
+    def prompt(self, question: Question, setting: str = ANSWER) -> str:
+        return question.text

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from policies.benchmarks.base import ANSWER, BENCHMARKS, OPTION_LETTER, Prediction, Question, by_question, percent, with_options
-from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, unique
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader
 from policies.benchmarks.options import read_option
-from policies.benchmarks.predictions import missing_count, read_predictions
+from policies.benchmarks.predictions import AnswerBenchmark, missing_count, read_predictions
 
 LETTERS = "ABCDE"
 _STATED = re.compile(r"The answer is ([A-Z]).")
@@ -32,17 +32,12 @@ def parse_letter_published(answer: str) -> str | None:
 
 
 @BENCHMARKS.register("scienceqa")
-class ScienceQa:
+class ScienceQa(AnswerBenchmark):
     """`accuracy` and `image_accuracy`, and `by_subject` if the data names subjects.
 
     Data: the official `problems.json` (`{id: {"question", "choices", "answer", "hint", "image", "subject", "split"}}`), or a list of
     questions (`id`, `text`, `choices`, `answer`, `has_image`, optional `details`).
     """
-
-    settings: tuple[str, ...] = (ANSWER,)
-
-    def __init__(self, published: bool = False) -> None:
-        self.published = published
 
     def read(self, documents: Sequence[Document]) -> list[Question]:
         return [question for document in documents for question in _questions(document)]
@@ -82,13 +77,13 @@ class ScienceQa:
 
 
 def _questions(document: Document) -> list[Question]:
-    reader, questions, ids = Reader(document), [], []
+    reader, questions = Reader(document), []
     for entry, question_id in _entries(document, reader):
         details = entry.value.get("details") if isinstance(entry.value.get("details"), dict) else entry.value
         text = reader.get(entry, "question" if "question" in entry.value else "text", str, "the question's text")
         choices = reader.texts(entry, "choices", "a list of texts")
         right = reader.get(entry, "answer", int, "the index of the right choice")
-        ids.append((entry.place, question_id))
+        reader.once(entry.place, question_id, "question")
         if text is None or right is None:
             continue
         if not 0 <= right < len(choices):
@@ -100,7 +95,6 @@ def _questions(document: Document) -> list[Question]:
         subject, split = str(details.get("subject") or ""), str(entry.value.get("split") or "")
         letter = chr(ord("A") + right)
         questions.append(Question(question_id, text, image, choices, (letter,), category=subject, split=split, context=context))
-    unique(reader, ids, "question")
     reader.done()
     return questions
 

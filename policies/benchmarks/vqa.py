@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from policies.answers.normalise import normalise_answer, normalise_punctuation, trimmed
 from policies.answers.reasoning import final_answer
 from policies.answers.yes_no import NO, YES, fold, parse_yes_no
 from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
-from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show, unique
-from policies.benchmarks.predictions import missing_count, read_predictions
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show
+from policies.benchmarks.predictions import AnswerBenchmark, missing_count
 
 _NUM_AGREEING = 3
 """Annotators who have to agree with a prediction for full accuracy."""
@@ -99,18 +100,13 @@ def read_answer(prediction: str, answers: Sequence[str]) -> str | None:
 
 @BENCHMARKS.register("vqa")
 @BENCHMARKS.register("okvqa")
-class Vqa:
+class Vqa(AnswerBenchmark):
     """Soft accuracy: `accuracy`, over all questions, and `by_category` if the data has answer types.
 
     Data: an annotations file of VQA v2 or OK-VQA (`{"annotations": [{"question_id", "answers": [{"answer"}]}]}`), with the questions
     file beside it where texts are wanted; a list of such annotations, with answers as texts too; or a list with soft labels
     (`{"question_id", "sent", "label": {answer: score}}`).
     """
-
-    settings: tuple[str, ...] = (ANSWER,)
-
-    def __init__(self, published: bool = False) -> None:
-        self.published = published
 
     def read(self, documents: Sequence[Document]) -> list[Question]:
         texts: dict[str, str] = {}
@@ -121,7 +117,7 @@ class Vqa:
                 entries = document.records("a list of questions with question_id and answers, or sent and label")
                 questions += (_annotated if "answers" in entries[0].value else _labelled)(document, entries)
             elif isinstance(content, dict) and "annotations" in content:
-                questions += _annotated(document, _listed(document, "annotations"))
+                questions += _annotated(document, document.listed("annotations"))
             elif isinstance(content, dict) and "questions" in content:
                 texts |= _texts(document)
             else:
@@ -132,11 +128,8 @@ class Vqa:
             lost = [question.question_id for question in questions if question.question_id not in texts]
             if lost:
                 raise BenchmarkDataError([f"the questions file has no text for {len(lost)} annotated questions, such as {lost[0]}"])
-            questions = [_with_text(question, texts[question.question_id]) for question in questions]
+            questions = [replace(question, text=texts[question.question_id]) for question in questions]
         return questions
-
-    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
-        return read_predictions(document, {question.question_id: None for question in questions}, allow_missing=allow_missing)
 
     def prompt(self, question: Question, setting: str = ANSWER) -> str:
         return f"{question.text}\n{SHORT_ANSWER}"
@@ -164,21 +157,8 @@ class Vqa:
         return vqa_accuracy(prediction, question.answers, self.published)
 
 
-def _with_text(question: Question, text: str) -> Question:
-    return Question(
-        question.question_id, text, question.image, answers=question.answers, weights=question.weights, category=question.category
-    )
-
-
-def _listed(document: Document, name: str) -> list[Entry]:
-    value = document.content[name]
-    if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
-        raise BenchmarkDataError([f"{document.name}: {name} is {show(value)}; expected a list of objects"])
-    return [Entry(f"{name} {index}", one) for index, one in enumerate(value)]
-
-
 def _annotated(document: Document, entries: Sequence[Entry]) -> list[Question]:
-    reader, questions, ids = Reader(document), [], []
+    reader, questions = Reader(document), []
     for entry in entries:
         question_id = reader.id(entry, "question_id")
         given = reader.get(entry, "answers", list, "a list of texts, or of objects with answer")
@@ -192,25 +172,23 @@ def _annotated(document: Document, entries: Sequence[Entry]) -> list[Question]:
         text = entry.value.get("question")
         text = text if isinstance(text, str) else ""  # the official annotations have none; their questions file does
         questions.append(Question(question_id, text, image, answers=tuple(answers), category=category))
-        ids.append((entry.place, question_id))
-    unique(reader, ids, "question")
+        reader.once(entry.place, question_id, "question")
     reader.done()
     return questions
 
 
 def _texts(document: Document) -> dict[str, str]:
-    reader, found, ids = Reader(document), {}, []
-    for entry in _listed(document, "questions"):
+    reader, found = Reader(document), {}
+    for entry in document.listed("questions"):
         question_id = reader.id(entry, "question_id")
         found[question_id] = reader.get(entry, "question", str, "a text")
-        ids.append((entry.place, question_id))
-    unique(reader, ids, "question")
+        reader.once(entry.place, question_id, "question")
     reader.done()
     return found
 
 
 def _labelled(document: Document, entries: Sequence[Entry]) -> list[Question]:
-    reader, questions, ids = Reader(document), [], []
+    reader, questions = Reader(document), []
     for entry in entries:
         question_id = reader.id(entry, "question_id")
         text = reader.get(entry, "sent", str, "the question's text")
@@ -222,7 +200,6 @@ def _labelled(document: Document, entries: Sequence[Entry]) -> list[Question]:
             continue
         image = str(entry.value.get("img_id") or identity(entry.value.get("image_id")))
         questions.append(Question(question_id, text, image, weights=label, split=str(entry.value.get("split") or "")))
-        ids.append((entry.place, question_id))
-    unique(reader, ids, "question")
+        reader.once(entry.place, question_id, "question")
     reader.done()
     return questions

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from policies.texts import with_article, word_set
+
 MAX_PREMISES = 6
 """Most phrases of a question that are asked about, to bound its cost."""
 
@@ -23,11 +25,7 @@ _MAX_WORDS = 4
 _DEFINITE = re.compile(rf"\bthe(?=((?: [\w-]+){{1,{_MAX_WORDS + 1}}}))", re.IGNORECASE)
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-_PHRASE_ENDS = _set(
+_PHRASE_ENDS = word_set(
     "a an the this that these those it its he his she her they their and or but nor than as if so because while when where what who "
     "which whose why how of in on at to from by for with without about into onto over under above below behind beside between near "
     "next around across along through against inside outside within toward towards off up down out is are was were be been being am "
@@ -35,7 +33,7 @@ _PHRASE_ENDS = _set(
     "standing riding walking looking doing eating playing carrying using lying facing hanging made shown seen visible located hold "
     "wear sit stand look eat play appear seem seems show shows contain contains belong cast touch touching look looks likely still also"
 )
-_NO_OBJECTS = _set(
+_NO_OBJECTS = word_set(
     "image picture photo photograph scene view foreground background left right top bottom center centre middle side front back end "
     "edge corner same other others first second last most least one ones color colour shape size number kind type position location "
     "way reason purpose weather time day mood content situation relationship difference rest"
@@ -43,7 +41,7 @@ _NO_OBJECTS = _set(
 """Heads of phrases that name a place, a property or the picture itself, which cannot be missing."""
 
 
-_ADJECTIVES = _set(
+_ADJECTIVES = word_set(
     "red orange yellow green cyan blue purple pink brown black white gray grey golden dark bright colorful large small big "
     "little tiny huge tall short long wide narrow thick thin high low deep very old young new open closed empty full wet dry clean dirty "
     "hot cold warm cool happy sad angry tired hungry asleep awake alone alive dead busy ready safe good bad nice larger "
@@ -72,7 +70,7 @@ def _phrase(words: Sequence[str]) -> str:
 
 def premise_questions(phrase: str, templates: Sequence[str]) -> list[str]:
     """The questions about one phrase: `{phrase}`, `{a phrase}` and `{phrases}` in the templates stand for it."""
-    forms = {"{phrase}": phrase, "{a phrase}": f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}", "{phrases}": _plural(phrase)}
+    forms = {"{phrase}": phrase, "{a phrase}": with_article(phrase), "{phrases}": _plural(phrase)}
     return [re.sub(r"\{(?:a )?phrases?\}", lambda form: forms[form[0]], template) for template in templates]
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from policies.texts import word_set
+
 # ruff: noqa: RUF001
 
 _CLOSERS = "\"'”’)\\]}»」』）】》"
@@ -27,15 +29,11 @@ _INITIALS = re.compile(r"[A-Z]|(?:[A-Za-z]{1,2}\.)+[A-Za-z]{1,2}")
 _NEXT_WORD = re.compile(r"[\W_]*(?P<word>\w+)")
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-_NEVER_FINAL = _set("mr mrs ms dr prof rev gen col capt lt sgt hon messrs mme mlle e.g i.e eg ie vs cf viz approx")
-_BEFORE_NUMBERS = _set("no nos fig figs p pp vol vols eq eqs sec ch nr ca")
-_BEFORE_LOWER_CASE = _set("etc inc ltd co corp jr sr dept ave blvd rd al bros est min max")
-_BEFORE_NAMES = _set("st mt ft")
-_FIRST_WORDS = _set(
+_NEVER_FINAL = word_set("mr mrs ms dr prof rev gen col capt lt sgt hon messrs mme mlle e.g i.e eg ie vs cf viz approx")
+_BEFORE_NUMBERS = word_set("no nos fig figs p pp vol vols eq eqs sec ch nr ca")
+_BEFORE_LOWER_CASE = word_set("etc inc ltd co corp jr sr dept ave blvd rd al bros est min max")
+_BEFORE_NAMES = word_set("st mt ft")
+_FIRST_WORDS = word_set(
     "a an the this that these those there here it its he his she her they their we our you your i my in on at by for from with as "
     "if when while where what who why how which is are was were do does did so but and or yes no not both all some each every one "
     "two three four many most several another other behind above below next to near under however also then overall"

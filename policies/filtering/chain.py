@@ -14,6 +14,7 @@ from policies.correction.methods import CorrectionPolicy
 from policies.errors import MissingMeasurementError, PolicyError, running
 from policies.records import REASON_NAME, Reason, Record
 from policies.registry import missing_members
+from policies.texts import free_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -175,11 +176,7 @@ def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
     """The names; the second of the same name ends in `_2`, and so on."""
     found: list[str] = []
     for name in names:
-        number = 2
-        unique = name
-        while unique in found:
-            unique, number = f"{name}_{number}", number + 1
-        found.append(unique)
+        found.append(free_name(name, found))
     return tuple(found)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from policies.answers.content_words import ASKING_WORDS, FUNCTION_WORDS, words_of
 from policies.checks import any_of, check_at_least, check_at_most, check_choice, check_range, check_share, check_texts
@@ -26,9 +28,15 @@ _LEAST_GREEDY_LOGPROB = -13.0
 """Nats: a greedy token is at least as likely as a token of a uniform vocabulary of 400,000."""
 
 
-def _one_by_one(records: Sequence[Record], reason: Callable[[Record], Reason | None]) -> list[Reason | None]:
-    """`reason` of every record that has a question and an answer; the others have no measurements and are `EMPTY`."""
-    return [reason(record) if record.question and record.answer else Reason.EMPTY for record in records]
+class _OneByOne(ABC):
+    """A filter that judges every record alone. One without a question or an answer has no measurements and is `EMPTY`."""
+
+    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
+        return [self._reason(record) if record.question and record.answer else Reason.EMPTY for record in records]
+
+    @abstractmethod
+    def _reason(self, record: Record) -> Reason | None:
+        """The reason against a record, or None."""
 
 
 @FILTER_POLICIES.register("parsable")
@@ -146,7 +154,7 @@ class Duplicates:
 
 @FILTER_POLICIES.register("agreement")
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
+class Agreement(_OneByOne):
     """The answer was also given by VIG in the first place (`require_original`), and on at least `min_view_share` of the
     perturbed views. Answers are compared after `normalise`."""
 
@@ -166,9 +174,6 @@ class Agreement:
             return ["a correction other than `none`, which keeps the original answer"]
         return []
 
-    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        return _one_by_one(records, self._reason)
-
     def _reason(self, record: Record) -> Reason | None:
         if self.require_original and normalise(record.original_answer) != normalise(record.answer):
             return Reason.ANSWERS_DISAGREE
@@ -182,7 +187,7 @@ class Agreement:
 
 @FILTER_POLICIES.register("confidence")
 @dataclass(frozen=True, kw_only=True)
-class Confidence:
+class Confidence(_OneByOne):
     """The mean log-probability per token (nats) of the corrected answer is at least `min_mean_logprob`, and that of VIG's
     output at least `min_vig_mean_logprob`, if given."""
 
@@ -203,9 +208,6 @@ class Confidence:
             return f"every greedy answer has a mean log-probability above {self.min_mean_logprob:g}; raise min_mean_logprob"
         return ""
 
-    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        return _one_by_one(records, self._reason)
-
     def _reason(self, record: Record) -> Reason | None:
         mean = record.mean_logprob
         if mean is None:
@@ -222,7 +224,7 @@ class Confidence:
 
 @FILTER_POLICIES.register("image_dependence")
 @dataclass(frozen=True, kw_only=True)
-class ImageDependence:
+class ImageDependence(_OneByOne):
     """The image makes the answer likelier by at least `min_gain` nats than a blank image does."""
 
     min_gain: float = 0.5
@@ -235,9 +237,6 @@ class ImageDependence:
     def missing(self, correction: CorrectionPolicy) -> list[str]:
         return [] if correction.measure_blank else ["correction measure_blank on"]
 
-    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        return _one_by_one(records, self._reason)
-
     def _reason(self, record: Record) -> Reason | None:
         if record.blank_logprob is None or record.answer_logprob is None:
             raise MissingMeasurementError(f"{record.record_id} has no log-probability on a blank image; set correction measure_blank on")
@@ -246,7 +245,7 @@ class ImageDependence:
 
 @FILTER_POLICIES.register("grounding")
 @dataclass(frozen=True, kw_only=True)
-class Grounding:
+class Grounding(_OneByOne):
     """The image supports the answer. Short answers, which are weighed and not grounded, pass.
 
     Options:
@@ -274,9 +273,6 @@ class Grounding:
             return "no answer has so many dropped sentences or so low a gain; lower max_dropped_sentences or raise min_mean_gain"
         return ""
 
-    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        return _one_by_one(records, self._reason)
-
     def _reason(self, record: Record) -> Reason | None:
         if is_knowledge(record.question_type):
             return None
@@ -289,7 +285,7 @@ class Grounding:
 
 @FILTER_POLICIES.register("short_answer")
 @dataclass(frozen=True, kw_only=True)
-class ShortAnswerWeight:
+class ShortAnswerWeight(_OneByOne):
     """VIGC's only filter, for the knowledge types: the heaviest short answer weighs at least `min_weight` (0..100, the cubed mean
     token probability in percent). Questions of the other types pass."""
 
@@ -308,9 +304,6 @@ class ShortAnswerWeight:
             return "only okvqa and aokvqa have short answers, and generation.type_mix has neither"
         return "" if self.min_weight else "every answer weighs at least 0; raise min_weight"
 
-    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        return _one_by_one(records, self._reason)
-
     def _reason(self, record: Record) -> Reason | None:
         if not is_knowledge(record.question_type):
             return None
@@ -321,7 +314,7 @@ class ShortAnswerWeight:
 
 @FILTER_POLICIES.register("basis")
 @dataclass(frozen=True, kw_only=True)
-class Basis:
+class Basis(_OneByOne):
     """What the question presupposes is there: the answer does not deny it, and the model's own description of the image,
     written without the question, names it.
 
@@ -353,16 +346,14 @@ class Basis:
             return "exempt matches every question"
         return "" if self.denials or self.require_in_description else "it has no denials, and require_in_description is off"
 
-    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        denials, exempt = any_of("denials", self.denials), any_of("exempt", self.exempt)
-        ignored = words_of(" ".join([FUNCTION_WORDS, *self.ignore_words]))
+    def _reason(self, record: Record) -> Reason | None:
+        if any_of("exempt", self.exempt).search(record.question):
+            return None
+        if any_of("denials", self.denials).search(record.answer):
+            return Reason.NO_BASIS
+        unnamed = words_of(record.question) - self._ignored - words_of(record.view_description)
+        return Reason.NO_BASIS if self.require_in_description and unnamed else None
 
-        def reason(record: Record) -> Reason | None:
-            if exempt.search(record.question):
-                return None
-            if denials.search(record.answer):
-                return Reason.NO_BASIS
-            unnamed = words_of(record.question) - ignored - words_of(record.view_description)
-            return Reason.NO_BASIS if self.require_in_description and unnamed else None
-
-        return _one_by_one(records, reason)
+    @cached_property
+    def _ignored(self) -> set[str]:
+        return words_of(" ".join([FUNCTION_WORDS, *self.ignore_words]))

@@ -27,11 +27,9 @@ class KeptTexts:
             return Reason.EXACT_DUPLICATE
         minhash = self._new_hash.copy()
         minhash.update_batch([shingle.encode() for shingle in shingles])
-        if any(self._is_near(shingles, self._shingles[index]) for index in self._index.query(minhash)):
+        others = (self._shingles[index] for index in self._index.query(minhash))
+        if any(len(shingles & other) >= self._threshold * len(shingles | other) for other in others):
             return Reason.NEAR_DUPLICATE
         self._index.insert(question, minhash)
         self._shingles[question] = shingles
         return None
-
-    def _is_near(self, one: frozenset[str], other: frozenset[str]) -> bool:
-        return len(one & other) >= self._threshold * len(one | other)

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from policies.answers.reasoning import final_text
@@ -96,13 +97,9 @@ def rule_for(category: str, rules: Mapping[str, tuple[str, str]]) -> tuple[str, 
 def mark_of(texts: Sequence[str]) -> str:
     """A mark that occurs in none of the texts, the same for the same texts. The author of a text cannot know it, because it depends on
     every character of that text."""
-    attempt = 0
-    while True:
-        content = json.dumps([attempt, *texts]).encode()
-        mark = hashlib.sha256(content).hexdigest()[:_MARK_CHARACTERS]
-        if not any(mark in text.lower() for text in texts):
-            return mark
-        attempt += 1
+    digests = (hashlib.sha256(json.dumps([attempt, *texts]).encode()).hexdigest() for attempt in count())
+    marks = (digest[:_MARK_CHARACTERS] for digest in digests)
+    return next(mark for mark in marks if not any(mark in text.lower() for text in texts))
 
 
 def judge_messages(case: Case) -> tuple[ChatMessage, ...]:

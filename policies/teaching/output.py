@@ -18,6 +18,7 @@ from enum import StrEnum
 from policies.answers.reasoning import ANSWER_MARK, REASONING_MARK, whole_text, without_reasoning
 from policies.correction.sentences import split_sentences
 from policies.generation.instructions import QuestionType
+from policies.texts import word_set
 
 MAX_KEPT_CHARACTERS = 4_000
 """Characters of a rejected text that are kept to explain the reason."""
@@ -226,23 +227,23 @@ _SOURCE = re.compile(
 )
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-_ENGLISH = _set(
+_ENGLISH = word_set(
     "the a an is are was were be been being am this that these those there here it its he she they we you his her their our your him "
     "them of in on at to for from with by about into over under near behind beside between through around above below and or but so "
     "because if as than not no yes do does did has have had can could will would may might must should what which who whom whose where "
     "when why how many much some any all both each every other another more most very also too only one two three while out up down off"
 )
 _OTHERS = {
-    "spanish": _set("el la los las una unos unas del y que en es está están con por para su sus hay se lo como qué cuál dónde al muy pero"),
-    "french": _set("le la les une des du et que en est sont avec pour sur dans ce cette il elle ils au aux qui quel quelle où pas y a"),
-    "german": _set("der das den dem des ein eine einen einem einer und ist sind mit auf im zu von für nicht es er sie wie wo auch sich"),
-    "italian": _set("il lo la gli le una uno del della e che è sono con per su nel nella di da si al alla quale dove come non"),
-    "portuguese": _set("os as uma um do da dos das e que em é são com por para no na nos nas seu sua se ao qual onde há está não de"),
-    "dutch": _set("de het een en van zijn met op te voor niet dat die er aan naar bij hij ze wat waar hoe ook om"),
+    "spanish": word_set(
+        "el la los las una unos unas del y que en es está están con por para su sus hay se lo como qué cuál dónde al muy pero"
+    ),
+    "french": word_set("le la les une des du et que en est sont avec pour sur dans ce cette il elle ils au aux qui quel quelle où pas y a"),
+    "german": word_set(
+        "der das den dem des ein eine einen einem einer und ist sind mit auf im zu von für nicht es er sie wie wo auch sich"
+    ),
+    "italian": word_set("il lo la gli le una uno del della e che è sono con per su nel nella di da si al alla quale dove come non"),
+    "portuguese": word_set("os as uma um do da dos das e que em é são com por para no na nos nas seu sua se ao qual onde há está não de"),
+    "dutch": word_set("de het een en van zijn met op te voor niet dat die er aan naar bij hij ze wat waar hoe ook om"),
 }
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")  # noqa: RUF001
 _FEW_WORDS = 5

@@ -65,7 +65,7 @@ class Worker:
     def ping(self) -> str:
         return self.version
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         (self.folder / f"preloading_{self.index}_{update.version}").write_text(str(os.getpid()))
         self._preloader.preload(update)
 

@@ -238,7 +238,7 @@ HEADERS = {
     "a header without an end": header({}, (1 << 64) - 1),
     "a header of an exabyte": header({}, 1 << 60),
     "a header longer than the file": header({}, 1 << 20),
-    "a header that is no JSON": header(b"{" * 1000),
+    "a header that is not JSON": header(b"{" * 1000),
     "a header of nests": header(b"[" * 100_000),
     "a header that is no UTF-8": header(b'{"\xff": 1}'),
     "overlapping tensors": header({"a": tensor(0, 16), "b": tensor(8, 24)}) + bytes(24),

@@ -32,7 +32,8 @@ from loop.models.seed.instructblip import build_instructblip_processor
 from loop.monitors.progress import RunProgress
 from loop.monitors.report import print_results, print_status
 from loop.monitors.tracking import Mirror, accuracy_figure, flatten_parameters, mlflow_key, sample_table
-from loop.sources.llava_json import MAX_TEXT_CHARACTERS, LlavaJsonData
+from loop.sources.llava_json import LlavaJsonData
+from loop.sources.reading.chats import MAX_TEXT_CHARACTERS
 from loop.store.commits import Decision, FilterCount, RoundCommit, RoundState
 from loop.store.run_store import Store
 from policies.records import Reason, Record, from_table, to_table
@@ -295,7 +296,7 @@ def test_an_export_writes_nothing_outside_of_its_folder(store: Store, tmp_path: 
     plain = nasty_records()[0]
     for index, name in enumerate(("../escaped", "/tmp/escaped", "a/../../escaped")):
         commit(store, index, [replace(plain, record_id=f"r{index}-s0-0", round=index, image_id=name)])
-        with pytest.raises(Exception, match="leads out of the export's folder"):
+        with pytest.raises(Exception, match="leads outside of the export's folder"):
             export(store, index, "llava", tmp_path / f"out{index}", Pictures())
     assert not list(tmp_path.glob("**/escaped*"))
 

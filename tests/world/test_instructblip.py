@@ -14,8 +14,9 @@ from actors.engines.weights import digest_of, read_checkpoint
 from actors.processors import load_processor
 from actors.training.checkpoint import load_model
 from loop.errors import UserError
-from loop.models.seed.instructblip import NUM_QUERY_TOKENS, make_instructblip, save_untrained_instructblip
+from loop.models.seed.instructblip import NUM_QUERY_TOKENS, make_instructblip
 from loop.models.seed.model import build_processor
+from tests.world.untrained import save_untrained_instructblip
 
 QUESTION = "What color is the ring?"
 STEPS: dict[str, Any] = {

@@ -38,7 +38,7 @@ def test_an_image_is_opened_by_its_id() -> None:
 
 
 def test_an_id_of_another_world_of_pictures_is_a_bad_image() -> None:
-    with pytest.raises(BadImageError, match=r"'photo\.jpg' is no image of the shapes world"):
+    with pytest.raises(BadImageError, match=r"'photo\.jpg' is not an image of the shapes world"):
         SOURCE.open("photo.jpg")
 
 

@@ -179,7 +179,7 @@ class VllmEngine:
             outputs[row] = output
         return [Score(_logprob_of_tail(output, said), said, self._weight_version) for output, said in zip(outputs, num_said, strict=True)]
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         self._preloader.preload(update)
 
     def swap(self, update: WeightUpdate) -> Attestation:
@@ -269,7 +269,7 @@ class VllmEngine:
 
     def _load(self, update: WeightUpdate) -> tuple[dict[str, torch.Tensor], Offer | None]:
         """The update's verified tensors; for a stream its sender's offer, whose digest the sender has verified. Tensors are hashed here and
-        not when they are served, because that may not be possible (sharded, packed), and because preloading hashes while the engine serves."""
+        not when they are served, because that may not be possible (sharded, packed), and preloading hashes while the engine serves."""
         require_one_source(update)
         if update.stream is not None:
             offer = update.stream.offer(update.digest)

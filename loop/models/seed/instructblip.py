@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,6 @@ def _qformer_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_untrained_instructblip(folder: Path) -> None:
-    """Write an untrained model and its processor as a Hugging Face folder."""
-    build_instructblip().save_pretrained(folder)
-    build_instructblip_processor().save_pretrained(folder)
-
-
 def make_instructblip(
     out: Path,
     seed: int,
@@ -159,7 +154,7 @@ def make_instructblip(
         processor.save_pretrained(base)
         for name, samples, hyper in stages:
             job = TrainingJob(base, Path(scratch) / name, samples, seed, hyper)
-            reached[name] = run_local(job, labelled, on_progress=_named(name, on_progress)).final_loss
+            reached[name] = run_local(job, labelled, on_progress=partial(on_progress, name) if on_progress else None).final_loss
             base = job.output
         (base / RESULT_FILE).unlink()
         shutil.copytree(base, out)
@@ -193,7 +188,3 @@ def _taught_to_see(
     model.vision_model.requires_grad_(False)
     right["qformer"] = pretrain_vision(queries, seen_by_queries, *shared, num_steps=num_steps[1], seed=seed)
     return right
-
-
-def _named(stage: str, on_progress: Callable[[str, Progress], None] | None) -> Callable[[Progress], None] | None:
-    return None if on_progress is None else lambda progress: on_progress(stage, progress)

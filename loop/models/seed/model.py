@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,12 +105,6 @@ def chat_template(image: str) -> str:
         "{% endfor %}"
         "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
     )
-
-
-def save_untrained(folder: Path) -> None:
-    """Write an untrained model and its processor as a Hugging Face folder."""
-    build_model().save_pretrained(folder)
-    build_processor().save_pretrained(folder)
 
 
 @cache

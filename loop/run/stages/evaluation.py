@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,18 +16,23 @@ from loop.errors import SchemaVersionError, UserError
 from loop.run.contents import Run
 from loop.run.models import Model
 from loop.run.stages.clock import RoundClock
-from loop.run.stages.judging import judged
 from loop.run.workers import Workers
+from loop.scoring.run_judge import judge_of
 from loop.setup.assembly import HeldOut
 from loop.store.commits import Finding, RoundCommit, champion_commit
 from loop.store.run_store import PartReceipt
 from policies.acceptance.rules import Answered
 from policies.answers.yes_no import NO, parse_yes_no
 from policies.metrics import mean_words, says_yes, share
-from policies.records import HeldOutQuestion, Prediction, RecordSchemaError
+from policies.records import Prediction, RecordSchemaError
+from policies.scoring.answer_metrics import Judge
 from policies.scoring.predictions import PREDICTION_SCHEMA_VERSION, Predictions, from_table, prediction_version, to_table
 
+log = logging.getLogger(__name__)
+
 _EVALUATION_CHUNK = 128
+_JUDGE_FOLDER = "judge"
+"""Subfolder of the run for the judge's replies."""
 
 
 def evaluate(
@@ -51,7 +57,8 @@ def answers(run: Run, workers: Workers) -> Predictions:
 
     def submit(engine: Any, task: tuple[str, int]) -> ray.ObjectRef:
         one = sets[task[0]]
-        return engine.evaluate.remote(one.source, _chunk(one, task[1]), run.config.answer_max_new_tokens, one.metric)
+        chunk = one.questions[task[1] : task[1] + _EVALUATION_CHUNK]
+        return engine.evaluate.remote(one.source, chunk, run.config.answer_max_new_tokens, one.metric)
 
     answered: dict[tuple[str, int], list[Prediction]] = {}
     with run.progress.stage("evaluate", total=sum(len(one.questions) for one in sets.values()), unit="questions") as stage:
@@ -62,8 +69,19 @@ def answers(run: Run, workers: Workers) -> Predictions:
     return {name: [prediction for task in tasks if task[0] == name for prediction in answered[task]] for name in sets}
 
 
-def _chunk(one: HeldOut, start: int) -> Sequence[HeldOutQuestion]:
-    return one.questions[start : start + _EVALUATION_CHUNK]
+def judged(run: Run, predictions: Predictions) -> Predictions:
+    """The predictions, scored by the judge for sets with a judge metric; the score is None if the judge gave no verdict."""
+    found = dict(predictions)
+    for name, one in run.sets.items():
+        if not isinstance(one.metric, Judge):
+            continue
+        asked = [(question, prediction.answer) for question, prediction in zip(one.questions, predictions[name], strict=True)]
+        with run.progress.stage(f"judge {one.name}", total=len(asked) * len(one.metric.looks), unit="reviews") as stage:
+            scores = judge_of(one.metric).scores(run.store.storage.workspace(_JUDGE_FOLDER), asked, stage)
+        found[name] = [replace(prediction, score=score) for prediction, score in zip(predictions[name], scores, strict=True)]
+        if num_missing := scores.count(None):
+            log.warning("the judge gave no verdict on %d of %d answers to %s: they are left out", num_missing, len(scores), name)
+    return found
 
 
 def champion_predictions(run: Run) -> Predictions:

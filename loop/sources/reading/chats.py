@@ -154,6 +154,6 @@ def _without_token(texts: Sequence[str], where: str, *, needs_token: bool) -> st
         raise BadRecordError(Fault.OTHER_MEDIA, f"{where} holds {other}; expected a conversation about one image")
     num_tokens = texts[0].count(IMAGE_TOKEN)
     if num_tokens > 1 or num_tokens < needs_token or IMAGE_TOKEN in later:
-        rule = f"is about one image, which stands in its first turn: {IMAGE_TOKEN} must stand exactly once, in the first human turn"
+        rule = f"is about one image, which is in its first turn: {IMAGE_TOKEN} must appear exactly once, in the first human turn"
         raise BadRecordError(Fault.IMAGE_TAG, f"{where}: a conversation {rule}")
     return texts[0].replace(IMAGE_TOKEN, "").strip()

@@ -9,12 +9,21 @@ from actors.images import BadImageError
 from loop.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from actors.images import ImageSource
 
 NUM_TRIED = 20
 """Number of images of which at least one must be readable."""
+
+
+def problem_of(source: ImageSource, image_id: str) -> str:
+    """Why an image cannot be read; empty if it can."""
+    try:
+        source.open(image_id)
+    except BadImageError as error:
+        return str(error)
+    return ""
 
 
 def refuse_unreadable(source: ImageSource, image_ids: Iterable[str], what: str, remedy: str) -> None:
@@ -30,22 +39,11 @@ def refuse_unreadable(source: ImageSource, image_ids: Iterable[str], what: str, 
         UserError: none of them can be read; the text says why for the first.
     """
     problems: list[str] = []
-    for problem in _problems(source, islice(image_ids, NUM_TRIED)):
-        if not problem:
+    for image_id in islice(image_ids, NUM_TRIED):
+        if not (problem := problem_of(source, image_id)):
             return
         problems.append(problem)
     if problems:
         which = "the only image" if len(problems) == 1 else f"none of the first {len(problems)} images"
         can = "cannot" if len(problems) == 1 else "can"
         raise UserError(f"{which} of {what} {can} be read ({problems[0]}); {remedy}")
-
-
-def _problems(source: ImageSource, image_ids: Iterable[str]) -> Iterator[str]:
-    """Why each image cannot be read; empty if it can."""
-    for image_id in image_ids:
-        try:
-            source.open(image_id)
-        except BadImageError as error:
-            yield str(error)
-        else:
-            yield ""

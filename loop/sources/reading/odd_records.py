@@ -21,9 +21,9 @@ _Made = TypeVar("_Made")
 class Fault(StrEnum):
     """Why a record cannot be used, as it is counted."""
 
-    NOT_AN_OBJECT = "no object"
-    NO_JSON = "no JSON"
-    TWICE = "a key stands twice in one object, with different values"
+    NOT_AN_OBJECT = "not an object"
+    NO_JSON = "not JSON"
+    TWICE = "a key appears twice in one object, with different values"
     TEXT_ONLY = "about no image"
     NO_IMAGE = "no usable image name"
     SEVERAL_IMAGES = "about several images"
@@ -70,7 +70,7 @@ class OddRecords:
             else:
                 yield made
 
-    def settle(self, path: str, num_used: int, on_bad_record: OnBadRecord, always_left_out: Iterable[Fault] = ()) -> None:
+    def refuse_or_report(self, path: str, num_used: int, on_bad_record: OnBadRecord, always_left_out: Iterable[Fault] = ()) -> None:
         """Refuse the set, or report what is left out of it.
 
         Args:

@@ -76,7 +76,7 @@ class Place:
         unread = Counter() if unread is None else unread
         found = []
         for name in self._listed(unread):
-            if not _is_hidden(name):
+            if not any(part.startswith(".") for part in name.split("/")):
                 note_unread(name, suffixes, unread)
                 found += [name] if name.lower().endswith(tuple(suffixes)) else []
             elif name.lower().endswith(tuple(suffixes)):
@@ -157,10 +157,6 @@ def _connected(address: str) -> tuple[fs.FileSystem, str]:
             raise
         filesystem, root = fs.FileSystem.from_uri(f"fsspec+{address}")
     return filesystem, root.rstrip("/")
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _is_utf8(text: str) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 from loop.sources.shapes.questions import Premise, truth
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing
@@ -32,13 +33,7 @@ class Claims:
     """Mentions that match no object of the scene; wrong sizes and places are contradictions, not missing objects."""
 
     def __add__(self, other: Claims) -> Claims:
-        return Claims(
-            self.num_statements + other.num_statements,
-            self.num_contradicted + other.num_contradicted,
-            self.num_unreadable + other.num_unreadable,
-            self.num_objects + other.num_objects,
-            self.num_objects_not_there + other.num_objects_not_there,
-        )
+        return Claims(*map(add, astuple(self), astuple(other)))
 
 
 def claims_of(scene: Scene, question: str, answer: str) -> Claims:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from loop.sources.shapes.questions import captions
-from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing
+from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing, pick
 
 CELLS_PROMPT = "List every cell of the image."
 CAPTION_PROMPT = "What can be seen?"
@@ -52,48 +52,35 @@ def _found(things: list[Thing], name: str) -> str:
 _Query = tuple[str, Callable[[Thing], bool]]
 
 
-def _any(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
-def _here(scene: Scene, rng: np.random.Generator) -> Thing:
-    return scene.things[int(rng.integers(len(scene.things)))]
-
-
 def _by_color_and_shape(scene: Scene, rng: np.random.Generator) -> _Query:
     """Of the things here three times in five; else one property of one of them with any other, most of which are not here."""
-    thing = _here(scene, rng)
+    thing = pick(rng, scene.things)
     color, shape = thing.color, thing.shape
     if rng.random() < 0.4:
-        color, shape = (color, _any(rng, SHAPES)) if rng.random() < 0.5 else (_any(rng, COLORS), shape)
+        color, shape = (color, pick(rng, SHAPES)) if rng.random() < 0.5 else (pick(rng, COLORS), shape)
     return f"{color} {shape}", lambda other: other.color == color and other.shape == shape
 
 
-def _by_shape(scene: Scene, rng: np.random.Generator) -> _Query:
-    shape = _here(scene, rng).shape if rng.random() < 0.7 else _any(rng, SHAPES)
-    return shape, lambda other: other.shape == shape
+def _by(property_name: str, options: tuple[str, ...], kind: str = "") -> Callable[[Scene, np.random.Generator], _Query]:
+    """Asks for a property: of a thing that is here seven times in ten, else any."""
 
+    def query(scene: Scene, rng: np.random.Generator) -> _Query:
+        value = getattr(pick(rng, scene.things), property_name) if rng.random() < 0.7 else pick(rng, options)
+        return f"{value} {kind}".rstrip(), lambda other: getattr(other, property_name) == value
 
-def _by_color(scene: Scene, rng: np.random.Generator) -> _Query:
-    color = _here(scene, rng).color if rng.random() < 0.7 else _any(rng, COLORS)
-    return f"{color} object", lambda other: other.color == color
-
-
-def _count_color(scene: Scene, rng: np.random.Generator) -> _Query:
-    color = _here(scene, rng).color if rng.random() < 0.7 else _any(rng, COLORS)
-    return f"{color} objects", lambda other: other.color == color
+    return query
 
 
 def _count_size(scene: Scene, rng: np.random.Generator) -> _Query:
-    size = _any(rng, SIZES)
+    size = pick(rng, SIZES)
     return f"{size} objects", lambda other: other.size == size
 
 
 _QUERIES: tuple[Callable[[Scene, np.random.Generator], _Query], ...] = (
     _by_color_and_shape,
-    _by_shape,
-    _by_color,
-    _count_color,
+    _by("shape", SHAPES),
+    _by("color", COLORS, "object"),
+    _by("color", COLORS, "objects"),
     _count_size,
 )
 _SHARES = (0.5, 0.15, 0.1, 0.1, 0.15)

@@ -13,7 +13,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing
+from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing, pick
+from policies.texts import with_article
 
 
 class Premise(StrEnum):
@@ -91,12 +92,12 @@ def is_correct(scene: Scene, question: str, answer: str) -> bool:
 
 def description(scene: Scene) -> str:
     """One sentence per object in reading order: the answer to every question of type detail."""
-    return " ".join(f"There is {_a(_full(thing))} at the {thing.position}." for thing in scene.things)
+    return " ".join(f"There is {with_article(_full(thing))} at the {thing.position}." for thing in scene.things)
 
 
 def captions(scene: Scene) -> list[str]:
     """Three captions of growing detail, exact."""
-    names = [_a(f"{thing.color} {thing.shape}") for thing in scene.things]
+    names = [with_article(f"{thing.color} {thing.shape}") for thing in scene.things]
     listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
     return [_count_sentence(len(scene.things), "object", "objects"), f"{listed[0].upper()}{listed[1:]}.", description(scene)]
 
@@ -105,24 +106,16 @@ def _full(thing: Thing) -> str:
     return f"{thing.size} {thing.color} {thing.shape}"
 
 
-def _a(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
 def _other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     """A scene that shares some properties with the real one, to ask plausible questions without a basis."""
     cells = rng.choice(9, size=max(2, len(scene.things)), replace=False).tolist()
     things = []
     for cell in sorted(cells):
-        real = scene.things[int(rng.integers(len(scene.things)))]
-        shape = real.shape if rng.random() < 0.4 else _draw(rng, SHAPES)
-        color = real.color if rng.random() < 0.4 else _draw(rng, COLORS)
-        things.append(Thing(cell, shape, color, _draw(rng, SIZES)))
+        real = pick(rng, scene.things)
+        shape = real.shape if rng.random() < 0.4 else pick(rng, SHAPES)
+        color = real.color if rng.random() < 0.4 else pick(rng, COLORS)
+        things.append(Thing(cell, shape, color, pick(rng, SIZES)))
     return Scene(scene.image_id, scene.shift, tuple(things), scene.pixel_seed)
-
-
-def _draw(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
 
 
 def _the(scene: Scene, *, color: str | None = None, shape: str | None = None) -> Thing:
@@ -138,10 +131,6 @@ def _the(scene: Scene, *, color: str | None = None, shape: str | None = None) ->
 
 def _name(thing: Thing) -> str:
     return f"{thing.color} {thing.shape}"
-
-
-def _thing(scene: Scene, rng: np.random.Generator) -> Thing:
-    return scene.things[int(rng.integers(len(scene.things)))]
 
 
 def _pair(scene: Scene, rng: np.random.Generator) -> tuple[Thing, Thing] | None:
@@ -160,26 +149,26 @@ def _so(holds: bool) -> str:
 
 
 def _ask_exists(scene: Scene, rng: np.random.Generator) -> str:
-    thing = _thing(scene if rng.random() < 0.5 else _other_scene(scene, rng), rng)
-    return f"Is there {_a(_name(thing))}?"
+    shown = scene if rng.random() < 0.5 else _other_scene(scene, rng)
+    return f"Is there {with_article(_name(pick(rng, shown.things)))}?"
 
 
 def _answer_exists(scene: Scene, words: dict[str, str]) -> str:
     here = any(thing.color == words["color"] and thing.shape == words["shape"] for thing in scene.things)
     name = f"{words['color']} {words['shape']}"
-    return f"Yes, there is {_a(name)}." if here else f"No, there is no {name}."
+    return f"Yes, there is {with_article(name)}." if here else f"No, there is no {name}."
 
 
 def _answer_at(scene: Scene, words: dict[str, str]) -> str:
     found = [thing for thing in scene.things if thing.position == words["position"]]
     if not found:
         raise _FalsePremise(f"There is nothing at the {words['position']}.")
-    sentence = f"{_a(_full(found[0]))} is at the {words['position']}."
+    sentence = f"{with_article(_full(found[0]))} is at the {words['position']}."
     return sentence[0].upper() + sentence[1:]
 
 
 def _ask_count_color(scene: Scene, rng: np.random.Generator) -> str:
-    color = _thing(scene, rng).color if rng.random() < 0.8 else _draw(rng, COLORS)
+    color = pick(rng, scene.things).color if rng.random() < 0.8 else pick(rng, COLORS)
     return f"How many {color} objects are there?"
 
 
@@ -236,10 +225,6 @@ def _ask_more(scene: Scene, rng: np.random.Generator) -> str:
     return f"Are there more {first} objects than {second} objects?"
 
 
-def _ask_detail(scene: Scene, rng: np.random.Generator) -> str:
-    return _draw(rng, DETAIL_QUESTIONS)
-
-
 DETAIL_QUESTIONS = (
     "Describe the image in detail.",
     "What can be seen in the image?",
@@ -261,22 +246,18 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(groups))
 
 
-def _one_of(options: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(option) for option in options))
-
-
 _KINDS = (
     _Kind("color", "conversation", _pattern("What color is the {shape}?"),
-          lambda scene, rng: f"What color is the {_thing(scene, rng).shape}?",
+          lambda scene, rng: f"What color is the {pick(rng, scene.things).shape}?",
           lambda scene, words: f"The {words['shape']} is {_the(scene, shape=words['shape']).color}."),
     _Kind("shape", "conversation", _pattern("What shape is the {color} object?"),
-          lambda scene, rng: f"What shape is the {_thing(scene, rng).color} object?",
-          lambda scene, words: f"The {words['color']} object is {_a(_the(scene, color=words['color']).shape)}."),
+          lambda scene, rng: f"What shape is the {pick(rng, scene.things).color} object?",
+          lambda scene, words: f"The {words['color']} object is {with_article(_the(scene, color=words['color']).shape)}."),
     _Kind("size", "conversation", _pattern("How large is the {color} {shape}?"),
-          lambda scene, rng: f"How large is the {_name(_thing(scene, rng))}?",
+          lambda scene, rng: f"How large is the {_name(pick(rng, scene.things))}?",
           lambda scene, words: f"The {words['color']} {words['shape']} is {_the(scene, **words).size}."),
     _Kind("where", "conversation", _pattern("Where is the {color} {shape}?"),
-          lambda scene, rng: f"Where is the {_name(_thing(scene, rng))}?",
+          lambda scene, rng: f"Where is the {_name(pick(rng, scene.things))}?",
           lambda scene, words: f"The {words['color']} {words['shape']} is at the {_the(scene, **words).position}."),
     _Kind("count", "conversation", _pattern("How many objects are there?"),
           lambda scene, rng: "How many objects are there?",
@@ -285,8 +266,9 @@ _KINDS = (
     _Kind("exists", "conversation", re.compile(f"Is there an? (?P<color>{_WORDS['color']}) (?P<shape>{_WORDS['shape']})\\?"),
           _ask_exists, _answer_exists),
     _Kind("at", "conversation", _pattern("What is at the {position}?"),
-          lambda scene, rng: f"What is at the {_thing(scene, rng).position}?", _answer_at),
-    _Kind("detail", "detail", _one_of(DETAIL_QUESTIONS), _ask_detail, lambda scene, words: description(scene)),
+          lambda scene, rng: f"What is at the {pick(rng, scene.things).position}?", _answer_at),
+    _Kind("detail", "detail", re.compile("|".join(map(re.escape, DETAIL_QUESTIONS))),
+          lambda scene, rng: pick(rng, DETAIL_QUESTIONS), lambda scene, words: description(scene)),
     _Kind("left", "complex", _pattern("Is the {color} {shape} to the left of the {color2} {shape2}?"),
           _ask_pair("Is the {} to the left of the {}?"), _answer_left),
     _Kind("above", "complex", _pattern("Is the {color} {shape} above the {color2} {shape2}?"),

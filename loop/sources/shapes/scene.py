@@ -7,9 +7,13 @@ shift 0.31. The scene and every pixel follow from the id, so nothing needs to be
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 SHAPES = ("circle", "ring", "square", "triangle", "cross", "star")
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -73,13 +77,14 @@ def scene_of(identifier: str) -> Scene:
     """
     match = _ID.fullmatch(identifier)
     if match is None:
-        raise ValueError(f"{identifier!r} is no image of the shapes world; expected shapes-SEED-INDEX-SHIFT, such as shapes-7-000042-0310")
+        raise ValueError(f"{identifier!r} is not an image of the shapes world; expected shapes-SEED-INDEX-SHIFT (shapes-7-000042-0310)")
     seed, index, shift = int(match[1]), int(match[2]), int(match[3])
     rng = np.random.default_rng([seed, index, shift])
     cells = sorted(rng.choice(9, size=int(rng.integers(1, MAX_OBJECTS + 1)), replace=False).tolist())
-    things = tuple(Thing(cell, _pick(rng, SHAPES), _pick(rng, COLORS), _pick(rng, SIZES)) for cell in cells)
+    things = tuple(Thing(cell, pick(rng, SHAPES), pick(rng, COLORS), pick(rng, SIZES)) for cell in cells)
     return Scene(identifier, shift / 1000, things, int(rng.integers(2**32)))
 
 
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """One of the options, drawn uniformly."""
     return options[int(rng.integers(len(options)))]

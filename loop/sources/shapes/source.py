@@ -13,7 +13,7 @@ from loop.sources.shapes.claims import claims_of
 from loop.sources.shapes.drills import caption, cells
 from loop.sources.shapes.questions import ask, is_correct, truth
 from loop.sources.shapes.render import render
-from loop.sources.shapes.scene import Scene, image_id, scene_of
+from loop.sources.shapes.scene import Scene, image_id, pick, scene_of
 from policies.generation.instructions import TRAINING_INSTRUCTIONS, QuestionType, vig_target
 from policies.records import HeldOutQuestion, TrainingSample
 
@@ -85,8 +85,7 @@ class ShapesImages:
         scene, question_type = scene_of(identifier), _drawn_type(rng)
         if rng.random() < _VIG_SHARE:
             question = ask(scene, question_type, rng)
-            instructions = TRAINING_INSTRUCTIONS[question_type]
-            turn = (instructions[int(rng.integers(len(instructions)))], vig_target(question, truth(scene, question).answer))
+            turn = (pick(rng, TRAINING_INSTRUCTIONS[question_type]), vig_target(question, truth(scene, question).answer))
         else:
             turn = _answered(scene, question_type, rng)
         return TrainingSample(identifier, (turn,), question_type=question_type)

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from actors.chat.chat_teacher import ChatTeacher
 from actors.chat.local import LocalChat, render_chat
+from actors.chat.teacher import ChatTeacher
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import UserError
 from loop.models.checks import check_text_model

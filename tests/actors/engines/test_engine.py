@@ -21,10 +21,10 @@ from actors.engines.errors import SwapError, WeightMismatchError
 from actors.engines.preloading import verify_manifest
 from actors.engines.transformers import TransformersEngine, served_tensors
 from actors.engines.weights import TensorSpec, digest_of, manifest_of, num_bytes_of, read_checkpoint
-from loop.models.seed.model import save_untrained
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
 from tests.actors.engines.biased_model import WORDS, save_biased
+from tests.world.untrained import save_untrained
 
 PROMPTS = (
     "How many objects are there?",

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from actors.engines.base import FinishReason, Request, Sampling, WeightUpdate
 from actors.engines.decoding import Decoder
-from actors.engines.families import LaidIn, Prompt, family_of
+from actors.engines.families import PlaceholderFamily, Prompt, family_of
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.processors import load_processor
@@ -86,7 +86,7 @@ def test_greedy_decoding_equals_the_models_own_token_for_token(checkpoint: Path,
 def test_a_qwen_decodes_with_positions_on_three_axes() -> None:
     model, processor = build_qwen()
     family = family_of(model, processor)
-    assert isinstance(family, LaidIn)
+    assert isinstance(family, PlaceholderFamily)
     marks = "<|vision_start|><|image_pad|><|vision_end|>"
     texts = [f"<s>USER: {marks} {prompt} ASSISTANT:" for prompt in PROMPTS]
     images = [_image(index, size) for index, size in enumerate([(60, 60), (90, 60), (60, 120), (56, 56)])]

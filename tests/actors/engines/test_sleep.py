@@ -19,12 +19,12 @@ from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_ch
 from actors.generator import GeneratorOptions
 from actors.shards import Shard
 from actors.worker import EngineWorker
-from loop.models.seed.model import save_untrained
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
 from loop.sources.shapes.source import ShapesImages
 from policies.correction.methods import SentenceBySentence
 from tests.actors.engines.family_models import save_instructblip
+from tests.world.untrained import save_untrained
 
 REQUESTS = [
     Request(render(scene_of(image_id(1, index, 0.1))), prompt, image_key=f"{index}")

@@ -38,7 +38,7 @@ class ScriptedEngine:
         self.scored += [(request, text, blank_image) for request, text in zip(requests, continuations, strict=True)]
         return [Score(-1.5 * len(text.split()), len(text.split()), self.weight_version) for text in continuations]
 
-    def stage(self, update: WeightUpdate) -> None:
+    def preload(self, update: WeightUpdate) -> None:
         """Nothing can be loaded ahead: it holds no weights."""
 
     def swap(self, update: WeightUpdate) -> Attestation:

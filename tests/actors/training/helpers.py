@@ -11,11 +11,11 @@ from PIL import Image
 
 from actors.images import BadImageError
 from actors.training.job import Hyperparameters, TrainingJob
-from loop.models.seed.model import save_untrained
 from loop.sources.shapes.questions import ask, truth
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
 from policies.records import TrainingSample
+from tests.world.untrained import save_untrained
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from actors.training.core import run_local
 from actors.training.job import PARAMETER_GROUPS, Hyperparameters, Lora
 from actors.training.pixels import Augmentation, PixelReader
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
-from loop.models.seed.instructblip import FROZEN_BY_VIGC, NUM_QUERY_TOKENS, save_untrained_instructblip
+from loop.models.seed.instructblip import FROZEN_BY_VIGC, NUM_QUERY_TOKENS
 from policies.records import TrainingSample
 from tests.actors.training.helpers import Shapes, job_of, samples_of, save_base
+from tests.world.untrained import save_untrained_instructblip
 
 TIMEOUT_S = 180.0
 TARGETS = ("q_proj", "v_proj")

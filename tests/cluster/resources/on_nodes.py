@@ -104,7 +104,7 @@ def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dic
         stack.callback(group.shutdown)
         disturbed = group.train(job, Shapes(), Bounds(TRAIN_S, max_restarts=2), lose_once)
         undisturbed = group.train(replace(job, output=folder / "again", steps_folder=None), Shapes(), Bounds(TRAIN_S))
-    return {"digests": [disturbed.digest, undisturbed.digest], "kept": disturbed.num_steps_kept, "lost_at": steps[0]}
+    return {"digests": [disturbed.digest, undisturbed.digest], "kept": disturbed.resumed_from_step, "lost_at": steps[0]}
 
 
 def on_cluster(

@@ -131,4 +131,4 @@ def test_ids_that_stand_twice_in_a_file_of_objects_are_refused(tmp_path: Path) -
     (tmp_path / "x.json").write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": []}))
     done = CliRunner().invoke(app, ["pope", "--objects", str(tmp_path / "x.json"), "--out", str(tmp_path / "out.jsonl")])
     assert isinstance(done.exception, UserError)
-    assert "images 1: image 1 stands twice, first at images 0" in str(done.exception)
+    assert "images 1: image 1 appears twice, first at images 0" in str(done.exception)

@@ -18,6 +18,7 @@ from loop.config.run_config import EMBEDDED_MODEL, RunConfig, validated
 from loop.config.train_config import TrainConfig, load_train_config
 from loop.errors import UserError
 from loop.models import checks as models
+from loop.run import commands
 from policies.benchmarks import BENCHMARKS
 from policies.filtering.filters import FILTER_POLICIES
 from policies.registry import UnknownPolicyError
@@ -196,10 +197,10 @@ def test_a_command_to_paste_is_found_by_a_shell(monkeypatch: pytest.MonkeyPatch,
     scripts.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(cli.sys, "executable", str(scripts / "python"))
-    assert cli._this_command() == f"{scripts / 'python'} -m loop"
+    monkeypatch.setattr(commands.sys, "executable", str(scripts / "python"))
+    assert commands._this_command() == f"{scripts / 'python'} -m loop"
     (scripts / "vigc").write_text("#!/bin/sh\n")
     (scripts / "vigc").chmod(0o755)
-    assert cli._this_command() == ".venv/bin/vigc"
+    assert commands._this_command() == ".venv/bin/vigc"
     monkeypatch.setenv("PATH", str(scripts))
-    assert cli._this_command() == "vigc"
+    assert commands._this_command() == "vigc"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loop import cli
 from loop.config.run_config import load_config
 from loop.errors import DamagedFileError, UserError
 from loop.monitors.progress import RunProgress
 from loop.monitors.run_log import LOG, STATUS, logged, read_status
+from loop.run import commands
 from loop.run.driver import check_same
 from loop.run.state import driver_dict, driver_lines
 from loop.run.workers import check_reach
@@ -69,13 +69,13 @@ def test_a_run_goes_on_with_its_own_config_alone(tmp_path: Path) -> None:
 
 
 def test_a_ray_job_needs_a_folder_that_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli._outliving_job(None, "runs/x", "--run-dir") == "runs/x"
+    assert commands._outliving_job(None, "runs/x", "--run-dir") == "runs/x"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     for lost in (None, "runs/x"):
         with pytest.raises(UserError, match="under `ray job submit` --run-dir runs/x"):
-            cli._outliving_job(lost, "runs/x", "--run-dir")
+            commands._outliving_job(lost, "runs/x", "--run-dir")
     for kept in ("/shared/x", "s3://bucket/x"):
-        assert cli._outliving_job(kept, "runs/x", "--run-dir") == kept
+        assert commands._outliving_job(kept, "runs/x", "--run-dir") == kept
 
 
 def test_a_run_behind_a_uri_is_refused_on_several_nodes(tmp_path: Path, store: Store) -> None:

@@ -178,7 +178,7 @@ def test_a_judge_of_ones_own(tmp_path: Path) -> None:
     (lambda given, folder: lines(given.context, [{"image": "1.jpg", "instances": [{"category": "x"}]}]), "its instances are not boxes"),
     (lambda given, folder: lines(given.context, [{"image": "1.jpg", "caption": c} for c in ("a", "b")]), "described twice"),
     (lambda given, folder: given.questions.unlink(), "cannot read"),
-    (lambda given, folder: given.questions.write_text("{"), "line 1: no JSON"),
+    (lambda given, folder: given.questions.write_text("{"), "line 1: not JSON"),
 ])  # fmt: skip
 def test_files_that_do_not_fit_are_refused_by_name(tmp_path: Path, change: Callable[[JudgeFiles, Path], Any], says: str) -> None:
     given = files(tmp_path)

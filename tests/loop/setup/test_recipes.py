@@ -22,12 +22,12 @@ from actors.training.core import run_local
 from actors.training.job import Lora, TrainingJob
 from loop.config.run_config import load_config, parse_config
 from loop.errors import UserError
-from loop.models.seed.model import save_untrained
 from loop.setup.rehearsal import Machine, rehearse
 from tests.actors.engines.family_models import save_instructblip, save_qwen
 from tests.actors.training.helpers import Shapes, samples_of, save_base
 from tests.loop.test_cli import config_file, document, shapes, vigc
 from tests.paths import RECIPES
+from tests.world.untrained import save_untrained
 
 FOLDER = RECIPES
 RECIPES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem != "shapes-stages"]  # that one is for `vigc train`
@@ -143,7 +143,7 @@ def test_a_mistake_beside_what_is_missing_is_still_an_error(tmp_path: Path) -> N
 
 
 def test_what_is_here_is_looked_into(tmp_path: Path) -> None:
-    """A folder that is there and holds no image, data that are no JSON, and a model that is damaged, are mistakes."""
+    """A folder that is there and holds no image, data that are not JSON, and a model that is damaged, are mistakes."""
     save_untrained(tmp_path / "model")
     (tmp_path / "photos").mkdir()
     (tmp_path / "data.json").write_text("{")

@@ -191,7 +191,7 @@ def test_a_folder_behind_a_uri_is_a_folder(tmp_path: Path) -> None:
         assert source.image_ids() == ["b.png", "sub/a.JPG"]
         assert [number_of(source.open(image_id)) for image_id in source.image_ids()] == [0, 1]
         assert pickle.loads(pickle.dumps(source)).image_ids() == source.image_ids()
-        assert "lies outside the image folder" in reason(source, "../secret.png")
+        assert "is outside the image folder" in reason(source, "../secret.png")
         assert "cannot be read from memory" in reason(source, "gone.png").replace("fsspec+", "")
     assert "does not exist" in refusal(kind="folder", path="memory://nowhere")
     (tmp_path / "a b").mkdir()

@@ -165,7 +165,7 @@ def changed(change: Any) -> dict[str, Any]:
         (row("What?", ""), "message 1 is empty"),
         (
             row("What?", [{"type": "image", "text": None}, {"type": "text", "text": "x"}]),
-            "is about one image, which stands in its first turn",
+            "is about one image, which is in its first turn",
         ),
         (row([{"type": "image", "text": None}, {"type": "text", "text": "x"}], "It."), "is about one image"),
         (row("What?", [{"type": "video", "text": "x"}]), "expected a text, or a list of parts of type text and image"),

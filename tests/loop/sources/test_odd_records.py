@@ -111,7 +111,7 @@ def test_all_bad_records_are_told_at_once_by_reason_and_count(tmp_path: Path) ->
     assert {line.partition(", such as ")[0] for line in reasons} == {
         "1 x about several images", "2 x about a video or audio", "4 x turns are not user and assistant in turn", "1 x an empty text",
         "1 x a text is expected", "2 x no usable image name", "1 x the place of the image is unclear", "1 x an unknown question type",
-        "1 x no object",
+        "1 x not an object",
     }  # fmt: skip
     assert any("record 4 of" in line and "(id 'gpt'), turn 0 must be" in line for line in reasons)
 

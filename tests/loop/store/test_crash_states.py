@@ -59,7 +59,7 @@ def check(folder: Path, done: int, promises: list[tuple[int, Promise]], commits:
         assert all(holds(store) for after, holds in promises if after <= done), done
         assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
         for path in folder.glob("rounds/*/parts/*.parquet"):
-            assert store.read_part(path.relative_to(folder).as_posix()).num_rows > 0
+            assert store.read_part(store.file_entry(path.relative_to(folder).as_posix())).num_rows > 0
         for path in folder.glob("checkpoints/*/model.safetensors"):
             assert path.read_bytes().startswith(b"weights ")
 

@@ -137,7 +137,7 @@ def _whole_files(folder: Path) -> tuple[bool, bool]:
     with Store.open(folder).locked() as store:
         assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
         for path in folder.rglob("*.parquet"):
-            assert store.read_part(path.relative_to(folder).as_posix()).num_rows == 1000
+            assert store.read_part(store.file_entry(path.relative_to(folder).as_posix())).num_rows == 1000
         for path in folder.rglob("model.safetensors"):
             assert path.read_bytes() == b"weights"
         return store.finished_part(1, "shard") is not None, store.finished_checkpoint("base") is not None

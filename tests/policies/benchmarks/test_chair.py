@@ -114,7 +114,7 @@ def test_sets_of_captions_are_scored_apart() -> None:
     scored = score("chair", [GROUND_TRUTH], lines(*rows), synonyms=WORDS)
     assert scored["chair_i"] == 50
     assert {name: of["chair_s"] for name, of in scored["by_set"].items()} == {"a": 100, "b": 0}
-    assert "stands twice" in faults("chair", [GROUND_TRUTH], lines(rows[0], rows[0]))[0]
+    assert "appears twice" in faults("chair", [GROUND_TRUTH], lines(rows[0], rows[0]))[0]
 
 
 @given(st.lists(st.sampled_from(("a dog", "a bus", "two men and a kite", "nothing")), min_size=1, max_size=6))

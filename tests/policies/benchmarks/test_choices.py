@@ -236,6 +236,6 @@ def test_faults_of_a_table_are_named() -> None:
     assert found[0].startswith("mmbench.tsv, line 2: index is 'x'; expected a whole number")
     assert found[1].startswith("mmbench.tsv, line 3: the choices are ['a', '', 'c'")
     assert found[2] == "mmbench.tsv, line 4: answer is 'C'; expected one of A, B"
-    assert found[3] == "mmbench.tsv, line 5: index 2 stands twice, first at line 4"
+    assert found[3] == "mmbench.tsv, line 5: index 2 appears twice, first at line 4"
     with pytest.raises(ValueError, match=r"mmbench\.tsv, line 2: 2 cells; the header has 9"):
         table("1\t2")

@@ -78,7 +78,7 @@ def test_recorded_scores_count_before_the_text_unless_they_say_unreadable() -> N
 def test_files_of_reviews_are_scored_apart() -> None:
     found = score("llava-bench", [], lines(review(1, "10 5", source_file="a"), review(1, "10 7", source_file="b")))
     assert {name: of["relative_score"] for name, of in found["by_source"].items()} == pytest.approx({"a": 50, "b": 70})
-    assert "stands twice" in faults("llava-bench", [], lines(review(1, "10 5"), review(1, "10 7")))[0]
+    assert "appears twice" in faults("llava-bench", [], lines(review(1, "10 5"), review(1, "10 7")))[0]
 
 
 def test_questions_give_categories_and_are_held_against_the_reviews() -> None:

@@ -64,7 +64,7 @@ def test_a_question_without_a_label_is_a_fault() -> None:
     data = lines({"question_id": 1, "text": "?", "label": "maybe"}, {"question_id": 1, "text": "?", "label": "no"}, name="pope.jsonl")
     assert faults("pope", [data], document({})) == [
         "pope.jsonl, line 1: label is 'maybe'; expected yes or no",
-        "pope.jsonl, line 2: question 1 stands twice, first at line 1",
+        "pope.jsonl, line 2: question 1 appears twice, first at line 1",
     ]
 
 

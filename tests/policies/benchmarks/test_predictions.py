@@ -41,8 +41,8 @@ def test_no_known_question_at_all_is_a_fault_even_where_some_may_be_missing() ->
 
 def test_duplicates_are_named_with_their_first_place() -> None:
     found = faults("pope", [DATA], lines(*answered(q1="yes", q2="yes", q3="no"), {"question_id": "2", "answer": "no"}))
-    assert found == ["predictions.jsonl, line 4: question_id 2 stands twice, first at line 2; expected it once"]
-    with pytest.raises(BenchmarkDataError, match="the key '1' stands twice in one object"):
+    assert found == ["predictions.jsonl, line 4: question_id 2 appears twice, first at line 2; expected it once"]
+    with pytest.raises(BenchmarkDataError, match="the key '1' appears twice in one object"):
         parse_document("p.json", b'{"1": "yes", "1": "no"}')
 
 
@@ -74,12 +74,12 @@ def test_records_that_are_no_object_are_named(one: object) -> None:
 def test_broken_lines_are_named() -> None:
     with pytest.raises(BenchmarkDataError) as error:
         parse_document("p.jsonl", b'{"question_id": 1, "answer": "yes"}\n\n{"question_id": 2,\nnull\n')
-    assert error.value.findings == ["p.jsonl, line 3: no JSON (Expecting property name enclosed in double quotes): '{\"question_id\": 2,'"]
+    assert error.value.findings == ["p.jsonl, line 3: not JSON (Expecting property name enclosed in double quotes): '{\"question_id\": 2,'"]
 
 
 def test_json_lines_are_known_without_their_ending_and_broken_json_by_its_line() -> None:
     assert parse_document("p.json", b'{"a": 1}\n{"a": 2}').entries == (("line 1", {"a": 1}), ("line 2", {"a": 2}))
-    with pytest.raises(BenchmarkDataError, match=r"p\.json, line 2: no JSON \(Expecting value at column 5\)"):
+    with pytest.raises(BenchmarkDataError, match=r"p\.json, line 2: not JSON \(Expecting value at column 5\)"):
         parse_document("p.json", b'{"a": 1,\n"b":}')
     with pytest.raises(BenchmarkDataError, match=r"p\.json is not valid UTF-8 text: invalid start byte at byte 2"):
         parse_document("p.json", b'{"\xff": 1}')

@@ -56,11 +56,3 @@ def test_correctness_compares_the_same_records_before_and_after() -> None:
 def test_reasons_are_counted_by_name() -> None:
     records = [make_record(), make_record().rejected(Reason.TOO_LONG), make_record().rejected(Reason.EMPTY, Reason.TOO_LONG)]
     assert metrics.count_reasons(records) == {"rejected_empty": 1, "rejected_too_long": 2}
-
-
-def test_wilson_interval_of_known_values() -> None:
-    assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
-    assert metrics.wilson_interval(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert metrics.wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    with pytest.raises(ValueError, match="3 successes of 2"):
-        metrics.wilson_interval(3, 2)

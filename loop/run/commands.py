@@ -1,0 +1,222 @@
+"""The `vigc` commands about runs and trainings: start, resume, look at, verify and export them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from loop.credentials import masked
+from loop.errors import UserError, printable
+from loop.monitors.terminal import print_loading
+from loop.scoring.commands import AsJson
+
+commands = typer.Typer()
+
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by `ray job submit` for the command that it runs."""
+
+RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="run folder, or its URI")]
+
+
+@commands.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as loop/recipes/shapes.yaml")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as training.num_steps=50")
+    ] = None,
+    run_dir: Annotated[str | None, typer.Option(help="run folder or pyarrow.fs URI; default runs/NAME")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="check all that is here, print the resolved config and, on stderr, what is missing; then stop"),
+    ] = False,
+    assume_cpus: Annotated[int | None, typer.Option(min=1, help="with --dry-run: CPUs of the machine or cluster that it is for")] = None,
+    assume_gpus: Annotated[int | None, typer.Option(min=0, help="with --dry-run: its GPUs")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in the folder, if there is one with this config")] = False,
+) -> None:
+    """Start a new run and drive it to its end."""
+    if not dry_run:
+        print_loading(f"run {config}")
+    from loop.config.run_config import load_config
+
+    is_assumed = assume_cpus is not None or assume_gpus is not None
+    if is_assumed and not dry_run:
+        raise UserError("--assume-cpus and --assume-gpus need --dry-run; a run uses the machine as it is")
+    resolved = load_config(config, overrides or [])
+    if dry_run:
+        from loop.setup.rehearsal import Machine, rehearse  # slow to import, so only once the config is right
+
+        rehearsal = rehearse(resolved, Machine(assume_cpus, assume_gpus) if is_assumed else None)
+        typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
+        told = {"plan": rehearsal.plan, "metric": rehearsal.metrics, "missing": rehearsal.missing, "finding": rehearsal.findings}
+        for label, lines in told.items():
+            for line in lines:
+                typer.echo(f"{label}: {printable(line)}", err=True)
+        return
+    run_dir, console = _outliving_job(run_dir, f"runs/{resolved.name}", "--run-dir"), Console()
+    from loop.run import driver
+
+    store = driver.start(resolved, run_dir, console, resume_existing=resume)
+    _print_results(console, store.uri)
+
+
+@commands.command()
+def resume(run_dir: RunDir) -> None:
+    """Continue an interrupted run from its last finished shard."""
+    console = Console()
+    print_loading(f"resume {run_dir}")
+    from loop.run import driver
+
+    store = driver.resume(run_dir, console)
+    _print_results(console, store.uri)
+
+
+@commands.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML file, such as loop/recipes/shapes-stages.yaml")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as stages.0.training.num_steps=50")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the checkpoints; default runs/NAME")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="continue the training in this folder, with its own config")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the resolved config and stop")] = False,
+) -> None:
+    """Train a model in stages, as LLaVA does: the projector on captions, then the language model on instructions. The same command, or
+    --resume DIR, continues an interrupted training."""
+    from loop.config.train_config import load_train_config
+
+    if (config is None) == (resume is None) or (resume is not None and out is not None):
+        raise UserError("vigc train takes a CONFIG with an optional --out DIR, or --resume DIR alone")
+    parsed = None if config is None else load_train_config(config, overrides or [])
+    console = Console()
+    if parsed is not None and not dry_run:
+        out = Path(_outliving_job(None if out is None else str(out), f"runs/{parsed.name}", "--out"))
+        print_loading(f"train {parsed.name} in {out}")
+    from loop.run import train as training  # slow to import, so only once the config is right
+
+    if resume is not None:
+        parsed, out = training.stored_config(resume), resume
+    assert parsed is not None, "a config or a folder is given"
+    if dry_run:
+        findings = training.look_at_images(parsed, training.check(parsed))
+        typer.echo(yaml.safe_dump(parsed.model_dump(mode="json"), sort_keys=False), nl=False)
+        for finding in findings:
+            typer.echo(printable(finding.line), err=True)
+        return
+    assert out is not None, "both ways give one"
+    training.print_summary(console, training.train(parsed, out, console), out)
+
+
+@commands.command()
+def status(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """What a run has done so far, and its champion."""
+    from loop.monitors.report import print_status, status_dict
+    from loop.run.state import driver_dict, driver_lines, run_state
+    from loop.store.run_store import Store
+
+    store = Store.open(run_dir)
+    info, (commits, problems) = store.read_run(), store.readable_commits()
+    state = "damaged" if problems else run_state(store)
+    if as_json:
+        typer.echo(
+            json.dumps({**status_dict(info.run_id, state, commits), **driver_dict(store, state), "problems": list(map(masked, problems))})
+        )
+        return
+    for problem in problems:
+        typer.echo(f"damaged: {printable(problem)}", err=True)
+    console = Console()
+    print_status(console, info.run_id, state, commits)
+    for line in driver_lines(store, state):
+        console.print(printable(line), highlight=False, soft_wrap=True, markup=False)
+
+
+@commands.command()
+def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Check every committed file and print one digest over all committed data."""
+    from loop.store.run_store import Store
+    from loop.store.verifying import verify as verify_run
+
+    report = verify_run(Store.open(run_dir))
+    if as_json:
+        fields = ("ok", "digest", "num_files", "num_bytes", "num_pruned_files", "problems")
+        typer.echo(json.dumps({name: getattr(report, name) for name in fields}))
+    else:
+        for problem in report.problems:
+            typer.echo(f"damaged: {printable(problem)}", err=True)
+        state = "all intact" if report.ok else f"{len(report.problems)} damaged"
+        pruned = f", {report.num_pruned_files} files pruned" if report.num_pruned_files else ""
+        typer.echo(f"{report.num_files} files, {report.num_bytes} bytes, {state}{pruned}")
+        typer.echo(f"digest {report.digest}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@commands.command()
+def export(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Option(help="folder to write, or NAME.parquet; it must not exist")],
+    round: Annotated[str, typer.Option("--round", help="a round's number, or all")] = "all",
+    format: Annotated[str, typer.Option("--format", help="llava, vigc, messages or parquet")] = "llava",
+) -> None:
+    """Write the accepted records of committed rounds for use elsewhere."""
+    from loop.config.run_config import parse_config
+    from loop.export import export as write
+    from loop.setup.assembly import build_policies
+    from loop.setup.routing import routing, run_images
+    from loop.store.run_store import Store
+
+    if round != "all" and not round.isdigit():
+        raise UserError(f"--round is {round!r}; expected a number or all")
+    store = Store.open(run_dir)
+    config = parse_config(store.read_run().config)
+    route = routing(config, build_policies(config).schedule)
+    report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), route)
+    for problem in report.bad_images:
+        typer.echo(f"left out: {printable(problem)}", err=True)
+    typer.echo(f"{report.num_records} records in {report.path}, described in {report.card}")
+
+
+def _outliving_job(folder: str | None, default: str, option: str) -> str:
+    """The output folder of a command. A Ray job must name one outside its working folder, which is deleted with the cluster."""
+    is_lost = folder is None or not ("://" in folder or Path(folder).expanduser().is_absolute())
+    if is_lost and _RAY_JOB in os.environ:
+        raise UserError(
+            f"under `ray job submit` {option} {folder or default} is in Ray's temporary folder, which is deleted with the cluster; "
+            f"set {option} to an absolute path that outlives the machine, or a URI"
+        )
+    return folder or default
+
+
+def _print_results(console: Console, uri: str) -> None:
+    from loop.config.run_config import parse_config
+    from loop.monitors.report import TABLE_WIDTH, print_results
+    from loop.monitors.run_log import RunLog
+    from loop.store.run_store import Store
+
+    store = Store.open(uri)
+    config = parse_config(store.read_run().config)
+    print_results(console, store.commits(), list(config.held_out))
+    tables = io.StringIO()
+    print_results(Console(file=tables, width=TABLE_WIDTH), store.commits(), list(config.held_out))
+    RunLog(store.storage).text(tables.getvalue())
+    shown = printable(uri)
+    console.print(f"run folder {shown}; look at it with: {_this_command()} status {shown}", highlight=False, soft_wrap=True)
+
+
+def _this_command() -> str:
+    """How to call this program from a shell: by name, or by the path of the script beside Python."""
+    if shutil.which("vigc"):
+        return "vigc"
+    script = Path(sys.executable).with_name("vigc")
+    if not script.exists():
+        return f"{shlex.quote(sys.executable)} -m loop"
+    return shlex.quote(os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script))

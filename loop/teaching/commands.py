@@ -1,0 +1,70 @@
+"""The `vigc` command that has a teacher write seed data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from loop.chat_models import endpoint_options
+from loop.errors import UserError
+from loop.scoring.commands import AsJson
+
+commands = typer.Typer()
+
+
+@commands.command()
+def teach(
+    out: Annotated[Path, typer.Option(help="output folder; the same command continues what is there")],
+    captions: Annotated[Path | None, typer.Option(help="COCO captions, or JSON Lines with captions and boxes")] = None,
+    instances: Annotated[Path | None, typer.Option(help="COCO or Objects365 instances")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of the annotated images; missing ones are set aside")] = None,
+    num_images: Annotated[int | None, typer.Option(help="number of annotated images, drawn by the seed; default all")] = None,
+    shapes: Annotated[int | None, typer.Option(metavar="NUM_IMAGES", help="images of the embedded world instead")] = None,
+    min_shift: Annotated[float, typer.Option(help="of --shapes, 0..1")] = 0.0,
+    max_shift: Annotated[float, typer.Option(help="of --shapes, 0..1")] = 0.15,
+    write_images: Annotated[bool, typer.Option("--write-images", help="draw the images of --shapes into OUT/images")] = False,
+    types: Annotated[str, typer.Option(help="question types, with commas")] = "conversation,detail,complex",
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    teacher: Annotated[str, typer.Option(help="exact (for --shapes), or a text model's folder or Hugging Face id")] = "",
+    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")] = "",
+    model: Annotated[str, typer.Option(help="the model's name at the endpoint")] = "",
+    api_key_env: Annotated[str, typer.Option(help="environment variable that holds the endpoint's key")] = "",
+    concurrency: Annotated[int, typer.Option(help="concurrent requests")] = 8,
+    requests_per_minute: Annotated[float | None, typer.Option(help="most requests started in a minute; default no limit")] = None,
+    timeout_s: Annotated[float, typer.Option(help="time limit for one request")] = 120.0,
+    max_attempts: Annotated[int, typer.Option(help="attempts for one text before it is given up")] = 8,
+    usd_per_million_input: Annotated[float, typer.Option(help="price of a million tokens read")] = 0.0,
+    usd_per_million_output: Annotated[float, typer.Option(help="price of a million tokens written")] = 0.0,
+    max_usd: Annotated[float | None, typer.Option(help="spending cap for OUT, over all commands that wrote into it")] = None,
+    extra_body: Annotated[str, typer.Option(metavar="JSON", help="more fields for every request; null removes one")] = "{}",
+    max_tokens: Annotated[int, typer.Option(help="largest number of tokens in one text")] = 1024,
+    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.7,
+    batch_size: Annotated[int, typer.Option(help="texts per batch of a model that runs here")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Have a text-only teacher write seed data about images from their captions and boxes."""
+    from loop.teaching.teach import TeachOptions, print_summary, question_types, shapes_images
+    from loop.teaching.teach import teach as write
+
+    if model and not endpoint:
+        raise UserError("--model requires --endpoint; for a local model use --teacher MODEL")
+    server = endpoint_options(
+        endpoint, model, extra_body, api_key_env=api_key_env, max_concurrency=concurrency, requests_per_minute=requests_per_minute,
+        timeout_s=timeout_s, max_attempts=max_attempts, usd_per_million_input=usd_per_million_input,
+        usd_per_million_output=usd_per_million_output, max_usd=max_usd,
+    ) if endpoint else None  # fmt: skip
+    options = TeachOptions(
+        out=out, types=question_types(types), seed=seed, captions=captions, instances=instances, images=images, num_images=num_images,
+        shapes=shapes_images(shapes, seed, min_shift, max_shift), write_images=write_images, teacher=teacher, endpoint=server,
+        max_tokens=max_tokens, temperature=temperature, batch_size=batch_size,
+    )  # fmt: skip
+    console = Console(stderr=as_json)
+    summary = write(options, console)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        print_summary(console, summary, out)

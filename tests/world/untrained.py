@@ -1,0 +1,20 @@
+"""Untrained models of the embedded world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loop.models.seed.instructblip import build_instructblip, build_instructblip_processor
+from loop.models.seed.model import build_model, build_processor
+
+
+def save_untrained(folder: Path) -> None:
+    """Write an untrained LLaVA and its processor as a Hugging Face folder."""
+    build_model().save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+
+
+def save_untrained_instructblip(folder: Path) -> None:
+    """The same for an InstructBLIP."""
+    build_instructblip().save_pretrained(folder)
+    build_instructblip_processor().save_pretrained(folder)
