@@ -29,6 +29,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
+_DRAIN_S = 5.0
 
 _RETRIES: dict[str, Any] = {"max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": [OSError]}
 
@@ -69,7 +70,8 @@ class StatelessTasks(Generic[T]):
 
     def run(self, items: Iterable[tuple[T, tuple[Any, ...]]]) -> Generator[tuple[T, Any]]:
         """Starts a task for each item with its arguments, and yields `(item, result)` in the order of completion. Takes the next item
-        only while fewer than `max_unfinished` tasks are unfinished. Closing the iterator early kills the unfinished tasks.
+        only while fewer than `max_unfinished` tasks are unfinished. Closing the iterator early waits, for a bounded time, for the
+        unfinished tasks, and kills those that remain.
 
         Raises:
             TaskFailedError: a task raised an error that is not temporary, or failed in `MAX_ATTEMPTS` attempts.
@@ -86,9 +88,7 @@ class StatelessTasks(Generic[T]):
             while self._unfinished:
                 yield from self._collect(wait=True)
         finally:
-            for task in self._unfinished:
-                ray.cancel(task.ref, force=True)
-            self._unfinished.clear()
+            self._abandon()
 
     def take_lost(self) -> list[T]:
         """Items of the last run whose arguments were lost before their task could use them."""
@@ -132,6 +132,12 @@ class StatelessTasks(Generic[T]):
             raise TaskFailedError(str(item), MAX_ATTEMPTS, reason)
         logger.warning("%s starts over: %s", item, reason)
         self._lost.append(item)
+
+    def _abandon(self) -> None:
+        refs = [task.ref for task in self._unfinished]
+        self._unfinished.clear()
+        for ref in ray.wait(refs, num_returns=len(refs), timeout=_DRAIN_S)[1] if refs else []:
+            ray.cancel(ref, force=True)
 
     def _repeat(self, task: _Unfinished[T]) -> None:
         """Kills a task that is overdue, and starts it again."""
