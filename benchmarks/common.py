@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
+
+T = TypeVar("T")
 
 RESULTS = Path("benchmarks/results")
 
@@ -25,6 +28,14 @@ def write_results(path: Path, results: Any) -> None:
     """Write results as readable JSON, dataclasses as objects of their fields. The folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1, default=asdict) + "\n")
+
+
+def timed(seconds: list[float], run: Callable[[], T]) -> T:
+    """The result of `run`, whose wall-clock seconds are appended to `seconds`."""
+    started = time.perf_counter()
+    result = run()
+    seconds.append(round(time.perf_counter() - started, 4))
+    return result
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
 
+from benchmarks.chaos.world import vigc
 from benchmarks.common import argument_parser, write_results
 from loop.store.run_store import Store
 
@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vigc-demo-") as folder:
         run_dir = Path(folder) / "runs" / "demo"
         recipe = ["loop/recipes/shapes.yaml", f"engine.kind={args.engine}"]
-        seconds, peak_bytes = measure([sys.executable, "-m", "loop", "run", *recipe, "--run-dir", str(run_dir)])
+        seconds, peak_bytes = measure(vigc("run", *recipe, "--run-dir", str(run_dir)))
         rounds = [commit.stage_seconds for commit in Store.open(run_dir).commits()[1:]]
     overheads = [1 - sum(stages[name] for name in WORK) / stages["round"] for stages in rounds]
     report = {

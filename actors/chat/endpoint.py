@@ -202,7 +202,8 @@ class _Session:
 
     async def _attempt(self, ask: Ask, bill: list[Usage]) -> tuple[str, str]:
         """Text and finish reason of one request; adds its usage to `bill`."""
-        worst = self._usage_of(_num_bytes(ask), ask.max_tokens)
+        num_bytes = sum(len(message.text.encode(errors="replace")) + _MAX_TEMPLATE_TOKENS_PER_MESSAGE for message in ask.messages)
+        worst = self._usage_of(num_bytes, ask.max_tokens)
         used = Usage(num_requests=1)
         async with self._reserved(worst.usd):
             try:
@@ -321,10 +322,6 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 def _total(bill: list[Usage]) -> Usage:
     return sum(bill, Usage())
-
-
-def _num_bytes(ask: Ask) -> int:
-    return sum(len(message.text.encode(errors="replace")) + _MAX_TEMPLATE_TOKENS_PER_MESSAGE for message in ask.messages)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

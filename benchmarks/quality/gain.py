@@ -13,7 +13,6 @@ Intervals are 95 % percentile bootstraps over seeds and, within a seed, over que
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.chaos.world import vigc
 from benchmarks.common import argument_parser, write_results
 from loop.store.commits import RoundCommit, champion_commit
 from loop.store.run_store import Store
@@ -102,7 +102,7 @@ def run(variant: str, seed: int, work: Path, num_questions: int) -> None:
         command = ["run", str(RECIPE), "--run-dir", str(folder), *names, *size, *images, *questions, *VARIANTS[variant]]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.log").open("a") as log:
-        subprocess.run([sys.executable, "-m", "loop", *command], check=True, stdout=log, stderr=log)
+        subprocess.run(vigc(*command), check=True, stdout=log, stderr=log)
 
 
 def champions(folder: Path) -> tuple[Flags, Flags]:

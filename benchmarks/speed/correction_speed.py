@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from actors.correction.corrector import Corrector
 from actors.generator import Generator, GeneratorOptions
 from actors.shards import Shard, ShardImages
-from benchmarks.common import recorded
+from benchmarks.common import recorded, timed
 from benchmarks.quality.published import MAX_NEW_TOKENS, NUM_PASSES, PublishedInference, PublishedRecord
 from loop.models.seed.curriculum import served
 from loop.sources.shapes.source import ShapesImages
@@ -23,7 +21,6 @@ from policies.generation.instructions import CANONICAL_INSTRUCTIONS, GenerationT
 from policies.records import Record
 
 _BATCH_SIZE = 64
-T = TypeVar("T")
 
 
 @dataclass
@@ -88,15 +85,15 @@ def compare(name: str, checkpoint: Path, source: ShapesImages, runs: int = 3) ->
     for _ in range(runs):
         plain.work.decoded_tokens = plain.work.kept_tokens = 0
         with _counted(plain.model) as seen:
-            expected = _timed(published.generate_seconds, lambda: plain.generate(*given))
-            _timed(published.correct_seconds, lambda: plain.correct(*given, expected))  # noqa: B023
+            expected = timed(published.generate_seconds, lambda: plain.generate(*given))
+            timed(published.correct_seconds, lambda: plain.correct(*given, expected))  # noqa: B023
         published.images_seen = sum(seen)
         images = ShardImages(source)
         options = GeneratorOptions(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
         with _counted(engine.model) as seen:
-            written = _timed(ours.generate_seconds, lambda: Generator(engine, options, images).generate(shard))  # noqa: B023
+            written = timed(ours.generate_seconds, lambda: Generator(engine, options, images).generate(shard))  # noqa: B023
             with recorded(engine, "complete") as completions:
-                records = _timed(ours.correct_seconds, lambda: Corrector(engine, policy, images).correct(shard, written))  # noqa: B023
+                records = timed(ours.correct_seconds, lambda: Corrector(engine, policy, images).correct(shard, written))  # noqa: B023
         ours.decoded_tokens = sum(len(completion.token_ids) for completion in completions)
         ours.images_seen = sum(seen)
     published.decoded_tokens, published.kept_tokens = plain.work.decoded_tokens, plain.work.kept_tokens
@@ -118,10 +115,3 @@ def _counted(model: torch.nn.Module) -> Iterator[list[int]]:
         yield seen
     finally:
         handle.remove()
-
-
-def _timed(seconds: list[float], run: Callable[[], T]) -> T:
-    started = time.perf_counter()
-    result = run()
-    seconds.append(round(time.perf_counter() - started, 3))
-    return result

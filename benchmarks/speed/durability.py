@@ -16,13 +16,12 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import argument_parser, write_results
+from benchmarks.common import argument_parser, timed, write_results
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.run.retention import check_needed
 from loop.store.commits import RoundCommit, RoundState
@@ -61,15 +60,16 @@ def measure(folder: Path) -> tuple[float, float, float]:
     load only adds time."""
     shards = [_records(NUM_RECORDS, shard) for shard in range(NUM_SHARDS)]
     selected, predictions = _records(NUM_SELECTED, NUM_SHARDS), _records(NUM_PREDICTIONS, NUM_SHARDS + 1)
-    durable, plain = [], []
+    durable, plain, starts = list[float](), list[float](), list[float]()
     with Store.create(folder / "run", RunInfo(run_id="run", config={})).locked() as store:
         durable_round(store, 0, shards, selected, predictions)
         for index in range(1, REPEATS + 1):
-            durable.append(_seconds(lambda index=index: durable_round(store, index, shards, selected, predictions)))
-            plain.append(_seconds(lambda index=index: plain_round(folder / f"plain-{index}", shards, selected, predictions)))
+            timed(durable, lambda index=index: durable_round(store, index, shards, selected, predictions))
+            timed(plain, lambda index=index: plain_round(folder / f"plain-{index}", shards, selected, predictions))
         commits = store.commits()
-        start_s = min(_seconds(lambda: check_needed(store, commits)) for _ in range(REPEATS))
-    return min(durable), min(plain), start_s
+        for _ in range(REPEATS):
+            timed(starts, lambda: check_needed(store, commits))
+    return min(durable), min(plain), min(starts)
 
 
 def durable_round(store: Store, index: int, shards: list[pa.Table], selected: pa.Table, predictions: pa.Table) -> None:
@@ -122,12 +122,6 @@ def _records(num: int, shard: int) -> pa.Table:
         )
         for row in range(num)
     )  # fmt: skip
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

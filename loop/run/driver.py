@@ -23,10 +23,9 @@ from loop.monitors.tracking import flatten_parameters
 from loop.run.retention import check_needed, prune
 from loop.run.round import run_baseline, run_round
 from loop.run.session import Session, open_session
-from loop.setup.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets
+from loop.setup.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets, resource_request
 from loop.setup.inert import no_effect
 from loop.setup.overlaps import overlaps
-from loop.setup.resources import resource_request
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import RunInfo, Store
 

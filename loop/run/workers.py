@@ -29,7 +29,7 @@ from loop.models.serving import engine_fleet, probe_of
 from loop.monitors.progress import Stage, loss_remark
 from loop.run.contents import Run
 from loop.run.models import Model
-from loop.setup.resources import resource_request
+from loop.setup.assembly import resource_request
 from loop.store.run_store import Store
 from loop.store.storage import LocalStorage
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from actors.images import ImageSource, LabelledSource, Oracle
 from actors.views import find_view
+from cluster.resources.plan import ResourceRequest
 from loop.config.run_config import AcceptanceSet, HeldOutSet, RunConfig
 from loop.config.sets import (
     CocoSet,
@@ -246,6 +247,15 @@ def check_held_out(sets: Sequence[HeldOut]) -> None:
         for image_id in dict.fromkeys(question.image_id for question in one.questions):
             if problem := problem_of(one.source, image_id):
                 raise UserError(f"an image of the held-out set {one.name} cannot be read: {problem}; replace it or remove its record")
+
+
+def resource_request(config: RunConfig) -> ResourceRequest:
+    """Engines, filters and trainer ranks of a run, and the resources of each."""
+    cluster = config.cluster
+    return ResourceRequest(
+        cluster.num_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated,
+        config.engine.tensor_parallel_size,
+    )  # fmt: skip
 
 
 def derived_seed(run_seed: int, round_index: int, stage: str, shard: int = 0) -> int:

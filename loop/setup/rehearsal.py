@@ -28,10 +28,17 @@ from loop.config.run_config import HeldOutSet, RunConfig
 from loop.config.sections import Section
 from loop.errors import UserError
 from loop.models.checks import MODEL_FILES, check_model
-from loop.setup.assembly import build_held_out, build_images, build_labelled, build_policies, check_held_out, question_sets
+from loop.setup.assembly import (
+    build_held_out,
+    build_images,
+    build_labelled,
+    build_policies,
+    check_held_out,
+    question_sets,
+    resource_request,
+)
 from loop.setup.inert import no_effect
 from loop.setup.overlaps import overlaps
-from loop.setup.resources import resource_request
 
 _ADDRESSES = ("path", "images")
 """Keys of image sets and labelled sets that hold the location of their data."""

@@ -52,7 +52,8 @@ class VigcJsonData(JsonData):
     def _conversation(self, index: int, entry: dict[str, Any], where: str, odd: OddRecords) -> Conversation:
         refuse_other_media(entry, where)
         image = checked_image(entry.get("image", entry.get("image_path")), where)
-        name = checked_text(f"{_name_of(entry)}#{index}", where)
+        named = next((entry[key] for key in ("id", "question_id", "image_id") if entry.get(key) not in _ABSENT), "")
+        name = checked_text(f"{named}#{index}", where)
         answers = _answers(entry.get("answer", entry.get("direct_answers")), where)
         turn = (_text(entry.get("question"), f"{where}: question"), most_frequent(answers))
         several = answers if len(set(answers)) > 1 else ()
@@ -63,10 +64,6 @@ class VigcJsonData(JsonData):
             return checked_type(entry["type"], where)
         instruction = entry.get("instruction")
         return _TYPES_BY_INSTRUCTION.get(instruction, self.question_type) if isinstance(instruction, str) else self.question_type
-
-
-def _name_of(entry: dict[str, Any]) -> object:
-    return next((entry[key] for key in ("id", "question_id", "image_id") if entry.get(key) not in _ABSENT), "")
 
 
 def _answers(given: Any, where: str) -> tuple[str, ...]:

@@ -29,11 +29,8 @@ won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you
 """
 
 
-def _without_one_apostrophe(word: str) -> list[str]:
-    return [word[:at] + word[at + 1 :] for at, letter in enumerate(word) if letter == "'"]
-
-
-_CONTRACTIONS = {short: word for word in _SPELLINGS.split() for short in _without_one_apostrophe(word)} | {"somebody'd": "somebodyd"}
+_CONTRACTIONS = {word[:at] + word[at + 1 :]: word for word in _SPELLINGS.split() for at, letter in enumerate(word) if letter == "'"}
+_CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
 def normalise_punctuation(text: str) -> str:

@@ -74,7 +74,7 @@ class Premise:
 
 @FILTER_POLICIES.register("length")
 @dataclass(frozen=True, kw_only=True)
-class Length:
+class Length(_OneByOne):
     """Question and answer are neither empty nor outside their range of words."""
 
     min_question_words: int = 3
@@ -98,9 +98,6 @@ class Length:
         return (
             "" if is_bound else "it rejects only what is empty: no text has fewer than 1 word, or more words than the token budgets allow"
         )
-
-    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        return [self._reason(record) for record in records]
 
     def _reason(self, record: Record) -> Reason | None:
         question, answer = len(record.question.split()), len(record.answer.split())

@@ -20,8 +20,7 @@ from loop.config import sets as sets_module
 from loop.config.engine_config import VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL, RunConfig, load_config, parse_config
 from loop.errors import UserError
-from loop.setup.assembly import build_policies
-from loop.setup.resources import resource_request
+from loop.setup.assembly import build_policies, resource_request
 from policies.acceptance.rules import Evidence
 from policies.generation.instructions import QuestionType
 from tests.loop.run.small_run import CONFIG, write_config
