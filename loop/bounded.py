@@ -49,10 +49,7 @@ def run_with_limits(what: str, check: Callable[[], None], timeout_s: float, max_
 
 def _report(check: Callable[[], None], writer: int, timeout_s: float, max_bytes: int) -> NoReturn:
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        num_seconds, num_bytes = int(timeout_s) + 1, psutil.Process().memory_info().vms + max_bytes
-        resource.setrlimit(resource.RLIMIT_CPU, (num_seconds, num_seconds))  # ends the child even if its parent dies
-        resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
+        _limit(int(timeout_s) + 1, psutil.Process().memory_info().vms + max_bytes)
         try:
             check()
             report = _FINE
@@ -65,6 +62,12 @@ def _report(check: Callable[[], None], writer: int, timeout_s: float, max_bytes:
             stream.write(report)
     finally:
         os._exit(0)
+
+
+def _limit(num_seconds: int, num_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (num_seconds, num_seconds))  # ends the child even if its parent dies
+    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
 
 
 def _read_all(reader: int, deadline: float) -> bytes | None:

@@ -63,16 +63,12 @@ def correctness(records: Sequence[Record]) -> dict[str, float]:
     `correct_kept` is over the corrected answers of accepted records.
     """
     known = [r for r in records if r.question and r.original_correct is not None and r.answer_correct is not None]
-    kept = [r for r in records if r.accepted and r.answer_correct is not None]
-    found = {}
-    if known:
-        found["correct_before"] = share(bool(r.original_correct) for r in known)
-    answered = [r for r in known if r.answer]
-    if answered:
-        found["correct_after"] = share(bool(r.answer_correct) for r in answered)
-    if kept:
-        found["correct_kept"] = share(bool(r.answer_correct) for r in kept)
-    return found
+    marks = {
+        "correct_before": [bool(r.original_correct) for r in known],
+        "correct_after": [bool(r.answer_correct) for r in known if r.answer],
+        "correct_kept": [r.answer_correct for r in records if r.accepted and r.answer_correct is not None],
+    }
+    return {name: share(marked) for name, marked in marks.items() if marked}
 
 
 def count_reasons(records: Iterable[Record]) -> dict[str, int]:

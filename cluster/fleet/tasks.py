@@ -100,9 +100,7 @@ class StatelessTasks(Generic[T]):
 
     def _collect(self, *, wait: bool) -> Iterator[tuple[T, Any]]:
         """Yields results of finished tasks. With `wait`, waits for one, at most until the oldest task is overdue, which is repeated."""
-        if self._oldest is not self._unfinished[0]:
-            self._oldest, self._oldest_since = self._unfinished[0], time.monotonic()
-        remaining_s = max(0.0, self._oldest_since + self._timeout_s - time.monotonic())
+        remaining_s = self._remaining_s()
         by_ref = {task.ref: task for task in self._unfinished}
         ready, _ = ray.wait([*by_ref], num_returns=1 if wait else len(by_ref), timeout=remaining_s if wait else 0)
         if not ready and remaining_s == 0:
@@ -116,6 +114,12 @@ class StatelessTasks(Generic[T]):
                 self._handle_failure(task, error)
             else:
                 yield task.item, result
+
+    def _remaining_s(self) -> float:
+        """Seconds until the oldest task is overdue."""
+        if self._oldest is not self._unfinished[0]:
+            self._oldest, self._oldest_since = self._unfinished[0], time.monotonic()
+        return max(0.0, self._oldest_since + self._timeout_s - time.monotonic())
 
     def _handle_failure(self, task: _Unfinished[T], error: RayError) -> None:
         cause = root_cause(error)

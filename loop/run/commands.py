@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -19,6 +19,9 @@ from loop.credentials import masked
 from loop.errors import UserError, printable
 from loop.monitors.terminal import print_loading
 from loop.scoring.commands import AsJson
+
+if TYPE_CHECKING:
+    from loop.store.documents import VerifyReport
 
 commands = typer.Typer()
 
@@ -150,14 +153,18 @@ def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
         fields = ("ok", "digest", "num_files", "num_bytes", "num_pruned_files", "problems")
         typer.echo(json.dumps({name: getattr(report, name) for name in fields}))
     else:
-        for problem in report.problems:
-            typer.echo(f"damaged: {printable(problem)}", err=True)
-        state = "all intact" if report.ok else f"{len(report.problems)} damaged"
-        pruned = f", {report.num_pruned_files} files pruned" if report.num_pruned_files else ""
-        typer.echo(f"{report.num_files} files, {report.num_bytes} bytes, {state}{pruned}")
-        typer.echo(f"digest {report.digest}")
+        _print_report(report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _print_report(report: VerifyReport) -> None:
+    for problem in report.problems:
+        typer.echo(f"damaged: {printable(problem)}", err=True)
+    state = "all intact" if report.ok else f"{len(report.problems)} damaged"
+    pruned = f", {report.num_pruned_files} files pruned" if report.num_pruned_files else ""
+    typer.echo(f"{report.num_files} files, {report.num_bytes} bytes, {state}{pruned}")
+    typer.echo(f"digest {report.digest}")
 
 
 @commands.command()

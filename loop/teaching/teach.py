@@ -145,22 +145,23 @@ def shapes_images(num_images: int | None, seed: int, min_shift: float, max_shift
 
 def print_summary(console: Console, summary: dict[str, Any], out: Path) -> None:
     """Print the summary, one line per fact."""
+    for line in _lines(summary, out):
+        console.print(escape(printable(line)), highlight=False, soft_wrap=True)
+
+
+def _lines(summary: dict[str, Any], out: Path) -> Iterator[str]:
     usage = summary["usage"]
-    lines = [f"{summary['num_records']} records with {summary['num_pairs']} questions about {summary['num_images']} images in {out / DATA}"]
+    yield f"{summary['num_records']} records with {summary['num_pairs']} questions about {summary['num_images']} images in {out / DATA}"
     for name in ("rejected", "images_set_aside", "objects_set_aside"):
         if summary[name]:
-            lines.append(f"{name.replace('_', ' ')}: {', '.join(f'{reason} {count}' for reason, count in summary[name].items())}")
+            yield f"{name.replace('_', ' ')}: {', '.join(f'{reason} {count}' for reason, count in summary[name].items())}"
     if summary["num_unanswered"]:
-        lines.append(f"unanswered: {summary['num_unanswered']}; the same command asks again")
+        yield f"unanswered: {summary['num_unanswered']}; the same command asks again"
     if usage["num_input_tokens"]:
         cost = f", {usage['usd']:.4f} USD" if usage["usd"] else ""
-        lines.append(
-            f"{usage['num_requests']} requests, {usage['num_input_tokens']} tokens read, {usage['num_output_tokens']} written{cost}"
-        )
+        yield f"{usage['num_requests']} requests, {usage['num_input_tokens']} tokens read, {usage['num_output_tokens']} written{cost}"
     if summary["stopped"]:
-        lines.append(f"stopped: {summary['stopped']}")
-    for line in lines:
-        console.print(escape(printable(line)), highlight=False, soft_wrap=True)
+        yield f"stopped: {summary['stopped']}"
 
 
 def _check(options: TeachOptions) -> None:

@@ -19,9 +19,16 @@ _STATS_SAMPLE = 200
 
 def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, selected: Sequence[Record]) -> Verdict:
     """The verdict of the acceptance policy, on the acceptance sets only."""
+    policy, context = run.policies.acceptance, _context(run, index, selected)
+    asked = answered(run.acceptance, champion), answered(run.acceptance, candidate)
+    with running(f"acceptance policy {type(policy).__name__!r}"):
+        return policy.decide(*asked, context)
+
+
+def _context(run: Run, index: int, selected: Sequence[Record]) -> DecisionContext:
     decisions = [commit.decision for commit in run.commits[1:] if commit.decision is not None]
     measured = [commit.metrics for commit in run.commits if "distinct_2" in commit.metrics]
-    context = DecisionContext(
+    return DecisionContext(
         round=index,
         num_rounds=run.config.rounds,
         history=[Verdict(one.accepted, one.reason, one.numbers) for one in decisions],
@@ -31,10 +38,6 @@ def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, 
         previous=GeneratedStats(measured[-1]["distinct_2"], measured[-1]["mean_answer_words"]) if measured else None,
         questions=question_stats(selected),
     )
-    policy = run.policies.acceptance
-    asked = answered(run.acceptance, champion), answered(run.acceptance, candidate)
-    with running(f"acceptance policy {type(policy).__name__!r}"):
-        return policy.decide(*asked, context)
 
 
 def generated_stats(selected: Sequence[Record]) -> GeneratedStats:
