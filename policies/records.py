@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, get_args, get_type_hints
 
@@ -152,7 +152,9 @@ _LISTS = tuple(field_.name for field_ in RECORD_SCHEMA if pa.types.is_list(field
 
 def to_table(records: Iterable[Record]) -> pa.Table:
     """Records as one Arrow table of `RECORD_SCHEMA`."""
-    return pa.Table.from_pylist([asdict(record) for record in records], schema=RECORD_SCHEMA)
+    rows = list(records)
+    columns = [pa.array([getattr(row, column.name) for row in rows], column.type) for column in RECORD_SCHEMA]
+    return pa.Table.from_arrays(columns, schema=RECORD_SCHEMA)
 
 
 def from_table(table: pa.Table) -> list[Record]:
