@@ -18,6 +18,7 @@ $(STAMP): requirements.lock pyproject.toml
 	grep -E '^(torch|setuptools|uv)==' requirements.lock | xargs $(BIN)/pip install $(QUIET)
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock || $(BIN)/pip install $(QUIET) -r requirements.lock
 	$(BIN)/pip install $(QUIET) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m cluster.launch.install_torchvision
 	touch $@
 
 install-vllm: $(VENV)/.vllm

@@ -91,7 +91,7 @@ def torchvision_remedy() -> str:
         major, minor = importlib.metadata.version("torch").split(".")[:2]
         if major == "2":
             pinned = f" (torchvision==0.{int(minor) + _TORCHVISION_AHEAD}.* with torch {major}.{minor})"
-    return f"`make install-vllm` brings it on a CPU; beside a GPU install the version that goes with torch{pinned}"
+    return f"`make install` installs it; elsewhere install the version that goes with torch{pinned}"
 
 
 def _torchvision() -> Finding:

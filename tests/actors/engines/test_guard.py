@@ -28,7 +28,7 @@ from tests.actors.engines.family_models import (
     save_qwen3,
 )
 
-NEEDS_TORCHVISION = pytest.mark.skipif(find_spec("torchvision") is None, reason="its processor needs torchvision: make install-vllm")
+NEEDS_TORCHVISION = pytest.mark.skipif(find_spec("torchvision") is None, reason="its processor needs torchvision: make install")
 DIFFERENT = "about an image of 160x80, at the end of the prompt, log-probabilities differ by"
 
 

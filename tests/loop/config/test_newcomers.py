@@ -169,9 +169,7 @@ def test_a_processor_that_needs_torchvision_says_how_to_get_it() -> None:
     with pytest.raises(UserError) as refused:
         models._check_processor(str(EMBEDDED_MODEL))
     text = str(refused.value)
-    assert text.startswith(
-        f"the processor of model {str(EMBEDDED_MODEL)!r} needs torchvision, which is not installed: `make install-vllm` "
-    )
+    assert text.startswith(f"the processor of model {str(EMBEDDED_MODEL)!r} needs torchvision, which is not installed: `make install` ")
     assert "\n" not in text
 
 

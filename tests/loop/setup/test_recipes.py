@@ -90,7 +90,7 @@ def test_the_training_of_a_recipe_can_be_applied_to_its_family(path: Path, with_
     config = load_config(path)
     family = next((name for name in FAMILIES if name in config.model), "llava")
     if family == "qwen" and find_spec("torchvision") is None:
-        pytest.skip("Qwen2.5-VL's processor needs torchvision: make install-vllm")
+        pytest.skip("Qwen2.5-VL's processor needs torchvision: make install")
     hyper = config.training.hyperparameters(num_samples=100)
     if with_lora and ("language_model" not in hyper.frozen or hyper.lora is not None):
         pytest.skip("its language model is trained whole, or has adapters already")
