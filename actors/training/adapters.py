@@ -29,10 +29,13 @@ def add_adapters(model: Any, lora: Lora) -> None:
 
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     found = {name: name.rpartition(".")[2] for name in linear if group_of(f"{name}.weight") == "language_model"}
-    unknown = sorted(set(lora.targets) - set(found.values()))
+    targets = set(lora.targets)
+    if "o_proj" in targets and "o_proj" not in found.values() and "out_proj" in found.values():
+        targets = targets - {"o_proj"} | {"out_proj"}  # as OPT and LFM2 call it
+    unknown = sorted(targets - set(found.values()))
     if unknown:
         raise ValueError(f"lora targets {unknown} are not linear layers of the language model; it has {sorted(set(found.values()))}")
-    modules = [name for name, kind in found.items() if kind in lora.targets]
+    modules = [name for name, kind in found.items() if kind in targets]
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules)
     inject_adapter_in_model(config, model, adapter_name=_NAME)
 

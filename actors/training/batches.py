@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import pad
 
 from actors.images import BadImageError
 from actors.processors import SpecialTokens
@@ -22,6 +23,8 @@ IGNORED = -100
 """Label of a token without a loss."""
 
 _PAD_MULTIPLE = 8
+_TELL_SIZES = ("image_sizes", "pixel_attention_mask")
+"""Inputs by which models know what of padded pixels is the image: LLaVA-NeXT, LLaVA-OneVision and Pixtral; Idefics3 and SmolVLM."""
 _QUESTION_PAD_ID = 0  # masked, so any id of the Q-Former's vocabulary works; the language model's pad id may be outside it
 _CACHED_TEXTS = 200_000
 _EXAMPLE_CHARACTERS = 100
@@ -350,11 +353,25 @@ def _padded_length(num_tokens: int) -> int:
 
 
 def _joined(images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The images' tensors, one after the other. Tensors of several sizes are padded with zeros, if others tell the model which part of
+    them is the image."""
+    fitted = _same_size if any(name in images[0] for name in _TELL_SIZES) else list
     try:
-        return {name: torch.cat([image[name] for image in images]) for name in images[0]}
+        return {name: torch.cat(fitted([image[name] for image in images])) for name in images[0]}
     except (RuntimeError, KeyError) as error:
         shapes = sorted({(name, tuple(value.shape)) for image in images for name, value in image.items()})
-        raise ValueError(f"images of one batch do not fit together, {shapes}: use an image processor of one size") from error
+        raise ValueError(
+            f"images of one batch do not fit together, {shapes}: this image processor makes tensors of several sizes, and none of "
+            f"{', '.join(_TELL_SIZES)} that tells them apart; set training.max_micro_batch_tokens so that a pass has one conversation"
+        ) from error
+
+
+def _same_size(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors padded at their ends with zeros, so that only their first dimensions differ."""
+    largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    missing = [[wanted - size for wanted, size in zip(largest, tensor.shape[1:], strict=True)] for tensor in tensors]
+    # `pad` takes pairs (before, after) from the last dimension on
+    return [pad(tensor, [one for size in reversed(sizes) for one in (0, size)]) for tensor, sizes in zip(tensors, missing, strict=True)]
 
 
 def _messages(turns: Sequence[tuple[str, str]], image: Image.Image | None) -> list[dict[str, Any]]:
