@@ -21,7 +21,7 @@ RESULT_FILE = "training_result.json"
 """File in the checkpoint's folder with the result and the fingerprint of its job."""
 
 _QFORMER_MARKS = ("qformer", "query_tokens")
-_PROJECTOR_MARKS = ("projector", "projection", "connector", "merger", "aligner")
+_PROJECTOR_MARKS = ("projector", "projection", "connector", "merger", "aligner", "image_newline", "visual_embeddings_table")
 _VISION_MARKS = ("vision", "visual", "image_encoder")
 
 

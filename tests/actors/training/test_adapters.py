@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from actors.training.adapters import add_adapters, is_adapter
+from actors.training.checkpoint import group_of
 from actors.training.job import Lora
 
 
@@ -27,3 +28,19 @@ def test_names_that_do_not_exist_are_refused() -> None:
         ValueError, match=r"lora targets \['gate'\] are not linear layers of the language model; it has \['fc1', 'q_proj'\]"
     ):
         add_adapters(language_model("q_proj", "fc1"), Lora(rank=2, targets=("q_proj", "gate")))
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("model.image_newline", "projector"),
+        ("model.visual_embeddings_table.weight", "projector"),
+        ("model.multi_modal_projector.linear_1.weight", "projector"),
+        ("model.visual.pos_embed.weight", "vision_tower"),
+        ("model.vision_tower.encoder.layers.0.attention.projection_layer.weight", "vision_tower"),
+        ("model.language_model.embed_tokens.weight", "language_model"),
+        ("qformer.embeddings.layernorm.weight", "qformer"),
+    ],
+)
+def test_a_parameter_belongs_to_the_part_that_owns_it(name: str, group: str) -> None:
+    assert group_of(name) == group
