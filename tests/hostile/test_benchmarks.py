@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from policies.answers.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks import BENCHMARKS, BenchmarkDataError, Document, parse_document
-from policies.benchmarks.chair_words import PublishedFinder, WordFinder
-from policies.benchmarks.coco_objects import synonym_lists
+from policies.benchmarks.captions.chair_words import PublishedFinder, WordFinder
+from policies.benchmarks.captions.coco_objects import synonym_lists
 from policies.benchmarks.llava_bench import parse_scores, parse_scores_published
 from policies.benchmarks.pope import parse_yes_no, parse_yes_no_published
 from tests.hostile.fuzz import NASTY_TEXTS, fuzzed, json_values, texts
 
-REGISTERED = ("aokvqa", "chair", "llava-bench", "mmbench", "okvqa", "pope", "scienceqa", "vqa")
+REGISTERED = ("aokvqa", "captions", "chair", "llava-bench", "mmbench", "okvqa", "pope", "scienceqa", "vqa")
 CHOICE = {"question": "?", "choices": ["red", "blue"], "correct_choice_idx": 0, "direct_answers": ["red"], "difficult_direct_answer": False}
 GOOD: dict[str, tuple[str, Any]] = {
     "vqa": ("d.json", {"annotations": [{"question_id": i, "answers": [{"answer": "red"}] * 10} for i in (1, 2)]}),
@@ -26,6 +26,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "aokvqa": ("d.json", [{"question_id": i, **CHOICE} for i in (1, 2)]),
     "pope": ("d.json", [{"question_id": i, "text": "?", "label": "no", "image": "a"} for i in (1, 2)]),
     "chair": ("d.json", [{"image_id": i, "captions": ["a dog"], "instance_categories": ["dog"]} for i in (1, 2)]),
+    "captions": ("d.json", [{"image_id": i, "captions": ["a dog"]} for i in (1, 2)]),
     "scienceqa": ("d.json", {str(i): {"question": "?", "choices": ["red", "blue"], "answer": 1} for i in (1, 2)}),
     "llava-bench": ("d.json", [{"question_id": i, "text": "?", "category": "conv"} for i in (1, 2)]),
     "mmbench": ("d.tsv", "index\tquestion\tA\tB\tanswer\n1\t?\tred\tblue\tB\n2\t?\tred\tblue\tA"),
@@ -51,7 +52,7 @@ def document(name: str, value: Any) -> Document:
 
 def in_bounds(name: str, scores: dict[str, Any]) -> None:
     json.dumps(scores)
-    for key in ("accuracy", "multiple_choice", "direct_answer", "chair_i", "chair_s", "f1", "image_accuracy"):
+    for key in ("accuracy", "multiple_choice", "direct_answer", "chair_i", "chair_s", "f1", "image_accuracy", "bleu_4", "rouge_l"):
         assert 0 <= scores.get(key, 0) <= 100, (name, key)
 
 
