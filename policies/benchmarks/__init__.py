@@ -1,6 +1,6 @@
 """Benchmarks of the field, by name in `BENCHMARKS`."""
 
-from policies.benchmarks import aokvqa, llava_bench, mmbench, pope, scienceqa, vqa
+from policies.benchmarks import aokvqa, llava_bench, mmbench, mme, pope, scienceqa, vqa
 from policies.benchmarks.base import BENCHMARKS, Benchmark, Prediction, Question
 from policies.benchmarks.captions import chair, coco
 from policies.benchmarks.documents import BenchmarkDataError, Document, parse_document
@@ -17,6 +17,7 @@ __all__ = [
     "coco",
     "llava_bench",
     "mmbench",
+    "mme",
     "parse_document",
     "pope",
     "scienceqa",

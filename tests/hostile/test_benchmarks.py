@@ -18,7 +18,7 @@ from policies.benchmarks.llava_bench import parse_scores, parse_scores_published
 from policies.benchmarks.pope import parse_yes_no, parse_yes_no_published
 from tests.hostile.fuzz import NASTY_TEXTS, fuzzed, json_values, texts
 
-REGISTERED = ("aokvqa", "captions", "chair", "llava-bench", "mmbench", "okvqa", "pope", "scienceqa", "vqa")
+REGISTERED = ("aokvqa", "captions", "chair", "llava-bench", "mmbench", "mme", "okvqa", "pope", "scienceqa", "vqa")
 CHOICE = {"question": "?", "choices": ["red", "blue"], "correct_choice_idx": 0, "direct_answers": ["red"], "difficult_direct_answer": False}
 GOOD: dict[str, tuple[str, Any]] = {
     "vqa": ("d.json", {"annotations": [{"question_id": i, "answers": [{"answer": "red"}] * 10} for i in (1, 2)]}),
@@ -29,6 +29,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "captions": ("d.json", [{"image_id": i, "captions": ["a dog"]} for i in (1, 2)]),
     "scienceqa": ("d.json", {str(i): {"question": "?", "choices": ["red", "blue"], "answer": 1} for i in (1, 2)}),
     "llava-bench": ("d.json", [{"question_id": i, "text": "?", "category": "conv"} for i in (1, 2)]),
+    "mme": ("d.json", [{"question_id": i, "question": "?", "answer": "No", "category": "count"} for i in (1, 2)]),
     "mmbench": ("d.tsv", "index\tquestion\tA\tB\tanswer\n1\t?\tred\tblue\tB\n2\t?\tred\tblue\tA"),
 }
 FIELDS = ("question_id", "image_id", "answer", "caption", "review", "score", "tuple", "multiple_choice", "direct_answer", "category", "set")
