@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-BENCHMARK_NAMES = "captions, chair, pope, vqa, okvqa, aokvqa, scienceqa, mmbench, mme, llava-bench, or module:Name"
+BENCHMARK_NAMES = (
+    "captions, chair, pope, vqa, okvqa, aokvqa, textvqa, vizwiz, gqa, scienceqa, mmbench, mme, seed-bench, llava-bench, or module:Name"
+)
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Data = Annotated[list[Path], typer.Option(help="file of the benchmark; may be repeated")]
 Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to and with its version: http://127.0.0.1:8000/v1")]
