@@ -199,6 +199,9 @@ UNANSWERABLE = "When the provided information is insufficient, respond with 'Una
 class VizWiz(Vqa):
     """VizWiz: `accuracy`, and `by_category` of its answer types. A question has the name of its image as its id.
 
+    The public code (VizWiz's Python API) normalises the prediction, and compares with the human answers as they stand: "7-Up" matches none.
+    `published` repeats it.
+
     Data: `train.json` or `val.json` (a list of `image`, `question`, `answers` with `answer`, `answer_type`). Predictions: VizWiz's own
     (records with `image` and `answer`), `{image: answer}`, or records with `question_id` and `answer`.
     """
@@ -212,6 +215,9 @@ class VizWiz(Vqa):
 
     def prompt(self, question: Question, setting: str = ANSWER) -> str:
         return f"{question.text}\n{UNANSWERABLE}\n{SHORT_ANSWER}"
+
+    def _score(self, question: Question, prediction: str) -> float:
+        return soft_accuracy(normalise_answer(prediction), question.answers) if self.published else super()._score(question, prediction)
 
 
 def _vizwiz_question(entry: Entry, reader: Reader) -> Question | None:

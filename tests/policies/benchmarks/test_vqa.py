@@ -187,6 +187,14 @@ def test_vizwiz_questions_are_called_by_their_images() -> None:
     assert "respond with 'Unanswerable'" in benchmark.prompt(question)
 
 
+def test_vizwiz_s_public_code_leaves_human_answers_as_they_are() -> None:
+    data = vizwiz(answers=[{"answer": "7-Up"}] * 5 + [{"answer": "7 up"}] * 5)
+    predictions = document({"VizWiz_val_00000001.jpg": "7-Up"})
+    assert [score("vizwiz", [data], predictions, published=way)["accuracy"] for way in (False, True)] == [100, 100]
+    raw = vizwiz(answers=[{"answer": "7-Up"}] * 10)
+    assert [score("vizwiz", [raw], predictions, published=way)["accuracy"] for way in (False, True)] == [100, 0]
+
+
 def test_files_of_textvqa_and_vizwiz_that_do_not_fit_are_refused() -> None:
     good = document({"0": "red"})
     assert faults("textvqa", [document([])], good) == ["data.json: data is None; expected a list of objects"]
