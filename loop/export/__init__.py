@@ -4,11 +4,13 @@
 |------------|-----------------------------------------|------------------------------------------------------------------------|
 | `llava`    | accepted records                        | a folder: `data.json` (LLaVA's conversations), `images/NAME`           |
 | `vigc`     | accepted records                        | a folder: `data.json` (VIGC's fields of a record), `images/...`        |
+| `sharegpt` | accepted records                        | a folder: `data.json`, `dataset_info.json` (LlamaFactory), `images/...` |
+| `swift`    | accepted records                        | a folder: `data.jsonl` (ms-swift's messages), `images/...`             |
 | `messages` | accepted records with their images      | Parquet that `datasets` and TRL read as chat messages and images       |
 | `parquet`  | all records, the rejected with reasons  | Parquet of `policies.records.RECORD_SCHEMA` and their images           |
 
 Images keep their bytes and their names; those of sets without files are encoded as PNG. `datasets.load_dataset` shows pictures in every
-format: Parquet says which column they are, and `metadata.jsonl` repeats `data.json` in the form that it reads beside images.
+format: Parquet says which column they are, and `metadata.jsonl` repeats the data in the form that it reads beside images.
 
 The card is the folder's `README.md`, with the header that the Hugging Face hub reads. Parquet goes into a folder as `data.parquet`, or,
 where `out` ends in `.parquet`, into that file, and its card beside it: `NAME.parquet` and `NAME.README.md`.
@@ -33,12 +35,15 @@ from loop.export.card import Lineage, card
 from loop.export.pictures import Pictures
 from loop.export.writers import (
     DATA_JSON,
+    DATA_JSONL,
     DATA_PARQUET,
     ExportCounts,
     Writer,
     write_llava,
     write_messages,
     write_parquet,
+    write_sharegpt,
+    write_swift,
     write_vigc,
 )
 from loop.store.commits import RoundCommit
@@ -52,6 +57,8 @@ CARD = "README.md"
 class ExportFormat(StrEnum):
     LLAVA = "llava"
     VIGC = "vigc"
+    SHAREGPT = "sharegpt"
+    SWIFT = "swift"
     MESSAGES = "messages"
     PARQUET = "parquet"
 
@@ -59,6 +66,8 @@ class ExportFormat(StrEnum):
 _WRITERS: dict[ExportFormat, tuple[Writer, str]] = {
     ExportFormat.LLAVA: (write_llava, DATA_JSON),
     ExportFormat.VIGC: (write_vigc, DATA_JSON),
+    ExportFormat.SHAREGPT: (write_sharegpt, DATA_JSON),
+    ExportFormat.SWIFT: (write_swift, DATA_JSONL),
     ExportFormat.MESSAGES: (write_messages, DATA_PARQUET),
     ExportFormat.PARQUET: (write_parquet, DATA_PARQUET),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,9 @@ from loop.sources.reading.chats import IMAGE_TOKEN
 from policies.generation.instructions import vig_target
 from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA, Record
 
-DATA_JSON, DATA_PARQUET = "data.json", "data.parquet"
+DATA_JSON, DATA_JSONL, DATA_PARQUET = "data.json", "data.jsonl", "data.parquet"
+DATASET_INFO = "dataset_info.json"
+"""How LlamaFactory finds its data in a folder."""
 IMAGES, METADATA = "images", "metadata.jsonl"
 _ROWS_PER_GROUP = 100
 """Rows of a Parquet row group: streaming readers hold one group, images included, in memory."""
@@ -99,6 +101,21 @@ def write_vigc(records: Iterator[Record], folder: Path, pictures: Pictures, coun
     _write_json(folder, [_vigc_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)])
 
 
+def write_sharegpt(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
+    """ShareGPT's conversations as LlamaFactory reads them: `data.json`, the images beside it, and `dataset_info.json`, which names both."""
+    _write_json(folder, [_sharegpt_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)])
+    columns = {"messages": "conversations", "images": "images"}
+    info = {"vigc_loop": {"file_name": DATA_JSON, "formatting": "sharegpt", "columns": columns}}
+    (folder / DATASET_INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
+
+
+def write_swift(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
+    """ms-swift's messages as `data.jsonl`, and the images beside it."""
+    entries = [_swift_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)]
+    _write_lines(folder / DATA_JSONL, entries)
+    _write_metadata(folder, entries)
+
+
 def write_messages(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """A Parquet file of `MESSAGES_SCHEMA`."""
 
@@ -123,15 +140,41 @@ def write_parquet(records: Iterator[Record], file: Path, pictures: Pictures, cou
 
 
 def _llava_entry(record: Record, name: str) -> dict[str, Any]:
-    turns = [("human", f"{IMAGE_TOKEN}\n{_plain(record.question)}"), ("gpt", _plain(record.answer))]
-    conversation = [{"from": speaker, "value": text} for speaker, text in turns]
     return {
         "id": record.record_id,
         "image": name,
         "image_id": record.image_id,
         "type": record.question_type,
-        "conversations": conversation,
+        "conversations": _turns(record, f"{IMAGE_TOKEN}\n"),
     }
+
+
+def _sharegpt_entry(record: Record, name: str) -> dict[str, Any]:
+    return {
+        "conversations": _turns(record, IMAGE_TOKEN),
+        "images": [f"{IMAGES}/{name}"],
+        "id": record.record_id,
+        "image_id": record.image_id,
+        "type": record.question_type,
+    }
+
+
+def _swift_entry(record: Record, name: str) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": f"{IMAGE_TOKEN}{_plain(record.question)}"},
+            {"role": "assistant", "content": _plain(record.answer)},
+        ],
+        "images": [f"{IMAGES}/{name}"],
+        "id": record.record_id,
+        "image_id": record.image_id,
+        "type": record.question_type,
+    }
+
+
+def _turns(record: Record, before: str) -> list[dict[str, str]]:
+    """Question and answer as LLaVA and ShareGPT spell turns, with `before` at the beginning."""
+    return [{"from": "human", "value": f"{before}{_plain(record.question)}"}, {"from": "gpt", "value": _plain(record.answer)}]
 
 
 def _vigc_entry(record: Record, name: str) -> dict[str, Any]:
@@ -190,18 +233,25 @@ def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, cou
 def _write_json(folder: Path, entries: list[dict[str, Any]]) -> None:
     """Write the data in the format, and for `datasets` the same as metadata of the images, so that it shows pictures, not names."""
     (folder / DATA_JSON).write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
+    _write_metadata(folder, entries)
+
+
+def _write_metadata(folder: Path, entries: list[dict[str, Any]]) -> None:
     if entries:
-        lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in _as_metadata(entries)]
-        (folder / METADATA).write_text("".join(lines), encoding="utf-8")
+        _write_lines(folder / METADATA, _as_metadata(entries))
+
+
+def _write_lines(file: Path, entries: Iterable[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in entries), encoding="utf-8")
 
 
 def _as_metadata(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Entries with equal columns and types: if one has several answers, all have lists."""
-    columns = list(dict.fromkeys(key for entry in entries for key in entry if key != "image"))
+    columns = list(dict.fromkeys(key for entry in entries for key in entry if key not in ("image", "images")))
     lists = {key for entry in entries for key, value in entry.items() if isinstance(value, list)}
     for entry in entries:
         row = {key: [value] if key in lists and isinstance(value := entry.get(key), str) else entry.get(key) for key in columns}
-        yield {"file_name": f"{IMAGES}/{entry['image']}", **row}
+        yield {"file_name": entry["images"][0] if "images" in entry else f"{IMAGES}/{entry['image']}", **row}
 
 
 def _write_rows(rows: Iterator[dict[str, Any]], file: Path, schema: pa.Schema) -> None:

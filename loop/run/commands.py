@@ -172,7 +172,7 @@ def export(
     run_dir: RunDir,
     out: Annotated[Path, typer.Option(help="folder to write, or NAME.parquet; it must not exist")],
     round: Annotated[str, typer.Option("--round", help="a round's number, or all")] = "all",
-    format: Annotated[str, typer.Option("--format", help="llava, vigc, messages or parquet")] = "llava",
+    format: Annotated[str, typer.Option("--format", help="llava, vigc, sharegpt, swift, messages or parquet")] = "llava",
 ) -> None:
     """Write the accepted records of committed rounds for use elsewhere."""
     from loop.config.run_config import parse_config

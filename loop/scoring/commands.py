@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
+BENCHMARK_NAMES = (
+    "captions, chair, pope, vqa, okvqa, aokvqa, textvqa, vizwiz, gqa, scienceqa, mmbench, mme, seed-bench, llava-bench, or module:Name"
+)
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Data = Annotated[list[Path], typer.Option(help="file of the benchmark; may be repeated")]
 Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to and with its version: http://127.0.0.1:8000/v1")]
@@ -41,7 +44,7 @@ class PopeSplit(StrEnum):
 
 @commands.command()
 def score(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="vqa, okvqa, aokvqa, pope, chair, scienceqa, mmbench, llava-bench")],
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help=BENCHMARK_NAMES)],
     predictions: Annotated[Path, typer.Option(help="JSON object {question id: answer}, or JSON Lines with question_id and answer")],
     data: Annotated[list[Path] | None, typer.Option(help="the benchmark's file; again for a second one")] = None,
     published: Annotated[bool, typer.Option("--published", help="repeat the public code where it is known to be wrong")] = False,
@@ -64,7 +67,7 @@ def score(
 @commands.command()
 def evaluate(
     model: Annotated[str, typer.Option(help="embedded, a folder, a Hugging Face id, or a run folder (its champion)")],
-    benchmark: Annotated[str, typer.Option(help="pope, vqa, okvqa, aokvqa, scienceqa, mmbench, chair, llava-bench, or module:Name")],
+    benchmark: Annotated[str, typer.Option(help=BENCHMARK_NAMES)],
     data: Data,
     images: Annotated[str | None, typer.Option(help="folder of the images, or shapes for the embedded world")] = None,
     split: Annotated[str | None, typer.Option(help="only the questions of this split")] = None,

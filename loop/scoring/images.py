@@ -90,12 +90,15 @@ def find_images(questions: Sequence[Question], images: str | None, unpack_into: 
 
 
 def candidate_names(question: Question) -> Iterator[str]:
-    """Possible file names of a question's image, most likely first: as given; in a folder of the question, as in ScienceQA; COCO's name
-    for an image id; with a suffix."""
+    """Possible file names of a question's image, most likely first: as given; in a folder of the question, as in ScienceQA; in a folder
+    of the task's images, as in MME; COCO's name for an image id; with a suffix."""
     image, own = question.image, question.question_id
     yield image
     for folder in (own, f"{question.split}/{own}" if question.split else own):
         yield f"{folder}/image.png" if image == own else f"{folder}/{image}"
+    task, _, name = image.rpartition("/")
+    if task:
+        yield f"{task}/images/{name}"
     coco = _COCO_NAME.fullmatch(image)
     if coco:
         yield from (f"{prefix}{int(coco[1]):012d}.jpg" for prefix in _COCO_PREFIXES)

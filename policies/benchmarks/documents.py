@@ -76,7 +76,8 @@ class Document:
 
 
 def parse_document(name: str, data: bytes) -> Document:
-    """Parse a file's bytes by its suffix: `.jsonl` is lines, `.tsv` a table with a header, anything else JSON or JSON Lines.
+    """Parse a file's bytes by its suffix: `.jsonl` is lines, `.tsv` a table with a header, `.txt` with tabs a table without one, whose
+    entries are lists of cells; anything else is JSON or JSON Lines.
 
     Raises:
         BenchmarkDataError: it is not UTF-8, not JSON, or an object has a key twice.
@@ -87,6 +88,9 @@ def parse_document(name: str, data: bytes) -> Document:
         raise BenchmarkDataError([f"{name} {error.what}"]) from error
     if name.endswith(".tsv"):
         return Document(name, None, tuple(_rows(name, text)))
+    if name.endswith(".txt") and "\t" in text.lstrip().partition("\n")[0] and text.lstrip()[0] not in "[{":
+        lines = enumerate(text.splitlines(), 1)
+        return Document(name, None, tuple(Entry(f"line {number}", line.split("\t")) for number, line in lines if line.strip()))
     if not name.endswith(".jsonl"):
         try:
             content = _loads(text)

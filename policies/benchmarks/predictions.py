@@ -25,6 +25,12 @@ class Fields:
     """Optional fields that distinguish sets of predictions; the first present one counts."""
 
 
+def fields_in(document: Document, own: Fields) -> Fields:
+    """The fields of a benchmark's own format of results if the file's first record has their key, else the usual ones."""
+    first = document.entries[0].value if document.entries else None
+    return own if isinstance(first, dict) and own.key in first and Fields.key not in first else Fields()
+
+
 def read_predictions(
     document: Document,
     ids: Collection[str],

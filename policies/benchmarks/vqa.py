@@ -1,4 +1,4 @@
-"""VQA v2 and OK-VQA: soft accuracy over ten human answers (Antol et al. 2015, arXiv 1505.00468).
+"""VQA v2, OK-VQA, TextVQA and VizWiz: soft accuracy over ten human answers (Antol et al. 2015, arXiv 1505.00468).
 
     accuracy = mean over the annotators of min(1, matches among the other annotators / 3)
 
@@ -9,6 +9,8 @@ By default both sides are normalised in full, and an answer is read as a person 
 not even so if all ten are equal: "two" given by all ten is then wrong whatever is predicted. Its own annotation files contain answers
 that are already normalised, for which both agree; `published` reproduces it, for numbers on raw answers that must equal the public code's.
 
+TextVQA (Singh et al. 2019, arXiv 1904.08920) and VizWiz (Gurari et al. 2018, arXiv 1802.08218) are scored by the same accuracy.
+
 OK-VQA also circulates as soft labels (`okvqa.json`: answer -> score). A prediction gets the score of its label; one that is not
 a label itself is looked up in normalised form, unless `published`.
 """
@@ -16,16 +18,16 @@ a label itself is looked up in normalised form, unless `published`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from policies.answers.normalise import normalise_answer, normalise_punctuation, trimmed
+from policies.answers.normalise import normalise_answer, normalise_answer_m4c, normalise_punctuation, trimmed
 from policies.answers.reasoning import final_answer
 from policies.answers.yes_no import NO, YES, fold, parse_yes_no
 from policies.benchmarks.base import ANSWER, BENCHMARKS, SHORT_ANSWER, Prediction, Question, by_question, percent
-from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, show
-from policies.benchmarks.predictions import AnswerBenchmark, missing_count
+from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, read_records, show
+from policies.benchmarks.predictions import AnswerBenchmark, Fields, fields_in, missing_count, read_predictions
 
 _NUM_AGREEING = 3
 """Annotators who have to agree with a prediction for full accuracy."""
@@ -52,14 +54,17 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], published: bool = Fals
     """
     if not published:
         right = [normalise_answer(answer) for answer in answers]
-        said = read_answer(prediction, right)
-        if said is None:
-            return 0.0
-        return soft_accuracy(said, right) if len(right) > _NUM_AGREEING else right.count(said) / len(right)
+        return _accuracy(read_answer(prediction, right), right)
     given = [trimmed(answer) for answer in answers]
     if len(set(given)) > 1:
         given = [normalise_punctuation(answer) for answer in given]
     return soft_accuracy(normalise_answer(prediction), given)
+
+
+def _accuracy(said: str | None, right: Sequence[str]) -> float:
+    if said is None:
+        return 0.0
+    return soft_accuracy(said, right) if len(right) > _NUM_AGREEING else right.count(said) / len(right)
 
 
 def soft_label_score(prediction: str, weights: dict[str, float], published: bool = False) -> float:
@@ -80,8 +85,8 @@ _EMPHASIS = re.compile(r"[*`]+")
 _EXPLAINED = re.compile(r"\n|[.!]\s|,?\s(?:because|since|as)\s")
 
 
-def read_answer(prediction: str, answers: Sequence[str]) -> str | None:
-    """A prediction in normalised form, for comparison with normalised `answers`; None if there is no answer.
+def read_answer(prediction: str, answers: Sequence[str], normalise: Callable[[str], str] = normalise_answer) -> str | None:
+    """A prediction in normalised form, for comparison with `answers` that `normalise` has normalised; None if there is no answer.
 
     The text after its reasoning is used unchanged if it is one of the answers. Otherwise, if most answers are yes or no, it is read by
     `policies.answers.yes_no`. From others, an introduction ("The answer is") and an explanation after the answer are removed.
@@ -89,12 +94,12 @@ def read_answer(prediction: str, answers: Sequence[str]) -> str | None:
     text = fold(final_answer(prediction))
     if not text.strip():
         return None
-    said = normalise_answer(text)
+    said = normalise(text)
     if said in answers:
         return said
     if 2 * sum(answer in (YES, NO) for answer in answers) > len(answers):
         return parse_yes_no(text) or said
-    short = normalise_answer(_EXPLAINED.split(_LEAD.sub("", f"{_EMPHASIS.sub('', text).strip()} "), maxsplit=1)[0])
+    short = normalise(_EXPLAINED.split(_LEAD.sub("", f"{_EMPHASIS.sub('', text).strip()} "), maxsplit=1)[0])
     return short if short in answers else said
 
 
@@ -157,21 +162,97 @@ class Vqa(AnswerBenchmark):
         return vqa_accuracy(prediction, question.answers, self.published)
 
 
+@BENCHMARKS.register("textvqa")
+class TextVqa(Vqa):
+    """TextVQA: `accuracy`. Both sides are normalised as M4C's evaluator does, which `published` repeats.
+
+    Data: `TextVQA_0.5.1_val.json` (`{"data": [{"question_id", "question", "image_id", "answers": [TEXT, ...]}]}`).
+    """
+
+    def read(self, documents: Sequence[Document]) -> list[Question]:
+        files = [Document(document.name, None, tuple(document.listed("data"))) for document in documents]
+        return read_records(files, "TextVQA's questions", _text_question)
+
+    def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
+        right = [normalise_answer_m4c(one) for one in question.answers]
+        return normalise_answer_m4c(answer) if self.published else read_answer(answer, right, normalise_answer_m4c)
+
+    def _score(self, question: Question, prediction: str) -> float:
+        return _accuracy(self.parse(question, prediction), [normalise_answer_m4c(one) for one in question.answers])
+
+
+def _text_question(entry: Entry, reader: Reader) -> Question | None:
+    question_id, image = reader.id(entry, "question_id"), reader.id(entry, "image_id")
+    text = reader.get(entry, "question", str, "the question's text")
+    answers = _answers(entry, reader)
+    reader.once(entry.place, question_id, "question")
+    if text is None or not answers:
+        return None
+    return Question(question_id, text, image, answers=answers, split=str(entry.value.get("set_name") or ""))
+
+
+UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
+"""LLaVA-1.5's instruction for VizWiz (arXiv 2310.03744)."""
+
+
+@BENCHMARKS.register("vizwiz")
+class VizWiz(Vqa):
+    """VizWiz: `accuracy`, and `by_category` of its answer types. A question has the name of its image as its id.
+
+    The public code (VizWiz's Python API) normalises the prediction, and compares with the human answers as they stand: "7-Up" matches none.
+    `published` repeats it.
+
+    Data: `train.json` or `val.json` (a list of `image`, `question`, `answers` with `answer`, `answer_type`). Predictions: VizWiz's own
+    (records with `image` and `answer`), `{image: answer}`, or records with `question_id` and `answer`.
+    """
+
+    def read(self, documents: Sequence[Document]) -> list[Question]:
+        return read_records(documents, "VizWiz's list of questions (train.json or val.json)", _vizwiz_question)
+
+    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
+        fields = fields_in(document, Fields(key="image"))
+        return read_predictions(document, {question.question_id: None for question in questions}, fields, allow_missing=allow_missing)
+
+    def prompt(self, question: Question, setting: str = ANSWER) -> str:
+        return f"{question.text}\n{UNANSWERABLE}\n{SHORT_ANSWER}"
+
+    def _score(self, question: Question, prediction: str) -> float:
+        return soft_accuracy(normalise_answer(prediction), question.answers) if self.published else super()._score(question, prediction)
+
+
+def _vizwiz_question(entry: Entry, reader: Reader) -> Question | None:
+    image = reader.id(entry, "image")
+    text = reader.get(entry, "question", str, "the question's text")
+    answers = _answers(entry, reader)
+    reader.once(entry.place, image, "image")
+    if text is None or not answers:
+        return None
+    return Question(image, text, image, answers=answers, category=str(entry.value.get("answer_type") or ""))
+
+
+def _answers(entry: Entry, reader: Reader) -> tuple[str, ...]:
+    """The annotators' answers of a record; empty with a fault."""
+    expected = "a list of texts, or of objects with answer (a test split has none)"
+    given = reader.get(entry, "answers", list, expected)
+    answers = [one.get("answer") if isinstance(one, dict) else one for one in given or ()]
+    texts = tuple(answer for answer in answers if isinstance(answer, str))
+    if given is not None and (not texts or len(texts) < len(answers)):
+        reader.fault(entry.place, f"answers is {show(given)}; expected {expected}")
+        return ()
+    return texts
+
+
 def _annotated(document: Document, entries: Sequence[Entry]) -> list[Question]:
     reader, questions = Reader(document), []
     for entry in entries:
         question_id = reader.id(entry, "question_id")
-        given = reader.get(entry, "answers", list, "a list of texts, or of objects with answer")
-        if given is None:
-            continue
-        answers: list[Any] = [one.get("answer") if isinstance(one, dict) else one for one in given]
-        if not answers or not all(isinstance(answer, str) for answer in answers):
-            reader.fault(entry.place, f"answers is {show(given)}; expected a list of texts, or of objects with answer")
+        answers = _answers(entry, reader)
+        if not answers:
             continue
         image, category = identity(entry.value.get("image_id")), str(entry.value.get("answer_type") or "")
         text = entry.value.get("question")
         text = text if isinstance(text, str) else ""  # the official annotations have none; their questions file does
-        questions.append(Question(question_id, text, image, answers=tuple(answers), category=category))
+        questions.append(Question(question_id, text, image, answers=answers, category=category))
         reader.once(entry.place, question_id, "question")
     reader.done()
     return questions

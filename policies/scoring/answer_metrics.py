@@ -26,6 +26,7 @@ from typing import ClassVar, Literal, get_args
 from policies.answers.reasoning import final_text
 from policies.answers.yes_no import parse_yes_no
 from policies.benchmarks.base import OPTION_LETTER, SHORT_ANSWER, Question, with_options
+from policies.benchmarks.captions.overlap import longest_common
 from policies.benchmarks.options import read_option
 from policies.benchmarks.vqa import vqa_accuracy
 from policies.checks import check_at_least, check_at_most
@@ -321,17 +322,5 @@ def _words(text: str) -> list[str]:
 
 
 def _rouge_l(said: Sequence[str], reference: Sequence[str]) -> float:
-    common = _longest_common(said, reference)
+    common = longest_common(said, reference)
     return 2 * common / (len(said) + len(reference)) if common else 0.0
-
-
-def _longest_common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest common subsequence."""
-    lengths = [0] * (len(other) + 1)
-    for word in one:
-        before = 0
-        for index, against in enumerate(other, 1):
-            above = lengths[index]
-            lengths[index] = before + 1 if word == against else max(above, lengths[index - 1])
-            before = above
-    return lengths[-1]

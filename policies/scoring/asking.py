@@ -8,7 +8,8 @@ from typing import Any
 from policies.benchmarks.base import ANSWER
 
 _SHORT_TOKENS, _LONG_TOKENS = 32, 512
-_LONG_ANSWERS = ("chair", "llava-bench")
+_CAPTIONS = ("captions", "chair")
+_LONG_ANSWERS = (*_CAPTIONS, "llava-bench")
 """Benchmarks of descriptions and explanations; the others ask for a word, a phrase or a letter."""
 _JUDGED = ("llava-bench",)
 """Benchmarks whose answers a judge has to review first."""
@@ -32,6 +33,6 @@ def prediction_record(benchmark: str, question_id: str, answers: Mapping[str, st
         question_id: of the question.
         answers: the model's text by setting.
     """
-    if benchmark == "chair":
+    if benchmark in _CAPTIONS:
         return {"image_id": question_id, "caption": answers[ANSWER]}
     return {"question_id": question_id, **answers}

@@ -42,7 +42,7 @@ def test_every_caption_s_objects_equal_the_public_code_s() -> None:
     import json
 
     from policies.benchmarks import Question
-    from policies.benchmarks.chair import Chair
+    from policies.benchmarks.captions.chair import Chair
     from policies.benchmarks.documents import parse_document
 
     chair = Chair(published=True, synonyms=(DATA / "chair" / "synonyms.txt").read_text())

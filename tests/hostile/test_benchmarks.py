@@ -12,25 +12,49 @@ from hypothesis import strategies as st
 
 from policies.answers.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks import BENCHMARKS, BenchmarkDataError, Document, parse_document
-from policies.benchmarks.chair_words import PublishedFinder, WordFinder
-from policies.benchmarks.coco_objects import synonym_lists
+from policies.benchmarks.captions.chair_words import PublishedFinder, WordFinder
+from policies.benchmarks.captions.coco_objects import synonym_lists
 from policies.benchmarks.llava_bench import parse_scores, parse_scores_published
 from policies.benchmarks.pope import parse_yes_no, parse_yes_no_published
 from tests.hostile.fuzz import NASTY_TEXTS, fuzzed, json_values, texts
 
-REGISTERED = ("aokvqa", "chair", "llava-bench", "mmbench", "okvqa", "pope", "scienceqa", "vqa")
+REGISTERED = (
+    "aokvqa",
+    "captions",
+    "chair",
+    "gqa",
+    "llava-bench",
+    "mmbench",
+    "mme",
+    "okvqa",
+    "pope",
+    "scienceqa",
+    "seed-bench",
+    "textvqa",
+    "vizwiz",
+    "vqa",
+)
 CHOICE = {"question": "?", "choices": ["red", "blue"], "correct_choice_idx": 0, "direct_answers": ["red"], "difficult_direct_answer": False}
+GQA = {"question": "?", "answer": "red", "imageId": "a", "isBalanced": True, "types": {"structural": "query"}}
+SEED = {"question": "?", "answer": "B", "data_id": "a", "question_type_id": 1, **{f"choice_{one}": one * 3 for one in "abcd"}}
 GOOD: dict[str, tuple[str, Any]] = {
     "vqa": ("d.json", {"annotations": [{"question_id": i, "answers": [{"answer": "red"}] * 10} for i in (1, 2)]}),
     "okvqa": ("d.json", [{"question_id": i, "sent": "?", "label": {"red": 1, "blue": 0.5}} for i in (1, 2)]),
     "aokvqa": ("d.json", [{"question_id": i, **CHOICE} for i in (1, 2)]),
     "pope": ("d.json", [{"question_id": i, "text": "?", "label": "no", "image": "a"} for i in (1, 2)]),
     "chair": ("d.json", [{"image_id": i, "captions": ["a dog"], "instance_categories": ["dog"]} for i in (1, 2)]),
+    "captions": ("d.json", [{"image_id": i, "captions": ["a dog"]} for i in (1, 2)]),
     "scienceqa": ("d.json", {str(i): {"question": "?", "choices": ["red", "blue"], "answer": 1} for i in (1, 2)}),
     "llava-bench": ("d.json", [{"question_id": i, "text": "?", "category": "conv"} for i in (1, 2)]),
+    "gqa": ("d.json", {str(i): GQA for i in (1, 2)}),
+    "seed-bench": ("d.json", [SEED | {"question_id": i} for i in (1, 2)]),
+    "textvqa": ("d.json", {"data": [{"question_id": i, "image_id": "a", "question": "?", "answers": ["red"] * 10} for i in (1, 2)]}),
+    "vizwiz": ("d.json", [{"image": str(i), "question": "?", "answers": [{"answer": "red"}] * 10} for i in (1, 2)]),
+    "mme": ("d.json", [{"question_id": i, "question": "?", "answer": "No", "category": "count"} for i in (1, 2)]),
     "mmbench": ("d.tsv", "index\tquestion\tA\tB\tanswer\n1\t?\tred\tblue\tB\n2\t?\tred\tblue\tA"),
 }
 FIELDS = ("question_id", "image_id", "answer", "caption", "review", "score", "tuple", "multiple_choice", "direct_answer", "category", "set")
+LISTS = ("annotations", "questions", "images", "categories", "data", "question_type")
 
 ids = st.sampled_from((1, 2, "1", "2", "3", True, None, 1.0, -1, "", 1000001))
 records = st.dictionaries(st.sampled_from(FIELDS), texts | ids | json_values | st.lists(st.integers(-2, 12), max_size=3), max_size=6)
@@ -51,7 +75,7 @@ def document(name: str, value: Any) -> Document:
 
 def in_bounds(name: str, scores: dict[str, Any]) -> None:
     json.dumps(scores)
-    for key in ("accuracy", "multiple_choice", "direct_answer", "chair_i", "chair_s", "f1", "image_accuracy"):
+    for key in ("accuracy", "multiple_choice", "direct_answer", "chair_i", "chair_s", "f1", "image_accuracy", "bleu_4", "rouge_l"):
         assert 0 <= scores.get(key, 0) <= 100, (name, key)
 
 
@@ -75,7 +99,7 @@ def test_predictions_of_any_content_are_scored_or_refused(name: str, given: Any,
 @pytest.mark.parametrize("name", REGISTERED)
 @fuzzed(
     value=json_values | st.lists(records, max_size=3) | st.fixed_dictionaries({"annotations": json_values | st.lists(records, max_size=3)})
-    | st.dictionaries(st.sampled_from(("annotations", "questions", "images", "categories")), json_values | st.lists(records, max_size=2))
+    | st.dictionaries(st.sampled_from(LISTS), json_values | st.lists(records, max_size=2))
 )  # fmt: skip
 def test_data_of_any_content_are_read_or_refused(name: str, value: Any) -> None:
     benchmark = BENCHMARKS.build(name)
@@ -94,7 +118,7 @@ def test_data_of_any_content_are_read_or_refused(name: str, value: Any) -> None:
 )
 def test_a_good_file_with_one_field_changed_is_read_or_refused(name: str, key: str, value: Any) -> None:
     content = json.loads(json.dumps(GOOD[name][1]))
-    rows = content if isinstance(content, list) else content.get("annotations", list(content.values()))
+    rows = content if isinstance(content, list) else content.get("annotations", content.get("data", list(content.values())))
     rows[0][key] = value
     benchmark = BENCHMARKS.build(name)
     try:

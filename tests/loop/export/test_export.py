@@ -172,7 +172,7 @@ def test_a_failure_half_way_leaves_nothing(filled: Store, tmp_path: Path) -> Non
 def test_wrong_arguments_are_named(filled: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"round 7 .* is not committed; committed rounds are \[0, 1\]"):
         export(filled, 7, "llava", tmp_path / "x", Pictures())
-    with pytest.raises(UserError, match=r"unknown export format 'csv'; expected one of \['llava', 'vigc', 'messages', 'parquet'\]"):
+    with pytest.raises(UserError, match=r"unknown export format 'csv'; expected one of \['llava', 'vigc', 'sharegpt', .*\]"):
         export(filled, "all", "csv", tmp_path / "x", Pictures())
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="failed"):
@@ -211,11 +211,29 @@ def test_vigc_holds_the_fields_that_vigc_keeps(store: Store, tmp_path: Path) -> 
     assert [path.name for path in (report.path / "images").iterdir()] == ["b.png"]
 
 
+def test_sharegpt_is_found_by_llamafactory(filled: Store, tmp_path: Path) -> None:
+    out = export(filled, "all", "sharegpt", tmp_path / "out", Pictures()).path
+    [info] = json.loads((out / "dataset_info.json").read_text()).values()
+    assert info == {"file_name": "data.json", "formatting": "sharegpt", "columns": {"messages": "conversations", "images": "images"}}
+    first = json.loads((out / info["file_name"]).read_text())[0]
+    assert [turn["from"] for turn in first["conversations"]] == ["human", "gpt"]
+    assert first["conversations"][0]["value"].startswith("<image>")
+    assert [(out / image).is_file() for image in first["images"]] == [True]
+
+
+def test_swift_holds_a_line_of_messages_for_each_record(filled: Store, tmp_path: Path) -> None:
+    out = export(filled, "all", "swift", tmp_path / "out", Pictures()).path
+    lines = [json.loads(line) for line in (out / "data.jsonl").read_text().splitlines()]
+    assert [message["role"] for message in lines[0]["messages"]] == ["user", "assistant"]
+    assert all(line["messages"][0]["content"].count("<image>") == len(line["images"]) == 1 for line in lines)
+    assert all((out / line["images"][0]).is_file() for line in lines)
+
+
 def texts_of(data: LabelledData) -> list[tuple[str, str, str]]:
     return [(record.question_type, *record.turns[0]) for record in data.records()]
 
 
-@pytest.mark.parametrize("format", ["llava", "vigc", "messages", "messages file"])
+@pytest.mark.parametrize("format", ["llava", "vigc", "sharegpt", "swift", "messages", "messages file"])
 def test_what_is_exported_is_read_again_with_the_same_texts_and_pictures(store: Store, tmp_path: Path, format: str) -> None:
     kept = [replace(KEPT, question="What?"), replace(SECOND, answer='Überall, "quoted".\nTwo lines.'), KNOWLEDGE]
     commit(store, 0, [kept[0], REJECTED], [kept[1]])
@@ -225,6 +243,8 @@ def test_what_is_exported_is_read_again_with_the_same_texts_and_pictures(store: 
     read: dict[str, Callable[[], LabelledData]] = {
         "llava": lambda: LlavaJsonData(out / "data.json", out / "images"),
         "vigc": lambda: VigcJsonData(out / "data.json", out / "images"),
+        "sharegpt": lambda: LlavaJsonData(out / "data.json", out),
+        "swift": lambda: LlavaJsonData(out / "data.jsonl", out),
         "messages": lambda: MessagesData(out),
         "messages file": lambda: MessagesData(out),
     }
@@ -264,7 +284,7 @@ def lineage(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-@pytest.mark.parametrize("format", ["llava", "vigc", "messages", "parquet"])
+@pytest.mark.parametrize("format", ["llava", "vigc", "sharegpt", "swift", "messages", "parquet"])
 def test_a_card_tells_where_the_records_come_from(lineage: Store, tmp_path: Path, format: str) -> None:
     hub = pytest.importorskip("huggingface_hub")
     report = export(lineage, "all", format, tmp_path / "out", Pictures())
@@ -274,7 +294,7 @@ def test_a_card_tells_where_the_records_come_from(lineage: Store, tmp_path: Path
     assert header["pretty_name"] == f"photos, rounds 0 to 2, as {format}"
     assert (header["license"], header["size_categories"]) == ("unknown", ["n<1K"])
     data_files = header["configs"][0]["data_files"]
-    assert data_files == (["metadata.jsonl", "images/**"] if format in ("llava", "vigc") else "data.parquet")
+    assert data_files == (["metadata.jsonl", "images/**"] if format in ("llava", "vigc", "sharegpt", "swift") else "data.parquet")
     assert 'load_dataset("FOLDER", split="train")' in text
     num = {"parquet": 5}.get(format, 2)
     assert f"{num} records about {3 if format == 'parquet' else 2} images, made by run `run-7`" in text
@@ -301,7 +321,7 @@ def test_the_card_of_a_file_lies_beside_it(lineage: Store, tmp_path: Path) -> No
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("format", ["llava", "vigc", "messages", "parquet"])
+@pytest.mark.parametrize("format", ["llava", "vigc", "sharegpt", "swift", "messages", "parquet"])
 def test_datasets_shows_pictures_of_every_format(lineage: Store, tmp_path: Path, format: str) -> None:
     datasets = pytest.importorskip("datasets")
     report = export(lineage, "all", format, tmp_path / "out", Pictures())
@@ -355,7 +375,7 @@ def routed_sets(tmp_path: Path) -> RoutedSource:
     return RoutedSource({"set0": ImageFolder(tmp_path / "a"), "set1": ImageFolder(tmp_path / "b"), "set2": ShapesImages(0, 0.0, 0.1, 1)})
 
 
-@pytest.mark.parametrize("format", ["llava", "vigc", "messages", "parquet"])
+@pytest.mark.parametrize("format", ["llava", "vigc", "sharegpt", "swift", "messages", "parquet"])
 def test_a_file_keeps_its_bytes_and_its_name(store: Store, tmp_path: Path, format: str) -> None:
     images = routed_sets(tmp_path)
     ids = images.image_ids()
@@ -365,6 +385,10 @@ def test_a_file_keeps_its_bytes_and_its_name(store: Store, tmp_path: Path, forma
         entries = json.loads((report.path / "data.json").read_text())
         found = {one["id"]: (one["image"], (report.path / "images" / one["image"]).read_bytes()) for one in entries}
         assert [one["image_id"] for one in entries] == [*ids, ids[0]]
+    elif format in ("sharegpt", "swift"):
+        text = (report.path / ("data.json" if format == "sharegpt" else "data.jsonl")).read_text()
+        entries = json.loads(text) if format == "sharegpt" else [json.loads(line) for line in text.splitlines()]
+        found = {one["id"]: (one["images"][0].removeprefix("images/"), (report.path / one["images"][0]).read_bytes()) for one in entries}
     else:
         rows = pq.read_table(report.path / "data.parquet").to_pylist()
         cells = {row.get("id", row.get("record_id")): (row["images"][0] if format == "messages" else row["image"]) for row in rows}

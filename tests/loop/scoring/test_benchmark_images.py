@@ -32,6 +32,7 @@ def photo(path: Path, color: str = "red") -> Path:
     (Question("25", "", "image.png", split="test"), "test/25/image.png"),
     (Question("25", "", "image.png", split="test"), "25/image.png"),
     (Question("25", "", "25", split="test"), "25/image.png"),
+    (Question("1", "", "landmark/a.jpg"), "landmark/images/a.jpg"),
     (Question("1", "", "scan"), "scan.webp"),
 ])  # fmt: skip
 def test_images_are_found_by_the_names_that_the_field_uses(tmp_path: Path, question: Question, file: str) -> None:

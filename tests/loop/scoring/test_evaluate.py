@@ -151,13 +151,17 @@ def test_each_benchmark_is_asked_in_its_own_words(tmp_path: Path) -> None:
         "okvqa": [{"question_id": "1", "sent": "What is it?", "label": {"cat": 1.0}, "img_id": "a.jpg"}],
         "scienceqa": [{"id": "1", "text": "Why?", "choices": ["x", "y"], "answer": 1}],
         "chair": [{"image_id": "a", "captions": ["A cat."], "instance_categories": ["cat"]}],
+        "captions": [{"image_id": "a", "captions": ["A cat on a mat."]}],
         "llava-bench": [{"question_id": 1, "image": "a.jpg", "text": "What is it?", "category": "conv"}],
         "aokvqa": [{
             "question_id": "1", "image_id": "a", "question": "What is it?", "choices": ["cat", "dog"], "correct_choice_idx": 0,
             "direct_answers": ["cat"] * 10, "difficult_direct_answer": False,
         }],
     }  # fmt: skip
-    replies = {"okvqa": "cat", "scienceqa": "B", "chair": "A cat and a dog.", "llava-bench": "It is a cat.", "aokvqa": "A"}
+    replies = {
+        "okvqa": "cat", "scienceqa": "B", "chair": "A cat and a dog.", "captions": "A cat on a mat", "llava-bench": "It is a cat.",
+        "aokvqa": "A",
+    }  # fmt: skip
     folder, prompts, records, scores = photos(tmp_path / "photos", "a.jpg"), {}, {}, {}
     for name, content in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -170,6 +174,9 @@ def test_each_benchmark_is_asked_in_its_own_words(tmp_path: Path) -> None:
     assert prompts["aokvqa"] == [f"What is it?\nA. cat\nB. dog\n{OPTION_LETTER}", f"What is it?\n{SHORT_ANSWER}"]
     assert prompts["llava-bench"] == ["What is it?"]
     assert "Describe" in prompts["chair"][0]
+    assert "caption" in prompts["captions"][0]
+    assert scores["captions"]["bleu_4"] == pytest.approx(100)
+    assert records["captions"] == [{"image_id": "a", "caption": "A cat on a mat"}]
     assert records["chair"] == [{"image_id": "a", "caption": "A cat and a dog."}]
     assert records["aokvqa"] == [{"question_id": "1", "multiple_choice": "A", "direct_answer": "A"}]
     assert (scores["okvqa"]["accuracy"], scores["scienceqa"]["accuracy"], scores["chair"]["chair_i"]) == (100, 100, 50)

@@ -72,7 +72,7 @@ def refused(name: str, data: list[Path], predictions: Path, **options: Any) -> s
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     data, predictions = written(tmp_path / "pope.jsonl", *POPE), written(tmp_path / "p.json", {"0": "yes", "1": "no"})
-    assert refused("nope", [data], predictions).startswith("unknown benchmark 'nope'; expected one of ['aokvqa', 'chair', ")
+    assert refused("nope", [data], predictions).startswith("unknown benchmark 'nope'; expected one of ['aokvqa', 'captions', ")
     assert refused("pope", [], predictions) == "pope needs its data; give the file with --data"
     assert refused("pope", [tmp_path / "no.jsonl"], predictions).startswith(f"cannot read {tmp_path / 'no.jsonl'}: No such file")
     assert refused("pope", [data], tmp_path).startswith(f"cannot read {tmp_path}: Is a directory")
@@ -172,6 +172,14 @@ def test_the_real_reviews_and_captions_are_scored_as_they_are() -> None:
     found = scores("chair", "--data", chair / "ground_truth.jsonl", "--predictions", chair / "model_captions.jsonl", "--published")
     assert found["by_set"]["llava/Instruction1"]["chair_i"] == pytest.approx(100 * 21 / 119, abs=1e-9)
     assert found["synonyms"] == str(chair / "synonyms.txt")
+
+
+def test_captions_are_scored_by_the_command(tmp_path: Path) -> None:
+    data = tmp_path / "captions.json"
+    data.write_text(json.dumps({"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "A dog on a mat."}]}))
+    found = scores("captions", "--data", data, "--predictions", written(tmp_path / "c.jsonl", {"image_id": 1, "caption": "a dog on a mat"}))
+    assert found["bleu_4"] == pytest.approx(100)
+    assert (found["cider_d"], found["num_captions"]) == (0, 1)  # with one image no word is rarer than another
 
 
 @real_data

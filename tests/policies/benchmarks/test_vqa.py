@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.answers.normalise import normalise_answer, normalise_answer_m4c
-from policies.benchmarks import Document
+from policies.benchmarks import BENCHMARKS, Document
 from policies.benchmarks.vqa import soft_accuracy, soft_label_score, vqa_accuracy
 from tests.policies.benchmarks.make import document, faults, lines, score
 
@@ -146,3 +146,59 @@ def test_faults_of_annotations_are_named() -> None:
         "label is {'a': 2} (an object); expected scores"
         in faults("okvqa", [document([{"question_id": 1, "sent": "?", "label": {"a": 2}}])], document({}))[0]
     )
+
+
+# ---- TextVQA and VizWiz
+
+
+def textvqa(*answers: list[str]) -> Document:
+    rows = [{"question_id": i, "image_id": "0054c91397f2fe05", "question": "What?", "answers": of} for i, of in enumerate(answers)]
+    return document({"dataset_type": "val", "data": rows}, "TextVQA_0.5.1_val.json")
+
+
+def test_textvqa_normalises_both_sides_as_m4c_does() -> None:
+    """By hand: of ten answers three are the predicted one: 3 x min(1, 2/3) + 7 x 1, by ten. M4C removes question marks and commas."""
+    data = textvqa(["Dog's, food?"] * 3 + ["cat"] * 7, ["two"] * 10)
+    for published in (False, True):
+        found = score("textvqa", [data], document({"0": "dog 's food", "1": "2"}), published=published)
+        assert found["accuracy"] == pytest.approx(100 * (0.9 + 1) / 2)
+
+
+def test_textvqa_reads_an_answer_in_a_sentence_unless_published() -> None:
+    predictions = document({"0": "The answer is: exit"})
+    assert score("textvqa", [textvqa(["Exit"] * 10)], predictions)["accuracy"] == 100
+    assert score("textvqa", [textvqa(["Exit"] * 10)], predictions, published=True)["accuracy"] == 0
+
+
+def vizwiz(**changes: Any) -> Document:
+    answers = [{"answer": text, "answer_confidence": "yes"} for text in ["coke"] * 2 + ["unanswerable"] * 8]
+    row = {"image": "VizWiz_val_00000001.jpg", "question": "What is it?", "answers": answers, "answer_type": "other", "answerable": 1}
+    return document([{**row, **changes}], "val.json")
+
+
+def test_vizwiz_questions_are_called_by_their_images() -> None:
+    for predictions in (document({"VizWiz_val_00000001.jpg": "coke"}), lines({"image": "VizWiz_val_00000001.jpg", "answer": "Coke."})):
+        found = score("vizwiz", [vizwiz()], predictions)
+        assert found["accuracy"] == pytest.approx(60)  # 2 x 1/3 + 8 x 2/3, by ten
+        assert list(found["by_category"]) == ["other"]
+    benchmark = BENCHMARKS.build("vizwiz")
+    [question] = benchmark.read([vizwiz()])
+    assert (question.image, question.question_id) == ("VizWiz_val_00000001.jpg",) * 2
+    assert "respond with 'Unanswerable'" in benchmark.prompt(question)
+
+
+def test_vizwiz_s_public_code_leaves_human_answers_as_they_are() -> None:
+    data = vizwiz(answers=[{"answer": "7-Up"}] * 5 + [{"answer": "7 up"}] * 5)
+    predictions = document({"VizWiz_val_00000001.jpg": "7-Up"})
+    assert [score("vizwiz", [data], predictions, published=way)["accuracy"] for way in (False, True)] == [100, 100]
+    raw = vizwiz(answers=[{"answer": "7-Up"}] * 10)
+    assert [score("vizwiz", [raw], predictions, published=way)["accuracy"] for way in (False, True)] == [100, 0]
+
+
+def test_files_of_textvqa_and_vizwiz_that_do_not_fit_are_refused() -> None:
+    good = document({"0": "red"})
+    assert faults("textvqa", [document([])], good) == ["data.json: data is None; expected a list of objects"]
+    assert "answers is []; expected a list of texts" in faults("textvqa", [textvqa([])], good)[0]
+    assert "no field 'answers'" in faults("vizwiz", [document([{"image": "a.jpg", "question": "?"}])], good)[0]
+    assert "answers is [{'answer_confidence': 'no'}]" in faults("vizwiz", [vizwiz(answers=[{"answer_confidence": "no"}])], good)[0]
+    assert "appears twice" in faults("vizwiz", [document([{"image": "a", "question": "?", "answers": ["x"]}] * 2)], good)[0]

@@ -3,9 +3,9 @@
     CHAIRi = hallucinated mentions / all mentions        CHAIRs = captions with a hallucinated mention / all captions
 
 An image has the objects that are annotated in it and those that its human captions name. What counts as a mention depends on the list of
-words and on how words are found; see `policies.benchmarks.chair_words` for both ways. The public code makes every word singular first, also
-where it is already ("bus" becomes "bu" and is never counted, "canoes" becomes "cano", "ties" becomes "ty"); by default words and their
-plurals are looked up as they stand, and captions that are empty, or only the reasoning before one, are left out and counted in
+words and on how words are found; see `policies.benchmarks.captions.chair_words` for both ways. The public code makes every word singular
+first, also where it is already ("bus" becomes "bu" and is never counted, "canoes" becomes "cano", "ties" becomes "ty"); by default words
+and their plurals are looked up as they stand, and captions that are empty, or only the reasoning before one, are left out and counted in
 `num_unparsable`. `published` repeats the public code.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 from policies.answers.reasoning import final_text
 from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question, percent
-from policies.benchmarks.chair_words import Finder, Mention, PublishedFinder, WordFinder, parse_synonyms, parse_synonyms_published
-from policies.benchmarks.coco_objects import synonym_lists
+from policies.benchmarks.captions.chair_words import Finder, Mention, PublishedFinder, WordFinder, parse_synonyms, parse_synonyms_published
+from policies.benchmarks.captions.coco_objects import synonym_lists
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, read_records, show
 from policies.benchmarks.predictions import AnswerBenchmark, Fields, read_predictions
 

@@ -7,8 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.benchmarks import Document
-from policies.benchmarks.chair_words import PublishedFinder, WordFinder, parse_synonyms, plural, singular_published, tokens_published
-from policies.benchmarks.coco_objects import synonym_lists
+from policies.benchmarks.captions.chair_words import (
+    PublishedFinder,
+    WordFinder,
+    parse_synonyms,
+    plural,
+    singular_published,
+    tokens_published,
+)
+from policies.benchmarks.captions.coco_objects import synonym_lists
 from tests.policies.benchmarks.make import document, faults, lines, score
 
 WORDS = """person, man, woman, child, rider

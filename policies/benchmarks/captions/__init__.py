@@ -1,0 +1,1 @@
+"""Benchmarks of captions: CHAIR, and the metrics of the COCO caption challenge."""
