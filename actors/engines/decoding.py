@@ -85,6 +85,7 @@ class Decoder:
             log-probabilities before the first token and after each, [prompts, tokens + 1, vocabulary].
         """
         batch = self._begin(prefill, range(len(said)))
+        batch.repack()  # drops no row, but a cache that cannot drop rows fails here
         found = [self.logprobs(batch.logits)]
         for chosen in said.to(batch.logits.device).unbind(1):
             self._advance(batch, chosen)
@@ -93,18 +94,18 @@ class Decoder:
 
     def logprobs(self, logits: torch.Tensor) -> torch.Tensor:
         """Natural log-probabilities in float32 of logits [..., vocabulary], over the tokens that are not banned."""
-        logits = logits.float()
-        logits[..., self._banned_ids] = -torch.inf
-        return logits.log_softmax(-1)
+        return logprobs_without(self._banned_ids, logits)
 
     def _begin(self, prefill: Prefill, prompt_of_row: Sequence[int]) -> _Batch:
         """Prefill distinct prompts once, then copy them to their rows."""
         logits, cache = self._first_pass(prefill)
         picked = torch.tensor(prompt_of_row, device=logits.device)
         if len(picked) != len(logits) or not torch.equal(picked, torch.arange(len(logits), device=logits.device)):
-            cache.batch_select_indices(picked)
+            _select_rows(cache, picked)
         num_axes = prefill.position_ids.shape[0] if prefill.position_ids.ndim == 3 else 0
-        return _Batch(cache, logits[picked], prefill.attention_mask[picked], _next_positions(prefill.position_ids)[picked], num_axes)
+        positions = _next_positions(prefill.position_ids)[picked]
+        step_inputs = {name: value[picked] for name, value in prefill.step_inputs.items()}
+        return _Batch(cache, logits[picked], prefill.attention_mask[picked], positions, num_axes, step_inputs)
 
     def _first_pass(self, prefill: Prefill) -> tuple[torch.Tensor, DynamicCache]:
         cache = DynamicCache(config=self._model.config.get_text_config())
@@ -158,6 +159,7 @@ class Decoder:
             position_ids=positions.expand(batch.num_axes, -1, -1) if batch.num_axes else positions,
             past_key_values=batch.cache,
             use_cache=True,
+            **batch.step_inputs,
         )
         batch.logits = output.logits[:, -1]
         batch.positions = batch.positions + 1
@@ -165,14 +167,23 @@ class Decoder:
 
 class _Batch:
     """The rows in flight. `rows` [places] are their numbers, `writing` the places of rows that have not ended; positions have
-    `num_axes` axes, or a single one (0)."""
+    `num_axes` axes, or a single one (0); `step_inputs` have one row per place and go into every pass."""
 
-    def __init__(self, cache: DynamicCache, logits: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, num_axes: int) -> None:
+    def __init__(
+        self,
+        cache: DynamicCache,
+        logits: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        num_axes: int,
+        step_inputs: dict[str, torch.Tensor],
+    ) -> None:
         self.cache = cache
         self.logits = logits
         self.mask = mask
         self.positions = positions
         self.num_axes = num_axes
+        self.step_inputs = step_inputs
         self.rows = torch.arange(len(positions), device=positions.device)
         self.writing = list(range(len(positions)))
 
@@ -183,10 +194,24 @@ class _Batch:
             the places that stay, [rows still decoding].
         """
         kept = torch.tensor(self.writing, device=self.rows.device)
-        self.cache.batch_select_indices(kept)
+        _select_rows(self.cache, kept)
         self.mask, self.positions, self.rows = self.mask[kept], self.positions[kept], self.rows[kept]
+        self.step_inputs = {name: value[kept] for name, value in self.step_inputs.items()}
         self.writing = list(range(len(kept)))
         return kept
+
+
+def _select_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Keep the given rows, of which some may be repeated. `batch_select_indices` does the same but knows no convolutions (LFM2)."""
+    cache.reorder_cache(rows)  # type: ignore[arg-type]
+
+
+def logprobs_without(banned_ids: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+    """Natural log-probabilities in float32 of logits [..., vocabulary], over the tokens that are not banned. Banned ids may lie outside of
+    the vocabulary, as Mllama's image token does."""
+    logits = logits.float()
+    logits[..., [one for one in banned_ids if one < logits.shape[-1]]] = -torch.inf
+    return logits.log_softmax(-1)
 
 
 def draw_numbers(num_rows: int, sampling: Sampling) -> torch.Tensor | None:

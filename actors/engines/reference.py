@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from actors.engines.base import Request
+from actors.engines.decoding import logprobs_without
 from actors.engines.families import placed
 from actors.engines.prompting import Prompter
 
 
 class ReferenceModel:
-    """A loaded model with its processor, without any of this project's code between them."""
+    """A loaded model with its processor, without this project's code for prompts, features and caches between them."""
 
     def __init__(self, model: Any, prompter: Prompter) -> None:
         self.model = model
@@ -35,9 +36,8 @@ class ReferenceModel:
         told, answered = self._prompter.render(request), self._prompter.render_answered(request, continuation)
         num_tokens = len(self._prompter.token_ids(answered)) - len(self._prompter.token_ids(told))
         inputs = self._inputs(answered, request)
-        logits = self.model(**inputs).logits[0, -num_tokens - 1 : -1].float()
-        logits[:, list(banned_ids)] = -torch.inf
-        return logits.log_softmax(-1).gather(1, inputs["input_ids"][0, -num_tokens:, None]).sum().item()
+        logprobs = logprobs_without(banned_ids, self.model(**inputs).logits[0, -num_tokens - 1 : -1])
+        return logprobs.gather(1, inputs["input_ids"][0, -num_tokens:, None]).sum().item()
 
     def _inputs(self, text: str, request: Request) -> dict[str, torch.Tensor]:
         processor = self._prompter.processor

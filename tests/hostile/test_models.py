@@ -26,7 +26,7 @@ from loop.errors import UserError
 from loop.models.checks import check_model, model_files
 from loop.run.models import Models
 from loop.store.run_store import Store
-from tests.actors.engines.family_models import save_gemma3
+from tests.actors.engines.family_models import save_paligemma
 
 WEIGHTS = "model.safetensors"
 HEAD = "language_model.lm_head.weight"
@@ -66,9 +66,9 @@ class Payload:
 
 
 def test_a_small_model_that_the_engine_would_run_wrongly_is_refused(tmp_path: Path) -> None:
-    found = refusal(save_gemma3(tmp_path / "gemma"))
+    found = refusal(save_paligemma(tmp_path / "paligemma"))
     assert found.startswith(
-        f"model {str(tmp_path / 'gemma')!r}: the transformers engine cannot run this gemma3 model as it runs by itself: "
+        f"model {str(tmp_path / 'paligemma')!r}: the transformers engine cannot run this paligemma model as it runs by itself: "
     )
     assert found.endswith("; set engine.kind to vllm, if vLLM supports the model, or use another model")
 

@@ -13,44 +13,54 @@ from transformers import (
     Blip2Processor,
     Blip2VisionConfig,
     BlipImageProcessor,
-    CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessor,
     Gemma3Processor,
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    Glm4vImageProcessor,
+    Glm4vProcessor,
+    Glm4vVideoProcessor,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextImageProcessor,
-    LlavaNextProcessor,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
     PixtralImageProcessor,
     PixtralProcessor,
     PixtralVisionConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    SiglipImageProcessor,
 )
 
 from loop.models.seed.instructblip import build_instructblip, build_instructblip_processor
 from loop.models.seed.model import build_processor, build_tokenizer, chat_template
 
-_TEXT = {
+TEXT = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
     "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "initializer_range": 0.3,
 }  # fmt: skip
+VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
 _QWEN_TEMPLATE = (
-    "{% for message in messages %}{{ message.role }} {% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}{% endfor %}"
+    "{% for message in messages %}{{ message.role }}{% for part in message.content %}"
+    "{% if part.type == 'image' %} <|vision_start|><|image_pad|><|vision_end|>{% else %} {{ part.text }}{% endif %}{% endfor %}"
     "{% if not (loop.last and continue_final_message) %} EOS{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}assistant {% endif %}"
+    "{% if add_generation_prompt %}assistant{% endif %}"
 )
 
 
@@ -68,7 +78,7 @@ def build_qwen() -> tuple[Any, Any]:
         "depth": 2, "hidden_size": 128, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 128, "patch_size": 14,
         "fullatt_block_indexes": [1], "initializer_range": 0.3,
     }  # fmt: skip
-    text = {**_TEXT, "hidden_size": 128, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
+    text = {**TEXT, "hidden_size": 128, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
     config: Any = Qwen2_5_VLConfig
     model: Any = Qwen2_5_VLForConditionalGeneration(
         config(
@@ -90,6 +100,29 @@ def save_qwen(folder: Path) -> Path:
     return folder
 
 
+def save_qwen2(folder: Path) -> Path:
+    """A Qwen2-VL; the processor needs torchvision for videos."""
+    torch.manual_seed(0)
+    tokenizer: Any = build_tokenizer(extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
+    marks = ["<|vision_start|>", "<|vision_end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    start, end = tokenizer.convert_tokens_to_ids(marks)
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+    vision = {"depth": 2, "embed_dim": 64, "mlp_ratio": 1, "num_heads": 4, "hidden_size": 64, "patch_size": 14, "initializer_range": 0.3}
+    text = {**TEXT, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
+    config: Any = Qwen2VLConfig
+    model: Any = Qwen2VLForConditionalGeneration(
+        config(
+            text_config=text, vision_config=vision, image_token_id=tokenizer.image_token_id, video_token_id=tokenizer.video_token_id,
+            vision_start_token_id=start, vision_end_token_id=end,
+        )
+    )  # fmt: skip
+    images = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112)
+    template = _QWEN_TEMPLATE.replace("EOS", tokenizer.eos_token)
+    processor: Any = Qwen2VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=template)
+    return saved(model, processor, folder)
+
+
 def save_qwen3(folder: Path) -> Path:
     """A Qwen3-VL: interleaved rotary positions on three axes, features that go into several layers; the processor needs torchvision."""
     torch.manual_seed(0)
@@ -104,7 +137,7 @@ def save_qwen3(folder: Path) -> Path:
         "depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64, "patch_size": 16,
         "num_position_embeddings": 256, "deepstack_visual_indexes": [0], "initializer_range": 0.3,
     }  # fmt: skip
-    text = {**_TEXT, "head_dim": 16, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
+    text = {**TEXT, "head_dim": 16, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
     config: Any = Qwen3VLConfig
     model: Any = Qwen3VLForConditionalGeneration(
         config(
@@ -117,7 +150,7 @@ def save_qwen3(folder: Path) -> Path:
     processor: Any = Qwen3VLProcessor(
         image_processor=images, tokenizer=tokenizer, video_processor=Qwen3VLVideoProcessor(), chat_template=template
     )
-    return _saved(model, processor, folder)
+    return saved(model, processor, folder)
 
 
 def save_pixtral(folder: Path) -> Path:
@@ -134,13 +167,56 @@ def save_pixtral(folder: Path) -> Path:
                 hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=128, patch_size=16,
                 initializer_range=0.3,
             ),
-            text_config=LlamaConfig(**{**_TEXT, "vocab_size": len(tokenizer)}), image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"),
+            text_config=LlamaConfig(**{**TEXT, "vocab_size": len(tokenizer)}), image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"),
             vision_feature_layer=-1, vision_feature_select_strategy="full",
         )
     )  # fmt: skip
     images = PixtralImageProcessor(size={"longest_edge": 128}, patch_size={"height": 16, "width": 16})
-    template = build_processor().chat_template.replace("<image>", "[IMG]")
-    return _saved(model, PixtralProcessor(images, tokenizer, patch_size=16, chat_template=template), folder)
+    template = chat_template(" [IMG]")
+    return saved(model, PixtralProcessor(images, tokenizer, patch_size=16, chat_template=template), folder)
+
+
+def save_mistral3(folder: Path) -> Path:
+    """A Mistral 3: Pixtral's tower and processor, with patches merged two by two; the processor needs torchvision."""
+    torch.manual_seed(0)
+    tokenizer: Any = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]})
+    vision = {**VISION, "model_type": "pixtral", "image_size": 128, "patch_size": 8}
+    config: Any = Mistral3Config
+    model: Any = Mistral3ForConditionalGeneration(
+        config(
+            vision_config=vision, text_config={**TEXT, "model_type": "mistral", "head_dim": 16, "vocab_size": len(tokenizer)},
+            image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
+        )
+    )  # fmt: skip
+    images = PixtralImageProcessor(size={"longest_edge": 128}, patch_size={"height": 8, "width": 8})
+    template = chat_template(" [IMG]")
+    return saved(model, PixtralProcessor(images, tokenizer, patch_size=8, spatial_merge_size=2, chat_template=template), folder)
+
+
+def save_glm4v(folder: Path) -> Path:
+    """A GLM-4V: rotary positions on three axes, rotated in pairs; the processor needs torchvision."""
+    torch.manual_seed(0)
+    tokenizer: Any = build_tokenizer(extra_special_tokens={"image_token": "<|image|>", "video_token": "<|video|>"})
+    marks = ["<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    names = ("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    text = {**TEXT, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
+    vision = {
+        "depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64, "patch_size": 14, "image_size": 112,
+        "initializer_range": 0.3,
+    }  # fmt: skip
+    config: Any = Glm4vConfig
+    model: Any = Glm4vForConditionalGeneration(
+        config(
+            text_config=text, vision_config=vision, image_token_id=tokenizer.image_token_id, video_token_id=tokenizer.video_token_id,
+            **dict(zip(names, tokenizer.convert_tokens_to_ids(marks), strict=True)),
+        )
+    )  # fmt: skip
+    images = Glm4vImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 224 * 112})
+    template = chat_template(" <|begin_of_image|><|image|><|end_of_image|>")
+    return saved(model, Glm4vProcessor(images, tokenizer, Glm4vVideoProcessor(), chat_template=template), folder)
 
 
 def save_gemma3(folder: Path) -> Path:
@@ -149,20 +225,36 @@ def save_gemma3(folder: Path) -> Path:
     marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer: Any = build_tokenizer(extra_special_tokens=marks)
     begin, end, image = tokenizer.convert_tokens_to_ids(list(marks.values()))
-    vision = {
-        "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 56, "patch_size": 14,
-    }  # fmt: skip
-    text = {**_TEXT, "head_dim": 16, "vocab_size": len(tokenizer), "sliding_window": 64}
+    vision = {**VISION, "image_size": 56, "patch_size": 14}
+    text = {**TEXT, "head_dim": 16, "vocab_size": len(tokenizer), "sliding_window": 64}
     config: Any = Gemma3Config
     model: Any = Gemma3ForConditionalGeneration(
         config(
             text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=begin, eoi_token_index=end,
-            image_token_index=image,
+            image_token_index=image, tie_word_embeddings=False,
         )
     )  # fmt: skip
+    with torch.no_grad():
+        model.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.3)
     images = Gemma3ImageProcessor(size={"height": 56, "width": 56})
     template = chat_template(" <start_of_image>")
-    return _saved(model, Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4), folder)
+    return saved(model, Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4), folder)
+
+
+def save_paligemma(folder: Path) -> Path:
+    """A PaliGemma, whose processor writes more into a prompt than the image: its beginning token and a line end."""
+    torch.manual_seed(0)
+    tokenizer: Any = build_tokenizer(extra_special_tokens={"image_token": "<image>"})
+    images: Any = SiglipImageProcessor(size={"height": 28, "width": 28})
+    images.image_seq_length = 4
+    processor = PaliGemmaProcessor(images, tokenizer, chat_template=chat_template(" <image>"))
+    vision = {**VISION, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}
+    text = {**TEXT, "model_type": "gemma", "head_dim": 16, "vocab_size": len(tokenizer)}
+    config: Any = PaliGemmaConfig
+    model: Any = PaliGemmaForConditionalGeneration(
+        config(vision_config=vision, text_config=text, image_token_index=tokenizer.image_token_id, projection_dim=64)
+    )
+    return saved(model, processor, folder)
 
 
 def save_blip2(folder: Path) -> Path:
@@ -179,46 +271,22 @@ def save_blip2(folder: Path) -> Path:
             qformer_config={
                 "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "encoder_hidden_size": 32,
             },
-            text_config=LlamaConfig(**{**_TEXT, "vocab_size": len(tokenizer)}), num_query_tokens=4,
+            text_config=LlamaConfig(**{**TEXT, "vocab_size": len(tokenizer)}), num_query_tokens=4,
             image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         )
     )  # fmt: skip
     images = BlipImageProcessor(size={"height": 28, "width": 28})
     processor = Blip2Processor(images, tokenizer, num_query_tokens=4)
     processor.chat_template = chat_template("")
-    return _saved(model, processor, folder)
+    return saved(model, processor, folder)
 
 
-def _saved(model: Any, processor: Any, folder: Path) -> Path:
+def saved(model: Any, processor: Any, folder: Path) -> Path:
+    """Save a model and its processor to `folder`."""
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def save_llava_next(folder: Path) -> Path:
-    """A LLaVA-NeXT, whose tiles the engine leaves to the model itself."""
-    torch.manual_seed(0)
-    seed_processor = build_processor()
-    tokenizer = seed_processor.tokenizer
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, projection_dim=32,
-    )  # fmt: skip
-    config: Any = LlavaNextConfig
-    model: Any = LlavaNextForConditionalGeneration(
-        config(
-            vision_config=vision, text_config=LlamaConfig(**{**_TEXT, "vocab_size": len(tokenizer)}),
-            image_token_id=tokenizer.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, image_grid_pinpoints=[[28, 56], [56, 28]],
-        )
-    )  # fmt: skip
-    images = LlavaNextImageProcessor(
-        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=[[28, 56], [56, 28]]
-    )
-    processor = LlavaNextProcessor(
-        image_processor=images, tokenizer=tokenizer, patch_size=14, vision_feature_select_strategy="default",
-        chat_template=seed_processor.chat_template, image_token="<image>", num_additional_image_tokens=1,
-    )  # fmt: skip
-    return _saved(model, processor, folder)
 
 
 def save_instructblip(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actors.engines import decoding
+from actors.engines import decoding, families
 from actors.engines.errors import UnfitModelError
 from actors.engines.probe import check_probe, make_probe
 from actors.engines.transformers import TransformersEngine, served_tensors
@@ -22,45 +22,57 @@ from tests.actors.engines.family_models import (
     save_blip2,
     save_gemma3,
     save_instructblip,
-    save_llava_next,
+    save_paligemma,
     save_pixtral,
     save_qwen,
     save_qwen3,
 )
+from tests.actors.engines.tiled_models import save_llava_next, save_mllama
 
 NEEDS_TORCHVISION = pytest.mark.skipif(find_spec("torchvision") is None, reason="its processor needs torchvision: make install")
 DIFFERENT = "about an image of 160x80, at the end of the prompt, log-probabilities differ by"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "save", [lambda _: EMBEDDED_MODEL, save_llava_next, save_instructblip, pytest.param(save_qwen, marks=NEEDS_TORCHVISION)],
-    ids=["llava", "llava_next", "instructblip", "qwen2_5_vl"],
-)  # fmt: skip
-def test_a_family_that_is_run_as_it_runs_by_itself_passes(save: Callable[[Path], Path], dtype: str, tmp_path: Path) -> None:
-    TransformersEngine(save(tmp_path), dtype=dtype)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("save", "model_type", "what"),
+    "save",
     [
-        pytest.param(save_qwen3, "qwen3_vl", DIFFERENT, marks=NEEDS_TORCHVISION),
-        pytest.param(save_pixtral, "llava", DIFFERENT, marks=NEEDS_TORCHVISION),
-        (save_gemma3, "gemma3", "prompts about two images fail with ValueError: Received inconsistently sized batches"),
-        (save_blip2, "blip-2", "prompts about two images fail with"),
+        lambda _: EMBEDDED_MODEL, save_llava_next, save_instructblip, save_blip2, save_gemma3, save_mllama,
+        *(pytest.param(save, marks=NEEDS_TORCHVISION) for save in (save_qwen, save_qwen3, save_pixtral)),
     ],
-    ids=["qwen3_vl", "pixtral", "gemma3", "blip2"],
+    ids=["llava", "llava_next", "instructblip", "blip2", "gemma3", "mllama", "qwen2_5_vl", "qwen3_vl", "pixtral"],
 )  # fmt: skip
-def test_a_family_that_is_not_is_refused_in_one_line(
-    save: Callable[[Path], Path], model_type: str, what: str, dtype: str, tmp_path: Path
-) -> None:
+def test_a_family_that_is_run_as_it_runs_by_itself_passes_in_half_precision(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    TransformersEngine(save(tmp_path), dtype="bfloat16")
+
+
+def _assert_refused(folder: Path, model_type: str, what: str, dtype: str) -> None:
     with pytest.raises(UnfitModelError) as refused:
-        TransformersEngine(save(tmp_path), dtype=dtype)
+        TransformersEngine(folder, dtype=dtype)
     text = str(refused.value)
     assert text.startswith(f"the transformers engine cannot run this {model_type} model as it runs by itself: {what}")
     assert text.endswith("; set engine.kind to vllm, if vLLM supports the model, or use another model")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_family_that_is_not_is_refused_in_one_line(dtype: str, tmp_path: Path) -> None:
+    _assert_refused(save_paligemma(tmp_path), "paligemma", DIFFERENT, dtype)
+
+
+def test_a_family_that_fails_on_two_images_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("Received inconsistently sized batches\nof images")
+
+    monkeypatch.setattr(families.PlaceholderFamily, "prefill", fail)
+    what = "prompts about two images fail with ValueError: Received inconsistently sized batches of images"
+    _assert_refused(save_gemma3(tmp_path), "gemma3", what, "float32")
+
+
+@NEEDS_TORCHVISION
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_positions_on_a_single_axis_are_found(monkeypatch: pytest.MonkeyPatch, dtype: str, tmp_path: Path) -> None:
+    monkeypatch.setattr(families.PlaceholderFamily, "_positions", lambda _, ids, mask, *__: families._positions(mask))
+    _assert_refused(save_qwen3(tmp_path), "qwen3_vl", DIFFERENT, dtype)
 
 
 def test_a_fault_of_the_second_step_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +131,7 @@ def test_a_probe_holds_what_an_engine_scores(save: Callable[[Path], Path], tmp_p
     assert all(probe.continuations)
 
 
-@NEEDS_TORCHVISION
 def test_a_probe_is_made_of_a_model_that_only_another_engine_runs(tmp_path: Path) -> None:
-    probe = make_probe(save_qwen3(tmp_path), "float32", 1)
+    probe = make_probe(save_paligemma(tmp_path), "float32", 1)
     assert all(probe.continuations)
     assert all(-1000 < logprob < 0 for logprob in probe.logprobs)
