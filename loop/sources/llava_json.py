@@ -4,7 +4,8 @@
      "conversations": [{"from": "human", "value": "<image>\\nWhat ...?"}, {"from": "gpt", "value": "..."}]}
 
 `type` (conversation, detail, complex, okvqa, aokvqa) is optional: LLaVA's own files do not have it. Variants of other tools are read as
-well: `messages` of `role` and `content`, `images` with one entry, a system turn, roles such as user and assistant.
+well: `messages` of `role` and `content`, ms-swift's `query`, `response` and `history`, `images` with one entry, a system turn, roles such
+as user and assistant.
 Records about no image, of which LLaVA's mix665k has 40,000, are left out and counted.
 """
 
@@ -28,6 +29,7 @@ class LlavaJsonData(JsonData):
     always_left_out = (Fault.TEXT_ONLY,)
 
     def _conversation(self, index: int, entry: dict[str, Any], where: str, odd: OddRecords) -> Conversation:
+        entry = _with_messages(entry, where)
         form = _form(entry)
         given = entry.get("image") if entry.get("image") not in _ABSENT else entry.get("images", entry.get("image"))
         refuse_other_media(entry, where)
@@ -42,6 +44,19 @@ class LlavaJsonData(JsonData):
         return Conversation(
             name, image, kind, chat_turns(entry.get(form.list_name), form, where, odd, needs_token=form.speaker == LLAVA.speaker)
         )
+
+
+def _with_messages(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    """The record with `query`, `response` and `history`, a list of earlier pairs, as messages, if that is how it spells its turns."""
+    if "query" not in entry or "response" not in entry or LLAVA.list_name in entry or MESSAGES.list_name in entry:
+        return entry
+    history = entry.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise BadRecordError(Fault.TURNS, f"{where} has the history {history!r:.80}; expected a list of pairs [query, response]")
+    texts = [text for pair in [*history, [entry["query"], entry["response"]]] for text in pair]
+    roles = (MESSAGES.user, MESSAGES.assistant)
+    turns = [{MESSAGES.speaker: roles[place % 2], MESSAGES.text: text} for place, text in enumerate(texts)]
+    return {**entry, MESSAGES.list_name: turns}
 
 
 def _form(entry: dict[str, Any]) -> ChatForm:

@@ -103,6 +103,26 @@ def test_a_wrong_record_is_named(folder: Path, bad: Any, text: str) -> None:
     assert text in str(caught.value)
 
 
+def test_the_formats_of_other_trainers_are_read(folder: Path) -> None:
+    """LlamaFactory's ShareGPT with `images`; ms-swift's messages, and its query, response and history."""
+    rows = [
+        {"conversations": DETAIL["conversations"], "images": ["sub/b.png"]},
+        {"messages": [{"role": "user", "content": "<image>Who?"}, {"role": "assistant", "content": "She."}], "images": ["a.png"]},
+        {"query": "Where?", "response": "Here.", "history": [["<image>Who?", "She."]], "images": ["a.png"]},
+        {"query": "<image>Who?", "response": "She.", "images": ["a.png"]},
+    ]
+    records = data(folder, *rows).records()
+    assert [record.turns for record in records] == [
+        (("Describe it.", "A black cat on a red mat."),), (("Who?", "She."),), (("Who?", "She."), ("Where?", "Here.")), (("Who?", "She."),),
+    ]  # fmt: skip
+    assert [record.image_id for record in records] == ["sub/b.png", "a.png", "a.png", "a.png"]
+    for history in ("Who?", [["Who?"]], [1]):
+        with pytest.raises(UserError, match=r"has the history .*; expected a list of pairs \[query, response\]"):
+            data(folder, {**rows[2], "history": history}).records()
+    with pytest.raises(UserError, match="message 1 must be of the role assistant"):
+        data(folder, {**rows[3], "response": 5}).records()
+
+
 def test_a_wrong_file_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.json cannot be read"):
         LlavaJsonData(folder / "nowhere.json", folder / "images")
