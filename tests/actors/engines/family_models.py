@@ -220,11 +220,14 @@ def save_glm4v(folder: Path) -> Path:
 
 
 def save_gemma3(folder: Path) -> Path:
-    """A Gemma 3, whose processor takes one list of images for each text."""
+    """A Gemma 3, whose processor takes one list of images for each text, and whose turns do not end with the tokenizer's end token."""
     torch.manual_seed(0)
-    marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    marks = {
+        "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>",
+        "end_of_turn_token": "<end_of_turn>",
+    }  # fmt: skip
     tokenizer: Any = build_tokenizer(extra_special_tokens=marks)
-    begin, end, image = tokenizer.convert_tokens_to_ids(list(marks.values()))
+    begin, end, image, end_of_turn = tokenizer.convert_tokens_to_ids(list(marks.values()))
     vision = {**VISION, "image_size": 56, "patch_size": 14}
     text = {**TEXT, "head_dim": 16, "vocab_size": len(tokenizer), "sliding_window": 64}
     config: Any = Gemma3Config
@@ -237,8 +240,9 @@ def save_gemma3(folder: Path) -> Path:
     with torch.no_grad():
         model.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.3)
     images = Gemma3ImageProcessor(size={"height": 56, "width": 56})
-    template = chat_template(" <start_of_image>")
-    return saved(model, Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4), folder)
+    template = chat_template(" <start_of_image>").replace("{{ eos_token }}", "<end_of_turn>\n")
+    processor = Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4)
+    return saved(model, processor, folder, end_ids=[3, end_of_turn])
 
 
 def save_paligemma(folder: Path) -> Path:
@@ -281,9 +285,9 @@ def save_blip2(folder: Path) -> Path:
     return saved(model, processor, folder)
 
 
-def saved(model: Any, processor: Any, folder: Path) -> Path:
+def saved(model: Any, processor: Any, folder: Path, end_ids: int | list[int] = 3) -> Path:
     """Save a model and its processor to `folder`."""
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = end_ids, 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
