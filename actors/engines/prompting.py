@@ -40,6 +40,8 @@ class Prompter:
         if self.processor.chat_template is None:
             raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
         self._plain = SpecialTokens(self.processor).broken_up
+        ends = self.tokenizer.convert_ids_to_tokens(list(self.end_ids(generation_end_ids(model))))
+        self._ends = [end for end in ends if end is not None]
 
     def render(self, request: Request) -> str:
         """The request in the model's chat template, up to where the assistant continues."""
@@ -50,11 +52,14 @@ class Prompter:
         return self.processor.apply_chat_template([*messages, answer], continue_final_message=True)
 
     def render_answered(self, request: Request, continuation: str) -> str:
-        """The request with its whole answer, up to the end token."""
-        answer = _joined(request.answer_prefix, continuation)
-        text = self.processor.apply_chat_template([_user(self._plain(request.prompt)), _assistant(self._plain(answer))])
-        end = text.rfind(self.tokenizer.eos_token)
-        return text if end < 0 else text[: end + len(self.tokenizer.eos_token)]
+        """The request with its whole answer, up to the end token: the first after the answer that ends a row when generating."""
+        answer = self._plain(_joined(request.answer_prefix, continuation))
+        text = self.processor.apply_chat_template([_user(self._plain(request.prompt)), _assistant(answer)])
+        start = text.rfind(answer.strip() or self.tokenizer.eos_token)
+        if start < 0:  # the template rewrites answers
+            start = text.rfind(self.tokenizer.eos_token)
+        ends = [place + len(end) for end in self._ends if start >= 0 and (place := text.find(end, start)) >= 0]
+        return text[: min(ends)] if ends else text
 
     def spoken(self, request: Request) -> str:
         """The text of a request without a template, for a Q-Former."""
@@ -88,6 +93,16 @@ class Prompter:
             finish_reason=FinishReason.STOP if ended or cut is not None else FinishReason.LENGTH,
             weight_version=weight_version,
         )
+
+
+def generation_end_ids(model: str | Path) -> int | list[int] | None:
+    """The end tokens of a model's generation config, if it has one."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model).eos_token_id  # type: ignore[return-value]
+    except OSError:  # it is optional
+        return None
 
 
 def _joined(*parts: str) -> str:

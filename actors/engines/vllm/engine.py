@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
 from actors.engines.errors import EngineError, SwapError
 from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_manifest
 from actors.engines.probe import check_probe
-from actors.engines.prompting import Prompter, blank_like
+from actors.engines.prompting import Prompter, blank_like, generation_end_ids
 from actors.engines.shared_memory import remove_when_ended
 from actors.engines.stream import Offer
 from actors.engines.weights import manifest_of_checkpoint, num_bytes_in
@@ -118,7 +118,7 @@ class VllmEngine:
         self._preloader = Preloader(self._load)
         self._prompter = Prompter(model)
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        self._end_ids = self._prompter.end_ids(_generation_end_ids(model), getattr(config.get_text_config(), "eos_token_id", None))
+        self._end_ids = self._prompter.end_ids(generation_end_ids(model), getattr(config.get_text_config(), "eos_token_id", None))
         self._weight_version = ""
         self._can_sleep, self._asleep = options.sleeps, False
         if options.on_cpu:
@@ -341,13 +341,6 @@ def _prepare_cpu(num_threads: int, *, in_checkpoint_layout: bool) -> None:
         operators: Any = importlib.import_module("vllm._custom_ops")
         # Weights packed for oneDNN can be neither overwritten in place nor read back; torch's own kernels do not pack them.
         operators._supports_onednn = False
-
-
-def _generation_end_ids(model: str | Path) -> int | list[int] | None:
-    try:
-        return GenerationConfig.from_pretrained(model).eos_token_id  # type: ignore[return-value]
-    except OSError:  # it is optional
-        return None
 
 
 def _seeds(sampling: Sampling, num_rows: int) -> list[int | None]:

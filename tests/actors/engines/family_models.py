@@ -23,16 +23,9 @@ from transformers import (
     Glm4vProcessor,
     Glm4vVideoProcessor,
     LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    Mistral3Config,
-    Mistral3ForConditionalGeneration,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PaliGemmaProcessor,
-    PixtralImageProcessor,
-    PixtralProcessor,
-    PixtralVisionConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
@@ -41,6 +34,8 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
@@ -125,6 +120,19 @@ def save_qwen2(folder: Path) -> Path:
 
 def save_qwen3(folder: Path) -> Path:
     """A Qwen3-VL: interleaved rotary positions on three axes, features that go into several layers; the processor needs torchvision."""
+    return _saved_qwen3(folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration, {}, {"deepstack_visual_indexes": [0]})
+
+
+def save_qwen3_5(folder: Path) -> Path:
+    """A Qwen3.5: layers of linear attention, whose cache is a state; the processor is Qwen3-VL's."""
+    text = {
+        "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    }  # fmt: skip
+    return _saved_qwen3(folder, Qwen3_5Config, Qwen3_5ForConditionalGeneration, text, {})
+
+
+def _saved_qwen3(folder: Path, config: Any, model_class: Any, further_text: dict[str, Any], further_vision: dict[str, Any]) -> Path:
     torch.manual_seed(0)
     marks = {
         "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>", "image_token": "<|image_pad|>",
@@ -132,14 +140,15 @@ def save_qwen3(folder: Path) -> Path:
     }  # fmt: skip
     tokenizer: Any = build_tokenizer(extra_special_tokens=marks)
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(marks.values()))
-    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    rotary = {
+        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True, "partial_rotary_factor": 1.0,
+    }  # fmt: skip
     vision = {
         "depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64, "patch_size": 16,
-        "num_position_embeddings": 256, "deepstack_visual_indexes": [0], "initializer_range": 0.3,
+        "num_position_embeddings": 256, "initializer_range": 0.3, **further_vision,
     }  # fmt: skip
-    text = {**TEXT, "head_dim": 16, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
-    config: Any = Qwen3VLConfig
-    model: Any = Qwen3VLForConditionalGeneration(
+    text = {**TEXT, "head_dim": 16, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary, **further_text}
+    model: Any = model_class(
         config(
             text_config=text, vision_config=vision,
             image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
@@ -151,47 +160,6 @@ def save_qwen3(folder: Path) -> Path:
         image_processor=images, tokenizer=tokenizer, video_processor=Qwen3VLVideoProcessor(), chat_template=template
     )
     return saved(model, processor, folder)
-
-
-def save_pixtral(folder: Path) -> Path:
-    """A Pixtral: its model type is LLaVA's, and its processor marks the ends of an image's rows; that processor needs torchvision."""
-    torch.manual_seed(0)
-    tokenizer = build_processor().tokenizer
-    marks = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
-    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
-    vision: Any = PixtralVisionConfig
-    config: Any = LlavaConfig
-    model: Any = LlavaForConditionalGeneration(
-        config(
-            vision_config=vision(
-                hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=128, patch_size=16,
-                initializer_range=0.3,
-            ),
-            text_config=LlamaConfig(**{**TEXT, "vocab_size": len(tokenizer)}), image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"),
-            vision_feature_layer=-1, vision_feature_select_strategy="full",
-        )
-    )  # fmt: skip
-    images = PixtralImageProcessor(size={"longest_edge": 128}, patch_size={"height": 16, "width": 16})
-    template = chat_template(" [IMG]")
-    return saved(model, PixtralProcessor(images, tokenizer, patch_size=16, chat_template=template), folder)
-
-
-def save_mistral3(folder: Path) -> Path:
-    """A Mistral 3: Pixtral's tower and processor, with patches merged two by two; the processor needs torchvision."""
-    torch.manual_seed(0)
-    tokenizer: Any = build_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]})
-    vision = {**VISION, "model_type": "pixtral", "image_size": 128, "patch_size": 8}
-    config: Any = Mistral3Config
-    model: Any = Mistral3ForConditionalGeneration(
-        config(
-            vision_config=vision, text_config={**TEXT, "model_type": "mistral", "head_dim": 16, "vocab_size": len(tokenizer)},
-            image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
-        )
-    )  # fmt: skip
-    images = PixtralImageProcessor(size={"longest_edge": 128}, patch_size={"height": 8, "width": 8})
-    template = chat_template(" [IMG]")
-    return saved(model, PixtralProcessor(images, tokenizer, patch_size=8, spatial_merge_size=2, chat_template=template), folder)
 
 
 def save_glm4v(folder: Path) -> Path:
@@ -220,11 +188,14 @@ def save_glm4v(folder: Path) -> Path:
 
 
 def save_gemma3(folder: Path) -> Path:
-    """A Gemma 3, whose processor takes one list of images for each text."""
+    """A Gemma 3, whose processor takes one list of images for each text, and whose turns do not end with the tokenizer's end token."""
     torch.manual_seed(0)
-    marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    marks = {
+        "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>",
+        "end_of_turn_token": "<end_of_turn>",
+    }  # fmt: skip
     tokenizer: Any = build_tokenizer(extra_special_tokens=marks)
-    begin, end, image = tokenizer.convert_tokens_to_ids(list(marks.values()))
+    begin, end, image, end_of_turn = tokenizer.convert_tokens_to_ids(list(marks.values()))
     vision = {**VISION, "image_size": 56, "patch_size": 14}
     text = {**TEXT, "head_dim": 16, "vocab_size": len(tokenizer), "sliding_window": 64}
     config: Any = Gemma3Config
@@ -237,8 +208,9 @@ def save_gemma3(folder: Path) -> Path:
     with torch.no_grad():
         model.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.3)
     images = Gemma3ImageProcessor(size={"height": 56, "width": 56})
-    template = chat_template(" <start_of_image>")
-    return saved(model, Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4), folder)
+    template = chat_template(" <start_of_image>").replace("{{ eos_token }}", "<end_of_turn>\n")
+    processor = Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4)
+    return saved(model, processor, folder, end_ids=[3, end_of_turn])
 
 
 def save_paligemma(folder: Path) -> Path:
@@ -281,9 +253,9 @@ def save_blip2(folder: Path) -> Path:
     return saved(model, processor, folder)
 
 
-def saved(model: Any, processor: Any, folder: Path) -> Path:
+def saved(model: Any, processor: Any, folder: Path, end_ids: int | list[int] = 3) -> Path:
     """Save a model and its processor to `folder`."""
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 3, 0
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = end_ids, 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

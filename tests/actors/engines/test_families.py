@@ -48,18 +48,19 @@ REQUESTS = [
 
 FAMILIES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "llava": (lambda folder: Path(shutil.copytree(SEED, folder / "llava")), ()),
-    "pixtral": (family_models.save_pixtral, ("torchvision",)),
+    "pixtral": (tiled_models.save_pixtral, ("torchvision",)),
     "llava_next": (tiled_models.save_llava_next, ()),
     "llava_onevision": (tiled_models.save_llava_onevision, ("torchvision",)),
     "qwen2_vl": (family_models.save_qwen2, ("torchvision",)),
     "qwen2_5_vl": (family_models.save_qwen, ("torchvision",)),
     "qwen3_vl": (family_models.save_qwen3, ("torchvision",)),
+    "qwen3_5": (family_models.save_qwen3_5, ("torchvision",)),
     "glm4v": (family_models.save_glm4v, ("torchvision",)),
     "internvl": (tiled_models.save_internvl, ("torchvision",)),
     "idefics3": (tiled_models.save_idefics3, ()),
     "smolvlm": (tiled_models.save_smolvlm, ("torchvision", "num2words")),
     "gemma3": (family_models.save_gemma3, ()),
-    "mistral3": (family_models.save_mistral3, ("torchvision",)),
+    "mistral3": (tiled_models.save_mistral3, ("torchvision",)),
     "ovis2": (tiled_models.save_ovis2, ()),
     "lfm2_vl": (tiled_models.save_lfm2_vl, ("torchvision",)),
     "instructblip": (family_models.save_instructblip, ()),
@@ -90,7 +91,7 @@ def engine(checkpoint: Path) -> TransformersEngine:
 def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_tokens: int) -> list[tuple[int, ...]]:
     """`generate` of the model's own class on the processor's own inputs, one request at a time."""
     model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    processor = load_processor(checkpoint)
+    prompter, processor = Prompter(checkpoint), load_processor(checkpoint)
     banned = [model.config.image_token_id, processor.tokenizer.pad_token_id]
     written = []
     for request in requests:
@@ -105,7 +106,8 @@ def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_toke
             inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
         row = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, suppress_tokens=banned)[0]
         tokens = row[inputs["input_ids"].shape[1] :].tolist()
-        written.append(tuple(tokens[: tokens.index(3)] if 3 in tokens else tokens))
+        ends = [place for place, token in enumerate(tokens) if token in prompter.end_ids(model.generation_config.eos_token_id)]
+        written.append(tuple(tokens[: ends[0]] if ends else tokens))
     return written
 
 
@@ -124,7 +126,7 @@ def test_a_score_is_the_log_probability_that_decoding_gives(checkpoint: Path, en
         told = prompter.token_ids(prompter.render(request))
         rows.append(prompter.token_ids(prompter.render_answered(request, text))[len(told) :])
     said = torch.tensor(rows)
-    assert all(row[-1] == 3 for row in said)
+    assert set(said[:, -1].tolist()) <= set(prompter.end_ids(engine.model.generation_config.eos_token_id))
     found = engine._follow(REQUESTS, said)[:, :-1].gather(-1, said[..., None])[..., 0].sum(1)
     assert [score.num_tokens for score in scores] == [said.shape[1]] * len(REQUESTS)
     assert [score.logprob for score in scores] == pytest.approx(found.tolist(), abs=1e-3)

@@ -23,11 +23,10 @@ from tests.actors.engines.family_models import (
     save_gemma3,
     save_instructblip,
     save_paligemma,
-    save_pixtral,
     save_qwen,
     save_qwen3,
 )
-from tests.actors.engines.tiled_models import save_llava_next, save_mllama
+from tests.actors.engines.tiled_models import save_llava_next, save_mllama, save_pixtral
 
 NEEDS_TORCHVISION = pytest.mark.skipif(find_spec("torchvision") is None, reason="its processor needs torchvision: make install")
 DIFFERENT = "about an image of 160x80, at the end of the prompt, log-probabilities differ by"

@@ -22,6 +22,8 @@ from transformers import (
     Lfm2VlImageProcessor,
     Lfm2VlProcessor,
     LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
@@ -31,6 +33,8 @@ from transformers import (
     LlavaOnevisionImageProcessor,
     LlavaOnevisionProcessor,
     LlavaOnevisionVideoProcessor,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     MllamaConfig,
     MllamaForConditionalGeneration,
     MllamaImageProcessor,
@@ -39,6 +43,9 @@ from transformers import (
     Ovis2ForConditionalGeneration,
     Ovis2ImageProcessor,
     Ovis2Processor,
+    PixtralImageProcessor,
+    PixtralProcessor,
+    PixtralVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
     SmolVLMImageProcessor,
@@ -186,6 +193,47 @@ def save_lfm2_vl(folder: Path) -> Path:
     image_processor: Any = Lfm2VlImageProcessor
     images = image_processor(tile_size=64, min_image_tokens=2, max_image_tokens=4, encoder_patch_size=16, max_num_patches=16)
     return saved(model, Lfm2VlProcessor(images, tokenizer, chat_template=chat_template(" <image>")), folder)
+
+
+def save_pixtral(folder: Path) -> Path:
+    """A Pixtral: its model type is LLaVA's, and its processor marks the ends of an image's rows; that processor needs torchvision."""
+    torch.manual_seed(0)
+    tokenizer = build_processor().tokenizer
+    marks = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
+    vision: Any = PixtralVisionConfig
+    config: Any = LlavaConfig
+    model: Any = LlavaForConditionalGeneration(
+        config(
+            vision_config=vision(
+                hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=128, patch_size=16,
+                initializer_range=0.3,
+            ),
+            text_config=LlamaConfig(**{**TEXT, "vocab_size": len(tokenizer)}), image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"),
+            vision_feature_layer=-1, vision_feature_select_strategy="full",
+        )
+    )  # fmt: skip
+    images = PixtralImageProcessor(size={"longest_edge": 128}, patch_size={"height": 16, "width": 16})
+    template = chat_template(" [IMG]")
+    return saved(model, PixtralProcessor(images, tokenizer, patch_size=16, chat_template=template), folder)
+
+
+def save_mistral3(folder: Path) -> Path:
+    """A Mistral 3: Pixtral's tower and processor, with patches merged two by two; the processor needs torchvision."""
+    torch.manual_seed(0)
+    tokenizer: Any = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]})
+    vision = {**VISION, "model_type": "pixtral", "image_size": 128, "patch_size": 8}
+    config: Any = Mistral3Config
+    model: Any = Mistral3ForConditionalGeneration(
+        config(
+            vision_config=vision, text_config={**TEXT, "model_type": "mistral", "head_dim": 16, "vocab_size": len(tokenizer)},
+            image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
+        )
+    )  # fmt: skip
+    images = PixtralImageProcessor(size={"longest_edge": 128}, patch_size={"height": 8, "width": 8})
+    template = chat_template(" [IMG]")
+    return saved(model, PixtralProcessor(images, tokenizer, patch_size=8, spatial_merge_size=2, chat_template=template), folder)
 
 
 def save_mllama(folder: Path) -> Path:
