@@ -96,7 +96,7 @@ def torchvision_remedy() -> str:
 
 def _torchvision() -> Finding:
     found = _package("torchvision")
-    users = "processors of most families since Qwen2.5-VL need it, such as InternVL's, LLaVA-OneVision's and Pixtral's; LLaVA's and InstructBLIP's do not"
+    users = "families since Qwen2.5-VL (InternVL, LLaVA-OneVision, Pixtral) have processors that need it, LLaVA and InstructBLIP do not"
     return Finding(found.name, found.ok, found.found, f"{users}: {torchvision_remedy()}", required=False)
 
 
