@@ -19,7 +19,7 @@ from actors.training.pixels import Augmentation, PixelReader
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
 from policies.records import TrainingSample
-from tests.actors.engines.family_models import save_llava_next, save_pixtral
+from tests.actors.engines.tiled_models import save_llava_next, save_pixtral
 
 SIZES = {"wide": (96, 40), "tall": (48, 112), "square": (64, 64)}
 SAMPLES = [(index, TrainingSample(name, (("What is at the center?", "There is a red ring."),))) for index, name in enumerate(SIZES)]
