@@ -88,7 +88,10 @@ class PublishedInference:
     def _generate(self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
         """The tokens that the model writes after each prompt and partial answer, without the end token."""
         texts = [self._rendered(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        inputs = self._processor(text=texts, images=list(images), return_tensors="pt", padding=True, add_special_tokens=False)
+        nested = [[image] for image in images] if "qformer_tokenizer" not in self._processor.get_attributes() else list(images)
+        inputs = self._processor(
+            text=texts, images=nested, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
         if "qformer_input_ids" in inputs:  # VIGC's Q-Former reads the prompt and the partial answer without a template
             spoken = [f"{prompt} {answer}".strip() for prompt, answer in zip(prompts, answers, strict=True)]
             read = self._processor.qformer_tokenizer(spoken, return_tensors="pt", padding=True)
