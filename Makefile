@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # uv installs the lock file ten times faster than pip. pip takes torch, which it also finds in local wheel folders that uv does not
-# know, and takes over where uv fails: uv does not read pip's configuration (an index of your own goes into UV_INDEX_URL).
+# know, and takes over where uv fails (some sources need wheel then): uv does not read pip's configuration (an index of your own goes into UV_INDEX_URL).
 QUIET := --quiet --disable-pip-version-check
 RUN := runs/demo
 
@@ -15,7 +15,7 @@ install: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "vigc-loop needs Python 3.11 or 3.12; set PYTHON=python3.11")'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	grep -E '^(torch|setuptools|uv)==' requirements.lock | xargs $(BIN)/pip install $(QUIET)
+	grep -E '^(torch|setuptools|wheel|uv)==' requirements.lock | xargs $(BIN)/pip install $(QUIET)
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock || $(BIN)/pip install $(QUIET) -r requirements.lock
 	$(BIN)/pip install $(QUIET) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m cluster.launch.install_torchvision

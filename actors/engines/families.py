@@ -133,6 +133,7 @@ class PlaceholderFamily:
         self._processor = processor
         self._image_token_id = image_token_id(model)
         self._encoder = model.base_model.get_image_features
+        self._encoder_inputs = signature(self._encoder).parameters
         self._rope_index = getattr(model.base_model, "get_rope_index", None)
         self._token_types = [name for name in _TOKEN_TYPES if name in signature(model.forward).parameters]
 
@@ -162,8 +163,7 @@ class PlaceholderFamily:
             add_special_tokens=False, return_text_replacement_offsets=True,
         )  # fmt: skip
         texts = [replaced["replacement"] for (replaced,) in inputs["text_replacement_offsets"]]
-        taken = signature(self._encoder).parameters
-        given = placed(self.language_model, {name: value for name, value in inputs.items() if name in taken})
+        given = placed(self.language_model, {name: value for name, value in inputs.items() if name in self._encoder_inputs})
         outputs = _parted(_read_by_forward(self._encoder(**given, return_dict=True)), len(images))
         grids = given["image_grid_thw"] if self._rope_index else [None] * len(images)
         return [ImageFeatures(*one) for one in zip(texts, outputs, grids, strict=True)]

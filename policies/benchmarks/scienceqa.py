@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from policies.benchmarks.base import ANSWER, BENCHMARKS, OPTION_LETTER, Prediction, Question, by_question, percent, with_options
+from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader
 from policies.benchmarks.options import read_option
-from policies.benchmarks.predictions import AnswerBenchmark, missing_count, read_predictions
+from policies.benchmarks.predictions import LetterBenchmark
 
 LETTERS = "ABCDE"
 _STATED = re.compile(r"The answer is ([A-Z]).")
@@ -32,7 +32,7 @@ def parse_letter_published(answer: str) -> str | None:
 
 
 @BENCHMARKS.register("scienceqa")
-class ScienceQa(AnswerBenchmark):
+class ScienceQa(LetterBenchmark):
     """`accuracy` and `image_accuracy`, and `by_subject` if the data names subjects.
 
     Data: the official `problems.json` (`{id: {"question", "choices", "answer", "hint", "image", "subject", "split"}}`), or a list of
@@ -41,14 +41,6 @@ class ScienceQa(AnswerBenchmark):
 
     def read(self, documents: Sequence[Document]) -> list[Question]:
         return [question for document in documents for question in _questions(document)]
-
-    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
-        ids, splits = {question.question_id: None for question in questions}, {question.split for question in questions}
-        hint = f"choose one of the splits {', '.join(sorted(splits))} with --split, " if len(splits) > 1 else ""
-        return read_predictions(document, ids, allow_missing=allow_missing, hint=hint)
-
-    def prompt(self, question: Question, setting: str = ANSWER) -> str:
-        return with_options(question, OPTION_LETTER)
 
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
         """The letter of a choice."""
@@ -59,21 +51,14 @@ class ScienceQa(AnswerBenchmark):
         return None if index is None else chr(ord("A") + index)
 
     def score(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        answers = by_question(predictions)
-        letters = {q.question_id: self.parse(q, answers[q.question_id]) for q in questions if q.question_id in answers}
-        right = {question.question_id: letters.get(question.question_id) == question.answers[0] for question in questions}
-
-        def accuracy(of: Sequence[Question]) -> float:
-            return percent(sum(right[question.question_id] for question in of), len(of))
-
+        graded = self.graded(questions, predictions)
         with_image = [question for question in questions if question.image]
-        found: dict[str, Any] = {"accuracy": accuracy(questions), "image_accuracy": accuracy(with_image)}
-        found |= {"num_questions": len(questions), "num_image_questions": len(with_image)}
-        found["num_unparsable"] = sum(letter is None for letter in letters.values())
+        found: dict[str, Any] = {"accuracy": graded.accuracy(questions), "image_accuracy": graded.accuracy(with_image)}
+        found |= {"num_questions": len(questions), "num_image_questions": len(with_image), "num_unparsable": graded.num_unparsable}
         subjects = sorted({question.category for question in questions} - {""})
         if subjects:
-            found["by_subject"] = {name: accuracy([question for question in questions if question.category == name]) for name in subjects}
-        return found | missing_count([question.question_id for question in questions], answers)
+            found["by_subject"] = graded.by("category", questions, subjects)
+        return found | graded.missing
 
 
 def _questions(document: Document) -> list[Question]:

@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from policies.benchmarks.base import ANSWER, BENCHMARKS, OPTION_LETTER, Prediction, Question, by_question, percent, with_options
+from policies.benchmarks.base import ANSWER, BENCHMARKS, Prediction, Question
 from policies.benchmarks.documents import BenchmarkDataError, Document, Entry, Reader, identity, kind, read_records, show
 from policies.benchmarks.options import read_option
-from policies.benchmarks.predictions import AnswerBenchmark, missing_count, read_predictions
+from policies.benchmarks.predictions import LetterBenchmark
 
 LETTERS = "ABCD"
 
 
 @BENCHMARKS.register("seed-bench")
-class SeedBench(AnswerBenchmark):
+class SeedBench(LetterBenchmark):
     """`accuracy`, `by_split` if the data has images and videos, and `by_type`.
 
     Data: `SEED-Bench.json` (`{"question_type": {name: id}, "questions": [{"question_id", "question", "choice_a" to "choice_d", "answer",
@@ -30,14 +30,6 @@ class SeedBench(AnswerBenchmark):
     def read(self, documents: Sequence[Document]) -> list[Question]:
         return [question for document in documents for question in _questions(document)]
 
-    def read_predictions(self, document: Document, questions: Sequence[Question], allow_missing: bool = False) -> list[Prediction]:
-        ids, splits = {question.question_id: None for question in questions}, sorted({question.split for question in questions})
-        hint = f"choose one of the splits {', '.join(splits)} with --split, " if len(splits) > 1 else ""
-        return read_predictions(document, ids, allow_missing=allow_missing, hint=hint)
-
-    def prompt(self, question: Question, setting: str = ANSWER) -> str:
-        return with_options(question, OPTION_LETTER)
-
     def parse(self, question: Question, answer: str, setting: str = ANSWER) -> str | None:
         """The letter of a choice."""
         if self.published:
@@ -46,20 +38,13 @@ class SeedBench(AnswerBenchmark):
         return None if index is None else LETTERS[index]
 
     def score(self, questions: Sequence[Question], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        answers = by_question(predictions)
-        letters = {q.question_id: self.parse(q, answers[q.question_id]) for q in questions if q.question_id in answers}
-        right = {question.question_id: letters.get(question.question_id) == question.answers[0] for question in questions}
-
-        def accuracy(of: Sequence[Question]) -> float:
-            return percent(sum(right[question.question_id] for question in of), len(of))
-
-        found: dict[str, Any] = {"accuracy": accuracy(questions), "num_questions": len(questions)}
-        found["num_unparsable"] = sum(letter is None for letter in letters.values())
+        graded = self.graded(questions, predictions)
+        found: dict[str, Any] = {"accuracy": graded.accuracy(questions), "num_questions": len(questions)}
+        found["num_unparsable"] = graded.num_unparsable
         splits, types = (list(dict.fromkeys(getattr(q, name) for q in questions)) for name in ("split", "category"))
         if len(splits) > 1:
-            found["by_split"] = {split: accuracy([q for q in questions if q.split == split]) for split in splits}
-        found["by_type"] = {name: accuracy([q for q in questions if q.category == name]) for name in types}
-        return found | missing_count([question.question_id for question in questions], answers)
+            found["by_split"] = graded.by("split", questions, splits)
+        return found | {"by_type": graded.by("category", questions, types)} | graded.missing
 
 
 def _questions(document: Document) -> list[Question]:

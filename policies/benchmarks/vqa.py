@@ -183,12 +183,7 @@ class TextVqa(Vqa):
 
 def _text_question(entry: Entry, reader: Reader) -> Question | None:
     question_id, image = reader.id(entry, "question_id"), reader.id(entry, "image_id")
-    text = reader.get(entry, "question", str, "the question's text")
-    answers = _answers(entry, reader)
-    reader.once(entry.place, question_id, "question")
-    if text is None or not answers:
-        return None
-    return Question(question_id, text, image, answers=answers, split=str(entry.value.get("set_name") or ""))
+    return _answered(entry, reader, Question(question_id, "", image, split=str(entry.value.get("set_name") or "")), "question")
 
 
 UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
@@ -222,12 +217,15 @@ class VizWiz(Vqa):
 
 def _vizwiz_question(entry: Entry, reader: Reader) -> Question | None:
     image = reader.id(entry, "image")
+    return _answered(entry, reader, Question(image, "", image, category=str(entry.value.get("answer_type") or "")), "image")
+
+
+def _answered(entry: Entry, reader: Reader, question: Question, named_by: str) -> Question | None:
+    """The question with the text and the annotators' answers of its record."""
     text = reader.get(entry, "question", str, "the question's text")
     answers = _answers(entry, reader)
-    reader.once(entry.place, image, "image")
-    if text is None or not answers:
-        return None
-    return Question(image, text, image, answers=answers, category=str(entry.value.get("answer_type") or ""))
+    reader.once(entry.place, question.question_id, named_by)
+    return None if text is None or not answers else replace(question, text=text, answers=answers)
 
 
 def _answers(entry: Entry, reader: Reader) -> tuple[str, ...]:
