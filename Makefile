@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # uv installs the lock file ten times faster than pip. pip takes torch, which it also finds in local wheel folders that uv does not
-# know, and takes over where uv fails (some sources need wheel then): uv does not read pip's configuration (an index of your own goes into UV_INDEX_URL).
+# know, and takes over where uv fails: uv does not read pip's configuration (an index of your own goes into UV_INDEX_URL). pip needs wheel
+# to build the packages that have only sources.
 QUIET := --quiet --disable-pip-version-check
 RUN := runs/demo
 

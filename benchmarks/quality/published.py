@@ -18,10 +18,15 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from actors.processors import load_processor
+from policies.correction.methods import SentenceBySentence
 from policies.generation.instructions import parse_vig
 
 NUM_PASSES = 4
 MAX_NEW_TOKENS = 250
+AS_PUBLISHED = SentenceBySentence(
+    end_at_repetition=False, max_passes=NUM_PASSES, max_new_tokens=MAX_NEW_TOKENS, num_views=0, describe=False, measure_blank=False
+)
+"""The policy by which our corrector makes what the published inference makes."""
 
 
 @dataclass(slots=True)

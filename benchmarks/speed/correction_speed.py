@@ -13,10 +13,9 @@ from actors.correction.corrector import Corrector
 from actors.generator import Generator, GeneratorOptions
 from actors.shards import Shard, ShardImages
 from benchmarks.common import recorded, timed
-from benchmarks.quality.published import MAX_NEW_TOKENS, NUM_PASSES, PublishedInference, PublishedRecord
+from benchmarks.quality.published import AS_PUBLISHED, MAX_NEW_TOKENS, PublishedInference, PublishedRecord
 from loop.models.seed.curriculum import served
 from loop.sources.shapes.source import ShapesImages
-from policies.correction.methods import SentenceBySentence
 from policies.generation.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
 from policies.records import Record
 
@@ -73,10 +72,6 @@ def compare(name: str, checkpoint: Path, source: ShapesImages, runs: int = 3) ->
     published, ours = Measured(), Measured()
     plain = PublishedInference(checkpoint, _BATCH_SIZE)
     engine = served(checkpoint, batch_size=_BATCH_SIZE)
-    policy = SentenceBySentence(
-        end_at_repetition=False, max_passes=NUM_PASSES, max_new_tokens=MAX_NEW_TOKENS,
-        num_views=0, describe=False, measure_blank=False,
-    )  # fmt: skip
     shard = Shard(1, 0, 0, tuple(tasks), source)
     opened = {image_id: source.open(image_id) for image_id in source.image_ids()}
     given = [opened[task.image_id] for task in tasks], [task.instruction for task in tasks]
@@ -93,7 +88,7 @@ def compare(name: str, checkpoint: Path, source: ShapesImages, runs: int = 3) ->
         with _counted(engine.model) as seen:
             written = timed(ours.generate_seconds, lambda: Generator(engine, options, images).generate(shard))  # noqa: B023
             with recorded(engine, "complete") as completions:
-                records = timed(ours.correct_seconds, lambda: Corrector(engine, policy, images).correct(shard, written))  # noqa: B023
+                records = timed(ours.correct_seconds, lambda: Corrector(engine, AS_PUBLISHED, images).correct(shard, written))  # noqa: B023
         ours.decoded_tokens = sum(len(completion.token_ids) for completion in completions)
         ours.images_seen = sum(seen)
     published.decoded_tokens, published.kept_tokens = plain.work.decoded_tokens, plain.work.kept_tokens

@@ -9,11 +9,8 @@ greedily, so that VIG must write the same text. What the models write means noth
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,15 +22,13 @@ from actors.generator import Generator, GeneratorOptions
 from actors.processors import load_processor
 from actors.shards import Shard, ShardImages
 from benchmarks.common import argument_parser, recorded, timed, write_results
-from benchmarks.quality.published import MAX_NEW_TOKENS, NUM_PASSES, PublishedInference, PublishedRecord
+from benchmarks.quality.published import AS_PUBLISHED, MAX_NEW_TOKENS, PublishedInference, PublishedRecord
 from loop.models.seed.curriculum import served
 from loop.sources.shapes.source import ShapesImages
-from policies.correction.methods import SentenceBySentence
 from policies.generation.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
-from tests.actors.engines.test_families import FAMILIES
+from tests.actors.engines.families import FAMILIES, count_pixels
 
 _BATCH_SIZE = 32
-_TOWERS = ("vision_tower", "visual", "vision_model")
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Row:
     num_equal: int
     """Records for which VIG wrote the same text in both ways."""
     looks_per_record: float
-    """Images through the vision tower in VIG and VIC together; published inference needs 1 + `NUM_PASSES`."""
+    """Images through the vision tower in VIG and VIC together; published inference looks five times."""
     generate_seconds: tuple[float, float]
     """VIG, published and ours."""
     correct_seconds: tuple[float, float]
@@ -79,41 +74,24 @@ def compare(family: str, checkpoint: Path, source: ShapesImages, num_runs: int) 
         [f"What is at the {place}?" for place in ("center", "left", "top")] * source.num_images,
     )
     given = [source.open(task.image_id) for task in tasks], [task.instruction for task in tasks]
-    policy = SentenceBySentence(
-        end_at_repetition=False, max_passes=NUM_PASSES, max_new_tokens=MAX_NEW_TOKENS, num_views=0, describe=False, measure_blank=False
-    )
     seconds: list[list[float]] = [[], [], [], []]
-    once, seen, num_equal = 0, 0, 0
+    plain_pixels, our_pixels = count_pixels(plain.model), count_pixels(engine.model)
+    once, num_equal = 0, 0
     for _ in range(num_runs):
-        with _pixels(plain.model) as pixels, recorded(plain, "_texts") as texts:
+        before = sum(plain_pixels)
+        with recorded(plain, "_texts") as texts:
             timed(seconds[0], lambda: plain.generate(*given))
-        once = sum(pixels)
+        once = sum(plain_pixels) - before
         expected = [PublishedRecord(question, "") for question in questions]
         timed(seconds[2], lambda: plain.correct(*given, expected))  # noqa: B023
         images, options = ShardImages(source), GeneratorOptions(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
-        with _pixels(engine.model) as pixels:
-            written = timed(seconds[1], lambda: Generator(engine, options, images).generate(shard))  # noqa: B023
-            asked = [replace(record, question=question) for record, question in zip(written, questions, strict=True)]
-            timed(seconds[3], lambda: Corrector(engine, policy, images).correct(shard, asked))  # noqa: B023
-        seen = sum(pixels)
+        written = timed(seconds[1], lambda: Generator(engine, options, images).generate(shard))  # noqa: B023
+        asked = [replace(record, question=question) for record, question in zip(written, questions, strict=True)]
+        timed(seconds[3], lambda: Corrector(engine, AS_PUBLISHED, images).correct(shard, asked))  # noqa: B023
         num_equal = sum(text == record.generated_text.strip() for text, record in zip(texts, written, strict=True))
     way = type(family_of(engine.model, load_processor(checkpoint))).__name__
     best = [min(one) for one in seconds]
-    return Row(family, way, len(tasks), num_equal, seen / once, (best[0], best[1]), (best[2], best[3]))
-
-
-@contextmanager
-def _pixels(model: Any) -> Iterator[list[int]]:
-    """The number of pixel values in every call of the vision tower."""
-    seen: list[int] = []
-    tower = next(part for name in _TOWERS if (part := getattr(model.base_model, name, None)) is not None)
-    handle = tower.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append((args[0] if args else kwargs["pixel_values"]).numel()), with_kwargs=True
-    )
-    try:
-        yield seen
-    finally:
-        handle.remove()
+    return Row(family, way, len(tasks), num_equal, sum(our_pixels) / num_runs / once, (best[0], best[1]), (best[2], best[3]))
 
 
 def print_rows(rows: list[Row]) -> None:

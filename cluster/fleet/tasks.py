@@ -1,10 +1,13 @@
 """Stateless Ray tasks for what engines have produced, such as filters: bounded in number and time, and repeated if they fail.
 
+    engine ──► a small summary, to the driver
+          └──► data, by reference ──► a task ──► the item's result
+
 | what failed                                                 | reaction                                                  |
 |-------------------------------------------------------------|-----------------------------------------------------------|
 | the process or node of a task; the task with an `OSError`   | Ray repeats the task, up to `MAX_ATTEMPTS` attempts       |
 | a task hangs                                                | it is killed and repeated, up to `MAX_ATTEMPTS` attempts  |
-| the data that a task needs is lost                          | `take_lost` returns its item, so that it starts over      |
+| the data that a task needs is lost                          | its item starts over on an engine                         |
 | anything else                                               | the run ends at once                                      |
 """
 
@@ -13,20 +16,26 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayError
 
 from cluster.errors import TaskFailedError, short_message
 from cluster.fleet.failures import raise_if_final, root_cause
+from cluster.fleet.fleet import Fleet
 from cluster.resources.placement import CheckPlacement
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+SubmitForTask = Callable[[ActorHandle, T], tuple[ray.ObjectRef, ray.ObjectRef]]
+"""Submits an item to an engine; returns the references of a small summary, which the driver fetches, and of the data for the task."""
 
 MAX_ATTEMPTS = 3
 _DRAIN_S = 5.0
@@ -40,6 +49,8 @@ class _Unfinished(Generic[T]):
     args: tuple[Any, ...]
     ref: ray.ObjectRef
     num_attempts: int = 1
+    oldest_since: float | None = None
+    """When it became the oldest of the unfinished tasks."""
 
 
 class StatelessTasks(Generic[T]):
@@ -65,8 +76,26 @@ class StatelessTasks(Generic[T]):
         self._unfinished: deque[_Unfinished[T]] = deque()
         self._lost: list[T] = []
         self._num_losses: Counter[str] = Counter()
-        self._oldest: _Unfinished[T] | None = None
-        self._oldest_since = 0.0
+
+    def after(self, fleet: Fleet, items: Sequence[T], submit: SubmitForTask[T]) -> Generator[tuple[T, Any]]:
+        """Runs items on a fleet's engines, then a task on what the engine made of each: the function is called with the constants, the
+        item, its summary and its data. Yields `(item, result)`; items are told apart by their text.
+
+        Raises what `Fleet.run` and `run` do.
+        """
+        data: dict[str, ray.ObjectRef] = {}
+
+        def submit_and_keep(engine: ActorHandle, item: T) -> ray.ObjectRef:
+            summary, data[str(item)] = submit(engine, item)
+            return summary
+
+        while items:
+            with (
+                closing(fleet.run(items, submit_and_keep)) as begun,
+                closing(self.run((item, (item, summary, data.pop(str(item)))) for item, summary in begun)) as done,
+            ):
+                yield from done
+            items = self.take_lost()
 
     def run(self, items: Iterable[tuple[T, tuple[Any, ...]]]) -> Generator[tuple[T, Any]]:
         """Starts a task for each item with its arguments, and yields `(item, result)` in the order of completion. Takes the next item
@@ -117,9 +146,10 @@ class StatelessTasks(Generic[T]):
 
     def _remaining_s(self) -> float:
         """Seconds until the oldest task is overdue."""
-        if self._oldest is not self._unfinished[0]:
-            self._oldest, self._oldest_since = self._unfinished[0], time.monotonic()
-        return max(0.0, self._oldest_since + self._timeout_s - time.monotonic())
+        oldest, now = self._unfinished[0], time.monotonic()
+        if oldest.oldest_since is None:
+            oldest.oldest_since = now
+        return max(0.0, oldest.oldest_since + self._timeout_s - now)
 
     def _handle_failure(self, task: _Unfinished[T], error: RayError) -> None:
         cause = root_cause(error)

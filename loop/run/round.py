@@ -145,23 +145,17 @@ def write_records(workers: Workers, todo: Sequence[Shard], num_done: int) -> dic
 
     A shard's records stay in the object store, on the node of its engine, until the filter has written its part.
     """
-    tables: dict[str, ray.ObjectRef] = {}
 
-    def submit(engine: Any, shard: Shard) -> ray.ObjectRef:
-        seconds, tables[shard.name] = engine.write_records.options(num_returns=2).remote(shard)
-        return seconds
+    def submit(engine: Any, shard: Shard) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        return engine.write_records.options(num_returns=2).remote(shard)
 
     parts: dict[str, PartReceipt] = {}
     with workers.run.progress.stage("generate, correct, filter", total=num_done + len(todo), unit="shards") as stage:
         stage.advance(num_done)
-        while todo:
-            with closing(workers.fleet.run(todo, submit)) as written:
-                filtered = workers.filters.run((shard, (shard, seconds, tables.pop(shard.name))) for shard, seconds in written)
-                with closing(filtered):
-                    for shard, done in filtered:
-                        parts[shard.name] = done.part
-                        stage.advance(1, records=done.num_records, kept=done.num_accepted)
-            todo = workers.filters.take_lost()
+        with closing(workers.filters.after(workers.fleet, todo, submit)) as filtered:
+            for shard, done in filtered:
+                parts[shard.name] = done.part
+                stage.advance(1, records=done.num_records, kept=done.num_accepted)
     return parts
 
 

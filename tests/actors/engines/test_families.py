@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +20,10 @@ from actors.engines.reference import ReferenceModel
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.processors import load_processor
+from loop.config.run_config import EMBEDDED_MODEL
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
-from tests.actors.engines import family_models, tiled_models
-from tests.paths import ROOT
+from tests.actors.engines.families import FAMILIES, count_pixels
 
 PROMPTS = (
     "How many objects are there?",
@@ -32,7 +31,6 @@ PROMPTS = (
     "What is at the center?",
     "Generate a question based on the content of the given image and then answer it.",
 )  # fmt: skip
-SEED = ROOT / "loop" / "models" / "seed" / "checkpoint"
 
 
 def _image(index: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
@@ -45,29 +43,6 @@ REQUESTS = [
         zip(PROMPTS * 2, [(48, 48), (96, 60)] * 4, ["", "", "", "", "There is", "", "", "a red ring."], strict=True)
     )
 ]
-
-FAMILIES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
-    "llava": (lambda folder: Path(shutil.copytree(SEED, folder / "llava")), ()),
-    "pixtral": (tiled_models.save_pixtral, ("torchvision",)),
-    "llava_next": (tiled_models.save_llava_next, ()),
-    "llava_onevision": (tiled_models.save_llava_onevision, ("torchvision",)),
-    "qwen2_vl": (family_models.save_qwen2, ("torchvision",)),
-    "qwen2_5_vl": (family_models.save_qwen, ("torchvision",)),
-    "qwen3_vl": (family_models.save_qwen3, ("torchvision",)),
-    "qwen3_5": (family_models.save_qwen3_5, ("torchvision",)),
-    "glm4v": (family_models.save_glm4v, ("torchvision",)),
-    "internvl": (tiled_models.save_internvl, ("torchvision",)),
-    "idefics3": (tiled_models.save_idefics3, ()),
-    "smolvlm": (tiled_models.save_smolvlm, ("torchvision", "num2words")),
-    "gemma3": (family_models.save_gemma3, ()),
-    "mistral3": (tiled_models.save_mistral3, ("torchvision",)),
-    "ovis2": (tiled_models.save_ovis2, ()),
-    "lfm2_vl": (tiled_models.save_lfm2_vl, ("torchvision",)),
-    "instructblip": (family_models.save_instructblip, ()),
-    "blip2": (family_models.save_blip2, ()),
-    "mllama": (tiled_models.save_mllama, ()),
-}
-"""How to save a small model of each family, and the packages that its processor needs."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -154,24 +129,14 @@ def test_equal_prompts_are_sampled_independently(engine: TransformersEngine) -> 
 
 @pytest.fixture
 def seed_engine() -> TransformersEngine:
-    return TransformersEngine(SEED, batch_size=3)
-
-
-def _count_pixels(model: Any) -> list[int]:
-    """The number of pixel values in every call of the vision tower from now on."""
-    seen: list[int] = []
-    [tower] = [part for name in ("vision_tower", "visual", "vision_model") if (part := getattr(model.base_model, name, None)) is not None]
-    tower.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append((args[0] if args else kwargs["pixel_values"]).numel()), with_kwargs=True
-    )
-    return seen
+    return TransformersEngine(EMBEDDED_MODEL, batch_size=3)
 
 
 def test_the_vision_tower_reads_an_image_once(family: str, checkpoint: Path) -> None:
     if family == "mllama":
         pytest.skip("it runs whole")
     engine = TransformersEngine(checkpoint, batch_size=3)
-    reference, seen = ReferenceModel(engine.model, Prompter(checkpoint)), _count_pixels(engine.model)
+    reference, seen = ReferenceModel(engine.model, Prompter(checkpoint)), count_pixels(engine.model)
     for request in {request.image_key: request for request in REQUESTS}.values():
         reference.logprob(request, "yes", [])
     once = sum(seen)
@@ -182,14 +147,14 @@ def test_the_vision_tower_reads_an_image_once(family: str, checkpoint: Path) -> 
 
 
 def test_an_image_with_a_key_is_encoded_once_until_the_weights_change(seed_engine: TransformersEngine) -> None:
-    seen = _count_pixels(seed_engine.model)
+    seen = count_pixels(seed_engine.model)
     first = seed_engine.complete(REQUESTS, Sampling(6))
     assert seed_engine.complete(REQUESTS, Sampling(6)) == first
     seed_engine.score(REQUESTS, ["yes"] * len(REQUESTS))
     once = sum(seen)
     assert once == 3 * 48 * 48 * len({request.image_key for request in REQUESTS})
 
-    tensors = {name: tensor * 1.5 if "vision_tower" in name else tensor for name, tensor in read_checkpoint(SEED).items()}
+    tensors = {name: tensor * 1.5 if "vision_tower" in name else tensor for name, tensor in read_checkpoint(EMBEDDED_MODEL).items()}
     digest = digest_of(tensors)
     seed_engine.swap(WeightUpdate("other", digest, manifest_of(tensors), tensors=tensors))
     after = seed_engine.complete(REQUESTS, Sampling(6))
@@ -198,7 +163,7 @@ def test_an_image_with_a_key_is_encoded_once_until_the_weights_change(seed_engin
 
 
 def test_an_image_without_a_key_is_encoded_once_per_call(seed_engine: TransformersEngine) -> None:
-    seen = _count_pixels(seed_engine.model)
+    seen = count_pixels(seed_engine.model)
     image = _image(0)
     requests = [Request(image, prompt) for prompt in PROMPTS[:3]]
     seed_engine.complete(requests, Sampling(2))

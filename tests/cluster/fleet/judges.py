@@ -11,7 +11,7 @@ from policies.errors import running
 from tests.cluster.marks import told_to
 
 
-def judge(folder: Path, task: int, served: tuple[int, str, float]) -> float:
+def judge(folder: Path, task: int, _: object, served: tuple[int, str, float]) -> float:
     """Judges what an engine served and writes a part. `folder` is where tests leave marks that change what happens."""
     (folder / f"tried_{task}_{time.monotonic_ns()}").touch()
     _reach(folder, "judging", task)

@@ -41,13 +41,12 @@ def make_tasks(fleet: Fleet, tmp_path: Path) -> MakeTasks:
 
 def judged(fleet: Fleet, judges: StatelessTasks[int], tasks: Iterable[int]) -> list[tuple[int, Any]]:
     """Runs tasks on engines and then on judges; what the engines serve does not pass through the driver."""
-    served: dict[int, ray.ObjectRef] = {}
 
-    def serve(engine: ActorHandle, task: int) -> ray.ObjectRef:
-        served[task] = engine.serve.remote(task)
-        return served[task]
+    def serve(engine: ActorHandle, task: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        served = engine.serve.remote(task)
+        return served, served
 
-    with closing(fleet.run(tasks, serve)) as run, closing(judges.run((task, (task, served.pop(task))) for task, _ in run)) as found:
+    with closing(judges.after(fleet, [*tasks], serve)) as found:
         return sorted(found)
 
 
@@ -137,7 +136,7 @@ def test_an_item_whose_data_is_lost_starts_over_a_bounded_number_of_times(fleet:
 def test_a_run_takes_few_items_ahead_and_a_closed_one_kills_its_tasks(fleet: Fleet, make_tasks: MakeTasks, tmp_path: Path) -> None:
     (tmp_path / "hold_judging_1").touch()
     judges, tasks = make_tasks(max_unfinished=2), itertools.count()
-    run = judges.run((task, (task, (task, "r1", 1.0))) for task in tasks)
+    run = judges.run((task, (task, None, (task, "r1", 1.0))) for task in tasks)
     assert [next(run) for _ in range(9)] == [(task, 2.0) for task in (0, *range(2, 10))]
     wait_while(lambda: not (tmp_path / "judging_1").exists())
     assert next(tasks) <= 12
@@ -155,3 +154,21 @@ def test_tasks_whose_resources_are_lost_are_named(fleet: Fleet, make_tasks: Make
 
     with pytest.raises(NotEnoughResourcesError, match="a node is lost"):
         judged(fleet, make_tasks(timeout_s=1.0, check_placement=check), range(2))
+
+
+def test_an_item_whose_data_is_lost_is_made_again_by_an_engine(fleet: Fleet, make_tasks: MakeTasks, tmp_path: Path) -> None:
+    def lose_once(folder: Path, task: int, _: object, served: tuple[int, str, float]) -> float:
+        if task == 1 and not (folder / "lost").exists():
+            (folder / "lost").touch()
+            raise OwnerDiedError("", None, "")
+        return 2 * served[2]
+
+    submitted: list[int] = []
+
+    def serve(engine: ActorHandle, task: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        submitted.append(task)
+        served = engine.serve.remote(task)
+        return served, served
+
+    assert sorted(make_tasks(lose_once).after(fleet, range(3), serve)) == EXPECTED[:3]
+    assert sorted(submitted) == [0, 1, 1, 2]

@@ -6,8 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,17 +51,10 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
         task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S, check_placement=placement.check,
     )  # fmt: skip
     judges: StatelessTasks[int] = StatelessTasks(judge, (folder,), 3, START_S + TASK_S, placement.filter_options(), placement.check)
-    served: dict[int, ray.ObjectRef] = {}
 
-    def keep(engine: ActorHandle, task: int) -> ray.ObjectRef:
-        served[task] = submit(engine, task)
-        return served[task]
-
-    def judged(todo: Sequence[int]) -> Iterator[tuple[int, float]]:
-        while todo:
-            with closing(fleet.run(todo, keep)) as run:
-                yield from judges.run((task, (task, served.pop(task))) for task, _ in run)
-            todo = judges.take_lost()
+    def submit_for_both(engine: ActorHandle, task: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        served = submit(engine, task)
+        return served, served
 
     found: dict[str, Any] = {"done": [], "error": ""}
     with ExitStack() as stack:
@@ -69,7 +62,7 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
         fleet.start(update_of(weights(1.0), "r1"))
         lost_at = time.monotonic()
         try:
-            for task, value in judged(range(num_tasks)):
+            for task, value in judges.after(fleet, range(num_tasks), submit_for_both):
                 assert value == 2.0
                 found["done"].append(task)
                 if len(found["done"]) == LOSE_AT:
