@@ -108,9 +108,9 @@ class Trainer:
             checkpoint_activations(model)
         builder = self._batch_builder()
         engine, optimizer = self._initialize(model)
-        if self._job.adapter_base:
-            require_adapters_alone(model)
         try:
+            if self._job.adapter_base:
+                require_adapters_alone(model)
             log = self._train(engine, optimizer, builder)
             state = _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
         finally:

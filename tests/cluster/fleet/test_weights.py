@@ -21,7 +21,6 @@ from cluster.fleet.weights import TRANSPORTS, prepare
 from cluster.resources.connect import ClusterInfo
 from tests.cluster.workers import save, update_of, wait_while, weights
 
-
 WHOLE = sorted(TRANSPORTS.keys() - {"adapter"})
 """Transports of whole weights. An adapter needs a model: `tests.actors.engines.test_adapters`."""
 
