@@ -107,7 +107,8 @@ class ServedWeights:
         are equal. Without tensor parallelism only: otherwise each worker has a part of the matrices."""
         model: Any = self.model_runner.get_model()
         mapper = getattr(model, "hf_to_vllm_mapper", None)
-        expected = {str(mapper._map_name(name) if mapper is not None else name): pair for name, pair in sent.items()}
+        mapped = str if mapper is None else mapper.get_rename_mapper()._map_name  # not to names of merged modules
+        expected = {mapped(name): pair for name, pair in sent.items()}
         for name, down, up in _adapted(model):
             pair = expected.pop(name, None)
             sent_down, sent_up = (down[:0], up[:, :0]) if pair is None else (pair[0], pair[1] * scale)
