@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from actors.engines.adapters.files import Adapter
     from actors.engines.stream import WeightStream
     from actors.engines.weights import TensorSpec
 
@@ -89,17 +90,20 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """New weights for an engine: exactly one of `checkpoint`, `tensors` and `stream` is given."""
+    """New weights for an engine: exactly one of `checkpoint`, `tensors`, `stream` and `adapter` is given."""
 
     version: str
     digest: str
-    """SHA-256 over names, shapes, dtypes and bytes, as `actors.engines.weights.digest_of` computes it."""
+    """SHA-256 over names, shapes, dtypes and bytes, as `actors.engines.weights.digest_of` computes it; of an adapter, its own `digest`."""
     manifest: Mapping[str, TensorSpec]
+    """Of the whole weights, also where they are an adapter's base with the adapter."""
     checkpoint: Path | None = None
     """A Hugging Face folder with safetensors, readable where the engine runs."""
     tensors: Mapping[str, torch.Tensor] | None = None
     stream: WeightStream | None = None
     """Where the engine's workers receive the weights from."""
+    adapter: Adapter | None = None
+    """Applied to the base weights that the engine was started with, which stay as they are."""
     probe: Probe | None = None
     """Checked if given; engines that cannot read back their served weights need it."""
 

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from actors.engines.adapters.files import Adapter
 from actors.engines.base import WeightUpdate
 from actors.engines.errors import WeightMismatchError
 from actors.engines.weights import TensorSpec, difference_of, digest_of, manifest_of, read_checkpoint
@@ -21,7 +22,7 @@ def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
     """The tensors of an update from its checkpoint, tensors or stream; a stream's come through the object store.
 
     Raises:
-        ValueError: it has none, or more than one, of a checkpoint, tensors and a stream.
+        ValueError: it has none, or more than one, of a checkpoint, tensors, a stream and an adapter.
         WeightMismatchError: its checkpoint cannot be read.
         SwapError: its stream's sender does not answer; nothing has changed.
     """
@@ -36,10 +37,23 @@ def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
 
 def require_one_source(update: WeightUpdate) -> None:
     """Raises:
-    ValueError: an update has none, or more than one, of a checkpoint, tensors and a stream.
+    ValueError: an update has none, or more than one, of a checkpoint, tensors, a stream and an adapter.
     """
-    if sum(source is not None for source in (update.checkpoint, update.tensors, update.stream)) != 1:
-        raise ValueError(f"update {update.version} must carry exactly one of a checkpoint, tensors and a stream")
+    if sum(source is not None for source in (update.checkpoint, update.tensors, update.stream, update.adapter)) != 1:
+        raise ValueError(f"update {update.version} must carry exactly one of a checkpoint, tensors, a stream and an adapter")
+
+
+def verify_base(update: WeightUpdate, adapter: Adapter, served_digest: str) -> None:
+    """Check that an update's adapter belongs to the served base weights.
+
+    Raises:
+        WeightMismatchError: it is an adapter of another base.
+    """
+    if adapter.base_digest != served_digest:
+        raise WeightMismatchError(
+            f"update {update.version} is an adapter of a base with digest {adapter.base_digest}, and the engine serves a base with digest "
+            f"{served_digest}; start the engine with the adapter's base"
+        )
 
 
 def verify(update: WeightUpdate, tensors: Mapping[str, torch.Tensor], served_manifest: Mapping[str, TensorSpec]) -> None:

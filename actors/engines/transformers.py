@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,16 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from transformers.utils.logging import disable_progress_bar
 
+from actors.engines.adapters.applied import AppliedAdapter
 from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
 from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.errors import EngineError, SwapError
 from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, image_token_id
 from actors.engines.guard import check_matches_reference
-from actors.engines.preloading import Preloader, load_update, verify_manifest
+from actors.engines.preloading import Preloader, load_update, require_one_source, verify_base, verify_manifest
 from actors.engines.prompting import Prompter, blank_like
 from actors.engines.reference import ReferenceModel
-from actors.engines.weights import digest_of, manifest_of, num_bytes_of
+from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint
 from actors.memory import release_memory
 
 _CACHED_FEATURE_BYTES = 1 << 28
@@ -55,6 +56,7 @@ class TransformersEngine:
             UnfitModelError: this engine does not compute what the model computes by itself.
         """
         torch.set_num_threads(num_threads)
+        self._folder = Path(model)
         self._batch_size = batch_size
         self._device = torch.device(device)
         self._model = load_model(model, dtype).to(self._device)
@@ -66,6 +68,8 @@ class TransformersEngine:
         self._features = _FeatureCache()
         self._weight_version = ""
         self._manifest = manifest_of(served_tensors(self._model))
+        self._adapter = AppliedAdapter(self._model)
+        self._base_digest = ""
         self._preloader = Preloader(self._load)
         self._released: _ReleasedParameters | None = None
         check_matches_reference(ReferenceModel(self._model, self._prompter), self._follow)
@@ -130,25 +134,22 @@ class TransformersEngine:
         self._features.clear()
         self._weight_version = ""  # nothing is served from here on unless all steps succeed
         try:
-            if self._released is not None:
-                self._released.allocate()
-            served = served_tensors(self._model)
-            with torch.no_grad():
-                for name, tensor in tensors.items():
-                    served[name].copy_(tensor)
+            self._overwrite(tensors)
+            self._adapter.apply(update.adapter)
         except RuntimeError as error:
             raise SwapError(f"weights {update.version} were applied in part: {error}") from error
-        attested = served_tensors(self._model)
-        if (digest := digest_of(attested)) != update.digest:
+        if (digest := self._adapter.digest(self._digest_of_base())) != update.digest:
             raise SwapError(f"the served weights have digest {digest}; {update.digest} was prepared as {update.version}")
         self._weight_version, self._released = update.version, None
-        return Attestation(update.version, digest, num_bytes_of(attested), time.perf_counter() - started)
+        return Attestation(update.version, digest, num_bytes_of(served_tensors(self._model)), time.perf_counter() - started)
 
     def sleep(self) -> None:
         if self._released is not None:
             return
         self._weight_version = ""
         self._features.clear()
+        self._adapter.apply(None)
+        self._base_digest = ""
         self._released = _ReleasedParameters(self._model)
         release_memory()
 
@@ -157,11 +158,38 @@ class TransformersEngine:
             raise EngineError("the engine is asleep; swap weights to wake it")
 
     def _load(self, update: WeightUpdate) -> dict[str, torch.Tensor]:
-        """Load the update's tensors, and verify names, shapes and dtypes. The digest is left to `swap`, which hashes the live parameters
-        and so finds damaged bytes as well as a failed copy."""
-        tensors = load_update(update)
+        """Load the tensors that the update writes over the model's own, and verify names, shapes and dtypes: for an adapter none, or its
+        base if the engine sleeps. The digest is left to `swap`, which hashes the live parameters and so finds damaged bytes as well as a
+        failed copy."""
+        if update.adapter is None:
+            tensors = load_update(update)
+        else:
+            require_one_source(update)
+            self._adapter.check(update.adapter)
+            if self._released is None:
+                verify_base(update, update.adapter, self._digest_of_base())
+                return {}
+            tensors = read_checkpoint(self._folder)
         verify_manifest(update, manifest_of(tensors), self._manifest)
         return tensors
+
+    def _overwrite(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write over the model's own weights, if the update has any."""
+        if not tensors:
+            return
+        self._base_digest = ""
+        if self._released is not None:
+            self._released.allocate()
+        served = served_tensors(self._model)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                served[name].copy_(tensor)
+
+    def _digest_of_base(self) -> str:
+        """Digest of the model's own live weights, which are hashed once after they have been written."""
+        if not self._base_digest:
+            self._base_digest = digest_of(served_tensors(self._model))
+        return self._base_digest
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """Rows sorted by length to reduce padding; ties keep their order."""

@@ -6,10 +6,12 @@ weights, and a checkpoint with the names and shapes of its base can be swapped i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
+from actors.engines.adapters.files import Adapter
 from actors.training.checkpoint import group_of
 from actors.training.job import Lora
 
@@ -43,6 +45,48 @@ def add_adapters(model: Any, lora: Lora) -> None:
 def is_adapter(parameter_name: str) -> bool:
     """Whether a parameter belongs to an adapter."""
     return _DOWN in parameter_name or _UP in parameter_name
+
+
+@torch.no_grad()
+def load_adapter(model: Any, adapter: Adapter, lora: Lora) -> None:
+    """Let the adapters of a model continue from `adapter`.
+
+    Raises:
+        ValueError: rank, alpha or target modules are not those of `lora`.
+    """
+    wanted = {name.partition(_DOWN)[0] for name, _ in model.named_parameters() if _DOWN in name}
+    if (adapter.rank, adapter.alpha, set(adapter.matrices)) != (lora.rank, lora.alpha, wanted):
+        raise ValueError(
+            f"lora has rank {lora.rank}, alpha {lora.alpha} and {len(wanted)} target modules, and the adapter to continue has rank "
+            f"{adapter.rank}, alpha {adapter.alpha} and {len(adapter.matrices)}; give the same lora"
+        )
+    parameters = dict(model.named_parameters())
+    for name, (down, up) in adapter.matrices.items():
+        parameters[f"{name}{_DOWN}weight"].copy_(down)
+        parameters[f"{name}{_UP}weight"].copy_(up)
+
+
+def adapter_state(state: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The adapters' part of a state dict or of named parameters."""
+    return {name: tensor for name, tensor in state if is_adapter(name)}
+
+
+def adapter_of(state: dict[str, torch.Tensor], lora: Lora, base_digest: str) -> Adapter:
+    """The adapter in a state dict, relative to a base with digest `base_digest`."""
+    names = [name.partition(_DOWN)[0] for name in sorted(state) if _DOWN in name]
+    matrices = {name: (state[f"{name}{_DOWN}weight"], state[f"{name}{_UP}weight"]) for name in names}
+    return Adapter(base_digest, lora.rank, lora.alpha, matrices)
+
+
+def require_adapters_alone(model: Any) -> None:
+    """Check that nothing but adapters is trained.
+
+    Raises:
+        ValueError: a parameter of another group is trained, and would not be in the adapter.
+    """
+    others = {group_of(name) for name, one in model.named_parameters() if one.requires_grad and not is_adapter(name)}
+    if others:
+        raise ValueError(f"an adapter leaves out the trained weights of {sorted(others)}; name them in `frozen`, or train without it")
 
 
 def merged(state: dict[str, torch.Tensor], lora: Lora) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from actors.durable import fsync, fsync_tree
+from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, write_adapter
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.processors import load_processor
 from actors.training.job import SkippedSamples, SkipReason, TrainerError, TrainingJob, TrainingResult
@@ -52,8 +53,11 @@ def group_of(parameter_name: str) -> str:
     return next((group for group, parts in marks.items() if any(part in owner for part in parts)), "language_model")
 
 
-def write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult) -> TrainingResult:
-    """Write weights, processor and result to a folder that is renamed to `job.output` once it is on disk.
+def write_checkpoint(
+    job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult, adapter: Adapter | None = None
+) -> TrainingResult:
+    """Write weights, processor and result, and the adapter that the weights contain if it is given, to a folder that is renamed to
+    `job.output` once it is on disk.
 
     Returns:
         the result with the digest of the written weights.
@@ -63,17 +67,21 @@ def write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor
         TrainerError: the disk is full, or the folder cannot be written.
     """
     try:
-        return _write_checkpoint(job, model, state, result)
+        return _write_checkpoint(job, model, state, result, adapter)
     except (OSError, SafetensorError) as error:
         raise TrainerError(f"cannot write the checkpoint {job.output}: {error}; free some space, then resume") from error
 
 
-def _write_checkpoint(job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult) -> TrainingResult:
+def _write_checkpoint(
+    job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult, adapter: Adapter | None
+) -> TrainingResult:
     job.output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{job.output.name}.", dir=job.output.parent))
     try:
         model.save_pretrained(folder, state_dict=state)
         load_processor(job.base_checkpoint).save_pretrained(folder)
+        if adapter is not None:
+            write_adapter(folder / ADAPTER_FOLDER, adapter)
         # Hashed as written, which is in the page cache: only `save_pretrained` knows the names and dtypes that it gives to the state.
         digested = replace(result, digest=digest_of(read_checkpoint(folder)))
         (folder / RESULT_FILE).write_text(json.dumps({"job": job.fingerprint(), "result": asdict(digested)}, indent=1))

@@ -11,9 +11,18 @@ from typing import Any
 
 import torch
 
+from actors.engines.adapters.files import read_adapter
 from actors.images import ImageSource
 from actors.processors import load_processor
-from actors.training.adapters import add_adapters, is_adapter, merged
+from actors.training.adapters import (
+    adapter_of,
+    adapter_state,
+    add_adapters,
+    is_adapter,
+    load_adapter,
+    merged,
+    require_adapters_alone,
+)
 from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
@@ -92,11 +101,16 @@ class Trainer:
         model = load_model(self._job.base_checkpoint)
         if self._hyper.lora is not None:
             add_adapters(model, self._hyper.lora)
+            if self._job.adapter is not None:
+                load_adapter(model, read_adapter(self._job.adapter), self._hyper.lora)
+        start = {name: tensor.detach().clone() for name, tensor in adapter_state(model.named_parameters()).items()}
         if self._hyper.activation_checkpointing:
             checkpoint_activations(model)
         builder = self._batch_builder()
         engine, optimizer = self._initialize(model)
         try:
+            if self._job.adapter_base:
+                require_adapters_alone(model)
             log = self._train(engine, optimizer, builder)
             state = _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
         finally:
@@ -105,11 +119,19 @@ class Trainer:
             gc.collect()  # the engine and its hooks form reference cycles; a rank outlives many of them
         if self._rank != 0:
             return None
-        if self._hyper.lora is not None:
-            state = merged(state, self._hyper.lora)
-        if self._hyper.interpolation < 1:
-            _interpolate(state, load_model(self._job.base_checkpoint).state_dict(), self._hyper.interpolation)
-        return write_checkpoint(self._job, model, state, log.result(time.perf_counter() - started))
+        return self._write(model, state, start, log.result(time.perf_counter() - started))
+
+    def _write(self, model: Any, state: dict[str, torch.Tensor], start: dict[str, torch.Tensor], result: TrainingResult) -> TrainingResult:
+        """Write the checkpoint of a trained state, whose adapters started from `start`."""
+        job, lora, share, adapter = self._job, self._hyper.lora, self._hyper.interpolation, None
+        if job.adapter_base and lora is not None:
+            _interpolate(adapter_state(state.items()), start, share)
+            adapter = adapter_of(state, lora, job.adapter_base)
+        if lora is not None:
+            state = merged(state, lora)
+        if adapter is None and share < 1:
+            _interpolate(state, load_model(job.base_checkpoint).state_dict(), share)
+        return write_checkpoint(job, model, state, result, adapter)
 
     def _batch_builder(self) -> BatchBuilder:
         processor = load_processor(self._job.base_checkpoint)

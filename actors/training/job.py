@@ -101,7 +101,8 @@ class Hyperparameters:
     """Batch conversations of similar length together; batches are then less random, and padding is rarer."""
     interpolation: float = 1.0
     """Position of the checkpoint between the base weights (0) and the trained ones (1). 0.5 keeps most of what short training
-    learns and loses less of the base's abilities (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
+    learns and loses less of the base's abilities (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903). Where an adapter is written
+    (`TrainingJob.adapter_base`), its matrices are interpolated, as a product between two products has twice their rank."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_steps", "gradient_accumulation", "max_tokens"):
@@ -197,8 +198,14 @@ class TrainingJob:
     """Folder of the step checkpoints, the same for all ranks; if `None`, an interrupted job starts over."""
     steps_between: int = 0
     """Steps between step checkpoints; 0 writes none."""
+    adapter_base: str = ""
+    """Digest of `base_checkpoint`. If given, `output` also holds the LoRA adapter alone, relative to that checkpoint."""
+    adapter: Path | None = None
+    """The adapter of `base_checkpoint` that training starts from; `None` starts a new one."""
 
     def __post_init__(self) -> None:
+        _require(not self.adapter_base or self.hyper.lora is not None, "only training with lora writes an adapter; set lora")
+        _require(self.adapter is None or bool(self.adapter_base), "an adapter to start from needs the digest of its base, adapter_base")
         _require(len(self.samples) > 0, "a training job needs at least one sample")
         _require(self.steps_between >= 0, f"steps_between must not be negative, but is {self.steps_between}")
 
@@ -210,6 +217,8 @@ class TrainingJob:
             "seed": self.seed,
             "hyper": asdict(self.hyper),
         }
+        if self.adapter_base:
+            said |= {"adapter_base": self.adapter_base, "adapter": str(self.adapter)}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

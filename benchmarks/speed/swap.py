@@ -1,6 +1,6 @@
 """The cost of a hot swap, compared with restarting the engine and with copying the bytes, with real vLLM engines in float32.
 
-    python -m benchmarks.speed.swap [--sizes seed 100M 500M]
+    python -m benchmarks.speed.swap [--sizes seed 100M 500M] [--transports checkpoint object_store adapter]
 
 A swap is `VllmEngine.swap` of an update that is not preloaded, from verification until the engine is ready to serve. A restart is a fresh
 process that imports, constructs the same engine and swaps it to the same checkpoint. Between swaps the engine answers a request, so that
@@ -15,7 +15,7 @@ import importlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
@@ -30,9 +30,12 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.engines import EngineSpec, build_engine
-from actors.engines.base import Attestation, Request, Sampling, WeightUpdate
-from actors.engines.weights import read_checkpoint
+from actors.engines.base import Request, Sampling, WeightUpdate
+from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint
 from actors.generator import GeneratorOptions
+from actors.training.adapters import adapter_of, adapter_state, add_adapters
+from actors.training.checkpoint import load_model
+from actors.training.job import Lora
 from actors.worker import EngineWorker
 from benchmarks.speed.serving import ANATOMIES, in_child, machine, save_random, save_shifted
 from cluster.fleet.fleet import Fleet
@@ -47,8 +50,11 @@ SIZES = ("seed", *ANATOMIES)
 PHASES = {"read": "load_update", "verify": "verify", "apply": "_apply", "reset caches": "_reset_caches", "attest": "_attest"}
 """Phases of a swap -> the function in `actors.engines.vllm.engine`, or the method of its engine, that performs them."""
 
-TRANSPORTS = ("checkpoint", "object_store")
-"""Not `native`, which has other phases: its weights arrive while they are applied."""
+ADAPTER_PHASES = {"verify": "_verify_adapter", "apply": "_apply_adapter", "reset caches": "_reset_caches", "attest": "_attest"}
+"""The same for swaps of an adapter."""
+
+TRANSPORTS = ("checkpoint", "object_store", "adapter")
+"""Not `native`, which has other phases: its weights arrive while they are applied. `adapter` sends VIGC's LoRA variant."""
 
 _NUM_WARM_UPS = 2
 _TASKS_PER_ROLL = 16
@@ -74,8 +80,11 @@ class Swaps:
 
     transport: str
     num_bytes: int
+    """What is sent."""
     whole: float
     slowest: float
+    cpu: float
+    """CPU seconds of the process."""
     phases: dict[str, float]
     copy: float
     """A plain copy of the same bytes into already touched memory, in the same process between two swaps."""
@@ -112,12 +121,13 @@ def main() -> None:
     """Measure, print the tables, write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES)
+    parser.add_argument("--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS)
     parser.add_argument("--swaps", type=int, default=5, help="of every transport")
     parser.add_argument("--restarts", type=int, default=1)
     parser.add_argument("--rolls", type=int, default=5, help="rolling swaps of two engines with the seed model; 0 for none")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/swap.json"))
     args = parser.parse_args()
-    measured = [measure(size, args.swaps, args.restarts) for size in args.sizes]
+    measured = [measure(size, args.transports, args.swaps, args.restarts) for size in args.sizes]
     report: dict[str, Any] = {"machine": machine(), "measured": [asdict(one) for one in measured]}
     console = Console(width=140)
     print_tables(measured, console)
@@ -129,8 +139,8 @@ def main() -> None:
     args.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def measure(size: str, num_swaps: int, num_restarts: int) -> Measured:
-    """Measure restarts, then swaps by every transport, each engine in its own process."""
+def measure(size: str, transports: Sequence[str], num_swaps: int, num_restarts: int) -> Measured:
+    """Measure restarts, then swaps by each transport, each engine in its own process."""
     with tempfile.TemporaryDirectory(prefix="vigc-swap-") as scratch:
         first, second = Path(scratch) / "first", Path(scratch) / "second"
         if size == "seed":
@@ -140,7 +150,7 @@ def measure(size: str, num_swaps: int, num_restarts: int) -> Measured:
         in_child(save_shifted, first, second)
         update = in_child(prepare, second, "restarted", "checkpoint")
         restarts = [measure_restart(second, update) for _ in range(num_restarts)]
-        swaps = [in_child(measure_swaps, (first, second), transport, num_swaps) for transport in TRANSPORTS]
+        swaps = [in_child(measure_swaps, (first, second), transport, num_swaps) for transport in transports]
     return Measured(size, sorted(restarts, key=lambda one: one.whole)[len(restarts) // 2], swaps)
 
 
@@ -162,41 +172,65 @@ def start_engine(checkpoint: Path, update: WeightUpdate) -> tuple[float, float, 
 
 
 def measure_swaps(checkpoints: tuple[Path, Path], transport: str, num_swaps: int) -> Swaps:
-    """Swap one engine between two checkpoints, after two uncounted swaps."""
-    updates = [prepare(checkpoint, checkpoint.name, transport) for checkpoint in checkpoints]
-    engine = build_engine(EngineSpec("vllm", str(checkpoints[0])))
+    """Swap one engine between two checkpoints, or between two adapters of the first, after two uncounted swaps."""
+    if transport == "adapter":
+        lora = Lora()
+        updates = adapter_updates(checkpoints[0], lora)
+        options: dict[str, Any] = {"adapter_rank": lora.rank, "adapter_targets": lora.targets}
+    else:
+        updates, options = [prepare(checkpoint, checkpoint.name, transport) for checkpoint in checkpoints], {}
+    adapter = updates[0].adapter
+    source = read_checkpoint(checkpoints[0]) if adapter is None else adapter.tensors
+    engine = build_engine(EngineSpec("vllm", str(checkpoints[0]), options))
     request = Request(Image.new("RGB", (48, 48), (200, 60, 30)), "What can be seen?")
-    source = read_checkpoint(checkpoints[0])
     destination = {name: tensor.clone() for name, tensor in source.items()}
-    attestations: list[Attestation] = []
+    whole: list[float] = []
+    cpu: list[float] = []
     copies: list[float] = []
-    with timed_phases() as phases:
+    with timed_phases(PHASES if adapter is None else ADAPTER_PHASES) as phases:
         for number in range(_NUM_WARM_UPS + num_swaps):
-            attestations.append(engine.swap(updates[number % 2]))
+            cpu_started = time.process_time()
+            whole.append(engine.swap(updates[number % 2]).seconds)
+            cpu.append(time.process_time() - cpu_started)
             started = time.perf_counter()
             for name, tensor in source.items():
                 destination[name].copy_(tensor)
             copies.append(time.perf_counter() - started)
             engine.complete([request], Sampling(4))
-    whole = [attestation.seconds for attestation in attestations]
     return Swaps(
         transport=transport,
-        num_bytes=attestations[0].num_bytes,
+        num_bytes=num_bytes_of(source),
         whole=_median(whole),
         slowest=max(whole[_NUM_WARM_UPS:]),
+        cpu=_median(cpu),
         phases={phase: _median(seconds) for phase, seconds in phases.items()},
         copy=_median(copies),
         applied_per_copied=_median([copy / apply for copy, apply in zip(copies, phases["apply"], strict=True)]),
     )
 
 
+def adapter_updates(checkpoint: Path, lora: Lora) -> list[WeightUpdate]:
+    """Updates with two random adapters of a checkpoint."""
+    import torch
+
+    model, weights = load_model(checkpoint), read_checkpoint(checkpoint)
+    add_adapters(model, lora)
+    digest, manifest = digest_of(weights), manifest_of(weights)
+    updates: list[WeightUpdate] = []
+    for name in ("first", "second"):
+        state = {key: 0.01 * torch.randn_like(tensor) for key, tensor in adapter_state(model.named_parameters()).items()}
+        adapter = adapter_of(state, lora, digest)
+        updates.append(WeightUpdate(name, adapter.digest, manifest, adapter=adapter))
+    return updates
+
+
 @contextmanager
-def timed_phases() -> Iterator[dict[str, list[float]]]:
-    """Records the seconds of every phase of every swap within the block."""
+def timed_phases(names: Mapping[str, str]) -> Iterator[dict[str, list[float]]]:
+    """Records the seconds of every phase (see `PHASES`) of every swap within the block."""
     module = _engine_module()
-    seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    seconds: dict[str, list[float]] = {phase: [] for phase in names}
     with ExitStack() as stack:
-        for phase, name in PHASES.items():
+        for phase, name in names.items():
             owner = module if hasattr(module, name) else module.VllmEngine
             stack.enter_context(patch.object(owner, name, _timed(getattr(owner, name), seconds[phase])))
         yield seconds
@@ -285,7 +319,8 @@ def print_roll(roll: Roll, console: Console) -> None:
 
 def print_tables(measured: Sequence[Measured], console: Console) -> None:
     restarts = Table("model", "restart, s", "without imports, s", "swap, ms", "slowest, ms", "restart / swap", "without imports", box=None)
-    phases = Table("model", "transport", "MB", *(f"{phase}, ms" for phase in PHASES), "copy, ms", "apply / copy, bytes/s", box=None)
+    times = ("swap", "CPU", *PHASES, "copy")
+    phases = Table("model", "transport", "MB", *(f"{name}, ms" for name in times), "apply / copy, bytes/s", box=None)
     for one in measured:
         restart, swap = one.restart, one.swaps[0]
         warm = restart.construct + restart.swap
@@ -294,8 +329,9 @@ def print_tables(measured: Sequence[Measured], console: Console) -> None:
             f"{restart.whole / swap.whole:.0f}x", f"{warm / swap.whole:.0f}x",
         )  # fmt: skip
         for swap in one.swaps:
-            shown = (f"{1e3 * seconds:.1f}" for seconds in (*swap.phases.values(), swap.copy))
-            phases.add_row(one.size, swap.transport, f"{swap.num_bytes / 1e6:.0f}", *shown, f"{swap.applied_per_copied:.2f}")
+            seconds = (swap.whole, swap.cpu, *(swap.phases.get(phase, 0.0) for phase in PHASES), swap.copy)
+            shown = (f"{1e3 * one:.1f}" for one in seconds)
+            phases.add_row(one.size, swap.transport, f"{swap.num_bytes / 1e6:.1f}", *shown, f"{swap.applied_per_copied:.2f}")
     console.print(restarts)
     console.print(phases)
 

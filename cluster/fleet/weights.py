@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, read_adapter
 from actors.engines.base import WeightUpdate
 from actors.engines.stream import READ_S, WeightStream
 from actors.engines.vllm.sender import Sender
@@ -62,7 +63,17 @@ def by_native(update: WeightUpdate, checkpoint: Path, sender_options: SenderOpti
     return replace(update, stream=WeightStream(sender))
 
 
-TRANSPORTS: dict[str, Transport] = {"checkpoint": by_checkpoint, "object_store": by_object_store, "native": by_native}
+def by_adapter(update: WeightUpdate, checkpoint: Path, _: SenderOptions) -> WeightUpdate:
+    """The update carries the adapter in the checkpoint's folder, for engines that were started with its base. A checkpoint without one is
+    itself a base, of which nothing needs to be sent."""
+    folder = checkpoint / ADAPTER_FOLDER
+    adapter = read_adapter(folder) if folder.is_dir() else Adapter(update.digest)
+    return replace(update, digest=adapter.digest, adapter=adapter)
+
+
+TRANSPORTS: dict[str, Transport] = {
+    "checkpoint": by_checkpoint, "object_store": by_object_store, "native": by_native, "adapter": by_adapter
+}  # fmt: skip
 """The only place where a transport's name becomes code."""
 
 

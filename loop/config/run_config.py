@@ -29,6 +29,9 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "models" / "seed" / "checkpoint"
 
 _MAX_VLLM_TEMPERATURE = 2.0
 
+_MAX_VLLM_RANK = 512
+"""Of adapters; as `actors.engines.vllm.engine.ADAPTER_RANKS`, which costs an import of torch."""
+
 _COLOCATED_GPU_SHARE = 0.5
 """Largest share of a GPU's memory for an engine that is colocated with a trainer rank and does not sleep while it trains."""
 
@@ -199,8 +202,10 @@ class RunConfig(Section):
         (),
         description="controls trained beside each candidate for comparison, any of seed_only, no_correction; they decide nothing",
     )
-    transport: Literal["checkpoint", "object_store", "native"] = Field(
-        "checkpoint", description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs"
+    transport: Literal["checkpoint", "object_store", "native", "adapter"] = Field(
+        "checkpoint",
+        description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs; adapter sends "
+        "only the adapter of training.lora, which engines apply beside the seed model's weights",
     )
     tracking: TrackingConfig = _defaults(TrackingConfig, "the mirror of the run in MLflow")
     retention: RetentionConfig = _defaults(RetentionConfig, "which checkpoints are kept; all other data always is")
@@ -289,11 +294,25 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _an_adapter_can_travel(self) -> RunConfig:
+        lora = self.training.lora
+        if self.transport != "adapter":
+            return self
+        if lora is None:
+            raise ValueError("transport adapter sends the adapter of training.lora, which is not set; set it, or set transport checkpoint")
+        if self.engine.kind == "vllm" and lora.rank > _MAX_VLLM_RANK:
+            raise ValueError(f"vLLM applies adapters up to rank {_MAX_VLLM_RANK}, and training.lora.rank is {lora.rank}; lower it")
+        return self
+
     @property
     def engine_options(self) -> dict[str, Any]:
         """Keyword arguments of the engine."""
         sleeps = self.cluster.sleep_while_training and self.engine.kind == "vllm"  # other engines can sleep without it
-        return self.engine.options | ({"sleeps": True} if sleeps else {})
+        adapters: dict[str, Any] = {}
+        if self.transport == "adapter" and self.engine.kind == "vllm" and (lora := self.training.lora) is not None:
+            adapters = {"adapter_rank": lora.rank, "adapter_targets": lora.targets}
+        return self.engine.options | adapters | ({"sleeps": True} if sleeps else {})
 
     @property
     def model_path(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from actors.processors import load_processor
-from actors.training.checkpoint import RESULT_FILE
+from actors.training.checkpoint import RESULT_FILE, group_of
 from loop.bounded import run_with_limits
 from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
@@ -89,6 +89,22 @@ def check_model(path: str, engine: _Engine | None) -> None:
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
     tried = num_bytes <= _TRIED_BYTES and engine is not None and engine.kind == "transformers"
     run_with_limits(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+
+
+def check_trained_in_adapter(path: str, frozen: Sequence[str]) -> None:
+    """Check that an adapter can hold all that is trained of the model in folder `path`: the groups of its parameters are `frozen`.
+
+    Raises:
+        UserError: another group is trained, and engines that receive only adapters would not get it.
+    """
+    from actors.engines.weights import manifest_of_checkpoint
+
+    present = {group_of(name) for name in manifest_of_checkpoint(Path(path))} if os.path.isdir(path) else set()
+    if trained := sorted(present - set(frozen)):
+        raise UserError(
+            f"transport adapter leaves out the trained weights of {', '.join(trained)}; name them in training.frozen, or set transport "
+            "checkpoint"
+        )
 
 
 def check_text_model(path: str) -> None:

@@ -15,7 +15,7 @@ from cluster.resources.plan import plan_resources
 from loop.config.run_config import RunConfig, stored_config
 from loop.errors import UserError
 from loop.interruption import interruptible
-from loop.models.checks import check_model
+from loop.models.checks import check_model, check_trained_in_adapter
 from loop.monitors.mirroring import mirrored
 from loop.monitors.progress import RunProgress
 from loop.monitors.run_log import logged
@@ -66,6 +66,8 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
     if not has_begun:
         check_held_out(list(sets.values()))
         check_model(config.model_path, config.engine)
+        if config.transport == "adapter":
+            check_trained_in_adapter(config.model_path, config.training.frozen)
         findings = [*no_effect(config, policies), *overlaps(config, seed_data, sets, images)]
     return Checked([f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
 

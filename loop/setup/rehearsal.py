@@ -27,7 +27,7 @@ from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import HeldOutSet, RunConfig
 from loop.config.sections import Section
 from loop.errors import UserError
-from loop.models.checks import MODEL_FILES, check_model
+from loop.models.checks import MODEL_FILES, check_model, check_trained_in_adapter
 from loop.setup.assembly import (
     build_held_out,
     build_images,
@@ -136,6 +136,8 @@ def _check_model(config: RunConfig) -> Iterator[str]:
         return
     # Without vLLM the model can still be checked against its own classes.
     check_model(str(folder), config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype}))
+    if config.transport == "adapter":
+        check_trained_in_adapter(str(folder), config.training.frozen)
 
 
 def _local_model(model: str) -> Path | None:

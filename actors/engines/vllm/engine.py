@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,18 +19,22 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
+from actors.engines.adapters.files import Adapter, write_adapter
 from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
-from actors.engines.errors import EngineError, SwapError
-from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_manifest
+from actors.engines.errors import EngineError, SwapError, WeightMismatchError
+from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_base, verify_manifest
 from actors.engines.probe import check_probe
 from actors.engines.prompting import Prompter, blank_like, generation_end_ids
 from actors.engines.shared_memory import remove_when_ended
 from actors.engines.stream import Offer
-from actors.engines.weights import manifest_of_checkpoint, num_bytes_in
+from actors.engines.weights import digest_of, manifest_of_checkpoint, num_bytes_in, read_checkpoint
 
 LOAD_FORMAT = "vigc"
 """vLLM's name for `actors.engines.vllm.worker.CheckpointLoader`."""
 _WORKER = "actors.engines.vllm.native.ReceivedWeights"
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks for which vLLM can reserve memory."""
+_ADAPTER_ID = 1
 _DRAIN_S = 60.0
 _RPC_S = 600.0
 
@@ -63,6 +68,11 @@ class VllmOptions:
     with those of the update's probe; `auto` uses the digest if possible. A probe is always checked if the update has one."""
     sleeps: bool = False
     """Whether the engine can sleep: weights and key-value cache are then in memory that vLLM can release (GPUs only)."""
+    adapter_rank: int = 0
+    """Highest rank of the adapters that the engine serves beside the weights it was started with, which it then keeps; 0: it serves none,
+    and swaps whole weights."""
+    adapter_targets: tuple[str, ...] = ()
+    """Names of the linear layers that adapters may have matrices for."""
 
     @property
     def on_cpu(self) -> bool:
@@ -71,6 +81,8 @@ class VllmOptions:
     def __post_init__(self) -> None:
         if self.sleeps and self.on_cpu:
             raise ValueError("vLLM's CPU build has no sleep mode; let the engine stay awake, or take the transformers engine")
+        if self.adapter_rank > ADAPTER_RANKS[-1]:
+            raise ValueError(f"vLLM applies adapters up to rank {ADAPTER_RANKS[-1]}, not {self.adapter_rank}")
 
     def for_vllm(self) -> dict[str, Any]:
         """Keyword arguments of `vllm.LLM`."""
@@ -88,6 +100,15 @@ class VllmOptions:
             "limit_mm_per_prompt": {"image": 1},
             "logprobs_mode": "raw_logprobs",
         }
+        if self.adapter_rank:
+            options |= {
+                "enable_lora": True,
+                "max_loras": 1,
+                "max_cpu_loras": 1,
+                "max_lora_rank": min(rank for rank in ADAPTER_RANKS if rank >= self.adapter_rank),
+                # Not all layers that vLLM can adapt: with an adapted head it cannot compute the log-probabilities of prompts.
+                "lora_target_modules": [*self.adapter_targets, *(["out_proj"] if "o_proj" in self.adapter_targets else [])],
+            }
         if self.on_cpu:
             return options | {
                 "enforce_eager": True,
@@ -114,7 +135,11 @@ class VllmEngine:
             ValueError: the model or an option is not supported.
             EngineError: vLLM cannot start.
         """
-        self._manifest = manifest_of_checkpoint(Path(model))
+        self._folder = Path(model)
+        self._manifest = manifest_of_checkpoint(self._folder)
+        self._base_digest = ""
+        self._adapter_rank = options.adapter_rank
+        self._lora_request: Any = None
         self._preloader = Preloader(self._load)
         self._prompter = Prompter(model)
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
@@ -127,6 +152,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._vllm: Any = importlib.import_module("vllm")
+        self._lora: Any = importlib.import_module("vllm.lora.request")
         self._native: Any = importlib.import_module("actors.engines.vllm.native")  # needs vLLM and registers its extensions
         if options.tensor_parallel_size > 1:
             remove_when_ended(os.getpid())
@@ -189,7 +215,10 @@ class VllmEngine:
         try:
             self._drain(_DRAIN_S)
             self._wake("weights")
-            self._apply(update, tensors, offer)
+            if update.adapter is None:
+                self._apply(update, tensors, offer)
+            else:
+                self._apply_adapter(update.adapter)
             self._wake("kv_cache")  # after the weights: loading them takes extra memory for a while
             self._asleep = False
             self._reset_caches()
@@ -213,7 +242,7 @@ class VllmEngine:
             self._llm.sleep(level=1)
         except Exception as error:  # vLLM raises whatever its layers raise
             raise EngineError(f"the engine could not be put to sleep: {error}") from error
-        self._asleep = True
+        self._asleep, self._base_digest = True, ""
 
     def _wake(self, tag: str) -> None:
         """If asleep, have vLLM allocate one of its two kinds of memory again."""
@@ -249,7 +278,7 @@ class VllmEngine:
         if not prompts:
             return []
         try:
-            return self._llm.generate(prompts, params, use_tqdm=False)
+            return self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora_request)
         except (RuntimeError, OSError, AssertionError) as error:
             raise EngineError(f"vLLM failed: {error}") from error
 
@@ -271,6 +300,11 @@ class VllmEngine:
         """The update's verified tensors; for a stream its sender's offer, whose digest the sender has verified. Tensors are hashed here and
         not when they are served, because that may not be possible (sharded, packed), and preloading hashes while the engine serves."""
         require_one_source(update)
+        if update.adapter is not None:
+            self._verify_adapter(update, update.adapter)
+            return {}, None
+        if self._adapter_rank:
+            raise WeightMismatchError(f"update {update.version} replaces whole weights, and the engine was started to swap adapters alone")
         if update.stream is not None:
             offer = update.stream.offer(update.digest)
             verify_manifest(update, offer.manifest, self._manifest)
@@ -278,6 +312,28 @@ class VllmEngine:
         tensors = load_update(update)
         verify(update, tensors, self._manifest)
         return tensors, None
+
+    def _verify_adapter(self, update: WeightUpdate, adapter: Adapter) -> None:
+        if adapter.matrices and adapter.rank > self._adapter_rank:
+            raise WeightMismatchError(
+                f"update {update.version} is an adapter of rank {adapter.rank}, and the engine was started for ranks up to "
+                f"{self._adapter_rank}; start it with adapter_rank {adapter.rank}"
+            )
+        if not self._asleep:
+            verify_base(update, adapter, self._digest_of_base())
+
+    def _digest_of_base(self) -> str:
+        """Digest of the weights that the engine was started with, computed once: of the served ones if they can be read back, else of
+        their checkpoint."""
+        if self._base_digest:
+            return self._base_digest
+        if self._places is None:
+            self._base_digest = digest_of(read_checkpoint(self._folder))
+        else:
+            dropped = self._manifest.keys() - self._places.keys()
+            unserved = {name: tensor for name, tensor in read_checkpoint(self._folder).items() if name in dropped} if dropped else {}
+            self._base_digest = self._rpc("served_digest", self._places, unserved)[0]
+        return self._base_digest
 
     def _drain(self, timeout_s: float) -> None:
         """Finish requests that a failed call has left behind."""
@@ -298,6 +354,21 @@ class VllmEngine:
         for missing in self._rpc("load_in_place", source):
             if missing:
                 raise SwapError(f"nothing was loaded into {missing[0]}")
+
+    def _apply_adapter(self, adapter: Adapter) -> None:
+        """Load an adapter in place of the served one, which vLLM adds to the products of the untouched weights."""
+        engine = self._llm.llm_engine
+        if not adapter.matrices:
+            engine.remove_lora(_ADAPTER_ID)
+            self._lora_request = None
+            return
+        with tempfile.TemporaryDirectory(prefix="vigc-adapter-") as scratch:
+            folder = Path(scratch) / "adapter"
+            write_adapter(folder, adapter)
+            if not engine.add_lora(self._lora.LoRARequest("adapter", _ADAPTER_ID, str(folder), load_inplace=True)):
+                raise SwapError("vLLM did not load the adapter")
+        # It is the only adapter, so it stays loaded and the path is not read again.
+        self._lora_request = self._lora.LoRARequest("adapter", _ADAPTER_ID, str(folder))
 
     def _reset_caches(self) -> None:
         """Drop what the old weights computed: keys and values of prompts, and encoded images."""
@@ -320,12 +391,20 @@ class VllmEngine:
             raise SwapError(f"update {update.version} has no probe, and the served weights cannot be read back; set engine.attest to probe")
         if self._places is None:
             return
-        if update.stream is not None:
+        if update.adapter is not None:
+            self._attest_adapter(update, update.adapter)
+        elif update.stream is not None:
             dropped = update.stream.fetch(self._manifest.keys() - self._places.keys())
             if (digest := self._rpc("served_digest", self._places, dropped)[0]) != update.digest:
                 raise SwapError(f"the served weights have digest {digest}; {update.digest} was prepared")
         elif different := self._rpc("find_difference", tensors, self._places)[0]:
             raise SwapError(f"{different} differs from the weights that were sent")
+
+    def _attest_adapter(self, update: WeightUpdate, adapter: Adapter) -> None:
+        if adapter.matrices and (different := self._rpc("find_adapter_difference", adapter.matrices, adapter.scale)[0]):
+            raise SwapError(f"the served adapter differs from the one that was sent: {different}")
+        if (digest := replace(adapter, base_digest=self._digest_of_base()).digest) != update.digest:
+            raise SwapError(f"the served weights have digest {digest}; {update.digest} was prepared")
 
     def _rpc(self, method: str, *arguments: Any) -> list[Any]:
         return self._llm.collective_rpc(method, timeout=_RPC_S, args=arguments)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from actors.engines.vllm.engine import LOAD_FORMAT
 from actors.engines.vllm.served_names import Place, find_places, served_name
@@ -68,12 +69,9 @@ class ServedWeights:
     def find_places(self, manifest: Mapping[str, TensorSpec]) -> dict[str, Place] | None:
         """The place of each checkpoint tensor in the served parameters; see `actors.engines.vllm.served_names.find_places`."""
         model: Any = self.model_runner.get_model()
-        merged: dict[str, list[str]] = {}
-        for module in model.modules():
-            merged |= getattr(module, "packed_modules_mapping", None) or {}
         mapper = getattr(model, "hf_to_vllm_mapper", None)
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        return find_places(manifest, shapes, mapper._map_name if mapper is not None else str, merged)
+        shapes = {name: tuple(parameter.shape) for name, parameter in _own_parameters(model).items()}
+        return find_places(manifest, shapes, mapper._map_name if mapper is not None else str, _merged_modules(model))
 
     def load_in_place(self, source: Mapping[str, torch.Tensor] | Path) -> list[str]:
         """Overwrite the served weights through the model's own loader. Requires parameters in the layout in which they were loaded.
@@ -104,9 +102,50 @@ class ServedWeights:
         """Digest of the checkpoint that consists of the served tensors and of those that vLLM drops."""
         return digest_of({**dropped, **self._served(places)})
 
+    def find_adapter_difference(self, sent: Mapping[str, tuple[torch.Tensor, torch.Tensor]], scale: float) -> str | None:
+        """The name of a module whose served adapter is not the one sent (module -> A and B, where vLLM serves `scale * B`); `None` if all
+        are equal. Without tensor parallelism only: otherwise each worker has a part of the matrices."""
+        model: Any = self.model_runner.get_model()
+        mapper = getattr(model, "hf_to_vllm_mapper", None)
+        mapped = str if mapper is None else mapper.get_rename_mapper()._map_name  # not to names of merged modules
+        expected = {mapped(name): pair for name, pair in sent.items()}
+        for name, down, up in _adapted(model):
+            pair = expected.pop(name, None)
+            sent_down, sent_up = (down[:0], up[:, :0]) if pair is None else (pair[0], pair[1] * scale)
+            num_unused = len(down) - len(sent_down)
+            wanted = pad(sent_down.to(down.device), (0, 0, 0, num_unused)), pad(sent_up.to(up.device), (0, num_unused))
+            if not all(torch.equal(_bits(one), _bits(other)) for one, other in zip((down, up), wanted, strict=True)):
+                return name
+        return next(iter(expected), None)
+
     def _served(self, places: Mapping[str, Place]) -> dict[str, torch.Tensor]:
-        served = {name: parameter.detach() for name, parameter in self.model_runner.get_model().named_parameters()}
+        served = {name: parameter.detach() for name, parameter in _own_parameters(self.model_runner.get_model()).items()}
         return {name: _rows(served[place.parameter], place) for name, place in places.items()}
+
+
+def _own_parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A model's own parameters by the names that they have without adapters, which vLLM applies by wrapping layers."""
+    return {name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()}
+
+
+def _adapted(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Each module that adapters may have matrices for, by vLLM's name before merging, with the matrices A and B that it serves, padded
+    to the highest rank."""
+    merged = _merged_modules(model)
+    for path, layer in model.named_modules():
+        if hasattr(layer, "lora_a_stacked"):
+            parent, _, own = path.rpartition(".")
+            for at, member in enumerate(merged.get(own, [own])):
+                stacked: Any = layer
+                yield f"{parent}.{member}", stacked.lora_a_stacked[at][0, 0], stacked.lora_b_stacked[at][0, 0]
+
+
+def _merged_modules(model: torch.nn.Module) -> dict[str, list[str]]:
+    """The members of each module that vLLM merges, by its name."""
+    merged: dict[str, list[str]] = {}
+    for module in model.modules():
+        merged |= getattr(module, "packed_modules_mapping", None) or {}
+    return merged
 
 
 def _tensors(source: Mapping[str, torch.Tensor] | Path) -> Mapping[str, torch.Tensor]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from actors.engines.adapters.files import ADAPTER_FOLDER
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.job import Hyperparameters, TrainingJob
 from loop.run.contents import Run
@@ -55,6 +56,8 @@ def train(
             run.store.local_checkpoint(start.path), folder, drawn, derived_seed(run.config.seed, index, "train"),
             hyper, run.store.steps_folder(name), config.checkpoint_steps,
         )  # fmt: skip
+        if run.config.transport == "adapter":
+            job = on_base(run, models.base(), job)
         with run.progress.stage(f"train{suffix.replace('-', ' ')}", total=hyper.num_steps, unit="steps") as stage:
             result = workers.train(job, stage)
         (folder / RESULT_FILE).unlink()  # it contains times, which committed files must not
@@ -78,6 +81,18 @@ def train(
     model = models.add(index, document["digest"], checkpoint.path, checkpoint.files)
     findings = [Finding.model_validate(finding) for finding in document.get("findings", [])]
     return Trained(model, document["metrics"], findings, part)
+
+
+def on_base(run: Run, base: Model, job: TrainingJob) -> TrainingJob:
+    """A job that trains the adapter of its start checkpoint, or a new one, beside the weights of `base`: adapters of later rounds are
+    relative to it as well, so that engines keep it."""
+    adapter = job.base_checkpoint / ADAPTER_FOLDER
+    return replace(
+        job,
+        base_checkpoint=run.store.local_checkpoint(base.path),
+        adapter_base=base.digest,
+        adapter=adapter if adapter.is_dir() else None,
+    )
 
 
 def repeated_records(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingSample]) -> list[Finding]:

@@ -24,9 +24,9 @@ def served(fleet: Fleet) -> set[tuple[str, float]]:
     return {(version, value) for _, version, value in answers}
 
 
-def test_every_transport_swaps_in_place(fleet: Fleet, tmp_path: Path) -> None:
+def test_every_transport_of_whole_weights_swaps_in_place(fleet: Fleet, tmp_path: Path) -> None:
     num_restarts = fleet.num_restarts
-    for number, transport in enumerate(sorted(TRANSPORTS), start=1):
+    for number, transport in enumerate(sorted(TRANSPORTS.keys() - {"adapter"}), start=1):
         folder = save(tmp_path / transport, weights(float(number)))
         swaps = fleet.swap(prepare(folder, f"r{number}", transport))
         assert {swap.attestation.digest for swap in swaps} == {digest_of(weights(float(number)))}

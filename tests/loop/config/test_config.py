@@ -208,6 +208,11 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
         ({"cluster": {"sleep_while_training": True, "colocated": False}}, "cluster: sleep_while_training has no effect when"),
         ({"cluster": {"sleep_while_training": True}, "engine": "vllm"}, "config: cluster.sleep_while_training needs vLLM's sleep mode,"),
         ({"cluster": {"sleep_while_training": True}, "transport": "native"}, "config: transport native keeps a copy of the served weights"),
+        ({"transport": "adapter"}, "config: transport adapter sends the adapter of training.lora, which is not set; set it, or"),
+        (
+            {"transport": "adapter", "engine": "vllm", "training": {"frozen": ["language_model"], "lora": {"rank": 600}}},
+            "config: vLLM applies adapters up to rank 512, and training.lora.rank is 600; lower it",
+        ),
         ({"generation": {"structured": True}}, "config: generation.structured needs engine.kind vllm"),
         ({"cluster": {"address": "ray://head:10001"}}, "cluster.address: String should match pattern"),
         ({"cluster": {"address": "head:6379", "num_cpus": 2}}, "cluster: num_cpus can only be set for a local Ray; drop them, or drop"),
@@ -455,6 +460,14 @@ def test_adapters_reach_the_trainer() -> None:
     config = parse_config(document(training={"frozen": ["vision_tower", "language_model"], "lora": adapters}))
     assert config.training.hyperparameters(num_samples=1).lora == Lora(rank=4, targets=("q_proj",))
     assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_engines_are_told_what_adapters_to_expect() -> None:
+    adapters = {"frozen": ["vision_tower", "language_model"], "lora": {"rank": 4, "targets": ["q_proj"]}}
+    told = {"adapter_rank": 4, "adapter_targets": ("q_proj",)}
+    for transport, kind in (("adapter", "vllm"), ("adapter", "transformers"), ("checkpoint", "vllm")):
+        options = parse_config(document(transport=transport, engine=kind, training=adapters)).engine_options
+        assert {key: options[key] for key in told.keys() & options} == (told if (transport, kind) == ("adapter", "vllm") else {})
 
 
 @pytest.mark.parametrize("other", ["a_b", "a@b", "a  b", "a b ", "\uff41 b"])
