@@ -47,8 +47,8 @@ from loop.export.writers import (
     write_vigc,
 )
 from loop.store.commits import RoundCommit
-from loop.store.reading import records_in
 from loop.store.run_store import Store
+from loop.store.selected import records_of
 from policies.records import Record
 
 CARD = "README.md"
@@ -111,7 +111,7 @@ def export(
     lineage = Lineage(store.read_run(), commits, str(format))
 
     def fill(data: Path, target: Path, shown_name: str) -> None:
-        write(lineage.seen(record for commit in commits for record in read_records(store, commit)), data, pictures, counts)
+        write(lineage.seen(record for commit in commits for record in records_of(store, commit)), data, pictures, counts)
         _refuse_nothing(counts, pictures, commits, store.uri, all_records=format == ExportFormat.PARQUET)
         target.write_text(card(lineage, counts, len(pictures.bad), shown_name, is_file=as_file), encoding="utf-8")
 
@@ -123,25 +123,6 @@ def export(
             tmp.mkdir()
             fill(tmp / DATA_PARQUET if data_file == DATA_PARQUET else tmp, tmp / CARD, data_file)
     return ExportReport(counts.num_records, out, card_path, tuple(pictures.bad.values()))
-
-
-def read_records(store: Store, commit: RoundCommit) -> list[Record]:
-    """All records of a committed round, in the order of its shards.
-
-    They are in the round's parts of the record schema. If selection wrote a record again, as trained on, the later part in the commit's
-    list counts.
-
-    Raises:
-        DamagedFileError: a part does not match the commit record.
-        SchemaVersionError: a part was written in another version of the record schema.
-    """
-    records: dict[str, Record] = {}
-    for file in commit.files:
-        if file.path.startswith("rounds/") and file.path.endswith(".parquet"):
-            table = store.read_part(file)
-            if b"vigc_record_schema" in (table.schema.metadata or {}):
-                records.update((record.record_id, record) for record in records_in(file.path, table))
-    return list(records.values())
 
 
 def _refuse_nothing(counts: ExportCounts, pictures: Pictures, commits: Sequence[RoundCommit], uri: str, *, all_records: bool) -> None:
