@@ -72,7 +72,8 @@ class Row:
     num_earlier_rounds: int
     cpu_seconds: float
     peak_mib: float
-    """Peak resident memory of the process, less that after its imports."""
+    """Growth of the process's memory over what it held before: the peak of all, and for a rank at the end what is its own, because pages
+    of a mapped file belong to no process."""
     detail: str = ""
 
 
@@ -221,7 +222,9 @@ def rank(folder: Path, num: int, history: int) -> dict[str, Any]:
             assert all(samples[index].turns for index in batch)
         return f"{1000 * (time.perf_counter() - started) / _NUM_STEPS_READ:.1f} ms to read {_BATCH_SIZE} samples"
 
-    return _cost(read)
+    before = psutil.Process().memory_full_info().uss
+    found = _cost(read)
+    return {**found, "peak_mib": (psutil.Process().memory_full_info().uss - before) / 2**20}
 
 
 MEASUREMENTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {

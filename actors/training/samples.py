@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
 )
 _SAMPLES, _ORDER, _LENGTHS = "samples.arrow", "order.npy", "lengths.npy"
 _ROWS_PER_BATCH = 4096
+"""Samples of every record batch but the last."""
 
 
 class StoredSamples(Sequence[TrainingSample]):
@@ -55,7 +56,8 @@ class StoredSamples(Sequence[TrainingSample]):
     def __getitem__(self, index: int | slice) -> TrainingSample | list[TrainingSample]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        (row,) = self._samples.slice(int(self._order[index]), 1).to_pylist()
+        batch, place = divmod(int(self._order[index]), _ROWS_PER_BATCH)
+        (row,) = self._batches[batch].slice(place, 1).to_pylist()
         turns = tuple(zip(row.pop("users"), row.pop("assistants"), strict=True))
         return TrainingSample(turns=turns, **row)
 
@@ -69,8 +71,9 @@ class StoredSamples(Sequence[TrainingSample]):
         return np.load(self.folder / _ORDER, mmap_mode="r")
 
     @cached_property
-    def _samples(self) -> pa.Table:
-        return pa.ipc.open_file(pa.memory_map(str(self.folder / _SAMPLES))).read_all()
+    def _batches(self) -> list[pa.RecordBatch]:
+        file = pa.ipc.open_file(pa.memory_map(str(self.folder / _SAMPLES)))
+        return [file.get_batch(number) for number in range(file.num_record_batches)]
 
 
 def write_samples(folder: Path, samples: Iterable[TrainingSample], order: np.ndarray) -> StoredSamples:

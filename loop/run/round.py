@@ -22,6 +22,7 @@ Engines may sleep during training to free their memory for the trainer; the swap
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -168,9 +169,10 @@ def plan_shards(run: Run, index: int) -> list[Shard]:
     first_word = count_first_words(questions_of(run.seed_samples)).draw if any(map(is_knowledge, generation.type_mix)) else None
     tasks = plan_tasks(source.image_ids(), generation.type_mix, generation.num_per_image, seed, run.policies.instructions, first_word)
     per_image = [tasks[start : start + generation.num_per_image] for start in range(0, len(tasks), generation.num_per_image)]
+    num_shards = max(generation.num_shards, math.ceil(len(tasks) / generation.max_records_per_shard))
     return [
         Shard(index, number, derived_seed(run.config.seed, index, "shard", number), tuple(chain.from_iterable(images)), source)
-        for number, images in enumerate(evenly(per_image, generation.num_shards))
+        for number, images in enumerate(evenly(per_image, num_shards))
     ]
 
 

@@ -118,6 +118,11 @@ def test_every_planned_shard_is_in_the_round_in_its_order(tmp_path: Path, model:
         assert complete_parts(shards, dict(reversed(parts.items()))) == [parts[shard.name] for shard in shards]
 
 
+def test_a_large_round_has_more_shards(tmp_path: Path, model: Path) -> None:
+    with session_at(tmp_path / "run", model, generation={"num_shards": NUM_SHARDS, "max_records_per_shard": 4}) as session:
+        assert [len(shard.tasks) for shard in plan_shards(session.run, 1)] == [4] * 5
+
+
 @pytest.mark.parametrize("fault", ["missing", "another shard's", "too few records"])
 def test_a_round_that_is_not_whole_is_refused_by_name(tmp_path: Path, model: Path, fault: str) -> None:
     with session_at(tmp_path / "run", model) as session:
