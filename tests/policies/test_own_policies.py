@@ -29,7 +29,7 @@ from policies.generation.instructions import GenerationTask, QuestionType
 from policies.records import Reason, Record, from_table, to_table
 from policies.registry import UnknownPolicyError
 from policies.training.mixing import Mix, mixed
-from policies.training.selection import SELECTION_POLICIES, score_of, selected
+from policies.training.selection import SELECTION_POLICIES, columns_of, score_of, selected
 from tests.loop.test_cli import document
 from tests.paths import ROOT
 from tests.policies.make import make_record
@@ -57,13 +57,14 @@ class Brightness:
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The filters of the docs' config, its module written beside a run."""
     text = DOCS.read_text(encoding="utf-8")
-    code, view = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code, selection, view = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "my_filters.py").write_text(code)
+    (tmp_path / "my_selection.py").write_text(selection)
     (tmp_path / "my_views.py").write_text(view)
     monkeypatch.syspath_prepend(tmp_path)
     yield yaml.safe_load(config)["filters"]
-    for name in ("my_filters", "my_views"):
+    for name in ("my_filters", "my_selection", "my_views"):
         sys.modules.pop(name, None)
 
 
@@ -82,6 +83,18 @@ def test_the_example_of_the_docs_passes_a_dry_run_and_judges_by_the_image(exampl
     assert [record.accepted for record in judged] == [False] * 4 + [True] * 2
     assert source.opened == ["0", "40", "200"], "an image is opened once"
     assert RecordCounts.of([*judged, make_record().rejected(Reason.EMPTY)]).by_reason == {"rejected_empty": 1, "rejected_too_dark": 4}
+
+
+def test_the_selection_of_the_docs_passes_a_dry_run_and_takes_the_middle(example: Any) -> None:
+    config = parse_config(document("embedded", filters=example, selection={"my_selection:MiddleLengths": {"share": 0.5}}))
+    rehearse(config)
+    policy = SELECTION_POLICIES.build(config.selection.policy, config.selection.options)
+    records = [make_record(number, answer="word " * number, agreement=float(number != 5)) for number in range(1, 9)]
+    assert policy.score(records[0]) == pytest.approx(-0.01)
+    columns = round_columns(to_table(records), columns_of(policy))
+    taken = [record.record_id for record, one in zip(records, selected(policy, columns).to_pylist(), strict=True) if one]
+    assert taken == ["r1-s0-3", "r1-s0-4", "r1-s0-6"]
+    assert selected(policy, columns.slice(0, 0)).to_pylist() == []
 
 
 def test_the_view_of_the_docs_passes_a_dry_run_and_is_shown(example: Any) -> None:
