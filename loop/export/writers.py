@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import tarfile
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +28,9 @@ DATA_JSON, DATA_JSONL, DATA_PARQUET = "data.json", "data.jsonl", "data.parquet"
 DATASET_INFO = "dataset_info.json"
 """How LlamaFactory finds its data in a folder."""
 IMAGES, METADATA = "images", "metadata.jsonl"
+DATA_TARS = "data-*.tar"
+"""The files of a WebDataset."""
+RECORDS_PER_TAR = 10_000
 _ROWS_PER_GROUP = 100
 """Rows of a Parquet row group: streaming readers hold one group, images included, in memory."""
 
@@ -90,6 +96,8 @@ class ExportCounts:
 
 Writer = Callable[[Iterator[Record], Path, Pictures, ExportCounts], None]
 """Writes records to a file or into an existing folder, and adds them to the counts."""
+ShardedWriter = Callable[[Iterator[Record], Path, Pictures, ExportCounts, int | None], None]
+"""A writer that takes the number of records per file; `None` is one file, or the usual number of the format."""
 
 
 def write_llava(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
@@ -117,30 +125,54 @@ def write_swift(records: Iterator[Record], folder: Path, pictures: Pictures, cou
     _write_metadata(folder, data)
 
 
-def write_messages(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts) -> None:
-    """A Parquet file of `MESSAGES_SCHEMA`."""
+def write_webdataset(
+    records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts, shard_size: int | None = None
+) -> None:
+    """WebDataset: tars `data-00000.tar` and so on; a sample is an image and a `.json` file of LLaVA's fields, both named by the record."""
+    illustrated, number = _illustrated(records, pictures), 0
+    while first := next(illustrated, None):
+        with tarfile.open(folder / DATA_TARS.replace("*", f"{number:05d}"), "w") as tar:
+            for record, picture in chain([first], islice(illustrated, (shard_size or RECORDS_PER_TAR) - 1)):
+                counts.add(record, picture.name)
+                name = f"{record.record_id}{PurePosixPath(picture.name).suffix}"
+                _add_member(tar, name, picture.data)
+                _add_member(tar, f"{record.record_id}.json", json.dumps(_llava_entry(record, name), ensure_ascii=False).encode())
+        number += 1
+
+
+def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file without times and owners, so that the same records give the same bytes."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def write_messages(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts, shard_size: int | None = None) -> None:
+    """Parquet of `MESSAGES_SCHEMA`."""
 
     def rows() -> Iterator[dict[str, Any]]:
         for record, picture in _illustrated(records, pictures):
             counts.add(record, picture.name)
             yield _messages_row(record, picture)
 
-    _write_rows(rows(), file, MESSAGES_SCHEMA)
+    remaining = rows()
+    with closing(_ParquetFiles(file, MESSAGES_SCHEMA, shard_size)) as files:
+        while group := list(islice(remaining, _ROWS_PER_GROUP)):
+            files.write(pa.Table.from_pylist(group, schema=MESSAGES_SCHEMA))
 
 
-def write_parquet(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts) -> None:
-    """A Parquet file of all records with their images; one that cannot be read is null."""
+def write_parquet(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts, shard_size: int | None = None) -> None:
+    """Parquet of all records with their images; one that cannot be read is null."""
+    image = PARQUET_SCHEMA.field(EXPORTED_IMAGE)
 
-    with _parquet_writer(file, PARQUET_SCHEMA) as writer:
+    with closing(_ParquetFiles(file, PARQUET_SCHEMA, shard_size)) as files:
         while group := list(islice(records, _ROWS_PER_GROUP)):
             for record in group:
                 counts.add(record, pictures.image_id_of(record))
             found = [pictures.of(record) for record in group]
             cells = [None if picture is None else _image_cell(picture) for picture in found]
-            table = to_table(group).append_column(
-                PARQUET_SCHEMA.field(EXPORTED_IMAGE), pa.array(cells, PARQUET_SCHEMA.field(EXPORTED_IMAGE).type)
-            )
-            writer.write_table(table.replace_schema_metadata(PARQUET_SCHEMA.metadata))
+            table = to_table(group).append_column(image, pa.array(cells, image.type))
+            files.write(table.replace_schema_metadata(PARQUET_SCHEMA.metadata))
 
 
 def _llava_entry(record: Record, name: str) -> dict[str, Any]:
@@ -275,14 +307,38 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
-def _write_rows(rows: Iterator[dict[str, Any]], file: Path, schema: pa.Schema) -> None:
-    with _parquet_writer(file, schema) as writer:
-        while group := list(islice(rows, _ROWS_PER_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+class _ParquetFiles:
+    """One Parquet file, or files `NAME-00000.parquet` and so on of `shard_size` rows each."""
 
+    def __init__(self, file: Path, schema: pa.Schema, shard_size: int | None) -> None:
+        self._file = file
+        self._schema = schema
+        self._shard_size = shard_size
+        self._number, self._room = 0, shard_size
+        self._writer: pq.ParquetWriter | None = None
 
-def _parquet_writer(file: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
+    def write(self, table: pa.Table) -> None:
+        """Append a row group, cut where a file is full."""
+        while table.num_rows:
+            part = table.slice(0, self._room)
+            self._open().write_table(part)
+            table = table.slice(part.num_rows)
+            if self._room is not None:
+                self._room -= part.num_rows
+                if self._room == 0:
+                    self.close()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._room = None, self._shard_size
+
+    def _open(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            name = self._file.name if self._shard_size is None else f"{self._file.stem}-{self._number:05d}{self._file.suffix}"
+            self._writer = pq.ParquetWriter(self._file.with_name(name), self._schema, compression="zstd", write_page_checksum=True)
+            self._number += 1
+        return self._writer
 
 
 def _illustrated(records: Iterator[Record], pictures: Pictures) -> Iterator[tuple[Record, Picture]]:

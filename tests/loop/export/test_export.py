@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -297,6 +299,36 @@ def lineage(tmp_path: Path) -> Iterator[Store]:
         )
         commit(store, 2, [replace(SECOND, round=2, image_id="bad"), replace(LATER, round=2, generator_weight_version="r1-def")])
         yield store
+
+
+def test_webdataset_is_read_back_as_an_image_set(filled: Store, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert export(filled, "all", "webdataset", out, Pictures(), shard_size=2).num_records == 3
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "data-00000.tar", "data-00001.tar"]
+    source = TarImages(str(out / "data-*.tar"))
+    assert source.image_ids() == ["data-00000/r0-s0-0.png", "data-00000/r0-s1-0.png", "data-00001/r1-s0-0.png"]
+    assert source.open("data-00000/r0-s0-0.png").getpixel((0, 0)) == (5, 20, 30)
+    with tarfile.open(out / "data-00001.tar") as tar:
+        assert tar.getnames() == ["r1-s0-0.png", "r1-s0-0.json"]
+        member = tar.extractfile("r1-s0-0.json")
+        assert member is not None
+        assert json.load(member)["conversations"][1]["value"] == LATER.answer
+
+
+@pytest.mark.parametrize("format", ["messages", "parquet"])
+def test_parquet_is_cut_into_files(filled: Store, tmp_path: Path, format: str) -> None:
+    whole, cut = (export(filled, "all", format, tmp_path / f"{size}", Pictures(), shard_size=size).path for size in (None, 2))
+    files = sorted(cut.glob("*.parquet"))
+    assert [path.name for path in files] == ["data-00000.parquet", "data-00001.parquet"]
+    assert pa.concat_tables([pq.read_table(path) for path in files]).equals(pq.read_table(whole / "data.parquet"))
+    assert "data-*.parquet" in (cut / "README.md").read_text()
+
+
+def test_files_of_one_format_or_name_are_not_cut(filled: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format llava has one data file; --shard-size works with messages, parquet, webdataset"):
+        export(filled, "all", "llava", tmp_path / "a", Pictures(), shard_size=2)
+    with pytest.raises(UserError, match=r"--shard-size writes several files, and --out .*a\.parquet is one; give a folder"):
+        export(filled, "all", "parquet", tmp_path / "a.parquet", Pictures(), shard_size=2)
 
 
 @pytest.mark.parametrize("format", ["llava", "vigc", "sharegpt", "swift", "messages", "parquet"])
