@@ -306,8 +306,8 @@ def test_webdataset_is_read_back_as_an_image_set(filled: Store, tmp_path: Path) 
     assert export(filled, "all", "webdataset", out, Pictures(), shard_size=2).num_records == 3
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "data-00000.tar", "data-00001.tar"]
     source = TarImages(str(out / "data-*.tar"))
-    assert source.image_ids() == ["data-00000/r0-s0-0.png", "data-00000/r0-s1-0.png", "data-00001/r1-s0-0.png"]
-    assert source.open("data-00000/r0-s0-0.png").getpixel((0, 0)) == (5, 20, 30)
+    assert source.image_ids() == ["data-00000.tar/r0-s0-0.png", "data-00000.tar/r0-s1-0.png", "data-00001.tar/r1-s0-0.png"]
+    assert source.open("data-00000.tar/r0-s0-0.png").getpixel((0, 0)) == (5, 20, 30)
     with tarfile.open(out / "data-00001.tar") as tar:
         assert tar.getnames() == ["r1-s0-0.png", "r1-s0-0.json"]
         member = tar.extractfile("r1-s0-0.json")
