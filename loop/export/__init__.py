@@ -152,7 +152,7 @@ def _writer(format: ExportFormat, shard_size: int | None) -> tuple[Writer, str]:
     """How to write a format, and its data file in a folder."""
     if format in _SHARDED_WRITERS:
         write, data_file = _SHARDED_WRITERS[format]
-        return lambda *arguments: write(*arguments, shard_size), data_file
+        return lambda records, target, pictures, counts: write(records, target, pictures, counts, shard_size), data_file
     if shard_size is not None:
         raise UserError(f"format {format} has one data file; --shard-size works with {', '.join(sorted(_SHARDED_WRITERS))}")
     return _WRITERS[format]
