@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -10,8 +10,13 @@ import pyarrow as pa
 
 from actors.images import Oracle
 from actors.shards import Shard, ShardImages
+from policies.counts import RecordCounts
+from policies.errors import running
 from policies.filtering.chain import FilterChain
 from policies.records import Record, from_table, to_table
+
+Score = Callable[[Record], float | None]
+"""`policies.training.selection.SelectionPolicy.score`."""
 
 
 class PartWriter(Protocol):
@@ -31,18 +36,21 @@ class FilteredShard:
 
 
 def filter_shard(
-    chain: FilterChain, write_part: PartWriter, shard: Shard, seconds: Mapping[str, float], records: pa.Table
+    chain: FilterChain, score: Score, write_part: PartWriter, shard: Shard, seconds: Mapping[str, float], records: pa.Table
 ) -> FilteredShard:
-    """Filter the records of a shard and write its part, with the `seconds` that they took so far; a second call writes the same bytes.
+    """Filter the records of a shard, score those that are kept, and write its part, with the `seconds` that they took so far. A second
+    call writes the same bytes.
 
     Raises:
-        PolicyError: the code of a filter raised an error.
+        PolicyError: the code of a filter or of the selection policy raised an error.
     """
     result = chain.apply(from_table(records), ShardImages(shard.source).open)
-    judged = [_audited(record, shard.source) for record in result.records]
-    counts = [list(count) for count in result.counts]
-    part = write_part(shard.round, shard.name, to_table(judged), {"filters": counts, "seconds": dict(seconds)})
-    return FilteredShard(part, len(judged), sum(record.accepted for record in judged))
+    with running("the score of the selection policy"):
+        scored = [replace(record, score=score(record)) if record.accepted else record for record in result.records]
+    judged = [_audited(record, shard.source) for record in scored]
+    counts = RecordCounts.of(judged)
+    extra = {"filters": [list(count) for count in result.counts], "seconds": dict(seconds), "counts": counts.stored}
+    return FilteredShard(write_part(shard.round, shard.name, to_table(judged), extra), counts.generated, counts.accepted)
 
 
 def _audited(record: Record, source: object) -> Record:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from policies.answers.yes_no import YES, parse_yes_no
-from policies.records import Reason, Record
+from policies.records import Record
 
 _FINAL_PUNCTUATION = ".,;:!?…。！？ "  # noqa: RUF001
 
@@ -53,27 +53,3 @@ def share(flags: Iterable[bool]) -> float:
     """Share of flags that are true."""
     known = list(flags)
     return sum(known) / len(known) if known else 0.0
-
-
-def correctness(records: Sequence[Record]) -> dict[str, float]:
-    """Shares of right answers among records whose truth is known; a key without such records is left out.
-
-    `correct_before` is over VIG's own answers and `correct_after` over the corrected ones, of the same records: those with a
-    question and both truths known. A question that was not answered because its premise was refuted counts only in the first.
-    `correct_kept` is over the corrected answers of accepted records.
-    """
-    known = [r for r in records if r.question and r.original_correct is not None and r.answer_correct is not None]
-    marks = {
-        "correct_before": [bool(r.original_correct) for r in known],
-        "correct_after": [bool(r.answer_correct) for r in known if r.answer],
-        "correct_kept": [r.answer_correct for r in records if r.accepted and r.answer_correct is not None],
-    }
-    return {name: share(marked) for name, marked in marks.items() if marked}
-
-
-def count_reasons(records: Iterable[Record]) -> dict[str, int]:
-    """Number of records by `rejected_REASON`, in the order of `Reason`, then reasons of user-defined filters; a record counts once
-    for each of its reasons."""
-    counts = Counter(str(reason) for record in records for reason in set(record.reasons))
-    names = [*map(str, Reason), *sorted(counts.keys() - set(map(str, Reason)))]
-    return {f"rejected_{name}": counts[name] for name in names if counts[name]}

@@ -6,7 +6,7 @@ Records travel between actors as Arrow tables of `RECORD_SCHEMA`; `Record` is on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, get_args, get_type_hints
@@ -163,15 +163,41 @@ def from_table(table: pa.Table) -> list[Record]:
     Raises:
         RecordSchemaError: the table has neither this version's schema nor an older one that is still read.
     """
-    found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode(errors="replace")
-    columns = [name for name in RECORD_SCHEMA.names if name not in _ADDED.get(found, ())]
-    if found not in (str(SCHEMA_VERSION), *_ADDED) or [name for name in table.schema.names if name != EXPORTED_IMAGE] != columns:
-        raise RecordSchemaError(f"record schema {found} with columns {table.schema.names}; this version reads schema {SCHEMA_VERSION}")
-    for wanted in map(RECORD_SCHEMA.field, columns):
-        column = table.column(wanted.name)
+    names = [name for name in RECORD_SCHEMA.names if name not in _ADDED.get(record_version(table), ())]
+    if [name for name in table.schema.names if name != EXPORTED_IMAGE] != names:
+        raise _foreign(table)
+    return [Record(**_tuples(row)) for row in columns_of(table, names).to_pylist()]
+
+
+def columns_of(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Columns of records, in the order of `names`. Those that an older version lacks have their default.
+
+    Raises:
+        RecordSchemaError: the table has another schema, or a column has the wrong type.
+    """
+    version = record_version(table)
+    if version not in (str(SCHEMA_VERSION), *_ADDED):
+        raise _foreign(table)
+    for name in names:
+        if name in _ADDED.get(version, ()):
+            table = table.append_column(RECORD_SCHEMA.field(name), pa.array([""] * table.num_rows, pa.string()))
+        elif name not in table.schema.names:
+            raise _foreign(table)
+        wanted, column = RECORD_SCHEMA.field(name), table.column(name)
         if column.type != wanted.type or (column.null_count and not wanted.nullable):
-            raise RecordSchemaError(f"column {wanted.name} is {column.type} with {column.null_count} nulls; expected {wanted}")
-    return [Record(**_tuples(row)) for row in table.select(columns).to_pylist()]
+            raise RecordSchemaError(f"column {name} is {column.type} with {column.null_count} nulls; expected {wanted}")
+    return table.select(list(names))
+
+
+def _foreign(table: pa.Table) -> RecordSchemaError:
+    return RecordSchemaError(
+        f"record schema {record_version(table)} with columns {table.schema.names}; this version reads schema {SCHEMA_VERSION}"
+    )
+
+
+def record_version(table: pa.Table) -> str:
+    """The version of a table's schema; `none` if it does not state one."""
+    return (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode(errors="replace")
 
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from actors.training.losses import TrainingLog
 from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batches, rank_share
 from actors.training.pixels import Augmentation, PixelReader
 from actors.training.prefetch import prefetch
+from actors.training.samples import lengths_of
 from actors.training.steps import StepCheckpoints
 
 _BUCKET_ELEMENTS = 200_000_000
@@ -154,8 +155,9 @@ class Trainer:
 
     def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> TrainingLog:
         hyper, samples = self._hyper, self._job.samples
-        lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in samples]
-        order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
+        order = global_batches(
+            lengths_of(samples), hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping
+        )
         log = TrainingLog(hyper.num_steps, self._world_size)
         num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # upper bound
         steps = self._step_checkpoints()

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from actors.training.samples import identity_of
 from policies.records import TrainingSample
 
 PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
@@ -213,7 +214,7 @@ class TrainingJob:
         """SHA-256 over everything that determines the result, not `output` and step checkpoints."""
         said = {
             "base_checkpoint": str(self.base_checkpoint),
-            "samples": [[sample.image_id, sample.turns] for sample in self.samples],
+            "samples": identity_of(self.samples),
             "seed": self.seed,
             "hyper": asdict(self.hyper),
         }

@@ -10,7 +10,9 @@ MEGABATCH_BATCHES = 16
 """Batches that are sorted by length together: enough to keep padding low, few enough to keep batches mixed."""
 
 
-def global_batches(lengths: Sequence[int], batch_size: int, num_batches: int, seed: int, *, length_grouping: bool) -> Iterator[list[int]]:
+def global_batches(
+    lengths: Sequence[int] | np.ndarray, batch_size: int, num_batches: int, seed: int, *, length_grouping: bool
+) -> Iterator[list[int]]:
     """Indices of the samples of each global batch.
 
     Args:
@@ -65,5 +67,5 @@ def _passes(num_samples: int, seed: int) -> Iterator[int]:
     """Endless passes over the samples, each pass in an order of its own."""
     index = 0
     while True:
-        yield from np.random.default_rng([seed, 0, index]).permutation(num_samples).tolist()
+        yield from map(int, np.random.default_rng([seed, 0, index]).permutation(num_samples))
         index += 1

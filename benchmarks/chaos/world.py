@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from benchmarks.chaos.processes import MARK
-from loop.export import read_records
 from loop.store.run_store import Store
+from loop.store.selected import records_of
 from loop.store.verifying import verify
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def outcome_of(run_dir: Path) -> Outcome:
     store = Store.open(run_dir)
     report = verify(store)
     assert report.ok, report.problems
-    ids = {commit.round: [record.record_id for record in read_records(store, commit)] for commit in store.commits()[1:]}
+    ids = {commit.round: [record.record_id for record in records_of(store, commit)] for commit in store.commits()[1:]}
     return Outcome(report.digest, ids)
 
 

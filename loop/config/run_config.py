@@ -108,7 +108,8 @@ class GenerationConfig(Section):
         description="shares of the question types",
     )
     num_per_image: int = Field(2, ge=1, description="records tried per image")
-    num_shards: int = Field(64, ge=1, description="shards a round is cut into; the unit of work and of resuming")
+    num_shards: int = Field(64, ge=1, description="least number of shards a round is cut into; the unit of work and of resuming")
+    max_records_per_shard: int = Field(500, ge=1, description="larger rounds are cut into more shards, of at most about this many records")
     temperature: float = Field(1.0, ge=0, description="sampling temperature of VIG; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus of VIG's sampling")
     max_new_tokens: int = Field(96, ge=1, description="largest number of tokens in a VIG output")

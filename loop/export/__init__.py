@@ -6,6 +6,7 @@
 | `vigc`     | accepted records                        | a folder: `data.json` (VIGC's fields of a record), `images/...`        |
 | `sharegpt` | accepted records                        | a folder: `data.json`, `dataset_info.json` (LlamaFactory), `images/...` |
 | `swift`    | accepted records                        | a folder: `data.jsonl` (ms-swift's messages), `images/...`             |
+| `webdataset` | accepted records with their images    | a folder of tars: an image and a `.json` file of LLaVA's fields a record |
 | `messages` | accepted records with their images      | Parquet that `datasets` and TRL read as chat messages and images       |
 | `parquet`  | all records, the rejected with reasons  | Parquet of `policies.records.RECORD_SCHEMA` and their images           |
 
@@ -37,7 +38,9 @@ from loop.export.writers import (
     DATA_JSON,
     DATA_JSONL,
     DATA_PARQUET,
+    DATA_TARS,
     ExportCounts,
+    ShardedWriter,
     Writer,
     write_llava,
     write_messages,
@@ -45,10 +48,11 @@ from loop.export.writers import (
     write_sharegpt,
     write_swift,
     write_vigc,
+    write_webdataset,
 )
 from loop.store.commits import RoundCommit
-from loop.store.reading import records_in
 from loop.store.run_store import Store
+from loop.store.selected import records_of
 from policies.records import Record
 
 CARD = "README.md"
@@ -61,6 +65,7 @@ class ExportFormat(StrEnum):
     SWIFT = "swift"
     MESSAGES = "messages"
     PARQUET = "parquet"
+    WEBDATASET = "webdataset"
 
 
 _WRITERS: dict[ExportFormat, tuple[Writer, str]] = {
@@ -68,10 +73,14 @@ _WRITERS: dict[ExportFormat, tuple[Writer, str]] = {
     ExportFormat.VIGC: (write_vigc, DATA_JSON),
     ExportFormat.SHAREGPT: (write_sharegpt, DATA_JSON),
     ExportFormat.SWIFT: (write_swift, DATA_JSONL),
+}
+"""How a format of one data file is written, and its data file in a folder."""
+_SHARDED_WRITERS: dict[ExportFormat, tuple[ShardedWriter, str]] = {
     ExportFormat.MESSAGES: (write_messages, DATA_PARQUET),
     ExportFormat.PARQUET: (write_parquet, DATA_PARQUET),
+    ExportFormat.WEBDATASET: (write_webdataset, DATA_TARS),
 }
-"""How a format is written, and its data file in a folder."""
+"""The same for formats that may have several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +101,21 @@ def export(
     out: Path,
     images: ImageSource,
     image_id_of: Callable[[Record], str] = lambda record: record.image_id,
+    shard_size: int | None = None,
 ) -> ExportReport:
-    """Write the records of committed rounds, and their card, to `out`, atomically.
+    """Write the records of committed rounds, and their card, to `out`, atomically; at most `shard_size` records per file.
 
     `images` opens the ids that `image_id_of` returns; pass the latter if rounds draw on sets whose image ids may be equal.
 
     Raises:
-        UserError: `out` exists or cannot be written, the round is not committed, the format is unknown, or there is nothing to write.
+        UserError: `out` exists or cannot be written, the round is not committed, the format is unknown or cannot be cut into files, or
+            there is nothing to write.
         DamagedFileError: a part of the run does not match its commit record.
     """
-    write, data_file = _WRITERS[_known(format)]
+    write, data_file = _writer(_known(format), shard_size)
     as_file = data_file == DATA_PARQUET and out.suffix == ".parquet"
+    if as_file and shard_size is not None:
+        raise UserError(f"--shard-size writes several files, and --out {out} is one; give a folder")
     commits = _chosen(store, rounds)
     card_path = out.with_suffix(f".{CARD}") if as_file else out / CARD
     if taken := next((path for path in (out, card_path) if path.exists()), None):
@@ -111,7 +124,7 @@ def export(
     lineage = Lineage(store.read_run(), commits, str(format))
 
     def fill(data: Path, target: Path, shown_name: str) -> None:
-        write(lineage.seen(record for commit in commits for record in read_records(store, commit)), data, pictures, counts)
+        write(lineage.seen(record for commit in commits for record in records_of(store, commit)), data, pictures, counts)
         _refuse_nothing(counts, pictures, commits, store.uri, all_records=format == ExportFormat.PARQUET)
         target.write_text(card(lineage, counts, len(pictures.bad), shown_name, is_file=as_file), encoding="utf-8")
 
@@ -121,27 +134,10 @@ def export(
                 fill(tmp, tmp_card, out.name)
         else:
             tmp.mkdir()
-            fill(tmp / DATA_PARQUET if data_file == DATA_PARQUET else tmp, tmp / CARD, data_file)
+            is_sharded = data_file == DATA_PARQUET and shard_size is not None
+            shown = data_file.replace(".", "-*.") if is_sharded else data_file
+            fill(tmp / DATA_PARQUET if data_file == DATA_PARQUET else tmp, tmp / CARD, shown)
     return ExportReport(counts.num_records, out, card_path, tuple(pictures.bad.values()))
-
-
-def read_records(store: Store, commit: RoundCommit) -> list[Record]:
-    """All records of a committed round, in the order of its shards.
-
-    They are in the round's parts of the record schema. If selection wrote a record again, as trained on, the later part in the commit's
-    list counts.
-
-    Raises:
-        DamagedFileError: a part does not match the commit record.
-        SchemaVersionError: a part was written in another version of the record schema.
-    """
-    records: dict[str, Record] = {}
-    for file in commit.files:
-        if file.path.startswith("rounds/") and file.path.endswith(".parquet"):
-            table = store.read_part(file)
-            if b"vigc_record_schema" in (table.schema.metadata or {}):
-                records.update((record.record_id, record) for record in records_in(file.path, table))
-    return list(records.values())
 
 
 def _refuse_nothing(counts: ExportCounts, pictures: Pictures, commits: Sequence[RoundCommit], uri: str, *, all_records: bool) -> None:
@@ -150,6 +146,16 @@ def _refuse_nothing(counts: ExportCounts, pictures: Pictures, commits: Sequence[
     unreadable = f" ({len(pictures.bad)} images cannot be read, the first: {next(iter(pictures.bad.values()))})" if pictures.bad else ""
     nothing = "no records" if all_records else f"no accepted records with readable images{unreadable}"
     raise UserError(f"nothing to export: rounds {[commit.round for commit in commits]} of {uri} hold {nothing}")
+
+
+def _writer(format: ExportFormat, shard_size: int | None) -> tuple[Writer, str]:
+    """How to write a format, and its data file in a folder."""
+    if format in _SHARDED_WRITERS:
+        write, data_file = _SHARDED_WRITERS[format]
+        return lambda records, target, pictures, counts: write(records, target, pictures, counts, shard_size), data_file
+    if shard_size is not None:
+        raise UserError(f"format {format} has one data file; --shard-size works with {', '.join(sorted(_SHARDED_WRITERS))}")
+    return _WRITERS[format]
 
 
 def _known(format: ExportFormat | str) -> ExportFormat:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import tarfile
+import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -18,12 +22,15 @@ from loop.errors import printable
 from loop.export.pictures import Picture, Pictures
 from loop.sources.reading.chats import IMAGE_TOKEN
 from policies.generation.instructions import vig_target
-from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA, Record
+from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA, Record, to_table
 
 DATA_JSON, DATA_JSONL, DATA_PARQUET = "data.json", "data.jsonl", "data.parquet"
 DATASET_INFO = "dataset_info.json"
 """How LlamaFactory finds its data in a folder."""
 IMAGES, METADATA = "images", "metadata.jsonl"
+DATA_TARS = "data-*.tar"
+"""The files of a WebDataset."""
+RECORDS_PER_TAR = 10_000
 _ROWS_PER_GROUP = 100
 """Rows of a Parquet row group: streaming readers hold one group, images included, in memory."""
 
@@ -89,21 +96,23 @@ class ExportCounts:
 
 Writer = Callable[[Iterator[Record], Path, Pictures, ExportCounts], None]
 """Writes records to a file or into an existing folder, and adds them to the counts."""
+ShardedWriter = Callable[[Iterator[Record], Path, Pictures, ExportCounts, int | None], None]
+"""A writer that takes the number of records per file; `None` is one file, or the usual number of the format."""
 
 
 def write_llava(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """LLaVA's conversations as `data.json` and the images beside it."""
-    _write_json(folder, [_llava_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)])
+    _write_json(folder, (_llava_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)))
 
 
 def write_vigc(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """What VIGC keeps of each record that it generates, as `data.json`, and the images beside it."""
-    _write_json(folder, [_vigc_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)])
+    _write_json(folder, (_vigc_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)))
 
 
 def write_sharegpt(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """ShareGPT's conversations as LlamaFactory reads them: `data.json`, the images beside it, and `dataset_info.json`, which names both."""
-    _write_json(folder, [_sharegpt_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)])
+    _write_json(folder, (_sharegpt_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)))
     columns = {"messages": "conversations", "images": "images"}
     info = {"vigc_loop": {"file_name": DATA_JSON, "formatting": "sharegpt", "columns": columns}}
     (folder / DATASET_INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
@@ -111,32 +120,59 @@ def write_sharegpt(records: Iterator[Record], folder: Path, pictures: Pictures, 
 
 def write_swift(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """ms-swift's messages as `data.jsonl`, and the images beside it."""
-    entries = [_swift_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)]
-    _write_lines(folder / DATA_JSONL, entries)
-    _write_metadata(folder, entries)
+    data = folder / DATA_JSONL
+    _write_lines(data, (_swift_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)))
+    _write_metadata(folder, data)
 
 
-def write_messages(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts) -> None:
-    """A Parquet file of `MESSAGES_SCHEMA`."""
+def write_webdataset(
+    records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts, shard_size: int | None = None
+) -> None:
+    """WebDataset: tars `data-00000.tar` and so on; a sample is an image and a `.json` file of LLaVA's fields, both named by the record."""
+    illustrated, number = _illustrated(records, pictures), 0
+    while first := next(illustrated, None):
+        with tarfile.open(folder / DATA_TARS.replace("*", f"{number:05d}"), "w") as tar:
+            for record, picture in chain([first], islice(illustrated, (shard_size or RECORDS_PER_TAR) - 1)):
+                counts.add(record, picture.name)
+                name = f"{record.record_id}{PurePosixPath(picture.name).suffix}"
+                _add_member(tar, name, picture.data)
+                _add_member(tar, f"{record.record_id}.json", json.dumps(_llava_entry(record, name), ensure_ascii=False).encode())
+        number += 1
+
+
+def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file without times and owners, so that the same records give the same bytes."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def write_messages(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts, shard_size: int | None = None) -> None:
+    """Parquet of `MESSAGES_SCHEMA`."""
 
     def rows() -> Iterator[dict[str, Any]]:
         for record, picture in _illustrated(records, pictures):
             counts.add(record, picture.name)
             yield _messages_row(record, picture)
 
-    _write_rows(rows(), file, MESSAGES_SCHEMA)
+    remaining = rows()
+    with closing(_ParquetFiles(file, MESSAGES_SCHEMA, shard_size)) as files:
+        while group := list(islice(remaining, _ROWS_PER_GROUP)):
+            files.write(pa.Table.from_pylist(group, schema=MESSAGES_SCHEMA))
 
 
-def write_parquet(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts) -> None:
-    """A Parquet file of all records with their images; one that cannot be read is null."""
+def write_parquet(records: Iterator[Record], file: Path, pictures: Pictures, counts: ExportCounts, shard_size: int | None = None) -> None:
+    """Parquet of all records with their images; one that cannot be read is null."""
+    image = PARQUET_SCHEMA.field(EXPORTED_IMAGE)
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for record in records:
-            counts.add(record, pictures.image_id_of(record))
-            picture = pictures.of(record)
-            yield {**asdict(record), EXPORTED_IMAGE: None if picture is None else _image_cell(picture)}
-
-    _write_rows(rows(), file, PARQUET_SCHEMA)
+    with closing(_ParquetFiles(file, PARQUET_SCHEMA, shard_size)) as files:
+        while group := list(islice(records, _ROWS_PER_GROUP)):
+            for record in group:
+                counts.add(record, pictures.image_id_of(record))
+            found = [pictures.of(record) for record in group]
+            cells = [None if picture is None else _image_cell(picture) for picture in found]
+            table = to_table(group).append_column(image, pa.array(cells, image.type))
+            files.write(table.replace_schema_metadata(PARQUET_SCHEMA.metadata))
 
 
 def _llava_entry(record: Record, name: str) -> dict[str, Any]:
@@ -230,34 +266,79 @@ def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, cou
         yield record, picture.name
 
 
-def _write_json(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Write the data in the format, and for `datasets` the same as metadata of the images, so that it shows pictures, not names."""
-    (folder / DATA_JSON).write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
-    _write_metadata(folder, entries)
+def _write_json(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write the data in the format, and for `datasets` the same as metadata of the images, so that it shows pictures, not names. Entries
+    are written as they come: memory does not grow with their number."""
+    lines = folder / f".{DATA_JSONL}.tmp"
+    _write_lines(lines, entries)
+    with (folder / DATA_JSON).open("w", encoding="utf-8") as file:
+        before = "[\n"
+        for entry in _read_lines(lines):
+            file.write(before + textwrap.indent(json.dumps(entry, indent=1, ensure_ascii=False), " "))
+            before = ",\n"
+        file.write("[]" if before == "[\n" else "\n]")
+    _write_metadata(folder, lines)
+    lines.unlink()
 
 
-def _write_metadata(folder: Path, entries: list[dict[str, Any]]) -> None:
-    if entries:
-        _write_lines(folder / METADATA, _as_metadata(entries))
+def _write_metadata(folder: Path, data: Path) -> None:
+    """Write the lines of `data` with equal columns and types: if one has several answers, all have lists."""
+    columns: dict[str, None] = {}
+    lists: set[str] = set()
+    for entry in _read_lines(data):
+        columns |= dict.fromkeys(key for key in entry if key not in ("image", "images"))
+        lists |= {key for key, value in entry.items() if isinstance(value, list)}
+    if columns:
+        _write_lines(folder / METADATA, (_as_metadata(entry, columns, lists) for entry in _read_lines(data)))
+
+
+def _as_metadata(entry: dict[str, Any], columns: Iterable[str], lists: Container[str]) -> dict[str, Any]:
+    row = {key: [value] if key in lists and isinstance(value := entry.get(key), str) else entry.get(key) for key in columns}
+    return {"file_name": entry["images"][0] if "images" in entry else f"{IMAGES}/{entry['image']}", **row}
 
 
 def _write_lines(file: Path, entries: Iterable[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in entries), encoding="utf-8")
+    with file.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in entries)
 
 
-def _as_metadata(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Entries with equal columns and types: if one has several answers, all have lists."""
-    columns = list(dict.fromkeys(key for entry in entries for key in entry if key not in ("image", "images")))
-    lists = {key for entry in entries for key, value in entry.items() if isinstance(value, list)}
-    for entry in entries:
-        row = {key: [value] if key in lists and isinstance(value := entry.get(key), str) else entry.get(key) for key in columns}
-        yield {"file_name": entry["images"][0] if "images" in entry else f"{IMAGES}/{entry['image']}", **row}
+def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
-def _write_rows(rows: Iterator[dict[str, Any]], file: Path, schema: pa.Schema) -> None:
-    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-        while group := list(islice(rows, _ROWS_PER_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+class _ParquetFiles:
+    """One Parquet file, or files `NAME-00000.parquet` and so on of `shard_size` rows each."""
+
+    def __init__(self, file: Path, schema: pa.Schema, shard_size: int | None) -> None:
+        self._file = file
+        self._schema = schema
+        self._shard_size = shard_size
+        self._number, self._room = 0, shard_size
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Append a row group, cut where a file is full."""
+        while table.num_rows:
+            part = table.slice(0, self._room)
+            self._open().write_table(part)
+            table = table.slice(part.num_rows)
+            if self._room is not None:
+                self._room -= part.num_rows
+                if self._room == 0:
+                    self.close()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._room = None, self._shard_size
+
+    def _open(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            name = self._file.name if self._shard_size is None else f"{self._file.stem}-{self._number:05d}{self._file.suffix}"
+            self._writer = pq.ParquetWriter(self._file.with_name(name), self._schema, compression="zstd", write_page_checksum=True)
+            self._number += 1
+        return self._writer
 
 
 def _illustrated(records: Iterator[Record], pictures: Pictures) -> Iterator[tuple[Record, Picture]]:

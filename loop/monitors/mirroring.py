@@ -10,11 +10,11 @@ from pathlib import Path
 
 from loop.config.run_config import RunConfig
 from loop.errors import PrunedCheckpointError
-from loop.export import read_records
 from loop.monitors.tracking import Mirror, default_tracking_uri, flatten_parameters
 from loop.monitors.tracking_process import BackgroundMirror
 from loop.store.commits import RoundCommit
 from loop.store.run_store import Store
+from loop.store.selected import records_of
 from policies.records import Record
 
 
@@ -33,10 +33,14 @@ def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | Non
         return
 
     def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
-        records = read_records(store, commit) if commit.round else []
-        accepted = [record for record in records if record.accepted]
-        rejected = [record for record in records if not record.accepted]
-        return accepted[: config.tracking.num_samples], rejected[: config.tracking.num_samples]
+        found: tuple[list[Record], list[Record]] = [], []
+        for record in records_of(store, commit):
+            chosen = found[0] if record.accepted else found[1]
+            if len(chosen) < config.tracking.num_samples:
+                chosen.append(record)
+            elif all(len(one) == config.tracking.num_samples for one in found):
+                break
+        return found
 
     def champion_folder(commit: RoundCommit) -> Path | None:
         try:

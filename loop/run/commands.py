@@ -172,7 +172,8 @@ def export(
     run_dir: RunDir,
     out: Annotated[Path, typer.Option(help="folder to write, or NAME.parquet; it must not exist")],
     round: Annotated[str, typer.Option("--round", help="a round's number, or all")] = "all",
-    format: Annotated[str, typer.Option("--format", help="llava, vigc, sharegpt, swift, messages or parquet")] = "llava",
+    format: Annotated[str, typer.Option("--format", help="llava, vigc, sharegpt, swift, webdataset, messages or parquet")] = "llava",
+    shard_size: Annotated[int | None, typer.Option("--shard-size", min=1, help="records per file of Parquet or WebDataset")] = None,
 ) -> None:
     """Write the accepted records of committed rounds for use elsewhere."""
     from loop.config.run_config import parse_config
@@ -186,7 +187,7 @@ def export(
     store = Store.open(run_dir)
     config = parse_config(store.read_run().config)
     route = routing(config, build_policies(config).schedule)
-    report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), route)
+    report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), route, shard_size)
     for problem in report.bad_images:
         typer.echo(f"left out: {printable(problem)}", err=True)
     typer.echo(f"{report.num_records} records in {report.path}, described in {report.card}")

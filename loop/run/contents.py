@@ -58,7 +58,3 @@ class Run:
         source = build_labelled(self.config.seed_data.data)
         samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
         return [TrainingSample(seed_image_id(sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples]
-
-    def selected_records(self, commit: RoundCommit) -> list[Record]:
-        """The records that a committed round was trained on."""
-        return self.store.read_records(commit.file("selected.parquet"))

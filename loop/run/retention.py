@@ -10,7 +10,7 @@ from loop.store.run_store import Store
 
 def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
     """The files that the next round reads: the checkpoints of the seed model, the champion and the controls trained beside it, their
-    training parts, the selected records of accepted rounds, and the predictions of seed model and champion."""
+    training parts, the records of accepted rounds, and the predictions of seed model and champion."""
     if not commits:
         return []
     champion = champion_commit(commits)
@@ -19,7 +19,7 @@ def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
         for commit in commits
         for file in commit.files
         if file.path.startswith(tuple(f"{path}/" for path in _needed_checkpoints(commits)))
-        or (commit.state is RoundState.ACCEPTED and file.path.endswith("/selected.parquet"))
+        or (commit.state is RoundState.ACCEPTED and (file.path.endswith("/selected.parquet") or "/parts/records-" in file.path))
         or (commit in (commits[0], champion) and file.path.endswith("/predictions.parquet"))
         or (commit is champion and "/parts/training" in file.path)
     ]

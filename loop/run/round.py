@@ -22,6 +22,7 @@ Engines may sleep during training to free their memory for the trainer; the swap
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -41,16 +42,16 @@ from loop.run.stages.deciding import decide, generated_stats
 from loop.run.stages.empty import commit_empty_round
 from loop.run.stages.evaluation import blind_sets, champion_predictions, evaluate, mean_scores
 from loop.run.stages.image_check import check_images
-from loop.run.stages.records import complete_parts, counts_of, filter_counts, finished_parts, select
-from loop.run.stages.training import Trained, hyperparameters, train, training_set
+from loop.run.stages.records import complete_parts, counts_of, filter_counts, finished_parts, record_counts, select
+from loop.run.stages.training import Trained, hyperparameters, train
+from loop.run.stages.training_set import generated_so_far
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed, evenly
 from loop.store.commits import Decision, RoundCommit, RoundState
 from loop.store.run_store import PartReceipt
+from loop.store.selected import SELECTED, SelectedRows
 from policies.generation.instructions import plan_tasks
 from policies.generation.knowledge import count_first_words, is_knowledge, questions_of
-from policies.metrics import correctness
-from policies.records import Record
 
 
 def run_baseline(session: Session) -> RoundCommit:
@@ -83,10 +84,11 @@ def run_round(session: Session, index: int) -> RoundCommit:
             finished |= write_records(workers, todo, len(finished))
     parts = complete_parts(shards, finished)
     with clock.stage("select"):
-        records, selected, selected_part = select(run.store, run.policies.selection, index, parts)
-        findings = check_images(run.store, index, records, [*(shard.name for shard in shards), "selected"])
-        assert {record.generator_weight_version for record in records} <= {champion.version}
-    if not selected:
+        records = record_counts(parts)
+        assert set(records.weight_versions) <= {champion.version}
+        findings = check_images(run.store, index, records, [*(shard.name for shard in shards), SELECTED])
+        selected, selected_part = select(run.store, run.policies.selection, index, parts)
+    if not len(selected):
         return commit_empty_round(run, champion, index, clock, records, [*parts, selected_part])
     if run.config.cluster.sleep_while_training:
         with clock.stage("sleep"):
@@ -114,10 +116,10 @@ def run_round(session: Session, index: int) -> RoundCommit:
         champion=winner.version,
         champion_path=winner.path,
         candidate=candidate.version,
-        counts=counts_of(records, selected),
+        counts=counts_of(records, len(selected)),
         filters=filter_counts(parts),
         metrics={
-            **correctness(records),
+            **records.correctness,
             **mean_scores("", run.sets, predictions if verdict.accepted else answered_before),
             **mean_scores("candidate_", run.sets, predictions),
             **asdict(generated_stats(selected)),
@@ -167,14 +169,14 @@ def plan_shards(run: Run, index: int) -> list[Shard]:
     first_word = count_first_words(questions_of(run.seed_samples)).draw if any(map(is_knowledge, generation.type_mix)) else None
     tasks = plan_tasks(source.image_ids(), generation.type_mix, generation.num_per_image, seed, run.policies.instructions, first_word)
     per_image = [tasks[start : start + generation.num_per_image] for start in range(0, len(tasks), generation.num_per_image)]
+    num_shards = max(generation.num_shards, math.ceil(len(tasks) / generation.max_records_per_shard))
     return [
         Shard(index, number, derived_seed(run.config.seed, index, "shard", number), tuple(chain.from_iterable(images)), source)
-        for number, images in enumerate(evenly(per_image, generation.num_shards))
+        for number, images in enumerate(evenly(per_image, num_shards))
     ]
 
 
-def train_candidate(run: Run, models: Models, workers: Workers, index: int, selected: list[Record]) -> Trained:
+def train_candidate(run: Run, models: Models, workers: Workers, index: int, selected: SelectedRows) -> Trained:
     """The candidate of a round, from the model that the start policy chooses."""
     start = run.policies.start.start(models.base(), models.champion())
-    hyper = hyperparameters(run, selected)
-    return train(run, models, workers, index, start, hyper, lambda: training_set(run, index, selected, hyper.num_samples))
+    return train(run, models, workers, index, start, hyperparameters(run, selected), generated_so_far(run, index, selected))

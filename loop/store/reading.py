@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from loop.store.commits import SCHEMA_VERSION, FileEntry, RoundCommit
 from loop.store.documents import REMEDY, CheckpointReceipt, PartReceipt, PrunedCheckpoint, RunInfo, describe, note_damage, unseal
 from loop.store.storage import Storage
 from policies.records import SCHEMA_VERSION as RECORD_SCHEMA_VERSION
-from policies.records import Record, RecordSchemaError, from_table
+from policies.records import Record, RecordSchemaError, columns_of, from_table, record_version
 
 RUN = "run.json"
 PRUNED = ".pruned.json"
@@ -51,15 +52,19 @@ class RunReader:
         Raises:
             DamagedFileError: it is missing, altered, or not a Parquet file.
         """
-        data = self._read(part)
-        try:
-            return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
-        except (pa.ArrowException, OSError) as error:
-            raise DamagedFileError(part.path, "a Parquet file with intact pages", str(error), REMEDY) from error
+        return _table(part.path, self._read(part))
 
     def read_records(self, part: PartReceipt | FileEntry) -> list[Record]:
         """The records of a part. Raises `DamagedFileError` as `read_part` does, and `SchemaVersionError`."""
-        return records_in(part.path, self.read_part(part))
+        table = self.read_part(part)
+        with _of_this_version(part.path, table):
+            return from_table(table)
+
+    def read_record_columns(self, part: PartReceipt | FileEntry, columns: Sequence[str]) -> pa.Table:
+        """Some columns of the records of a part. Raises `DamagedFileError` as `read_part` does, and `SchemaVersionError`."""
+        table = _table(part.path, self._read(part), columns)
+        with _of_this_version(part.path, table):
+            return columns_of(table, columns)
 
     def read_json_part(self, part: PartReceipt | FileEntry) -> Any:
         """The document of a JSON part. Raises `DamagedFileError`."""
@@ -166,13 +171,22 @@ class RunReader:
             raise DamagedFileError(path, f"a {model.__name__}", str(error), REMEDY) from error
 
 
-def records_in(path: str, table: pa.Table) -> list[Record]:
-    """The rows of the part `path` as records. Raises `SchemaVersionError`."""
+def _table(path: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The content of a Parquet file: the columns that it has of those wanted, all by default."""
     try:
-        return from_table(table)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        return file.read(None if columns is None else [name for name in columns if name in file.schema_arrow.names])
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFileError(path, "a Parquet file with intact pages", str(error), REMEDY) from error
+
+
+@contextmanager
+def _of_this_version(path: str, table: pa.Table) -> Iterator[None]:
+    """Name the part at `path` if the schema of its table is not this version's. Raises `SchemaVersionError`."""
+    try:
+        yield
     except RecordSchemaError as error:
-        found = (table.schema.metadata or {}).get(b"vigc_record_schema", b"none").decode()
-        raise SchemaVersionError(path, found, RECORD_SCHEMA_VERSION) from error
+        raise SchemaVersionError(path, record_version(table), RECORD_SCHEMA_VERSION) from error
 
 
 def commit_path(round: int) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from policies.generation.instructions import KnowledgeType, parse_vig
 from policies.metrics import normalise
-from policies.records import Record, TrainingSample
+from policies.records import TrainingSample
 
 VQA_PROMPT = "Question: {question} Short answer:"
 """Prompt for a question of the knowledge types (VIC)."""
@@ -94,9 +94,9 @@ def ranked(answers: Iterable[ShortAnswer]) -> list[ShortAnswer]:
     return list(kept.values())
 
 
-def drawn_answer(record: Record, rng: np.random.Generator) -> str:
-    """The answer that a VIC sample is made with: one of the short answers, drawn by weight; `answer` if there are none."""
-    if not record.short_answers:
-        return record.answer
-    weights = np.array(record.short_answer_weights)
-    return record.short_answers[int(rng.choice(len(weights), p=weights / weights.sum()))]
+def drawn_answer(answer: str, short_answers: Sequence[str], weights: Sequence[float], draw: float) -> str:
+    """The answer of a VIC sample: the short answer that a `draw` in 0..1 picks by weight; `answer` if there are none."""
+    if not short_answers:
+        return answer
+    ends = np.cumsum(weights)
+    return short_answers[int(np.searchsorted(ends / ends[-1], draw, side="right"))]

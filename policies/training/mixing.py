@@ -2,36 +2,60 @@
 
 Real data stays in the mix and generated data accumulates: replacing either each round makes errors grow (Gerstgrasser et al.
 2024, arXiv 2404.01413).
+
+A mix names rows; the texts of the drawn rows are read afterwards. So a policy decides over millions of records by a few columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from enum import IntEnum
+from typing import Literal, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from policies.checks import check_at_least, check_choice, check_share
-from policies.generation.instructions import vig_target
-from policies.generation.knowledge import drawn_answer, vic_prompt
-from policies.records import Record, TrainingSample
+from policies.errors import PolicyError, running
 from policies.registry import Registry
 
-T = TypeVar("T", TrainingSample, Record)
+
+class Form(IntEnum):
+    """What a sample is made from a row."""
+
+    SEED = 0
+    """A sample of the seed data, as it is."""
+    VIG = 1
+    """Instruction -> question and answer."""
+    VIC = 2
+    """Question -> answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A training set in training order. All arrays are [samples]."""
+
+    source: np.ndarray
+    """0 is the seed data, k the k-th table of generated records."""
+    row: np.ndarray
+    """Row of the source."""
+    form: np.ndarray
+    """A `Form`."""
+    draw: np.ndarray
+    """0..1: which of a record's short answers a VIC sample has, see `policies.generation.knowledge.drawn_answer`."""
 
 
 class MixingPolicy(Protocol):
     """Builds a training set."""
 
-    def mix(
-        self, seed_samples: Sequence[TrainingSample], generated: Sequence[Sequence[Record]], num_samples: int, seed: int
-    ) -> list[TrainingSample]:
-        """`num_samples` samples in training order; the same arguments give the same list.
+    def mix(self, seed_samples: pa.Table, generated: Sequence[pa.Table], num_samples: int, seed: int) -> Mix:
+        """`num_samples` samples; the same arguments give the same mix.
 
         Args:
-            seed_samples: the labelled data.
-            generated: selected records of each round to use, oldest first, the current round last.
+            seed_samples: the labelled data; its column is `question_type`.
+            generated: selected records of each round to use, oldest first, the current round last, with the columns
+                `policies.columns.MIXING_COLUMNS`.
             num_samples: number of samples that the trainer uses.
             seed: of the drawing.
         """
@@ -39,6 +63,39 @@ class MixingPolicy(Protocol):
 
 
 MIXING_POLICIES: Registry[MixingPolicy] = Registry("mixing policy", MixingPolicy)
+
+
+def mixed(policy: MixingPolicy, seed_samples: pa.Table, generated: Sequence[pa.Table], num_samples: int, seed: int) -> Mix:
+    """The mix of a policy, checked.
+
+    Raises:
+        PolicyError: the policy raised an error, or returned something other than `num_samples` existing rows.
+    """
+    label = f"mixing policy {type(policy).__name__!r}"
+    with running(label):
+        mix = policy.mix(seed_samples, generated, num_samples, seed)
+        arrays = [np.asarray(one) for one in (mix.source, mix.row, mix.form, mix.draw)]
+    if problem := _problem(arrays, [seed_samples.num_rows, *(table.num_rows for table in generated)], num_samples):
+        raise PolicyError(label, f"returned {problem}")
+    return Mix(*arrays)
+
+
+def _problem(arrays: Sequence[np.ndarray], sizes: Sequence[int], num_samples: int) -> str:
+    """What is wrong with the arrays of a mix over sources of these sizes; empty if nothing."""
+    if lengths := sorted({len(one) for one in arrays} - {num_samples}):
+        return f"arrays of {lengths} samples; expected {num_samples}"
+    source, row, form, draw = arrays
+    if not all(np.issubdtype(one.dtype, np.integer) for one in (source, row, form)):
+        return f"source, row and form of types {source.dtype}, {row.dtype}, {form.dtype}; expected integers"
+    if ((source < 0) | (source >= len(sizes))).any():
+        return f"a source outside of 0..{len(sizes) - 1}"
+    if ((row < 0) | (row >= np.asarray(sizes)[source])).any():
+        return "a row that its source does not have"
+    if ((form == Form.SEED) != (source == 0)).any() or not np.isin(form, list(Form)).all():
+        return "a form that does not fit its source; expected Form.SEED for source 0, and Form.VIG or Form.VIC otherwise"
+    if not ((draw >= 0) & (draw < 1)).all():
+        return "a draw outside of 0..1"
+    return ""
 
 
 @MIXING_POLICIES.register("replay")
@@ -72,9 +129,7 @@ class Replay:
             if not self.accumulate:
                 raise ValueError(f"newest_share is {self.newest_share} with accumulate off; expected one of the two, all is newest then")
 
-    def mix(
-        self, seed_samples: Sequence[TrainingSample], generated: Sequence[Sequence[Record]], num_samples: int, seed: int
-    ) -> list[TrainingSample]:
+    def mix(self, seed_samples: pa.Table, generated: Sequence[pa.Table], num_samples: int, seed: int) -> Mix:
         """See `MixingPolicy.mix`.
 
         Raises:
@@ -82,41 +137,77 @@ class Replay:
         """
         check_at_least("num_samples", num_samples, 0)
         rng = np.random.default_rng(seed)
-        older = [record for records in generated[:-1] for record in records] if self.accumulate else []
-        newest = list(generated[-1]) if generated else []
-        num_seed = round(num_samples * self.seed_share) if older or newest else num_samples
-        if num_seed and not seed_samples:
+        pool = _Pool(generated)
+        newest = np.arange(pool.starts[-2], pool.starts[-1]) if generated else np.arange(0)
+        older = np.arange(pool.starts[-2]) if generated and self.accumulate else np.arange(0)
+        num_seed = round(num_samples * self.seed_share) if len(older) or len(newest) else num_samples
+        if num_seed and not seed_samples.num_rows:
             raise ValueError(f"{num_seed} of {num_samples} samples should be seed data, but there is none; give some, or seed_share 0")
-        records = self._draw_records(older, newest, num_samples - num_seed, rng)
-        num_vig = round(len(records) * self.vig_share)
-        samples = [*map(_vig_sample, records[:num_vig]), *(_vic_sample(record, rng) for record in records[num_vig:])]
-        return _shuffled([*self._draw(seed_samples, num_seed, rng), *samples], rng)
+        records = self._draw_records(older, newest, pool.types, num_samples - num_seed, rng)
+        form = np.repeat([Form.VIG, Form.VIC], [num_vig := round(len(records) * self.vig_share), len(records) - num_vig])
+        has_choice = (form == Form.VIC) & (pool.num_short_answers[records] > 0)
+        draw = np.zeros(len(records))
+        draw[has_choice] = rng.random(int(has_choice.sum()))
+        seeds = self._draw(np.arange(seed_samples.num_rows), _type_numbers([seed_samples]), num_seed, rng)
+        source, row = pool.place(records)
+        order = rng.permutation(num_samples)
+        no_source = np.zeros(num_seed, dtype=np.int64)
+        return Mix(
+            np.concatenate([no_source, source])[order], np.concatenate([seeds, row])[order],
+            np.concatenate([no_source + Form.SEED, form])[order], np.concatenate([np.zeros(num_seed), draw])[order],
+        )  # fmt: skip
 
-    def _draw_records(self, older: Sequence[Record], newest: Sequence[Record], num: int, rng: np.random.Generator) -> list[Record]:
-        if self.newest_share is None or not older or not newest:
-            return self._draw([*older, *newest], num, rng)
+    def _draw_records(self, older: np.ndarray, newest: np.ndarray, types: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+        if self.newest_share is None or not len(older) or not len(newest):
+            return self._draw(np.concatenate([older, newest]), types, num, rng)
         num_newest = round(num * self.newest_share)
-        return _shuffled([*self._draw(older, num - num_newest, rng), *self._draw(newest, num_newest, rng)], rng)
+        drawn = [self._draw(older, types, num - num_newest, rng), self._draw(newest, types, num_newest, rng)]
+        return _shuffled(np.concatenate(drawn), rng)
 
-    def _draw(self, items: Sequence[T], num: int, rng: np.random.Generator) -> list[T]:
-        return _draw(items, num, rng) if self.balance == "size" else _draw_by_type(items, num, rng)
-
-
-def _draw(items: Sequence[T], num: int, rng: np.random.Generator) -> list[T]:
-    """`num` items in shuffled passes over all of them: no item is repeated before each has been used once."""
-    drawn: list[T] = []
-    while len(drawn) < num:
-        drawn += _shuffled(items, rng)[: num - len(drawn)]
-    return drawn
+    def _draw(self, rows: np.ndarray, types: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+        return _draw(rows, num, rng) if self.balance == "size" else _draw_by_type(rows, types[rows], num, rng)
 
 
-def _draw_by_type(items: Sequence[T], num: int, rng: np.random.Generator) -> list[T]:
-    """`num` items, of each question type a share proportional to the square root of how many there are; each type as `_draw` does."""
-    types = sorted({item.question_type for item in items})
-    by_type = [[item for item in items if item.question_type == question_type] for question_type in types]
+class _Pool:
+    """The generated records of all rounds, numbered one after the other."""
+
+    def __init__(self, generated: Sequence[pa.Table]) -> None:
+        self.starts = np.cumsum([0, *(table.num_rows for table in generated)])
+        """First number of each table, and the number of records."""
+        self.types = _type_numbers(generated)
+        self.num_short_answers = np.concatenate([table["num_short_answers"].to_numpy() for table in generated] or [np.arange(0)])
+
+    def place(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Source and row of records."""
+        source = np.searchsorted(self.starts, records, side="right")
+        return source, records - self.starts[source - 1]
+
+
+def _type_numbers(tables: Sequence[pa.Table]) -> np.ndarray:
+    """The question types of all rows as numbers in the order of their names."""
+    columns = [table["question_type"].cast(pa.string()) for table in tables]
+    encoded = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).dictionary_encode().combine_chunks()
+    names = encoded.dictionary.to_pylist()
+    place = {name: number for number, name in enumerate(sorted(names))}
+    return np.array([place[name] for name in names], dtype=np.int64)[encoded.indices.to_numpy()]
+
+
+def _draw(rows: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+    """`num` rows in shuffled passes over all of them: no row is repeated before each has been used once."""
+    passes: list[np.ndarray] = []
+    missing = num
+    while missing > 0:
+        passes.append(_shuffled(rows, rng)[:missing])
+        missing -= len(passes[-1])
+    return np.concatenate(passes) if passes else rows[:0]
+
+
+def _draw_by_type(rows: np.ndarray, types: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+    """`num` rows, of each question type a share proportional to the square root of how many there are; each type as `_draw` does."""
+    by_type = [rows[types == number] for number in np.unique(types)]
     counts = _apportioned([len(group) ** 0.5 for group in by_type], num)
     drawn = [_draw(group, count, rng) for group, count in zip(by_type, counts, strict=True)]
-    return _shuffled([item for group in drawn for item in group], rng)
+    return _shuffled(np.concatenate([rows[:0], *drawn]), rng)
 
 
 def _apportioned(weights: Sequence[float], num: int) -> list[int]:
@@ -129,15 +220,5 @@ def _apportioned(weights: Sequence[float], num: int) -> list[int]:
     return counts
 
 
-def _shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
-    return [items[index] for index in rng.permutation(len(items))]
-
-
-def _vig_sample(record: Record) -> TrainingSample:
-    turn = (record.instruction, vig_target(record.question, record.answer))
-    return TrainingSample(record.image_id, (turn,), record.record_id, record.question_type)
-
-
-def _vic_sample(record: Record, rng: np.random.Generator) -> TrainingSample:
-    turn = (vic_prompt(record.question_type, record.question), drawn_answer(record, rng))
-    return TrainingSample(record.image_id, (turn,), record.record_id, record.question_type)
+def _shuffled(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rows[rng.permutation(len(rows))]

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import strategies as st
 
 from loop.errors import DamagedFileError, LoopError, UserError
-from loop.export import read_records
 from loop.monitors.tracking import Mirror
 from loop.monitors.tracking_process import BackgroundMirror
 from loop.sources.llava_json import LlavaJsonData
@@ -28,6 +27,7 @@ from loop.sources.shapes.questions import is_correct, truth
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, image_id, scene_of
 from loop.store.documents import CheckpointReceipt, PartReceipt, seal, unseal
 from loop.store.run_store import Store
+from loop.store.selected import records_of
 from loop.store.verifying import verify
 from policies.correction.methods import Candidate, Draft, Grounded, SentenceBySentence, Step, next_sentence
 from policies.correction.premises import MAX_PREMISES, named_objects, premise_questions
@@ -246,7 +246,7 @@ def test_a_document_of_a_run_that_was_changed_and_sealed_again_is_read_or_refuse
         for read in (
             lambda: Store.open(finished).read_run(),
             lambda: Store.open(finished).commits(),
-            lambda: [read_records(Store.open(finished), commit) for commit in Store.open(finished).commits()],
+            lambda: [list(records_of(Store.open(finished), commit)) for commit in Store.open(finished).commits()],
             lambda: verify(Store.open(finished)),
             lambda: Store.open(finished).finished_part(0, "records-00000"),
         ):
@@ -272,7 +272,7 @@ def test_flipped_bits_in_a_run_are_found(finished: Path, name: str, places: list
     path.write_bytes(changed)
     try:
         for commit in Store.open(finished).commits():
-            read_records(Store.open(finished), commit)
+            list(records_of(Store.open(finished), commit))
     except LoopError as error:
         assert str(error).strip()
     finally:

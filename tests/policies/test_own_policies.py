@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -19,14 +20,16 @@ from actors.shards import Shard, ShardImages
 from actors.views import find_view
 from loop.config.run_config import parse_config
 from loop.setup.rehearsal import rehearse
+from policies.columns import compute, round_columns
+from policies.counts import RecordCounts
 from policies.errors import PolicyError, running
 from policies.filtering.chain import FilterChain
 from policies.filtering.filters import FILTER_POLICIES, Parsable
 from policies.generation.instructions import GenerationTask, QuestionType
-from policies.metrics import count_reasons
 from policies.records import Reason, Record, from_table, to_table
 from policies.registry import UnknownPolicyError
-from policies.training.selection import SELECTION_POLICIES
+from policies.training.mixing import Mix, mixed
+from policies.training.selection import SELECTION_POLICIES, columns_of, score_of, selected
 from tests.loop.test_cli import document
 from tests.paths import ROOT
 from tests.policies.make import make_record
@@ -54,13 +57,14 @@ class Brightness:
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The filters of the docs' config, its module written beside a run."""
     text = DOCS.read_text(encoding="utf-8")
-    code, view = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code, selection, view = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "my_filters.py").write_text(code)
+    (tmp_path / "my_selection.py").write_text(selection)
     (tmp_path / "my_views.py").write_text(view)
     monkeypatch.syspath_prepend(tmp_path)
     yield yaml.safe_load(config)["filters"]
-    for name in ("my_filters", "my_views"):
+    for name in ("my_filters", "my_selection", "my_views"):
         sys.modules.pop(name, None)
 
 
@@ -73,12 +77,24 @@ def test_the_example_of_the_docs_passes_a_dry_run_and_judges_by_the_image(exampl
     records = [make_record(record_id=f"r{number}", image_id=task.image_id) for number, task in enumerate(tasks)]
     written: list[pa.Table] = []
     chain = FilterChain([FILTER_POLICIES.build(spec.policy, spec.options) for spec in config.filters])
-    filter_shard(chain, lambda *part: written.append(part[2]), shard, {}, to_table(records))
+    filter_shard(chain, score_of, lambda *part: written.append(part[2]), shard, {}, to_table(records))
     judged = from_table(written[0])
     assert [record.reasons for record in judged] == [("too_dark",)] * 4 + [()] * 2
     assert [record.accepted for record in judged] == [False] * 4 + [True] * 2
     assert source.opened == ["0", "40", "200"], "an image is opened once"
-    assert count_reasons([*judged, make_record().rejected(Reason.EMPTY)]) == {"rejected_empty": 1, "rejected_too_dark": 4}
+    assert RecordCounts.of([*judged, make_record().rejected(Reason.EMPTY)]).by_reason == {"rejected_empty": 1, "rejected_too_dark": 4}
+
+
+def test_the_selection_of_the_docs_passes_a_dry_run_and_takes_the_middle(example: Any) -> None:
+    config = parse_config(document("embedded", filters=example, selection={"my_selection:MiddleLengths": {"share": 0.5}}))
+    rehearse(config)
+    policy = SELECTION_POLICIES.build(config.selection.policy, config.selection.options)
+    records = [make_record(number, answer="word " * number, agreement=float(number != 5)) for number in range(1, 9)]
+    assert policy.score(records[0]) == pytest.approx(-0.01)
+    columns = round_columns(to_table(records), columns_of(policy))
+    taken = [record.record_id for record, one in zip(records, selected(policy, columns).to_pylist(), strict=True) if one]
+    assert taken == ["r1-s0-3", "r1-s0-4", "r1-s0-6"]
+    assert selected(policy, columns.slice(0, 0)).to_pylist() == []
 
 
 def test_the_view_of_the_docs_passes_a_dry_run_and_is_shown(example: Any) -> None:
@@ -91,7 +107,7 @@ def test_the_view_of_the_docs_passes_a_dry_run_and_is_shown(example: Any) -> Non
 def test_images_are_not_opened_for_filters_that_do_not_ask() -> None:
     source = Brightness()
     shard = Shard(1, 0, 3, (GenerationTask("0", QuestionType.DETAIL, "Ask."),), source)
-    filter_shard(FilterChain([Parsable()]), lambda *part: None, shard, {}, to_table([make_record(image_id="0")]))
+    filter_shard(FilterChain([Parsable()]), score_of, lambda *part: None, shard, {}, to_table([make_record(image_id="0")]))
     assert source.opened == []
 
 
@@ -143,7 +159,7 @@ def test_an_object_that_is_no_filter_is_refused_in_one_line(name: str, text: str
 
 
 def test_an_object_that_is_no_policy_of_its_kind_is_refused() -> None:
-    with pytest.raises(UnknownPolicyError, match="is not a valid selection policy: it has no select"):
+    with pytest.raises(UnknownPolicyError, match="is not a valid selection policy: it has no score; it has no select"):
         SELECTION_POLICIES.build(f"{__name__}:ChoosesNothing")
 
 
@@ -211,6 +227,71 @@ def test_an_error_that_did_not_pass_through_the_policy_stays_as_it_is() -> None:
         raise KeyError("an engine's")
     with pytest.raises(PolicyError), running("correction policy 'x'", Divides()):
         Divides().judge([make_record(view_answers=())])
+
+
+class Picks:
+    """A selection that returns what it is told."""
+
+    columns = ("agreement",)
+
+    def __init__(self, mask: Any) -> None:
+        self.mask = mask
+
+    def score(self, record: Record) -> float:
+        return 1.0
+
+    def select(self, records: pa.Table) -> Any:
+        return self.mask(records) if callable(self.mask) else self.mask
+
+
+TWO = round_columns(to_table([make_record(0, agreement=1.0), make_record(1, agreement=0.5)]), ["agreement"])
+
+
+def test_a_selection_may_return_any_mask() -> None:
+    for mask in ([True, False], np.array([True, False]), lambda records: compute.greater(records["agreement"], 0.7)):
+        assert selected(Picks(mask), TWO).to_pylist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [
+        ([True], "returned 1 values for 2 records; expected one bool for each"),
+        ([True, None], "returned 2 values with 1 nulls for 2 records"),
+        ([0, 1], "returned int64 values; expected one bool for each record"),
+        (lambda records: records["no_such_column"], "raised KeyError"),
+    ],
+)
+def test_a_wrong_mask_is_refused(mask: Any, text: str) -> None:
+    with pytest.raises(PolicyError, match=re.escape(f"selection policy 'Picks' {text}")):
+        selected(Picks(mask), TWO)
+
+
+class Mixes:
+    """A mixing policy that returns what it is told."""
+
+    def __init__(self, **arrays: list[Any]) -> None:
+        self.arrays = {"source": [0, 1], "row": [0, 1], "form": [0, 2], "draw": [0.0, 0.5], **arrays}
+
+    def mix(self, seed_samples: pa.Table, generated: Sequence[pa.Table], num_samples: int, seed: int) -> Mix:
+        return Mix(**{name: np.array(array) for name, array in self.arrays.items()})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "text"),
+    [
+        ({"row": [0]}, "returned arrays of [1] samples; expected 2"),
+        ({"row": [0, 2]}, "returned a row that its source does not have"),
+        ({"source": [0, 2]}, "returned a source outside of 0..1"),
+        ({"form": [0, 0]}, "returned a form that does not fit its source"),
+        ({"draw": [0.0, 1.0]}, "returned a draw outside of 0..1"),
+        ({"row": [0.5, 0.5]}, "returned source, row and form of types int64, float64, int64; expected integers"),
+    ],
+)
+def test_a_wrong_mix_is_refused(arrays: dict[str, list[Any]], text: str) -> None:
+    seed_table = pa.table({"question_type": ["detail"]})
+    assert mixed(Mixes(), seed_table, [TWO], 2, seed=0).row.tolist() == [0, 1]
+    with pytest.raises(PolicyError, match=re.escape(f"mixing policy 'Mixes' {text}")):
+        mixed(Mixes(**arrays), seed_table, [TWO], 2, seed=0)
 
 
 def test_two_filters_of_one_name_are_counted_apart() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loop.export import read_records
 from loop.store.run_store import Store
+from loop.store.selected import records_of
 from tests.loop.run.small_run import kill, vigc, wait_until, write_config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -38,7 +38,7 @@ def test_a_run_on_vllm_that_is_killed_leaves_no_process_and_resumes(tmp_path: Pa
     assert [one["state"] for one in status["rounds"]] == ["baseline", "accepted"]
     store = Store.open(run_dir)
     baseline, first = store.commits()
-    records = read_records(store, first)
+    records = list(records_of(store, first))
     assert len(records) == first.counts["generated"] == 80
     assert first.counts["accepted"] > 0
     assert {record.generator_weight_version for record in records} == {baseline.champion}

@@ -22,19 +22,18 @@ Controls decide nothing, and a round without them is committed as if they did no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from loop.run.contents import Run
 from loop.run.models import Models
 from loop.run.stages.clock import RoundClock
 from loop.run.stages.evaluation import evaluate, mean_scores
-from loop.run.stages.training import hyperparameters, mixed, train, training_set
+from loop.run.stages.training import hyperparameters, train
+from loop.run.stages.training_set import Generated, generated_so_far, num_without_original
 from loop.run.workers import Workers
 from loop.store.commits import FileEntry
+from loop.store.selected import SelectedRows
 from policies.acceptance.paired import Comparison, compare, interval, pooled
-from policies.records import Record, TrainingSample
 from policies.scoring.predictions import Predictions
 
 
@@ -51,7 +50,7 @@ class Controls:
 
 
 def run_controls(
-    run: Run, models: Models, workers: Workers, index: int, selected: list[Record], candidate: Predictions, clock: RoundClock
+    run: Run, models: Models, workers: Workers, index: int, selected: SelectedRows, candidate: Predictions, clock: RoundClock
 ) -> Controls:
     """Train and evaluate the configured controls; finished work is reused."""
     done, hyper = Controls(), hyperparameters(run, selected)
@@ -59,29 +58,21 @@ def run_controls(
         suffix = f"-control-{name}"
         with clock.stage("controls"):
             start = run.policies.start.start(models.base(), models.control(name))
-            samples = partial(samples_of, name, run, index, selected, hyper.num_samples)
-            trained = train(run, models, workers, index, start, hyper, samples, suffix)
+            trained = train(run, models, workers, index, start, hyper, generated_for(name, run, index, selected), suffix)
             predictions, predictions_part = evaluate(run, workers, index, trained.model, RoundClock(), f"predictions{suffix}")
         found = {**trained.metrics, **mean_scores("", run.sets, predictions), **differences(predictions, candidate)}
         if name == "no_correction":
-            found["num_left_out"] = float(len(selected) - len(uncorrected(selected)))
+            found["num_left_out"] = float(num_without_original(selected))
         done.metrics |= {f"control/{name}/{key}": value for key, value in found.items()}
         done.files += [trained.part.entry, *trained.model.files, predictions_part.entry]
     return done
 
 
-def samples_of(name: str, run: Run, index: int, selected: list[Record], num_samples: int) -> list[TrainingSample]:
-    """The training set of a control."""
-    return mixed(run, index, [], num_samples) if name == "seed_only" else training_set(run, index, selected, num_samples, uncorrected)
-
-
-def uncorrected(records: Iterable[Record]) -> list[Record]:
-    """Records with their answers before correction; records without such an answer are left out."""
-    return [
-        replace(record, answer=record.original_answer, sentences=(), short_answers=(), short_answer_weights=())
-        for record in records
-        if record.original_answer.strip()
-    ]
+def generated_for(name: str, run: Run, index: int, selected: SelectedRows) -> list[Generated]:
+    """The generated records that a control is trained on."""
+    if name == "seed_only":
+        return []
+    return [replace(one, corrected=False) for one in generated_so_far(run, index, selected)]
 
 
 def differences(control: Predictions, candidate: Predictions) -> dict[str, float]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 from loop.run.contents import Run
 from loop.run.stages.evaluation import answered, seed_predictions
+from loop.store.selected import SelectedRows
 from policies.acceptance.rules import DecisionContext, GeneratedStats, QuestionStats, Verdict
+from policies.columns import compute
 from policies.errors import running
-from policies.metrics import distinct_n, mean_words
-from policies.records import Record
+from policies.metrics import distinct_n
 from policies.scoring.predictions import Predictions
 
 _STATS_SAMPLE = 200
 """Records to measure diversity on. Distinct-n falls with the number of texts, so the number is fixed."""
 
 
-def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, selected: Sequence[Record]) -> Verdict:
+def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, selected: SelectedRows) -> Verdict:
     """The verdict of the acceptance policy, on the acceptance sets only."""
     policy, context = run.policies.acceptance, _context(run, index, selected)
     asked = answered(run.acceptance, champion), answered(run.acceptance, candidate)
@@ -25,7 +23,7 @@ def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, 
         return policy.decide(*asked, context)
 
 
-def _context(run: Run, index: int, selected: Sequence[Record]) -> DecisionContext:
+def _context(run: Run, index: int, selected: SelectedRows) -> DecisionContext:
     decisions = [commit.decision for commit in run.commits[1:] if commit.decision is not None]
     measured = [commit.metrics for commit in run.commits if "distinct_2" in commit.metrics]
     return DecisionContext(
@@ -40,18 +38,22 @@ def _context(run: Run, index: int, selected: Sequence[Record]) -> DecisionContex
     )
 
 
-def generated_stats(selected: Sequence[Record]) -> GeneratedStats:
+def generated_stats(selected: SelectedRows) -> GeneratedStats:
     """Diversity and length of the records that a round trains on."""
-    return GeneratedStats(distinct_n((f"{r.question} {r.answer}" for r in _sample(selected)), 2), mean_words(r.answer for r in selected))
+    texts = (f"{question} {answer}" for question, answer in zip(*_sample(selected), strict=True))
+    mean_words = compute.sum(selected.table["answer_words"]).as_py() / len(selected) if len(selected) else 0.0
+    return GeneratedStats(distinct_n(texts, 2), mean_words)
 
 
-def question_stats(selected: Sequence[Record]) -> QuestionStats:
+def question_stats(selected: SelectedRows) -> QuestionStats:
     """Diversity and types of the questions that a round trains on."""
-    questions = [record.question for record in _sample(selected)]
-    types = Counter(record.question_type for record in selected)
-    shares = {name: count / len(selected) for name, count in sorted(types.items())}
+    questions, _ = _sample(selected)
+    counts = {one["values"]: one["counts"] for one in compute.value_counts(selected.table["question_type"]).to_pylist()}
+    shares = {name: count / len(selected) for name, count in sorted(counts.items())}
     return QuestionStats(distinct_n(questions, 1), distinct_n(questions, 2), shares)
 
 
-def _sample(selected: Sequence[Record]) -> Sequence[Record]:
-    return selected[:: max(1, len(selected) // _STATS_SAMPLE)][:_STATS_SAMPLE]
+def _sample(selected: SelectedRows) -> tuple[list[str], list[str]]:
+    """Questions and answers of a sample."""
+    found = selected.sampled(("question", "answer"), _STATS_SAMPLE)
+    return found["question"].to_pylist(), found["answer"].to_pylist()

@@ -13,8 +13,8 @@ from loop.run.stages.evaluation import champion_predictions, mean_scores
 from loop.run.stages.records import counts_of, filter_counts
 from loop.store.commits import Decision, Finding, RoundCommit, RoundState
 from loop.store.run_store import PartReceipt
-from policies.metrics import correctness
-from policies.records import Reason, Record
+from policies.counts import RecordCounts
+from policies.records import Reason
 
 _MAX_REASONS = 3
 _ADVICE = {
@@ -26,14 +26,14 @@ _ADVICE = {
 
 
 def commit_empty_round(
-    run: Run, champion: Model, index: int, clock: RoundClock, records: Sequence[Record], parts: Sequence[PartReceipt]
+    run: Run, champion: Model, index: int, clock: RoundClock, records: RecordCounts, parts: Sequence[PartReceipt]
 ) -> RoundCommit:
     """Reject a round whose part `selected`, the last of `parts`, is empty. Nothing is trained and the champion stays.
 
     Raises:
         EmptyRoundError: `on_empty_round` is `stop`.
     """
-    counts = counts_of(records, [])
+    counts = counts_of(records, 0)
     reason = why_empty(counts)
     if run.config.on_empty_round == "stop":
         raise EmptyRoundError(index, reason, advice(counts), run.store.uri)
@@ -42,10 +42,10 @@ def commit_empty_round(
         run_id=run.run_id, round=index, state=RoundState.REJECTED, epoch=run.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=champion.version, champion_path=champion.path, counts=counts,
         filters=filter_counts(parts[:-1]),
-        metrics={**correctness(records), **mean_scores("", run.sets, champion_predictions(run))},
+        metrics={**records.correctness, **mean_scores("", run.sets, champion_predictions(run))},
         decision=Decision(accepted=False, reason=f"no candidate was trained: {reason}"),
         stage_seconds=clock.seconds, files=[part.entry for part in parts],
-        findings=[Finding(kind="empty_round", count=max(1, len(records)), message=f"{reason}; {advice(counts)}")],
+        findings=[Finding(kind="empty_round", count=max(1, records.generated), message=f"{reason}; {advice(counts)}")],
     )  # fmt: skip
     run.store.commit(commit)
     return commit

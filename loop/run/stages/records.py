@@ -1,23 +1,26 @@
-"""The records of a round: the parts that hold them, checked for completeness, and their counts."""
+"""The records of a round: the parts that hold them, checked for completeness, their counts, and which are trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
+import pyarrow as pa
+
 from actors.shards import Shard
 from loop.errors import DamagedFileError, IncompleteRoundError
 from loop.store.commits import FilterCount
 from loop.store.run_store import PartReceipt, Store
-from policies.errors import running
-from policies.metrics import count_reasons
-from policies.records import Record, to_table
-from policies.training.selection import SelectionPolicy
+from loop.store.selected import SELECTED, SelectedRows, accepted_columns, index_of, selected_rows
+from policies.counts import RecordCounts
+from policies.training.selection import SelectionPolicy, columns_of, selected
 
 
 def finished_parts(store: Store, shards: Iterable[Shard]) -> dict[str, PartReceipt]:
-    """The parts that an earlier driver has finished, by shard name. Each is verified against its receipt once."""
-    return {shard.name: part for shard in shards if (part := store.finished_part(shard.round, shard.name)) is not None}
+    """The parts that an earlier driver has finished, by shard name. Each is verified against its receipt once. Parts without counts,
+    which an earlier version wrote, are made again."""
+    found = {shard.name: store.finished_part(shard.round, shard.name) for shard in shards}
+    return {name: part for name, part in found.items() if part is not None and "counts" in part.extra}
 
 
 def complete_parts(shards: Sequence[Shard], parts: Mapping[str, PartReceipt]) -> list[PartReceipt]:
@@ -43,35 +46,42 @@ def _problem(shard: Shard, part: PartReceipt | None) -> str:
     return ""
 
 
-def select(
-    store: Store, policy: SelectionPolicy, index: int, parts: Sequence[PartReceipt]
-) -> tuple[list[Record], list[Record], PartReceipt]:
-    """Returns all records of the round, those to train on, and the part that holds the latter.
+def select(store: Store, policy: SelectionPolicy, index: int, parts: Sequence[PartReceipt]) -> tuple[SelectedRows, PartReceipt]:
+    """The rows to train on, and part `selected`, which holds them.
 
     Raises:
         IncompleteRoundError: a part no longer matches its receipt.
+        PolicyError: the selection policy raised an error or broke its contract.
     """
     try:
-        records = [record for part in parts for record in store.read_records(part)]
+        done = store.finished_part(index, SELECTED)
+        if done is None:
+            columns = accepted_columns(store, parts, columns_of(policy))
+            done = store.write_part(index, SELECTED, index_of(columns.filter(_chosen(policy, columns))))
     except DamagedFileError as error:
         problem = f"{error.path} is damaged (expected {error.expected}, found {error.found})"
         raise IncompleteRoundError(index, len(parts), [problem]) from error
-    part = store.finished_part(index, "selected")
-    if part is not None:
-        return records, store.read_records(part), part
-    with running(f"selection policy {type(policy).__name__!r}"):
-        chosen = [record for record in policy.select([record for record in records if record.accepted]) if record.trained_on]
-    return records, chosen, store.write_part(index, "selected", to_table(chosen))
+    return selected_rows(store, parts, done), done
 
 
-def counts_of(records: Sequence[Record], selected: Sequence[Record]) -> dict[str, int]:
-    """Counts of a round, including rejections by reason."""
+def _chosen(policy: SelectionPolicy, columns: pa.Table) -> pa.Array:
+    """The mask of a policy, which does not see where a record is stored."""
+    return selected(policy, columns.drop_columns(["part", "row"]))
+
+
+def record_counts(parts: Iterable[PartReceipt]) -> RecordCounts:
+    """Counts of a round's records."""
+    return RecordCounts.total(RecordCounts.read(part.extra["counts"]) for part in parts)
+
+
+def counts_of(records: RecordCounts, num_selected: int) -> dict[str, int]:
+    """Counts of a round as its commit record has them, including rejections by reason."""
     return {
-        "generated": len(records),
-        "accepted": sum(record.accepted for record in records),
-        "trained_on": len(selected),
-        "set_aside_images": len({record.image_id for record in records if "unreadable_image" in record.reasons}),
-        **count_reasons(records),
+        "generated": records.generated,
+        "accepted": records.accepted,
+        "trained_on": num_selected,
+        "set_aside_images": records.unreadable_images,
+        **records.by_reason,
     }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from actors.engines.adapters.files import ADAPTER_FOLDER
@@ -12,17 +11,15 @@ from actors.training.job import Hyperparameters, TrainingJob
 from loop.run.contents import Run
 from loop.run.models import Model, Models
 from loop.run.skipped import findings_of
+from loop.run.stages.training_set import Generated, training_set
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed
 from loop.store.commits import Finding, RoundState
 from loop.store.run_store import PartReceipt
-from policies.errors import running
-from policies.records import Record, TrainingSample
+from loop.store.selected import SelectedRows
 
-_MAX_COPIES = 20
-"""Mean copies of a generated record in a training set above which a finding is reported: LLaVA and VIGC train for 1 to 12 epochs."""
-
-Change = Callable[[Iterable[Record]], list[Record]]
+_SAMPLES = "samples"
+"""The training set of an unfinished training, in the folder of its step checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,9 @@ class Trained:
 
 def train(
     run: Run, models: Models, workers: Workers, index: int, start: Model, hyper: Hyperparameters,
-    samples: Callable[[], list[TrainingSample]], suffix: str = "",
+    generated: Sequence[Generated], suffix: str = "",
 ) -> Trained:  # fmt: skip
-    """Train a model from `start` on `samples`.
+    """Train a model from `start` on seed data and `generated` records.
 
     The checkpoint is named `round-INDEX` and the part `training`, each followed by `suffix`. All trainings of a round share steps,
     schedule, augmentation and seed.
@@ -51,10 +48,11 @@ def train(
     if part is None or checkpoint is None:
         config = run.config.training
         folder = run.store.checkpoint_dir(name)
-        drawn = samples()
+        steps = run.store.steps_folder(name)
+        drawn = training_set(run, index, generated, hyper.num_samples, steps / _SAMPLES)
         job = TrainingJob(
-            run.store.local_checkpoint(start.path), folder, drawn, derived_seed(run.config.seed, index, "train"),
-            hyper, run.store.steps_folder(name), config.checkpoint_steps,
+            run.store.local_checkpoint(start.path), folder, drawn.samples, derived_seed(run.config.seed, index, "train"),
+            hyper, steps, config.checkpoint_steps,
         )  # fmt: skip
         if run.config.transport == "adapter":
             job = on_base(run, models.base(), job)
@@ -71,9 +69,7 @@ def train(
             "digest": result.digest,
             "metrics": measured,
             "losses": list(result.losses),
-            "findings": [
-                finding.model_dump() for finding in (*findings_of(result, len(drawn)), *repeated_records(drawn, run.seed_samples))
-            ],
+            "findings": [finding.model_dump() for finding in (*findings_of(result, len(drawn.samples)), *drawn.findings)],
         }
         part = run.store.write_json_part(index, part_name, document)
     run.store.drop_steps(name)
@@ -95,37 +91,7 @@ def on_base(run: Run, base: Model, job: TrainingJob) -> TrainingJob:
     )
 
 
-def repeated_records(samples: Sequence[TrainingSample], seed_samples: Iterable[TrainingSample]) -> list[Finding]:
-    """A finding if few generated records are repeated so often that a model may memorize them."""
-    labelled = {sample.origin for sample in seed_samples}
-    copies = Counter(sample.origin for sample in samples if sample.origin not in labelled)
-    if not copies or copies.total() <= _MAX_COPIES * len(copies):
-        return []
-    message = (
-        f"{len(copies)} generated record(s) make {copies.total()} of {len(samples)} training samples, {copies.total() / len(copies):.0f} "
-        "copies each, and may be learned by heart: take more images, loosen the filters, lower training.num_steps, or raise the seed share"
-    )
-    return [Finding(kind="repeated_records", count=len(copies), message=message, example=copies.most_common(1)[0][0])]
-
-
-def hyperparameters(run: Run, selected: list[Record]) -> Hyperparameters:
+def hyperparameters(run: Run, selected: SelectedRows) -> Hyperparameters:
     """Hyperparameters of all trainings of a round; an epoch covers the seed data and every generated record that may be drawn."""
     num_earlier = sum(commit.counts["trained_on"] for commit in run.commits if commit.state is RoundState.ACCEPTED)
     return run.config.training.hyperparameters(len(run.seed_samples) + num_earlier + len(selected))
-
-
-def training_set(run: Run, index: int, selected: list[Record], num_samples: int, change: Change = list) -> list[TrainingSample]:
-    """Seed data and generated data, mixed by the mixing policy, without data of rejected rounds. Image ids are prefixed with their set.
-
-    `change` is applied to the generated records of each round; controls use it.
-    """
-    history = [run.selected_records(commit) for commit in run.commits if commit.state is RoundState.ACCEPTED]
-    generated = [[replace(record, image_id=run.routed_id(record)) for record in change(records)] for records in [*history, selected]]
-    return mixed(run, index, generated, num_samples)
-
-
-def mixed(run: Run, index: int, generated: list[list[Record]], num_samples: int) -> list[TrainingSample]:
-    """Samples drawn by the mixing policy from seed data and `generated` records."""
-    policy, seed_samples = run.policies.mixing, run.seed_samples
-    with running(f"mixing policy {type(policy).__name__!r}"):
-        return policy.mix(seed_samples, generated, num_samples, derived_seed(run.config.seed, index, "mix"))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError
-from loop.export import export, read_records
+from loop.export import export
 from loop.sources.folder import ImageFolder
 from loop.sources.labelled import LabelledData
 from loop.sources.llava_json import LlavaJsonData
@@ -27,6 +29,7 @@ from loop.sources.vigc_json import VigcJsonData
 from loop.sources.webdataset import TarImages
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import RunInfo, Store
+from loop.store.selected import accepted_columns, committed_rows, index_of, records_of
 from policies.records import Reason, Record, from_table, to_table
 from tests.loop.sources.image_sets import KINDS, built, write_parquet, write_set, write_tar
 
@@ -52,9 +55,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def commit(store: Store, round: int, *shards: list[Record]) -> None:
-    parts = [store.write_part(round, f"shard-{i:04d}", to_table(shard)) for i, shard in enumerate(shards)]
-    chosen = [replace(record, trained_on=True) for shard in shards for record in shard if record.accepted]
-    parts.append(store.write_part(round, "selected", to_table(chosen)))
+    parts = [store.write_part(round, f"records-{i:05d}", to_table(shard)) for i, shard in enumerate(shards)]
+    if parts:
+        parts.append(store.write_part(round, "selected", index_of(accepted_columns(store, parts, ()))))
     parts.append(store.write_part(round, "predictions", to_table([]).select(["record_id"]).replace_schema_metadata(None)))
     store.commit(
         RoundCommit(
@@ -68,13 +71,27 @@ def commit(store: Store, round: int, *shards: list[Record]) -> None:
 def filled(store: Store) -> Store:
     commit(store, 0, [KEPT, REJECTED], [SECOND])
     commit(store, 1, [LATER])
-    store.write_part(2, "shard-0000", to_table([replace(LATER, record_id="not committed")]))
+    store.write_part(2, "records-00000", to_table([replace(LATER, record_id="not committed")]))
     return store
 
 
 def test_records_of_a_round_are_read_once_each_in_order_with_what_selection_said(filled: Store) -> None:
-    records = read_records(filled, filled.commits()[0])
+    records = list(records_of(filled, filled.commits()[0]))
     assert records == [replace(KEPT, trained_on=True), REJECTED, replace(SECOND, trained_on=True)]
+
+
+def test_a_round_of_a_version_that_stored_selected_records_is_read_as_it_was(store: Store) -> None:
+    chosen = replace(KEPT, trained_on=True, score=0.5)
+    parts = [store.write_part(0, "records-00000", to_table([KEPT, REJECTED])), store.write_part(0, "selected", to_table([chosen]))]
+    store.commit(
+        RoundCommit(
+            run_id="x", round=0, state=RoundState.ACCEPTED, epoch=store.epoch, started_at=0, committed_at=0, champion="c",
+            champion_path="checkpoints/c", files=[part.entry for part in parts],
+        )
+    )  # fmt: skip
+    assert list(records_of(store, store.commits()[0])) == [chosen, REJECTED]
+    rows = committed_rows(store, store.commits()[0])
+    assert [table.to_pylist() for table in rows.read(("record_id", "score"))] == [[{"record_id": KEPT.record_id, "score": 0.5}]]
 
 
 def test_llava_holds_accepted_records_and_their_images(filled: Store, tmp_path: Path) -> None:
@@ -282,6 +299,36 @@ def lineage(tmp_path: Path) -> Iterator[Store]:
         )
         commit(store, 2, [replace(SECOND, round=2, image_id="bad"), replace(LATER, round=2, generator_weight_version="r1-def")])
         yield store
+
+
+def test_webdataset_is_read_back_as_an_image_set(filled: Store, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert export(filled, "all", "webdataset", out, Pictures(), shard_size=2).num_records == 3
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "data-00000.tar", "data-00001.tar"]
+    source = TarImages(str(out / "data-*.tar"))
+    assert source.image_ids() == ["data-00000.tar/r0-s0-0.png", "data-00000.tar/r0-s1-0.png", "data-00001.tar/r1-s0-0.png"]
+    assert source.open("data-00000.tar/r0-s0-0.png").getpixel((0, 0)) == (5, 20, 30)
+    with tarfile.open(out / "data-00001.tar") as tar:
+        assert tar.getnames() == ["r1-s0-0.png", "r1-s0-0.json"]
+        member = tar.extractfile("r1-s0-0.json")
+        assert member is not None
+        assert json.load(member)["conversations"][1]["value"] == LATER.answer
+
+
+@pytest.mark.parametrize("format", ["messages", "parquet"])
+def test_parquet_is_cut_into_files(filled: Store, tmp_path: Path, format: str) -> None:
+    whole, cut = (export(filled, "all", format, tmp_path / f"{size}", Pictures(), shard_size=size).path for size in (None, 2))
+    files = sorted(cut.glob("*.parquet"))
+    assert [path.name for path in files] == ["data-00000.parquet", "data-00001.parquet"]
+    assert pa.concat_tables([pq.read_table(path) for path in files]).equals(pq.read_table(whole / "data.parquet"))
+    assert "data-*.parquet" in (cut / "README.md").read_text()
+
+
+def test_files_of_one_format_or_name_are_not_cut(filled: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format llava has one data file; --shard-size works with messages, parquet, webdataset"):
+        export(filled, "all", "llava", tmp_path / "a", Pictures(), shard_size=2)
+    with pytest.raises(UserError, match=r"--shard-size writes several files, and --out .*a\.parquet is one; give a folder"):
+        export(filled, "all", "parquet", tmp_path / "a.parquet", Pictures(), shard_size=2)
 
 
 @pytest.mark.parametrize("format", ["llava", "vigc", "sharegpt", "swift", "messages", "parquet"])

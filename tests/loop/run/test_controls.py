@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from loop.run.retention import needed_files, prunable
-from loop.run.stages.controls import differences, uncorrected
+from loop.run.stages.controls import differences
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import Store
-from policies.records import Prediction, Record
+from policies.records import Prediction
 from tests.loop.run.small_run import lose_machine, start, vigc, wait_until, write_config
 from tests.loop.store.make_run import checkpoint, commit_of, records
 
@@ -34,16 +34,6 @@ def test_a_difference_is_paired_over_held_out_sets_alone() -> None:
     assert found["pooled_difference"] == pytest.approx(0.3)
     assert found["pooled_difference_low"] < 0.3 < found["pooled_difference_high"]
     assert not [name for name in found if name.endswith("/c")]
-
-
-def test_records_lose_their_correction_and_those_without_an_answer_of_their_own_are_left_out() -> None:
-    record = Record(
-        "r1-s0-0", 1, 0, "a", "okvqa", "Ask.", 3, question="What?", original_answer="A cat.", answer="A dog.", sentences=("A dog.",),
-        short_answers=("dog", "cat"), short_answer_weights=(80.0, 10.0),
-    )  # fmt: skip
-    (found,) = uncorrected([record, replace(record, original_answer=" "), replace(record, original_answer="")])
-    assert (found.answer, found.short_answers, found.short_answer_weights) == ("A cat.", (), ())
-    assert replace(found, answer="A dog.", sentences=record.sentences) == replace(record, short_answers=(), short_answer_weights=())
 
 
 def write_rounds(store: Store, states: list[RoundState]) -> list[RoundCommit]:

@@ -11,6 +11,7 @@ import pytest
 from loop.errors import NoReadableImageError
 from loop.run.stages.image_check import check_images
 from loop.store.run_store import RunInfo, Store
+from policies.counts import RecordCounts
 from policies.records import Reason, Record, to_table
 
 BAD = Record(
@@ -26,15 +27,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_images_that_are_set_aside_are_a_finding_with_an_example(store: Store) -> None:
-    (finding,) = check_images(store, 1, [BAD, GOOD, BAD], ["records-00000"])
+    (finding,) = check_images(store, 1, RecordCounts.of([BAD, GOOD, BAD]), ["records-00000"])
     assert (finding.kind, finding.count, finding.example) == ("unreadable_images", 1, "a.png: does not exist")
     assert "of the round's 2 images cannot be read" in finding.message
-    assert check_images(store, 1, [GOOD], ["records-00000"]) == []
+    assert check_images(store, 1, RecordCounts.of([GOOD]), ["records-00000"]) == []
 
 
 def test_a_round_without_a_readable_image_ends_the_run_and_its_shards_are_made_again(store: Store) -> None:
     store.write_part(1, "records-00000", to_table([BAD, BAD]))
     store.write_part(1, "selected", to_table([]))
     with pytest.raises(NoReadableImageError, match=r"round 1: none of its 1 images could be read .* a\.png: does not exist; .*vigc resume"):
-        check_images(store, 1, [BAD, BAD], ["records-00000", "selected"])
+        check_images(store, 1, RecordCounts.of([BAD, BAD]), ["records-00000", "selected"])
     assert [store.finished_part(1, name) for name in ("records-00000", "selected")] == [None, None]

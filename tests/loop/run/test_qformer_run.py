@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from actors.engines.weights import read_checkpoint
-from loop.export import read_records
 from loop.models.seed.instructblip import FROZEN_BY_VIGC, make_instructblip
 from loop.sources.shapes.source import ShapesImages
 from loop.store.run_store import Store
+from loop.store.selected import records_of
 from tests.actors.pipeline.test_published import assert_equal_and_cheaper
 from tests.loop.run.small_run import vigc, write_config
 
@@ -48,7 +48,7 @@ def test_the_loop_runs_on_a_qformer_model_and_trains_what_vigc_trains(instructbl
     baseline, first = store.commits()
     assert first.state == "accepted"
     assert first.champion != baseline.champion
-    assert {record.corrector_weight_version for record in read_records(store, first) if record.answer} == {baseline.champion}
+    assert {record.corrector_weight_version for record in records_of(store, first) if record.answer} == {baseline.champion}
     started, trained = read_checkpoint(instructblip), read_checkpoint(tmp_path / "runs" / "qformer" / "checkpoints" / "round-0001")
     changed = {name.split(".")[0] for name in started if not torch.equal(started[name], trained[name])}
     assert changed == {"query_tokens", "qformer", "language_projection"}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import pickle
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -28,13 +32,17 @@ from loop.run.session import Session
 from loop.run.stages.deciding import decide
 from loop.run.stages.evaluation import champion_predictions
 from loop.run.stages.records import complete_parts, finished_parts, select
+from loop.run.stages.training_set import generated_so_far, training_set
 from loop.run.workers import Workers
 from loop.setup.assembly import build_held_out, build_policies
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import PartReceipt, RunInfo, Store
 from loop.store.verifying import verify
-from policies.records import Prediction, Reason, Record, to_table
+from policies.counts import RecordCounts
+from policies.generation.instructions import vig_target
+from policies.records import Prediction, Reason, Record, TrainingSample, to_table
 from policies.scoring.predictions import to_table as predictions_table
+from policies.training.mixing import Replay
 from policies.training.selection import SelectAll
 from tests.loop.test_cli import document
 
@@ -94,8 +102,9 @@ def write_shards(session: Session, index: int, *reasons: Reason) -> dict[str, Pa
     """What the pipeline leaves of a round."""
     parts = {}
     for shard in plan_shards(session.run, index):
-        table = to_table(records_of(shard, session.models.champion().version, *reasons))
-        parts[shard.name] = session.run.store.write_part(index, shard.name, table, {"filters": [["parsable", table.num_rows, 0]]})
+        records = records_of(shard, session.models.champion().version, *reasons)
+        extra = {"filters": [["parsable", len(records), 0]], "counts": RecordCounts.of(records).stored}
+        parts[shard.name] = session.run.store.write_part(index, shard.name, to_table(records), extra)
     return parts
 
 
@@ -107,6 +116,11 @@ def test_every_planned_shard_is_in_the_round_in_its_order(tmp_path: Path, model:
         shards, parts = plan_shards(session.run, 1), write_shards(session, 1)
         assert [shard.name for shard in shards] == ["records-00000", "records-00001", "records-00002"]
         assert complete_parts(shards, dict(reversed(parts.items()))) == [parts[shard.name] for shard in shards]
+
+
+def test_a_large_round_has_more_shards(tmp_path: Path, model: Path) -> None:
+    with session_at(tmp_path / "run", model, generation={"num_shards": NUM_SHARDS, "max_records_per_shard": 4}) as session:
+        assert [len(shard.tasks) for shard in plan_shards(session.run, 1)] == [4] * 5
 
 
 @pytest.mark.parametrize("fault", ["missing", "another shard's", "too few records"])
@@ -130,8 +144,8 @@ def test_a_part_that_is_damaged_between_pipeline_and_commit_is_never_dropped(tmp
         path = Path(session.run.store.uri) / parts["records-00001"].path
         if damage == "receipt deleted":
             path.with_suffix(".json").unlink()
-            records, _, _ = select(session.run.store, SelectAll(), 1, complete_parts(shards, parts))
-            assert len(records) == sum(len(shard.tasks) for shard in shards)
+            selected, _ = select(session.run.store, SelectAll(), 1, complete_parts(shards, parts))
+            assert len(selected) == sum(len(shard.tasks) for shard in shards)
             return
         if damage == "part deleted":
             path.unlink()
@@ -158,8 +172,9 @@ def test_a_finished_part_is_held_against_its_receipt_once(tmp_path: Path, model:
 def test_what_was_selected_is_the_same_after_a_resume(tmp_path: Path, model: Path) -> None:
     with session_at(tmp_path / "run", model) as session:
         parts = complete_parts(plan_shards(session.run, 1), write_shards(session, 1))
-        first, second = (select(session.run.store, SelectAll(), 1, parts) for _ in range(2))
-        assert first == second
+        (first, first_part), (second, second_part) = (select(session.run.store, SelectAll(), 1, parts) for _ in range(2))
+        assert first_part == second_part
+        assert first.table.equals(second.table)
 
 
 # ---- rounds with nothing to train on
@@ -192,7 +207,8 @@ def test_a_round_without_an_accepted_record_is_rejected_where_the_config_says_so
         assert verify(session.run.store).ok
         session.run.commits.append(commit)
         predictions = champion_predictions(session.run)
-        decided = decide(session.run, 2, predictions, predictions, records_of(plan_shards(session.run, 2)[0]))
+        selected, _ = select(session.run.store, SelectAll(), 2, complete_parts(plan_shards(session.run, 2), write_shards(session, 2)))
+        decided = decide(session.run, 2, predictions, predictions, selected)
         assert not decided.accepted, "the next round decides as if that one had not been"
 
 
@@ -204,6 +220,91 @@ def test_a_selection_that_takes_nothing_is_named(tmp_path: Path, model: Path) ->
             run_round(session, 1)
 
 
-class TakesNothing:
-    def select(self, records: Any) -> list[Record]:
-        return list(records)
+class TakesNothing(SelectAll):
+    def select(self, records: pa.Table) -> Any:
+        return np.zeros(records.num_rows, dtype=bool)
+
+
+# ---- training sets
+
+
+class TakesEveryThird(SelectAll):
+    def select(self, records: pa.Table) -> Any:
+        return np.arange(records.num_rows) % 3 == 0
+
+
+def written(session: Session, index: int, **changes: Any) -> None:
+    """Three shards of records that differ from each other, with `changes`."""
+    for shard in plan_shards(session.run, index):
+        records = [
+            replace(record, question=f"What is {record.record_id}?", answer=f"It is {record.record_id}.", original_answer="Hm.", **changes)
+            for record in records_of(shard)
+        ]
+        session.run.store.write_part(index, shard.name, to_table(records), {"filters": [], "counts": RecordCounts.of(records).stored})
+
+
+def drawn(session: Session, tmp_path: Path, num_samples: int, *, corrected: bool = True, **options: Any) -> list[TrainingSample]:
+    """The training set of round 1, read as a rank reads it."""
+    session.run.policies = replace(session.run.policies, mixing=Replay(**options))
+    parts = complete_parts(plan_shards(session.run, 1), finished_parts(session.run.store, plan_shards(session.run, 1)))
+    selected, _ = select(session.run.store, TakesEveryThird(), 1, parts)
+    generated = [replace(one, corrected=corrected) for one in generated_so_far(session.run, 1, selected)]
+    found = training_set(session.run, 1, generated, num_samples, tmp_path / "samples")
+    return list(pickle.loads(pickle.dumps(found.samples)))
+
+
+def test_a_training_set_holds_the_drawn_rows_in_the_form_of_vig_and_vic(tmp_path: Path, model: Path) -> None:
+    with session_at(tmp_path / "run", model) as session:
+        written(session, 1)
+        chosen = {f"r1-s{shard.index:05d}-{row:04d}" for shard in plan_shards(session.run, 1) for row in range(len(shard.tasks))}
+        samples = drawn(session, tmp_path, 60, seed_share=0.5, vig_share=0.5)
+        seeds = [sample for sample in samples if sample.image_id.startswith("seed|")]
+        generated = [sample for sample in samples if not sample.image_id.startswith("seed|")]
+        assert (len(seeds), len(generated)) == (30, 30)
+        assert set(seeds) == set(session.run.seed_samples)
+        origins = Counter(sample.origin for sample in generated)
+        assert len(origins) == 7, "of 20 records every third"
+        assert origins.keys() <= chosen
+        for sample in generated:
+            ((user, assistant),) = sample.turns
+            answer = f"It is {sample.origin}."
+            if user == f"What is {sample.origin}?":
+                assert assistant == answer
+            else:
+                assert assistant == vig_target(f"What is {sample.origin}?", answer)
+        assert sum(sample.turns[0][0].startswith("What is") for sample in generated) == 15
+        again = drawn(session, tmp_path / "again", 60, seed_share=0.5, vig_share=0.5)
+        assert again == samples
+
+
+def test_answers_before_correction_leave_out_records_without_one(tmp_path: Path, model: Path) -> None:
+    with session_at(tmp_path / "run", model) as session:
+        written(session, 1, short_answers=("dog", "cat"), short_answer_weights=(3.0, 1.0), question_type="okvqa")
+        corrected = drawn(session, tmp_path, 40, seed_share=0.0, vig_share=0.0)
+        assert {sample.turns[0][1] for sample in corrected} == {"dog", "cat"}
+        assert all(sample.turns[0][0] == f"Question: What is {sample.origin}? Short answer:" for sample in corrected)
+        original = drawn(session, tmp_path, 40, corrected=False, seed_share=0.0, vig_share=0.0)
+        assert {sample.turns[0][1] for sample in original} == {"Hm."}
+        first = plan_shards(session.run, 1)[0]
+        records = [
+            replace(record, original_answer=" ")
+            for record in session.run.store.read_records(session.run.store.finished_part(1, first.name))
+        ]
+        session.run.store.drop_part(1, "selected")
+        session.run.store.write_part(1, first.name, to_table(records), {"filters": [], "counts": RecordCounts.of(records).stored})
+        original = drawn(session, tmp_path, 40, corrected=False, seed_share=0.0, vig_share=0.0)
+        assert original
+        assert not [sample for sample in original if "-s00000-" in sample.origin]
+
+
+def test_a_few_records_that_fill_a_training_set_are_a_finding(tmp_path: Path, model: Path) -> None:
+    with session_at(tmp_path / "run", model) as session:
+        written(session, 1)
+        parts = complete_parts(plan_shards(session.run, 1), finished_parts(session.run.store, plan_shards(session.run, 1)))
+        selected, _ = select(session.run.store, TakesEveryThird(), 1, parts)
+        generated = generated_so_far(session.run, 1, selected)
+        assert training_set(session.run, 1, generated, 200, tmp_path / "few").findings == []
+        (finding,) = training_set(session.run, 1, generated, 400, tmp_path / "many").findings
+        assert (finding.kind, finding.count) == ("repeated_records", 7)
+        assert finding.message.startswith("7 generated record(s) make 200 of 400 training samples, 29 copies each")
+        assert finding.example.startswith("r1-s")

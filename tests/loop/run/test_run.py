@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loop.export import read_records
 from loop.store.run_store import Store
+from loop.store.selected import records_of
 from tests.loop.run.seen_run import SeenRun
 from tests.loop.run.small_run import vigc
 
@@ -31,7 +31,7 @@ def test_every_record_says_where_it_came_from(finished: tuple[Path, str]) -> Non
     store = Store.open(finished[0])
     baseline, first, second = store.commits()
     for commit, champion in ((first, baseline.champion), (second, first.champion)):
-        records = read_records(store, commit)
+        records = list(records_of(store, commit))
         assert len({record.record_id for record in records}) == len(records) == commit.counts["generated"]
         assert {record.generator_weight_version for record in records} == {champion}
         assert {record.corrector_weight_version for record in records if record.question} == {champion}

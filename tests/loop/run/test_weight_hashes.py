@@ -57,7 +57,7 @@ def test_a_weight_is_hashed_once_where_it_is_written_published_and_served(
         start, hyper = session.models.base(), Hyperparameters(batch_size=1, num_steps=1, learning_rate=1e-3)
         monkeypatch.setattr(hashlib, "sha256", CountingSha256)
         counts = CountingSha256.counts = [0]
-        trained = train(session.run, session.models, session.workers, 1, start, hyper, lambda: session.run.seed_samples[:1])
+        trained = train(session.run, session.models, session.workers, 1, start, hyper, [])
         counts.append(0)
         update = session.workers._update(trained.model)
         counts.append(0)

@@ -23,10 +23,12 @@ from loop.cli import app
 from loop.run.stages.records import counts_of
 from loop.sources.folder import ImageFolder
 from loop.sources.reading.places import Place
+from policies.counts import RecordCounts
 from policies.filtering.chain import FilterChain
 from policies.filtering.filters import Parsable
 from policies.generation.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
 from policies.records import Reason, from_table, to_table
+from policies.training.selection import score_of
 from tests.actors.pipeline.scripted_engine import ScriptedEngine
 from tests.loop.sources.image_sets import KINDS, built, noise, number_of, png, reason, refusal, write_set
 from tests.paths import DATA, ROOT
@@ -93,11 +95,12 @@ def test_a_set_of_which_one_image_in_a_hundred_is_broken_runs_through(tmp_path: 
     engine = ScriptedEngine(lambda request: "Question: What is it? Answer: A ring.")
     generated = Generator(engine, GeneratorOptions(), ShardImages(shard.source)).generate(shard)
     written: list[pa.Table] = []
-    filter_shard(FilterChain([Parsable()]), lambda *part: written.append(part[2]), shard, {}, to_table(generated))
+    filter_shard(FilterChain([Parsable()]), score_of, lambda *part: written.append(part[2]), shard, {}, to_table(generated))
     records = from_table(written[0])
     bad = [index for index, record in enumerate(records) if record.reasons == (Reason.UNREADABLE_IMAGE,)]
     assert bad == [0, 150, 299]
-    assert (counts_of(records, [])["set_aside_images"], counts_of(records, [])["accepted"]) == (3, 297)
+    counts = counts_of(RecordCounts.of(records), 0)
+    assert (counts["set_aside_images"], counts["accepted"]) == (3, 297)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -169,7 +169,9 @@ def test_every_damaged_file_is_named_and_those_of_the_next_round_stop_it(
     commits = write_rounds(store, [RoundState.ACCEPTED, RoundState.REJECTED, RoundState.ACCEPTED])
     sound = verify(store)
     needed = {file.path for file in needed_files(commits)}
-    assert len(needed) == 2 * 2 + 2 + 2, "two checkpoints, what two accepted rounds trained on, the answers of champion and seed model"
+    assert len(needed) == 2 * 2 + 2 * 2 + 2, (
+        "two checkpoints, what two accepted rounds trained on and where it lies, the answers of champion and seed model"
+    )
     for file in [file for commit in commits for file in commit.files]:
         path = run_dir / file.path
         before = path.read_bytes()

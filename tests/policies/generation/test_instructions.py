@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from policies.generation.instructions import (
@@ -77,3 +78,13 @@ def test_a_vig_text_is_read_back() -> None:
 )
 def test_a_text_of_another_form_is_no_pair(text: str) -> None:
     assert parse_vig(text) is None
+
+
+def test_types_are_drawn_as_numpy_draws_them() -> None:
+    mix = {QuestionType.CONVERSATION: 8, QuestionType.DETAIL: 1, QuestionType.COMPLEX: 2}
+    weights = np.array([8, 1, 2]) / 11
+    for num in (1, 2, 3, 5):
+        rng = np.random.default_rng([4, 0])
+        sizes = [3] * (num // 3) + [num % 3] * (num % 3 > 0)
+        expected = [list(QuestionType)[i] for _ in range(300) for size in sizes for i in rng.choice(3, size=size, replace=False, p=weights)]
+        assert [task.question_type for task in plan_tasks([str(i) for i in range(300)], mix, num, seed=4)] == expected

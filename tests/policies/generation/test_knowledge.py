@@ -25,7 +25,6 @@ from policies.generation.knowledge import (
     vic_prompt,
 )
 from policies.records import TrainingSample
-from tests.policies.make import make_record
 
 
 def test_first_words_are_counted_and_drawn_by_frequency() -> None:
@@ -75,17 +74,6 @@ def test_answers_are_distinct_and_the_heaviest_comes_first() -> None:
     assert ranked([]) == []
 
 
-def test_the_reader_draws_an_answer_by_weight() -> None:
-    record = make_record(question_type="okvqa", answer="red", short_answers=("red", "blue"), short_answer_weights=(75.0, 25.0))
-    rng = np.random.default_rng(1)
-    drawn = Counter(drawn_answer(record, rng) for _ in range(2000))
-    assert drawn["red"] / 2000 == pytest.approx(0.75, abs=0.04)
-    assert drawn.total() == drawn["red"] + drawn["blue"]
-    again = [drawn_answer(record, np.random.default_rng(seed)) for seed in range(20)]
-    assert again == [drawn_answer(record, np.random.default_rng(seed)) for seed in range(20)]
-    assert drawn_answer(make_record(), rng) == make_record().answer
-
-
 def test_tasks_of_the_knowledge_types_begin_with_a_drawn_word() -> None:
     words = FirstWords((("What", 1), ("Why", 1)))
     mix = {KnowledgeType.OKVQA: 1.0, QuestionType.DETAIL: 1.0}
@@ -97,3 +85,10 @@ def test_tasks_of_the_knowledge_types_begin_with_a_drawn_word() -> None:
     without = plan_tasks([f"image-{index}" for index in range(50)], mix, 2, 3, INSTRUCTION_POLICIES.build("varied"))
     assert [task.question_type for task in without] == [task.question_type for task in tasks]
     assert {task.answer_prefix for task in without} == {""}
+
+
+def test_a_draw_picks_a_short_answer_by_weight() -> None:
+    draws = [number / 400 for number in range(400)]
+    found = [drawn_answer("tea", ("tea", "soup"), (60.0, 20.0), draw) for draw in draws]
+    assert (found.count("tea"), found.count("soup")) == (300, 100)
+    assert drawn_answer("tea", (), (), 0.9) == "tea"

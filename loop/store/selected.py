@@ -1,0 +1,149 @@
+"""The rows of a round that are trained on: part `selected`, an index of rows of the round's other parts.
+
+    part                  int32   number of the part of records, `records-NUMBER`
+    row                   int32   row in it
+    question_type, answer_words, num_short_answers, has_original_answer    what mixing and statistics read, see `policies.columns`
+
+Texts are not copied: they are read from the parts, one part at a time. Runs of earlier versions stored the records themselves in
+`selected`; they are read from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from loop.store.commits import FileEntry, RoundCommit
+from loop.store.documents import PartReceipt
+from loop.store.reading import RunReader
+from policies.columns import MIXING_COLUMNS, columns_to_read, round_columns
+from policies.records import RECORD_SCHEMA, Record
+
+SELECTED = "selected"
+_FILE = f"{SELECTED}.parquet"
+_PLACE = ("part", "row")
+_ITSELF = -1
+"""Part number of rows that `selected` holds itself."""
+
+
+@dataclass(frozen=True)
+class SelectedRows:
+    """Rows of a round, in the order of its parts."""
+
+    reader: RunReader
+    files: Sequence[PartReceipt | FileEntry]
+    """The parts of records by number; the last one is `selected`."""
+    table: pa.Table
+    """`part`, `row` and `policies.columns.MIXING_COLUMNS`."""
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def of_part(self, number: int) -> np.ndarray:
+        """The rows of the part `number` that are trained on, ascending."""
+        start, end = np.searchsorted(self._parts, [number, number + 1])
+        return self._rows[start:end]
+
+    def read(self, columns: Sequence[str], rows: np.ndarray | None = None) -> Iterator[pa.Table]:
+        """Columns of the records at ascending, distinct positions `rows` of the table (all of them by default), part by part.
+
+        Raises:
+            DamagedFileError: a part is missing or altered.
+        """
+        parts, found = (places if rows is None else places[rows] for places in (self._parts, self._rows))
+        starts = np.flatnonzero(np.diff(parts, prepend=_ITSELF - 1))
+        for start, end in zip(starts, [*starts[1:], len(parts)], strict=True):
+            records = self.reader.read_record_columns(self.files[int(parts[start])], columns)
+            yield records.take(pa.array(found[start:end]))
+
+    def sampled(self, columns: Sequence[str], num: int) -> pa.Table:
+        """Columns of about `num` rows, evenly spread."""
+        rows = np.arange(0, len(self), max(1, len(self) // num))[:num]
+        empty = pa.schema([RECORD_SCHEMA.field(name) for name in columns]).empty_table()
+        return pa.concat_tables([empty, *self.read(columns, rows)])
+
+    @property
+    def holds_records(self) -> bool:
+        """Whether part `selected` holds the records themselves."""
+        return len(self) > 0 and self._parts[0] == _ITSELF
+
+    @cached_property
+    def _parts(self) -> np.ndarray:
+        return self.table["part"].to_numpy()
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return self.table["row"].to_numpy()
+
+
+def accepted_columns(reader: RunReader, parts: Sequence[PartReceipt], more: Sequence[str]) -> pa.Table:
+    """`part`, `row` and the columns of `policies.columns` of all accepted records of a round.
+
+    Raises:
+        DamagedFileError: a part is missing or altered.
+    """
+    return pa.concat_tables([_accepted(reader, number, part, more) for number, part in enumerate(parts)])
+
+
+def _accepted(reader: RunReader, number: int, part: PartReceipt, more: Sequence[str]) -> pa.Table:
+    records = reader.read_record_columns(part, columns_to_read(more))
+    rows = pa.array(np.flatnonzero(records["accepted"].to_numpy()), pa.int32())
+    found = round_columns(records.take(rows), more)
+    return found.add_column(0, "part", pa.array(np.full(len(rows), number, dtype=np.int32))).add_column(1, "row", rows)
+
+
+def index_of(columns: pa.Table) -> pa.Table:
+    """The content of part `selected` from the accepted columns of the chosen rows."""
+    return columns.select([*_PLACE, *MIXING_COLUMNS])
+
+
+def selected_rows(reader: RunReader, parts: Sequence[PartReceipt | FileEntry], selected: PartReceipt | FileEntry) -> SelectedRows:
+    """Read part `selected` of a round whose parts of records are `parts`, in order.
+
+    Raises:
+        DamagedFileError: it is missing or altered.
+    """
+    table = reader.read_part(selected)
+    if table.schema.names != [*_PLACE, *MIXING_COLUMNS]:
+        records = reader.read_record_columns(selected, columns_to_read())
+        rows = pa.array(np.arange(records.num_rows, dtype=np.int32))
+        places = pa.table({"part": pa.array(np.full(records.num_rows, _ITSELF, dtype=np.int32)), "row": rows})
+        table = index_of(_beside(places, round_columns(records)))
+    return SelectedRows(reader, [*parts, selected], table)
+
+
+def committed_rows(reader: RunReader, commit: RoundCommit) -> SelectedRows:
+    """The rows that a committed round was trained on. Raises `DamagedFileError`."""
+    return selected_rows(reader, record_files(commit), commit.file(_FILE))
+
+
+def records_of(reader: RunReader, commit: RoundCommit) -> Iterator[Record]:
+    """All records of a committed round, in the order of its parts, marked if they were trained on. One part is in memory at a time.
+
+    Raises:
+        DamagedFileError: a part does not match the commit record.
+        SchemaVersionError: a part was written in another version of the record schema.
+    """
+    trained = committed_rows(reader, commit) if any(file.path.endswith(_FILE) for file in commit.files) else None
+    stored: dict[str, Record] = {}
+    if trained is not None and trained.holds_records:
+        stored = {record.record_id: record for record in reader.read_records(trained.files[-1])}
+    for number, file in enumerate(record_files(commit)):
+        rows = set() if trained is None else set(trained.of_part(number).tolist())
+        for row, record in enumerate(reader.read_records(file)):
+            yield stored.get(record.record_id, replace(record, trained_on=True) if row in rows else record)
+
+
+def record_files(commit: RoundCommit) -> list[FileEntry]:
+    """The parts of records of a committed round, in order."""
+    return [file for file in commit.files if "/parts/records-" in file.path]
+
+
+def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
+    for name in right.column_names:
+        left = left.append_column(name, right[name])
+    return left
