@@ -26,7 +26,8 @@ BENCHMARK_NAMES = (
 )
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Data = Annotated[list[Path], typer.Option(help="file of the benchmark; may be repeated")]
-Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to and with its version: http://127.0.0.1:8000/v1")]
+Url = Annotated[str | None, typer.Option(help="endpoint of a text model, up to and with its version: http://127.0.0.1:8000/v1")]
+Api = Annotated[Literal["openai", "anthropic"], typer.Option(help="the endpoint's protocol: OpenAI's, as most servers, or Anthropic's")]
 ApiKeyEnv = Annotated[str, typer.Option(help="environment variable that holds the endpoint's key")]
 Concurrency = Annotated[int, typer.Option(help="concurrent requests")]
 RequestsPerMinute = Annotated[float | None, typer.Option(help="maximum rate; default: no limit")]
@@ -147,6 +148,7 @@ def judge(
     num_attempts: Annotated[int, typer.Option(help="requests for one review whose first line is not a verdict")] = 3,
     temperature: Annotated[float | None, typer.Option(help="of the judge; default 0.2, for mm-vet 0")] = None,
     max_tokens: Annotated[int, typer.Option(help="bound on a review")] = 1024,
+    api: Api = "openai",
     api_key_env: ApiKeyEnv = "",
     concurrency: Concurrency = 8,
     requests_per_minute: RequestsPerMinute = None,
@@ -176,9 +178,9 @@ def judge(
         else partial(compare, read_pairs(JudgeFiles(questions, answers, reference, context, rules)))
     )
     limits = {
-        "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout_s": timeout_s,
-        "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output, "max_usd": max_usd,
-        "extra_body": extra_body,
+        "api": api, "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute,
+        "timeout_s": timeout_s, "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output,
+        "max_usd": max_usd, "extra_body": extra_body,
     }  # fmt: skip
     asked, name = chat_model(endpoint, model, judge, "--judge", limits)
     console = Console(stderr=as_json)
@@ -207,6 +209,7 @@ def ensemble(
     endpoint: Url = None,
     model: Annotated[str | None, typer.Option(help="the endpoint's name of the text model")] = None,
     text_model: Annotated[str | None, typer.Option(help="folder or Hugging Face id of a text model that runs here")] = None,
+    api: Api = "openai",
     api_key_env: ApiKeyEnv = "",
     concurrency: Concurrency = 8,
     requests_per_minute: RequestsPerMinute = None,
@@ -225,9 +228,9 @@ def ensemble(
 
     files = EnsembleFiles(benchmark, tuple(data), predictions, text_predictions, split)
     limits = {
-        "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout_s": timeout_s,
-        "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output, "max_usd": max_usd,
-        "extra_body": extra_body,
+        "api": api, "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute,
+        "timeout_s": timeout_s, "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output,
+        "max_usd": max_usd, "extra_body": extra_body,
     }  # fmt: skip
     given = any(one is not None for one in (endpoint, model, text_model))
     asked, name = chat_model(endpoint, model, text_model, "--text-model", limits) if given else (None, "")

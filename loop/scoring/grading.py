@@ -90,7 +90,7 @@ def _grades(journal: ReplyJournal, asked: ToGrade, options: JudgeOptions, done: 
     for attempt in range(options.num_attempts):
         asks = [grade_ask(one, asked.prompt, attempt, options.max_tokens, options.temperature) for one in todo.values()]
         for reply in journal.complete(asks):
-            found[reply.key] = one = Grade(reply.text, parse_grade(reply.text), attempt + 1, reply.failure)
+            found[reply.key] = one = Grade(reply.text, parse_grade(reply.text), attempt + 1, reply.shortfall)
             if one.grade is not None or attempt + 1 == options.num_attempts:
                 del todo[reply.key]
                 done()

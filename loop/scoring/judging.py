@@ -73,7 +73,7 @@ class Judged:
     num_asked: int
     """Requests made by this process, without replies from the journal."""
     num_failed: int
-    """Reviews without a reply."""
+    """Reviews without a reply, because of a failure, a refusal or reasoning without an end."""
     usage: Usage
 
 
@@ -142,7 +142,7 @@ def ask_for_reviews(
         asks = [judge_ask(pair, look, attempt, options.max_tokens, options.temperature) for pair, look in todo.values()]
         for reply in journal.complete(asks):
             pair, look = todo[reply.key]
-            review = Review(look, reply.text, look.scores(reply.text), attempt + 1, reply.failure)
+            review = Review(look, reply.text, look.scores(reply.text), attempt + 1, reply.shortfall)
             found[pair.question_id, look] = review
             if review.scores is not None or attempt + 1 == options.num_attempts:
                 del todo[reply.key]
