@@ -1,4 +1,4 @@
-"""Messages of a chat with a text model, whatever runs it: what a teacher or a judge is asked, its reply, and the tokens used."""
+"""Messages of a chat, whatever runs the model: what a teacher or a judge is asked, its reply, and the tokens used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from dataclasses import astuple, dataclass
 from operator import add
 from typing import Literal, Protocol
 
+from policies.answers.reasoning import without_reasoning
+
 Role = Literal["system", "user", "assistant"]
+
+STOP, LENGTH, REFUSAL, REASONING = "stop", "length", "refusal", "reasoning"
+"""Why a reply ends: it is whole; the token limit cut it off; the model refused; the limit cut it off within its reasoning."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatImage:
+    """An encoded image in a message."""
+
+    data: bytes
+    media_type: str = "image/jpeg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +29,8 @@ class ChatMessage:
 
     role: Role
     text: str
+    images: tuple[ChatImage, ...] = ()
+    """Shown before the text, to models that see images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +66,18 @@ class Reply:
     text: str
     usage: Usage
     """Of all attempts for it."""
-    finish_reason: str = "stop"
-    """As the endpoint reports it: `length` means that the text was cut off."""
+    finish_reason: str = STOP
+    """`STOP`, `LENGTH`, `REFUSAL` or `REASONING`."""
     failure: str = ""
     """Why the endpoint gave no text for this chat while it answered others; empty for an answer."""
+
+    @property
+    def shortfall(self) -> str:
+        """Why there is no answer: the failure, a refusal, or reasoning without an end; empty for an answer."""
+        if self.failure or self.finish_reason == REFUSAL:
+            return self.failure or "the model refused to answer"
+        cut_off = self.finish_reason == REASONING or without_reasoning(self.text) is None
+        return "the token limit cut the reply off within its reasoning; allow more tokens" if cut_off else ""
 
 
 class ChatModel(Protocol):

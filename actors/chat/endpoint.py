@@ -1,4 +1,4 @@
-"""A client of OpenAI-compatible chat endpoints, for teachers and judges: answers many chats and reports their cost.
+"""A client of chat endpoints, for teachers and judges: answers many chats and reports their cost. `actors.chat.apis` has the protocols.
 
 Limits the concurrent requests and the requests per minute. Transient errors (429, 5xx, no connection, timeout, an answer that is
 not JSON) are retried after exponential backoff with full jitter. A `Retry-After` delays all requests, because limits apply to an
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import time
@@ -16,13 +17,16 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeGuard
+from typing import Any
 
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from actors.chat.apis import APIS, REPLACEMENTS, Completion, MalformedReplyError, refused_field
 from actors.chat.endpoint_options import EndpointOptions
 from policies.chat import Ask, Reply, Usage
+
+log = logging.getLogger(__name__)
 
 _MAX_REPLY_BYTES = 8 << 20
 _MAX_QUOTED = 200
@@ -30,6 +34,8 @@ _MAX_QUOTED = 200
 _MAX_BACKOFF_S = 60.0
 _MAX_TEMPLATE_TOKENS_PER_MESSAGE = 16
 """Most tokens that a chat template adds to a message; with one token per byte of text, this bounds the input of a request."""
+_MAX_IMAGE_TOKENS = 40_000
+"""Most input tokens of an image: the largest charge that is published, for six tiles at 5,667 tokens each and one overview at 2,833."""
 _MAX_REFUSED_IN_A_ROW = 20
 """Refusals in a row, without an answer, after which the fault is not in the requests."""
 _TRANSIENT = (408, 409, 425, 429)
@@ -78,7 +84,10 @@ class Endpoint:
             ValueError: the key's environment variable is not set, or its value cannot be a key.
         """
         self.options = options
+        self.api = APIS[options.api]
         self.usage = Usage()
+        self._replaced: dict[str, str | None] = {}
+        """Fields that the model refuses, and those in their place."""
         self._api_key = _key_of(options.api_key_env)
 
     def complete(self, asks: Iterable[Ask]) -> Iterator[Reply]:
@@ -104,7 +113,27 @@ class Endpoint:
                 raise session.ended_by
 
     def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        return self.api.headers(self._api_key)
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """The JSON of a request."""
+        body = self.api.body(self.options.model, ask)
+        for name, other in self._replaced.items():
+            value = body.pop(name, None)
+            if other is not None:
+                body[other] = value
+        return {name: value for name, value in (body | self.options.extra_body).items() if value is not None}
+
+    def adapt(self, error: str, body: dict[str, Any]) -> bool:
+        """Whether later requests will lack a field that the model refuses, as an error says of a request with this body."""
+        name = refused_field(error, body)
+        if name is None or name in self.options.extra_body:
+            return False
+        if name not in self._replaced:
+            self._replaced[name] = REPLACEMENTS[name]
+            instead = REPLACEMENTS[name] or "nothing"
+            log.warning("the model %r refuses %s; %s is sent in its place", self.options.model, name, instead)
+        return True
 
     def quoted(self, text: str) -> str:
         """Text of the server on one line, without the key, which some servers repeat."""
@@ -181,7 +210,7 @@ class _Session:
             reraise=True,
         )
         try:
-            text, finish_reason = await retrying(self._attempt, ask, bill)
+            completion = await retrying(self._attempt, ask, bill)
         except _TransientError as error:
             if self._num_answered == num_answered_before:
                 kind = RateLimitedError if error.limited else UnreachableError
@@ -194,22 +223,23 @@ class _Session:
             return Reply(ask.key, "", _total(bill), failure=str(error))
         self._num_answered += 1
         self._num_refused_in_a_row = 0
-        return Reply(ask.key, text, _total(bill), finish_reason)
+        return Reply(ask.key, completion.text, _total(bill), completion.finish_reason)
 
     @property
     def _where(self) -> str:
         return f"the endpoint {self._options.url} (model {self._options.model!r})"
 
-    async def _attempt(self, ask: Ask, bill: list[Usage]) -> tuple[str, str]:
-        """Text and finish reason of one request; adds its usage to `bill`."""
-        num_bytes = sum(len(message.text.encode(errors="replace")) + _MAX_TEMPLATE_TOKENS_PER_MESSAGE for message in ask.messages)
-        worst = self._usage_of(num_bytes, ask.max_tokens)
+    async def _attempt(self, ask: Ask, bill: list[Usage]) -> Completion:
+        """The answer to one request; adds its usage to `bill`."""
+        worst = self._usage_of(_most_input_tokens(ask), ask.max_tokens)
         used = Usage(num_requests=1)
         async with self._reserved(worst.usd):
             try:
                 content = await self._post(ask)
                 used = self._reported(content) or worst
-                return _text_of(content)
+                return self._endpoint.api.completion(content)
+            except MalformedReplyError as error:
+                raise _TransientError(str(error)) from error
             except _TransientError as error:
                 used = worst if error.billed else used
                 raise
@@ -220,16 +250,20 @@ class _Session:
     async def _post(self, ask: Ask) -> dict[str, Any]:
         assert self._http is not None
         await self._turn()
+        body = self._endpoint.body(ask)
         try:
-            async with self._http.post(self._options.request_url, json=self._body(ask), allow_redirects=False) as response:
+            async with self._http.post(self._options.request_url, json=body, allow_redirects=False) as response:
                 data = await _read(response)
-                if response.status != 200:
+                must_adapt = response.status == 400 and self._endpoint.adapt(data.decode(errors="replace"), body)
+                if response.status != 200 and not must_adapt:
                     self._raise_for(response, data.decode(errors="replace"))
         except TimeoutError as error:
             raise _TransientError(f"no answer in {self._options.timeout_s:g} s", billed=True) from error
         except aiohttp.ClientError as error:
             billed = not isinstance(error, aiohttp.ClientConnectorError)
             raise _TransientError(f"{type(error).__name__}: {self._endpoint.quoted(str(error))}", billed=billed) from error
+        if must_adapt:  # once a field at most: the next body lacks it
+            return await self._post(ask)
         try:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:
@@ -238,16 +272,6 @@ class _Session:
         if not isinstance(content, dict):
             raise _TransientError("the answer is not a JSON object", billed=True)
         return content
-
-    def _body(self, ask: Ask) -> dict[str, Any]:
-        body = {
-            "model": self._options.model,
-            "messages": [{"role": message.role, "content": message.text} for message in ask.messages],
-            "max_tokens": ask.max_tokens,
-            "temperature": ask.temperature,
-            "seed": ask.seed,
-        }
-        return {name: value for name, value in (body | self._options.extra_body).items() if value is not None}
 
     def _raise_for(self, response: aiohttp.ClientResponse, text: str) -> None:
         said = f"status {response.status}: {self._endpoint.quoted(text)!r}"
@@ -307,17 +331,13 @@ class _Session:
         return Usage(1, num_input_tokens, num_output_tokens, self._options.usd(num_input_tokens, num_output_tokens))
 
     def _reported(self, content: dict[str, Any]) -> Usage | None:
-        usage = content.get("usage")
-        if not isinstance(usage, dict):
-            return None
-        num_input_tokens, num_output_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if not _is_count(num_input_tokens) or not _is_count(num_output_tokens):
-            return None
-        return self._usage_of(num_input_tokens, num_output_tokens)
+        counts = self._endpoint.api.num_tokens(content)
+        return None if counts is None else self._usage_of(*counts)
 
 
-def _is_count(value: Any) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value < 1 << 40
+def _most_input_tokens(ask: Ask) -> int:
+    texts = sum(len(message.text.encode(errors="replace")) + _MAX_TEMPLATE_TOKENS_PER_MESSAGE for message in ask.messages)
+    return texts + _MAX_IMAGE_TOKENS * sum(len(message.images) for message in ask.messages)
 
 
 def _total(bill: list[Usage]) -> Usage:
@@ -331,19 +351,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(data) > _MAX_REPLY_BYTES:
             raise _TransientError(f"the answer is longer than {_MAX_REPLY_BYTES} bytes", billed=True)
     return bytes(data)
-
-
-def _text_of(content: dict[str, Any]) -> tuple[str, str]:
-    """Text and finish reason of the first choice. A message without content, such as a refusal, has an empty text."""
-    try:
-        choice = content["choices"][0]
-        text = choice["message"].get("content")
-        finish_reason = choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _TransientError(f"the answer holds no choices[0].message ({error!r})", billed=True) from error
-    if isinstance(text, list):
-        text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
-    return text if isinstance(text, str) else "", str(finish_reason or "stop")
 
 
 def _retry_after_s(header: str) -> float:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from actors.chat.apis import APIS, ApiName
 from policies.checks import check_at_least
-
-_PATH = "/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +22,8 @@ class EndpointOptions:
     url: str
     """Up to and including the version: `http://127.0.0.1:8000/v1`."""
     model: str
+    api: ApiName = "openai"
+    """The protocol that the endpoint speaks."""
     api_key_env: str = ""
     """Environment variable with the key; empty for no key. The key itself is never an option, so that it is never logged."""
     max_concurrency: int = 8
@@ -42,7 +43,7 @@ class EndpointOptions:
     """Spending cap, including `spent_usd`; None for none."""
     spent_usd: float = 0.0
     extra_body: dict[str, Any] = field(default_factory=dict)
-    """Further fields of every request; None removes a field, as in `{"max_tokens": None, "max_completion_tokens": 500}`."""
+    """Further fields of every request; None removes a field, as in `{"seed": None, "top_p": 0.9}`."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -50,6 +51,8 @@ class EndpointOptions:
             raise ValueError(f"the endpoint's URL is {_bare(self.url)!r}; expected one such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(f"the endpoint's URL {_bare(self.url)!r} contains a user or a query; pass the key in an environment variable")
+        if self.api not in APIS:
+            raise ValueError(f"the endpoint's api is {self.api!r}; expected one of {', '.join(APIS)}")
         if not self.model:
             raise ValueError("the endpoint's model has no name; give the one that the endpoint serves")
         for name, minimum in (
@@ -66,8 +69,8 @@ class EndpointOptions:
 
     @property
     def request_url(self) -> str:
-        base = self.url.rstrip("/")
-        return base if base.endswith(_PATH) else base + _PATH
+        base, path = self.url.rstrip("/"), APIS[self.api].path
+        return base if base.endswith(path) else base + path
 
     def usd(self, num_input_tokens: int, num_output_tokens: int) -> float:
         return (num_input_tokens * self.usd_per_million_input + num_output_tokens * self.usd_per_million_output) / 1e6

@@ -55,6 +55,7 @@ class LocalChat:
     def _answer(self, asks: Sequence[Ask]) -> Iterator[Reply]:
         fitting: list[tuple[Ask, str]] = []
         for ask in asks:
+            assert not any(message.images for message in ask.messages), "a text model sees no images"
             text = self._rendered(ask.messages)
             num_read = len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
             if self._window and num_read + ask.max_tokens > self._window:

@@ -23,7 +23,7 @@ from benchmarks.common import argument_parser, write_results
 from loop.scoring.score import score_files
 from policies.answers.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks import BENCHMARKS, Document, Prediction, parse_document
-from policies.benchmarks.llava_bench import parse_scores, parse_scores_published
+from policies.benchmarks.judged.llava_bench import parse_scores, parse_scores_published
 from policies.benchmarks.pope import parse_yes_no, parse_yes_no_published
 from policies.benchmarks.scienceqa import parse_letter_published
 from policies.benchmarks.vqa import soft_accuracy, vqa_accuracy

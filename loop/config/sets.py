@@ -133,6 +133,19 @@ class LlavaJsonSet(_ConversationsSet):
     images: Location = Field(description=f"folder that its `image` fields are relative to: {_ADDRESS}")
 
 
+class LlamaFactorySet(_ConversationsSet):
+    """Labelled data as LLaMA-Factory's dataset_info.json describes it."""
+
+    kind: Literal["llama_factory"] = Field(
+        description="a dataset of LLaMA-Factory, sharegpt or alpaca, with the columns and tags of its dataset_info.json"
+    )
+    path: Location = Field(description=f"dataset_info.json, or the folder that holds it: {_ADDRESS}")
+    dataset: str | None = Field(None, description="name of the dataset, where several are described")
+    images: Location | None = Field(
+        None, description="folder that images are relative to (media_dir); null takes that of dataset_info.json"
+    )
+
+
 class VigcJsonSet(_FileOfRecords):
     """Labelled data in VIGC's JSON format: annotations, or what VIGC generated."""
 
@@ -153,7 +166,7 @@ class MessagesSet(_ConversationsSet):
 
 
 ImageSet = Annotated[ShapesSet | FolderSet | CocoSet | ParquetSet | WebDatasetSet | HfDatasetSet, Field(discriminator="kind")]
-LabelledSet = Annotated[ShapesSet | LlavaJsonSet | VigcJsonSet | MessagesSet, Field(discriminator="kind")]
+LabelledSet = Annotated[ShapesSet | LlavaJsonSet | LlamaFactorySet | VigcJsonSet | MessagesSet, Field(discriminator="kind")]
 
 
 def kinds_of(union: Any) -> dict[str, type[Section]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 BENCHMARK_NAMES = (
-    "captions, chair, pope, vqa, okvqa, aokvqa, textvqa, vizwiz, gqa, scienceqa, mmbench, mme, seed-bench, llava-bench, or module:Name"
+    "captions, chair, pope, amber, hallusion-bench, vqa, okvqa, aokvqa, textvqa, vizwiz, gqa, scienceqa, mmbench, mme, seed-bench, "
+    "llava-bench, mm-vet, or module:Name"
 )
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Data = Annotated[list[Path], typer.Option(help="file of the benchmark; may be repeated")]
-Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to and with its version: http://127.0.0.1:8000/v1")]
+Url = Annotated[str | None, typer.Option(help="endpoint of a text model, up to and with its version: http://127.0.0.1:8000/v1")]
+Api = Annotated[Literal["openai", "anthropic"], typer.Option(help="the endpoint's protocol: OpenAI's, as most servers, or Anthropic's")]
 ApiKeyEnv = Annotated[str, typer.Option(help="environment variable that holds the endpoint's key")]
 Concurrency = Annotated[int, typer.Option(help="concurrent requests")]
 RequestsPerMinute = Annotated[float | None, typer.Option(help="maximum rate; default: no limit")]
@@ -129,19 +132,23 @@ def pope(
 
 @commands.command()
 def judge(
-    questions: Annotated[Path, typer.Option(help="LLaVA-Bench's questions")],
+    questions: Annotated[Path, typer.Option(help="the benchmark's questions")],
     answers: Annotated[Path, typer.Option(help="the model's answers: question_id and answer or text")],
-    out: Annotated[Path, typer.Option(help="reviews to write, for `vigc score llava-bench`")],
+    out: Annotated[Path, typer.Option(help="reviews to write, for `vigc score`")],
+    benchmark: Annotated[
+        Literal["llava-bench", "mm-vet"], typer.Option(help="compare answers with references, or grade them from 0 to 1")
+    ] = "llava-bench",
     reference: Annotated[Path | None, typer.Option(help="reference answers; default the questions' own gpt4_answer")] = None,
     context: Annotated[Path | None, typer.Option(help="captions and boxes of the images; default the questions' own")] = None,
-    rules: Annotated[Path | None, typer.Option(help="rules in the form of LLaVA's rule.json; default our own")] = None,
+    rules: Annotated[Path | None, typer.Option(help="LLaVA's rule.json, or a text file with MM-Vet's prompt; default our own")] = None,
     endpoint: Url = None,
     model: Annotated[str | None, typer.Option(help="the endpoint's name of the judge")] = None,
     judge: Annotated[str | None, typer.Option(help="folder or Hugging Face id of a text model that judges here")] = None,
     both_orders: Annotated[bool, typer.Option("--both-orders", help="ask in both orders of the answers, and average")] = False,
     num_attempts: Annotated[int, typer.Option(help="requests for one review whose first line is not a verdict")] = 3,
-    temperature: Annotated[float, typer.Option(help="of the judge")] = 0.2,
+    temperature: Annotated[float | None, typer.Option(help="of the judge; default 0.2, for mm-vet 0")] = None,
     max_tokens: Annotated[int, typer.Option(help="bound on a review")] = 1024,
+    api: Api = "openai",
     api_key_env: ApiKeyEnv = "",
     concurrency: Concurrency = 8,
     requests_per_minute: RequestsPerMinute = None,
@@ -152,29 +159,38 @@ def judge(
     extra_body: ExtraBody = "{}",
     as_json: AsJson = False,
 ) -> None:
-    """Have a text model compare a model's answers with reference answers."""
+    """Have a text model compare a model's answers with reference answers, or grade them."""
+    from loop.errors import UserError
     from loop.interruption import interruptible
     from loop.monitors.progress import RunProgress
-    from loop.scoring.judging import BENCHMARK, JudgeFiles, JudgeOptions, read_pairs
-    from loop.scoring.judging import judge as run
+    from loop.scoring.grading import grade, read_to_grade
+    from loop.scoring.judging import JudgeFiles, JudgeOptions, read_pairs
+    from loop.scoring.judging import judge as compare
 
-    files = JudgeFiles(questions, answers, reference, context, rules)
-    options = JudgeOptions(both_orders, num_attempts, max_tokens, temperature)
-    pairs = read_pairs(files)  # before a model is loaded
+    is_graded = benchmark == "mm-vet"
+    if is_graded and (reference or context or both_orders):
+        raise UserError("--reference, --context and --both-orders are for llava-bench; mm-vet's questions contain the right answers")
+    options = JudgeOptions(both_orders, num_attempts, max_tokens, (0.0 if is_graded else 0.2) if temperature is None else temperature)
+    # files are read before a model is loaded
+    run = (
+        partial(grade, read_to_grade(questions, answers, rules))
+        if is_graded
+        else partial(compare, read_pairs(JudgeFiles(questions, answers, reference, context, rules)))
+    )
     limits = {
-        "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout_s": timeout_s,
-        "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output, "max_usd": max_usd,
-        "extra_body": extra_body,
+        "api": api, "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute,
+        "timeout_s": timeout_s, "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output,
+        "max_usd": max_usd, "extra_body": extra_body,
     }  # fmt: skip
     asked, name = chat_model(endpoint, model, judge, "--judge", limits)
     console = Console(stderr=as_json)
     with interruptible(str(out), "run the same command to resume"), RunProgress(console) as progress:
-        done = run(pairs, asked, name, out, options, progress)
+        done = run(asked, name, out, options, progress)
     counts = {"num_asked": done.num_asked, "num_failed": done.num_failed, "usd": done.usage.usd}
     if as_json:
         typer.echo(json.dumps({**done.scores, **counts}))
         return
-    _print_scores(console, BENCHMARK, {**done.scores, **counts})
+    _print_scores(console, benchmark, {**done.scores, **counts})
     console.print(f"reviews in {out}", highlight=False, soft_wrap=True)
 
 
@@ -193,6 +209,7 @@ def ensemble(
     endpoint: Url = None,
     model: Annotated[str | None, typer.Option(help="the endpoint's name of the text model")] = None,
     text_model: Annotated[str | None, typer.Option(help="folder or Hugging Face id of a text model that runs here")] = None,
+    api: Api = "openai",
     api_key_env: ApiKeyEnv = "",
     concurrency: Concurrency = 8,
     requests_per_minute: RequestsPerMinute = None,
@@ -211,9 +228,9 @@ def ensemble(
 
     files = EnsembleFiles(benchmark, tuple(data), predictions, text_predictions, split)
     limits = {
-        "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout_s": timeout_s,
-        "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output, "max_usd": max_usd,
-        "extra_body": extra_body,
+        "api": api, "api_key_env": api_key_env, "max_concurrency": concurrency, "requests_per_minute": requests_per_minute,
+        "timeout_s": timeout_s, "usd_per_million_input": usd_per_million_input, "usd_per_million_output": usd_per_million_output,
+        "max_usd": max_usd, "extra_body": extra_body,
     }  # fmt: skip
     given = any(one is not None for one in (endpoint, model, text_model))
     asked, name = chat_model(endpoint, model, text_model, "--text-model", limits) if given else (None, "")

@@ -102,7 +102,7 @@ def _replies(journal: ReplyJournal, asks: Sequence[Ask], failed: Counter[str], p
     found = {}
     with progress.stage(name, total=len(asks), unit="questions") as stage:
         for reply in journal.complete(asks):
-            if reply.failure:
+            if reply.shortfall:
                 failed[reply.key] += 1
             else:
                 found[reply.key] = reply.text

@@ -73,7 +73,7 @@ class Judged:
     num_asked: int
     """Requests made by this process, without replies from the journal."""
     num_failed: int
-    """Reviews without a reply."""
+    """Reviews without a reply, because of a failure, a refusal or reasoning without an end."""
     usage: Usage
 
 
@@ -92,9 +92,9 @@ def read_pairs(files: JudgeFiles) -> list[Pair]:
 def _pairs(files: JudgeFiles) -> list[Pair]:
     document = read_document(files.questions)
     questions = BENCHMARKS.build(BENCHMARK).read([document])
-    given = _answers(files.answers, questions)
+    given = read_answers(files.answers, questions)
     if files.reference is not None:
-        references = _answers(files.reference, questions)
+        references = read_answers(files.reference, questions)
     else:
         references = {question.question_id: question.answers[0] for question in questions if question.answers}
         _require(references, questions, f"{files.questions} has no gpt4_answer", "give the reference answers with --reference")
@@ -142,7 +142,7 @@ def ask_for_reviews(
         asks = [judge_ask(pair, look, attempt, options.max_tokens, options.temperature) for pair, look in todo.values()]
         for reply in journal.complete(asks):
             pair, look = todo[reply.key]
-            review = Review(look, reply.text, look.scores(reply.text), attempt + 1, reply.failure)
+            review = Review(look, reply.text, look.scores(reply.text), attempt + 1, reply.shortfall)
             found[pair.question_id, look] = review
             if review.scores is not None or attempt + 1 == options.num_attempts:
                 del todo[reply.key]
@@ -150,7 +150,7 @@ def ask_for_reviews(
     return found
 
 
-def _answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
+def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
     """Question id -> answer, without the reasoning before it; empty if the reasoning never ended."""
     ids = {question.question_id: None for question in questions}
     found: list[Prediction] = read_predictions(read_document(path), ids, _ANSWERS, _no_text)

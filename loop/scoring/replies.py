@@ -55,7 +55,8 @@ class ReplyJournal(Journal):
             yield reply
 
     def _digest(self, ask: Ask) -> str:
-        content = [self._model_name, [[one.role, one.text] for one in ask.messages], ask.max_tokens, ask.temperature, ask.seed]
+        messages = [[one.role, one.text, *(hashlib.sha256(image.data).hexdigest() for image in one.images)] for one in ask.messages]
+        content = [self._model_name, messages, ask.max_tokens, ask.temperature, ask.seed]
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
 

@@ -82,7 +82,8 @@ def judge_of(metric: Judge) -> RunJudge:
 def _endpoint(metric: Judge, spent_usd: float) -> Endpoint:
     return Endpoint(
         EndpointOptions(
-            metric.endpoint, metric.model, metric.api_key_env, metric.max_concurrency, metric.requests_per_minute, metric.timeout_s,
+            metric.endpoint, metric.model, metric.api, metric.api_key_env, metric.max_concurrency, metric.requests_per_minute,
+            metric.timeout_s,
             usd_per_million_input=metric.usd_per_million_input, usd_per_million_output=metric.usd_per_million_output,
             max_usd=metric.max_usd, spent_usd=spent_usd,
         )

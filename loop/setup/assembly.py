@@ -21,6 +21,7 @@ from loop.config.sets import (
     HfDatasetSet,
     ImageSet,
     LabelledSet,
+    LlamaFactorySet,
     LlavaJsonSet,
     MessagesSet,
     ParquetSet,
@@ -177,6 +178,10 @@ def build_labelled(spec: LabelledSet) -> LabelledSource:
             from loop.sources.llava_json import LlavaJsonData
 
             return LlavaJsonData(spec.path, spec.images, spec.turns, spec.on_bad_record)
+        case LlamaFactorySet():
+            from loop.sources.llama_factory import LlamaFactoryData
+
+            return LlamaFactoryData(spec.path, spec.dataset, spec.images, spec.turns, spec.on_bad_record)
         case VigcJsonSet():
             from loop.sources.vigc_json import VigcJsonData
 

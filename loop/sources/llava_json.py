@@ -4,8 +4,8 @@
      "conversations": [{"from": "human", "value": "<image>\\nWhat ...?"}, {"from": "gpt", "value": "..."}]}
 
 `type` (conversation, detail, complex, okvqa, aokvqa) is optional: LLaVA's own files do not have it. Variants of other tools are read as
-well: `messages` of `role` and `content`, ms-swift's `query`, `response` and `history`, `images` with one entry, a system turn, roles such
-as user and assistant.
+well: `messages` of `role` and `content`, ms-swift's `query`, `response` and `history`, its `conversation` of `human` and `assistant`,
+Alpaca's `instruction`, `input` and `output`, `images` with one entry, a system turn, roles such as user and assistant.
 Records about no image, of which LLaVA's mix665k has 40,000, are left out and counted.
 """
 
@@ -47,16 +47,41 @@ class LlavaJsonData(JsonData):
 
 
 def _with_messages(entry: dict[str, Any], where: str) -> dict[str, Any]:
-    """The record with `query`, `response` and `history`, a list of earlier pairs, as messages, if that is how it spells its turns."""
-    if "query" not in entry or "response" not in entry or LLAVA.list_name in entry or MESSAGES.list_name in entry:
+    """The record with its turns as messages, if it spells them as ms-swift may: `query`, `response` and `history`; Alpaca's `instruction`,
+    `input` and `output`; or `conversation`, a list of objects with `human` and `assistant`."""
+    if LLAVA.list_name in entry or MESSAGES.list_name in entry:
         return entry
-    history = entry.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise BadRecordError(Fault.TURNS, f"{where} has the history {history!r:.80}; expected a list of pairs [query, response]")
-    texts = [text for pair in [*history, [entry["query"], entry["response"]]] for text in pair]
-    roles = (MESSAGES.user, MESSAGES.assistant)
-    turns = [{MESSAGES.speaker: roles[place % 2], MESSAGES.text: text} for place, text in enumerate(texts)]
+    if "query" in entry and "response" in entry:
+        turns = paired_turns(entry.get("history"), entry["query"], entry["response"], where)
+    elif "instruction" in entry and "output" in entry:
+        turns = paired_turns(entry.get("history"), joined(entry["instruction"], entry.get("input")), entry["output"], where)
+    elif isinstance(entry.get("conversation"), list) and entry["conversation"]:
+        pairs = [[pair.get("human"), pair.get("assistant")] if isinstance(pair, dict) else pair for pair in entry["conversation"]]
+        turns = paired_turns(pairs[:-1], *_pair(pairs[-1], where), where)
+    else:
+        return entry
     return {**entry, MESSAGES.list_name: turns}
+
+
+def paired_turns(history: Any, question: Any, answer: Any, where: str) -> list[dict[str, Any]]:
+    """Earlier pairs, and the last question and answer, as messages. Raises `BadRecordError` for a history that is no list of pairs."""
+    earlier = [] if history is None else history
+    if not isinstance(earlier, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in earlier):
+        raise BadRecordError(Fault.TURNS, f"{where} has the history {history!r:.80}; expected a list of pairs [query, response]")
+    texts = [text for pair in [*earlier, [question, answer]] for text in pair]
+    roles = (MESSAGES.user, MESSAGES.assistant)
+    return [{MESSAGES.speaker: roles[place % 2], MESSAGES.text: text} for place, text in enumerate(texts)]
+
+
+def joined(instruction: Any, more: Any) -> Any:
+    """Alpaca's instruction and, in a line of its own, its input."""
+    return f"{instruction}\n{more}" if isinstance(instruction, str) and isinstance(more, str) and more else instruction
+
+
+def _pair(pair: Any, where: str) -> tuple[Any, Any]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise BadRecordError(Fault.TURNS, f"{where} has the conversation {pair!r:.80}; expected objects with human and assistant")
+    return pair[0], pair[1]
 
 
 def _form(entry: dict[str, Any]) -> ChatForm:

@@ -1,1 +1,1 @@
-"""Seed data written by a text-only teacher, which reads images as text."""
+"""Seed data written by a teacher, which reads images as text or sees them."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from loop.chat_models import endpoint_options
 from loop.errors import UserError
-from loop.scoring.commands import AsJson
+from loop.scoring.commands import Api, AsJson
 
 commands = typer.Typer()
 
@@ -21,8 +21,13 @@ def teach(
     out: Annotated[Path, typer.Option(help="output folder; the same command continues what is there")],
     captions: Annotated[Path | None, typer.Option(help="COCO captions, or JSON Lines with captions and boxes")] = None,
     instances: Annotated[Path | None, typer.Option(help="COCO or Objects365 instances")] = None,
-    images: Annotated[Path | None, typer.Option(help="folder of the annotated images; missing ones are set aside")] = None,
-    num_images: Annotated[int | None, typer.Option(help="number of annotated images, drawn by the seed; default all")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of the images; annotated ones that it lacks are set aside")] = None,
+    teacher_sees: Annotated[
+        Literal["text", "images"], typer.Option(help="captions and boxes, or the images of --images or --shapes themselves")
+    ] = "text",
+    image_side: Annotated[int | None, typer.Option(help="longest side in pixels of images that the teacher sees; default 1024")] = None,
+    image_quality: Annotated[int | None, typer.Option(help="JPEG quality of images that the teacher sees; default 90")] = None,
+    num_images: Annotated[int | None, typer.Option(help="number of images, drawn by the seed; default all")] = None,
     shapes: Annotated[int | None, typer.Option(metavar="NUM_IMAGES", help="images of the embedded world instead")] = None,
     min_shift: Annotated[float, typer.Option(help="of --shapes, 0..1")] = 0.0,
     max_shift: Annotated[float, typer.Option(help="of --shapes, 0..1")] = 0.15,
@@ -30,8 +35,9 @@ def teach(
     types: Annotated[str, typer.Option(help="question types, with commas")] = "conversation,detail,complex",
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
     teacher: Annotated[str, typer.Option(help="exact (for --shapes), or a text model's folder or Hugging Face id")] = "",
-    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1")] = "",
+    endpoint: Annotated[str, typer.Option(help="URL of a server, up to and with its version: http://127.0.0.1:8000/v1")] = "",
     model: Annotated[str, typer.Option(help="the model's name at the endpoint")] = "",
+    api: Api = "openai",
     api_key_env: Annotated[str, typer.Option(help="environment variable that holds the endpoint's key")] = "",
     concurrency: Annotated[int, typer.Option(help="concurrent requests")] = 8,
     requests_per_minute: Annotated[float | None, typer.Option(help="most requests started in a minute; default no limit")] = None,
@@ -46,21 +52,24 @@ def teach(
     batch_size: Annotated[int, typer.Option(help="texts per batch of a model that runs here")] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Have a text-only teacher write seed data about images from their captions and boxes."""
+    """Have a teacher write seed data about images, from their captions and boxes or from the images themselves."""
     from loop.teaching.teach import TeachOptions, print_summary, question_types, shapes_images
     from loop.teaching.teach import teach as write
 
     if model and not endpoint:
         raise UserError("--model requires --endpoint; for a local model use --teacher MODEL")
+    if teacher_sees == "text" and (image_side is not None or image_quality is not None):
+        raise UserError("--image-side and --image-quality are for --teacher-sees images; leave them out")
     server = endpoint_options(
-        endpoint, model, extra_body, api_key_env=api_key_env, max_concurrency=concurrency, requests_per_minute=requests_per_minute,
+        endpoint, model, extra_body, api=api, api_key_env=api_key_env, max_concurrency=concurrency, requests_per_minute=requests_per_minute,
         timeout_s=timeout_s, max_attempts=max_attempts, usd_per_million_input=usd_per_million_input,
         usd_per_million_output=usd_per_million_output, max_usd=max_usd,
     ) if endpoint else None  # fmt: skip
     options = TeachOptions(
         out=out, types=question_types(types), seed=seed, captions=captions, instances=instances, images=images, num_images=num_images,
         shapes=shapes_images(shapes, seed, min_shift, max_shift), write_images=write_images, teacher=teacher, endpoint=server,
-        max_tokens=max_tokens, temperature=temperature, batch_size=batch_size,
+        max_tokens=max_tokens, temperature=temperature, batch_size=batch_size, sees_images=teacher_sees == "images",
+        image_side=1024 if image_side is None else image_side, image_quality=90 if image_quality is None else image_quality,
     )  # fmt: skip
     console = Console(stderr=as_json)
     summary = write(options, console)

@@ -56,13 +56,17 @@ class TeachingJournal(Journal):
         super().__init__(folder / JOURNAL, {"content": "texts of a teacher", **about}, commit_every_s)
         self.folder = folder
 
-    def is_finished(self, key: str) -> bool:
+    def is_finished(self, key: str, image_digest: str | None = None) -> bool:
+        """Whether a task has an answer, about an image of this digest if one is given."""
         document = self.get(key)
-        return document is not None and "pairs" in document
+        if document is None or "pairs" not in document:
+            return False
+        return image_digest is None or document.get("image_digest", "") == image_digest
 
     def add(self, task: TeachingTask, reply: Reply, found: TaughtPairs) -> None:
-        """Store a finished task."""
+        """Store a finished task, in place of an answer about an earlier state of its image."""
         about = {"image_id": task.view.image_id, "image": task.view.image, "type": str(task.question_type)}
+        about |= {"image_digest": task.view.digest} if task.view.digest else {}
         rejected = [(str(one.fault), one.text) for one in found.rejected]
         self._put(task.key, reply, {**about, "pairs": found.pairs, "rejected": rejected})
 

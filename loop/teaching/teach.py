@@ -1,7 +1,7 @@
-"""Teacher data, made as in LLaVA: a text-only teacher reads images as captions and boxes, and writes conversations, descriptions and
-reasoning about them. The result is seed data for a loop.
+"""Teacher data: conversations, descriptions and reasoning about images, written by a teacher that reads them as captions and boxes, as in
+LLaVA, or sees them, as in ShareGPT4V. The result is seed data for a loop.
 
-    annotations or shapes ─► a task per image and type ─► teacher ─► read, check ─► journal ─► data.json, rejected.jsonl, summary.json
+    annotations or images ─► a task per image and type ─► teacher ─► read, check ─► journal ─► data.json, rejected.jsonl, summary.json
 
 Finished tasks are in the journal and never asked again; running the same command again continues after any end.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -25,22 +26,25 @@ from rich.markup import escape
 from actors.chat.endpoint import Endpoint, EndpointError, SpendingCapError
 from actors.chat.endpoint_options import EndpointOptions
 from actors.chat.teacher import ChatTeacher, Teacher
+from actors.images import BadImageError
 from loop.errors import TeachingStoppedError, UserError, WriteError, one_line, printable
 from loop.monitors.progress import RunProgress
 from loop.sources.annotations import read_annotations
-from loop.sources.folder import checked_folder
+from loop.sources.folder import ImageFolder, checked_folder
 from loop.sources.shapes.questions import DETAIL_QUESTIONS as SHAPES_DETAIL_QUESTIONS
 from loop.sources.shapes.source import ShapesImages
 from loop.sources.shapes.teaching import ExactTeacher, text_view
 from loop.store.files import write_json
 from loop.teaching.journal import DATA, SUMMARY, TeachingJournal
+from loop.teaching.sight import Sight
 from policies.checks import did_you_mean
 from policies.generation.instructions import QuestionType
 from policies.teaching.examples import DETAIL_QUESTIONS
-from policies.teaching.output import read_output
+from policies.teaching.output import read_reply
 from policies.teaching.prompts import TeachingTask, TextView, prompts_digest, teaching_task
 
 EXACT = "exact"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,15 @@ class TeachOptions:
     captions: Path | None = None
     instances: Path | None = None
     images: Path | None = None
-    """Folder of the annotated images; images missing from it are set aside."""
+    """Folder of the annotated images; images missing from it are set aside. Without annotations, of the images that the teacher sees."""
+    sees_images: bool = False
+    """Whether the teacher, which is at an endpoint, is shown the images in place of a text about them."""
+    image_side: int = 1024
+    """Longest side of an image that the teacher sees, in pixels; 1024 is about what hosted models look at."""
+    image_quality: int = 90
+    """Of the JPEG that the teacher sees."""
     num_images: int | None = None
-    """Number of annotated images, drawn by `seed`; None for all."""
+    """Number of annotated images or of images of the folder, drawn by `seed`; None for all."""
     shapes: ShapesImages | None = None
     write_images: bool = False
     """Write the images of `shapes` to `out`/images."""
@@ -70,13 +80,14 @@ class TeachOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Images as text."""
+    """Images as text, or, with a `sight`, as they are."""
 
     digest: str
     views: Sequence[TextView] | ShapesImages
     detail_questions: tuple[str, ...]
     images_set_aside: Counter[str] = field(default_factory=Counter)
     objects_set_aside: Counter[str] = field(default_factory=Counter)
+    sight: Sight | None = None
 
     def image_ids(self) -> list[str]:
         return self.views.image_ids() if isinstance(self.views, ShapesImages) else [view.image_id for view in self.views]
@@ -179,12 +190,34 @@ def _check(options: TeachOptions) -> None:
         raise UserError("expected --max-tokens and --batch-size of 1 or more, and a --temperature from 0 to 2")
     if options.num_images is not None and options.num_images < 1:
         raise UserError(f"--num-images is {options.num_images}; expected 1 or more")
+    if options.endpoint is not None and options.endpoint.api == "anthropic" and options.temperature > 1.0:
+        raise UserError(f"--temperature is {options.temperature:g}; an endpoint with --api anthropic takes 0 to 1")
+    if options.sees_images:
+        _check_sight(options)
+
+
+def _check_sight(options: TeachOptions) -> None:
+    if options.endpoint is None:
+        raise UserError(
+            f"--teacher {options.teacher} reads text only; a teacher that sees images is at an endpoint: --endpoint URL --model NAME"
+        )
+    if options.captions or options.instances:
+        raise UserError("--captions and --instances are for a teacher that reads text; leave them out with --teacher-sees images")
+    if options.shapes is None and options.images is None:
+        raise UserError("--teacher-sees images needs images: give --images FOLDER or --shapes NUM_IMAGES")
+    if not 32 <= options.image_side <= 2048 or not 1 <= options.image_quality <= 95:
+        raise UserError("expected an --image-side from 32 to 2048 and an --image-quality from 1 to 95")
 
 
 def _source(options: TeachOptions) -> _Source:
     if options.shapes is not None:
         shapes = options.shapes
-        return _Source(f"shapes {shapes.seed} {shapes.min_shift} {shapes.max_shift}", shapes, SHAPES_DETAIL_QUESTIONS)
+        sight = Sight(shapes, options.image_side, options.image_quality) if options.sees_images else None
+        return _Source(f"shapes {shapes.seed} {shapes.min_shift} {shapes.max_shift}", shapes, SHAPES_DETAIL_QUESTIONS, sight=sight)
+    if options.sees_images and options.images is not None:
+        folder = ImageFolder(options.images)
+        views = _drawn([TextView(image_id, image_id) for image_id in folder.image_ids()], options)
+        return _Source("images", views, DETAIL_QUESTIONS, sight=Sight(folder, options.image_side, options.image_quality))
     found = read_annotations(options.captions, options.instances)
     views, images_set_aside = list(found.views), Counter[str](found.images_set_aside)
     if options.images is not None:
@@ -193,11 +226,17 @@ def _source(options: TeachOptions) -> _Source:
         if not views:
             raise UserError(f"none of the annotated images is in {folder}, such as {found.views[0].image!r:.80}; check --images")
         images_set_aside["missing_file"] += len(found.views) - len(views)
-    if options.num_images is not None:
-        drawn = np.random.default_rng(options.seed).permutation(len(views))[: options.num_images]
-        views = [views[index] for index in sorted(drawn.tolist())]
+    views = _drawn(views, options)
     digest = " ".join(_digest(path) for path in (options.captions, options.instances) if path is not None)
     return _Source(digest, views, DETAIL_QUESTIONS, +images_set_aside, Counter[str](found.objects_set_aside))
+
+
+def _drawn(views: list[TextView], options: TeachOptions) -> list[TextView]:
+    """The chosen number of views, in their order."""
+    if options.num_images is None:
+        return views
+    drawn = np.random.default_rng(options.seed).permutation(len(views))[: options.num_images]
+    return [views[index] for index in sorted(drawn.tolist())]
 
 
 def _digest(path: Path) -> str:
@@ -213,7 +252,8 @@ def _about(options: TeachOptions, source: _Source) -> dict[str, Any]:
     name = options.teacher if options.endpoint is None else options.endpoint.model
     extra = {} if options.endpoint is None else options.endpoint.extra_body
     sampling = {"max_tokens": options.max_tokens, "temperature": options.temperature, "extra_body": json.dumps(extra, sort_keys=True)}
-    return {"teacher": name, **header, **sampling, "prompts": prompts_digest()}
+    seen = {"image_side": options.image_side, "image_quality": options.image_quality} if options.sees_images else {}
+    return {"teacher": name, **header, **sampling, **seen, "prompts": prompts_digest(sees_images=options.sees_images)}
 
 
 def _teacher(options: TeachOptions, spent_usd: float) -> Teacher:
@@ -248,18 +288,34 @@ def _write(teacher: Teacher, source: _Source, options: TeachOptions, journal: Te
                 journal.charge(task.key, reply)
                 stage.advance(unanswered=1)
                 continue
-            found = read_output(task.question_type, reply.text, task.question, cut_off=reply.finish_reason == "length")
+            found = read_reply(task.question_type, reply, task.question)
             journal.add(task, reply, found)
             stage.advance(records=bool(found.pairs), rejected=len(found.rejected))
 
 
 def _tasks(source: _Source, options: TeachOptions, journal: TeachingJournal, asked: dict[str, TeachingTask]) -> Iterator[TeachingTask]:
     for view in source:
-        for kind in options.types:
-            task = teaching_task(view, kind, options.seed, source.detail_questions)
-            if not journal.is_finished(task.key):
-                asked[task.key] = task
-                yield task
+        try:
+            tasks = _tasks_about(view, source, options, journal)
+        except BadImageError as error:
+            log.warning("%s; set aside", error)
+            source.images_set_aside["unreadable"] += 1
+            continue
+        for task in tasks:
+            asked[task.key] = task
+            yield task
+
+
+def _tasks_about(view: TextView, source: _Source, options: TeachOptions, journal: TeachingJournal) -> list[TeachingTask]:
+    """The unfinished tasks of an image. Raises `BadImageError` if the teacher is to see it and cannot."""
+    sight = source.sight
+    view = view if sight is None else replace(view, digest=sight.digest(view.image_id))
+    tasks = [teaching_task(view, kind, options.seed, source.detail_questions) for kind in options.types]
+    left = [task for task in tasks if not journal.is_finished(task.key, view.digest)]
+    if sight is None or not left:
+        return left
+    image = sight.look(view.image_id)
+    return [replace(task, image=image) for task in left]
 
 
 def _write_images(shapes: ShapesImages, folder: Path, progress: RunProgress) -> None:
@@ -281,7 +337,7 @@ def _summary(options: TeachOptions, source: _Source, journal: TeachingJournal, s
     counts = journal.counts()
     return {
         "teacher": options.teacher if options.endpoint is None else options.endpoint.model,
-        "num_images": len(source.image_ids()),
+        "num_images": len(source.image_ids()) - source.images_set_aside["unreadable"],
         "types": [str(kind) for kind in options.types],
         "num_finished": counts.num_finished,
         "num_unanswered": counts.num_unanswered,
@@ -289,8 +345,9 @@ def _summary(options: TeachOptions, source: _Source, journal: TeachingJournal, s
         "records_by_type": dict(sorted(counts.records_by_type.items())),
         "num_pairs": counts.num_pairs,
         "rejected": dict(counts.rejected.most_common()),
-        "images_set_aside": dict(source.images_set_aside),
+        "images_set_aside": dict(+source.images_set_aside),
         "objects_set_aside": dict(source.objects_set_aside),
+        **({} if source.sight is None else {"num_images_shown": source.sight.num_images, "num_image_bytes": source.sight.num_bytes}),
         "usage": asdict(counts.usage),
         "seconds": round(seconds, 3),
         "stopped": stopped,

@@ -27,6 +27,8 @@ ANSWER = "answer"
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
 """The two formatting prompts of LLaVA-1.5 (arXiv 2310.03744, table 7)."""
+YES_OR_NO = "Please answer yes or no."
+"""How MME's questions end; for yes-or-no questions that do not say so."""
 
 Judge = Callable[[str, Sequence[str], str], str | None]
 """`(question, choices, answer)` to the choice that the answer means, as its text; None if it means none."""

@@ -194,7 +194,8 @@ class Judge(AnswerMetric):
     orders, and again if its first line is not a verdict; an answer without a verdict in each order has no score.
 
     Options:
-        endpoint: URL of an OpenAI-compatible endpoint, up to its version; or give `path`.
+        endpoint: URL of an endpoint, up to its version; or give `path`.
+        api: the endpoint's protocol: `openai` (most servers) or `anthropic`.
         model: name of the model at the endpoint.
         path: folder or Hugging Face id of a text model that runs in the driver's process.
         api_key_env: environment variable that holds the endpoint's key.
@@ -213,6 +214,7 @@ class Judge(AnswerMetric):
 
     measure = "judge"
     endpoint: str = ""
+    api: Literal["openai", "anthropic"] = "openai"
     model: str = ""
     path: str = ""
     api_key_env: str = ""
@@ -233,12 +235,14 @@ class Judge(AnswerMetric):
             raise ValueError(f"endpoint is {self.endpoint!r} and path is {self.path!r}; give one of the two")
         if bool(self.endpoint) != bool(self.model):
             raise ValueError("endpoint and model go together: give both, or path alone")
+        if self.api not in ("openai", "anthropic"):
+            raise ValueError(f"api is {self.api!r}; expected openai or anthropic")
         if self.path and (self.api_key_env or self.max_usd is not None):
             raise ValueError("api_key_env and max_usd are for an endpoint; a model at a path has neither key nor price")
         for name in ("num_attempts", "max_tokens", "max_requests"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("temperature", self.temperature, 0.0)
-        check_at_most("temperature", self.temperature, 2.0)
+        check_at_most("temperature", self.temperature, 1.0 if self.api == "anthropic" else 2.0)
 
     @property
     def looks(self) -> tuple[Look, ...]:

@@ -1,1 +1,1 @@
-"""A text-only teacher's prompts, and what is taken of its output."""
+"""A teacher's prompts, and what is taken of its output."""

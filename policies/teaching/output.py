@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from policies.answers.reasoning import ANSWER_MARK, REASONING_MARK, whole_text, without_reasoning
+from policies.chat import LENGTH, REASONING, REFUSAL, Reply
 from policies.correction.sentences import split_sentences
 from policies.generation.instructions import QuestionType
 from policies.texts import word_set
@@ -38,6 +39,7 @@ class Fault(StrEnum):
     TOO_LONG = "too_long"
     OTHER_LANGUAGE = "other_language"
     MENTIONS_SOURCE = "mentions_source"  # it speaks of captions or coordinates, which nobody who sees an image would
+    UNFINISHED_REASONING = "unfinished_reasoning"  # the token limit ended it before the answer
     MARKS = "marks"  # it contains a mark of a chat template, such as <image>
     NONSENSE = "nonsense"
     REFUSAL = "refusal"
@@ -83,6 +85,15 @@ class _FaultError(Exception):
         self.fault = fault
 
 
+def read_reply(question_type: QuestionType, reply: Reply, question: str = "") -> TaughtPairs:
+    """The pairs of a teacher's reply; see `read_output`."""
+    if reply.finish_reason == REFUSAL:
+        return _rejected(Fault.REFUSAL, reply.text)
+    if reply.finish_reason == REASONING:
+        return _rejected(Fault.UNFINISHED_REASONING, reply.text)
+    return read_output(question_type, reply.text, question, cut_off=reply.finish_reason == LENGTH)
+
+
 def read_output(question_type: QuestionType, text: str, question: str = "", *, cut_off: bool = False) -> TaughtPairs:
     """The pairs of an output.
 
@@ -94,7 +105,7 @@ def read_output(question_type: QuestionType, text: str, question: str = "", *, c
         return _rejected(Fault.TOO_LONG, text)
     written, text = text, whole_text(text) or ""
     if not text and written.strip():
-        return _rejected(Fault.MARKS if without_reasoning(written) is None else Fault.EMPTY, written)
+        return _rejected(Fault.UNFINISHED_REASONING if without_reasoning(written) is None else Fault.EMPTY, written)
     if not text.strip():
         return _rejected(Fault.EMPTY, text)
     if question_type is not QuestionType.CONVERSATION and cut_off:

@@ -1,8 +1,9 @@
-"""Prompt a text-only teacher to write about an image that it reads as text.
+"""Prompt a teacher to write about an image that it reads as text, or that it is shown.
 
 After LLaVA (arXiv 2304.08485, section 3): captions, and for detail and complex one line per object with its box, represent the image;
-a system message and worked examples define the form; the output should read as if its writer saw the image. Wordings and examples are
-our own.
+a system message and worked examples define the form; the output should read as if its writer saw the image. A teacher
+that sees the image, as GPT-4V for ShareGPT4V (arXiv 2311.12793), is shown it in place of this text, without examples. Wordings and examples
+are our own.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from policies.chat import ChatMessage
+from policies.chat import ChatImage, ChatMessage
 from policies.generation.instructions import QuestionType
-from policies.teaching.examples import DETAIL_QUESTIONS, EXAMPLES, SYSTEM_MESSAGES
+from policies.teaching.examples import DETAIL_QUESTIONS, EXAMPLES, SIGHTED_MESSAGES, SIGHTED_REQUEST, SYSTEM_MESSAGES
 from policies.teaching.output import MARKS
 
 _MAX_CAPTION_CHARACTERS = 1_000
@@ -44,6 +45,8 @@ class TextView:
     """File name, relative to the folder of images."""
     captions: tuple[str, ...] = ()
     objects: tuple[SeenObject, ...] = ()
+    digest: str = ""
+    """Of the image file, if the teacher is shown the image."""
 
     def text(self, question_type: QuestionType) -> str:
         """The text for the teacher: the captions, and the objects unless captions are enough for the type."""
@@ -64,6 +67,8 @@ class TeachingTask:
     question: str
     """For detail, the question that the description will answer; empty if the teacher asks."""
     seed: int
+    image: ChatImage | None = None
+    """What the teacher is shown; None if it reads text."""
 
     @property
     def key(self) -> str:
@@ -89,7 +94,10 @@ def teaching_task(
 
 
 def teaching_messages(task: TeachingTask) -> tuple[ChatMessage, ...]:
-    """The chat that a teacher is asked to continue: system message, worked examples, the image."""
+    """The chat that a teacher is asked to continue: system message, worked examples and the image as text; or system message and image."""
+    if task.image is not None:
+        request = ChatMessage("user", task.question or SIGHTED_REQUEST, (task.image,))
+        return ChatMessage("system", SIGHTED_MESSAGES[task.question_type]), request
     return (*_preamble(task.question_type), ChatMessage("user", task.view.text(task.question_type)))
 
 
@@ -103,7 +111,8 @@ def _preamble(question_type: QuestionType) -> tuple[ChatMessage, ...]:
     return tuple(messages)
 
 
-def prompts_digest() -> str:
+def prompts_digest(*, sees_images: bool = False) -> str:
     """A digest of the wording of the prompts, so that texts of different prompts are not mixed unnoticed."""
     texts = [f"{message.role}: {message.text}" for kind in QuestionType for message in _preamble(kind)]
+    texts = [*SIGHTED_MESSAGES.values(), SIGHTED_REQUEST] if sees_images else texts
     return hashlib.sha256("\n".join([*texts, *DETAIL_QUESTIONS]).encode()).hexdigest()[:16]

@@ -14,16 +14,19 @@ from policies.answers.normalise import normalise_answer, normalise_answer_m4c
 from policies.benchmarks import BENCHMARKS, BenchmarkDataError, Document, parse_document
 from policies.benchmarks.captions.chair_words import PublishedFinder, WordFinder
 from policies.benchmarks.captions.coco_objects import synonym_lists
-from policies.benchmarks.llava_bench import parse_scores, parse_scores_published
+from policies.benchmarks.judged.llava_bench import parse_scores, parse_scores_published
 from policies.benchmarks.pope import parse_yes_no, parse_yes_no_published
 from tests.hostile.fuzz import NASTY_TEXTS, fuzzed, json_values, texts
 
 REGISTERED = (
+    "amber",
     "aokvqa",
     "captions",
     "chair",
     "gqa",
+    "hallusion-bench",
     "llava-bench",
+    "mm-vet",
     "mmbench",
     "mme",
     "okvqa",
@@ -36,8 +39,13 @@ REGISTERED = (
 )
 CHOICE = {"question": "?", "choices": ["red", "blue"], "correct_choice_idx": 0, "direct_answers": ["red"], "difficult_direct_answer": False}
 GQA = {"question": "?", "answer": "red", "imageId": "a", "isBalanced": True, "types": {"structural": "query"}}
+AMBER = {"query": "?", "image": "a", "type": "relation", "truth": "no"}
+FIGURE = {"category": "VS", "subcategory": "map", "set_id": "0", "figure_id": "0", "question": "?", "gt_answer": "1", "visual_input": "0"}
 SEED = {"question": "?", "answer": "B", "data_id": "a", "question_type_id": 1, **{f"choice_{one}": one * 3 for one in "abcd"}}
 GOOD: dict[str, tuple[str, Any]] = {
+    "amber": ("d.json", [{"id": i, **AMBER} for i in (1, 2)]),
+    "hallusion-bench": ("d.json", [{"question_id": i, **FIGURE} for i in (1, 2)]),
+    "mm-vet": ("d.json", {str(i): {"question": "?", "answer": "red", "capability": ["rec"], "imagename": "a"} for i in (1, 2)}),
     "vqa": ("d.json", {"annotations": [{"question_id": i, "answers": [{"answer": "red"}] * 10} for i in (1, 2)]}),
     "okvqa": ("d.json", [{"question_id": i, "sent": "?", "label": {"red": 1, "blue": 0.5}} for i in (1, 2)]),
     "aokvqa": ("d.json", [{"question_id": i, **CHOICE} for i in (1, 2)]),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from actors.chat.apis import APIS, ApiName, MalformedReplyError, refused_field
 from loop.errors import UserError
 from loop.sources.annotations import read_annotations
 from policies.generation.instructions import QuestionType
@@ -78,6 +79,33 @@ def test_a_prompt_keeps_its_form_whatever_captions_say(captions: tuple[str, ...]
     assert all(line in ("Captions:", "Objects:") or line.startswith("- ") for line in lines)
     assert len(shown.splitlines()) == len(shown.split("\n"))
     assert not MARKS.search(shown)
+
+
+CONTENTS = json_values | st.fixed_dictionaries({}, optional={
+    "choices": st.lists(st.fixed_dictionaries({}, optional={
+        "message": json_values | st.dictionaries(st.sampled_from(("content", "refusal", "reasoning", "reasoning_content")), json_values),
+        "finish_reason": json_values | st.sampled_from(("length", "stop")),
+    }), max_size=2) | json_values,
+    "content": st.lists(st.dictionaries(st.sampled_from(("type", "text", "thinking")), json_values | st.just("text"))) | json_values,
+    "stop_reason": json_values, "usage": st.dictionaries(st.sampled_from(("prompt_tokens", "input_tokens", "output_tokens")), json_values),
+    "error": st.fixed_dictionaries({"message": st.just("'seed' is not supported") | json_values, "param": json_values}) | json_values,
+})  # fmt: skip
+
+
+@fuzzed(content=CONTENTS, api=st.sampled_from(sorted(APIS)))
+def test_what_an_endpoint_answers_is_a_reply_or_malformed(content: Any, api: ApiName) -> None:
+    assert refused_field(json.dumps(content), {"seed": 1}) in (None, "seed")
+    if not isinstance(content, dict):  # refused before
+        return
+    counts = APIS[api].num_tokens(content)
+    assert counts is None or min(counts) >= 0
+    try:
+        found = APIS[api].completion(content)
+    except MalformedReplyError as error:
+        assert "the answer holds no" in str(error)
+        return
+    assert isinstance(found.text, str)
+    assert found.finish_reason in ("stop", "length", "refusal", "reasoning")
 
 
 ENTRIES = st.lists(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import resource
@@ -15,11 +17,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from actors.chat.apis import ApiName
 from actors.chat.endpoint_options import EndpointOptions
 from loop.cli import app
 from loop.config.run_config import parse_config
@@ -281,7 +286,82 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path, files
     assert 5 <= num_kept == 36 - len(server.requests)
 
 
+# ---- a teacher that sees the images
+
+
+def photos(folder: Path, num: int = 3) -> Path:
+    folder.mkdir()
+    for i in range(num):
+        noise = np.random.default_rng(i).integers(0, 255, (90, 60 * (i + 1), 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+    return folder
+
+
+def shown(body: dict[str, Any]) -> Image.Image:
+    """The image of a request, whichever protocol it has."""
+    [part, text] = body["messages"][-1]["content"]
+    assert text["type"] == "text"
+    encoded = part["source"]["data"] if "source" in part else part["image_url"]["url"].removeprefix("data:image/jpeg;base64,")
+    return Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)))
+
+
+def sighted(out: Path, images: Path, server: ChatServer, api: ApiName = "openai", **more: Any) -> dict[str, Any]:
+    endpoint = EndpointOptions(server.url, "m", api, first_backoff_s=0.01, max_attempts=3, usd_per_million_input=1.0)
+    return teach(TeachOptions(out, images=images, endpoint=endpoint, sees_images=True, **{"image_side": 100, **more}), QUIET)
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+def test_a_teacher_that_sees_is_shown_each_image_and_writes_seed_data(tmp_path: Path, api: ApiName) -> None:
+    def sees(body: dict[str, Any], number: int) -> Answer:
+        system = body["system"] if api == "anthropic" else body["messages"][0]["content"]
+        assert "You are shown one photograph" in system
+        kind = kind_of({"messages": [{"content": system}]})
+        return Answer(OUTPUTS[kind], reasoning="It is a cat.", usage=(1200, 50))
+
+    folder = photos(tmp_path / "photos")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    with ChatServer(sees) as server:
+        summary = sighted(tmp_path / "out", folder, server, api)
+    assert (summary["num_images"], summary["num_records"], summary["images_set_aside"]) == (3, 9, {"unreadable": 1})
+    assert (summary["usage"]["num_input_tokens"], summary["usage"]["usd"]) == (9 * 1200, pytest.approx(9 * 0.0012))
+    assert summary["num_images_shown"] == 3
+    assert {(image.format, image.size) for image in map(shown, server.requests)} == {
+        ("JPEG", (60, 90)), ("JPEG", (100, 75)), ("JPEG", (100, 50)),
+    }  # fmt: skip
+    data = LlavaJsonData(tmp_path / "out" / "data.json", folder)
+    assert {record.image_id for record in data.records()} == {"0.png", "1.png", "2.png"}
+    assert {record.question_type for record in data.records()} == {*QuestionType}
+
+
+def test_an_answer_belongs_to_the_image_that_was_shown(tmp_path: Path) -> None:
+    def sees(body: dict[str, Any], number: int) -> Answer:
+        return Answer(OUTPUTS[kind_of(body)])
+
+    folder = photos(tmp_path / "photos")
+    with ChatServer(sees) as server:
+        sighted(tmp_path / "out", folder, server)
+        assert len(server.requests) == 9
+        Image.new("RGB", (40, 40), "red").save(folder / "1.png")
+        assert sighted(tmp_path / "out", folder, server)["num_finished"] == 9
+        assert [shown(body).size for body in server.requests[9:]] == [(40, 40)] * 3
+        with pytest.raises(UserError, match="holds answers made with image_side 100, but now it is 64"):
+            sighted(tmp_path / "out", folder, server, image_side=64)
+
+
+def test_an_answer_cut_off_within_its_reasoning_and_a_refusal_are_reasons_of_their_own(tmp_path: Path) -> None:
+    answers = [
+        Answer(None, reasoning="Is it a", finish_reason="length"), Answer("<think>Is it a", finish_reason="length"),
+        Answer("", finish_reason="content_filter"),
+    ]  # fmt: skip
+    with ChatServer(lambda body, number: answers[number]) as server:
+        summary = sighted(tmp_path / "out", photos(tmp_path / "photos"), server, types=(QuestionType.DETAIL,))
+    assert (summary["num_records"], summary["rejected"]) == (0, {"unfinished_reasoning": 2, "refusal": 1})
+
+
 # ---- the command line
+
+
+SEES = ["--endpoint", "http://h/v1", "--model", "m", "--teacher-sees", "images"]
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
@@ -294,6 +374,11 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path: Path, files
     (["--shapes", "5", "--endpoint", "http://h/v1", "--model", "m", "--max-usd", "5"], "without prices"),
     (["--shapes", "5", "--endpoint", "http://h/v1", "--model", "m", "--api-key-env", "NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE"),
     (["--shapes", "5", "--teacher", "/no/such/model"], "does not exist"),
+    (["--shapes", "5", "--teacher", "/a/model", "--teacher-sees", "images"], "/a/model reads text only"),
+    (["--shapes", "5", "--teacher", "exact", "--image-side", "64"], "--image-side and --image-quality are for --teacher-sees images"),
+    ([*SEES], "give --images FOLDER or --shapes"), ([*SEES, "--captions", "c.json"], "--captions and --instances are for a teacher that"),
+    ([*SEES, "--shapes", "5", "--image-side", "9000"], "expected an --image-side from 32 to 2048"),
+    ([*SEES, "--shapes", "5", "--api", "anthropic", "--temperature", "1.5"], "takes 0 to 1"),
 ])  # fmt: skip
 def test_a_command_that_cannot_work_says_why(tmp_path: Path, arguments: list[str], expected: str) -> None:
     result = CliRunner().invoke(app, ["teach", "--out", str(tmp_path / "out"), *arguments])

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that speaks the chat protocol, and answers as a test tells it to."""
+"""A real HTTP server on loopback that speaks the chat protocols, and answers as a test tells it to."""
 
 from __future__ import annotations
 
@@ -25,14 +25,29 @@ class Answer:
     usage: tuple[int, int] | None = (10, 5)
     cut: bool = False
     """Close the connection without an answer."""
+    reasoning: str = ""
+    """What the model thought, as the protocol tells it beside the answer."""
+    finish_reason: str | None = None
+    """In the protocol's words; None for a whole answer."""
 
-    def content(self) -> bytes:
+    def content(self, path: str = "/v1/chat/completions") -> bytes:
         if self.body is not None:
             return self.body
-        content: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": self.text}, "finish_reason": "stop"}]}
+        speaks_openai = path.endswith("/chat/completions")
+        content = self._openai() if speaks_openai else self._anthropic()
         if self.usage is not None:
-            content["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), self.usage, strict=True))
+            names = ("prompt_tokens", "completion_tokens") if speaks_openai else ("input_tokens", "output_tokens")
+            content["usage"] = dict(zip(names, self.usage, strict=True))
         return json.dumps(content).encode()
+
+    def _openai(self) -> dict[str, Any]:
+        message = {"role": "assistant", "content": self.text} | ({"reasoning_content": self.reasoning} if self.reasoning else {})
+        return {"choices": [{"message": message, "finish_reason": self.finish_reason or "stop"}]}
+
+    def _anthropic(self) -> dict[str, Any]:
+        blocks = [{"type": "thinking", "thinking": self.reasoning, "signature": "s"}] if self.reasoning else []
+        blocks += [{"type": "text", "text": self.text}] if self.text is not None else []
+        return {"type": "message", "role": "assistant", "content": blocks, "stop_reason": self.finish_reason or "end_turn"}
 
 
 class ChatServer:
@@ -92,7 +107,7 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             if answer.cut:
                 self.close_connection = True
                 return
-            content = answer.content()
+            content = answer.content(self.path)
             with suppress(ConnectionError):  # a client that has not waited
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():

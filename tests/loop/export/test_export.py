@@ -20,6 +20,7 @@ from loop.errors import UserError
 from loop.export import export
 from loop.sources.folder import ImageFolder
 from loop.sources.labelled import LabelledData
+from loop.sources.llama_factory import LlamaFactoryData
 from loop.sources.llava_json import LlavaJsonData
 from loop.sources.messages import MessagesData
 from loop.sources.routed import RoutedSource
@@ -250,7 +251,7 @@ def texts_of(data: LabelledData) -> list[tuple[str, str, str]]:
     return [(record.question_type, *record.turns[0]) for record in data.records()]
 
 
-@pytest.mark.parametrize("format", ["llava", "vigc", "sharegpt", "swift", "messages", "messages file"])
+@pytest.mark.parametrize("format", ["llava", "vigc", "sharegpt", "sharegpt by its description", "swift", "messages", "messages file"])
 def test_what_is_exported_is_read_again_with_the_same_texts_and_pictures(store: Store, tmp_path: Path, format: str) -> None:
     kept = [replace(KEPT, question="What?"), replace(SECOND, answer='Überall, "quoted".\nTwo lines.'), KNOWLEDGE]
     commit(store, 0, [kept[0], REJECTED], [kept[1]])
@@ -261,6 +262,7 @@ def test_what_is_exported_is_read_again_with_the_same_texts_and_pictures(store: 
         "llava": lambda: LlavaJsonData(out / "data.json", out / "images"),
         "vigc": lambda: VigcJsonData(out / "data.json", out / "images"),
         "sharegpt": lambda: LlavaJsonData(out / "data.json", out),
+        "sharegpt by its description": lambda: LlamaFactoryData(out),
         "swift": lambda: LlavaJsonData(out / "data.jsonl", out),
         "messages": lambda: MessagesData(out),
         "messages file": lambda: MessagesData(out),

@@ -258,3 +258,47 @@ def test_further_fields_reach_the_endpoint_and_the_cap_ends_the_command(tmp_path
     assert isinstance(result.exception, SpendingCapError)
     assert len(server.requests) == 1
     assert (server.requests[0]["top_p"], "seed" in server.requests[0]) == (0.5, False)
+
+
+# ---- grades from 0 to 1
+
+
+def vet_files(folder: Path) -> list[str]:
+    asked = {f"v1_{i}": {"imagename": f"{i}.jpg", "question": f"Number {i}?", "answer": "a<AND>b", "capability": ["ocr"]} for i in range(3)}
+    (folder / "mm-vet.json").write_text(json.dumps(asked))
+    (folder / "answers.json").write_text(json.dumps({one: f"<think>Hm.</think>Answer {one}" for one in asked}))
+    return ["judge", "--questions", str(folder / "mm-vet.json"), "--answers", str(folder / "answers.json"), "--benchmark", "mm-vet"]
+
+
+def test_answers_are_graded_by_the_prompt_of_a_file_and_scored(tmp_path: Path) -> None:
+    def grades(body: dict[str, Any], number: int) -> Answer:
+        row = body["messages"][-1]["content"].splitlines()[-1]
+        unclear = "Number 2?" in row and body["seed"] == 0
+        return Answer("It depends." if unclear else "0.5" if "v1_1" in row else "1.0")
+
+    (tmp_path / "prompt.txt").write_text("Compare.\n\nQuestion | Ground truth | Prediction | Correctness\n--- | --- | --- | ---\n")
+    command = [*vet_files(tmp_path), "--rules", str(tmp_path / "prompt.txt"), "--out", str(tmp_path / "grades.jsonl"), "--json"]
+    with ChatServer(grades) as server:
+        result = CliRunner().invoke(app, [*command, "--endpoint", server.url, "--model", "m"])
+        again = CliRunner().invoke(app, [*command, "--endpoint", server.url, "--model", "m"])
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["total"], found["by_capability"]["ocr"], found["num_asked"]) == (pytest.approx(250 / 3), pytest.approx(250 / 3), 4)
+    said = next(one for one in server.requests if "v1_1" in str(one["messages"]))
+    assert said["messages"][0]["content"] == (tmp_path / "prompt.txt").read_text() + "\nNumber 1? | a <AND> b | Answer v1_1 | "
+    assert said["temperature"] == 0
+    assert [line["attempts"] for line in reviews(tmp_path / "grades.jsonl")] == [1, 1, 2]
+    scored = score_files("mm-vet", [tmp_path / "mm-vet.json"], tmp_path / "grades.jsonl")
+    assert (scored["total"], scored["by_capability"]) == (found["total"], found["by_capability"])
+    assert json.loads(again.stdout)["num_asked"] == 0
+
+
+@pytest.mark.parametrize(("more", "expected"), [
+    (["--both-orders"], "mm-vet's questions contain the right answers"), (["--rules", "answers.json"], "has no table row"),
+])  # fmt: skip
+def test_options_that_do_not_fit_grading_are_refused(tmp_path: Path, more: list[str], expected: str) -> None:
+    more = [str(tmp_path / one) if one.endswith(".json") else one for one in more]
+    command = [*vet_files(tmp_path), "--out", str(tmp_path / "x"), "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", *more]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, UserError)
+    assert expected in str(result.exception)

@@ -72,7 +72,7 @@ def refused(name: str, data: list[Path], predictions: Path, **options: Any) -> s
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     data, predictions = written(tmp_path / "pope.jsonl", *POPE), written(tmp_path / "p.json", {"0": "yes", "1": "no"})
-    assert refused("nope", [data], predictions).startswith("unknown benchmark 'nope'; expected one of ['aokvqa', 'captions', ")
+    assert refused("nope", [data], predictions).startswith("unknown benchmark 'nope'; expected one of ['amber', 'aokvqa', ")
     assert refused("pope", [], predictions) == "pope needs its data; give the file with --data"
     assert refused("pope", [tmp_path / "no.jsonl"], predictions).startswith(f"cannot read {tmp_path / 'no.jsonl'}: No such file")
     assert refused("pope", [data], tmp_path).startswith(f"cannot read {tmp_path}: Is a directory")

@@ -104,18 +104,23 @@ def test_a_wrong_record_is_named(folder: Path, bad: Any, text: str) -> None:
 
 
 def test_the_formats_of_other_trainers_are_read(folder: Path) -> None:
-    """LlamaFactory's ShareGPT with `images`; ms-swift's messages, and its query, response and history."""
+    """LlamaFactory's ShareGPT with `images`; ms-swift's messages, its query, response and history, its pairs, and Alpaca's fields."""
     rows = [
         {"conversations": DETAIL["conversations"], "images": ["sub/b.png"]},
         {"messages": [{"role": "user", "content": "<image>Who?"}, {"role": "assistant", "content": "She."}], "images": ["a.png"]},
         {"query": "Where?", "response": "Here.", "history": [["<image>Who?", "She."]], "images": ["a.png"]},
         {"query": "<image>Who?", "response": "She.", "images": ["a.png"]},
+        {"conversation": [{"human": "<image>Who?", "assistant": "She."}, {"human": "Where?", "assistant": "Here."}], "images": ["a.png"]},
+        {"instruction": "<image>Who?", "input": "Say it.", "output": "She.", "images": ["a.png"]},
     ]
     records = data(folder, *rows).records()
     assert [record.turns for record in records] == [
         (("Describe it.", "A black cat on a red mat."),), (("Who?", "She."),), (("Who?", "She."), ("Where?", "Here.")), (("Who?", "She."),),
+        (("Who?", "She."), ("Where?", "Here.")), (("Who?\nSay it.", "She."),),
     ]  # fmt: skip
-    assert [record.image_id for record in records] == ["sub/b.png", "a.png", "a.png", "a.png"]
+    assert [record.image_id for record in records] == ["sub/b.png", *["a.png"] * 5]
+    with pytest.raises(UserError, match="expected objects with human and assistant"):
+        data(folder, {**rows[4], "conversation": ["Who?"]}).records()
     for history in ("Who?", [["Who?"]], [1]):
         with pytest.raises(UserError, match=r"has the history .*; expected a list of pairs \[query, response\]"):
             data(folder, {**rows[2], "history": history}).records()

@@ -155,7 +155,8 @@ def test_a_teachers_reasoning_is_cut_off(written: str) -> None:
 
 
 @pytest.mark.parametrize(("written", "fault"), [
-    (f"<think>I should ask about the cat. {DESCRIPTION}", Fault.MARKS), (f"<think>Hm.</think><think>{DESCRIPTION}", Fault.MARKS),
+    (f"<think>I should ask about the cat. {DESCRIPTION}", Fault.UNFINISHED_REASONING),
+    (f"<think>Hm.</think><think>{DESCRIPTION}", Fault.UNFINISHED_REASONING),
     ("<think>I should ask about the cat.</think>", Fault.EMPTY),
     (f"{DESCRIPTION} <answer>It is a cat.</answer>", Fault.MARKS), (f"{DESCRIPTION} <answer>", Fault.MARKS),
 ])  # fmt: skip

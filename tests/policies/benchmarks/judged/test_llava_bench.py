@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.benchmarks.llava_bench import parse_scores, parse_scores_published, relative_score
+from policies.benchmarks.judged.llava_bench import parse_scores, parse_scores_published, relative_score
 from tests.policies.benchmarks.make import document, faults, lines, score
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of hallucination with yes-or-no questions: AMBER and HallusionBench."""
