@@ -76,15 +76,38 @@ def fetch(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hugging Face id, or a folder")],
     out: Annotated[Path, typer.Option(help="folder for the model; it must not exist")],
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16: that of engine.dtype in the config")] = "bfloat16",
-    chat_template: Annotated[Path | None, typer.Option(help="Jinja file, for a model without a template")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="for a model without a template: instructblip, llava, minigpt4, or a Jinja file")
+    ] = None,
 ) -> None:
     """Fetch a published model and write it as a run needs it: safetensors of one dtype, with a chat template."""
     from loop.models.fetch import fetch as write
 
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
+    _check_dtype(dtype)
     num_parameters = write(model, out, dtype, chat_template)
     typer.echo(f"{num_parameters} parameters in {dtype} in {out}")
+
+
+@commands.command()
+def assemble(
+    vision: Annotated[str, typer.Option(help="BLIP-2 or InstructBLIP, a Hugging Face id or a folder: its vision tower and Q-Former")],
+    language_model: Annotated[str, typer.Option(help="decoder-only text model such as Vicuna, a Hugging Face id or a folder")],
+    out: Annotated[Path, typer.Option(help="folder for the model; it must not exist")],
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16: that of engine.dtype in the config")] = "bfloat16",
+    chat_template: Annotated[str, typer.Option(help="minigpt4, instructblip, or a Jinja file")] = "minigpt4",
+    seed: Annotated[int, typer.Option(help="random seed of the linear layer")] = 0,
+) -> None:
+    """Build a MiniGPT-4 from a vision tower with Q-Former, a new linear layer and a language model; the layer has to be trained."""
+    from loop.models.assemble import assemble as write
+
+    _check_dtype(dtype)
+    num_parameters = write(vision, language_model, out, dtype, chat_template, seed)
+    typer.echo(f"{num_parameters} parameters in {dtype} in {out}; train the linear layer next: loop/recipes/minigpt4-stages.yaml")
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
 
 
 @commands.command()

@@ -20,6 +20,7 @@ from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.doctor import torchvision_remedy
 from loop.errors import UserError, one_line
+from loop.models.templates import template_remedy
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files of a model: no pickles and no code, which are never loaded."""
@@ -85,7 +86,7 @@ def check_model(path: str, engine: _Engine | None) -> None:
     if not os.path.isdir(folder):
         return _check(path, engine)
     files = model_files(folder)
-    _refuse_own_code(folder)
+    refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
     tried = num_bytes <= _TRIED_BYTES and engine is not None and engine.kind == "transformers"
     run_with_limits(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
@@ -107,7 +108,7 @@ def check_text_model(path: str) -> None:
             raise UserError(f"model folder {path} does not exist; check the path")
         return _check_text_model(path)
     files = model_files(folder)
-    _refuse_own_code(folder)
+    refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
     run_with_limits(f"model {path!r}", partial(_check_text_model, path), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
 
@@ -141,7 +142,12 @@ def _check_text_model(path: str) -> None:
             raise UserError(f"the weights of model {path!r} cannot be read as safetensors: {one_line(error)}; fetch it again") from error
 
 
-def _refuse_own_code(folder: Path) -> None:
+def refuse_own_code(folder: Path) -> None:
+    """Refuse a model whose configs name code of its own.
+
+    Raises:
+        UserError: a config names code, or is not JSON.
+    """
     for path in sorted(folder.glob(_CONFIG_FILES)):
         try:
             content = json.loads(path.read_bytes())
@@ -174,7 +180,7 @@ def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
         raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
     if engine is not None and engine.kind == "vllm":
         _check_vllm(path, found.model_type)
-    _check_processor(path)
+    _check_processor(path, found.model_type)
     if os.path.isdir(path):
         _check_weights(Path(path), found, engine)
     if tried and engine is not None:
@@ -201,7 +207,7 @@ def _check_vllm(path: str, model_type: str) -> None:
         raise UserError(f"model {path!r} is a {model_type} model, which vLLM does not run; set engine.kind to transformers")
 
 
-def _check_processor(path: str) -> None:
+def _check_processor(path: str, model_type: str) -> None:
     from actors.engines.base import Request
     from actors.engines.prompting import Prompter
 
@@ -212,7 +218,7 @@ def _check_processor(path: str) -> None:
             raise UserError(f"the processor of model {path!r} needs torchvision, which is not installed: {torchvision_remedy()}") from error
         raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}; save it beside the weights") from error
     if not processor.chat_template:
-        raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")
+        raise UserError(f"the processor of model {path!r} has no chat template; {template_remedy(path, model_type)}")
     try:
         prompter = Prompter(path)
         request = Request(Image.new("RGB", (64, 64)), "What is it?", "It is")
