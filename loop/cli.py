@@ -11,7 +11,7 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,6 +27,9 @@ from loop.scoring.commands import AsJson
 from loop.scoring.commands import commands as scoring_commands
 from loop.teaching.commands import commands as teaching_commands
 from policies.errors import PolicyError
+
+if TYPE_CHECKING:
+    from loop.doctor import Finding
 
 
 class PathGroup(TyperGroup):
@@ -131,17 +134,30 @@ def config() -> None:
 
 
 @commands.command()
-def doctor(as_json: AsJson = False) -> None:
-    """What this machine has for running the loop, and what is missing."""
+def doctor(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="a folder, or a Hugging Face id in the cache")] = None,
+    tried: Annotated[bool, typer.Option("--try", help="load MODEL on the CPU, and compare with its own generate")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What this machine has for running the loop, and what is missing; with MODEL, how this model would run here."""
     from loop.doctor import examine, print_findings
 
-    findings = examine()
+    if model is None and tried:
+        raise UserError("--try needs a model: vigc doctor MODEL --try")
+    findings = examine() if model is None else _examined(model, tried=tried)
     if as_json:
         typer.echo(json.dumps(list(map(asdict, findings))))
     else:
         print_findings(Console(), findings)
     if any(not finding.ok and finding.required for finding in findings):
         raise typer.Exit(1)
+
+
+def _examined(model: str, *, tried: bool) -> list[Finding]:
+    from loop.config.run_config import model_path
+    from loop.models.examine import examine_model
+
+    return examine_model(model_path(model), tried=tried)
 
 
 for group in (run_commands, commands, teaching_commands, scoring_commands):
