@@ -20,7 +20,7 @@ from loop.errors import UserError, one_line
 from loop.models.checks import check_model, downloaded, model_files, refuse_own_code
 from loop.models.templates import read_template
 
-_SHARD_BYTES = 4 << 30
+_SHARD_BYTES = 2 << 30
 _LANGUAGE_MODEL = "language_model."
 _PROJECTION = "language_projection."
 _RENAMED = {"instructblip": ("qformer.layernorm.", "qformer.embeddings.layernorm.")}
