@@ -61,16 +61,16 @@ def assemble(vision: str, language_model: str, out: Path, dtype: str, chat_templ
         raise UserError(f"{out} exists; choose another folder or remove it first")
     template = read_template(chat_template)
     engine = TransformersEngineConfig.model_validate({"dtype": dtype})
-    eyes, speaker = _vision_part(vision), _language_part(language_model)
-    processor = _processor(eyes, speaker, template)
-    model = _empty_model(_config(eyes, speaker, processor.tokenizer, dtype), dtype)
+    vision_part, language_part = _vision_part(vision), _language_part(language_model)
+    processor = _processor(vision_part, language_part, template)
+    model = _empty_model(_config(vision_part, language_part, processor.tokenizer, dtype), dtype)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         whole = Path(scratch) / "model"
         processor.save_pretrained(whole)
         model.config.save_pretrained(whole)
-        _generation_config(speaker, processor.tokenizer).save_pretrained(whole)
-        num_parameters = _write_weights(whole, model, eyes, speaker, seed)
+        _generation_config(language_part, processor.tokenizer).save_pretrained(whole)
+        num_parameters = _write_weights(whole, model, vision_part, language_part, seed)
         check_model(str(whole), engine)
         shutil.move(whole, out)
     return num_parameters
@@ -122,44 +122,45 @@ def _tensors_in(folder: Path, option: str) -> dict[str, tuple[Path, tuple[int, .
         ) from error
 
 
-def _processor(eyes: _Part, speaker: _Part, template: str) -> Any:
+def _processor(vision_part: _Part, language_part: _Part, template: str) -> Any:
     """BLIP-2's processor, with the image token in the tokenizer."""
     from transformers import AutoTokenizer, Blip2Processor
 
     from actors.processors import load_image_processor
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(speaker.folder, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(language_part.folder, trust_remote_code=False)
     except Exception as error:  # as above
         raise UserError(
-            f"--language-model {speaker.name} has no tokenizer: {one_line(error)}; add the tokenizer's files to its folder"
+            f"--language-model {language_part.name} has no tokenizer: {one_line(error)}; add the tokenizer's files to its folder"
         ) from error
     try:
-        images = load_image_processor(eyes.folder)
+        images = load_image_processor(vision_part.folder)
     except Exception as error:  # as above
-        raise UserError(f"--vision {eyes.name} has no image processor: {one_line(error)}; add preprocessor_config.json") from error
+        raise UserError(f"--vision {vision_part.name} has no image processor: {one_line(error)}; add preprocessor_config.json") from error
     if tokenizer.eos_token is None:
-        raise UserError(f"the tokenizer of --language-model {speaker.name} has no end token; set its eos_token")
+        raise UserError(f"the tokenizer of --language-model {language_part.name} has no end token; set its eos_token")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    processor: Any = Blip2Processor(images, tokenizer, num_query_tokens=eyes.config.num_query_tokens)
+    processor: Any = Blip2Processor(images, tokenizer, num_query_tokens=vision_part.config.num_query_tokens)
     processor.chat_template = template
     return processor
 
 
-def _config(eyes: _Part, speaker: _Part, tokenizer: Any, dtype: str) -> Any:
+def _config(vision_part: _Part, language_part: _Part, tokenizer: Any, dtype: str) -> Any:
     from transformers import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig
 
-    text = deepcopy(speaker.config)
+    text = deepcopy(language_part.config)
     text.name_or_path = ""
     text.vocab_size = max(text.vocab_size, len(tokenizer))
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     blip2: Any = Blip2Config  # its declared parameters lack those of its base class
     return blip2(
-        vision_config=Blip2VisionConfig(**_values(eyes.config.vision_config)),
-        qformer_config=Blip2QFormerConfig(**{**_values(eyes.config.qformer_config), "use_qformer_text_input": False}),
-        text_config=text, num_query_tokens=eyes.config.num_query_tokens, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        architectures=["Blip2ForConditionalGeneration"], dtype=dtype, tie_word_embeddings=text.tie_word_embeddings,
+        vision_config=Blip2VisionConfig(**_values(vision_part.config.vision_config)),
+        qformer_config=Blip2QFormerConfig(**{**_values(vision_part.config.qformer_config), "use_qformer_text_input": False}),
+        text_config=text, num_query_tokens=vision_part.config.num_query_tokens,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), architectures=["Blip2ForConditionalGeneration"], dtype=dtype,
+        tie_word_embeddings=text.tie_word_embeddings,
     )  # fmt: skip
 
 
@@ -167,12 +168,12 @@ def _values(config: Any) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "transformers_version", "architectures")}
 
 
-def _generation_config(speaker: _Part, tokenizer: Any) -> Any:
+def _generation_config(language_part: _Part, tokenizer: Any) -> Any:
     from transformers import GenerationConfig
 
     from actors.engines.prompting import generation_end_ids
 
-    end_ids = generation_end_ids(speaker.folder) or tokenizer.eos_token_id
+    end_ids = generation_end_ids(language_part.folder) or tokenizer.eos_token_id
     return GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=end_ids, pad_token_id=tokenizer.pad_token_id)
 
 
@@ -190,7 +191,7 @@ def _empty_model(config: Any, dtype: str) -> Any:
 # ---- weights
 
 
-def _write_weights(folder: Path, model: Any, eyes: _Part, speaker: _Part, seed: int) -> int:
+def _write_weights(folder: Path, model: Any, vision_part: _Part, language_part: _Part, seed: int) -> int:
     """Write the weights, one file after the other; returns the number of parameters."""
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file
@@ -199,7 +200,7 @@ def _write_weights(folder: Path, model: Any, eyes: _Part, speaker: _Part, seed: 
 
     wanted = served_tensors(model)
     new = _projection(wanted, seed)
-    origins = {name: _origin(name, tensor, eyes, speaker) for name, tensor in wanted.items() if name not in new}
+    origins = {name: _origin(name, tensor, vision_part, language_part) for name, tensor in wanted.items() if name not in new}
     shards = split_state_dict_into_shards_factory(
         wanted, get_storage_size=lambda tensor: tensor.numel() * tensor.element_size(), filename_pattern="model{suffix}.safetensors",
         max_shard_size=_SHARD_BYTES,
@@ -224,19 +225,19 @@ def _projection(wanted: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return {f"{_PROJECTION}{name}": tensor.detach().to(weight.dtype) for name, tensor in layer.named_parameters()}
 
 
-def _origin(name: str, tensor: Any, eyes: _Part, speaker: _Part) -> tuple[Path, str]:
+def _origin(name: str, tensor: Any, vision_part: _Part, language_part: _Part) -> tuple[Path, str]:
     """The file with a tensor of the assembled model, and the tensor's name there.
 
     Raises:
         UserError: the part lacks it, or has it in another shape.
     """
-    part, theirs = (speaker, name.removeprefix(_LANGUAGE_MODEL)) if name.startswith(_LANGUAGE_MODEL) else (eyes, name)
+    part, theirs = (language_part, name.removeprefix(_LANGUAGE_MODEL)) if name.startswith(_LANGUAGE_MODEL) else (vision_part, name)
     ours, other = _RENAMED.get(part.config.model_type, ("", ""))
     if ours and theirs.startswith(ours):
         theirs = other + theirs.removeprefix(ours)
     file, shape = part.tensors.get(theirs, (None, ()))
     expected = tuple(tensor.shape)
-    if part is speaker and shape and shape[0] == speaker.config.vocab_size:
+    if part is language_part and shape and shape[0] == language_part.config.vocab_size:
         expected = (shape[0], *expected[1:])  # rows for new tokens are added
     if file is None or shape != expected:
         found = f"has it as {list(shape)}" if file is not None else "lacks it"

@@ -101,7 +101,12 @@ class _Examined:
     @property
     def sizes(self) -> Counter[str]:
         """Number of parameters by group."""
-        return _sizes(self.model)
+        from actors.training.checkpoint import group_of
+
+        sizes: Counter[str] = Counter()
+        for name, parameter in self.model.named_parameters():
+            sizes[group_of(name)] += parameter.numel()
+        return sizes
 
 
 def _empty_model(config: Any) -> Any:
@@ -200,7 +205,7 @@ def _guard(examined: _Examined) -> Finding:
     try:
         try_to_load(str(examined.folder), dtypes[0])
     except UserError as error:
-        return Finding("own generate", False, "differs", str(error))
+        return Finding("own generate", False, "the engine refuses the model", str(error))
     return Finding("own generate", True, "the transformers engine computes the same")
 
 
@@ -209,15 +214,6 @@ def _not_tried(model: str) -> Finding:
 
 
 # ---- training
-
-
-def _sizes(model: Any) -> Counter[str]:
-    from actors.training.checkpoint import group_of
-
-    sizes: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        sizes[group_of(name)] += parameter.numel()
-    return sizes
 
 
 def _groups(examined: _Examined) -> Finding:
