@@ -84,6 +84,15 @@ def test_the_template_of_instructblip_says_what_is_said_and_trains_the_answer(wi
     assert " ".join(whole.split()) == "<s>What is it? A red ring.</s> Where is it? There is a red ring.</s>"
 
 
+def test_the_template_of_llava_has_vicunas_turns(published: Path, tmp_path: Path) -> None:
+    fetch(str(published), tmp_path / "out", "float32", "llava")
+    prompter, image = Prompter(tmp_path / "out"), render(scene_of(image_id(1, 0, 0.1)))
+    assert prompter.render(Request(image, "What is it?")) == "<s>USER: <image>\nWhat is it? ASSISTANT:"
+    assert prompter.render(Request(image, "What is it?", "A red")) == "<s>USER: <image>\nWhat is it? ASSISTANT: A red"
+    answered = prompter.render_answered(Request(image, "What is it?", "A red"), "ring.")
+    assert answered == "<s>USER: <image>\nWhat is it? ASSISTANT: A red ring.</s>"
+
+
 def test_what_cannot_be_fetched_is_one_clear_line(published: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists; choose another folder"):
         fetch(str(published), tmp_path, "bfloat16")
