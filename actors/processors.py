@@ -10,20 +10,27 @@ _IMAGE_BACKEND = "pil"
 """transformers uses torchvision if it is installed, else Pillow, and the two resize differently. Here it is always Pillow."""
 
 
+def load_image_processor(model: str | Path) -> Any:
+    """The image processor of a folder or hub id; raises `OSError` or `ValueError` if there is none."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(model, trust_remote_code=False, backend=_IMAGE_BACKEND)
+
+
 def load_processor(model: str | Path) -> Any:
     """The processor of a folder or hub id. If its class has no chat template of its own, as InstructBLIP's, it gets its tokenizer's.
 
     Raises:
         ValueError: the model has no processor of images and text.
     """
-    from transformers import AutoImageProcessor, AutoProcessor
+    from transformers import AutoProcessor
 
     try:
         processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=False)
         tokenizer = getattr(processor, "tokenizer", None)
         if getattr(processor, "image_processor", None) is None or tokenizer is None:
             raise ValueError(f"{type(processor).__name__} does not take both images and text")
-        processor.image_processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False, backend=_IMAGE_BACKEND)
+        processor.image_processor = load_image_processor(model)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{model} has no processor of images and text: {error}") from error
     if getattr(processor, "chat_template", None) is None:

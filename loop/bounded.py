@@ -14,15 +14,26 @@ import psutil
 
 from loop.errors import UserError, one_line
 
-_FINE = b"fine"
+_FINE = b"\0"
+"""Starts a report that is not an error; no error message contains it."""
 
 
 def run_with_limits(what: str, check: Callable[[], None], timeout_s: float, max_bytes: int) -> None:
-    """Run `check` in a forked child; its side effects are lost.
+    """Run `check` in a forked child; its side effects are lost. Arguments and errors are those of `report_with_limits`."""
+
+    def checked() -> str:
+        check()
+        return ""
+
+    report_with_limits(what, checked, timeout_s, max_bytes)
+
+
+def report_with_limits(what: str, check: Callable[[], str], timeout_s: float, max_bytes: int) -> str:
+    """Run `check` in a forked child and return its text; its side effects are lost.
 
     Args:
         what: the thing checked, as the start of an error message.
-        check: raises `UserError` for its findings. Only the calling thread exists in the child.
+        check: raises `UserError` for what is wrong. Only the calling thread exists in the child.
         timeout_s: limit on wall-clock time.
         max_bytes: address space that the child may use on top of this process's.
 
@@ -40,19 +51,18 @@ def run_with_limits(what: str, check: Callable[[], None], timeout_s: float, max_
         os.close(reader)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    if report == _FINE:
-        return
+    if report is not None and report.startswith(_FINE):
+        return report.removeprefix(_FINE).decode()
     if report is None:
         raise UserError(f"{what} cannot be checked within {timeout_s:.0f} s; use one from a trusted source")
     raise UserError(report.decode() or f"{what} crashes the process that reads it; use one from a trusted source")
 
 
-def _report(check: Callable[[], None], writer: int, timeout_s: float, max_bytes: int) -> NoReturn:
+def _report(check: Callable[[], str], writer: int, timeout_s: float, max_bytes: int) -> NoReturn:
     try:
         _limit(int(timeout_s) + 1, psutil.Process().memory_info().vms + max_bytes)
         try:
-            check()
-            report = _FINE
+            report = _FINE + check().encode(errors="backslashreplace")
         except UserError as error:
             report = str(error).encode(errors="backslashreplace")
         except Exception as error:

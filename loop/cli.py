@@ -11,7 +11,7 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,6 +27,9 @@ from loop.scoring.commands import AsJson
 from loop.scoring.commands import commands as scoring_commands
 from loop.teaching.commands import commands as teaching_commands
 from policies.errors import PolicyError
+
+if TYPE_CHECKING:
+    from loop.doctor import Finding
 
 
 class PathGroup(TyperGroup):
@@ -76,15 +79,38 @@ def fetch(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hugging Face id, or a folder")],
     out: Annotated[Path, typer.Option(help="folder for the model; it must not exist")],
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16: that of engine.dtype in the config")] = "bfloat16",
-    chat_template: Annotated[Path | None, typer.Option(help="Jinja file, for a model without a template")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="for a model without a template: instructblip, llava, minigpt4, or a Jinja file")
+    ] = None,
 ) -> None:
     """Fetch a published model and write it as a run needs it: safetensors of one dtype, with a chat template."""
     from loop.models.fetch import fetch as write
 
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
+    _check_dtype(dtype)
     num_parameters = write(model, out, dtype, chat_template)
     typer.echo(f"{num_parameters} parameters in {dtype} in {out}")
+
+
+@commands.command()
+def assemble(
+    vision: Annotated[str, typer.Option(help="BLIP-2 or InstructBLIP, a Hugging Face id or a folder: its vision tower and Q-Former")],
+    language_model: Annotated[str, typer.Option(help="decoder-only text model such as Vicuna, a Hugging Face id or a folder")],
+    out: Annotated[Path, typer.Option(help="folder for the model; it must not exist")],
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16: that of engine.dtype in the config")] = "bfloat16",
+    chat_template: Annotated[str, typer.Option(help="minigpt4, instructblip, or a Jinja file")] = "minigpt4",
+    seed: Annotated[int, typer.Option(help="random seed of the linear layer")] = 0,
+) -> None:
+    """Build a MiniGPT-4 from a vision tower with Q-Former, a new linear layer and a language model; the layer has to be trained."""
+    from loop.models.assemble import assemble as write
+
+    _check_dtype(dtype)
+    num_parameters = write(vision, language_model, out, dtype, chat_template, seed)
+    typer.echo(f"{num_parameters} parameters in {dtype} in {out}; train the linear layer next: loop/recipes/minigpt4-stages.yaml")
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
 
 
 @commands.command()
@@ -108,17 +134,30 @@ def config() -> None:
 
 
 @commands.command()
-def doctor(as_json: AsJson = False) -> None:
-    """What this machine has for running the loop, and what is missing."""
+def doctor(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="a folder, or a Hugging Face id in the cache")] = None,
+    tried: Annotated[bool, typer.Option("--try", help="load MODEL on the CPU, and compare with its own generate")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What this machine has for running the loop, and what is missing; with MODEL, how this model would run here."""
     from loop.doctor import examine, print_findings
 
-    findings = examine()
+    if model is None and tried:
+        raise UserError("--try needs a model: vigc doctor MODEL --try")
+    findings = examine() if model is None else _examined(model, tried=tried)
     if as_json:
         typer.echo(json.dumps(list(map(asdict, findings))))
     else:
         print_findings(Console(), findings)
     if any(not finding.ok and finding.required for finding in findings):
         raise typer.Exit(1)
+
+
+def _examined(model: str, *, tried: bool) -> list[Finding]:
+    from loop.config.run_config import model_path
+    from loop.models.examine import examine_model
+
+    return examine_model(model_path(model), tried=tried)
 
 
 for group in (run_commands, commands, teaching_commands, scoring_commands):

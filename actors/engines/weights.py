@@ -48,15 +48,21 @@ def manifest_of_checkpoint(folder: Path) -> dict[str, TensorSpec]:
     Raises:
         WeightMismatchError: there are no safetensors files, or one cannot be read.
     """
-    found: dict[str, TensorSpec] = {}
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-                found |= {name: TensorSpec(tuple(one.get_shape()), _DTYPE_NAMES[one.get_dtype()]) for name, one in slices.items()}
-        except (OSError, KeyError, SafetensorError) as error:
-            raise WeightMismatchError(f"cannot read weights from {file}: {error}") from error
-    return found
+    return {name: spec for file in weight_files(folder) for name, spec in manifest_of_file(file).items()}
+
+
+def manifest_of_file(file: Path) -> dict[str, TensorSpec]:
+    """Shape and dtype by name, read from the header of a safetensors file.
+
+    Raises:
+        WeightMismatchError: the file cannot be read.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            return {name: TensorSpec(tuple(one.get_shape()), _DTYPE_NAMES[one.get_dtype()]) for name, one in slices.items()}
+    except (OSError, KeyError, SafetensorError) as error:
+        raise WeightMismatchError(f"cannot read weights from {file}: {error}") from error
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -20,7 +20,8 @@ from benchmarks.common import argument_parser, write_results
 from benchmarks.quality.correction_truth import Hallucination, Kept, measure
 from benchmarks.speed.correction_speed import Comparison, compare
 from loop.config.run_config import EMBEDDED_MODEL
-from loop.models.seed.instructblip import make_instructblip
+from loop.models.seed.instructblip import INSTRUCTBLIP
+from loop.models.seed.qformer import make_qformer_model
 from loop.sources.shapes.source import ShapesImages
 
 SHIFTS = ("0.4-0.7", "0.7-1.0")
@@ -31,14 +32,14 @@ def main() -> None:
     parser = argument_parser(__doc__, "correction.json")
     parser.add_argument("--images", type=int, default=100, help="images for the comparison of costs, three records each")
     parser.add_argument("--truth-images", type=int, default=500, help="images per range of shift, two records each")
-    parser.add_argument("--qformer", type=Path, help="a small InstructBLIP that `make_instructblip` has made")
+    parser.add_argument("--qformer", type=Path, help="a small InstructBLIP that `make_qformer_model` has made")
     parser.add_argument("--plot", type=Path, default=Path("docs/filters.png"))
     args = parser.parse_args()
     console = Console(width=120)
     with tempfile.TemporaryDirectory(prefix="vigc-correction-") as scratch:
         qformer = args.qformer or Path(scratch) / "instructblip"
         if args.qformer is None:
-            console.print(f"InstructBLIP trained: {make_instructblip(qformer, seed=17)}")
+            console.print(f"InstructBLIP trained: {make_qformer_model(INSTRUCTBLIP, qformer, seed=17)}")
         costs = [
             compare("LLaVA", EMBEDDED_MODEL, ShapesImages(5001, 0.0, 0.6, args.images)),
             compare("InstructBLIP", qformer, ShapesImages(5001, 0.0, 0.15, args.images)),

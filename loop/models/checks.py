@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from actors.engines.errors import WeightMismatchError
 from actors.processors import load_processor
 from actors.training.checkpoint import RESULT_FILE, group_of
 from loop.bounded import run_with_limits
@@ -20,17 +21,22 @@ from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.doctor import torchvision_remedy
 from loop.errors import UserError, one_line
+from loop.models.templates import template_remedy
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files of a model: no pickles and no code, which are never loaded."""
 
 _CHECK_TIMEOUT_S = 120.0
-_CHECK_BYTES = 4 << 30
-_TRIED_BYTES = 256 << 20
+CHECK_BYTES = 4 << 30
+"""Memory in which configs, a processor and headers are read."""
+
+TRIED_BYTES = 256 << 20
 """Weights up to this size are loaded for a test before an actor starts, which takes a second; larger ones are tested by the engine as
 it loads them."""
 _NOT_IN_VLLM = ("instructblip",)
 """Model types that the transformers engine runs and vLLM does not."""
+_PROCESSOR_PACKAGES = ("torchvision", "num2words", "sentencepiece", "tiktoken", "mistral_common")
+"""Packages that some processors need. Only the first two are part of `make install`."""
 _DEEPEST_CONFIG = 20
 _CONFIG_FILES = "*config.json"
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -66,6 +72,23 @@ def downloaded(model: str) -> Path:
     return Path(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
 
 
+def local_model(model: str) -> Path | None:
+    """The folder of a model, its own or in Hugging Face's cache; `None` if it is not completely on this machine."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    from actors.engines.weights import weight_files
+
+    if os.path.isdir(model):
+        return Path(model)
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=list(MODEL_FILES), local_files_only=True))
+        is_whole = all(file.exists() for file in weight_files(folder))
+    except (LocalEntryNotFoundError, HFValidationError, WeightMismatchError):  # the second one: a path that is not an id
+        return None
+    return folder if is_whole else None
+
+
 def check_model(path: str, engine: _Engine | None) -> None:
     """Check that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the trainer
     can start from, in any dtype), and that it needs no code of its own.
@@ -85,10 +108,10 @@ def check_model(path: str, engine: _Engine | None) -> None:
     if not os.path.isdir(folder):
         return _check(path, engine)
     files = model_files(folder)
-    _refuse_own_code(folder)
+    refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
-    tried = num_bytes <= _TRIED_BYTES and engine is not None and engine.kind == "transformers"
-    run_with_limits(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+    tried = num_bytes <= TRIED_BYTES and engine is not None and engine.kind == "transformers"
+    run_with_limits(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, CHECK_BYTES + num_bytes)
 
 
 def check_trained_in_adapter(path: str, frozen: Sequence[str]) -> None:
@@ -123,9 +146,9 @@ def check_text_model(path: str) -> None:
             raise UserError(f"model folder {path} does not exist; check the path")
         return _check_text_model(path)
     files = model_files(folder)
-    _refuse_own_code(folder)
+    refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
-    run_with_limits(f"model {path!r}", partial(_check_text_model, path), _CHECK_TIMEOUT_S, _CHECK_BYTES + num_bytes)
+    run_with_limits(f"model {path!r}", partial(_check_text_model, path), _CHECK_TIMEOUT_S, CHECK_BYTES + num_bytes)
 
 
 def _check_text_model(path: str) -> None:
@@ -157,7 +180,12 @@ def _check_text_model(path: str) -> None:
             raise UserError(f"the weights of model {path!r} cannot be read as safetensors: {one_line(error)}; fetch it again") from error
 
 
-def _refuse_own_code(folder: Path) -> None:
+def refuse_own_code(folder: Path) -> None:
+    """Refuse a model whose configs name code of its own.
+
+    Raises:
+        UserError: a config names code, or is not JSON.
+    """
     for path in sorted(folder.glob(_CONFIG_FILES)):
         try:
             content = json.loads(path.read_bytes())
@@ -179,6 +207,22 @@ def _own_code(content: Any, depth: int = 0) -> Iterator[str]:
 
 
 def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
+    found = image_text_config(path)
+    if engine is not None and engine.kind == "vllm":
+        _check_vllm(path, found.model_type)
+    check_chat_template(path, load_checked_processor(path), found.model_type)
+    if os.path.isdir(path):
+        check_weights(Path(path), found, engine)
+    if tried and engine is not None:
+        try_to_load(path, engine.dtype)
+
+
+def image_text_config(path: str) -> Any:
+    """The config of an image-text-to-text model.
+
+    Raises:
+        UserError: it is another kind of model, or its config cannot be read.
+    """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -188,17 +232,15 @@ def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
         raise UserError(f"model {path!r} cannot be read: {one_line(error)}; give `embedded`, a Hugging Face id or a folder") from error
     if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
-    if engine is not None and engine.kind == "vllm":
-        _check_vllm(path, found.model_type)
-    _check_processor(path)
-    if os.path.isdir(path):
-        _check_weights(Path(path), found, engine)
-    if tried and engine is not None:
-        _try(path, engine.dtype)
+    return found
 
 
-def _try(path: str, dtype: str) -> None:
-    """Load the model as an engine would, which compares its results with those of the model's own `generate`."""
+def try_to_load(path: str, dtype: str) -> None:
+    """Load the model on the CPU as an engine would, which compares its results with those of the model's own `generate`.
+
+    Raises:
+        UserError: it cannot be loaded, or the results differ.
+    """
     from actors.engines.errors import UnfitModelError
     from actors.engines.transformers import TransformersEngine
 
@@ -217,18 +259,38 @@ def _check_vllm(path: str, model_type: str) -> None:
         raise UserError(f"model {path!r} is a {model_type} model, which vLLM does not run; set engine.kind to transformers")
 
 
-def _check_processor(path: str) -> None:
+def load_checked_processor(path: str) -> Any:
+    """The processor of a model.
+
+    Raises:
+        UserError: it cannot be read, or needs a package that is not installed.
+    """
+    try:
+        return load_processor(path)
+    except Exception as error:  # tokenizers raises a plain Exception for a damaged file
+        if package := _missing_package(error):
+            remedy = torchvision_remedy() if package == "torchvision" else f"install it beside torch: `pip install {package}`"
+            raise UserError(f"the processor of model {path!r} needs {package}, which is not installed: {remedy}") from error
+        raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}; save it beside the weights") from error
+
+
+def _missing_package(error: BaseException) -> str | None:
+    """The package that is not installed and whose absence an error of a processor reports, or one that caused it."""
+    said = f"{error} {error.__cause__ or error.__context__ or ''}".lower()
+    return next((name for name in _PROCESSOR_PACKAGES if name in said and find_spec(name) is None), None)
+
+
+def check_chat_template(path: str, processor: Any, model_type: str) -> None:
+    """Check that a model has a chat template that says what it is given.
+
+    Raises:
+        UserError: it has none, or it cannot be used.
+    """
     from actors.engines.base import Request
     from actors.engines.prompting import Prompter
 
-    try:
-        processor = load_processor(path)
-    except Exception as error:  # tokenizers raises a plain Exception for a damaged file
-        if "torchvision" in str(error).lower() and find_spec("torchvision") is None:
-            raise UserError(f"the processor of model {path!r} needs torchvision, which is not installed: {torchvision_remedy()}") from error
-        raise UserError(f"the processor of model {path!r} cannot be read: {one_line(error)}; save it beside the weights") from error
     if not processor.chat_template:
-        raise UserError(f"the processor of model {path!r} has no chat template; add the one the model was trained with")
+        raise UserError(f"the processor of model {path!r} has no chat template; {template_remedy(path, model_type)}")
     try:
         prompter = Prompter(path)
         request = Request(Image.new("RGB", (64, 64)), "What is it?", "It is")
@@ -243,7 +305,12 @@ def _check_processor(path: str) -> None:
         raise UserError(f"the chat template of model {path!r} drops messages; use the one the model was trained with")
 
 
-def _check_weights(folder: Path, config: Any, engine: _Engine | None) -> None:
+def check_weights(folder: Path, config: Any, engine: _Engine | None) -> None:
+    """Check the headers of the weights against the config and, with an engine, against its dtype.
+
+    Raises:
+        UserError: they cannot be read, or do not fit.
+    """
     from actors.engines.weights import manifest_of_checkpoint
 
     remedy = "fetch the folder again, or convert its weights with save_pretrained"

@@ -14,16 +14,17 @@ from typing import Any
 from loop.config.engine_config import TransformersEngineConfig
 from loop.errors import UserError, one_line
 from loop.models.checks import check_model, downloaded
+from loop.models.templates import read_template, template_remedy
 
 
-def fetch(model: str, out: Path, dtype: str, chat_template: Path | None = None) -> int:
+def fetch(model: str, out: Path, dtype: str, chat_template: str | None = None) -> int:
     """Write a model into `out`, which appears once it is complete and usable for a run. The weights pass through main memory.
 
     Args:
         model: folder or Hugging Face id of an image-text-to-text model with safetensors; an id is downloaded.
         out: folder to make.
         dtype: `float32` or `bfloat16`.
-        chat_template: a Jinja file, for a model without a template or with another one.
+        chat_template: name of a template in `loop/recipes`, or a Jinja file, for a model without a template or with another one.
 
     Returns:
         its number of parameters.
@@ -33,7 +34,7 @@ def fetch(model: str, out: Path, dtype: str, chat_template: Path | None = None) 
     """
     if out.exists():
         raise UserError(f"{out} exists; choose another folder or remove it first")
-    template = _read(chat_template) if chat_template is not None else None
+    template = read_template(chat_template) if chat_template is not None else None
     engine = TransformersEngineConfig.model_validate({"dtype": dtype})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
@@ -61,14 +62,7 @@ def _convert(model: str, folder: Path, dtype: str, template: str | None) -> int:
     if template is not None:
         processor.chat_template = template
     if not processor.chat_template:
-        raise UserError(f"model {model!r} has no chat template; give one with --chat-template, such as loop/recipes/instructblip.jinja")
+        raise UserError(f"model {model!r} has no chat template; {template_remedy(model, loaded.config.model_type)}")
     loaded.save_pretrained(folder)
     processor.save_pretrained(folder)
     return loaded.num_parameters()
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the chat template {path}: {one_line(error)}") from error

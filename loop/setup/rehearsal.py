@@ -13,21 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import psutil
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from actors.engines.errors import WeightMismatchError
-from actors.engines.weights import weight_files
 from cluster.resources.plan import ResourcePlan, plan_resources
 from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import HeldOutSet, RunConfig
 from loop.config.sections import Section
 from loop.errors import UserError
-from loop.models.checks import MODEL_FILES, check_model, check_trained_in_adapter
+from loop.models.checks import check_model, check_trained_in_adapter, local_model
 from loop.setup.assembly import (
     build_held_out,
     build_images,
@@ -130,7 +125,7 @@ def _check_model(config: RunConfig) -> Iterator[str]:
     has_vllm = config.engine.kind != "vllm" or find_spec("vllm") is not None
     if not has_vllm:
         yield "engine: vLLM is not installed here: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU"
-    folder = _local_model(config.model_path)
+    folder = local_model(config.model_path)
     if folder is None:
         yield f"model: {config.model} is neither a folder here nor whole in Hugging Face's cache"
         return
@@ -138,18 +133,6 @@ def _check_model(config: RunConfig) -> Iterator[str]:
     check_model(str(folder), config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype}))
     if config.transport == "adapter":
         check_trained_in_adapter(str(folder), config.training.frozen)
-
-
-def _local_model(model: str) -> Path | None:
-    """The folder of a model, its own or in Hugging Face's cache; `None` if it is not completely on this machine."""
-    if os.path.isdir(model):
-        return Path(model)
-    try:
-        folder = Path(snapshot_download(model, allow_patterns=list(MODEL_FILES), local_files_only=True))
-        is_whole = all(file.exists() for file in weight_files(folder))
-    except (LocalEntryNotFoundError, HFValidationError, WeightMismatchError):  # the second one: a path that is not an id
-        return None
-    return folder if is_whole else None
 
 
 # ---- resources

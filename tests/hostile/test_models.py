@@ -158,6 +158,16 @@ def test_a_hostile_chat_template_is_refused_and_not_run(model: Path, tmp_path: P
     assert not touched.exists()
 
 
+def test_a_model_without_a_chat_template_is_refused_with_the_command_that_adds_one(model: Path) -> None:
+    (model / "chat_template.jinja").unlink()
+    assert refusal(model) == (
+        f"the processor of model {str(model)!r} has no chat template; write a copy with one: "
+        f"`vigc fetch {model} --out FOLDER --chat-template llava`"
+    )
+    change(model / "config.json", model_type="internvl", architectures=None)
+    assert "with the template that the model was trained with: `vigc fetch " in refusal(model)
+
+
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
 
 

@@ -23,9 +23,8 @@ from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
 from tests.actors.engines.family_models import save_instructblip
 from tests.actors.training.helpers import save_base
-from tests.paths import RECIPES
 
-TEMPLATE = RECIPES / "instructblip.jinja"
+TEMPLATE = "instructblip"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_what_is_fetched_is_served_and_what_is_published_is_not(published: Path,
 
 
 def test_a_model_without_a_template_is_refused_and_leaves_nothing(without_template: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no chat template; give one with --chat-template"):
+    with pytest.raises(UserError, match=r"has no chat template; write a copy with one: `vigc fetch .* --chat-template instructblip`"):
         fetch(str(without_template), tmp_path / "out", "float32")
     assert list(tmp_path.iterdir()) == []
 
@@ -85,11 +84,20 @@ def test_the_template_of_instructblip_says_what_is_said_and_trains_the_answer(wi
     assert " ".join(whole.split()) == "<s>What is it? A red ring.</s> Where is it? There is a red ring.</s>"
 
 
+def test_the_template_of_llava_has_vicunas_turns(published: Path, tmp_path: Path) -> None:
+    fetch(str(published), tmp_path / "out", "float32", "llava")
+    prompter, image = Prompter(tmp_path / "out"), render(scene_of(image_id(1, 0, 0.1)))
+    assert prompter.render(Request(image, "What is it?")) == "<s>USER: <image>\nWhat is it? ASSISTANT:"
+    assert prompter.render(Request(image, "What is it?", "A red")) == "<s>USER: <image>\nWhat is it? ASSISTANT: A red"
+    answered = prompter.render_answered(Request(image, "What is it?", "A red"), "ring.")
+    assert answered == "<s>USER: <image>\nWhat is it? ASSISTANT: A red ring.</s>"
+
+
 def test_what_cannot_be_fetched_is_one_clear_line(published: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists; choose another folder"):
         fetch(str(published), tmp_path, "bfloat16")
     with pytest.raises(UserError, match="cannot read the chat template"):
-        fetch(str(published), tmp_path / "out", "bfloat16", tmp_path / "none.jinja")
+        fetch(str(published), tmp_path / "out", "bfloat16", str(tmp_path / "none.jinja"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="cannot be fetched"):
         fetch(str(tmp_path / "empty"), tmp_path / "out", "bfloat16")

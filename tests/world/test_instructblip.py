@@ -1,4 +1,4 @@
-"""The small InstructBLIP: its processor, what its Q-Former does with a question, and its training from nothing."""
+"""The small InstructBLIP: its processor, and what its Q-Former does with a question."""
 
 from __future__ import annotations
 
@@ -13,20 +13,11 @@ from transformers import AutoModelForImageTextToText, InstructBlipForConditional
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.processors import load_processor
 from actors.training.checkpoint import load_model
-from loop.errors import UserError
-from loop.models.seed.instructblip import NUM_QUERY_TOKENS, make_instructblip
 from loop.models.seed.model import build_processor
+from loop.models.seed.qformer import NUM_QUERY_TOKENS
 from tests.world.untrained import save_untrained_instructblip
 
 QUESTION = "What color is the ring?"
-STEPS: dict[str, Any] = {
-    "num_images": 64,
-    "vision_steps": 25,
-    "qformer_steps": 21,
-    "looking_steps": 2,
-    "instruction_steps": 2,
-    "vigc_steps": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +76,3 @@ def test_query_tokens_start_apart_and_the_question_moves_what_they_see(folder: P
     assert seen[0].shape == (1, NUM_QUERY_TOKENS, model.config.text_config.hidden_size)
     assert float(torch.pdist(seen[0][0]).min()) > 0.01
     assert float((seen[0] - seen[1]).abs().max()) > 0.01
-
-
-def test_training_from_nothing_goes_through_its_stages_and_is_repeatable(tmp_path: Path) -> None:
-    done: list[str] = []
-    reached = make_instructblip(tmp_path / "one", 3, **STEPS, on_progress=lambda stage, progress: done.append(f"{stage} {progress.step}"))
-    assert list(reached) == ["vision", "qformer", "looking", "instructions", "vigc"]
-    assert done == [f"{stage} {step}" for stage in ("looking", "instructions", "vigc") for step in (1, 2)]
-    assert make_instructblip(tmp_path / "two", 3, **STEPS) == reached
-    assert digest_of(read_checkpoint(tmp_path / "one")) == digest_of(read_checkpoint(tmp_path / "two"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
-    load_processor(tmp_path / "one")
-    with pytest.raises(UserError, match="exists"):
-        make_instructblip(tmp_path / "one", 3)

@@ -21,7 +21,8 @@ from actors.training.core import run_local
 from actors.training.job import PARAMETER_GROUPS, Hyperparameters, Lora
 from actors.training.pixels import Augmentation, PixelReader
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
-from loop.models.seed.instructblip import FROZEN_BY_VIGC, NUM_QUERY_TOKENS
+from loop.models.seed.instructblip import FROZEN_BY_VIGC
+from loop.models.seed.qformer import NUM_QUERY_TOKENS
 from policies.records import TrainingSample
 from tests.actors.training.helpers import Shapes, job_of, samples_of, save_base
 from tests.world.untrained import save_untrained_instructblip

@@ -23,15 +23,20 @@ from actors.training.job import Lora, TrainingJob
 from loop.config.run_config import load_config, parse_config
 from loop.errors import UserError
 from loop.setup.rehearsal import Machine, rehearse
-from tests.actors.engines.family_models import save_instructblip, save_qwen
+from tests.actors.engines.family_models import save_blip2, save_instructblip, save_qwen
 from tests.actors.training.helpers import Shapes, samples_of, save_base
 from tests.loop.test_cli import config_file, document, shapes, vigc
 from tests.paths import RECIPES
 from tests.world.untrained import save_untrained
 
 FOLDER = RECIPES
-RECIPES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem != "shapes-stages"]  # that one is for `vigc train`
-FAMILIES: dict[str, Callable[[Path], Path]] = {"llava": save_base, "qwen": save_qwen, "instructblip": save_instructblip}
+RECIPES = [path for path in sorted(FOLDER.glob("*.yaml")) if not path.stem.endswith("-stages")]  # those are for `vigc train`
+FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "llava": save_base,
+    "qwen": save_qwen,
+    "instructblip": save_instructblip,
+    "minigpt4": save_blip2,
+}
 """A small model of each published one, by a part of its name, of the same classes."""
 
 
