@@ -76,6 +76,20 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a model computes by itself on some prompts; see `actors.engines.guard`."""
+
+    model_type: str
+    requests: tuple[Request, ...]
+    tokens: torch.Tensor
+    """Tokens that continue the prompts, [rows, tokens]."""
+    logits: torch.Tensor
+    """At the end of each prompt and after each token, [rows, tokens + 1, vocabulary]."""
+    tolerance: float
+    """Largest difference of log-probabilities in a correct engine, relative to their spread."""
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Texts and their log-probabilities under an update's weights, computed outside the engine that is to serve these weights."""
 
@@ -85,6 +99,8 @@ class Probe:
     """Summed over each continuation."""
     tolerance: float
     """Largest difference per token between two correct engines."""
+    expected: Expected
+    """What an engine that serves these weights must compute, if it fits the model's family."""
 
 
 @dataclass(frozen=True, slots=True)
