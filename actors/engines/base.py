@@ -165,6 +165,7 @@ class Engine(Protocol):
         Raises:
             WeightMismatchError: names, shapes, dtypes or, if it is verified ahead, the digest do not fit; nothing has changed.
             SwapError: applying the weights failed, or the served weights do not have the update's digest; the engine must be killed.
+            UnfitModelError: the engine serves the weights, but does not compute what the model computes by itself.
         """
         ...
 

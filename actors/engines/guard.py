@@ -3,7 +3,8 @@
 The engine assembles prompts, places image features, counts positions and caches with its own code. If this code does not fit a
 model's family, every answer and score is silently wrong. So before an engine serves, it reads one prompt about two images of
 different shapes, and two more tokens. The log-probabilities must match those of the model's own `generate` on the processor's own
-inputs, one image at a time. The transformers engine compares when it is constructed; vLLM, whose weights are attested first, in a swap.
+inputs, one image at a time. The transformers engine compares when it is constructed. vLLM, beside which a second copy of the weights has
+no room, compares in its first swap with what another process has computed (`actors.engines.probe`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from actors.engines.reference import ReferenceModel
 
 SIZES = ((160, 80), (112, 224))
 """Width and height: a wide and a tall image of different areas, so that the two rows also differ in length."""
-PROMPT = "Describe the image."
+_PROMPT = "Describe the image."
 _NUM_TOKENS = 2
 """Tokens after the prompt. The first uses the cache of the prefill, the second a cache that decoding has extended."""
 _TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
@@ -76,7 +77,7 @@ def expected_of(reference: ReferenceModel, engine: str, repeated_id: int | None 
         UnfitModelError: the model fails, or its logits are not finite.
     """
     model, rng = reference.model, np.random.default_rng(0)
-    requests = tuple(Request(patches(rng, size), PROMPT) for size in SIZES)
+    requests = tuple(Request(patches(rng, size), _PROMPT) for size in SIZES)
     allowed = None if repeated_id is None else [repeated_id]
     try:
         written = [reference.generate_greedy(request, _NUM_TOKENS + 1, allowed) for request in requests]

@@ -1,7 +1,8 @@
 """Probes: outputs of weights on fixed inputs, computed outside the engine that is to serve them.
 
 An engine that packs its weights for a kernel or shards them over devices cannot read them back. Its output is then compared
-instead: the log-probabilities for fixed questions and images must match those of transformers with the same weights.
+instead: the log-probabilities for fixed questions and images must match those of transformers with the same weights. A probe also
+holds what the guard expects of an engine that is not transformers; so the first swap of every vLLM engine has one.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class VllmOptions:
         """Keyword arguments of `vllm.LLM`."""
         options: dict[str, Any] = {
             "load_format": LOAD_FORMAT,
-            "model_impl": "vllm",  # never transformers' classes in vLLM, which are slower and no family of vLLM's registry
+            "model_impl": "vllm",  # never transformers' classes inside vLLM: the check of a model asks for vLLM's own
             "dtype": self.dtype,
             "seed": 0,
             "trust_remote_code": False,
