@@ -77,6 +77,20 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a model computes by itself on some prompts; see `actors.engines.guard`."""
+
+    model_type: str
+    requests: tuple[Request, ...]
+    tokens: torch.Tensor
+    """Tokens that continue the prompts, [rows, tokens]."""
+    logits: torch.Tensor
+    """At the end of each prompt and after each token, [rows, tokens + 1, vocabulary]."""
+    tolerance: float
+    """Largest difference of log-probabilities in a correct engine, relative to their spread."""
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Texts and their log-probabilities under an update's weights, computed outside the engine that is to serve these weights."""
 
@@ -86,6 +100,8 @@ class Probe:
     """Summed over each continuation."""
     tolerance: float
     """Largest difference per token between two correct engines."""
+    expected: Expected
+    """What an engine that serves these weights must compute, if it fits the model's family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +169,7 @@ class Engine(Protocol):
         Raises:
             WeightMismatchError: names, shapes, dtypes or, if it is verified ahead, the digest do not fit; nothing has changed.
             SwapError: applying the weights failed, or the served weights do not have the update's digest; the engine must be killed.
+            UnfitModelError: the engine serves the weights, but does not compute what the model computes by itself.
         """
         ...
 

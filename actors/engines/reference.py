@@ -21,12 +21,15 @@ class ReferenceModel:
         self._prompter = prompter
 
     @torch.inference_mode()
-    def generate_greedy(self, request: Request, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def generate_greedy(
+        self, request: Request, num_tokens: int, allowed_ids: Sequence[int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The greedy completion, continued past end tokens, and the logits of each token: ids [tokens] and logits
-        [tokens, vocabulary]."""
+        [tokens, vocabulary]. `allowed_ids` are the tokens to choose from, by default all."""
         output = self.model.generate(
             **self._inputs(self._prompter.render(request), request), max_new_tokens=num_tokens, min_new_tokens=num_tokens,
             do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True,
+            prefix_allowed_tokens_fn=None if allowed_ids is None else lambda *_: list(allowed_ids),
         )  # fmt: skip
         return output.sequences[0, -num_tokens:], torch.cat(output.logits).float()
 

@@ -50,16 +50,14 @@ class VllmEngineConfig(_EngineKeys):
     cpu_kv_cache_gib: float = Field(0.5, gt=0, description="key-value cache of an engine on a CPU, in GiB")
     enforce_eager: bool = Field(False, description="no CUDA graphs and no compilation; always so on a CPU")
     attest: Literal["auto", "digest", "probe"] = Field(
-        "auto", description="what attests a swap: the served bytes, or their output on a probe; auto: bytes, and both for the first swap"
+        "auto", description="what attests a swap: the served bytes, or their output on a probe; auto: bytes, if one device has them all"
     )
 
     @property
     def probed(self) -> Literal["never", "first", "always"]:
         """Which swaps are attested by a probe. Where bytes are compared the first swap is probed as well, because vLLM computes with the
         weights in its own way."""
-        if self.attest == "probe" or self.tensor_parallel_size > 1:
-            return "always"
-        return "first" if self.attest == "auto" else "never"
+        return "always" if self.attest == "probe" or self.tensor_parallel_size > 1 else "first"
 
 
 def _engine(value: Any) -> Any:

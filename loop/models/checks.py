@@ -33,10 +33,10 @@ CHECK_BYTES = 4 << 30
 TRIED_BYTES = 256 << 20
 """Weights up to this size are loaded for a test before an actor starts, which takes a second; larger ones are tested by the engine as
 it loads them."""
-_NOT_IN_VLLM = ("instructblip",)
-"""Model types that the transformers engine runs and vLLM does not."""
 _PROCESSOR_PACKAGES = ("torchvision", "num2words", "sentencepiece", "tiktoken", "mistral_common")
 """Packages that some processors need. Only the first two are part of `make install`."""
+VLLM_BYTES = 16 << 30
+"""Further address space for vLLM's libraries."""
 _DEEPEST_CONFIG = 20
 _CONFIG_FILES = "*config.json"
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -111,7 +111,8 @@ def check_model(path: str, engine: _Engine | None) -> None:
     refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
     tried = num_bytes <= TRIED_BYTES and engine is not None and engine.kind == "transformers"
-    run_with_limits(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, CHECK_BYTES + num_bytes)
+    max_bytes = CHECK_BYTES + num_bytes + (VLLM_BYTES if engine is not None and engine.kind == "vllm" else 0)
+    run_with_limits(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, max_bytes)
 
 
 def check_trained_in_adapter(path: str, frozen: Sequence[str]) -> None:
@@ -209,7 +210,7 @@ def _own_code(content: Any, depth: int = 0) -> Iterator[str]:
 def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
     found = image_text_config(path)
     if engine is not None and engine.kind == "vllm":
-        _check_vllm(path, found.model_type)
+        _check_vllm(path, found)
     check_chat_template(path, load_checked_processor(path), found.model_type)
     if os.path.isdir(path):
         check_weights(Path(path), found, engine)
@@ -252,11 +253,17 @@ def try_to_load(path: str, dtype: str) -> None:
         raise UserError(f"model {path!r} cannot be loaded: {type(error).__name__}: {one_line(error)}; fetch it again") from error
 
 
-def _check_vllm(path: str, model_type: str) -> None:
+def _check_vllm(path: str, config: Any) -> None:
+    from actors.engines.vllm.registry import architectures
+
     if find_spec("vllm") is None:
         raise UserError("engine.kind is vllm, which is not installed: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU")
-    if model_type in _NOT_IN_VLLM:
-        raise UserError(f"model {path!r} is a {model_type} model, which vLLM does not run; set engine.kind to transformers")
+    named = config.architectures or []
+    if not architectures() & {*named}:
+        raise UserError(
+            f"model {path!r} has the architecture {', '.join(named) or '(none)'}, which the installed vLLM does not have; set engine.kind "
+            "to transformers"
+        )
 
 
 def load_checked_processor(path: str) -> Any:

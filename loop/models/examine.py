@@ -7,8 +7,6 @@ device), all in a process with bounds on its time and memory.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,10 +20,11 @@ import numpy as np
 from actors.training.job import PARAMETER_GROUPS, Hyperparameters, Lora
 from loop.bounded import report_with_limits
 from loop.doctor import Finding
-from loop.errors import UserError
+from loop.errors import UserError, one_line
 from loop.models.checks import (
     CHECK_BYTES,
     TRIED_BYTES,
+    VLLM_BYTES,
     check_chat_template,
     check_weights,
     image_text_config,
@@ -173,7 +172,7 @@ def _spelled(tokenizer: Any, ids: list[int]) -> str:
 
 def _vllm(architecture: str) -> list[Finding]:
     """Whether vLLM has a model class, and the transports that work with it."""
-    known, transports = vllm_architectures(), "checkpoint, object_store"
+    known, transports = vllm_architectures(), "checkpoint, object_store; adapter with training.lora"
     if known is None:
         found, advice = "not installed", "make install-vllm on a CPU, pip install -e .[gpu] beside a GPU"
     else:
@@ -193,11 +192,16 @@ def vllm_architectures() -> frozenset[str] | None:
     """
     if find_spec("vllm") is None:
         return None
-    code = "import json; from vllm import ModelRegistry; print(json.dumps(sorted(ModelRegistry.get_supported_archs())))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    if done.returncode:
-        raise UserError(f"vLLM cannot be imported: {done.stderr.strip().splitlines()[-1]}; install it again, or uninstall it")
-    return frozenset(json.loads(done.stdout.splitlines()[-1]))
+    return frozenset(json.loads(report_with_limits("vLLM", _architectures, _TIMEOUT_S, CHECK_BYTES + VLLM_BYTES)))
+
+
+def _architectures() -> str:
+    from actors.engines.vllm.registry import architectures
+
+    try:
+        return json.dumps(sorted(architectures()))
+    except Exception as error:  # the import of a library may raise anything
+        raise UserError(f"vLLM cannot be imported: {one_line(error)}; install it again, or uninstall it") from error
 
 
 def _guard(examined: _Examined) -> Finding:

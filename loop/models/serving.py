@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
 from actors.engines import EngineSpec
 from actors.engines.base import Probe, WeightUpdate
+from actors.engines.errors import UnfitModelError
 from actors.engines.probe import make_probe
 from actors.generator import GeneratorOptions
 from actors.worker import EngineWorker
@@ -42,9 +44,18 @@ def engine_fleet(
 
 
 def probe_of(checkpoint: Path, engine: EngineConfig, timeout_s: float) -> Probe:
-    """The output of the checkpoint's weights on a probe, computed in a separate process."""
+    """The output of the checkpoint's weights on a probe, computed in a separate process.
+
+    Raises:
+        UnfitModelError: the model cannot be run by its own class.
+    """
     task = ray.remote(num_cpus=0, max_retries=1)(make_probe).remote(checkpoint, engine.dtype, engine.num_threads)
-    return ray.get(task, timeout=timeout_s)
+    try:
+        return ray.get(task, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, UnfitModelError):
+            raise UnfitModelError(str(error.cause)) from error
+        raise
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,7 +11,6 @@ import psutil
 import pytest
 import ray
 from ray.exceptions import RayTaskError
-from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from actors.engines import EngineSpec
@@ -23,10 +21,8 @@ from actors.engines.probe import make_probe
 from actors.engines.shared_memory import FOLDER
 from actors.engines.transformers import TransformersEngine
 from actors.engines.vllm.engine import VllmEngine
-from actors.engines.weights import read_checkpoint
 from cluster.fleet.weights import prepare
 from loop.config.run_config import EMBEDDED_MODEL
-from tests.actors.engines.family_models import save_qwen
 from tests.cluster.workers import wait_while
 from tests.vllm.worlds import Weights, changed, checkpoint_update, requests, seed_weights, update_of
 
@@ -207,7 +203,7 @@ def test_packed_weights_are_attested_by_a_probe(local_ray: None) -> None:
     said = ray.get(packed.say.remote(REQUESTS), timeout=60)
     assert [one[0] for one in said] == expected(EMBEDDED_MODEL, REQUESTS)
     for update, message in (
-        (update_of(wrong, "new", probe=right), "probe 0 has log-probability"),
+        (update_of(wrong, "new", probe=right), "at the end of the prompt, log-probabilities differ by"),
         (update_of(wrong, "new"), "has no probe"),
     ):
         with pytest.raises(RayTaskError, match=message):
@@ -237,23 +233,6 @@ def test_a_tensor_parallel_engine_says_the_same_and_ends_with_its_actor(local_ra
     _, alive = psutil.wait_procs(processes, timeout=20)
     assert alive == []
     wait_while(lambda: segments() - before)
-
-
-def test_a_qwen_vl_says_the_same_after_a_swap(local_ray: None, tmp_path: Path) -> None:
-    """Positions on three axes, images of as many tokens as they need, and normalisation inside the model."""
-    pytest.importorskip("vllm")
-    folder = save_qwen(tmp_path / "model")
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    save_file(changed(read_checkpoint(folder), 1), other / "model.safetensors", {"format": "pt"})
-    served = server(folder, max_model_len=512)
-    for version in (folder, other):
-        ray.get(served.swap.remote(checkpoint_update(version, version.name, make_probe(version, "float32", 1))), timeout=200)
-        assert ray.get(served.state.remote(), timeout=30) == (version.name, True)
-        said = ray.get(served.say.remote(REQUESTS), timeout=60)
-        assert [one[0] for one in said] == expected(version, REQUESTS)
-    assert expected(folder, REQUESTS) != expected(other, REQUESTS)
-    ray.kill(served)
 
 
 def save_two_headed(folder: Path) -> Path:

@@ -20,10 +20,11 @@ import torch
 from transformers import AutoConfig
 
 from actors.engines.adapters.files import Adapter, write_adapter
-from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
-from actors.engines.errors import EngineError, SwapError, WeightMismatchError
+from actors.engines.base import Attestation, Completion, Probe, Request, Sampling, Score, WeightUpdate
+from actors.engines.errors import EngineError, SwapError, UnfitModelError, WeightMismatchError
+from actors.engines.guard import difference_from, refusal
 from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_base, verify_manifest
-from actors.engines.probe import check_probe
+from actors.engines.probe import difference_from_probe
 from actors.engines.prompting import Prompter, blank_like, generation_end_ids
 from actors.engines.shared_memory import remove_when_ended
 from actors.engines.stream import Offer
@@ -37,6 +38,8 @@ ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _ADAPTER_ID = 1
 _DRAIN_S = 60.0
 _RPC_S = 600.0
+_TOLD_TOKENS = 20
+"""Most likely tokens whose log-probabilities vLLM tells; its own default limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class VllmOptions:
     """Disable CUDA graphs and compilation; always so on a CPU."""
     attest: Literal["auto", "digest", "probe"] = "auto"
     """`digest` compares every served tensor with what was sent and needs the checkpoint's layout; `probe` compares log-probabilities
-    with those of the update's probe; `auto` uses the digest if possible. A probe is always checked if the update has one."""
+    with those of the update's probe; `auto` is `probe` if several devices share the weights, else `digest`. A probe is always checked
+    if the update has one."""
     sleeps: bool = False
     """Whether the engine can sleep: weights and key-value cache are then in memory that vLLM can release (GPUs only)."""
     adapter_rank: int = 0
@@ -88,6 +92,7 @@ class VllmOptions:
         """Keyword arguments of `vllm.LLM`."""
         options: dict[str, Any] = {
             "load_format": LOAD_FORMAT,
+            "model_impl": "vllm",  # never transformers' classes inside vLLM: the check of a model asks for vLLM's own
             "dtype": self.dtype,
             "seed": 0,
             "trust_remote_code": False,
@@ -145,6 +150,8 @@ class VllmEngine:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         self._end_ids = self._prompter.end_ids(generation_end_ids(model), getattr(config.get_text_config(), "eos_token_id", None))
         self._weight_version = ""
+        self._fits = False
+        """Whether the engine has computed what its model computes by itself."""
         self._can_sleep, self._asleep = options.sleeps, False
         if options.on_cpu:
             _prepare_cpu(options.num_threads, in_checkpoint_layout=options.attest != "probe")
@@ -156,17 +163,19 @@ class VllmEngine:
         self._native: Any = importlib.import_module("actors.engines.vllm.native")  # needs vLLM and registers its extensions
         if options.tensor_parallel_size > 1:
             remove_when_ended(os.getpid())
+        given = self._fitted(str(model), options)
         try:
-            self._llm: Any = self._vllm.LLM(str(model), **options.for_vllm())
+            self._llm: Any = self._vllm.LLM(str(model), **given)
         except (RuntimeError, OSError) as error:
             raise EngineError(f"vLLM cannot serve {model}: {error}") from error
         self._llm.llm_engine.renderer.mm_processor.info.get_hf_processor().image_processor = self._prompter.processor.image_processor
         self._rpc("die_with_parent", os.getpid())
-        self._rpc("ban_tokens", self._prompter.banned_ids(int(config.image_token_id), self._end_ids))
+        self._banned_ids = self._prompter.banned_ids(int(config.image_token_id), self._end_ids)
+        self._rpc("ban_tokens", self._banned_ids)
         self._shares_memory = options.tensor_parallel_size == 1
         self._places = self._rpc("find_places", self._manifest)[0] if self._shares_memory and options.attest != "probe" else None
-        if options.attest == "digest" and self._places is None:
-            raise ValueError(f"the weights of {model} are not served in their checkpoint's layout; set attest to probe")
+        if self._places is None and (options.attest == "digest" or (options.attest == "auto" and self._shares_memory)):
+            raise UnfitModelError(f"the weights of {model} are not served in their checkpoint's layout; set engine.attest to probe")
 
     @property
     def weight_version(self) -> str:
@@ -223,6 +232,8 @@ class VllmEngine:
             self._asleep = False
             self._reset_caches()
             self._attest(update, tensors)
+        except UnfitModelError:
+            raise
         except Exception as error:  # vLLM raises whatever its layers raise, and any error leaves the weights undefined
             raise SwapError(f"weights {update.version} could not be applied: {error}") from error
         self._weight_version = update.version
@@ -248,6 +259,21 @@ class VllmEngine:
         """If asleep, have vLLM allocate one of its two kinds of memory again."""
         if self._asleep:
             self._llm.wake_up(tags=[tag])
+
+    def _fitted(self, model: str, options: VllmOptions) -> dict[str, Any]:
+        """Keyword arguments of `vllm.LLM` for a model.
+
+        Raises:
+            UnfitModelError: vLLM would run it in another way than it runs by itself.
+        """
+        given = options.for_vllm()
+        if not options.on_cpu:
+            return given
+        config = self._vllm.EngineArgs(model, dtype=options.dtype).create_model_config()
+        if config.is_mm_prefix_lm:
+            raise refusal("vllm", config.hf_config.model_type, "its image tokens attend to each other, which on a CPU vLLM cannot do")
+        # vLLM keeps prefixes of models with recurrent layers only if it may read prompts in chunks.
+        return given | {"enable_prefix_caching": not config.is_hybrid}
 
     # ---- requests
 
@@ -287,6 +313,20 @@ class VllmEngine:
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, skip_reading_prefix_cache=not read_prefix_cache
         )
         return self._generate(prompts, params)
+
+    def _follow(self, requests: Sequence[Request], tokens: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of requests and given tokens; see `actors.engines.guard.Follow`. vLLM can only be told to write one token again
+        and again, and tells the most likely ones."""
+        num_rows, num_tokens = tokens.shape
+        found = torch.full((num_rows, num_tokens + 1, self._llm.model_config.get_vocab_size()), torch.nan)
+        found[..., self._banned_ids] = -torch.inf
+        told = {"temperature": 0.0, "max_tokens": num_tokens + 1, "ignore_eos": True, "logprobs": _TOLD_TOKENS, "detokenize": False}
+        params = [self._vllm.SamplingParams(allowed_token_ids=[token], **told) for token in tokens[:, 0].tolist()]
+        prompts = [self._prompt(self._prompter.render(request), request.image, request.image_key) for request in requests]
+        for row, output in zip(found, self._generate(prompts, params), strict=True):
+            for step, logprobs in zip(row, output.outputs[0].logprobs, strict=True):
+                step[list(logprobs)] = torch.tensor([one.logprob for one in logprobs.values()])
+        return found
 
     def _completion(self, output: Any, stop: Sequence[str]) -> Completion:
         ids = list(output.token_ids)
@@ -378,26 +418,28 @@ class VllmEngine:
         self._llm.reset_mm_cache()
 
     def _attest(self, update: WeightUpdate, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Check that the served weights are the verified ones: by the update's probe, and bytewise if they can be read back, or by their
-        digest if they came over a stream.
+        """Check that the served weights are the verified ones: bytewise if they can be read back, or by their digest if they came over a
+        stream; and by the update's probe.
 
         Raises:
-            SwapError: they are not, or this cannot be checked.
+            UnfitModelError: the engine does not compute what the model computes by itself.
+            SwapError: the weights are others, or this cannot be checked.
         """
+        if self._places is not None:
+            self._compare(update, tensors, self._places)
         if update.probe is not None:
-            check_probe(self, update.probe)
-            self._reset_caches()
+            self._check_probe(update.probe)
         elif self._places is None:
             raise SwapError(f"update {update.version} has no probe, and the served weights cannot be read back; set engine.attest to probe")
-        if self._places is None:
-            return
+
+    def _compare(self, update: WeightUpdate, tensors: Mapping[str, torch.Tensor], places: Mapping[str, Any]) -> None:
         if update.adapter is not None:
             self._attest_adapter(update, update.adapter)
         elif update.stream is not None:
-            dropped = update.stream.fetch(self._manifest.keys() - self._places.keys())
-            if (digest := self._rpc("served_digest", self._places, dropped)[0]) != update.digest:
+            dropped = update.stream.fetch(self._manifest.keys() - places.keys())
+            if (digest := self._rpc("served_digest", places, dropped)[0]) != update.digest:
                 raise SwapError(f"the served weights have digest {digest}; {update.digest} was prepared")
-        elif different := self._rpc("find_difference", tensors, self._places)[0]:
+        elif different := self._rpc("find_difference", tensors, places)[0]:
             raise SwapError(f"{different} differs from the weights that were sent")
 
     def _attest_adapter(self, update: WeightUpdate, adapter: Adapter) -> None:
@@ -405,6 +447,17 @@ class VllmEngine:
             raise SwapError(f"the served adapter differs from the one that was sent: {different}")
         if (digest := replace(adapter, base_digest=self._digest_of_base()).digest) != update.digest:
             raise SwapError(f"the served weights have digest {digest}; {update.digest} was prepared")
+
+    def _check_probe(self, probe: Probe) -> None:
+        """Where the served bytes are right, or vLLM has just loaded them for the first time, a difference is the engine's way to compute;
+        else the weights are damaged."""
+        difference = difference_from(probe.expected, self._follow) or difference_from_probe(self, probe)
+        self._reset_caches()
+        if difference and (self._places is not None or not self._fits):
+            raise refusal("vllm", probe.expected.model_type, difference)
+        if difference:
+            raise SwapError(difference)
+        self._fits = True
 
     def _rpc(self, method: str, *arguments: Any) -> list[Any]:
         return self._llm.collective_rpc(method, timeout=_RPC_S, args=arguments)

@@ -22,7 +22,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from actors.engines.errors import SwapError
 from actors.engines.stream import LOOPBACK, TRANSFER_S, Offer, Transfer, WeightStream, choose_backend, gpu_id
 from actors.engines.vllm.gloo import BroadcastGroup
-from actors.engines.vllm.served_names import served_name
+from actors.engines.vllm.served_names import loader_names
 from actors.engines.vllm.worker import ServedWeights
 
 _interface: Any = importlib.import_module("vllm.distributed.weight_transfer.base")
@@ -85,8 +85,7 @@ class ReceivedWeights(ServedWeights):
         """Take part in a transfer, with its own backend and group, and load what arrives."""
         worker: Any = self
         model: Any = self.model_runner.get_model()
-        served = dict(model.named_parameters())
-        names = [served_name(name, served) for name in transfer.update_info["names"]]
+        names = [*map(loader_names(model), transfer.update_info["names"])]
         if transfer.init_info.get("master_address") == LOOPBACK:
             os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         self.weight_transfer_engine = _factory.create_engine(_config(backend=transfer.backend), self.vllm_config, self.device, model)

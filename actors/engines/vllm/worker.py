@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import pad
 
 from actors.engines.vllm.engine import LOAD_FORMAT
-from actors.engines.vllm.served_names import Place, find_places, served_name
+from actors.engines.vllm.served_names import LoadRecorder, Place, loader_names
 from actors.engines.weights import TensorSpec, digest_of, read_checkpoint
 
 _loaders: Any = importlib.import_module("vllm.model_executor.model_loader")
@@ -24,20 +25,39 @@ _PR_SET_PDEATHSIG = 1
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer types by size in bytes. Comparing weights byte by byte takes five times as long."""
 
+_rotary: Any = importlib.import_module("vllm.model_executor.layers.rotary_embedding.base").RotaryEmbedding
+_rotate_by_kernel = _rotary.forward_cpu
+
+
+def _rotate_on_cpu(self: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None) -> Any:
+    """Of queries and keys [tokens, heads, width], as LFM2 has them, vLLM's kernel for CPUs rotates the first head only."""
+    rotate = _rotate_by_kernel if query.ndim == 2 else _rotary.forward_native
+    return rotate(self, positions, query, key)
+
+
+_rotary.forward_cpu = _rotate_on_cpu
+_recorders: WeakKeyDictionary[Any, LoadRecorder] = WeakKeyDictionary()
+"""What has been recorded while a model was loaded."""
+
 
 @_loaders.register_model_loader(LOAD_FORMAT)
 class CheckpointLoader(_loaders.DefaultModelLoader):
-    """vLLM's loader for safetensors only, which also reads checkpoints written by transformers 5."""
+    """vLLM's loader for safetensors only, which also reads checkpoints written by transformers 5, and records where it puts tensors."""
 
     def __init__(self, load_config: Any) -> None:
         safetensors_only = copy(load_config)
         safetensors_only.load_format = "safetensors"
         super().__init__(safetensors_only)
 
+    def load_weights(self, model: Any, model_config: Any) -> None:
+        _recorders[model] = recorder = LoadRecorder(model)
+        with recorder:
+            super().load_weights(model, model_config)
+
     def get_all_weights(self, model_config: Any, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        served = dict(model.named_parameters())
-        for name, tensor in super().get_all_weights(model_config, model):
-            yield served_name(name, served), tensor
+        loader_name = loader_names(model)
+        weights = super().get_all_weights(model_config, model)
+        return _recorders[model].watched((name, loader_name(name), tensor) for name, tensor in weights)
 
 
 class ServedWeights:
@@ -67,11 +87,11 @@ class ServedWeights:
         model.compute_logits = without_banned
 
     def find_places(self, manifest: Mapping[str, TensorSpec]) -> dict[str, Place] | None:
-        """The place of each checkpoint tensor in the served parameters; see `actors.engines.vllm.served_names.find_places`."""
+        """The place of each checkpoint tensor among the served ones; see `LoadRecorder.places`."""
+        if self.model_runner.model_config.use_mla:  # its attention keeps products of weights, which loading in place leaves as they are
+            return None
         model: Any = self.model_runner.get_model()
-        mapper = getattr(model, "hf_to_vllm_mapper", None)
-        shapes = {name: tuple(parameter.shape) for name, parameter in _own_parameters(model).items()}
-        return find_places(manifest, shapes, mapper._map_name if mapper is not None else str, _merged_modules(model))
+        return _recorders[model].places(model, manifest)
 
     def load_in_place(self, source: Mapping[str, torch.Tensor] | Path) -> list[str]:
         """Overwrite the served weights through the model's own loader. Requires parameters in the layout in which they were loaded.
@@ -80,23 +100,21 @@ class ServedWeights:
             served parameters into which nothing was loaded.
         """
         model: Any = self.model_runner.get_model()
-        served = dict(model.named_parameters())
+        loader_name = loader_names(model)
         with torch.no_grad():
-            loaded = model.load_weights((served_name(name, served), tensor) for name, tensor in _tensors(source).items())
-        return sorted(served.keys() - loaded)
+            loaded = model.load_weights((loader_name(name), tensor) for name, tensor in _tensors(source).items())
+        return sorted(dict(model.named_parameters()).keys() - loaded)
 
     def reload(self, source: Mapping[str, torch.Tensor] | Path) -> None:
         """Replace the served weights and have vLLM process them for its kernels again; works for any layout."""
         model: Any = self.model_runner.get_model()
-        served = dict(model.named_parameters())
-        self.model_runner.reload_weights(
-            weights_iterator=((served_name(name, served), tensor) for name, tensor in _tensors(source).items())
-        )
+        loader_name = loader_names(model)
+        self.model_runner.reload_weights(weights_iterator=((loader_name(name), tensor) for name, tensor in _tensors(source).items()))
 
     def find_difference(self, sent: Mapping[str, torch.Tensor], places: Mapping[str, Place]) -> str | None:
         """The name of a tensor whose served bytes differ from those sent; `None` if all are equal."""
         served = self._served(places).items()
-        return next((name for name, rows in served if not torch.equal(_bits(rows), _bits(sent[name].to(rows.device)))), None)
+        return next((name for name, one in served if not torch.equal(_bits(one), _bits(sent[name].to(one.device)))), None)
 
     def served_digest(self, places: Mapping[str, Place], dropped: Mapping[str, torch.Tensor]) -> str:
         """Digest of the checkpoint that consists of the served tensors and of those that vLLM drops."""
@@ -119,13 +137,9 @@ class ServedWeights:
         return next(iter(expected), None)
 
     def _served(self, places: Mapping[str, Place]) -> dict[str, torch.Tensor]:
-        served = {name: parameter.detach() for name, parameter in _own_parameters(self.model_runner.get_model()).items()}
-        return {name: _rows(served[place.parameter], place) for name, place in places.items()}
-
-
-def _own_parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A model's own parameters by the names that they have without adapters, which vLLM applies by wrapping layers."""
-    return {name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()}
+        model = self.model_runner.get_model()
+        served = {name: tensor.detach() for name, tensor in [*model.named_buffers(), *model.named_parameters()]}
+        return {name: _read(served, place) for name, place in places.items()}
 
 
 def _adapted(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -152,8 +166,10 @@ def _tensors(source: Mapping[str, torch.Tensor] | Path) -> Mapping[str, torch.Te
     return read_checkpoint(source) if isinstance(source, Path) else source
 
 
-def _rows(parameter: torch.Tensor, place: Place) -> torch.Tensor:
-    return parameter[place.start : place.start + place.num_rows] if parameter.ndim else parameter
+def _read(served: Mapping[str, torch.Tensor], place: Place) -> torch.Tensor:
+    """A checkpoint tensor as it is served; copied only if it is served in several parts."""
+    parts = [served[name].view(-1)[start : start + length] for name, start, length in place.spans]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(place.shape)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,24 @@
-"""The families that the transformers engine is held against, each as a small model, for tests and `benchmarks.speed.families`."""
+"""The families that the engines are held against, each as a small model, and what they are asked, for tests and benchmarks."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from actors.engines.base import Request
+from actors.engines.families import placed
+from actors.engines.prompting import Prompter
+from actors.processors import load_processor
 from loop.config.run_config import EMBEDDED_MODEL
+from loop.sources.shapes.render import render
+from loop.sources.shapes.scene import image_id, scene_of
 from tests.actors.engines import family_models, tiled_models
 
 FAMILIES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
@@ -32,6 +43,51 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "mllama": (tiled_models.save_mllama, ()),
 }
 """How to save a small model of each family, and the packages that its processor needs."""
+
+
+PROMPTS = (
+    "How many objects are there?",
+    "Is the red ring to the left of the orange star?",
+    "What is at the center?",
+    "Generate a question based on the content of the given image and then answer it.",
+)  # fmt: skip
+
+
+def image_of(index: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
+    return render(scene_of(image_id(1, index, 0.1))).resize(size)
+
+
+REQUESTS = [
+    replace(Request(image_of(index % 5, size), prompt, image_key=f"{index % 5} {size}"), answer_prefix=prefix)
+    for index, (prompt, size, prefix) in enumerate(
+        zip(PROMPTS * 2, [(48, 48), (96, 60)] * 4, ["", "", "", "", "There is", "", "", "a red ring."], strict=True)
+    )
+]
+
+
+def by_the_model_itself(
+    checkpoint: Path, requests: Sequence[Request], max_new_tokens: int, dtype: torch.dtype = torch.float32
+) -> list[tuple[int, ...]]:
+    """`generate` of the model's own class on the processor's own inputs, one request at a time."""
+    model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=dtype).eval()
+    prompter, processor = Prompter(checkpoint), load_processor(checkpoint)
+    banned = [model.config.image_token_id, processor.tokenizer.pad_token_id]
+    written = []
+    for request in requests:
+        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request.prompt}]}
+        text = processor.apply_chat_template([user], add_generation_prompt=True)
+        if request.answer_prefix:
+            said = {"role": "assistant", "content": [{"type": "text", "text": request.answer_prefix}]}
+            text = processor.apply_chat_template([user, said], continue_final_message=True)
+        inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
+        if "qformer_input_ids" in inputs:  # a Q-Former reads what was said, without the template around it
+            spoken = processor.qformer_tokenizer(f"{request.prompt} {request.answer_prefix}".strip(), return_tensors="pt")
+            inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
+        row = model.generate(**placed(model, inputs), max_new_tokens=max_new_tokens, do_sample=False, suppress_tokens=banned)[0]
+        tokens = row[inputs["input_ids"].shape[1] :].tolist()
+        ends = [place for place, token in enumerate(tokens) if token in prompter.end_ids(model.generation_config.eos_token_id)]
+        written.append(tuple(tokens[: ends[0]] if ends else tokens))
+    return written
 
 
 def count_pixels(model: Any) -> list[int]:

@@ -47,9 +47,10 @@ from loop.models.seed.instructblip import build_instructblip, build_instructblip
 from loop.models.seed.model import build_processor, build_tokenizer, chat_template
 
 TEXT = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
     "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "initializer_range": 0.3,
 }  # fmt: skip
+"""Heads are 32 wide, the least that vLLM's attention on CPUs takes."""
 VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
 _QWEN_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}{% for part in message.content %}"
@@ -73,7 +74,7 @@ def build_qwen() -> tuple[Any, Any]:
         "depth": 2, "hidden_size": 128, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 128, "patch_size": 14,
         "fullatt_block_indexes": [1], "initializer_range": 0.3,
     }  # fmt: skip
-    text = {**TEXT, "hidden_size": 128, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
+    text = {**TEXT, "hidden_size": 128, "num_attention_heads": 4, "vocab_size": len(tokenizer), "rope_parameters": rotary}
     config: Any = Qwen2_5_VLConfig
     model: Any = Qwen2_5_VLForConditionalGeneration(
         config(
@@ -102,9 +103,9 @@ def save_qwen2(folder: Path) -> Path:
     marks = ["<|vision_start|>", "<|vision_end|>"]
     tokenizer.add_special_tokens({"additional_special_tokens": marks})
     start, end = tokenizer.convert_tokens_to_ids(marks)
-    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
     vision = {"depth": 2, "embed_dim": 64, "mlp_ratio": 1, "num_heads": 4, "hidden_size": 64, "patch_size": 14, "initializer_range": 0.3}
-    text = {**TEXT, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
+    text = {**TEXT, "num_key_value_heads": 1, "vocab_size": len(tokenizer), "rope_parameters": rotary}
     config: Any = Qwen2VLConfig
     model: Any = Qwen2VLForConditionalGeneration(
         config(
@@ -127,7 +128,7 @@ def save_qwen3_5(folder: Path) -> Path:
     """A Qwen3.5: layers of linear attention, whose cache is a state; the processor is Qwen3-VL's."""
     text = {
         "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 16, "linear_value_head_dim": 16,
-        "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "num_key_value_heads": 2,
     }  # fmt: skip
     return _saved_qwen3(folder, Qwen3_5Config, Qwen3_5ForConditionalGeneration, text, {})
 
@@ -141,13 +142,13 @@ def _saved_qwen3(folder: Path, config: Any, model_class: Any, further_text: dict
     tokenizer: Any = build_tokenizer(extra_special_tokens=marks)
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(marks.values()))
     rotary = {
-        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True, "partial_rotary_factor": 1.0,
+        "rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6], "mrope_interleaved": True, "partial_rotary_factor": 1.0,
     }  # fmt: skip
     vision = {
         "depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64, "patch_size": 16,
         "num_position_embeddings": 256, "initializer_range": 0.3, **further_vision,
     }  # fmt: skip
-    text = {**TEXT, "head_dim": 16, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary, **further_text}
+    text = {**TEXT, "head_dim": 32, "num_key_value_heads": 1, "vocab_size": len(tokenizer), "rope_parameters": rotary, **further_text}
     model: Any = model_class(
         config(
             text_config=text, vision_config=vision,
@@ -169,8 +170,8 @@ def save_glm4v(folder: Path) -> Path:
     marks = ["<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
     tokenizer.add_special_tokens({"additional_special_tokens": marks})
     names = ("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
-    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
-    text = {**TEXT, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rotary}
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "partial_rotary_factor": 0.5}
+    text = {**TEXT, "num_key_value_heads": 1, "vocab_size": len(tokenizer), "rope_parameters": rotary}
     vision = {
         "depth": 2, "hidden_size": 64, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64, "patch_size": 14, "image_size": 112,
         "initializer_range": 0.3,
@@ -196,8 +197,9 @@ def save_gemma3(folder: Path) -> Path:
     }  # fmt: skip
     tokenizer: Any = build_tokenizer(extra_special_tokens=marks)
     begin, end, image, end_of_turn = tokenizer.convert_tokens_to_ids(list(marks.values()))
+    tokenizer.add_tokens(["\n" * number for number in range(1, 5)])  # vLLM looks them up
     vision = {**VISION, "image_size": 56, "patch_size": 14}
-    text = {**TEXT, "head_dim": 16, "vocab_size": len(tokenizer), "sliding_window": 64}
+    text = {**TEXT, "head_dim": 32, "vocab_size": len(tokenizer), "sliding_window": 64}
     config: Any = Gemma3Config
     model: Any = Gemma3ForConditionalGeneration(
         config(
@@ -221,7 +223,7 @@ def save_paligemma(folder: Path) -> Path:
     images.image_seq_length = 4
     processor = PaliGemmaProcessor(images, tokenizer, chat_template=chat_template(" <image>"))
     vision = {**VISION, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}
-    text = {**TEXT, "model_type": "gemma", "head_dim": 16, "vocab_size": len(tokenizer)}
+    text = {**TEXT, "model_type": "gemma", "head_dim": 32, "vocab_size": len(tokenizer)}
     config: Any = PaliGemmaConfig
     model: Any = PaliGemmaForConditionalGeneration(
         config(vision_config=vision, text_config=text, image_token_index=tokenizer.image_token_id, projection_dim=64)

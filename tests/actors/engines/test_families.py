@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
-from transformers import AutoModelForImageTextToText
 
 from actors.engines.base import Request, Sampling, WeightUpdate
 from actors.engines.prompting import Prompter
 from actors.engines.reference import ReferenceModel
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
-from actors.processors import load_processor
 from loop.config.run_config import EMBEDDED_MODEL
-from loop.sources.shapes.render import render
-from loop.sources.shapes.scene import image_id, scene_of
-from tests.actors.engines.families import FAMILIES, count_pixels
-
-PROMPTS = (
-    "How many objects are there?",
-    "Is the red ring to the left of the orange star?",
-    "What is at the center?",
-    "Generate a question based on the content of the given image and then answer it.",
-)  # fmt: skip
-
-
-def _image(index: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
-    return render(scene_of(image_id(1, index, 0.1))).resize(size)
-
-
-REQUESTS = [
-    replace(Request(_image(index % 5, size), prompt, image_key=f"{index % 5} {size}"), answer_prefix=prefix)
-    for index, (prompt, size, prefix) in enumerate(
-        zip(PROMPTS * 2, [(48, 48), (96, 60)] * 4, ["", "", "", "", "There is", "", "", "a red ring."], strict=True)
-    )
-]
+from tests.actors.engines.families import FAMILIES, PROMPTS, REQUESTS, by_the_model_itself, count_pixels, image_of
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -63,31 +37,8 @@ def engine(checkpoint: Path) -> TransformersEngine:
     return TransformersEngine(checkpoint, batch_size=3)
 
 
-def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_tokens: int) -> list[tuple[int, ...]]:
-    """`generate` of the model's own class on the processor's own inputs, one request at a time."""
-    model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    prompter, processor = Prompter(checkpoint), load_processor(checkpoint)
-    banned = [model.config.image_token_id, processor.tokenizer.pad_token_id]
-    written = []
-    for request in requests:
-        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request.prompt}]}
-        text = processor.apply_chat_template([user], add_generation_prompt=True)
-        if request.answer_prefix:
-            said = {"role": "assistant", "content": [{"type": "text", "text": request.answer_prefix}]}
-            text = processor.apply_chat_template([user, said], continue_final_message=True)
-        inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
-        if "qformer_input_ids" in inputs:  # a Q-Former reads what was said, without the template around it
-            spoken = processor.qformer_tokenizer(f"{request.prompt} {request.answer_prefix}".strip(), return_tensors="pt")
-            inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
-        row = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, suppress_tokens=banned)[0]
-        tokens = row[inputs["input_ids"].shape[1] :].tolist()
-        ends = [place for place, token in enumerate(tokens) if token in prompter.end_ids(model.generation_config.eos_token_id)]
-        written.append(tuple(tokens[: ends[0]] if ends else tokens))
-    return written
-
-
 def test_greedy_decoding_equals_the_models_own_token_for_token(checkpoint: Path, engine: TransformersEngine) -> None:
-    expected = _by_the_model_itself(checkpoint, REQUESTS, 10)
+    expected = by_the_model_itself(checkpoint, REQUESTS, 10)
     assert len(set(expected)) > 3
     assert [completion.token_ids for completion in engine.complete(REQUESTS, Sampling(10))] == expected
 
@@ -164,7 +115,7 @@ def test_an_image_with_a_key_is_encoded_once_until_the_weights_change(seed_engin
 
 def test_an_image_without_a_key_is_encoded_once_per_call(seed_engine: TransformersEngine) -> None:
     seen = count_pixels(seed_engine.model)
-    image = _image(0)
+    image = image_of(0)
     requests = [Request(image, prompt) for prompt in PROMPTS[:3]]
     seed_engine.complete(requests, Sampling(2))
     assert seen == [3 * 48 * 48]

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from actors.engines import decoding, families
 from actors.engines.errors import UnfitModelError
-from actors.engines.probe import check_probe, make_probe
+from actors.engines.probe import difference_from_probe, make_probe
 from actors.engines.transformers import TransformersEngine, served_tensors
 from actors.engines.weights import digest_of, read_checkpoint
 from loop.config.run_config import EMBEDDED_MODEL
@@ -126,7 +126,7 @@ def test_the_comparison_leaves_weights_and_random_numbers_as_they_were() -> None
 def test_a_probe_holds_what_an_engine_scores(save: Callable[[Path], Path], tmp_path: Path) -> None:
     folder = save(tmp_path)
     probe = make_probe(folder, "float32", 1)
-    check_probe(TransformersEngine(folder), probe)
+    assert difference_from_probe(TransformersEngine(folder), probe) == ""
     assert all(probe.continuations)
 
 

@@ -183,9 +183,9 @@ def save_lfm2_vl(folder: Path) -> Path:
     tokenizer: Any = build_tokenizer(extra_special_tokens=marks)
     text = {
         **TEXT, "model_type": "lfm2", "vocab_size": len(tokenizer), "layer_types": ["conv", "full_attention"],
-        "block_auto_adjust_ff_dim": False,
+        "block_auto_adjust_ff_dim": False, "conv_dim": 64, "block_dim": 64, "block_ff_dim": 128,
     }  # fmt: skip
-    vision = {**VISION, "model_type": "siglip2_vision_model", "patch_size": 16, "num_patches": 16}
+    vision = {**VISION, "model_type": "siglip2_vision_model", "patch_size": 16, "num_patches": 16, "vision_use_head": False}
     config: Any = Lfm2VlConfig
     model: Any = Lfm2VlForConditionalGeneration(
         config(vision_config=vision, text_config=text, image_token_id=tokenizer.image_token_id, projector_hidden_size=64)
@@ -227,7 +227,7 @@ def save_mistral3(folder: Path) -> Path:
     config: Any = Mistral3Config
     model: Any = Mistral3ForConditionalGeneration(
         config(
-            vision_config=vision, text_config={**TEXT, "model_type": "mistral", "head_dim": 16, "vocab_size": len(tokenizer)},
+            vision_config=vision, text_config={**TEXT, "model_type": "mistral", "head_dim": 32, "vocab_size": len(tokenizer)},
             image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
         )
     )  # fmt: skip

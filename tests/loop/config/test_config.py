@@ -372,7 +372,7 @@ def test_a_vllm_engine_is_one_word() -> None:
     assert isinstance(config.engine, VllmEngineConfig)
     assert VllmOptions(**config.engine.options) == VllmOptions()
     assert config.engine.probed == "first"
-    assert overridden("engine.kind=vllm", "engine.batch_size=8", "engine.attest=digest").engine.probed == "never"
+    assert overridden("engine.kind=vllm", "engine.batch_size=8", "engine.attest=digest").engine.probed == "first"
     assert overridden("engine.kind=vllm", "engine.tensor_parallel_size=2", "cluster.cpus_per_actor=2").engine.probed == "always"
 
 
