@@ -6,13 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from loop.config.run_config import parse_config
-from loop.run.stages.training import repeated_records
 from loop.setup.assembly import build_images, build_labelled, question_sets
 from loop.setup.overlaps import overlaps
-from policies.records import TrainingSample
 from tests.loop.sources.image_sets import png
 from tests.loop.test_cli import document, shapes
 
@@ -70,13 +66,3 @@ def test_sets_of_other_seeds_and_images_of_other_folders_share_nothing(tmp_path:
     seed = llava(tmp_path / "one", "x.json", {"a.png": "What is there?"})
     test = llava(tmp_path / "two", "x.json", {"a.png": "What is there?"})
     assert found(seed, test, shapes(5), shapes(6)) == []
-
-
-@pytest.mark.parametrize(("num_records", "is_told"), [(3, True), (32, False)])
-def test_few_records_that_make_half_of_a_training_set_are_told(num_records: int, is_told: bool) -> None:
-    seed = [TrainingSample("seed/a", (("q", "a"),), f"seed-{number}", "detail") for number in range(100)]
-    drawn = [TrainingSample("x", (("q", "a"),), f"r1-s0-{number % num_records}", "detail") for number in range(320)]
-    findings = repeated_records([*seed, *seed, *seed, *seed[:20], *drawn], seed)
-    assert bool(findings) == is_told
-    if is_told:
-        assert findings[0].message.startswith("3 generated record(s) make 320 of 640 training samples, 107 copies each")
