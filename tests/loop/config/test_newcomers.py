@@ -167,7 +167,7 @@ def no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_torchvision")
 def test_a_processor_that_needs_torchvision_says_how_to_get_it() -> None:
     with pytest.raises(UserError) as refused:
-        models._check_processor(str(EMBEDDED_MODEL))
+        models.load_checked_processor(str(EMBEDDED_MODEL))
     text = str(refused.value)
     assert text.startswith(f"the processor of model {str(EMBEDDED_MODEL)!r} needs torchvision, which is not installed: `make install` ")
     assert "\n" not in text
