@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from actors.processors import load_processor
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
-from tests.actors.engines.families import FAMILIES, count_pixels
+from tests.actors.engines.families import FAMILIES, count_pixels, prefix_and_suffix, save_family
 
 PROMPTS = (
     "How many objects are there?",
@@ -47,15 +46,12 @@ REQUESTS = [
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
-    for package in FAMILIES[request.param][1]:
-        if find_spec(package) is None:
-            pytest.skip(f"its processor needs {package}")
     return request.param
 
 
 @pytest.fixture(scope="module")
 def checkpoint(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return FAMILIES[family][0](tmp_path_factory.mktemp(family))
+    return save_family(family, tmp_path_factory.mktemp(family))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +72,9 @@ def _by_the_model_itself(checkpoint: Path, requests: list[Request], max_new_toke
             said = {"role": "assistant", "content": [{"type": "text", "text": request.answer_prefix}]}
             text = processor.apply_chat_template([user, said], continue_final_message=True)
         inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
+        if model.config.model_type == "paligemma":
+            inputs = prefix_and_suffix(checkpoint, request.image, request.prompt, request.answer_prefix)
+            inputs = {name: value[:, :-1] if name != "pixel_values" else value for name, value in inputs.items() if name != "labels"}
         if "qformer_input_ids" in inputs:  # a Q-Former reads what was said, without the template around it
             spoken = processor.qformer_tokenizer(f"{request.prompt} {request.answer_prefix}".strip(), return_tensors="pt")
             inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
