@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 from textwrap import shorten
 from typing import Any
 
@@ -183,8 +184,7 @@ class ConversationEncoder:
             return self._expansion.apply(ids, block), self._expansion.apply(mask, np.zeros(len(block), dtype=bool))
         messages = _messages(turns, Image.new("RGB", size))
         if not self._has_generation_tag:
-            ids = self._ids(messages)
-            return ids, self._mask_by_prefixes(messages, ids)
+            return self._masked_by_prefixes(messages)
         rendered = self._render(messages, return_assistant_tokens_mask=True)
         ids = np.asarray(rendered["input_ids"][0], dtype=np.int32)
         return ids, self._with_end_tokens(ids, np.asarray(rendered["assistant_masks"][0], dtype=bool))
@@ -251,18 +251,21 @@ class ConversationEncoder:
         shorter = (count for count in range(len(ids) - 1, 0, -1) if "".join(decode(ids[:count]).split()) != wanted)
         return min(next(shorter, 0) + 1, len(ids)) if "".join(decode(ids[:-1]).split()) == wanted else len(ids)
 
-    def _mask_by_prefixes(self, messages: list[dict[str, Any]], ids: np.ndarray) -> np.ndarray:
-        """Without a `generation` tag, the assistant's tokens are those that its message adds to the conversation."""
-        mask = np.zeros(len(ids), dtype=bool)
+    def _masked_by_prefixes(self, messages: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """The same without a `generation` tag: the assistant's text is what its message adds to the conversation."""
+        offsets = {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
+        rendered = self._render(messages, processor_kwargs=offsets)
+        ids, (firsts, ends) = np.asarray(rendered["input_ids"][0], dtype=np.int32), np.asarray(rendered["offset_mapping"][0]).T
+        replaced = next(iter(rendered.get("text_replacement_offsets", [])), [])
+        whole, mask = self._text(messages), np.zeros(len(ids), dtype=bool)
         for index in range(1, len(messages), 2):
-            start = _common_prefix(ids, self._ids(messages[:index], add_generation_prompt=True))
-            end = _common_prefix(ids, self._ids(messages[: index + 1]))
-            ends = np.flatnonzero(np.isin(ids[start:end], self._end_ids))
-            mask[start : start + int(ends[-1]) + 1 if len(ends) else end] = True
-        return mask
+            prefixes = self._text(messages[:index], add_generation_prompt=True), self._text(messages[: index + 1])
+            start, end = (_expanded(len(commonprefix([whole, prefix])), replaced) for prefix in prefixes)  # noqa: RUF071 (characters)
+            mask |= (firsts < end) & (ends > start)
+        return ids, self._with_end_tokens(ids, mask)
 
-    def _ids(self, messages: list[dict[str, Any]], **options: Any) -> np.ndarray:
-        return np.asarray(self._render(messages, **options)["input_ids"][0], dtype=np.int32)
+    def _text(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        return self._processor.apply_chat_template(messages, tokenize=False, **options)
 
     def _render(self, messages: list[dict[str, Any]], **options: Any) -> Mapping[str, Any]:
         return self._processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="np", **options)
@@ -406,6 +409,11 @@ def _messages(turns: Sequence[tuple[str, str]], image: Image.Image | None) -> li
         messages.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
     messages[0]["content"].insert(0, {"type": "image", "image": image})
     return messages
+
+
+def _expanded(place: int, replaced: Sequence[Mapping[str, Any]]) -> int:
+    """The place of a character after the processor has replaced the placeholders, which it lists."""
+    return place + next((one["new_span"][1] - one["span"][1] for one in reversed(replaced) if one["span"][1] <= place), 0)
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
