@@ -246,10 +246,12 @@ def save_blip2(folder: Path) -> Path:
     model: Any = Blip2ForConditionalGeneration(
         config(
             vision_config=vision(
-                hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+                hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
+                initializer_range=0.3,
             ),
             qformer_config={
                 "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "encoder_hidden_size": 32,
+                "initializer_range": 0.3,
             },
             text_config=LlamaConfig(**{**TEXT, "vocab_size": len(tokenizer)}), num_query_tokens=4,
             image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
