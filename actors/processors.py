@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ def load_image_processor(model: str | Path) -> Any:
 def load_processor(model: str | Path) -> Any:
     """The processor of a folder or hub id. If its class has no chat template of its own, as InstructBLIP's, it gets its tokenizer's.
 
+    PaliGemma's processor would write a beginning token after the image and a line end after the text; here, as for all models, the chat
+    template writes them.
+
     Raises:
         ValueError: the model has no processor of images and text.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoProcessor, ProcessorMixin
 
     try:
         processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=False)
@@ -35,7 +40,32 @@ def load_processor(model: str | Path) -> Any:
         raise ValueError(f"{model} has no processor of images and text: {error}") from error
     if getattr(processor, "chat_template", None) is None:
         processor.chat_template = tokenizer.chat_template
+    if reads_both_ways(processor):
+        processor.prepare_inputs_layout = partial(ProcessorMixin.prepare_inputs_layout, processor)
     return processor
+
+
+def reads_both_ways(processor: Any) -> bool:
+    """Whether a model attends in both directions up to the answer, as PaliGemma does. Its `token_type_ids` are 1 from the answer on."""
+    from transformers import PaliGemmaProcessor
+
+    return isinstance(processor, PaliGemmaProcessor)
+
+
+def end_ids_of(tokenizer: Any, *given: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The tokens that end an answer: none, one or several from each config, and the tokenizer's."""
+    found = [ids if isinstance(ids, Sequence) else [ids] for ids in (*given, tokenizer.eos_token_id) if ids is not None]
+    return tuple(dict.fromkeys(one for ids in found for one in ids))
+
+
+def generation_end_ids(model: str | Path) -> int | list[int] | None:
+    """The end tokens of a model's generation config, if it has one."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model).eos_token_id  # type: ignore[return-value]
+    except OSError:  # it is optional
+        return None
 
 
 class SpecialTokens:

@@ -59,6 +59,8 @@ class Prompt:
     """With the chat template and one image placeholder."""
     spoken: str
     """The user's text and the answer so far, which a Q-Former reads."""
+    answer: str = ""
+    """The answer so far, as it stands in `rendered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,8 @@ def family_of(model: Any, processor: Any) -> Family:
     Raises:
         UnfitModelError: a BLIP-2 or InstructBLIP whose language model is an encoder-decoder, or a model without an image token.
     """
-    if model.config.model_type in _Q_FORMERS:
-        return _Q_FORMERS[model.config.model_type](model, processor)
+    if model.config.model_type in _OTHERS:
+        return _OTHERS[model.config.model_type](model, processor)
     takes_features = "mm_encoder_outputs" in signature(model.forward).parameters and not model.config.is_encoder_decoder
     writes_placeholders = type(processor).replace_image_token is not ProcessorMixin.replace_image_token
     return PlaceholderFamily(model, processor) if takes_features and writes_placeholders else Whole(model, processor)
@@ -154,7 +156,11 @@ class PlaceholderFamily:
         is_image = (ids == self._image_token_id).int()
         outputs = _joined([feature.outputs for feature in features])
         inputs = {"input_ids": ids, "mm_encoder_outputs": {"image": outputs}} | dict.fromkeys(self._token_types, is_image)
-        return Prefill(inputs, ids, mask, self._positions(ids, mask, is_image, features))
+        return Prefill(inputs | self._further_inputs(ids, prompts), ids, mask, self._positions(ids, mask, is_image, features))
+
+    def _further_inputs(self, ids: torch.Tensor, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        """Arguments of `forward` that replace or complete the usual ones."""
+        return {}
 
     def _encode_alike(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
         """Encode images of one size, for which every processor writes equal numbers of placeholders."""
@@ -174,6 +180,21 @@ class PlaceholderFamily:
             return _positions(mask)
         grids = torch.stack([feature.grid for feature in features if feature.grid is not None])
         return self._rope_index(ids, mm_token_type_ids=is_image, image_grid_thw=grids, attention_mask=mask)[0]
+
+
+class PaliGemma(PlaceholderFamily):
+    """PaliGemma: attends in both directions up to the answer, which does not see what follows and which the text before does not see."""
+
+    def _further_inputs(self, ids: torch.Tensor, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        num_said = torch.tensor([self._num_said(prompt) for prompt in prompts], device=ids.device)
+        from_end = torch.arange(ids.shape[1], 0, -1, device=ids.device)
+        return {"token_type_ids": (from_end <= num_said[:, None]).int()}
+
+    def _num_said(self, prompt: Prompt) -> int:
+        """Tokens of a prompt from the start of its answer on."""
+        asked = prompt.rendered[: prompt.rendered.rindex(prompt.answer)].rstrip(" ") if prompt.answer else prompt.rendered
+        whole, told = self._processor.tokenizer([prompt.rendered, asked], add_special_tokens=False)["input_ids"]
+        return len(whole) - len(told)
 
 
 class Blip2:
@@ -239,7 +260,7 @@ class QFormer(Blip2):
         return model.language_projection(said.last_hidden_state[:, : queries.shape[1]])
 
 
-_Q_FORMERS = {"blip-2": Blip2, "instructblip": QFormer}
+_OTHERS = {"blip-2": Blip2, "instructblip": QFormer, "paligemma": PaliGemma}
 
 
 class Whole:

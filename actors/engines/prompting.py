@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from actors.engines.base import Completion, FinishReason, Request
-from actors.processors import SpecialTokens, load_processor
+from actors.processors import SpecialTokens, end_ids_of, generation_end_ids, load_processor
 
 _MID_GREY = (128, 128, 128)
 
@@ -61,6 +61,10 @@ class Prompter:
         ends = [place + len(end) for end in self._ends if start >= 0 and (place := text.find(end, start)) >= 0]
         return text[: min(ends)] if ends else text
 
+    def answer(self, request: Request, continuation: str = "") -> str:
+        """The answer as it stands in a rendered text."""
+        return self._plain(_joined(request.answer_prefix, continuation)).strip()
+
     def spoken(self, request: Request) -> str:
         """The text of a request without a template, for a Q-Former."""
         return self._plain(_joined(request.prompt, request.answer_prefix))
@@ -70,9 +74,8 @@ class Prompter:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def end_ids(self, *given: int | Sequence[int] | None) -> tuple[int, ...]:
-        """The tokens that end a row: the tokenizer's, and none, one or several from each config."""
-        found = [ids if isinstance(ids, Sequence) else [ids] for ids in (*given, self.tokenizer.eos_token_id) if ids is not None]
-        return tuple(dict.fromkeys(one for ids in found for one in ids))
+        """The tokens that end a row; see `end_ids_of`."""
+        return end_ids_of(self.tokenizer, *given)
 
     def banned_ids(self, image_token_id: int, end_ids: Sequence[int]) -> list[int]:
         """Tokens that are not text: an image placeholder would break the next prompt, and padding marks the end of a row."""
@@ -93,16 +96,6 @@ class Prompter:
             finish_reason=FinishReason.STOP if ended or cut is not None else FinishReason.LENGTH,
             weight_version=weight_version,
         )
-
-
-def generation_end_ids(model: str | Path) -> int | list[int] | None:
-    """The end tokens of a model's generation config, if it has one."""
-    from transformers import GenerationConfig
-
-    try:
-        return GenerationConfig.from_pretrained(model).eos_token_id  # type: ignore[return-value]
-    except OSError:  # it is optional
-        return None
 
 
 def _joined(*parts: str) -> str:

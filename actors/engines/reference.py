@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from actors.engines.base import Request
 from actors.engines.decoding import logprobs_without
 from actors.engines.families import placed
 from actors.engines.prompting import Prompter
+from actors.processors import reads_both_ways
 
 
 class ReferenceModel:
@@ -45,6 +47,11 @@ class ReferenceModel:
     def _inputs(self, text: str, request: Request) -> dict[str, torch.Tensor]:
         processor = self._prompter.processor
         inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
+        if reads_both_ways(processor):
+            asked = self._prompter.render(replace(request, answer_prefix=""))
+            num_said = len(self._prompter.token_ids(text)) - len(self._prompter.token_ids(asked))
+            inputs["token_type_ids"][:, inputs["input_ids"].shape[1] - num_said :] = 1
+            del inputs["labels"]
         if "qformer_input_ids" in inputs:  # a Q-Former reads the text without the chat template
             spoken = processor.qformer_tokenizer([self._prompter.spoken(request)], return_tensors="pt")
             inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}

@@ -115,7 +115,7 @@ class TransformersEngine:
         self._require_weights()
         prompts = [self._prompt(request) for request in requests]
         answered = [
-            Prompt(self._prompter.render_answered(request, continuation), prompt.spoken)
+            Prompt(self._prompter.render_answered(request, continuation), prompt.spoken, self._prompter.answer(request, continuation))
             for request, prompt, continuation in zip(requests, prompts, continuations, strict=True)
         ]
         scores: dict[int, Score] = {}
@@ -208,7 +208,7 @@ class TransformersEngine:
         return [features for image in images if (features := found[image.key]) is not None]
 
     def _prompt(self, request: Request) -> Prompt:
-        return Prompt(self._prompter.render(request), self._prompter.spoken(request))
+        return Prompt(self._prompter.render(request), self._prompter.spoken(request), self._prompter.answer(request))
 
     def _completion(self, written: Written, stop: Sequence[str]) -> Completion:
         return self._prompter.completion(

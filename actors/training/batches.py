@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 from textwrap import shorten
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from actors.images import BadImageError
-from actors.processors import SpecialTokens
+from actors.processors import SpecialTokens, end_ids_of, reads_both_ways
 from actors.training.job import Skip, SkipReason
 from actors.training.pixels import Augmentation, ImageInputs, PixelReader
 from policies.records import TrainingSample
@@ -28,7 +29,9 @@ _TELL_SIZES = ("image_sizes", "pixel_attention_mask")
 _QUESTION_PAD_ID = 0  # masked, so any id of the Q-Former's vocabulary works; the language model's pad id may be outside it
 _CACHED_TEXTS = 200_000
 _EXAMPLE_CHARACTERS = 100
-_PROBE_SIZES = ((64, 64), (97, 151))
+_PROBE_SIZES = ((64, 64), (97, 151), (1024, 200), (200, 1024))
+"""Sizes for which every processor that writes different numbers of image tokens does so: it does by area, by shape, or both."""
+_TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 _PROBES = ((("?", "!"),), (("How many?", "Two."), ("Which ones?", "Both.")), (("", "A"),))
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -53,7 +56,10 @@ class EncodedText:
     question: np.ndarray | None = None
     """The Q-Former's text input, [its own tokens] int32: the user's words, never an answer. `None` without a Q-Former."""
     kinds: np.ndarray | None = None
-    """1 for image tokens, 0 for others, [tokens] int32, if the model derives positions from it, as Qwen-VL does."""
+    """[tokens] int32, if the model derives positions or the direction of attention from it: 1 for image tokens and 0 for others, but for
+    PaliGemma 1 from the first answer on and 0 before."""
+    kinds_name: str = ""
+    """The model's argument for `kinds`."""
 
     def cut(self, max_tokens: int) -> EncodedText:
         kinds = None if self.kinds is None else self.kinds[:max_tokens]
@@ -77,8 +83,9 @@ class Batch:
     """One micro-batch."""
 
     inputs: Mapping[str, torch.Tensor]
-    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], the image processor's tensors, for Qwen-VL
-    `mm_token_type_ids` [rows, tokens], and for a Q-Former `qformer_input_ids` and `qformer_attention_mask` [rows, question tokens]."""
+    """The model's arguments: `input_ids` and `attention_mask` [rows, tokens], the image processor's tensors, for some models
+    `mm_token_type_ids` or `token_type_ids` [rows, tokens] or `cross_attention_mask` [rows, tokens, images, tiles], and for a Q-Former
+    `qformer_input_ids` and `qformer_attention_mask` [rows, question tokens]."""
     labels: torch.Tensor
     """[rows, tokens]"""
     num_target_tokens: int
@@ -88,7 +95,7 @@ class Batch:
 class ConversationEncoder:
     """Encodes training samples as token ids, with a loss only on the assistant's words and their end token.
 
-    If the template does not end an answer with an end token, one is added: without it a model would not learn to stop.
+    If the template does not end an answer with an end token, the tokenizer's is added: without it a model would not learn to stop.
 
     The processor expands the image placeholder. If the number of image tokens does not depend on the image's size, which is
     tested with `_PROBE_SIZES`, a text is encoded once for all images. If the processor's expansion is also the same for every
@@ -96,8 +103,13 @@ class ConversationEncoder:
     the Q-Former the answers that the model has to learn.
     """
 
-    def __init__(self, processor: Any, max_tokens: int) -> None:
+    def __init__(self, processor: Any, max_tokens: int, end_ids: Sequence[int] = ()) -> None:
         """Inspect the processor.
+
+        Args:
+            processor: of a checkpoint.
+            max_tokens: see `Hyperparameters`.
+            end_ids: tokens that end an answer, beside the tokenizer's; see `actors.processors.end_ids_of`.
 
         Raises:
             ValueError: it has no chat template, or an image does not fit into `max_tokens`.
@@ -110,15 +122,20 @@ class ConversationEncoder:
         self._max_tokens = max_tokens
         self._has_generation_tag = _GENERATION_TAG.search(template) is not None
         self._end_id = processor.tokenizer.eos_token_id
+        self._end_ids = end_ids_of(processor.tokenizer, end_ids)
         self._special_tokens = SpecialTokens(processor)
         placeholder = str(getattr(processor, "image_token", "") or "")
         self._image_id = processor.tokenizer.convert_tokens_to_ids(placeholder) if placeholder else None
         self._question_tokenizer = getattr(processor, "qformer_tokenizer", None)
-        self._has_kinds = "mm_token_type_ids" in processor.model_input_names
+        self._kinds_of_answers = reads_both_ways(processor)
+        given = self._render(_messages(_PROBES[0], Image.new("RGB", _PROBE_SIZES[0])))
+        self._kinds_name = next((name for name in _TOKEN_TYPES if name in given), "")
+        self.cross_attention_token = self._image_id if "cross_attention_mask" in given else None
+        """The token from which on the text attends to the image, if it does so across, as in Llama 3.2 Vision."""
         self._texts: dict[tuple[object, ...], EncodedText] = {}
         self._expansion: _Expansion | None = None
-        small, large = (self._tokens(_PROBES[0], size) for size in _PROBE_SIZES)
-        self.has_fixed_image_tokens = bool(np.array_equal(small.ids, large.ids))
+        small, *others = (self._tokens(_PROBES[0], size) for size in _PROBE_SIZES)
+        self.has_fixed_image_tokens = all(np.array_equal(small.ids, other.ids) for other in others)
         """Whether every image has the same tokens."""
         if self.has_fixed_image_tokens and self._has_generation_tag:
             self._expansion = self._common_expansion()
@@ -155,8 +172,9 @@ class ConversationEncoder:
         # a processor that inserts image tokens before the text counts their characters as the text's
         mask &= ids != self._image_id
         ids, mask = self._ended(ids, mask, turns)
-        kinds = (ids == self._image_id).astype(np.int32) if self._has_kinds else None
-        return EncodedText(ids, np.where(mask, ids, IGNORED).astype(np.int32), self._question(turns), kinds)
+        kinds = np.logical_or.accumulate(mask) if self._kinds_of_answers else np.isin(ids, self._processor.image_token_ids)
+        labels = np.where(mask, ids, IGNORED).astype(np.int32)
+        return EncodedText(ids, labels, self._question(turns), kinds.astype(np.int32) if self._kinds_name else None, self._kinds_name)
 
     def _masked(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Ids, and a mask of the assistant's words."""
@@ -166,8 +184,7 @@ class ConversationEncoder:
             return self._expansion.apply(ids, block), self._expansion.apply(mask, np.zeros(len(block), dtype=bool))
         messages = _messages(turns, Image.new("RGB", size))
         if not self._has_generation_tag:
-            ids = self._ids(messages)
-            return ids, self._mask_by_prefixes(messages, ids)
+            return self._masked_by_prefixes(messages)
         rendered = self._render(messages, return_assistant_tokens_mask=True)
         ids = np.asarray(rendered["input_ids"][0], dtype=np.int32)
         return ids, self._with_end_tokens(ids, np.asarray(rendered["assistant_masks"][0], dtype=bool))
@@ -205,20 +222,25 @@ class ConversationEncoder:
         return np.asarray(self._question_tokenizer(text, truncation=True, max_length=limit)["input_ids"], dtype=np.int32)
 
     def _with_end_tokens(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Extend the mask to end tokens: many templates close the `generation` block before them."""
-        follows = np.zeros_like(mask)
+        """Extend the mask to end tokens, and end it with them: many templates close the `generation` block before, some after a line end
+        that follows."""
+        is_end, follows = np.isin(ids, self._end_ids), np.zeros_like(mask)
         follows[1:] = mask[:-1]
-        return mask | (follows & (ids == self._end_id))
+        mask = mask | (follows & is_end)
+        for first, end in _runs(mask):
+            ends = np.flatnonzero(is_end[first:end])
+            if len(ends):
+                mask[first + ends[-1] + 1 : end] = False
+        return mask
 
     def _ended(self, ids: np.ndarray, mask: np.ndarray, turns: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, np.ndarray]:
         """Insert an end token after every answer that has none."""
-        firsts = np.flatnonzero(mask & ~np.append(False, mask[:-1])).tolist()
-        ends = (1 + np.flatnonzero(mask & ~np.append(mask[1:], False))).tolist()
-        if self._end_id is None or len(ends) != len(turns) or all(ids[end - 1] == self._end_id for end in ends):
+        runs = _runs(mask)
+        if self._end_id is None or len(runs) != len(turns) or all(ids[end - 1] in self._end_ids for _, end in runs):
             return ids, mask
         mask, bare = mask.copy(), []
-        for first, end, (_, answer) in zip(firsts, ends, turns, strict=True):
-            if ids[end - 1] != self._end_id:
+        for (first, end), (_, answer) in zip(runs, turns, strict=True):
+            if ids[end - 1] not in self._end_ids:
                 bare.append(first + self._num_tokens_of(ids[first:end], answer))
                 mask[bare[-1] : end] = False
         return np.insert(ids, bare, self._end_id).astype(np.int32), np.insert(mask, bare, True)
@@ -229,21 +251,24 @@ class ConversationEncoder:
         shorter = (count for count in range(len(ids) - 1, 0, -1) if "".join(decode(ids[:count]).split()) != wanted)
         return min(next(shorter, 0) + 1, len(ids)) if "".join(decode(ids[:-1]).split()) == wanted else len(ids)
 
-    def _mask_by_prefixes(self, messages: list[dict[str, Any]], ids: np.ndarray) -> np.ndarray:
-        """Without a `generation` tag, the assistant's tokens are those that its message adds to the conversation."""
-        mask = np.zeros(len(ids), dtype=bool)
+    def _masked_by_prefixes(self, messages: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """The same without a `generation` tag: the assistant's text is what its message adds to the conversation."""
+        offsets = {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
+        rendered = self._render(messages, processor_kwargs=offsets)
+        ids, (firsts, ends) = np.asarray(rendered["input_ids"][0], dtype=np.int32), np.asarray(rendered["offset_mapping"][0]).T
+        replaced = next(iter(rendered.get("text_replacement_offsets", [])), [])
+        whole, mask = self._text(messages), np.zeros(len(ids), dtype=bool)
         for index in range(1, len(messages), 2):
-            start = _common_prefix(ids, self._ids(messages[:index], add_generation_prompt=True))
-            end = _common_prefix(ids, self._ids(messages[: index + 1]))
-            ends = np.flatnonzero(ids[start:end] == self._end_id)
-            mask[start : start + int(ends[-1]) + 1 if len(ends) else end] = True
-        return mask
+            prefixes = self._text(messages[:index], add_generation_prompt=True), self._text(messages[: index + 1])
+            start, end = (_expanded(len(commonprefix([whole, prefix])), replaced) for prefix in prefixes)  # noqa: RUF071 (characters)
+            mask |= (firsts < end) & (ends > start)
+        return ids, self._with_end_tokens(ids, mask)
 
-    def _ids(self, messages: list[dict[str, Any]], **options: Any) -> np.ndarray:
-        return np.asarray(self._render(messages, **options)["input_ids"][0], dtype=np.int32)
+    def _text(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        return self._processor.apply_chat_template(messages, tokenize=False, **options)
 
     def _render(self, messages: list[dict[str, Any]], **options: Any) -> Mapping[str, Any]:
-        return self._processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+        return self._processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="np", **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +313,9 @@ class BatchBuilder:
         """
         inputs, labels = collate([row.text for row in rows], self._pad_id)
         inputs.update(_joined([row.image.tensors for row in rows]))
+        if self._encoder.cross_attention_token is not None:
+            sees = (inputs["input_ids"] == self._encoder.cross_attention_token).cumsum(1).bool()
+            inputs["cross_attention_mask"] = sees[..., None, None] * inputs["aspect_ratio_mask"][:, None]
         return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()))
 
     def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
@@ -322,7 +350,7 @@ def _shortened(sample: TrainingSample) -> str:
 def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """`input_ids` and `attention_mask`, and the labels, each [rows, tokens] padded on the right to a multiple of 8.
 
-    Token kinds, if the model derives positions from them, become `mm_token_type_ids`. Questions for a Q-Former become
+    Token kinds, if the model reads them, become the argument that `kinds_name` names. Questions for a Q-Former become
     `qformer_input_ids` and `qformer_attention_mask`, padded in the same way.
     """
     inputs = {
@@ -335,7 +363,7 @@ def collate(texts: Sequence[EncodedText], pad_id: int) -> tuple[dict[str, torch.
         inputs["qformer_attention_mask"] = _padded([np.ones_like(question) for question in questions], 0)
     kinds = [text.kinds for text in texts if text.kinds is not None]
     if kinds:
-        inputs["mm_token_type_ids"] = _padded(kinds, 0)
+        inputs[texts[0].kinds_name] = _padded(kinds, 0)
     return inputs, _padded([text.labels for text in texts], IGNORED)
 
 
@@ -381,6 +409,17 @@ def _messages(turns: Sequence[tuple[str, str]], image: Image.Image | None) -> li
         messages.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
     messages[0]["content"].insert(0, {"type": "image", "image": image})
     return messages
+
+
+def _expanded(place: int, replaced: Sequence[Mapping[str, Any]]) -> int:
+    """The place of a character after the processor has replaced the placeholders, which it lists."""
+    return place + next((one["new_span"][1] - one["span"][1] for one in reversed(replaced) if one["span"][1] <= place), 0)
+
+
+def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """First index and end of every run of ones."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _common_prefix(first: np.ndarray, second: np.ndarray) -> int:

@@ -21,9 +21,14 @@ from actors.training.job import SkippedSamples, SkipReason, TrainerError, Traini
 RESULT_FILE = "training_result.json"
 """File in the checkpoint's folder with the result and the fingerprint of its job."""
 
-_QFORMER_MARKS = ("qformer", "query_tokens")
-_PROJECTOR_MARKS = ("projector", "projection", "connector", "merger", "aligner", "image_newline", "visual_embeddings_table")
-_VISION_MARKS = ("vision", "visual", "image_encoder")
+_MARKS = {
+    "language_model": ("language_model",),
+    "qformer": ("qformer", "query_tokens"),
+    "projector": ("projector", "projection", "connector", "merger", "aligner", "image_newline", "visual_embeddings_table"),
+    "vision_tower": ("vision", "visual", "image_encoder"),
+}
+_MERGER = "merger"
+"""In the name of the projector if it is a module of the vision tower, as in Qwen-VL and GLM-4V."""
 
 
 def load_model(folder: Path) -> Any:
@@ -45,12 +50,12 @@ def load_model(folder: Path) -> Any:
 
 def group_of(parameter_name: str) -> str:
     """The group of `actors.training.job.PARAMETER_GROUPS` that a parameter belongs to, by its name."""
-    name = parameter_name.lower()
-    if "language_model." in name:
-        return "language_model"
-    owner = name.partition(".layers.")[0]  # layers of a vision tower contain projections too
-    marks = {"qformer": _QFORMER_MARKS, "projector": _PROJECTOR_MARKS, "vision_tower": _VISION_MARKS}
-    return next((group for group, parts in marks.items() if any(part in owner for part in parts)), "language_model")
+    modules = parameter_name.lower().partition(".layers.")[0].split(".")
+    for module, inner in zip(modules, [*modules[1:], ""], strict=True):
+        group = next((group for group, marks in _MARKS.items() if any(mark in module for mark in marks)), None)
+        if group is not None:  # modules inside may have any name: layers of vision towers contain projections too
+            return "projector" if group == "vision_tower" and _MERGER in inner else group
+    return "language_model"
 
 
 def write_checkpoint(

@@ -13,7 +13,7 @@ import torch
 
 from actors.engines.adapters.files import read_adapter
 from actors.images import ImageSource
-from actors.processors import load_processor
+from actors.processors import end_ids_of, generation_end_ids, load_processor
 from actors.training.adapters import (
     adapter_of,
     adapter_state,
@@ -29,7 +29,7 @@ from actors.training.distributed import LOOPBACK, join_process_group, max_over_r
 from actors.training.job import Hyperparameters, Progress, TrainingJob, TrainingResult
 from actors.training.losses import TrainingLog
 from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batches, rank_share
-from actors.training.pixels import Augmentation, PixelReader
+from actors.training.pixels import Augmentation, PixelReader, blank_inputs
 from actors.training.prefetch import prefetch
 from actors.training.samples import lengths_of
 from actors.training.steps import StepCheckpoints
@@ -100,13 +100,10 @@ class Trainer:
         started = time.perf_counter()
         torch.manual_seed(self._job.seed)
         model = load_model(self._job.base_checkpoint)
-        if self._hyper.lora is not None:
-            add_adapters(model, self._hyper.lora)
-            if self._job.adapter is not None:
-                load_adapter(model, read_adapter(self._job.adapter), self._hyper.lora)
+        _prepare(model, self._hyper)
+        if self._hyper.lora is not None and self._job.adapter is not None:
+            load_adapter(model, read_adapter(self._job.adapter), self._hyper.lora)
         start = {name: tensor.detach().clone() for name, tensor in adapter_state(model.named_parameters()).items()}
-        if self._hyper.activation_checkpointing:
-            checkpoint_activations(model)
         builder = self._batch_builder()
         engine, optimizer = self._initialize(model)
         try:
@@ -139,7 +136,8 @@ class Trainer:
         tokenizer = processor.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         augmentation = Augmentation(self._hyper, processor.image_processor, self._job.seed)
-        encoder = ConversationEncoder(processor, self._hyper.max_tokens)
+        end_ids = end_ids_of(tokenizer, generation_end_ids(self._job.base_checkpoint))
+        encoder = ConversationEncoder(processor, self._hyper.max_tokens, end_ids)
         return BatchBuilder(encoder, PixelReader(processor.image_processor, self._source), augmentation, pad_id)
 
     def _initialize(self, model: Any) -> tuple[Any, torch.optim.Optimizer]:
@@ -273,6 +271,27 @@ def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]
         {"params": parameters, "lr": rates[group], "peak_lr": rates[group], "weight_decay": hyper.weight_decay if is_matrix else 0.0}
         for (group, is_matrix), parameters in found.items()
     ]
+
+
+def check_fits(model: Any, image_processor: Any, hyper: Hyperparameters) -> None:
+    """Check hyperparameters against a model, which may be on the meta device and is changed, and its image processor.
+
+    Raises:
+        ValueError: a parameter group or a layer for adapters does not exist, nothing would be trained, the model cannot checkpoint its
+            activations, or the pixels cannot be augmented.
+    """
+    _prepare(model, hyper)
+    _parameter_groups(model, hyper)
+    augmentation = Augmentation(hyper, image_processor, seed=0)
+    if augmentation.is_on:
+        augmentation.apply(blank_inputs(image_processor).tensors["pixel_values"], step=0, position=0)
+
+
+def _prepare(model: Any, hyper: Hyperparameters) -> None:
+    if hyper.lora is not None:
+        add_adapters(model, hyper.lora)
+    if hyper.activation_checkpointing:
+        checkpoint_activations(model)
 
 
 def checkpoint_activations(model: Any) -> None:

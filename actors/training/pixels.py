@@ -51,7 +51,7 @@ class PixelReader:
         kept = self._kept.get(image_id)
         if kept is not None:
             return kept
-        made = self._process(self._source.open(image_id))
+        made = _processed(self._image_processor, self._source.open(image_id))
         num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in made.tensors.values())
         if num_bytes <= self._free_bytes:
             self._kept[image_id] = made
@@ -60,11 +60,17 @@ class PixelReader:
 
     def blank(self) -> ImageInputs:
         """A placeholder for an image that cannot be read."""
-        return self._process(Image.new("RGB", _BLANK_SIZE, _MID_GREY))
+        return blank_inputs(self._image_processor)
 
-    def _process(self, image: Image.Image) -> ImageInputs:
-        processed = self._image_processor([image], return_tensors="pt")
-        return ImageInputs({name: value for name, value in processed.items() if isinstance(value, torch.Tensor)}, image.size)
+
+def blank_inputs(image_processor: Any) -> ImageInputs:
+    """A grey image as model inputs."""
+    return _processed(image_processor, Image.new("RGB", _BLANK_SIZE, _MID_GREY))
+
+
+def _processed(image_processor: Any, image: Image.Image) -> ImageInputs:
+    processed = image_processor([image], return_tensors="pt")
+    return ImageInputs({name: value for name, value in processed.items() if isinstance(value, torch.Tensor)}, image.size)
 
 
 class Augmentation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from PIL import Image
 from actors.engines.errors import WeightMismatchError
 from actors.processors import load_processor
 from actors.training.checkpoint import RESULT_FILE, group_of
+from actors.training.job import Hyperparameters
 from loop.bounded import run_with_limits
 from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
@@ -89,12 +90,17 @@ def local_model(model: str) -> Path | None:
     return folder if is_whole else None
 
 
-def check_model(path: str, engine: _Engine | None) -> None:
+def check_model(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters] | None = None) -> None:
     """Check that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the trainer
-    can start from, in any dtype), and that it needs no code of its own.
+    can start from, in any dtype), that it needs no code of its own, and that it can be trained as configured.
 
     Reads configs, processor and the headers of the weights, and for small models of the transformers engine the weights as well, in a
     process with bounds on its time and memory.
+
+    Args:
+        path: folder or hub id.
+        engine: the engine that serves the model.
+        trainings: what is to be trained, by the config key.
 
     Raises:
         UserError: it is not such a model, or it cannot be read.
@@ -105,14 +111,15 @@ def check_model(path: str, engine: _Engine | None) -> None:
     if folder.is_absolute() and not os.path.isdir(folder):
         advice = f"make the embedded one with `vigc seed --out {folder}`" if folder == EMBEDDED_MODEL else "check the path"
         raise UserError(f"model folder {path} does not exist; {advice}")
+    trainings = trainings or {}
     if not os.path.isdir(folder):
-        return _check(path, engine)
+        return _check(path, engine, trainings)
     files = model_files(folder)
     refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
     tried = num_bytes <= TRIED_BYTES and engine is not None and engine.kind == "transformers"
     max_bytes = CHECK_BYTES + num_bytes + (VLLM_BYTES if engine is not None and engine.kind == "vllm" else 0)
-    run_with_limits(f"model {path!r}", partial(_check, path, engine, tried=tried), _CHECK_TIMEOUT_S, max_bytes)
+    run_with_limits(f"model {path!r}", partial(_check, path, engine, trainings, tried=tried), _CHECK_TIMEOUT_S, max_bytes)
 
 
 def check_trained_in_adapter(path: str, frozen: Sequence[str]) -> None:
@@ -207,13 +214,15 @@ def _own_code(content: Any, depth: int = 0) -> Iterator[str]:
             yield from _own_code(inner, depth + 1)
 
 
-def _check(path: str, engine: _Engine | None, *, tried: bool = False) -> None:
+def _check(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters], *, tried: bool = False) -> None:
     found = image_text_config(path)
     if engine is not None and engine.kind == "vllm":
         _check_vllm(path, found)
     check_chat_template(path, load_checked_processor(path), found.model_type)
     if os.path.isdir(path):
         check_weights(Path(path), found, engine)
+    for where, hyper in trainings.items():
+        _check_training(path, found, where, hyper)
     if tried and engine is not None:
         try_to_load(path, engine.dtype)
 
@@ -234,6 +243,15 @@ def image_text_config(path: str) -> Any:
     if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"model {path!r} is a {found.model_type} model; expected an image-text-to-text model such as LLaVA")
     return found
+
+
+def _check_training(path: str, config: Any, where: str, hyper: Hyperparameters) -> None:
+    from actors.training.core import check_fits
+
+    try:
+        check_fits(_on_meta(config, "float32"), load_processor(path).image_processor, hyper)
+    except ValueError as error:
+        raise UserError(f"{where} does not fit model {path!r}: {one_line(error)}") from error
 
 
 def try_to_load(path: str, dtype: str) -> None:
@@ -336,19 +354,22 @@ def check_weights(folder: Path, config: Any, engine: _Engine | None) -> None:
 
 def _check_shapes(folder: Path, config: Any, manifest: Any, dtype: str) -> None:
     """Check the weights against the model that the config describes, as every swap of the run will."""
-    import torch
-
     from actors.engines.transformers import served_tensors
     from actors.engines.weights import difference_of, manifest_of
 
     remedy = "fetch the folder again, or convert its weights with save_pretrained"
     try:
-        from transformers import AutoModelForImageTextToText
-
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
-        wanted = manifest_of(served_tensors(model))
+        wanted = manifest_of(served_tensors(_on_meta(config, dtype)))
     except Exception as error:  # libraries may raise anything on an untrusted config
         raise UserError(f"model {str(folder)!r} cannot be built from its config: {one_line(error)}; {remedy}") from error
     if difference := difference_of(manifest, wanted):
         raise UserError(f"the weights of model {str(folder)!r} do not fit its config: {difference}; {remedy}")
+
+
+def _on_meta(config: Any, dtype: str) -> Any:
+    """The model that a config describes, without memory for its weights."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)

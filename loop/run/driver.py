@@ -65,7 +65,7 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
     findings: list[Finding] = []
     if not has_begun:
         check_held_out(list(sets.values()))
-        check_model(config.model_path, config.engine)
+        check_model(config.model_path, config.engine, {"training": config.training.hyperparameters(num_samples=1)})
         if config.transport == "adapter":
             check_trained_in_adapter(config.model_path, config.training.frozen)
         findings = [*no_effect(config, policies), *overlaps(config, seed_data, sets, images)]

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from actors.engines.weights import digest_of, manifest_of_checkpoint, read_checkpoint
+from actors.engines.weights import digest_of, read_checkpoint
 from actors.images import CaptionSource, ConversationSource, LabelledSource
 from actors.trainer import TrainerRank
-from actors.training.checkpoint import finished_result, group_of
+from actors.training.checkpoint import finished_result
 from actors.training.job import TrainerError, TrainingJob, TrainingResult
 from cluster.resources.connect import connected
 from cluster.resources.placement import reserve
@@ -88,10 +88,8 @@ def check(config: TrainConfig) -> list[PlannedStage]:
     for number, stage in enumerate(config.stages, 1):
         source = build_labelled(stage.data)
         stages.append(PlannedStage(number, stage, source, _samples(source, stage, derived_seed(config.seed, number, "data"))))
-    path = config.model_path
-    check_model(path, None)
-    if Path(path).is_dir():
-        _check_groups(config, {group_of(name) for name in manifest_of_checkpoint(Path(path))})
+    trainings = [stage.training.hyperparameters(num_samples=1) for stage in config.stages]
+    check_model(config.model_path, None, {f"stages.{number}.training": hyper for number, hyper in enumerate(trainings)})
     cluster = config.cluster
     if cluster.address is None:
         available = cluster.num_cpus or psutil.cpu_count() or 1
@@ -192,15 +190,6 @@ def _samples(source: LabelledSource, stage: TrainStage, seed: int) -> list[Train
     if stage.form == "captions":
         return samples
     return [replace(sample, turns=tuple(("", answer) for _, answer in sample.turns)) for sample in samples]
-
-
-def _check_groups(config: TrainConfig, present: set[str]) -> None:
-    for stage in config.stages:
-        training = stage.training
-        if absent := sorted({*training.frozen, *training.learning_rate_groups} - present):
-            raise UserError(f"stage {stage.name} names {absent}, which model {config.model!r} does not have; it has {sorted(present)}")
-        if present <= set(training.frozen) and training.lora is None:
-            raise UserError(f"stage {stage.name} freezes all groups of model {config.model!r}, {sorted(present)}; leave one trainable")
 
 
 def _refuse_foreign(out: Path) -> None:

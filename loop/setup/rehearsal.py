@@ -130,7 +130,8 @@ def _check_model(config: RunConfig) -> Iterator[str]:
         yield f"model: {config.model} is neither a folder here nor whole in Hugging Face's cache"
         return
     # Without vLLM the model can still be checked against its own classes.
-    check_model(str(folder), config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype}))
+    engine = config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype})
+    check_model(str(folder), engine, {"training": config.training.hyperparameters(num_samples=1)})
     if config.transport == "adapter":
         check_trained_in_adapter(str(folder), config.training.frozen)
 

@@ -19,6 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from actors.engines import families
+from actors.training.job import Hyperparameters, Lora
 from loop.bounded import run_with_limits
 from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
@@ -26,7 +28,8 @@ from loop.errors import UserError
 from loop.models.checks import check_model, model_files
 from loop.run.models import Models
 from loop.store.run_store import Store
-from tests.actors.engines.family_models import save_paligemma
+from tests.actors.engines.family_models import save_instructblip, save_paligemma
+from tests.actors.engines.tiled_models import save_lfm2_vl
 
 WEIGHTS = "model.safetensors"
 HEAD = "language_model.lm_head.weight"
@@ -65,12 +68,43 @@ class Payload:
         return Path.touch, (self.touched,)
 
 
-def test_a_small_model_that_the_engine_would_run_wrongly_is_refused(tmp_path: Path) -> None:
+def test_a_small_model_that_the_engine_would_run_wrongly_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(families._OTHERS, "paligemma")
     found = refusal(save_paligemma(tmp_path / "paligemma"))
     assert found.startswith(
         f"model {str(tmp_path / 'paligemma')!r}: the transformers engine cannot run this paligemma model as it runs by itself: "
     )
     assert found.endswith("; set engine.kind to vllm, if vLLM supports the model, or use another model")
+
+
+@pytest.mark.parametrize(
+    ("save", "hyper", "said"),
+    [
+        (
+            save_instructblip,
+            {"frozen": ("language_model",), "lora": Lora(targets=("gate",))},
+            "lora targets ['gate'] are not linear layers",
+        ),
+        (save_instructblip, {"frozen": ("vision_tower",), "pixel_noise": 0.1}, ""),
+        (save_lfm2_vl, {"brightness": 0.1}, "set pixel_noise, brightness and color_jitter to 0"),
+        (save_lfm2_vl, {"lora": Lora(), "frozen": ("language_model",)}, ""),
+    ],
+)
+def test_a_training_that_does_not_fit_is_refused_before_it_starts(
+    save: Callable[[Path], Path], hyper: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    if save is save_lfm2_vl:
+        pytest.importorskip("torchvision", reason="its processor needs torchvision: make install")
+    trainings = {"stages.2.training": Hyperparameters(8, 1, 1e-3, **hyper)}
+    model = str(save(tmp_path / "model"))
+    if not said:
+        check_model(model, None, trainings)
+        return
+    with pytest.raises(UserError) as refused:
+        check_model(model, None, trainings)
+    assert str(refused.value).startswith(f"stages.2.training does not fit model {model!r}: ")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_the_model_as_it_is_passes(model: Path) -> None:

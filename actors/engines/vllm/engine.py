@@ -25,10 +25,11 @@ from actors.engines.errors import EngineError, SwapError, UnfitModelError, Weigh
 from actors.engines.guard import difference_from, refusal
 from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_base, verify_manifest
 from actors.engines.probe import difference_from_probe
-from actors.engines.prompting import Prompter, blank_like, generation_end_ids
+from actors.engines.prompting import Prompter, blank_like
 from actors.engines.shared_memory import remove_when_ended
 from actors.engines.stream import Offer
 from actors.engines.weights import digest_of, manifest_of_checkpoint, num_bytes_in, read_checkpoint
+from actors.processors import generation_end_ids
 
 LOAD_FORMAT = "vigc"
 """vLLM's name for `actors.engines.vllm.worker.CheckpointLoader`."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from actors.engines.base import Request
 from actors.engines.families import placed
@@ -35,6 +37,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "idefics3": (tiled_models.save_idefics3, ()),
     "smolvlm": (tiled_models.save_smolvlm, ("torchvision", "num2words")),
     "gemma3": (family_models.save_gemma3, ()),
+    "paligemma": (family_models.save_paligemma, ()),
     "mistral3": (tiled_models.save_mistral3, ("torchvision",)),
     "ovis2": (tiled_models.save_ovis2, ()),
     "lfm2_vl": (tiled_models.save_lfm2_vl, ("torchvision",)),
@@ -80,6 +83,9 @@ def by_the_model_itself(
             said = {"role": "assistant", "content": [{"type": "text", "text": request.answer_prefix}]}
             text = processor.apply_chat_template([user, said], continue_final_message=True)
         inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
+        if model.config.model_type == "paligemma":
+            inputs = prefix_and_suffix(checkpoint, request.image, request.prompt, request.answer_prefix)
+            inputs = {name: value[:, :-1] if name != "pixel_values" else value for name, value in inputs.items() if name != "labels"}
         if "qformer_input_ids" in inputs:  # a Q-Former reads what was said, without the template around it
             spoken = processor.qformer_tokenizer(f"{request.prompt} {request.answer_prefix}".strip(), return_tensors="pt")
             inputs |= {"qformer_input_ids": spoken["input_ids"], "qformer_attention_mask": spoken["attention_mask"]}
@@ -88,6 +94,22 @@ def by_the_model_itself(
         ends = [place for place, token in enumerate(tokens) if token in prompter.end_ids(model.generation_config.eos_token_id)]
         written.append(tuple(tokens[: ends[0]] if ends else tokens))
     return written
+
+
+def save_family(family: str, folder: Path) -> Path:
+    """Save a family's small model; skips the test if its processor needs a package that is not here."""
+    save, packages = FAMILIES[family]
+    for package in packages:
+        if find_spec(package) is None:
+            pytest.skip(f"its processor needs {package}")
+    return save(folder)
+
+
+def prefix_and_suffix(checkpoint: Path, image: Image.Image, question: str, answer: str) -> dict[str, torch.Tensor]:
+    """What PaliGemma's own processor makes of a question and an answer, for training: no chat template, the end token last."""
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    processor.image_processor = load_processor(checkpoint).image_processor  # torchvision resizes otherwise
+    return dict(processor(images=[image], text=[question], suffix=[answer], return_tensors="pt", add_special_tokens=False))
 
 
 def count_pixels(model: Any) -> list[int]:

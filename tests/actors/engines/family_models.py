@@ -59,6 +59,12 @@ _QWEN_TEMPLATE = (
     "{% if add_generation_prompt %}assistant{% endif %}"
 )
 
+_PALIGEMMA_TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'user' %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{{ bos_token }}{% else %}{{ part.text }}{% endif %}{% endfor %}{{ '\n' }}"
+    "{% else %}{% generation %}{{ message.content[0].text }}{{ eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
+)
+
 
 def build_qwen() -> tuple[Any, Any]:
     """A Qwen2.5-VL with rotary positions on three axes and heads wide enough for vLLM's attention on CPUs, and what of its processor
@@ -216,12 +222,14 @@ def save_gemma3(folder: Path) -> Path:
 
 
 def save_paligemma(folder: Path) -> Path:
-    """A PaliGemma, whose processor writes more into a prompt than the image: its beginning token and a line end."""
+    """A PaliGemma, which attends in both directions up to the answer. It comes without a chat template; this one writes what its processor
+    writes around a text without one: the beginning token after the image and a line end, which is a token."""
     torch.manual_seed(0)
     tokenizer: Any = build_tokenizer(extra_special_tokens={"image_token": "<image>"})
+    tokenizer.add_tokens(["\n"])
     images: Any = SiglipImageProcessor(size={"height": 28, "width": 28})
     images.image_seq_length = 4
-    processor = PaliGemmaProcessor(images, tokenizer, chat_template=chat_template(" <image>"))
+    processor = PaliGemmaProcessor(images, tokenizer, chat_template=_PALIGEMMA_TEMPLATE)
     vision = {**VISION, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}
     text = {**TEXT, "model_type": "gemma", "head_dim": 32, "vocab_size": len(tokenizer)}
     config: Any = PaliGemmaConfig
@@ -240,15 +248,19 @@ def save_blip2(folder: Path) -> Path:
     model: Any = Blip2ForConditionalGeneration(
         config(
             vision_config=vision(
-                hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+                hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14,
+                initializer_range=0.3,
             ),
             qformer_config={
                 "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "encoder_hidden_size": 32,
+                "initializer_range": 0.3,
             },
             text_config=LlamaConfig(**{**TEXT, "vocab_size": len(tokenizer)}), num_query_tokens=4,
             image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         )
     )  # fmt: skip
+    with torch.no_grad():
+        model.query_tokens.normal_(std=0.5)  # at 0, as they are initialized, the gradient of their norm is 1e6
     images = BlipImageProcessor(size={"height": 28, "width": 28})
     processor = Blip2Processor(images, tokenizer, num_query_tokens=4)
     processor.chat_template = chat_template("")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,17 @@ from actors.engines.reference import ReferenceModel
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from loop.config.run_config import EMBEDDED_MODEL
-from tests.actors.engines.families import FAMILIES, PROMPTS, REQUESTS, by_the_model_itself, count_pixels, image_of
+from tests.actors.engines.families import FAMILIES, PROMPTS, REQUESTS, by_the_model_itself, count_pixels, image_of, save_family
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
-    for package in FAMILIES[request.param][1]:
-        if find_spec(package) is None:
-            pytest.skip(f"its processor needs {package}")
     return request.param
 
 
 @pytest.fixture(scope="module")
 def checkpoint(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return FAMILIES[family][0](tmp_path_factory.mktemp(family))
+    return save_family(family, tmp_path_factory.mktemp(family))
 
 
 @pytest.fixture(scope="module")
