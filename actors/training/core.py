@@ -23,9 +23,12 @@ from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batch
 from actors.training.pixels import Augmentation, PixelReader
 from actors.training.prefetch import prefetch
 from actors.training.steps import StepCheckpoints
+from policies.records import TrainingSample
 
 _BUCKET_ELEMENTS = 200_000_000
 _JOIN_TIMEOUT_S = 120.0
+_IMAGE_CHARACTERS = 2000
+"""What an image counts for when conversations of similar length are grouped: LLaVA-1.5's has 576 tokens."""
 _OFFLOADED = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
 """DeepSpeed's keys for the values of `Hyperparameters.offload`."""
 
@@ -132,7 +135,7 @@ class Trainer:
 
     def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> TrainingLog:
         hyper, samples = self._hyper, self._job.samples
-        lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in samples]
+        lengths = [_length(sample) for sample in samples]
         order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
         log = TrainingLog(hyper.num_steps, self._world_size)
         num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # upper bound
@@ -205,6 +208,11 @@ class Trainer:
             engine.backward(loss * self._world_size, scale_wrt_gas=False)
             engine.step()
         return part
+
+
+def _length(sample: TrainingSample) -> int:
+    """Characters of a conversation, beyond those that its first image stands for."""
+    return sum(len(user) + len(assistant) for user, assistant in sample.turns) + _IMAGE_CHARACTERS * (len(sample.images) - 1)
 
 
 def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:

@@ -206,7 +206,7 @@ class TrainingJob:
         """SHA-256 over everything that determines the result, not `output` and step checkpoints."""
         said = {
             "base_checkpoint": str(self.base_checkpoint),
-            "samples": [[sample.image_id, sample.turns] for sample in self.samples],
+            "samples": [[sample.image_id, sample.turns, *sample.further_images] for sample in self.samples],
             "seed": self.seed,
             "hyper": asdict(self.hyper),
         }
@@ -220,6 +220,8 @@ class SkipReason(StrEnum):
     NO_TURNS = "no_turns"
     SPECIAL_TOKEN = "special_token"
     ANSWER_CUT_OFF = "answer_cut_off"
+    SEVERAL_IMAGES = "several_images"
+    NO_IMAGE = "no_image"
 
     @property
     def explanation(self) -> str:
@@ -232,6 +234,8 @@ _EXPLANATIONS = {
     SkipReason.NO_TURNS: "the conversation has no turns",
     SkipReason.SPECIAL_TOKEN: "the text contains a special token of the model; remove it",
     SkipReason.ANSWER_CUT_OFF: "image and question fill max_tokens, so that nothing of an answer is left; raise training.max_tokens",
+    SkipReason.SEVERAL_IMAGES: "the model takes one image a conversation, and these have several; train them on a model that takes more",
+    SkipReason.NO_IMAGE: "the model needs an image in every conversation, and these have none; train them on a model that does not",
 }
 
 
