@@ -24,7 +24,7 @@ _SIZES = ((160, 80), (112, 224))
 _PROMPT = "Describe the image."
 _NUM_TOKENS = 2
 """Tokens after the prompt. The first uses the cache of the prefill, the second a cache that decoding has extended."""
-_TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
+TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest error of the log-probabilities relative to their spread over the vocabulary. Padding and the cache change the order of
 sums: on models of 2 to 32 layers the measured error is at most 1e-5 in float32 (more with TF32 convolutions) and 0.04 in bfloat16.
 For a family that does not fit it is about 1. Relative to the spread, the bound means the same for sharp and flat distributions,
@@ -68,7 +68,7 @@ def check_matches_reference(reference: ReferenceModel, follow: Follow) -> None:
         raise _refusal(model, f"prompts about two images fail with {_brief(error)}") from error
     for (width, height), row, (_, logits) in zip(_SIZES, found, written, strict=True):
         for step, (one, other) in enumerate(zip(row, logits, strict=True)):
-            error, tolerance = _relative_error(one, other), _TOLERANCES[model.dtype]
+            error, tolerance = relative_error(one, other), TOLERANCES[model.dtype]
             if not error <= tolerance:  # NaN is an error too
                 place = f"{step} tokens after the prompt" if step else "at the end of the prompt"
                 raise _refusal(
@@ -82,7 +82,7 @@ _MACHINE_ERRORS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 """Errors that may not occur on another machine or in another attempt."""
 
 
-def _relative_error(found: torch.Tensor, logits: torch.Tensor) -> float:
+def relative_error(found: torch.Tensor, logits: torch.Tensor) -> float:
     """Root mean square difference of the log-probabilities of tokens that are not banned, relative to their standard deviation."""
     allowed = found.isfinite()
     expected = logits.to(found.device).masked_fill(~allowed, -torch.inf).log_softmax(-1)[allowed]

@@ -293,16 +293,24 @@ class BatchBuilder:
         return [self._augmented(self._row(position, sample), step) for position, sample in samples]
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """Collate rows into a batch. If none has an image, a row without a loss is added that has one: every rank must run the same
-        modules.
+        """Collate rows into a batch; see also `with_image`.
 
         Raises:
             ValueError: the images' tensors do not fit together.
         """
-        rows = rows if any(row.images for row in rows) else [*rows, self._placeholder(rows[0].position)]
+        rows = self.with_image(rows)
         inputs, labels = collate([row.text for row in rows], self._pad_id)
         inputs.update(_joined([image.tensors for row in rows for image in row.images]))
         return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()))
+
+    def with_image(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows, and if none has an image, one about a blank image without a loss: every rank must run the same modules."""
+        return rows if any(row.images for row in rows) else [*rows, self._placeholder(rows[0].position)]
+
+    def row_about(self, turns: Sequence[tuple[str, str]], image: Image.Image) -> Row:
+        """The row of a conversation about an image that is in no source, without augmentation."""
+        inputs = self._reader.inputs_of([image])
+        return Row(0, self._encoder.encode(turns, *inputs.sizes), (inputs,))
 
     def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
         """`rows`, then `batch`; raises what they do."""

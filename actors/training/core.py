@@ -14,12 +14,14 @@ import torch
 from actors.images import ImageSource
 from actors.processors import load_processor
 from actors.training.adapters import add_adapters, is_adapter, merged
-from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder, Row
+from actors.training.batches import Batch, BatchBuilder, ConversationEncoder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
+from actors.training.inputs.forward import target_logits
+from actors.training.inputs.packing import Packer, check_packing
 from actors.training.job import Hyperparameters, Progress, TrainingJob, TrainingResult
 from actors.training.losses import TrainingLog
-from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batches, rank_share
+from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batches, pack_by_tokens, rank_share
 from actors.training.pixels import Augmentation, PixelReader
 from actors.training.prefetch import prefetch
 from actors.training.steps import StepCheckpoints
@@ -138,6 +140,7 @@ class Trainer:
         lengths = [_length(sample) for sample in samples]
         order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
         log = TrainingLog(hyper.num_steps, self._world_size)
+        collate = self._collate(engine, builder)
         num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # upper bound
         steps = self._step_checkpoints()
         if steps is not None:
@@ -145,7 +148,7 @@ class Trainer:
         with prefetch(self._reading(order, builder, log.resumed_from_step)) as reading:
             for step, indices, rows in reading:
                 log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
-                batches = [builder.batch(part) for part in self._micro_batches(rows)]
+                batches = [collate(part) for part in self._micro_batches(rows)]
                 num_tokens = self._num_target_tokens(batches)
                 # weight decay and momentum would change the weights even without target tokens
                 factor = learning_rate_factor(step, hyper) if num_tokens else 0.0
@@ -162,6 +165,14 @@ class Trainer:
         log.close()
         log.require_target_tokens(len(samples))
         return log
+
+    def _collate(self, engine: Any, builder: BatchBuilder) -> Callable[[list[Row]], Batch]:
+        """How rows become a batch; packing is first checked on the model."""
+        if not self._hyper.packing:
+            return builder.batch
+        packer = Packer(builder, engine.module)
+        check_packing(engine.module, builder, packer, engine.device)
+        return packer.batch
 
     def _reading(self, order: Iterator[list[int]], builder: BatchBuilder, first: int) -> Iterator[tuple[int, list[int], list[Row]]]:
         """For each step from `first` on: the step, the indices of its global batch, and this rank's rows."""
@@ -183,9 +194,11 @@ class Trainer:
         limit = self._hyper.max_micro_batch_tokens
         if limit is None:
             return [rows[start : start + self._micro_batch_size] for start in range(0, len(rows), self._micro_batch_size)]
-        widths = [row.width for row in rows]
-        num_passes = max_over_ranks(len(cut_by_tokens(widths, limit)), self._world_size)
-        return [[rows[index] for index in part] for part in cut_by_tokens(widths, limit, num_passes)]
+        cut, widths = cut_by_tokens, [row.width for row in rows]
+        if self._hyper.packing:
+            cut, widths = pack_by_tokens, [len(row.text.ids) for row in rows]
+        num_passes = max_over_ranks(len(cut(widths, limit)), self._world_size)
+        return [[rows[index] for index in part] for part in cut(widths, limit, num_passes)]
 
     def _num_target_tokens(self, batches: list[Batch]) -> int:
         """Over all ranks in this step; every rank must call this."""
@@ -227,15 +240,8 @@ def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
 
 def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:
     """Cross-entropy in float32, summed over the batch's target tokens; only logits with a target are kept."""
-    dtype = next(engine.module.parameters()).dtype
-    inputs = {
-        name: tensor.to(engine.device, dtype) if tensor.is_floating_point() else tensor.to(engine.device)
-        for name, tensor in batch.inputs.items()
-    }
-    logits = engine(**inputs, use_cache=False).logits[:, :-1]
-    targets = batch.labels[:, 1:].to(engine.device)
-    wanted = targets != IGNORED
-    return torch.nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
+    logits, targets = target_logits(engine, batch, engine.device)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]]:

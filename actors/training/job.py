@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from policies.records import TrainingSample
 
 PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
 """Groups that can be frozen or have their own learning rate. `qformer` is the Q-Former with its query tokens, if the model has one.
 VIGC trains only `qformer` and `projector`."""
+
+
+_ADDED: Mapping[str, Any] = {"packing": False}
+"""Hyperparameters that earlier versions lack, with the values that change nothing: jobs with these keep their fingerprint."""
 
 
 class TrainerError(RuntimeError):
@@ -97,6 +101,9 @@ class Hyperparameters:
     """Maximum tokens per forward pass of a rank, including padding: its share of a step is split into as many passes as needed, each
     of few long or many short conversations. The split does not change loss and gradients of the step. `None`:
     `gradient_accumulation` passes."""
+    packing: bool = False
+    """Pack conversations into rows of up to `max_micro_batch_tokens` without padding, one row per forward pass; none sees another. Loss
+    and gradients of the step do not change. The trainer refuses models that do not keep them apart."""
     length_grouping: bool = True
     """Batch conversations of similar length together; batches are then less random, and padding is rarer."""
     interpolation: float = 1.0
@@ -151,6 +158,7 @@ class Hyperparameters:
     def _check_micro_batches(self) -> None:
         limit = self.max_micro_batch_tokens
         if limit is None:
+            _require(not self.packing, "packing fills rows of max_micro_batch_tokens tokens; give that key too, or set packing to false")
             return
         _require(
             limit >= self.max_tokens,
@@ -208,7 +216,7 @@ class TrainingJob:
             "base_checkpoint": str(self.base_checkpoint),
             "samples": [[sample.image_id, sample.turns, *sample.further_images] for sample in self.samples],
             "seed": self.seed,
-            "hyper": asdict(self.hyper),
+            "hyper": {name: value for name, value in asdict(self.hyper).items() if name not in _ADDED or value != _ADDED[name]},
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

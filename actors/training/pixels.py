@@ -62,7 +62,7 @@ class PixelReader:
         kept = self._kept.get(image_ids)
         if kept is not None:
             return kept
-        made = self._process([self._source.open(image_id) for image_id in image_ids])
+        made = self.inputs_of([self._source.open(image_id) for image_id in image_ids])
         num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in made.tensors.values())
         if num_bytes <= self._free_bytes:
             self._kept[image_ids] = made
@@ -71,9 +71,10 @@ class PixelReader:
 
     def blank(self) -> ImageInputs:
         """A placeholder for an image that cannot be read."""
-        return self._process([Image.new("RGB", _BLANK_SIZE, _MID_GREY)])
+        return self.inputs_of([Image.new("RGB", _BLANK_SIZE, _MID_GREY)])
 
-    def _process(self, images: list[Image.Image]) -> ImageInputs:
+    def inputs_of(self, images: list[Image.Image]) -> ImageInputs:
+        """The tensors of one image, or of the images of one conversation together."""
         processed = self._image_processor(images if len(images) == 1 else [images], return_tensors="pt")
         tensors = {name: value for name, value in processed.items() if isinstance(value, torch.Tensor)}
         return ImageInputs(tensors, tuple(image.size for image in images))

@@ -44,6 +44,9 @@ class TrainingConfig(Section):
     max_micro_batch_tokens: int | None = Field(
         None, ge=8, description="tokens, padding included, of one forward pass of a rank, instead of gradient_accumulation"
     )
+    packing: bool = Field(
+        False, description="pack conversations into rows of max_micro_batch_tokens without padding, none of which sees another"
+    )
     num_threads: int = Field(1, ge=1, description="torch threads per rank")
     checkpoint_steps: int = Field(50, ge=0, description="steps between step checkpoints; 0 writes none, and a resumed training starts over")
     stall_timeout_s: float = Field(600, gt=0, description="time limit for one step, for loading the model, and for writing it")
