@@ -290,7 +290,11 @@ class BatchBuilder:
         Raises:
             ValueError: augmentation does not fit the images' tensors.
         """
-        return [self._augmented(self._row(position, sample), step) for position, sample in samples]
+        return [self._augmented(row, step) for row in self.plain_rows(samples)]
+
+    def plain_rows(self, samples: Iterable[tuple[int, TrainingSample]]) -> list[Row]:
+        """`rows` without augmentation."""
+        return [self._row(position, sample) for position, sample in samples]
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Collate rows into a batch; see also `with_image`.

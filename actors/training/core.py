@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,8 @@ from actors.training.adapters import add_adapters, is_adapter, merged
 from actors.training.batches import Batch, BatchBuilder, ConversationEncoder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
-from actors.training.inputs.forward import target_logits
+from actors.training.early_stop import EarlyStopping, split_by_image
+from actors.training.inputs.forward import summed_loss
 from actors.training.inputs.packing import Packer, check_packing
 from actors.training.job import Hyperparameters, Progress, TrainingJob, TrainingResult
 from actors.training.losses import TrainingLog
@@ -72,7 +74,7 @@ class Trainer:
         """Check the split of the batch; `run` loads everything else.
 
         Raises:
-            ValueError: the global batch cannot be split over the ranks and micro-batches.
+            ValueError: the global batch cannot be split over the ranks and micro-batches, or `early_stop` holds out too many samples.
         """
         self._job = job
         self._hyper = job.hyper
@@ -81,6 +83,9 @@ class Trainer:
         self._world_size = world_size
         self._on_progress = on_progress
         self._micro_batch_size = job.hyper.micro_batch_size(world_size)
+        self._samples, self._held_out = job.samples, list[TrainingSample]()
+        if job.hyper.early_stop is not None:
+            self._samples, self._held_out = split_by_image(job.samples, job.hyper.early_stop.num_samples, job.seed)
 
     def run(self) -> TrainingResult | None:
         """Train and write the checkpoint; returns the result on rank 0, `None` on others. The result of a finished job is reused.
@@ -102,8 +107,8 @@ class Trainer:
         builder = self._batch_builder()
         engine, optimizer = self._initialize(model)
         try:
-            log = self._train(engine, optimizer, builder)
-            state = _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
+            log, stopping = self._train(engine, optimizer, builder)
+            state = self._state(model) if stopping is None else stopping.best_state()
         finally:
             engine.destroy()
             del engine, optimizer
@@ -114,7 +119,15 @@ class Trainer:
             state = merged(state, self._hyper.lora)
         if self._hyper.interpolation < 1:
             _interpolate(state, load_model(self._job.base_checkpoint).state_dict(), self._hyper.interpolation)
-        return write_checkpoint(self._job, model, state, log.result(time.perf_counter() - started))
+        result = log.result(time.perf_counter() - started)
+        if stopping is None:
+            return write_checkpoint(self._job, model, state, result)
+        written = write_checkpoint(self._job, model, state, replace(result, held_out_losses=stopping.losses))
+        stopping.forget(keep_best=False)
+        return written
+
+    def _state(self, model: Any) -> dict[str, torch.Tensor]:
+        return _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
 
     def _batch_builder(self) -> BatchBuilder:
         processor = load_processor(self._job.base_checkpoint)
@@ -135,18 +148,24 @@ class Trainer:
             engine.enable_backward_allreduce = False  # nothing to reduce; saves the flat copies
         return engine, optimizer
 
-    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> TrainingLog:
-        hyper, samples = self._hyper, self._job.samples
+    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> tuple[TrainingLog, EarlyStopping | None]:
+        hyper, samples = self._hyper, self._samples
         lengths = [_length(sample) for sample in samples]
         order = global_batches(lengths, hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping)
         log = TrainingLog(hyper.num_steps, self._world_size)
         collate = self._collate(engine, builder)
         num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # upper bound
         steps = self._step_checkpoints()
+        stopping = self._early_stopping(builder)
         if steps is not None:
-            log.restore(steps.restore(engine))
+            position = steps.restore(engine)
+            log.restore(position)
+            if stopping is not None:
+                stopping.restore(position.get("early_stop", {}))
         with prefetch(self._reading(order, builder, log.resumed_from_step)) as reading:
             for step, indices, rows in reading:
+                if stopping is not None and stopping.is_over:
+                    break
                 log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
                 batches = [collate(part) for part in self._micro_batches(rows)]
                 num_tokens = self._num_target_tokens(batches)
@@ -157,14 +176,30 @@ class Trainer:
                 log.add(self._step(engine, batches, num_tokens), num_tokens)
                 if self._on_progress is not None:
                     self._on_progress(log.progress())
+                if stopping is not None:
+                    stopping.after_step(step + 1, engine, lambda: self._state(engine.module))
+                    if steps is None or self._job.steps_between == 0:
+                        stopping.forget()
                 if log.num_target_tokens == 0:
                     if step + 1 >= num_steps_of_a_pass:
                         break
                 elif steps is not None and self._is_checkpointed(step + 1):
-                    steps.save(step + 1, engine, log.position())
+                    steps.save(step + 1, engine, log.position() | ({} if stopping is None else {"early_stop": stopping.position()}))
+                    if stopping is not None:
+                        stopping.forget()
         log.close()
         log.require_target_tokens(len(samples))
-        return log
+        return log, stopping
+
+    def _early_stopping(self, builder: BatchBuilder) -> EarlyStopping | None:
+        """Its batches have as many conversations as the micro-batches of training, and stay in memory."""
+        rule, size = self._hyper.early_stop, self._micro_batch_size
+        if rule is None:
+            return None
+        rows = builder.plain_rows(enumerate(self._held_out))
+        batches = [builder.batch(rows[start : start + size]) for start in range(0, len(rows), size)]
+        folder = self._job.steps_folder or self._job.output.with_name(f"{self._job.output.name}.best")
+        return EarlyStopping(rule, self._hyper.num_steps, batches, folder, self._rank, self._world_size)
 
     def _collate(self, engine: Any, builder: BatchBuilder) -> Callable[[list[Row]], Batch]:
         """How rows become a batch; packing is first checked on the model."""
@@ -178,7 +213,7 @@ class Trainer:
         """For each step from `first` on: the step, the indices of its global batch, and this rank's rows."""
         for step, indices in islice(enumerate(order), first, None):
             share = rank_share(indices, self._rank, self._world_size)
-            yield step, indices, builder.rows(((position, self._job.samples[indices[position]]) for position in share), step)
+            yield step, indices, builder.rows(((position, self._samples[indices[position]]) for position in share), step)
 
     def _step_checkpoints(self) -> StepCheckpoints | None:
         if self._job.steps_folder is None:
@@ -215,7 +250,7 @@ class Trainer:
         for index, batch in enumerate(batches):
             if self._hyper.max_micro_batch_tokens is not None:
                 engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
-            loss = _summed_loss(engine, batch) / max(1, num_tokens)
+            loss = summed_loss(engine, batch, engine.device) / max(1, num_tokens)
             part += loss.detach()
             # DeepSpeed averages gradients over ranks: the factor turns the mean into the sum
             engine.backward(loss * self._world_size, scale_wrt_gas=False)
@@ -236,12 +271,6 @@ def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
     done = (step - num_warmup) / max(1, hyper.num_steps - num_warmup)
     floor = hyper.min_learning_rate_ratio
     return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:
-    """Cross-entropy in float32, summed over the batch's target tokens; only logits with a target are kept."""
-    logits, targets = target_logits(engine, batch, engine.device)
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
 VIGC trains only `qformer` and `projector`."""
 
 
-_ADDED: Mapping[str, Any] = {"packing": False}
+_ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None}
 """Hyperparameters that earlier versions lack, with the values that change nothing: jobs with these keep their fingerprint."""
 
 
@@ -52,6 +52,26 @@ class Lora:
         _require(self.alpha > 0, f"lora alpha must be positive, not {self.alpha}")
         _require(0 <= self.dropout < 1, f"lora dropout must be at least 0 and below 1, not {self.dropout}")
         _require(len(self.targets) > 0, "lora needs at least one target, such as q_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """Ends a training whose held-out loss no longer falls; its result is the checkpoint of the best evaluation.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    every: int
+    """Steps from one evaluation to the next; the last step is evaluated too."""
+    patience: int = 3
+    """Evaluations in a row without a lower loss that end the training."""
+    num_samples: int = 64
+    """Conversations to hold out, with all others about the same images."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "patience", "num_samples"):
+            _require(getattr(self, name) >= 1, f"early_stop.{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +124,8 @@ class Hyperparameters:
     packing: bool = False
     """Pack conversations into rows of up to `max_micro_batch_tokens` without padding, one row per forward pass; none sees another. Loss
     and gradients of the step do not change. The trainer refuses models that do not keep them apart."""
+    early_stop: EarlyStop | None = None
+    """Evaluate on held-out samples of the job and stop when it no longer helps; the schedule is that of `num_steps`."""
     length_grouping: bool = True
     """Batch conversations of similar length together; batches are then less random, and padding is rarer."""
     interpolation: float = 1.0
@@ -296,6 +318,13 @@ class TrainingResult:
     """Steps without a target token, because all their samples were skipped. They have no loss and change no weight."""
     skipped: tuple[SkippedSamples, ...] = ()
     """`num_skipped_samples` by reason."""
+    held_out_losses: tuple[tuple[int, float], ...] = ()
+    """`(steps done, mean loss per target token)` on the samples held out for `early_stop`; empty without it."""
+
+    @property
+    def best_step(self) -> int:
+        """Steps before the evaluation whose weights are the checkpoint's; `num_steps` without `early_stop`."""
+        return min(self.held_out_losses, key=lambda one: (one[1], one[0]))[0] if self.held_out_losses else self.num_steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from actors.training.inputs.conversations import messages_of
 from actors.training.job import Hyperparameters, SkipReason, TrainingJob
 from actors.training.pixels import Augmentation, PixelReader
 from loop.sources.shapes.render import render
-from loop.sources.shapes.scene import image_id, scene_of
+from loop.sources.shapes.scene import image_id as shape_id
+from loop.sources.shapes.scene import scene_of
 from policies.records import TrainingSample
 from tests.actors.engines.families import FAMILIES
 
@@ -40,8 +41,8 @@ class Photos:
     def image_ids(self) -> list[str]:
         return list(SIZES)
 
-    def open(self, image_id_: str) -> Image.Image:
-        return render(scene_of(image_id(1, len(image_id_), 0.1))).resize(SIZES[image_id_])
+    def open(self, image_id: str) -> Image.Image:
+        return render(scene_of(shape_id(1, len(image_id), 0.1))).resize(SIZES[image_id])
 
 
 def builder_of(processor: Any) -> BatchBuilder:
