@@ -18,6 +18,9 @@ _ADDED = {"2": ("reason_detail",)}
 """Columns that tables of an older version lack, by version; they get their default."""
 
 
+IMAGE_MARK = "<image>"
+"""Marks the place of each image in the turns of a `TrainingSample` about several images."""
+
 EXPORTED_IMAGE = "image"
 """Column that an export adds to the records."""
 
@@ -206,15 +209,23 @@ def _tuples(row: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSample:
-    """One conversation about one image, the input of the trainer."""
+    """One conversation about one image, several or none, the input of the trainer."""
 
     image_id: str
+    """The image, the first of several; empty if there is none."""
     turns: tuple[tuple[str, str], ...]
     """`(user, assistant)` pairs; the loss is on the assistant's text and its end token only. An empty user text in the first pair stands
-    for the image alone."""
+    for the image alone. If there are several images, each has an `IMAGE_MARK` in the user's texts, in order; a single one comes first."""
     origin: str = "seed"
     """`seed` or the `record_id` it was made from."""
     question_type: str = ""
+    further_images: tuple[str, ...] = ()
+    """Ids of the second image and those after it."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Ids of all images, in order."""
+        return (self.image_id, *self.further_images) if self.image_id else ()
 
 
 @dataclass(frozen=True, slots=True)

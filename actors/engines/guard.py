@@ -24,7 +24,7 @@ SIZES = ((160, 80), (112, 224))
 _PROMPT = "Describe the image."
 _NUM_TOKENS = 2
 """Tokens after the prompt. The first uses the cache of the prefill, the second a cache that decoding has extended."""
-_TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
+TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 """Largest error of the log-probabilities relative to their spread over the vocabulary. Padding and the cache change the order of
 sums: on models of 2 to 32 layers the measured error is at most 1e-5 in float32 (more with TF32 convolutions) and 0.04 in bfloat16.
 For a family that does not fit it is about 1. Relative to the spread, the bound means the same for sharp and flat distributions,
@@ -89,7 +89,7 @@ def expected_of(reference: ReferenceModel, engine: str, repeated_id: int | None 
     if not all(logits.isfinite().all() for _, logits in written):
         raise UnfitModelError(f"this {model.config.model_type} model returns non-finite logits; use an intact checkpoint")
     tokens, logits = (torch.stack(parts) for parts in zip(*written, strict=True))
-    tolerances = _TOLERANCES if engine == "transformers" else _OTHER_KERNELS
+    tolerances = TOLERANCES if engine == "transformers" else _OTHER_KERNELS
     return Expected(model.config.model_type, requests, tokens[:, :_NUM_TOKENS], logits, tolerances[model.dtype])
 
 
@@ -104,7 +104,7 @@ def difference_from(expected: Expected, follow: Follow) -> str:
         return f"prompts about two images fail with {_brief(error)}"
     for (width, height), row, logits in zip(SIZES, found, expected.logits, strict=True):
         for step, (one, other) in enumerate(zip(row, logits, strict=True)):
-            error = _relative_error(one, other)
+            error = relative_error(one, other)
             if not error <= expected.tolerance:  # NaN is an error too
                 place = f"{step} tokens after the prompt" if step else "at the end of the prompt"
                 return (
@@ -119,7 +119,7 @@ def refusal(engine: str, model_type: str, what: str) -> UnfitModelError:
     return UnfitModelError(f"the {engine} engine cannot run this {model_type} model as it runs by itself: {what}; {_REMEDIES[engine]}")
 
 
-def _relative_error(found: torch.Tensor, logits: torch.Tensor) -> float:
+def relative_error(found: torch.Tensor, logits: torch.Tensor) -> float:
     """Root mean square difference of the log-probabilities of the tokens that an engine tells, relative to the standard deviation over all
     that are not banned."""
     banned, told = found == -torch.inf, found.isfinite()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os.path import commonprefix
 from textwrap import shorten
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn.functional import pad
 
 from actors.images import BadImageError
 from actors.processors import SpecialTokens, end_ids_of, reads_both_ways
+from actors.training.inputs.conversations import messages_of, takes_no_image, takes_several_images, words_of
 from actors.training.job import Skip, SkipReason
 from actors.training.pixels import Augmentation, ImageInputs, PixelReader
 from policies.records import TrainingSample
@@ -128,13 +130,14 @@ class ConversationEncoder:
         self._image_id = processor.tokenizer.convert_tokens_to_ids(placeholder) if placeholder else None
         self._question_tokenizer = getattr(processor, "qformer_tokenizer", None)
         self._kinds_of_answers = reads_both_ways(processor)
-        given = self._render(_messages(_PROBES[0], Image.new("RGB", _PROBE_SIZES[0])))
+        given = self._render(messages_of(_PROBES[0], [Image.new("RGB", _PROBE_SIZES[0])]))
         self._kinds_name = next((name for name in _TOKEN_TYPES if name in given), "")
         self.cross_attention_token = self._image_id if "cross_attention_mask" in given else None
         """The token from which on the text attends to the image, if it does so across, as in Llama 3.2 Vision."""
         self._texts: dict[tuple[object, ...], EncodedText] = {}
         self._expansion: _Expansion | None = None
-        small, *others = (self._tokens(_PROBES[0], size) for size in _PROBE_SIZES)
+        self._takes_no_image = takes_no_image(processor)
+        small, *others = (self._tokens(_PROBES[0], (size,)) for size in _PROBE_SIZES)
         self.has_fixed_image_tokens = all(np.array_equal(small.ids, other.ids) for other in others)
         """Whether every image has the same tokens."""
         if self.has_fixed_image_tokens and self._has_generation_tag:
@@ -142,47 +145,56 @@ class ConversationEncoder:
         if len(small.ids) > max_tokens:
             raise ValueError(f"max_tokens {max_tokens} is too short: an image and the shortest question take {len(small.ids)} tokens")
 
-    def encode(self, turns: Sequence[tuple[str, str]], image_size: tuple[int, int]) -> EncodedText:
-        """Ids and labels of a conversation about an image of `image_size` (width, height) in pixels.
+    def encode(self, turns: Sequence[tuple[str, str]], *image_sizes: tuple[int, int]) -> EncodedText:
+        """Ids and labels of a conversation about images of `image_sizes` (width, height) in pixels, usually one.
 
         Raises:
-            BadSampleError: there are no turns, a turn contains a special token, or no part of an answer fits into `max_tokens`.
+            BadSampleError: there are no turns, a turn contains a special token, no part of an answer fits into `max_tokens`, or the model
+                does not take this number of images.
         """
-        size = _PROBE_SIZES[0] if self.has_fixed_image_tokens else image_size
-        key = (tuple(turns), size)
+        sizes = _PROBE_SIZES[:1] * len(image_sizes) if self.has_fixed_image_tokens else image_sizes
+        key = (tuple(turns), sizes)
         known = self._texts.get(key)
         if known is None:
-            known = self._encode(key[0], size)
+            known = self._encode(*key)
             if len(self._texts) < _CACHED_TEXTS:
                 self._texts[key] = known
         return known
 
-    def _encode(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
+    @cached_property
+    def _takes_several_images(self) -> bool:
+        return takes_several_images(self._processor, lambda turns, num_images: len(self._tokens(turns, _PROBE_SIZES[:1] * num_images).ids))
+
+    def _encode(self, turns: tuple[tuple[str, str], ...], sizes: tuple[tuple[int, int], ...]) -> EncodedText:
         if not turns:
             raise BadSampleError(SkipReason.NO_TURNS, "a conversation without turns")
-        if special := next((found for turn in turns for text in turn if (found := self._special_tokens.first_in(text))), None):
+        if len(sizes) > 1 and not self._takes_several_images:
+            raise BadSampleError(SkipReason.SEVERAL_IMAGES, f"a conversation about {len(sizes)} images")
+        if not sizes and not self._takes_no_image:
+            raise BadSampleError(SkipReason.NO_IMAGE, "a conversation about no image")
+        if special := next((found for text in words_of(turns, len(sizes)) if (found := self._special_tokens.first_in(text))), None):
             raise BadSampleError(SkipReason.SPECIAL_TOKEN, f"a turn contains the special token {special!r}")
-        whole = self._tokens(turns, size)
+        whole = self._tokens(turns, sizes)
         if not (whole.labels[: self._max_tokens] != IGNORED).any():
             raise BadSampleError(SkipReason.ANSWER_CUT_OFF, f"no word of an answer is among the first {self._max_tokens} tokens")
         return whole.cut(self._max_tokens)
 
-    def _tokens(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> EncodedText:
-        ids, mask = self._masked(turns, size)
+    def _tokens(self, turns: tuple[tuple[str, str], ...], sizes: tuple[tuple[int, int], ...]) -> EncodedText:
+        ids, mask = self._masked(turns, sizes)
         # a processor that inserts image tokens before the text counts their characters as the text's
         mask &= ids != self._image_id
         ids, mask = self._ended(ids, mask, turns)
         kinds = np.logical_or.accumulate(mask) if self._kinds_of_answers else np.isin(ids, self._processor.image_token_ids)
-        labels = np.where(mask, ids, IGNORED).astype(np.int32)
-        return EncodedText(ids, labels, self._question(turns), kinds.astype(np.int32) if self._kinds_name else None, self._kinds_name)
+        labels, question = np.where(mask, ids, IGNORED).astype(np.int32), self._question(turns) if sizes else None
+        return EncodedText(ids, labels, question, kinds.astype(np.int32) if self._kinds_name else None, self._kinds_name)
 
-    def _masked(self, turns: tuple[tuple[str, str], ...], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def _masked(self, turns: tuple[tuple[str, str], ...], sizes: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
         """Ids, and a mask of the assistant's words."""
-        if self._expansion is not None:
+        if self._expansion is not None and len(sizes) == 1:
             ids, mask = self._plain(turns)
             block = self._expansion.block
             return self._expansion.apply(ids, block), self._expansion.apply(mask, np.zeros(len(block), dtype=bool))
-        messages = _messages(turns, Image.new("RGB", size))
+        messages = messages_of(turns, [Image.new("RGB", size) for size in sizes])
         if not self._has_generation_tag:
             return self._masked_by_prefixes(messages)
         rendered = self._render(messages, return_assistant_tokens_mask=True)
@@ -192,7 +204,7 @@ class ConversationEncoder:
     def _plain(self, turns: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, np.ndarray]:
         """The same from the tokenizer alone, without expanding the image placeholder."""
         rendered = self._processor.tokenizer.apply_chat_template(
-            _messages(turns, None), chat_template=self._processor.chat_template, tokenize=True, return_dict=True,
+            messages_of(turns, [None]), chat_template=self._processor.chat_template, tokenize=True, return_dict=True,
             return_assistant_tokens_mask=True,
         )  # fmt: skip
         ids = np.asarray(rendered["input_ids"], dtype=np.int32)
@@ -202,7 +214,7 @@ class ConversationEncoder:
         """The processor's expansion of its tokenizer's ids, if it is the same for unrelated texts."""
         found = []
         for turns in _PROBES:
-            whole, _ = self._masked(turns, _PROBE_SIZES[0])
+            whole, _ = self._masked(turns, _PROBE_SIZES[:1])
             plain, _ = self._plain(turns)
             start = _common_prefix(whole, plain)
             num_after = _common_prefix(whole[start:][::-1], plain[start:][::-1])
@@ -278,9 +290,9 @@ class Row:
     position: int
     """Position in the global batch."""
     text: EncodedText
-    image: ImageInputs
+    images: tuple[ImageInputs, ...]
     skip: Skip | None = None
-    """Why text and image are placeholders for a bad sample; `None` for a good one."""
+    """Why text and images are placeholders for a bad sample; `None` for a good one."""
 
     @property
     def width(self) -> int:
@@ -303,20 +315,34 @@ class BatchBuilder:
         Raises:
             ValueError: augmentation does not fit the images' tensors.
         """
-        return [self._augmented(self._row(position, sample), step) for position, sample in samples]
+        return [self._augmented(row, step) for row in self.plain_rows(samples)]
+
+    def plain_rows(self, samples: Iterable[tuple[int, TrainingSample]]) -> list[Row]:
+        """`rows` without augmentation."""
+        return [self._row(position, sample) for position, sample in samples]
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """Collate rows into a batch.
+        """Collate rows into a batch; see also `with_image`.
 
         Raises:
             ValueError: the images' tensors do not fit together.
         """
+        rows = self.with_image(rows)
         inputs, labels = collate([row.text for row in rows], self._pad_id)
-        inputs.update(_joined([row.image.tensors for row in rows]))
+        inputs.update(_joined([image.tensors for row in rows for image in row.images]))
         if self._encoder.cross_attention_token is not None:
             sees = (inputs["input_ids"] == self._encoder.cross_attention_token).cumsum(1).bool()
             inputs["cross_attention_mask"] = sees[..., None, None] * inputs["aspect_ratio_mask"][:, None]
         return Batch(inputs, labels, int((labels[:, 1:] != IGNORED).sum()))
+
+    def with_image(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows, and if none has an image, one about a blank image without a loss: every rank must run the same modules."""
+        return rows if any(row.images for row in rows) else [*rows, self._placeholder(rows[0].position)]
+
+    def row_about(self, turns: Sequence[tuple[str, str]], image: Image.Image) -> Row:
+        """The row of a conversation about an image that is in no source, without augmentation."""
+        inputs = self._reader.inputs_of([image])
+        return Row(0, self._encoder.encode(turns, *inputs.sizes), (inputs,))
 
     def build(self, samples: Iterable[tuple[int, TrainingSample]], step: int) -> Batch:
         """`rows`, then `batch`; raises what they do."""
@@ -324,22 +350,28 @@ class BatchBuilder:
 
     def _row(self, position: int, sample: TrainingSample) -> Row:
         try:
-            image = self._reader.read(sample.image_id)
-            return Row(position, self._encoder.encode(sample.turns, image.size), image)
+            images = self._reader.read_all(sample.images)
+            return Row(position, self._encoder.encode(sample.turns, *(size for image in images for size in image.sizes)), images)
         except BadImageError as error:
             skip = Skip(SkipReason.BAD_IMAGE, error.reason, error.where)
         except BadSampleError as error:
-            skip = Skip(error.reason, f"{sample.image_id}: {error.message}, in {_shortened(sample)}")
+            skip = Skip(error.reason, f"{', '.join(sample.images) or 'no image'}: {error.message}, in {_shortened(sample)}")
+        return self._placeholder(position, skip)
+
+    def _placeholder(self, position: int, skip: Skip | None = None) -> Row:
+        """A row about a blank image, without a loss."""
         blank = self._reader.blank()
-        text = self._encoder.encode((("?", "!"),), blank.size)
-        return Row(position, replace(text, labels=np.full_like(text.labels, IGNORED)), blank, skip)
+        text = self._encoder.encode((("?", "!"),), *blank.sizes)
+        return Row(position, replace(text, labels=np.full_like(text.labels, IGNORED)), (blank,), skip)
 
     def _augmented(self, row: Row, step: int) -> Row:
         if not self._augmentation.is_on:
             return row
-        tensors = row.image.tensors
-        pixels = self._augmentation.apply(tensors["pixel_values"], step, row.position)
-        return replace(row, image=replace(row.image, tensors={**tensors, "pixel_values": pixels}))
+        images = []
+        for place, image in enumerate(row.images):
+            pixels = self._augmentation.apply(image.tensors["pixel_values"], step, row.position, place)
+            images.append(replace(image, tensors={**image.tensors, "pixel_values": pixels}))
+        return replace(row, images=tuple(images))
 
 
 def _shortened(sample: TrainingSample) -> str:
@@ -400,15 +432,6 @@ def _same_size(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     missing = [[wanted - size for wanted, size in zip(largest, tensor.shape[1:], strict=True)] for tensor in tensors]
     # `pad` takes pairs (before, after) from the last dimension on
     return [pad(tensor, [one for size in reversed(sizes) for one in (0, size)]) for tensor, sizes in zip(tensors, missing, strict=True)]
-
-
-def _messages(turns: Sequence[tuple[str, str]], image: Image.Image | None) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = []
-    for user, assistant in turns:
-        messages.append({"role": "user", "content": [{"type": "text", "text": user}] if user else []})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
-    messages[0]["content"].insert(0, {"type": "image", "image": image})
-    return messages
 
 
 def _expanded(place: int, replaced: Sequence[Mapping[str, Any]]) -> int:

@@ -124,6 +124,6 @@ def _result_from(plain: dict[str, Any]) -> TrainingResult:
     """Rebuild a result from `asdict` and JSON."""
     if "num_steps_kept" in plain:  # the name in results of earlier versions
         plain["resumed_from_step"] = plain.pop("num_steps_kept")
-    losses = tuple((int(step), float(loss)) for step, loss in plain.pop("losses"))
+    losses, held_out = (tuple((int(step), float(loss)) for step, loss in plain.pop(name, ())) for name in ("losses", "held_out_losses"))
     skipped = tuple(SkippedSamples(**{**one, "reason": SkipReason(one["reason"])}) for one in plain.pop("skipped", ()))
-    return TrainingResult(**plain, losses=losses, skipped=skipped)
+    return TrainingResult(**plain, losses=losses, skipped=skipped, held_out_losses=held_out)

@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -23,16 +24,20 @@ from actors.training.adapters import (
     merged,
     require_adapters_alone,
 )
-from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder, Row
+from actors.training.batches import Batch, BatchBuilder, ConversationEncoder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
+from actors.training.early_stop import EarlyStopping, split_by_image
+from actors.training.inputs.forward import summed_loss
+from actors.training.inputs.packing import Packer, check_packing
 from actors.training.job import Hyperparameters, Progress, TrainingJob, TrainingResult
 from actors.training.losses import TrainingLog
-from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batches, rank_share
+from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batches, pack_by_tokens, rank_share
 from actors.training.pixels import Augmentation, PixelReader, blank_inputs
 from actors.training.prefetch import prefetch
 from actors.training.samples import lengths_of
 from actors.training.steps import StepCheckpoints
+from policies.records import TrainingSample
 
 _BUCKET_ELEMENTS = 200_000_000
 _JOIN_TIMEOUT_S = 120.0
@@ -77,7 +82,7 @@ class Trainer:
         """Check the split of the batch; `run` loads everything else.
 
         Raises:
-            ValueError: the global batch cannot be split over the ranks and micro-batches.
+            ValueError: the global batch cannot be split over the ranks and micro-batches, or `early_stop` holds out too many samples.
         """
         self._job = job
         self._hyper = job.hyper
@@ -86,6 +91,9 @@ class Trainer:
         self._world_size = world_size
         self._on_progress = on_progress
         self._micro_batch_size = job.hyper.micro_batch_size(world_size)
+        self._samples, self._held_out = job.samples, list[TrainingSample]()
+        if job.hyper.early_stop is not None:
+            self._samples, self._held_out = split_by_image(job.samples, job.hyper.early_stop.num_samples, job.seed)
 
     def run(self) -> TrainingResult | None:
         """Train and write the checkpoint; returns the result on rank 0, `None` on others. The result of a finished job is reused.
@@ -109,15 +117,23 @@ class Trainer:
         try:
             if self._job.adapter_base:
                 require_adapters_alone(model)
-            log = self._train(engine, optimizer, builder)
-            state = _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
+            log, stopping = self._train(engine, optimizer, builder)
+            state = self._state(model) if stopping is None else stopping.best_state()
         finally:
             engine.destroy()
             del engine, optimizer
             gc.collect()  # the engine and its hooks form reference cycles; a rank outlives many of them
         if self._rank != 0:
             return None
-        return self._write(model, state, start, log.result(time.perf_counter() - started))
+        result = log.result(time.perf_counter() - started)
+        if stopping is None:
+            return self._write(model, state, start, result)
+        written = self._write(model, state, start, replace(result, held_out_losses=stopping.losses))
+        stopping.forget(keep_best=False)
+        return written
+
+    def _state(self, model: Any) -> dict[str, torch.Tensor]:
+        return _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
 
     def _write(self, model: Any, state: dict[str, torch.Tensor], start: dict[str, torch.Tensor], result: TrainingResult) -> TrainingResult:
         """Write the checkpoint of a trained state, whose adapters started from `start`."""
@@ -151,20 +167,27 @@ class Trainer:
             engine.enable_backward_allreduce = False  # nothing to reduce; saves the flat copies
         return engine, optimizer
 
-    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> TrainingLog:
-        hyper, samples = self._hyper, self._job.samples
+    def _train(self, engine: Any, optimizer: torch.optim.Optimizer, builder: BatchBuilder) -> tuple[TrainingLog, EarlyStopping | None]:
+        hyper, samples = self._hyper, self._samples
         order = global_batches(
             lengths_of(samples), hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping
         )
         log = TrainingLog(hyper.num_steps, self._world_size)
+        collate = self._collate(engine, builder)
         num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # upper bound
         steps = self._step_checkpoints()
+        stopping = self._early_stopping(builder)
         if steps is not None:
-            log.restore(steps.restore(engine))
+            position = steps.restore(engine)
+            log.restore(position)
+            if stopping is not None:
+                stopping.restore(position.get("early_stop", {}))
         with prefetch(self._reading(order, builder, log.resumed_from_step)) as reading:
             for step, indices, rows in reading:
+                if stopping is not None and stopping.is_over:
+                    break
                 log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
-                batches = [builder.batch(part) for part in self._micro_batches(rows)]
+                batches = [collate(part) for part in self._micro_batches(rows)]
                 num_tokens = self._num_target_tokens(batches)
                 # weight decay and momentum would change the weights even without target tokens
                 factor = learning_rate_factor(step, hyper) if num_tokens else 0.0
@@ -173,20 +196,44 @@ class Trainer:
                 log.add(self._step(engine, batches, num_tokens), num_tokens)
                 if self._on_progress is not None:
                     self._on_progress(log.progress())
+                if stopping is not None:
+                    stopping.after_step(step + 1, engine, lambda: self._state(engine.module))
+                    if steps is None or self._job.steps_between == 0:
+                        stopping.forget()
                 if log.num_target_tokens == 0:
                     if step + 1 >= num_steps_of_a_pass:
                         break
                 elif steps is not None and self._is_checkpointed(step + 1):
-                    steps.save(step + 1, engine, log.position())
+                    steps.save(step + 1, engine, log.position() | ({} if stopping is None else {"early_stop": stopping.position()}))
+                    if stopping is not None:
+                        stopping.forget()
         log.close()
         log.require_target_tokens(len(samples))
-        return log
+        return log, stopping
+
+    def _early_stopping(self, builder: BatchBuilder) -> EarlyStopping | None:
+        """Its batches have as many conversations as the micro-batches of training, and stay in memory."""
+        rule, size = self._hyper.early_stop, self._micro_batch_size
+        if rule is None:
+            return None
+        rows = builder.plain_rows(enumerate(self._held_out))
+        batches = [builder.batch(rows[start : start + size]) for start in range(0, len(rows), size)]
+        folder = self._job.steps_folder or self._job.output.with_name(f"{self._job.output.name}.best")
+        return EarlyStopping(rule, self._hyper.num_steps, batches, folder, self._rank, self._world_size)
+
+    def _collate(self, engine: Any, builder: BatchBuilder) -> Callable[[list[Row]], Batch]:
+        """How rows become a batch; packing is first checked on the model."""
+        if not self._hyper.packing:
+            return builder.batch
+        packer = Packer(builder, engine.module)
+        check_packing(engine.module, builder, packer, engine.device)
+        return packer.batch
 
     def _reading(self, order: Iterator[list[int]], builder: BatchBuilder, first: int) -> Iterator[tuple[int, list[int], list[Row]]]:
         """For each step from `first` on: the step, the indices of its global batch, and this rank's rows."""
         for step, indices in islice(enumerate(order), first, None):
             share = rank_share(indices, self._rank, self._world_size)
-            yield step, indices, builder.rows(((position, self._job.samples[indices[position]]) for position in share), step)
+            yield step, indices, builder.rows(((position, self._samples[indices[position]]) for position in share), step)
 
     def _step_checkpoints(self) -> StepCheckpoints | None:
         if self._job.steps_folder is None:
@@ -202,9 +249,11 @@ class Trainer:
         limit = self._hyper.max_micro_batch_tokens
         if limit is None:
             return [rows[start : start + self._micro_batch_size] for start in range(0, len(rows), self._micro_batch_size)]
-        widths = [row.width for row in rows]
-        num_passes = max_over_ranks(len(cut_by_tokens(widths, limit)), self._world_size)
-        return [[rows[index] for index in part] for part in cut_by_tokens(widths, limit, num_passes)]
+        cut, widths = cut_by_tokens, [row.width for row in rows]
+        if self._hyper.packing:
+            cut, widths = pack_by_tokens, [len(row.text.ids) for row in rows]
+        num_passes = max_over_ranks(len(cut(widths, limit)), self._world_size)
+        return [[rows[index] for index in part] for part in cut(widths, limit, num_passes)]
 
     def _num_target_tokens(self, batches: list[Batch]) -> int:
         """Over all ranks in this step; every rank must call this."""
@@ -221,7 +270,7 @@ class Trainer:
         for index, batch in enumerate(batches):
             if self._hyper.max_micro_batch_tokens is not None:
                 engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
-            loss = _summed_loss(engine, batch) / max(1, num_tokens)
+            loss = summed_loss(engine, batch, engine.device) / max(1, num_tokens)
             part += loss.detach()
             # DeepSpeed averages gradients over ranks: the factor turns the mean into the sum
             engine.backward(loss * self._world_size, scale_wrt_gas=False)
@@ -237,19 +286,6 @@ def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
     done = (step - num_warmup) / max(1, hyper.num_steps - num_warmup)
     floor = hyper.min_learning_rate_ratio
     return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _summed_loss(engine: Any, batch: Batch) -> torch.Tensor:
-    """Cross-entropy in float32, summed over the batch's target tokens; only logits with a target are kept."""
-    dtype = next(engine.module.parameters()).dtype
-    inputs = {
-        name: tensor.to(engine.device, dtype) if tensor.is_floating_point() else tensor.to(engine.device)
-        for name, tensor in batch.inputs.items()
-    }
-    logits = engine(**inputs, use_cache=False).logits[:, :-1]
-    targets = batch.labels[:, 1:].to(engine.device)
-    wanted = targets != IGNORED
-    return torch.nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
 
 
 def _parameter_groups(model: Any, hyper: Hyperparameters) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from actors.training.samples import identity_of
 from policies.records import TrainingSample
@@ -16,6 +16,10 @@ from policies.records import TrainingSample
 PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
 """Groups that can be frozen or have their own learning rate. `qformer` is the Q-Former with its query tokens, if the model has one.
 VIGC trains only `qformer` and `projector`."""
+
+
+_ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None}
+"""Hyperparameters that earlier versions lack, with the values that change nothing: jobs with these keep their fingerprint."""
 
 
 class TrainerError(RuntimeError):
@@ -49,6 +53,26 @@ class Lora:
         _require(self.alpha > 0, f"lora alpha must be positive, not {self.alpha}")
         _require(0 <= self.dropout < 1, f"lora dropout must be at least 0 and below 1, not {self.dropout}")
         _require(len(self.targets) > 0, "lora needs at least one target, such as q_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """Ends a training whose held-out loss no longer falls; its result is the checkpoint of the best evaluation.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    every: int
+    """Steps from one evaluation to the next; the last step is evaluated too."""
+    patience: int = 3
+    """Evaluations in a row without a lower loss that end the training."""
+    num_samples: int = 64
+    """Conversations to hold out, with all others about the same images."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "patience", "num_samples"):
+            _require(getattr(self, name) >= 1, f"early_stop.{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +122,11 @@ class Hyperparameters:
     """Maximum tokens per forward pass of a rank, including padding: its share of a step is split into as many passes as needed, each
     of few long or many short conversations. The split does not change loss and gradients of the step. `None`:
     `gradient_accumulation` passes."""
+    packing: bool = False
+    """Pack conversations into rows of up to `max_micro_batch_tokens` without padding, one row per forward pass; none sees another. Loss
+    and gradients of the step do not change. The trainer refuses models that do not keep them apart."""
+    early_stop: EarlyStop | None = None
+    """Evaluate on held-out samples of the job and stop when it no longer helps; the schedule is that of `num_steps`."""
     length_grouping: bool = True
     """Batch conversations of similar length together; batches are then less random, and padding is rarer."""
     interpolation: float = 1.0
@@ -153,6 +182,7 @@ class Hyperparameters:
     def _check_micro_batches(self) -> None:
         limit = self.max_micro_batch_tokens
         if limit is None:
+            _require(not self.packing, "packing fills rows of max_micro_batch_tokens tokens; give that key too, or set packing to false")
             return
         _require(
             limit >= self.max_tokens,
@@ -216,7 +246,7 @@ class TrainingJob:
             "base_checkpoint": str(self.base_checkpoint),
             "samples": identity_of(self.samples),
             "seed": self.seed,
-            "hyper": asdict(self.hyper),
+            "hyper": {name: value for name, value in asdict(self.hyper).items() if name not in _ADDED or value != _ADDED[name]},
         }
         if self.adapter_base:
             said |= {"adapter_base": self.adapter_base, "adapter": str(self.adapter)}
@@ -230,6 +260,8 @@ class SkipReason(StrEnum):
     NO_TURNS = "no_turns"
     SPECIAL_TOKEN = "special_token"
     ANSWER_CUT_OFF = "answer_cut_off"
+    SEVERAL_IMAGES = "several_images"
+    NO_IMAGE = "no_image"
 
     @property
     def explanation(self) -> str:
@@ -242,6 +274,8 @@ _EXPLANATIONS = {
     SkipReason.NO_TURNS: "the conversation has no turns",
     SkipReason.SPECIAL_TOKEN: "the text contains a special token of the model; remove it",
     SkipReason.ANSWER_CUT_OFF: "image and question fill max_tokens, so that nothing of an answer is left; raise training.max_tokens",
+    SkipReason.SEVERAL_IMAGES: "the model takes one image a conversation, and these have several; train them on a model that takes more",
+    SkipReason.NO_IMAGE: "the model needs an image in every conversation, and these have none; train them on a model that does not",
 }
 
 
@@ -294,6 +328,13 @@ class TrainingResult:
     """Steps without a target token, because all their samples were skipped. They have no loss and change no weight."""
     skipped: tuple[SkippedSamples, ...] = ()
     """`num_skipped_samples` by reason."""
+    held_out_losses: tuple[tuple[int, float], ...] = ()
+    """`(steps done, mean loss per target token)` on the samples held out for `early_stop`; empty without it."""
+
+    @property
+    def best_step(self) -> int:
+        """Steps before the evaluation whose weights are the checkpoint's; `num_steps` without `early_stop`."""
+        return min(self.held_out_losses, key=lambda one: (one[1], one[0]))[0] if self.held_out_losses else self.num_steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,10 @@ class TrainingLog:
             self._close_window()
 
     def close(self) -> None:
-        """Gather the skipped samples of all ranks; every rank must call this, once."""
+        """Close the last window, which an early stop cuts short, and gather the skipped samples of all ranks; every rank must call this,
+        once."""
+        if self._pending:
+            self._close_window()
         for skipped, examples in gather_objects((self._skipped, self._examples), self._world_size):
             self._skipped |= skipped
             for reason, example in examples.items():
@@ -107,9 +110,9 @@ class TrainingLog:
         """The result with an empty digest; call after `close`."""
         skipped = self.skipped()
         return TrainingResult(
-            num_steps=self._num_steps,
+            num_steps=self._step,
             final_loss=self._points[-1][1],
-            mean_loss=self._summed / (self._num_steps - self._num_empty_steps),
+            mean_loss=self._summed / (self._step - self._num_empty_steps),
             losses=tuple(self._points),
             num_target_tokens=self.num_target_tokens,
             num_skipped_samples=sum(one.num_samples for one in skipped),

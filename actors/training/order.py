@@ -56,7 +56,27 @@ def cut_by_tokens(widths: Sequence[int], max_tokens: int, min_parts: int = 1) ->
             parts[-1].append(row)
         else:
             parts.append([row])
-    while len(parts) < min(min_parts, len(widths)):
+    return _split_to(parts, min(min_parts, len(widths)))
+
+
+def pack_by_tokens(lengths: Sequence[int], max_tokens: int, min_parts: int = 1) -> list[list[int]]:
+    """Pack rows into parts whose lengths sum to at most `max_tokens` (first fit decreasing, Johnson 1973); arguments and result are
+    those of `cut_by_tokens`."""
+    parts: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        part = next((part for part, free in enumerate(room) if lengths[row] <= free), len(parts))
+        if part == len(parts):
+            parts.append([])
+            room.append(max_tokens)
+        parts[part].append(row)
+        room[part] -= lengths[row]
+    return _split_to(parts, min(min_parts, len(lengths)))
+
+
+def _split_to(parts: list[list[int]], min_parts: int) -> list[list[int]]:
+    """Halve parts, those with most rows first, until there are at least `min_parts`."""
+    while len(parts) < min_parts:
         most = max(range(len(parts)), key=lambda index: len(parts[index]))
         middle = len(parts[most]) // 2
         parts[most : most + 1] = [parts[most][:middle], parts[most][middle:]]

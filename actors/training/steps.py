@@ -60,7 +60,7 @@ class StepCheckpoints:
             dist.barrier()
             _read_tensors_only(engine)
             engine.save_checkpoint(scratch, tag=_ENGINE, save_latest=False)
-            _save({"step": step, "random": _random_state(), "position": position}, scratch / f"rank-{self._rank}.pt")
+            save_tensors({"step": step, "random": _random_state(), "position": position}, scratch / f"rank-{self._rank}.pt")
             dist.barrier()
             if self._rank == 0:
                 self._rename_into_place(scratch, target)
@@ -91,7 +91,7 @@ class StepCheckpoints:
         return int(sum_over_ranks(torch.tensor([value]), self._world_size).item())
 
     def _rename_into_place(self, scratch: Path, target: Path) -> None:
-        files = {path.relative_to(scratch).as_posix(): _measure(path) for path in sorted(scratch.rglob("*")) if path.is_file()}
+        files = {path.relative_to(scratch).as_posix(): measure(path) for path in sorted(scratch.rglob("*")) if path.is_file()}
         (scratch / _RECEIPT).write_text(json.dumps({"job": self._job, "files": files}, indent=1))
         fsync_tree(scratch)
         if target.exists():  # a damaged one
@@ -116,21 +116,22 @@ class StepCheckpoints:
             receipt = json.loads((path / _RECEIPT).read_text())
             if receipt["job"] != self._job:
                 return "it belongs to another job"
-            damaged = [name for name, measure in receipt["files"].items() if _measure(path / name) != measure]
+            damaged = [name for name, expected in receipt["files"].items() if measure(path / name) != expected]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"
         return f"damaged: {', '.join(damaged)}" if damaged else None
 
 
-def _save(state: Any, path: Path) -> None:
-    """Write tensors and plain values. torch raises `RuntimeError` for a full disk, as it does for a lost rank."""
+def save_tensors(state: Any, path: Path) -> None:
+    """Write tensors and plain values; raises `OSError`. torch raises `RuntimeError` for a full disk, as it does for a lost rank."""
     try:
         torch.save(state, path)
     except RuntimeError as error:
         raise OSError(f"{path.name}: {str(error).splitlines()[0]}") from error
 
 
-def _measure(path: Path) -> list[int | str]:
+def measure(path: Path) -> list[int | str]:
+    """Size in bytes and SHA-256 of a file."""
     with path.open("rb") as stream:
         return [path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]
 
@@ -155,7 +156,7 @@ def _read_tensors_only(engine: Any) -> None:
 
     class TensorsOnly(TorchCheckpointEngine):
         def save(self, state_dict: Any, path: str) -> None:
-            _save(state_dict, Path(path))
+            save_tensors(state_dict, Path(path))
 
         def load(self, path: str, map_location: Any = None) -> Any:
             with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):

@@ -45,6 +45,8 @@ from policies.records import TrainingSample
 
 IMAGES = ShapesImages(seed=1, min_shift=0.0, max_shift=0.15, num_images=2000)
 NUM_PASSES = 3
+_ROW_TOKENS = 512
+_PASSES = {"rows": "padded", "packed": "packed"}
 _JOIN_TIMEOUT_S = 300.0
 _WAIT_S = 1800.0
 
@@ -54,7 +56,7 @@ class Task:
     """The work of one process group."""
 
     kind: str
-    """`ours`, `plain` or `prepared`."""
+    """`ours`, `plain` or `prepared`; `rows` and `packed` are ours with passes of `_ROW_TOKENS` tokens."""
     num_ranks: int
     zero_stage: int
     batch_size: int
@@ -63,7 +65,11 @@ class Task:
 
     def hyper(self) -> Hyperparameters:
         stage: Any = self.zero_stage
-        return Hyperparameters(self.batch_size, self.num_steps, 2e-5, frozen=("vision_tower",), zero_stage=stage)
+        limit = _ROW_TOKENS if self.kind in ("rows", "packed") else None
+        return Hyperparameters(
+            self.batch_size, self.num_steps, 2e-5, frozen=("vision_tower",), zero_stage=stage, max_tokens=_ROW_TOKENS,
+            max_micro_batch_tokens=limit, packing=self.kind == "packed", length_grouping=self.kind != "packed",
+        )  # fmt: skip
 
     def samples(self) -> list[TrainingSample]:
         return IMAGES.conversations(self.num_steps * self.batch_size // NUM_PASSES, seed=0)
@@ -71,7 +77,7 @@ class Task:
     def batches(self) -> list[list[int]]:
         """Sample indices per step, in the trainer's order."""
         lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in self.samples()]
-        return list(global_batches(lengths, self.batch_size, self.num_steps, 0, length_grouping=True))
+        return list(global_batches(lengths, self.batch_size, self.num_steps, 0, length_grouping=self.hyper().length_grouping))
 
 
 def main() -> None:
@@ -82,9 +88,11 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=4, help="steps before the clock starts")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--zero-stages", default="1,2,3", help="stages that two ranks are measured with; empty for none")
+    parser.add_argument("--packing", action="store_true", help="measure padded rows against packed ones instead")
     args = parser.parse_args()
     size = (args.batch_size, args.steps, args.warmup)
-    tasks = [Task(kind, 1, 0, *size) for kind in ("ours", "plain", "prepared")]
+    kinds = ("rows", "packed") if args.packing else ("ours", "plain", "prepared")
+    tasks = [Task(kind, 1, 0, *size) for kind in kinds]
     tasks += [Task("ours", 2, int(stage), *size) for stage in args.zero_stages.split(",") if stage]
     found: dict[Task, list[dict[str, float]]] = {task: [] for task in tasks}
     for repeat in range(args.repeats):
@@ -98,6 +106,8 @@ def main() -> None:
 
 
 def title(task: Task) -> str:
+    if task.kind in _PASSES:
+        return f"this trainer, 1 rank, passes of {_ROW_TOKENS} tokens, {_PASSES[task.kind]}"
     if task.kind != "ours":
         return f"transformers.Trainer, {task.kind}"
     return "this trainer, 1 rank" if task.num_ranks == 1 else f"this trainer, {task.num_ranks} ranks, ZeRO {task.zero_stage}"
@@ -159,7 +169,7 @@ def _run(task: Task, rank: int, port: Any, answer: Any) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    clock = _run_ours(task, rank, port) if task.kind == "ours" else _run_transformers(task)
+    clock = _run_transformers(task) if task.kind in ("plain", "prepared") else _run_ours(task, rank, port)
     if rank == 0:
         answer.put(clock.result(_num_tokens(task)))
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from actors.training.job import Hyperparameters, Lora
+from actors.training.job import EarlyStop, Hyperparameters, Lora
 from loop.config.sections import Section
 
 
@@ -44,6 +44,12 @@ class TrainingConfig(Section):
     max_micro_batch_tokens: int | None = Field(
         None, ge=8, description="tokens, padding included, of one forward pass of a rank, instead of gradient_accumulation"
     )
+    packing: bool = Field(
+        False, description="pack conversations into rows of max_micro_batch_tokens without padding, none of which sees another"
+    )
+    early_stop: EarlyStop | None = Field(
+        None, description="stop when the loss on num_samples held-out samples, taken every some steps, has not fallen for patience times"
+    )
     num_threads: int = Field(1, ge=1, description="torch threads per rank")
     checkpoint_steps: int = Field(50, ge=0, description="steps between step checkpoints; 0 writes none, and a resumed training starts over")
     stall_timeout_s: float = Field(600, gt=0, description="time limit for one step, for loading the model, and for writing it")
@@ -78,8 +84,10 @@ class TrainingConfig(Section):
 
     def hyperparameters(self, num_samples: int) -> Hyperparameters:
         """The trainer's hyperparameters for this many samples; raises `ValueError` if values exclude each other."""
-        of_the_driver = {"num_steps", "num_epochs", "num_threads", "checkpoint_steps", "stall_timeout_s", "timeout_s", "lora"}
-        return Hyperparameters(num_steps=self.steps_for(num_samples), lora=self.lora, **self.model_dump(exclude=of_the_driver))
+        of_the_driver = {"num_steps", "num_epochs", "num_threads", "checkpoint_steps", "stall_timeout_s", "timeout_s", "lora", "early_stop"}
+        return Hyperparameters(
+            num_steps=self.steps_for(num_samples), lora=self.lora, early_stop=self.early_stop, **self.model_dump(exclude=of_the_driver)
+        )
 
 
 def check_ranks(training: TrainingConfig, num_ranks: int, *, use_gpus: bool, where: str = "training") -> None:

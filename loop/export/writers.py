@@ -20,9 +20,8 @@ import pyarrow.parquet as pq
 
 from loop.errors import printable
 from loop.export.pictures import Picture, Pictures
-from loop.sources.reading.chats import IMAGE_TOKEN
 from policies.generation.instructions import vig_target
-from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA, Record, to_table
+from policies.records import EXPORTED_IMAGE, IMAGE_MARK, RECORD_SCHEMA, Record, to_table
 
 DATA_JSON, DATA_JSONL, DATA_PARQUET = "data.json", "data.jsonl", "data.parquet"
 DATASET_INFO = "dataset_info.json"
@@ -181,13 +180,13 @@ def _llava_entry(record: Record, name: str) -> dict[str, Any]:
         "image": name,
         "image_id": record.image_id,
         "type": record.question_type,
-        "conversations": _turns(record, f"{IMAGE_TOKEN}\n"),
+        "conversations": _turns(record, f"{IMAGE_MARK}\n"),
     }
 
 
 def _sharegpt_entry(record: Record, name: str) -> dict[str, Any]:
     return {
-        "conversations": _turns(record, IMAGE_TOKEN),
+        "conversations": _turns(record, IMAGE_MARK),
         "images": [f"{IMAGES}/{name}"],
         "id": record.record_id,
         "image_id": record.image_id,
@@ -198,7 +197,7 @@ def _sharegpt_entry(record: Record, name: str) -> dict[str, Any]:
 def _swift_entry(record: Record, name: str) -> dict[str, Any]:
     return {
         "messages": [
-            {"role": "user", "content": f"{IMAGE_TOKEN}{_plain(record.question)}"},
+            {"role": "user", "content": f"{IMAGE_MARK}{_plain(record.question)}"},
             {"role": "assistant", "content": _plain(record.answer)},
         ],
         "images": [f"{IMAGES}/{name}"],
@@ -350,4 +349,4 @@ def _illustrated(records: Iterator[Record], pictures: Pictures) -> Iterator[tupl
 
 def _plain(text: str) -> str:
     """`text` without the image token, which a model may write: LLaVA's readers would expect a second image."""
-    return " ".join(text.replace(IMAGE_TOKEN, " ").split()) if IMAGE_TOKEN in text else text
+    return " ".join(text.replace(IMAGE_MARK, " ").split()) if IMAGE_MARK in text else text

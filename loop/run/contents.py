@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from actors.images import ImageSource
@@ -57,4 +57,10 @@ class Run:
         """The labelled samples that training replays."""
         source = build_labelled(self.config.seed_data.data)
         samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
-        return [TrainingSample(seed_image_id(sample.image_id), sample.turns, sample.origin, sample.question_type) for sample in samples]
+        return [_routed(sample) for sample in samples]
+
+
+def _routed(sample: TrainingSample) -> TrainingSample:
+    """A sample of the seed data, with the ids that its images have among all images of the run."""
+    further = tuple(map(seed_image_id, sample.further_images))
+    return replace(sample, image_id=sample.image_id and seed_image_id(sample.image_id), further_images=further)

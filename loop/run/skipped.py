@@ -39,7 +39,7 @@ def findings_of(result: TrainingResult, num_samples: int, *, with_place: bool = 
 
 def unreadable_images(source: ImageSource, samples: Sequence[TrainingSample]) -> Finding | None:
     """Open up to `NUM_CHECKED_IMAGES` images, spread evenly over the samples, and return a finding if any cannot be read."""
-    ids = list(dict.fromkeys(sample.image_id for sample in samples))
+    ids = list(dict.fromkeys(image_id for sample in samples for image_id in sample.images))
     checked_images = ids[:: -(-len(ids) // NUM_CHECKED_IMAGES)] if ids else []
     bad = [problem for image_id in checked_images if (problem := problem_of(source, image_id))]
     if not bad:

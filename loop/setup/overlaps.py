@@ -81,7 +81,7 @@ def _labelled(name: str, spec: Section, source: LabelledSource) -> _Contents:
     key = _keys(spec)
     if not isinstance(source, LabelledData):
         return _Contents(name, frozenset(map(key, source.image_ids())))
-    return _asked(name, [(key(record.image_id), question) for record in source.records() for question, _ in record.turns])
+    return _asked(name, [(key(one), question) for record in source.records() for question, _ in record.turns for one in record.images])
 
 
 def _asked(name: str, pairs: Sequence[tuple[str, str]]) -> _Contents:

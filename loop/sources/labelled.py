@@ -19,6 +19,7 @@ from loop.sources.reading.first_images import refuse_unreadable
 from loop.sources.reading.json_text import checked_object, read_entries
 from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
 from loop.sources.reading.places import Place
+from loop.sources.reading.unread import say_once
 from policies.generation.instructions import ALL_TYPES, CANONICAL_INSTRUCTIONS, TRAINING_INSTRUCTIONS, AnyType, vig_target
 from policies.generation.knowledge import vic_prompt
 from policies.records import HeldOutQuestion, TrainingSample
@@ -31,20 +32,28 @@ Turns = Literal["pairs", "conversation"]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One conversation about one image."""
+    """One conversation about one image, several or none."""
 
     name: str
     """`ID#INDEX`: files use an image's id for all its conversations, the index makes it unique."""
     image_id: str
+    """The image, the first of several; empty if there is none."""
     question_type: AnyType
     turns: tuple[tuple[str, str], ...]
-    """`(question, answer)` pairs, without the image token; at least one."""
+    """`(question, answer)` pairs; at least one. Several images have their `IMAGE_MARK` in the questions, a single one has none."""
     answers: tuple[str, ...] = ()
     """All answers, if several people answered the one question. `turns` holds the most frequent one."""
     choices: tuple[str, ...] = ()
     """The choices for the one question, if the record lists them beside the question."""
     right_choice: str = ""
     """The right one of `choices`."""
+    further_images: tuple[str, ...] = ()
+    """Ids of the second image and those after it."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Ids of all images, in order."""
+        return (self.image_id, *self.further_images) if self.image_id else ()
 
 
 class LabelledData(ABC):
@@ -90,18 +99,23 @@ class LabelledData(ABC):
         return self._records
 
     def image_ids(self) -> list[str]:
-        return list(dict.fromkeys(record.image_id for record in self.records()))
+        return list(dict.fromkeys(image_id for record in self.records() for image_id in record.images))
 
     def training_samples(self, num_samples: int, seed: int) -> list[TrainingSample]:
         """Even samples are VIG, of a single question-answer pair; odd ones VIC, of such a pair or of the whole conversation. Every pair
-        (with whole conversations: every record) is used once before any is repeated."""
+        (with whole conversations: every record) is used once before any is repeated. Records about several images or none are always
+        VIC, of the whole conversation: VIG is about one image."""
         rng = np.random.default_rng(seed)
         whole = self.turns == "conversation"
-        items = [(record, turn) for record in self.records() for turn in (record.turns[:1] if whole else record.turns)]
+        items = [
+            (record, turn) for record in self.records() for turn in (record.turns[:1] if whole or not _has_one(record) else record.turns)
+        ]
         samples = []
         for index, item in enumerate(_order(len(items), num_samples, rng)):
             record, turn = items[item]
-            if index % 2 == 0:
+            if not _has_one(record):
+                samples.append(_vic(record, record.turns, rng))
+            elif index % 2 == 0:
                 turn = record.turns[int(rng.integers(len(record.turns)))] if whole else turn
                 samples.append(_vig(record, _drawn(record, turn, rng), rng))
             else:
@@ -110,28 +124,44 @@ class LabelledData(ABC):
 
     def conversations(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
         """Whole records: one sample with all answers of each."""
+        return self._whole(self.records(), num_samples, seed)
+
+    def _whole(self, records: Sequence[Conversation], num_samples: int | None, seed: int) -> list[TrainingSample]:
         rng = np.random.default_rng(seed)
-        records = self.records()
         return [_vic(records[index], records[index].turns, rng) for index in _order(len(records), num_samples, rng)]
 
     def captions(self, num_samples: int | None, seed: int) -> list[TrainingSample]:
-        """Records of one turn each, as in LLaVA's caption files.
+        """Records of one turn each about one image, as in LLaVA's caption files.
 
         Raises:
-            UserError: a record has several turns.
+            UserError: a record has several turns, or none is about one image.
         """
-        if several := next((record for record in self.records() if len(record.turns) > 1), None):
+        records = self._about_one_image("a caption is about one image")
+        if several := next((record for record in records if len(record.turns) > 1), None):
             raise UserError(
                 f"record {several.name} of {self.path} has {len(several.turns)} turns, but a caption has one; use `form: conversations`, "
                 "or a file of captions"
             )
-        return self.conversations(num_samples, seed)
+        return self._whole(records, num_samples, seed)
 
     def questions(self, num_questions: int, seed: int) -> list[HeldOutQuestion]:
-        """The first question of that many records, drawn without repetition; of all records when there are fewer."""
-        records = self.records()
+        """The first question of that many records about one image, drawn without repetition; of all of them when there are fewer.
+
+        Raises:
+            UserError: none is about one image.
+        """
+        records = self._about_one_image("a question is asked about one image")
         chosen = np.random.default_rng(seed).permutation(len(records))[:num_questions]
         return [_question(records[index]) for index in chosen]
+
+    def _about_one_image(self, reason: str) -> list[Conversation]:
+        records = self.records()
+        fitting = [record for record in records if _has_one(record)]
+        if not fitting:
+            raise UserError(f"all {len(records)} records of {self.path} are about several images or none, but {reason}")
+        if len(fitting) < len(records):
+            say_once(f"{self.path}: {len(records) - len(fitting)} of {len(records)} records are about several images or none; {reason}")
+        return fitting
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_records": None}
@@ -188,6 +218,12 @@ def checked_type(kind: object, where: str) -> AnyType:
     return found
 
 
+def checked_images(given: object, where: str) -> tuple[str, ...]:
+    """The file names of a record's images: one name, or a list of at least one; raises `BadRecordError`."""
+    images = given if isinstance(given, list) and given else [given]
+    return tuple(_checked_name(image, where) for image in images)
+
+
 def checked_image(image: object, where: str) -> str:
     """The file name of a record's image, which may be the only one of a list.
 
@@ -196,12 +232,13 @@ def checked_image(image: object, where: str) -> str:
     """
     if isinstance(image, list) and len(image) > 1:
         raise BadRecordError(Fault.SEVERAL_IMAGES, f"{where} has {len(image)} images, {image!r:.80}; expected one")
-    name = image[0] if isinstance(image, list) and image else image
-    name = name.get("path") if isinstance(name, dict) else name
+    return checked_images(image, where)[0]
+
+
+def _checked_name(image: object, where: str) -> str:
+    name: object = image.get("path") if isinstance(image, dict) else image
     if not isinstance(name, str) or not name:
-        raise BadRecordError(
-            Fault.NO_IMAGE, f"{where} has image {image!r:.80}; expected a file name (conversations without an image cannot be used)"
-        )
+        raise BadRecordError(Fault.NO_IMAGE, f"{where} has image {image!r:.80}; expected a file name")
     if name.startswith(_NO_FILES):
         raise BadRecordError(Fault.NO_IMAGE, f"{where} has image {name!r:.80}; expected the name of a file: download it first")
     return checked_text(name, where)
@@ -210,6 +247,10 @@ def checked_image(image: object, where: str) -> str:
 def most_frequent(answers: Sequence[str]) -> str:
     """The most frequent answer; the first of several."""
     return Counter(answers).most_common(1)[0][0]
+
+
+def _has_one(record: Conversation) -> bool:
+    return len(record.images) == 1
 
 
 def _order(count: int, num_samples: int | None, rng: np.random.Generator) -> list[int]:
@@ -235,7 +276,7 @@ def _vig(record: Conversation, turn: tuple[str, str], rng: np.random.Generator) 
 def _vic(record: Conversation, turns: Sequence[tuple[str, str]], rng: np.random.Generator) -> TrainingSample:
     drawn = (_drawn(record, turn, rng) for turn in turns)
     asked = tuple((vic_prompt(record.question_type, question), answer) for question, answer in drawn)
-    return TrainingSample(record.image_id, asked, question_type=record.question_type)
+    return TrainingSample(record.image_id, asked, question_type=record.question_type, further_images=record.further_images)
 
 
 def _question(record: Conversation) -> HeldOutQuestion:

@@ -5,8 +5,9 @@
 
 `type` (conversation, detail, complex, okvqa, aokvqa) is optional: LLaVA's own files do not have it. Variants of other tools are read as
 well: `messages` of `role` and `content`, ms-swift's `query`, `response` and `history`, its `conversation` of `human` and `assistant`,
-Alpaca's `instruction`, `input` and `output`, `images` with one entry, a system turn, roles such as user and assistant.
-Records about no image, of which LLaVA's mix665k has 40,000, are left out and counted.
+Alpaca's `instruction`, `input` and `output`, `images`, a system turn, roles such as user and assistant. A list of images, as in
+LLaVA-NeXT-Interleave's M4-Instruct, has an `<image>` for each; records about no image, of which LLaVA's mix665k has 40,000, have none;
+those of them that do not begin with a question are left out and counted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from loop.sources.labelled import Conversation, JsonData, checked_image, checked_type
+from loop.sources.labelled import Conversation, JsonData, checked_images, checked_type
 from loop.sources.reading.chats import LLAVA, MESSAGES, ChatForm, chat_turns, checked_text, has_image_token, refuse_other_media
 from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords
 from policies.generation.instructions import QuestionType
@@ -34,16 +35,23 @@ class LlavaJsonData(JsonData):
         given = entry.get("image") if entry.get("image") not in _ABSENT else entry.get("images", entry.get("image"))
         refuse_other_media(entry, where)
         if given in _ABSENT and not has_image_token(entry.get(form.list_name), form):
-            raise BadRecordError(Fault.TEXT_ONLY, f"{where} has no image")
-        image = checked_image(given, where)
+            try:
+                return self._about(index, (), entry, form, where, odd)
+            except BadRecordError as error:  # mix665k has hundreds of them, from ShareGPT
+                raise BadRecordError(Fault.TEXT_ONLY, error.text) from error
+        return self._about(index, checked_images(given, where), entry, form, where, odd)
+
+    def _about(
+        self, index: int, images: tuple[str, ...], entry: dict[str, Any], form: ChatForm, where: str, odd: OddRecords
+    ) -> Conversation:
         kind = checked_type(QuestionType.CONVERSATION if entry.get("type") is None else entry["type"], where)
         name = checked_text(f"{entry.get('id', '')}#{index}", where)
         if form.list_name not in entry:
             raise BadRecordError(Fault.TURNS, f"{where} has the keys {sorted(entry)!r:.80}; {form.expected}")
         odd.num_system_turns += bool(entry.get("system"))
-        return Conversation(
-            name, image, kind, chat_turns(entry.get(form.list_name), form, where, odd, needs_token=form.speaker == LLAVA.speaker)
-        )
+        needs_token = form.speaker == LLAVA.speaker
+        turns = chat_turns(entry.get(form.list_name), form, where, odd, needs_token=needs_token, num_images=len(images))
+        return Conversation(name, next(iter(images), ""), kind, turns, further_images=images[1:])
 
 
 def _with_messages(entry: dict[str, Any], where: str) -> dict[str, Any]:

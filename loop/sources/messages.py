@@ -21,7 +21,7 @@ from PIL import Image
 from loop.errors import UserError, one_line, printable
 from loop.sources.labelled import Conversation, LabelledData, Turns, checked_type
 from loop.sources.reading.chats import MESSAGES, chat_turns, checked_text
-from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords, OnBadRecord
+from loop.sources.reading.odd_records import OddRecords, OnBadRecord
 from loop.sources.reading.places import ACCESS_ERRORS, stored_files
 from loop.sources.tables import ParquetReader, TableImages
 from policies.generation.instructions import AnyType, QuestionType
@@ -33,7 +33,8 @@ _JSON = (".json", ".jsonl")
 
 
 class MessagesData(LabelledData):
-    """Questions and answers of Parquet files of chat messages. Every row has its own image, with the id `FILE/ROW`."""
+    """Questions and answers of Parquet files of chat messages. Every row has its own image, with the id `FILE/ROW`, or its own images,
+    with the ids `FILE/ROW#0`, `FILE/ROW#1` and so on."""
 
     def __init__(
         self, path: str | Path, question_type: AnyType = QuestionType.CONVERSATION, turns: Turns = "pairs",
@@ -70,12 +71,11 @@ class MessagesData(LabelledData):
 
     def _conversation(self, name: str, row: int, entry: dict[str, Any], where: str, odd: OddRecords) -> Conversation:
         num_images = _num_images(entry[_IMAGES])
-        if num_images != 1:
-            fault = Fault.SEVERAL_IMAGES if num_images else Fault.TEXT_ONLY
-            raise BadRecordError(fault, f"{where} holds {num_images} images; expected one")
+        first, *further = [f"{name}/{row}"] if num_images == 1 else [f"{name}/{row}#{place}" for place in range(num_images)] or [""]
         kind = self.question_type if entry.get("type") is None else checked_type(entry["type"], where)
         title = checked_text(f"{name if entry.get('id') is None else entry['id']}#{row}", where)
-        return Conversation(title, f"{name}/{row}", kind, chat_turns(entry["messages"], MESSAGES, where, odd, needs_token=False))
+        turns = chat_turns(entry["messages"], MESSAGES, where, odd, needs_token=False, num_images=num_images)
+        return Conversation(title, first, kind, turns, further_images=tuple(further))
 
     def _rows(self, name: str) -> Iterator[dict[str, Any]]:
         """Rows of a file; of their images only the number is used."""

@@ -1,6 +1,7 @@
 """Read images from the cells of tables: Parquet files, and the Arrow files that `datasets` saves to disk.
 
-An image's id is `FILE/ROW`. Rows are read in small groups, so memory does not grow with the table.
+An image's id is `FILE/ROW`, or `FILE/ROW#PLACE` in a row with several. Rows are read in small groups, so memory does not grow with the
+table.
 """
 
 from __future__ import annotations
@@ -90,15 +91,17 @@ class TableImages:
         return _file_name(cell) or image_id, _encoded(cell, printable(image_id))
 
     def _cell(self, image_id: str) -> Any:
-        name, _, row = image_id.rpartition("/")
-        if name not in self.names or not (row.isascii() and row.isdecimal() and len(row) < 16):
+        name, _, numbers = image_id.rpartition("/")
+        row, mark, place = numbers.partition("#")
+        if name not in self.names or not _is_number(row) or (mark and not _is_number(place)):
             raise BadImageError(f"{printable(image_id)}: is not a row", f"of {self.place.address}")
         try:
-            return self._file(name).cell(int(row))
+            cell = self._file(name).cell(int(row))
         except ACCESS_ERRORS as error:
             self._open_files.pop(name, None)
             where = f"from {self.place.address}: {printable(one_line(error))}"
             raise BadImageError(f"{printable(image_id)}: cannot be read", where) from error
+        return _image_at(cell, int(place), printable(image_id)) if mark else cell
 
     def _rows(self) -> dict[str, int]:
         """Rows of each file, up to the one that holds the last image."""
@@ -294,6 +297,18 @@ def _json_object(place: Place, name: str) -> dict[str, Any] | None:
     except (*ACCESS_ERRORS, RecursionError) as error:
         raise UserError(f"{place.address}/{name} cannot be read: {printable(one_line(error))}; restore it") from error
     return value if isinstance(value, dict) else None
+
+
+def _image_at(cell: Any, place: int, name: str) -> Any:
+    """One of the several images in a cell."""
+    images = [image for image in cell if image is not None] if isinstance(cell, list) else []
+    if place >= len(images):
+        raise BadImageError(f"{name}: the row holds {len(images)} images")
+    return images[place]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 16
 
 
 def _holds_images(kind: pa.DataType) -> bool:

@@ -69,6 +69,7 @@ def train(
             "digest": result.digest,
             "metrics": measured,
             "losses": list(result.losses),
+            **({"held_out_losses": list(result.held_out_losses), "best_step": result.best_step} if result.held_out_losses else {}),
             "findings": [finding.model_dump() for finding in (*findings_of(result, len(drawn.samples)), *drawn.findings)],
         }
         part = run.store.write_json_part(index, part_name, document)

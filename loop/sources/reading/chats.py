@@ -1,20 +1,20 @@
-"""Parse conversations about one image in the field's formats: LLaVA's turns, and chat messages with roles.
+"""Parse conversations about images in the field's formats: LLaVA's turns, and chat messages with roles.
 
     {"from": "human", "value": "<image>\\nWhat ...?"}     LLaVA, ShareGPT
     {"role": "user", "content": "<image>What ...?"}       LlamaFactory, ms-swift, TRL; content may be a list of parts
 
-A leading system turn is counted but not used. `<image>` must appear once, anywhere in the first user turn.
+A leading system turn is counted but not used. `<image>` must appear once for each image: in the first user turn if there is one image, in
+any user turn if there are several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loop.sources.reading.odd_records import BadRecordError, Fault, OddRecords
+from policies.records import IMAGE_MARK
 
-IMAGE_TOKEN = "<image>"
 MAX_TEXT_CHARACTERS = 32_768
 """Limit for a turn, an id or a file name, because each is held in memory as a whole."""
 
@@ -67,18 +67,21 @@ def checked_text(text: str, where: str) -> str:
 def refuse_other_media(entry: dict[str, Any], where: str) -> None:
     """Raises `BadRecordError` for a record about a video or audio."""
     if media := next((key for key in _OTHER_MEDIA if entry.get(key)), None):
-        raise BadRecordError(Fault.OTHER_MEDIA, f"{where} is about the {media} {entry[media]!r:.80}; expected one image")
+        raise BadRecordError(Fault.OTHER_MEDIA, f"{where} is about the {media} {entry[media]!r:.80}; expected images")
 
 
-def chat_turns(conversation: Any, form: ChatForm, where: str, odd: OddRecords, *, needs_token: bool) -> tuple[tuple[str, str], ...]:
-    """The `(question, answer)` pairs of a conversation about one image, without the image token.
+def chat_turns(
+    conversation: Any, form: ChatForm, where: str, odd: OddRecords, *, needs_token: bool, num_images: int = 1
+) -> tuple[tuple[str, str], ...]:
+    """The `(question, answer)` pairs of a conversation. Image tokens stay where they are if there are several images.
 
     Args:
         conversation: the list of turns, as the file holds it.
         form: how it spells them.
         where: the record, as errors name it.
         odd: where a system turn is counted.
-        needs_token: whether the image token is required; otherwise the image comes first.
+        needs_token: whether image tokens are required; without any, the images come first.
+        num_images: number of images of the record.
 
     Raises:
         BadRecordError: it is not such a conversation.
@@ -90,7 +93,7 @@ def chat_turns(conversation: Any, form: ChatForm, where: str, odd: OddRecords, *
     texts = [_turn_text(turns[place], place, (place - num_system) % 2 == 0, has_part, form, where) for place in places]
     if not texts or len(texts) % 2:
         raise BadRecordError(Fault.TURNS, f"{where}: {form.expected}")
-    texts[0] = _without_token(texts, where, needs_token=needs_token)
+    texts = _with_images(texts, where, num_images, needs_token=needs_token and num_images > 0)
     if not all(texts):
         empty = next(place for place, text in zip(places, texts, strict=True) if not text)
         raise BadRecordError(Fault.EMPTY, f"{where}: a turn is empty: {form.turn_name} {empty} is empty")
@@ -106,7 +109,7 @@ def has_image_token(conversation: Any, form: ChatForm) -> bool:
 
 def _holds_image(content: Any) -> bool:
     if isinstance(content, str):
-        return IMAGE_TOKEN in content
+        return IMAGE_MARK in content
     parts = content if isinstance(content, list) else []
     return any(part.get("type") in _IMAGE_PARTS or _holds_image(part.get("text")) for part in parts if isinstance(part, dict))
 
@@ -137,9 +140,9 @@ def _turn_text(turn: Any, place: int, is_user: bool, has_part: bool, form: ChatF
     if not isinstance(parts, list) or not all(isinstance(part, dict) and _is_readable(part) for part in parts):
         expected = "expected a text, or a list of parts of type text and image"
         raise BadRecordError(Fault.NO_TEXT, f"{name} {form.must_be(wanted)} and has {form.text} {content!r:.80}; {expected}")
-    texts = [checked_text(part["text"], name) if part["type"] == "text" else IMAGE_TOKEN for part in parts]
+    texts = [checked_text(part["text"], name) if part["type"] == "text" else IMAGE_MARK for part in parts]
     if has_part:
-        texts = [text.replace(IMAGE_TOKEN, "") if part["type"] == "text" else text for text, part in zip(texts, parts, strict=True)]
+        texts = [text.replace(IMAGE_MARK, "") if part["type"] == "text" else text for text, part in zip(texts, parts, strict=True)]
     return "\n".join(texts).strip()
 
 
@@ -147,13 +150,23 @@ def _is_readable(part: dict[str, Any]) -> bool:
     return part.get("type") in _IMAGE_PARTS or (part.get("type") == "text" and isinstance(part.get("text"), str))
 
 
-def _without_token(texts: Sequence[str], where: str, *, needs_token: bool) -> str:
-    """The first text without the image token."""
-    later = "\n".join(texts[1:])
-    if other := next((token for token in _OTHER_TOKENS if token in texts[0] or token in later), None):
-        raise BadRecordError(Fault.OTHER_MEDIA, f"{where} holds {other}; expected a conversation about one image")
-    num_tokens = texts[0].count(IMAGE_TOKEN)
-    if num_tokens > 1 or num_tokens < needs_token or IMAGE_TOKEN in later:
-        rule = f"is about one image, which is in its first turn: {IMAGE_TOKEN} must appear exactly once, in the first human turn"
-        raise BadRecordError(Fault.IMAGE_TAG, f"{where}: a conversation {rule}")
-    return texts[0].replace(IMAGE_TOKEN, "").strip()
+def _with_images(texts: list[str], where: str, num_images: int, *, needs_token: bool) -> list[str]:
+    """The texts without the token of a single image, or with those of several."""
+    if other := next((token for token in _OTHER_TOKENS for text in texts if token in text), None):
+        raise BadRecordError(Fault.OTHER_MEDIA, f"{where} holds {other}; expected a conversation about images")
+    counts = [text.count(IMAGE_MARK) for text in texts]
+    users = counts[::2] if num_images > 1 else counts[:1]
+    if sum(counts) == sum(users) == num_images or (sum(counts) == 0 and not needs_token):
+        return texts if sum(counts) > 1 else [_with_first_images(texts[0], num_images), *texts[1:]]
+    rule = (
+        f"several images, which are in turns of the user: {IMAGE_MARK} must appear exactly {num_images} times, in human turns"
+        if num_images > 1
+        else f"one image, which is in its first turn: {IMAGE_MARK} must appear exactly once, in the first human turn"
+    )
+    raise BadRecordError(Fault.IMAGE_TAG, f"{where}: a conversation is about {rule}")
+
+
+def _with_first_images(text: str, num_images: int) -> str:
+    """The first text without the token of the only image, or with those of several images in front."""
+    marks = IMAGE_MARK * num_images if num_images > 1 else ""
+    return f"{marks}{text.replace(IMAGE_MARK, '').strip()}"

@@ -24,7 +24,7 @@ class Fault(StrEnum):
     NOT_AN_OBJECT = "not an object"
     NO_JSON = "not JSON"
     TWICE = "a key appears twice in one object, with different values"
-    TEXT_ONLY = "about no image"
+    TEXT_ONLY = "about no image, and not a usable conversation"
     NO_IMAGE = "no usable image name"
     SEVERAL_IMAGES = "about several images"
     OTHER_MEDIA = "about a video or audio"

@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from deepspeed.ops.op_builder.builder import OpBuilder
+from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
-from actors.engines.weights import digest_of, read_checkpoint
+from actors.engines.base import WeightUpdate
+from actors.engines.transformers import TransformersEngine
+from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.training.checkpoint import group_of, load_model
 from actors.training.core import checkpoint_activations, learning_rate_factor, run_local
 from actors.training.job import PARAMETER_GROUPS, Hyperparameters, SkipReason, TrainerError, TrainingResult
@@ -126,6 +131,32 @@ def test_bf16_writes_a_bf16_checkpoint(base: Path, tmp_path: Path) -> None:
     result = run_local(job, Shapes())
     assert result.final_loss < result.losses[0][1]
     assert {tensor.dtype for tensor in read_checkpoint(job.output).values()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bf16_trains_and_is_swapped_into_engines_and_the_optimizer_keeps_float32(base: Path, tmp_path: Path, stage: int) -> None:
+    started = shutil.copytree(base, tmp_path / "started")
+    save_file({name: one.bfloat16() for name, one in read_checkpoint(base).items()}, started / "model.safetensors", {"format": "pt"})
+    job = job_of(started, tmp_path / "out", precision="bf16", zero_stage=stage)
+    result = run_local(dataclasses.replace(job, steps_folder=tmp_path / "steps", steps_between=2), Shapes())
+    tensors = read_checkpoint(job.output)
+    assert {one.dtype for one in tensors.values()} == {torch.bfloat16}
+    (kept,) = (tmp_path / "steps").rglob("*optim_states.pt")
+    optimizer = torch.load(kept, weights_only=False)["optimizer_state_dict"]
+    assert {one.dtype for one in _tensors(optimizer) if one.is_floating_point() and one.numel() > 10_000} == {torch.float32}
+    engine = TransformersEngine(started, dtype="bfloat16")
+    attested = engine.swap(WeightUpdate("r1", result.digest, manifest_of(tensors), checkpoint=job.output))
+    assert (attested.digest, engine.weight_version) == (result.digest, "r1")
+
+
+def _tensors(state: Any) -> Iterator[torch.Tensor]:
+    """All tensors of a nested state."""
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for one in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(one)
 
 
 def test_interpolated_checkpoint_lies_between_the_base_and_the_trained_weights(base: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import ray
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.trainer import TrainerRank
 from actors.training.core import run_local
-from actors.training.job import Progress, RankLostError, TrainerError
+from actors.training.job import EarlyStop, Progress, RankLostError, TrainerError
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from cluster.training.watch import WATCH_GROUP, StartWatch
 from tests.actors.training.helpers import Shapes, job_of, save_base
@@ -79,6 +79,26 @@ def test_a_hanging_rank_is_replaced_and_goes_on_from_the_last_step(base: Path, t
     assert (result.digest, result.losses) == (undisturbed.digest, undisturbed.losses)
     assert seen == sorted(seen), "steps were done again that a step checkpoint had kept"
     group.shutdown()
+
+
+@pytest.mark.slow
+def test_two_ranks_pack_and_stop_as_one_does(base: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "num_steps": 40, "learning_rate": 3e-2, "warmup_share": 0.3, "early_stop": EarlyStop(2, 2, 5), "gradient_accumulation": 1,
+        "packing": True, "max_tokens": 100, "max_micro_batch_tokens": 160,
+    }  # fmt: skip
+    found = []
+    for num_ranks, stage in ((1, 0), (2, 1), (2, 3)):
+        group = TrainerGroup(TrainerRank, num_ranks, RankOptions())
+        found.append(
+            group.train(job_of(base, tmp_path / f"{num_ranks}-{stage}", zero_stage=stage, **settings), Shapes(), Bounds(TIMEOUT_S))
+        )
+        group.shutdown()
+    one, *others = found
+    assert one.num_steps < 40
+    for other in others:
+        assert (other.num_steps, other.best_step) == (one.num_steps, one.best_step)
+        assert dict(other.held_out_losses) == pytest.approx(dict(one.held_out_losses), abs=1e-2)
 
 
 @pytest.mark.slow

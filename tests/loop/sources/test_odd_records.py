@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors.images import BadImageError
 from loop.errors import UserError
 from loop.sources.llava_json import LlavaJsonData
 from loop.sources.messages import MessagesData
@@ -72,18 +73,42 @@ def test_an_image_token_in_the_middle_is_the_place_of_the_image(tmp_path: Path) 
     assert llava(tmp_path, human("In <image> what?")).records()[0].turns == (("In  what?", "A cat."),)
 
 
-def test_records_about_no_image_are_left_out_of_a_llava_mix_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mix_has_records_about_one_image_several_and_none(tmp_path: Path) -> None:
+    text = human("Two and <three>?", id="t")
+    del text["image"]
+    turns = [{"from": "human", "value": "<image>\n<image>\nAlike?"}, TURNS[1], {"from": "human", "value": "And <image>?"}, TURNS[1]]
+    several = {"id": "s", "image": ["a.png", "b c.png", "a.png"], "conversations": turns}
+    tokenless = chat("Alike?", images=["a.png", "b c.png"])
+    data = llava(tmp_path, PLAIN, text, several, tokenless)
+    assert [(record.images, record.turns[0][0]) for record in data.records()] == [
+        (("a.png",), "What?"), ((), "Two and <three>?"), (("a.png", "b c.png", "a.png"), "<image>\n<image>\nAlike?"),
+        (("a.png", "b c.png"), "<image><image>Alike?"),
+    ]  # fmt: skip
+    assert data.image_ids() == ["a.png", "b c.png"]
+    assert {sample.images: len(sample.turns) for sample in data.conversations(None, 0)} == {
+        ("a.png",): 1, (): 1, ("a.png", "b c.png", "a.png"): 2, ("a.png", "b c.png"): 1,
+    }  # fmt: skip
+    vig = [sample.images for sample in data.training_samples(40, 0) if "What?" in sample.turns[0][1]]
+    assert set(vig) == {("a.png",)}
+    assert [question.image_id for question in data.questions(9, 0)] == ["a.png"]
+    assert [sample.images for sample in data.captions(None, 0)] == [("a.png",)]
+    with pytest.raises(UserError, match=r"all 2 records of .* are about several images or none, but a question is asked about one image"):
+        llava(tmp_path, text, several).questions(1, 0)
+
+
+def test_unusable_records_about_no_image_are_left_out_of_a_llava_mix_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = {"id": "t", "conversations": [{"from": "gpt", "value": "Seven."}]}
     data = llava(tmp_path, PLAIN, text, {**text, "image": ""}, {**text, "image": None})
     assert len(data.records()) == 1
     (said,) = [record.message for record in caplog.records]
-    assert said.endswith(f"3 of 4 records are left out, about no image: record 1 of {tmp_path}/data.json (id 't') has no image")
+    assert "3 of 4 records are left out, about no image, and not a usable conversation: record 1 of" in said
     with pytest.raises(UserError, match=r"none of the 1 records of .* can be used"):
         llava(tmp_path, text)
 
 
 BAD = [
     {**PLAIN, "id": "two", "image": ["a.png", "b.png"]},
+    {**PLAIN, "id": "gap", "image": ["a.png", None]},
     {**PLAIN, "id": "video", "video": "x.mp4"},
     human("<video>\nWhat?", id="token"),
     {**PLAIN, "id": "gpt", "conversations": TURNS[::-1]},
@@ -105,21 +130,21 @@ def test_all_bad_records_are_told_at_once_by_reason_and_count(tmp_path: Path) ->
         llava(tmp_path, PLAIN, *BAD, PLAIN)
     first, *reasons = str(caught.value).split("\n")
     assert first == (
-        f"14 of 16 records of {tmp_path}/data.json cannot be used; correct them, or set on_bad_record leave_out to leave them out"
+        f"15 of 17 records of {tmp_path}/data.json cannot be used; correct them, or set on_bad_record leave_out to leave them out"
     )
     assert all(line.isprintable() for line in reasons)
     assert {line.partition(", such as ")[0] for line in reasons} == {
-        "1 x about several images", "2 x about a video or audio", "4 x turns are not user and assistant in turn", "1 x an empty text",
-        "1 x a text is expected", "2 x no usable image name", "1 x the place of the image is unclear", "1 x an unknown question type",
+        "2 x about a video or audio", "4 x turns are not user and assistant in turn", "1 x an empty text",
+        "1 x a text is expected", "3 x no usable image name", "2 x the place of the image is unclear", "1 x an unknown question type",
         "1 x not an object",
     }  # fmt: skip
-    assert any("record 4 of" in line and "(id 'gpt'), turn 0 must be" in line for line in reasons)
+    assert any("record 5 of" in line and "(id 'gpt'), turn 0 must be" in line for line in reasons)
 
 
 def test_bad_records_are_left_out_where_the_config_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = llava(tmp_path, PLAIN, *BAD, PLAIN, on_bad_record="leave_out")
-    assert [record.name for record in data.records()] == ["1#0", "1#15"]
-    assert sum("records are left out" in record.message for record in caplog.records) == 9
+    assert [record.name for record in data.records()] == ["1#0", "1#16"]
+    assert sum("records are left out" in record.message for record in caplog.records) == 8
 
 
 def test_system_turns_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -199,15 +224,16 @@ def test_an_image_token_beside_an_image_part_is_left_out(tmp_path: Path) -> None
     assert llava(tmp_path, human(content)).records()[0].turns == (("What is it?", "A cat."),)
 
 
-def test_rows_with_no_image_or_several_are_told_when_the_file_is_read(tmp_path: Path) -> None:
-    entries = [row("What?"), row("What?", 0), row("<image><image>What?", 2), row("What?", 0), row("Where?")]
-    with pytest.raises(UserError) as caught:
-        rows(tmp_path, *entries)
-    assert str(caught.value).split("\n")[1:] == [
-        f"2 x about no image, such as record 1 of {tmp_path}/data.parquet holds 0 images; expected one",
-        f"1 x about several images, such as record 2 of {tmp_path}/data.parquet holds 2 images; expected one",
-    ]
-    assert rows(tmp_path, *entries, on_bad_record="leave_out").image_ids() == ["data.parquet/0", "data.parquet/4"]
+def test_rows_have_one_image_several_or_none(tmp_path: Path) -> None:
+    two = {**row("<image>Like <image>?"), "images": [{"bytes": png(number), "path": None} for number in (1, 2)]}
+    data = rows(tmp_path, row("What?"), row("What?", 0), two)
+    assert [record.images for record in data.records()] == [("data.parquet/0",), (), ("data.parquet/2#0", "data.parquet/2#1")]
+    assert [data.open(image_id).getpixel((0, 0))[0] for image_id in data.image_ids()] == [1, 1, 2]
+    for wrong in ("data.parquet/2#2", "data.parquet/2#x", "data.parquet/2#-1", "data.parquet/1#0"):
+        with pytest.raises(BadImageError, match=r"is not a row|the row holds"):
+            data.open(wrong)
+    with pytest.raises(UserError, match=r"<image> must appear exactly 2 times, in human turns"):
+        rows(tmp_path, row("<image>What?", 2))
 
 
 def test_messages_in_json_are_told_their_kind(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Inputs of a forward pass beyond one image a row: conversations about several images or none."""
