@@ -25,7 +25,7 @@ def test_a_family_is_attested_and_answers_as_its_own_class_does_before_and_after
     pytest.importorskip("vllm", reason="needs vLLM: make install-vllm")
     row = serve_alone(family)
     assert row.refused == ""
-    assert row.digest_attested
+    assert row.attested_by == "bytes"
     assert row.num_equal == (row.num_answers, row.num_answers)
     assert row.num_changed > row.num_answers // 2
 

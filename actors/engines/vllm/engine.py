@@ -453,11 +453,11 @@ class VllmEngine:
         """Where the served bytes are right, or vLLM has just loaded them for the first time, a difference is the engine's way to compute;
         else the weights are damaged."""
         difference = difference_from(probe.expected, self._follow) or difference_from_probe(self, probe)
-        self._reset_caches()
         if difference and (self._places is not None or not self._fits):
             raise refusal("vllm", probe.expected.model_type, difference)
         if difference:
             raise SwapError(difference)
+        self._reset_caches()  # which a request that has failed may keep in use
         self._fits = True
 
     def _rpc(self, method: str, *arguments: Any) -> list[Any]:

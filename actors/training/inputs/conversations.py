@@ -52,7 +52,13 @@ def takes_several_images(processor: Any, num_tokens: Callable[[tuple[tuple[str, 
 
 def takes_no_image(processor: Any) -> bool:
     """Whether a batch may have conversations without an image."""
-    return not any(name in processor.model_input_names for name in _WHOLE_BATCH_INPUTS)
+    if any(name in processor.model_input_names for name in _WHOLE_BATCH_INPUTS):
+        return False
+    try:
+        processor.apply_chat_template(messages_of(_WORDS, ()), tokenize=True, return_dict=True)
+    except ValueError:  # PaliGemma's processor asks for an image
+        return False
+    return True
 
 
 def _placed(users: Sequence[str], images: Sequence[Image.Image | None]) -> list[list[dict[str, Any]]]:

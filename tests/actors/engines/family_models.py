@@ -133,8 +133,8 @@ def save_qwen3(folder: Path) -> Path:
 def save_qwen3_5(folder: Path) -> Path:
     """A Qwen3.5: layers of linear attention, whose cache is a state; the processor is Qwen3-VL's."""
     text = {
-        "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 16, "linear_value_head_dim": 16,
-        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "num_key_value_heads": 2,
+        "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 2,
     }  # fmt: skip
     return _saved_qwen3(folder, Qwen3_5Config, Qwen3_5ForConditionalGeneration, text, {})
 
