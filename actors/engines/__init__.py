@@ -30,7 +30,8 @@ def _transformers(spec: EngineSpec) -> Engine:
 
 
 def _vllm(spec: EngineSpec) -> Engine:
-    from actors.engines.vllm.engine import VllmEngine, VllmOptions
+    from actors.engines.vllm.engine import VllmEngine
+    from actors.engines.vllm.options import VllmOptions
 
     return VllmEngine(spec.model, VllmOptions(**spec.options))
 

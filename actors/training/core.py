@@ -24,10 +24,11 @@ from actors.training.adapters import (
     merged,
     require_adapters_alone,
 )
-from actors.training.batches import Batch, BatchBuilder, ConversationEncoder, Row
+from actors.training.batches import Batch, BatchBuilder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
 from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
 from actors.training.early_stop import EarlyStopping, split_by_image
+from actors.training.inputs.encoding import ConversationEncoder
 from actors.training.inputs.forward import summed_loss
 from actors.training.inputs.packing import Packer, check_packing
 from actors.training.job import Hyperparameters, Progress, TrainingJob, TrainingResult

@@ -27,9 +27,9 @@ from rich.table import Table
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from actors.processors import end_ids_of, generation_end_ids, load_processor
-from actors.training.batches import IGNORED, ConversationEncoder
 from actors.training.checkpoint import load_model
 from actors.training.core import run_local
+from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from actors.training.job import Hyperparameters, TrainingJob
 from actors.training.order import global_batches
 from benchmarks.common import argument_parser, write_results

@@ -31,10 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.processors import load_processor
-from actors.training.batches import IGNORED, BatchBuilder, ConversationEncoder
+from actors.training.batches import BatchBuilder
 from actors.training.checkpoint import load_model
 from actors.training.core import Trainer
 from actors.training.distributed import LOOPBACK, join_process_group, reserve_port
+from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from actors.training.job import Hyperparameters, Progress, TrainingJob
 from actors.training.order import global_batches
 from actors.training.pixels import Augmentation, PixelReader

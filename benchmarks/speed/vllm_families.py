@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from actors.engines.base import Sampling, WeightUpdate
 from actors.engines.errors import UnfitModelError
 from actors.engines.probe import make_probe
-from actors.engines.vllm.engine import VllmEngine, VllmOptions
+from actors.engines.vllm.engine import VllmEngine
+from actors.engines.vllm.options import VllmOptions
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from benchmarks.common import argument_parser, write_results
 from loop.config.engine_config import VllmEngineConfig

@@ -30,7 +30,7 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "models" / "seed" / "checkpoint"
 _MAX_VLLM_TEMPERATURE = 2.0
 
 _MAX_VLLM_RANK = 512
-"""Of adapters; as `actors.engines.vllm.engine.ADAPTER_RANKS`, which costs an import of torch."""
+"""Of adapters; as `actors.engines.vllm.options.ADAPTER_RANKS`, which costs an import of torch."""
 
 _COLOCATED_GPU_SHARE = 0.5
 """Largest share of a GPU's memory for an engine that is colocated with a trainer rank and does not sleep while it trains."""

@@ -23,7 +23,7 @@ from actors.engines.base import Request, Sampling
 from actors.engines.prompting import Prompter
 from actors.engines.transformers import TransformersEngine
 from actors.processors import SpecialTokens
-from actors.training.batches import BadSampleError, ConversationEncoder
+from actors.training.inputs.encoding import BadSampleError, ConversationEncoder
 from loop.cli import PrintableLines, _fail
 from loop.config.run_config import EMBEDDED_MODEL, parse_config
 from loop.errors import UserError, printable

@@ -16,9 +16,9 @@ from actors.engines.prompting import Prompter
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import read_checkpoint
 from actors.processors import load_processor
-from actors.training.batches import IGNORED, ConversationEncoder
 from actors.training.checkpoint import group_of
 from actors.training.core import run_local
+from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from loop.cli import app
 from loop.config.run_config import load_config
 from loop.config.train_config import load_train_config

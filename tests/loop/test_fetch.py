@@ -14,7 +14,7 @@ from actors.engines.prompting import Prompter
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.processors import load_processor
-from actors.training.batches import IGNORED, ConversationEncoder
+from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from loop.config.engine_config import TransformersEngineConfig
 from loop.errors import UserError
 from loop.models.checks import check_model

@@ -8,7 +8,8 @@ import pytest
 
 from actors.engines.errors import SwapError, UnfitModelError
 from actors.engines.probe import make_probe
-from actors.engines.vllm.engine import VllmEngine, VllmOptions
+from actors.engines.vllm.engine import VllmEngine
+from actors.engines.vllm.options import VllmOptions
 from benchmarks.speed.vllm_families import serve_alone
 from loop.config.engine_config import VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn.functional import pad
 
-from actors.engines.vllm.engine import LOAD_FORMAT
+from actors.engines.vllm.options import LOAD_FORMAT
 from actors.engines.vllm.served_names import LoadRecorder, Place, loader_names
 from actors.engines.weights import TensorSpec, digest_of, read_checkpoint
 

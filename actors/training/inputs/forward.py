@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from actors.training.batches import IGNORED, Batch
+from actors.training.batches import Batch
+from actors.training.inputs.encoding import IGNORED
 
 _LARGE_VOCABULARY = 4096
 """Below, the logits cost next to nothing, and sums stay in the order that they always had."""

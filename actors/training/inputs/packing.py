@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from actors.engines.guard import TOLERANCES, relative_error
-from actors.training.batches import IGNORED, Batch, BatchBuilder, EncodedText, Row
+from actors.training.batches import Batch, BatchBuilder, Row
+from actors.training.inputs.encoding import IGNORED, EncodedText
 from actors.training.inputs.forward import target_logits
 
 _PROBES = (((64, 64), (("How many?", "Two."), ("Which ones?", "Both of them."))), ((97, 151), (("What is it?", "A house."),)))

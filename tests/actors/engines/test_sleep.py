@@ -14,7 +14,7 @@ from actors.engines import EngineSpec
 from actors.engines.base import Request, Sampling, WeightUpdate
 from actors.engines.errors import EngineError, SwapError, WeightMismatchError
 from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm.engine import VllmOptions
+from actors.engines.vllm.options import VllmOptions
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint
 from actors.generator import GeneratorOptions
 from actors.shards import Shard

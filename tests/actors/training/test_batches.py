@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from actors.images import ImageSource
-from actors.training.batches import IGNORED, BadSampleError, BatchBuilder, ConversationEncoder, EncodedText, collate
+from actors.training.batches import BatchBuilder, collate
+from actors.training.inputs.encoding import IGNORED, BadSampleError, ConversationEncoder, EncodedText
 from actors.training.job import Hyperparameters
 from actors.training.order import cut_by_tokens, global_batches, rank_share
 from actors.training.pixels import Augmentation, PixelReader

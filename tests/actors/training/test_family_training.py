@@ -15,9 +15,10 @@ from actors.engines.prompting import Prompter
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import manifest_of_checkpoint, read_checkpoint
 from actors.processors import end_ids_of, generation_end_ids, load_processor
-from actors.training.batches import IGNORED, Batch, BatchBuilder, ConversationEncoder
+from actors.training.batches import Batch, BatchBuilder
 from actors.training.checkpoint import group_of, load_model
 from actors.training.core import run_local
+from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from actors.training.job import Hyperparameters, Lora, TrainingJob
 from actors.training.pixels import Augmentation, PixelReader
 from loop.sources.shapes import scene as scenes

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from actors.processors import load_processor
-from actors.training.batches import BatchBuilder, ConversationEncoder, _joined
+from actors.training.batches import BatchBuilder, _joined
 from actors.training.checkpoint import load_model
+from actors.training.inputs.encoding import ConversationEncoder
 from actors.training.job import Hyperparameters
 from actors.training.pixels import Augmentation, PixelReader
 from loop.sources.shapes.render import render

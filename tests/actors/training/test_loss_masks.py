@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
-from actors.training.batches import IGNORED, BatchBuilder, ConversationEncoder, EncodedText, collate
+from actors.training.batches import BatchBuilder, collate
+from actors.training.inputs.encoding import IGNORED, ConversationEncoder, EncodedText
 from actors.training.job import Hyperparameters
 from actors.training.pixels import Augmentation, PixelReader
 from loop.models.seed.instructblip import build_instructblip_processor

@@ -15,9 +15,10 @@ from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.processors import load_processor
 from actors.trainer import TrainerRank
 from actors.training.adapters import add_adapters, merged
-from actors.training.batches import IGNORED, BatchBuilder, ConversationEncoder
+from actors.training.batches import BatchBuilder
 from actors.training.checkpoint import group_of, load_model
 from actors.training.core import run_local
+from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from actors.training.job import PARAMETER_GROUPS, Hyperparameters, Lora
 from actors.training.pixels import Augmentation, PixelReader
 from cluster.training.group import Bounds, RankOptions, TrainerGroup

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from actors.engines.vllm.engine import VllmOptions
+from actors.engines.vllm.options import VllmOptions
 from actors.training.job import Lora
 from cluster.resources.plan import plan_resources
 from loop.config import engine_config, training_config

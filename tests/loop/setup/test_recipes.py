@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from actors.engines.transformers import TransformersEngine
-from actors.engines.vllm.engine import VllmOptions
+from actors.engines.vllm.options import VllmOptions
 from actors.engines.weights import read_checkpoint
 from actors.training.checkpoint import group_of
 from actors.training.core import run_local

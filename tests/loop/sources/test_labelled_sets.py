@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.training.batches import IGNORED, ConversationEncoder
+from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.config.sets import LlavaJsonSet, MessagesSet, VigcJsonSet
 from loop.errors import UserError
