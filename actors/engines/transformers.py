@@ -255,6 +255,10 @@ def load_model(model: str | Path, dtype: str) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot load {model} as an image-text-to-text model: {error}") from error
+    for parameter in loaded.parameters():
+        # Mapped from a file, weights begin at any address, and the last bits of products depend on it on some CPUs. Memory that torch
+        # allocates, as after a sleep, is aligned.
+        parameter.data = parameter.data.clone()
     return loaded.eval()
 
 

@@ -95,6 +95,14 @@ def test_after_a_swap_it_says_what_it_said_before(engine: TransformersEngine, fo
         assert (engine.complete(REQUESTS, sampled), engine.score(REQUESTS, TEXTS)) == said
 
 
+def test_weights_are_aligned_before_and_after_a_sleep(engine: TransformersEngine, folder: Path) -> None:
+    for _ in range(2):
+        addresses = [parameter.data_ptr() for parameter in engine.model.parameters() if parameter.numel()]
+        assert not [address for address in addresses if address % 64], "the last bits of products depend on it on some CPUs"
+        engine.sleep()
+        engine.swap(update(folder))
+
+
 def test_it_wakes_to_other_weights(engine: TransformersEngine, folder: Path) -> None:
     tensors = {name: one + 0.05 for name, one in read_checkpoint(folder).items()}
     other = WeightUpdate("r1", digest_of(tensors), manifest_of(tensors), tensors=tensors)
