@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import tarfile
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing
@@ -273,7 +272,7 @@ def _write_json(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
     with (folder / DATA_JSON).open("w", encoding="utf-8") as file:
         before = "[\n"
         for entry in _read_lines(lines):
-            file.write(before + textwrap.indent(json.dumps(entry, indent=1, ensure_ascii=False), " "))
+            file.write(before + " " + json.dumps(entry, indent=1, ensure_ascii=False).replace("\n", "\n "))
             before = ",\n"
         file.write("[]" if before == "[\n" else "\n]")
     _write_metadata(folder, lines)

@@ -113,7 +113,9 @@ class Worker:
         return self.again(self.serve(task))
 
     def slow(self, task: int, seconds: float) -> tuple[int, int]:
-        (self.folder / f"working_{self.index}").write_text(str(os.getpid()))
+        written = self.folder / f".working_{self.index}"
+        written.write_text(str(os.getpid()))
+        written.rename(self.folder / f"working_{self.index}")  # whoever reads it sees all of it
         time.sleep(seconds)
         return task, self.index
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from actors.engines import families
 from actors.engines.weights import read_checkpoint
 from loop.cli import app
 from loop.config.run_config import EMBEDDED_MODEL
@@ -70,7 +71,8 @@ def test_how_the_transformers_engine_runs_a_family(save: Callable[[Path], Path],
     assert absent == extra
 
 
-def test_a_model_that_the_engine_runs_wrongly_is_found_out(tmp_path: Path) -> None:
+def test_a_model_that_the_engine_runs_wrongly_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(families._OTHERS, "paligemma")
     findings = examined(save_paligemma(tmp_path))
     assert missing(findings) == {"own generate"}
     assert "cannot run this paligemma model as it runs by itself" in findings["own generate"].advice

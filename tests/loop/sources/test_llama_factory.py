@@ -57,6 +57,7 @@ def test_columns_and_tags_are_read_by_the_names_of_the_description(tmp_path: Pat
     records = data(tmp_path, OWN_NAMES, *rows).records()
     assert [(one.image_id, one.turns) for one in records] == [
         ("b.png", (("What is it?", "A cat."), ("Where?", "Here."))), ("a.png", (("What is it?", "A cat."),)),
+        ("", (("Who are you?", "A bot."),)),
     ]  # fmt: skip
     assert (records[0].name, records[0].question_type) == ("x#0", QuestionType.COMPLEX)
 
