@@ -325,6 +325,11 @@ def check_fits(model: Any, image_processor: Any, hyper: Hyperparameters) -> None
 
 
 def _prepare(model: Any, hyper: Hyperparameters) -> None:
+    if hyper.attention != "auto":
+        try:
+            model.set_attn_implementation(hyper.attention)
+        except (ImportError, ValueError) as error:  # not installed, or not of this model
+            raise ValueError(f"attention {hyper.attention} cannot be used: {error}; install what it needs, or set it to auto") from error
     if hyper.lora is not None:
         add_adapters(model, hyper.lora)
     if hyper.activation_checkpointing:

@@ -18,7 +18,7 @@ PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
 VIGC trains only `qformer` and `projector`."""
 
 
-_ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None}
+_ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None, "attention": "auto"}
 """Hyperparameters that earlier versions lack, with the values that change nothing: jobs with these keep their fingerprint."""
 
 
@@ -127,6 +127,9 @@ class Hyperparameters:
     and gradients of the step do not change. The trainer refuses models that do not keep them apart."""
     early_stop: EarlyStop | None = None
     """Evaluate on held-out samples of the job and stop when it no longer helps; the schedule is that of `num_steps`."""
+    attention: str = "auto"
+    """transformers' implementation of attention: `sdpa`, `eager`, `flex_attention`, `flash_attention_2` or `flash_attention_3`; `auto` is
+    the model's own choice."""
     length_grouping: bool = True
     """Batch conversations of similar length together; batches are then less random, and padding is rarer."""
     interpolation: float = 1.0

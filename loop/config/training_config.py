@@ -47,6 +47,9 @@ class TrainingConfig(Section):
     packing: bool = Field(
         False, description="pack conversations into rows of max_micro_batch_tokens without padding, none of which sees another"
     )
+    attention: Literal["auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] = Field(
+        "auto", description="transformers' implementation of attention; auto is the model's own choice"
+    )
     early_stop: EarlyStop | None = Field(
         None, description="stop when the loss on num_samples held-out samples, taken every some steps, has not fallen for patience times"
     )

@@ -88,6 +88,7 @@ def test_a_small_model_that_the_engine_would_run_wrongly_is_refused(tmp_path: Pa
         (save_instructblip, {"frozen": ("vision_tower",), "pixel_noise": 0.1}, ""),
         (save_lfm2_vl, {"brightness": 0.1}, "set pixel_noise, brightness and color_jitter to 0"),
         (save_lfm2_vl, {"lora": Lora(), "frozen": ("language_model",)}, ""),
+        (save_instructblip, {"attention": "flash_attention_2"}, "attention flash_attention_2 cannot be used: "),
     ],
 )
 def test_a_training_that_does_not_fit_is_refused_before_it_starts(
