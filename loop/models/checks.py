@@ -17,7 +17,7 @@ from actors.engines.errors import WeightMismatchError
 from actors.processors import load_processor
 from actors.training.checkpoint import RESULT_FILE, group_of
 from actors.training.job import Hyperparameters
-from loop.bounded import run_with_limits
+from loop.bounded import report_with_limits, run_with_limits
 from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.doctor import torchvision_remedy
@@ -90,7 +90,7 @@ def local_model(model: str) -> Path | None:
     return folder if is_whole else None
 
 
-def check_model(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters] | None = None) -> None:
+def check_model(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters] | None = None) -> str:
     """Check that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the trainer
     can start from, in any dtype), that it needs no code of its own, and that it can be trained as configured.
 
@@ -101,6 +101,9 @@ def check_model(path: str, engine: _Engine | None, trainings: Mapping[str, Hyper
         path: folder or hub id.
         engine: the engine that serves the model.
         trainings: what is to be trained, by the config key.
+
+    Returns:
+        what is slow about the way in which the engine runs it, in one line; empty if nothing.
 
     Raises:
         UserError: it is not such a model, or it cannot be read.
@@ -119,7 +122,7 @@ def check_model(path: str, engine: _Engine | None, trainings: Mapping[str, Hyper
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
     tried = num_bytes <= TRIED_BYTES and engine is not None and engine.kind == "transformers"
     max_bytes = CHECK_BYTES + num_bytes + (VLLM_BYTES if engine is not None and engine.kind == "vllm" else 0)
-    run_with_limits(f"model {path!r}", partial(_check, path, engine, trainings, tried=tried), _CHECK_TIMEOUT_S, max_bytes)
+    return report_with_limits(f"model {path!r}", partial(_check, path, engine, trainings, tried=tried), _CHECK_TIMEOUT_S, max_bytes)
 
 
 def check_trained_in_adapter(path: str, frozen: Sequence[str]) -> None:
@@ -214,17 +217,35 @@ def _own_code(content: Any, depth: int = 0) -> Iterator[str]:
             yield from _own_code(inner, depth + 1)
 
 
-def _check(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters], *, tried: bool = False) -> None:
+def _check(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters], *, tried: bool = False) -> str:
     found = image_text_config(path)
     if engine is not None and engine.kind == "vllm":
         _check_vllm(path, found)
-    check_chat_template(path, load_checked_processor(path), found.model_type)
+    processor = load_checked_processor(path)
+    check_chat_template(path, processor, found.model_type)
     if os.path.isdir(path):
         check_weights(Path(path), found, engine)
     for where, hyper in trainings.items():
         _check_training(path, found, where, hyper)
     if tried and engine is not None:
         try_to_load(path, engine.dtype)
+    return _slow_way(path, found, processor) if engine is not None and engine.kind == "transformers" else ""
+
+
+def _slow_way(path: str, config: Any, processor: Any) -> str:
+    from actors.engines.errors import UnfitModelError
+    from actors.engines.families import Whole, family_of
+
+    try:
+        family = family_of(_on_meta(config, "float32"), processor)
+    except UnfitModelError as error:
+        raise UserError(f"model {path!r}: {error}") from error
+    if not isinstance(family, Whole):
+        return ""
+    return (
+        f"the transformers engine runs {config.model_type} models whole: it encodes an image again for every prompt about it, at least "
+        "twice a record, where other models encode it once; set engine.kind to vllm, if vLLM has the model"
+    )
 
 
 def image_text_config(path: str) -> Any:

@@ -24,7 +24,7 @@ from loop.run.retention import check_needed, prune
 from loop.run.round import run_baseline, run_round
 from loop.run.session import Session, open_session
 from loop.setup.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets, resource_request
-from loop.setup.inert import no_effect
+from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import RunInfo, Store
@@ -65,10 +65,10 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
     findings: list[Finding] = []
     if not has_begun:
         check_held_out(list(sets.values()))
-        check_model(config.model_path, config.engine, {"training": config.training.hyperparameters(num_samples=1)})
+        slow = check_model(config.model_path, config.engine, {"training": config.training.hyperparameters(num_samples=1)})
         if config.transport == "adapter":
             check_trained_in_adapter(config.model_path, config.training.frozen)
-        findings = [*no_effect(config, policies), *overlaps(config, seed_data, sets, images)]
+        findings = [*no_effect(config, policies), *slow_model(slow), *overlaps(config, seed_data, sets, images)]
     return Checked([f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
 
 

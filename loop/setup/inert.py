@@ -22,6 +22,11 @@ def no_effect(config: RunConfig, policies: Policies) -> list[Finding]:
     return [Finding(kind=KIND, count=1, message=text) for text in found]
 
 
+def slow_model(what: str) -> list[Finding]:
+    """A finding about the way in which the engine runs the model, if `check_model` has found it slow."""
+    return [Finding(kind="slow_model", count=1, message=what)] if what else []
+
+
 def _filters(config: RunConfig, policies: Policies) -> Iterator[str]:
     workload = Workload(config.generation.num_per_image, _types(config), config.generation.max_new_tokens, policies.correction)
     for name, policy in zip(policies.filters.names, policies.filters.policies, strict=True):

@@ -32,8 +32,9 @@ from loop.setup.assembly import (
     question_sets,
     resource_request,
 )
-from loop.setup.inert import no_effect
+from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
+from loop.store.commits import Finding
 
 _ADDRESSES = ("path", "images")
 """Keys of image sets and labelled sets that hold the location of their data."""
@@ -79,7 +80,7 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
     if not no_data:
         images = [build_images(spec) for spec in config.image_sets]
         findings += overlaps(config, build_labelled(config.seed_data.data), question_sets(config), images)
-    missing = [*no_data, *_check_model(config), *_lacking(config, plan, assumed)]
+    missing = [*no_data, *_check_model(config, findings), *_lacking(config, plan, assumed)]
     told = tuple(finding.line for finding in findings)
     return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)
 
@@ -121,7 +122,8 @@ def _is_absent(address: str) -> bool:
 # ---- the model
 
 
-def _check_model(config: RunConfig) -> Iterator[str]:
+def _check_model(config: RunConfig, findings: list[Finding]) -> Iterator[str]:
+    """Check the model if it is here, and note what is slow about it; yields what is missing."""
     has_vllm = config.engine.kind != "vllm" or find_spec("vllm") is not None
     if not has_vllm:
         yield "engine: vLLM is not installed here: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU"
@@ -131,7 +133,7 @@ def _check_model(config: RunConfig) -> Iterator[str]:
         return
     # Without vLLM the model can still be checked against its own classes.
     engine = config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype})
-    check_model(str(folder), engine, {"training": config.training.hyperparameters(num_samples=1)})
+    findings += slow_model(check_model(str(folder), engine, {"training": config.training.hyperparameters(num_samples=1)}))
     if config.transport == "adapter":
         check_trained_in_adapter(str(folder), config.training.frozen)
 

@@ -29,7 +29,7 @@ from loop.models.checks import check_model, model_files
 from loop.run.models import Models
 from loop.store.run_store import Store
 from tests.actors.engines.family_models import save_instructblip, save_paligemma
-from tests.actors.engines.tiled_models import save_lfm2_vl
+from tests.actors.engines.tiled_models import save_lfm2_vl, save_mllama
 
 WEIGHTS = "model.safetensors"
 HEAD = "language_model.lm_head.weight"
@@ -75,6 +75,12 @@ def test_a_small_model_that_the_engine_would_run_wrongly_is_refused(tmp_path: Pa
         f"model {str(tmp_path / 'paligemma')!r}: the transformers engine cannot run this paligemma model as it runs by itself: "
     )
     assert found.endswith("; set engine.kind to vllm, if vLLM supports the model, or use another model")
+
+
+def test_a_model_that_runs_whole_is_told_with_its_cost(tmp_path: Path) -> None:
+    assert check_model(str(EMBEDDED_MODEL), TransformersEngineConfig()) == ""
+    found = check_model(str(save_mllama(tmp_path)), TransformersEngineConfig())
+    assert found.startswith("the transformers engine runs mllama models whole: it encodes an image again for every prompt about it")
 
 
 @pytest.mark.parametrize(
