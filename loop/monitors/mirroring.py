@@ -33,14 +33,7 @@ def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | Non
         return
 
     def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
-        found: tuple[list[Record], list[Record]] = [], []
-        for record in records_of(store, commit):
-            chosen = found[0] if record.accepted else found[1]
-            if len(chosen) < config.tracking.num_samples:
-                chosen.append(record)
-            elif all(len(one) == config.tracking.num_samples for one in found):
-                break
-        return found
+        return sample_of(store, commit, config.tracking.num_samples)
 
     def champion_folder(commit: RoundCommit) -> Path | None:
         try:
@@ -54,6 +47,20 @@ def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | Non
     finally:
         raised = sys.exc_info()[0]
         mirror.finish("FINISHED" if raised is None else "KILLED" if raised is KeyboardInterrupt else "FAILED")
+
+
+def sample_of(store: Store, commit: RoundCommit, num: int) -> tuple[list[Record], list[Record]]:
+    """The first `num` accepted and rejected records of a round. Parts are read one by one, and only as many as needed."""
+    found: dict[bool, list[Record]] = {True: [], False: []}
+    num_accepted = commit.counts.get("accepted", 0)
+    missing = {True: min(num, num_accepted), False: min(num, commit.counts.get("generated", 0) - num_accepted)}
+    for record in records_of(store, commit) if any(missing.values()) else ():
+        if missing[record.accepted]:
+            found[record.accepted].append(record)
+            missing[record.accepted] -= 1
+        if not any(missing.values()):
+            break
+    return found[True], found[False]
 
 
 def _run_folder(store: Store) -> Path:
