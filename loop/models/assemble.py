@@ -171,7 +171,7 @@ def _values(config: Any) -> dict[str, Any]:
 def _generation_config(language_part: _Part, tokenizer: Any) -> Any:
     from transformers import GenerationConfig
 
-    from actors.engines.prompting import generation_end_ids
+    from actors.processors import generation_end_ids
 
     end_ids = generation_end_ids(language_part.folder) or tokenizer.eos_token_id
     return GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=end_ids, pad_token_id=tokenizer.pad_token_id)

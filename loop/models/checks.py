@@ -226,7 +226,7 @@ def _check(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparam
     if os.path.isdir(path):
         check_weights(Path(path), found, engine)
     for where, hyper in trainings.items():
-        _check_training(path, found, where, hyper)
+        _check_training(path, found, processor, where, hyper)
     if tried and engine is not None:
         try_to_load(path, engine.dtype)
     return _slow_way(path, found, processor) if engine is not None and engine.kind == "transformers" else ""
@@ -237,7 +237,7 @@ def _slow_way(path: str, config: Any, processor: Any) -> str:
     from actors.engines.families import Whole, family_of
 
     try:
-        family = family_of(_on_meta(config, "float32"), processor)
+        family = family_of(empty_model(config), processor)
     except UnfitModelError as error:
         raise UserError(f"model {path!r}: {error}") from error
     if not isinstance(family, Whole):
@@ -266,11 +266,11 @@ def image_text_config(path: str) -> Any:
     return found
 
 
-def _check_training(path: str, config: Any, where: str, hyper: Hyperparameters) -> None:
+def _check_training(path: str, config: Any, processor: Any, where: str, hyper: Hyperparameters) -> None:
     from actors.training.core import check_fits
 
     try:
-        check_fits(_on_meta(config, "float32"), load_processor(path).image_processor, hyper)
+        check_fits(empty_model(config), processor.image_processor, hyper)
     except ValueError as error:
         raise UserError(f"{where} does not fit model {path!r}: {one_line(error)}") from error
 
@@ -380,14 +380,14 @@ def _check_shapes(folder: Path, config: Any, manifest: Any, dtype: str) -> None:
 
     remedy = "fetch the folder again, or convert its weights with save_pretrained"
     try:
-        wanted = manifest_of(served_tensors(_on_meta(config, dtype)))
+        wanted = manifest_of(served_tensors(empty_model(config, dtype)))
     except Exception as error:  # libraries may raise anything on an untrusted config
         raise UserError(f"model {str(folder)!r} cannot be built from its config: {one_line(error)}; {remedy}") from error
     if difference := difference_of(manifest, wanted):
         raise UserError(f"the weights of model {str(folder)!r} do not fit its config: {difference}; {remedy}")
 
 
-def _on_meta(config: Any, dtype: str) -> Any:
+def empty_model(config: Any, dtype: str = "float32") -> Any:
     """The model that a config describes, without memory for its weights."""
     import torch
     from transformers import AutoModelForImageTextToText

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.processors import end_ids_of, generation_end_ids
 from actors.training.job import PARAMETER_GROUPS, Hyperparameters, Lora
 from loop.bounded import report_with_limits
 from loop.doctor import Finding
@@ -27,6 +28,7 @@ from loop.models.checks import (
     VLLM_BYTES,
     check_chat_template,
     check_weights,
+    empty_model,
     image_text_config,
     load_checked_processor,
     local_model,
@@ -80,7 +82,7 @@ def _report(model: str, folder: Path, *, tried: bool) -> str:
 def _findings(model: str, folder: Path, *, tried: bool) -> Iterator[Finding]:
     config = image_text_config(str(folder))
     check_weights(folder, config, None)
-    examined = _Examined(folder, _empty_model(config))
+    examined = _Examined(folder, empty_model(config))
     size = _count(sum(examined.sizes.values()))
     yield Finding("model", True, f"{type(examined.model).__name__} ({config.model_type}), {size} parameters")
     yield from _of_processor(examined)
@@ -106,14 +108,6 @@ class _Examined:
         for name, parameter in self.model.named_parameters():
             sizes[group_of(name)] += parameter.numel()
         return sizes
-
-
-def _empty_model(config: Any) -> Any:
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 # ---- engines
@@ -154,11 +148,8 @@ def _way(model: Any, processor: Any) -> Finding:
 
 
 def _tokens(examined: _Examined, processor: Any) -> Iterator[Finding]:
-    from actors.engines.prompting import generation_end_ids
-
-    tokenizer, given = processor.tokenizer, generation_end_ids(examined.folder)
-    found = given if isinstance(given, list) else [given]
-    ids = [one for one in dict.fromkeys([*found, tokenizer.eos_token_id]) if one is not None]
+    tokenizer = processor.tokenizer
+    ids = end_ids_of(tokenizer, generation_end_ids(examined.folder))
     advice = "set eos_token in tokenizer_config.json, or eos_token_id in generation_config.json"
     yield Finding("end tokens", bool(ids), _spelled(tokenizer, ids) or "none", advice)
     image = getattr(examined.model.config, "image_token_id", None)
@@ -166,7 +157,7 @@ def _tokens(examined: _Examined, processor: Any) -> Iterator[Finding]:
     yield Finding("image token", image is not None, text, "set image_token_id in config.json")
 
 
-def _spelled(tokenizer: Any, ids: list[int]) -> str:
+def _spelled(tokenizer: Any, ids: Sequence[int]) -> str:
     return ", ".join(f"{tokenizer.convert_ids_to_tokens(one)} ({one})" for one in ids)
 
 
