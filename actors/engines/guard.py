@@ -84,7 +84,7 @@ def expected_of(reference: ReferenceModel, engine: str, repeated_id: int | None 
     except _MACHINE_ERRORS:
         raise
     except Exception as error:  # a model's code may raise anything on inputs that do not fit
-        what = f"its own generate fails on its processor's inputs with {_brief(error)}"
+        what = f"its own generate fails on its processor's inputs with {brief(error)}"
         raise refusal(engine, model.config.model_type, what) from error
     if not all(logits.isfinite().all() for _, logits in written):
         raise UnfitModelError(f"this {model.config.model_type} model returns non-finite logits; use an intact checkpoint")
@@ -101,7 +101,7 @@ def difference_from(expected: Expected, follow: Follow) -> str:
     except _MACHINE_ERRORS:
         raise
     except Exception as error:  # a model's code may raise anything on inputs that do not fit
-        return f"prompts about two images fail with {_brief(error)}"
+        return f"prompts about two images fail with {brief(error)}"
     for (width, height), row, logits in zip(SIZES, found, expected.logits, strict=True):
         for step, (one, other) in enumerate(zip(row, logits, strict=True)):
             error = relative_error(one, other)
@@ -127,5 +127,6 @@ def relative_error(found: torch.Tensor, logits: torch.Tensor) -> float:
     return ((found - expected)[told].square().mean().sqrt() / expected[~banned].std().clamp(min=_LEAST_SPREAD)).item()
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """Type and text of an error as one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

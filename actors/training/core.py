@@ -14,7 +14,7 @@ import torch
 
 from actors.engines.adapters.files import read_adapter
 from actors.images import ImageSource
-from actors.processors import end_ids_of, generation_end_ids, load_processor
+from actors.processors import generation_end_ids, load_processor
 from actors.training.adapters import (
     adapter_of,
     adapter_state,
@@ -153,8 +153,7 @@ class Trainer:
         tokenizer = processor.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         augmentation = Augmentation(self._hyper, processor.image_processor, self._job.seed)
-        end_ids = end_ids_of(tokenizer, generation_end_ids(self._job.base_checkpoint))
-        encoder = ConversationEncoder(processor, self._hyper.max_tokens, end_ids)
+        encoder = ConversationEncoder(processor, self._hyper.max_tokens, generation_end_ids(self._job.base_checkpoint))
         return BatchBuilder(encoder, PixelReader(processor.image_processor, self._source), augmentation, pad_id)
 
     def _initialize(self, model: Any) -> tuple[Any, torch.optim.Optimizer]:

@@ -26,12 +26,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from actors.processors import end_ids_of, generation_end_ids, load_processor
+from actors.processors import generation_end_ids, load_processor
 from actors.training.checkpoint import load_model
 from actors.training.core import run_local
 from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from actors.training.job import Hyperparameters, TrainingJob
 from actors.training.order import global_batches
+from actors.training.samples import lengths_of
 from benchmarks.common import argument_parser, write_results
 from loop.sources.shapes.source import ShapesImages
 from policies.records import TrainingSample
@@ -115,9 +116,8 @@ def compare(family: str, checkpoint: Path, num_runs: int) -> Row:
     """Train the model of `checkpoint` in both ways, in turn, `num_runs` times each."""
     samples = _IMAGES.conversations(_IMAGES.num_images, seed=0)
     processor = load_processor(checkpoint)
-    encoder = ConversationEncoder(processor, _HYPER.max_tokens, end_ids_of(processor.tokenizer, generation_end_ids(checkpoint)))
-    lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in samples]
-    batches = list(global_batches(lengths, _BATCH_SIZE, _NUM_STEPS, 0, length_grouping=True))
+    encoder = ConversationEncoder(processor, _HYPER.max_tokens, generation_end_ids(checkpoint))
+    batches = list(global_batches(lengths_of(samples), _BATCH_SIZE, _NUM_STEPS, 0, length_grouping=True))
     texts = [encoder.encode(sample.turns, _opened(sample.image_id).size) for sample in samples]
     num_tokens = sum(len(texts[index].ids) for batch in batches[_NUM_WARMUP:] for index in batch)
     labels = {id(sample): text.labels for sample, text in zip(samples, texts, strict=True)}

@@ -39,6 +39,7 @@ from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from actors.training.job import Hyperparameters, Progress, TrainingJob
 from actors.training.order import global_batches
 from actors.training.pixels import Augmentation, PixelReader
+from actors.training.samples import lengths_of
 from benchmarks.common import argument_parser, write_results
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.sources.shapes.source import ShapesImages
@@ -77,7 +78,7 @@ class Task:
 
     def batches(self) -> list[list[int]]:
         """Sample indices per step, in the trainer's order."""
-        lengths = [sum(len(user) + len(assistant) for user, assistant in sample.turns) for sample in self.samples()]
+        lengths = lengths_of(self.samples())
         return list(global_batches(lengths, self.batch_size, self.num_steps, 0, length_grouping=self.hyper().length_grouping))
 
 

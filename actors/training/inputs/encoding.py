@@ -80,13 +80,13 @@ class ConversationEncoder:
     the Q-Former the answers that the model has to learn.
     """
 
-    def __init__(self, processor: Any, max_tokens: int, end_ids: Sequence[int] = ()) -> None:
+    def __init__(self, processor: Any, max_tokens: int, end_ids: int | Sequence[int] | None = None) -> None:
         """Inspect the processor.
 
         Args:
             processor: of a checkpoint.
             max_tokens: see `Hyperparameters`.
-            end_ids: tokens that end an answer, beside the tokenizer's; see `actors.processors.end_ids_of`.
+            end_ids: tokens that end an answer, beside the tokenizer's: those of the generation config.
 
         Raises:
             ValueError: it has no chat template, or an image does not fit into `max_tokens`.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from actors.engines.guard import TOLERANCES, relative_error
+from actors.engines.guard import TOLERANCES, brief, relative_error
 from actors.training.batches import Batch, BatchBuilder, Row
 from actors.training.inputs.encoding import IGNORED, EncodedText
 from actors.training.inputs.forward import target_logits
@@ -77,7 +77,7 @@ def check_packing(model: Any, builder: BatchBuilder, packer: Packer, device: tor
     except (TypeError, ValueError, RuntimeError) as failure:  # from the model's code, for inputs that it does not take
         if isinstance(failure, torch.OutOfMemoryError):
             raise
-        raise _refusal(model, f"its forward pass fails with {' '.join(f'{type(failure).__name__}: {failure}'.split())[:200]}") from failure
+        raise _refusal(model, f"its forward pass fails with {brief(failure)}") from failure
     finally:
         model.train(was_training)
     tolerance = TOLERANCES[_dtype_of(model)]

@@ -14,7 +14,7 @@ from actors.engines.base import Request, Sampling, WeightUpdate
 from actors.engines.prompting import Prompter
 from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import manifest_of_checkpoint, read_checkpoint
-from actors.processors import end_ids_of, generation_end_ids, load_processor
+from actors.processors import generation_end_ids, load_processor
 from actors.training.batches import Batch, BatchBuilder
 from actors.training.checkpoint import group_of, load_model
 from actors.training.core import run_local
@@ -64,7 +64,7 @@ def model(checkpoint: Path) -> Any:
 @pytest.fixture(scope="module")
 def builder(checkpoint: Path) -> BatchBuilder:
     processor = load_processor(checkpoint)
-    encoder = ConversationEncoder(processor, 512, end_ids_of(processor.tokenizer, generation_end_ids(checkpoint)))
+    encoder = ConversationEncoder(processor, 512, generation_end_ids(checkpoint))
     augmentation = Augmentation(Hyperparameters(3, 1, 1e-3), processor.image_processor, 0)
     return BatchBuilder(encoder, PixelReader(processor.image_processor, Photos()), augmentation, processor.tokenizer.pad_token_id)
 

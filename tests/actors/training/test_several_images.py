@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from actors.processors import end_ids_of, generation_end_ids, load_processor
+from actors.processors import generation_end_ids, load_processor
 from actors.training.batches import BatchBuilder
 from actors.training.checkpoint import load_model
 from actors.training.core import run_local
@@ -45,7 +45,7 @@ class Photos:
         return render(scene_of(shape_id(1, len(image_id), 0.1))).resize(SIZES[image_id])
 
 
-def builder_of(processor: Any, end_ids: Sequence[int] = ()) -> BatchBuilder:
+def builder_of(processor: Any, end_ids: int | Sequence[int] | None = None) -> BatchBuilder:
     augmentation = Augmentation(Hyperparameters(3, 1, 1e-3), processor.image_processor, 0)
     return BatchBuilder(ConversationEncoder(processor, 512, end_ids), PixelReader(processor.image_processor, Photos()), augmentation, 0)
 
@@ -72,7 +72,7 @@ def test_a_mixed_batch_has_the_losses_of_the_models_own_inputs(tmp_path: Path, f
         pytest.skip(f"its processor needs {missing}")
     folder = save(tmp_path)
     model, processor = load_model(folder).eval(), load_processor(folder)
-    builder = builder_of(processor, end_ids_of(processor.tokenizer, generation_end_ids(folder)))
+    builder = builder_of(processor, generation_end_ids(folder))
     samples = [SEVERAL, TEXT_ONLY, ONE]
     rows = builder.rows(enumerate(samples), 0)
     assert [row.skip for row in rows] == [None] * 3
