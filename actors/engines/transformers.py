@@ -60,6 +60,8 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._device = torch.device(device)
         self._model = load_model(model, dtype).to(self._device)
+        if self._device.type == "cpu":
+            _align(self._model)
         self._prompter = Prompter(model)
         self._family = family_of(self._model, self._prompter.processor)
         end_ids = self._prompter.end_ids(self._model.generation_config.eos_token_id)
@@ -255,11 +257,14 @@ def load_model(model: str | Path, dtype: str) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot load {model} as an image-text-to-text model: {error}") from error
-    for parameter in loaded.parameters():
-        # Mapped from a file, weights begin at any address, and the last bits of products depend on it on some CPUs. Memory that torch
-        # allocates, as after a sleep, is aligned.
-        parameter.data = parameter.data.clone()
     return loaded.eval()
+
+
+def _align(model: torch.nn.Module) -> None:
+    """Copy the parameters to memory that torch allocates, as after a sleep, which is aligned. Mapped from a file, they begin at any
+    address, and the last bits of products depend on it on some CPUs."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def served_tensors(model: Any) -> dict[str, torch.Tensor]:
