@@ -12,8 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from policies.records import RECORD_SCHEMA
-
 compute: Any = pyarrow.compute
 """Arrow's functions, which are made at import time: no type checker knows them."""
 
@@ -28,13 +26,7 @@ MIXING_COLUMNS = ("question_type", "answer_words", "num_short_answers", "has_ori
 
 
 def columns_to_read(more: Sequence[str] = ()) -> list[str]:
-    """The columns of a part that `round_columns` needs, `more` included.
-
-    Raises:
-        ValueError: `more` names a column that records do not have.
-    """
-    if unknown := sorted(set(more) - set(RECORD_SCHEMA.names)):
-        raise ValueError(f"columns {unknown} do not exist; expected some of {sorted(RECORD_SCHEMA.names)}")
+    """The columns of a part that `round_columns` needs, `more` included."""
     return list(dict.fromkeys(["accepted", *READ_COLUMNS, *_DERIVED_FROM, *more]))
 
 

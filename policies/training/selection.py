@@ -16,8 +16,8 @@ from policies.checks import check_share
 from policies.columns import SELECTION_COLUMNS, compute
 from policies.errors import PolicyError, running
 from policies.metrics import view_agreement
-from policies.records import Record
-from policies.registry import Registry
+from policies.records import RECORD_SCHEMA, Record
+from policies.registry import Registry, missing_members
 
 
 class SelectionPolicy(Protocol):
@@ -39,7 +39,15 @@ class SelectionPolicy(Protocol):
         ...
 
 
-SELECTION_POLICIES: Registry[SelectionPolicy] = Registry("selection policy", SelectionPolicy)
+def _faults(policy: Any) -> list[str]:
+    """Why an object is not a selection policy, one text per fault."""
+    faults = missing_members(policy, SelectionPolicy)
+    if unknown := sorted(set(getattr(policy, "columns", ())) - {*RECORD_SCHEMA.names, *SELECTION_COLUMNS}):
+        faults.append(f"its columns {unknown} do not exist; expected some of {sorted(RECORD_SCHEMA.names)}")
+    return faults
+
+
+SELECTION_POLICIES: Registry[SelectionPolicy] = Registry("selection policy", _faults)
 
 
 def score_of(record: Record) -> float:

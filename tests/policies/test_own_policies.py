@@ -29,7 +29,7 @@ from policies.generation.instructions import GenerationTask, QuestionType
 from policies.records import Reason, Record, from_table, to_table
 from policies.registry import UnknownPolicyError
 from policies.training.mixing import Mix, mixed
-from policies.training.selection import SELECTION_POLICIES, columns_of, score_of, selected
+from policies.training.selection import SELECTION_POLICIES, SelectAll, columns_of, score_of, selected
 from tests.loop.test_cli import document
 from tests.paths import ROOT
 from tests.policies.make import make_record
@@ -161,6 +161,17 @@ def test_an_object_that_is_no_filter_is_refused_in_one_line(name: str, text: str
 def test_an_object_that_is_no_policy_of_its_kind_is_refused() -> None:
     with pytest.raises(UnknownPolicyError, match="is not a valid selection policy: it has no score; it has no select"):
         SELECTION_POLICIES.build(f"{__name__}:ChoosesNothing")
+
+
+class LooksElsewhere(SelectAll):
+    columns = ("agreement", "mood")
+
+
+def test_a_selection_that_reads_columns_that_do_not_exist_is_refused() -> None:
+    with pytest.raises(
+        UnknownPolicyError, match=re.escape("its columns ['mood'] do not exist; expected some of ['accepted', 'agreement',")
+    ):
+        SELECTION_POLICIES.build(f"{__name__}:LooksElsewhere")
 
 
 @pytest.mark.parametrize(("code", "text"), [("def f(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError")])
