@@ -7,7 +7,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -119,8 +119,9 @@ def write_sharegpt(records: Iterator[Record], folder: Path, pictures: Pictures, 
 def write_swift(records: Iterator[Record], folder: Path, pictures: Pictures, counts: ExportCounts) -> None:
     """ms-swift's messages as `data.jsonl`, and the images beside it."""
     data = folder / DATA_JSONL
-    _write_lines(data, (_swift_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)))
-    _write_metadata(folder, data)
+    form = _Form()
+    _write_lines(data, form.seen(_swift_entry(record, name) for record, name in _with_files(records, folder, pictures, counts)))
+    _write_metadata(folder, data, form)
 
 
 def write_webdataset(
@@ -267,32 +268,41 @@ def _with_files(records: Iterator[Record], folder: Path, pictures: Pictures, cou
 def _write_json(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
     """Write the data in the format, and for `datasets` the same as metadata of the images, so that it shows pictures, not names. Entries
     are written as they come: memory does not grow with their number."""
-    lines = folder / f".{DATA_JSONL}.tmp"
-    _write_lines(lines, entries)
+    lines, form = folder / f".{DATA_JSONL}.tmp", _Form()
+    _write_lines(lines, form.seen(entries))
     with (folder / DATA_JSON).open("w", encoding="utf-8") as file:
         before = "[\n"
         for entry in _read_lines(lines):
             file.write(before + " " + json.dumps(entry, indent=1, ensure_ascii=False).replace("\n", "\n "))
             before = ",\n"
         file.write("[]" if before == "[\n" else "\n]")
-    _write_metadata(folder, lines)
+    _write_metadata(folder, lines, form)
     lines.unlink()
 
 
-def _write_metadata(folder: Path, data: Path) -> None:
-    """Write the lines of `data` with equal columns and types: if one has several answers, all have lists."""
-    columns: dict[str, None] = {}
-    lists: set[str] = set()
-    for entry in _read_lines(data):
-        columns |= dict.fromkeys(key for key in entry if key not in ("image", "images"))
-        lists |= {key for key, value in entry.items() if isinstance(value, list)}
-    if columns:
-        _write_lines(folder / METADATA, (_as_metadata(entry, columns, lists) for entry in _read_lines(data)))
+def _write_metadata(folder: Path, data: Path, form: _Form) -> None:
+    """Write the entries in the lines of `data` with equal columns and types."""
+    if form.columns:
+        _write_lines(folder / METADATA, map(form.as_metadata, _read_lines(data)))
 
 
-def _as_metadata(entry: dict[str, Any], columns: Iterable[str], lists: Container[str]) -> dict[str, Any]:
-    row = {key: [value] if key in lists and isinstance(value := entry.get(key), str) else entry.get(key) for key in columns}
-    return {"file_name": entry["images"][0] if "images" in entry else f"{IMAGES}/{entry['image']}", **row}
+@dataclass
+class _Form:
+    """The columns of entries: if one entry has several answers, all have lists in the metadata."""
+
+    columns: dict[str, None] = field(default_factory=dict)
+    lists: set[str] = field(default_factory=set)
+
+    def seen(self, entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The entries themselves, noted."""
+        for entry in entries:
+            self.columns |= dict.fromkeys(key for key in entry if key not in ("image", "images"))
+            self.lists |= {key for key, value in entry.items() if isinstance(value, list)}
+            yield entry
+
+    def as_metadata(self, entry: dict[str, Any]) -> dict[str, Any]:
+        row = {key: [value] if key in self.lists and isinstance(value := entry.get(key), str) else entry.get(key) for key in self.columns}
+        return {"file_name": entry["images"][0] if "images" in entry else f"{IMAGES}/{entry['image']}", **row}
 
 
 def _write_lines(file: Path, entries: Iterable[dict[str, Any]]) -> None:

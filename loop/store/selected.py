@@ -21,11 +21,13 @@ from loop.store.commits import FileEntry, RoundCommit
 from loop.store.documents import PartReceipt
 from loop.store.reading import RunReader
 from policies.columns import MIXING_COLUMNS, columns_to_read, round_columns
-from policies.records import RECORD_SCHEMA, Record
+from policies.records import Record
 
 SELECTED = "selected"
 _FILE = f"{SELECTED}.parquet"
 _PLACE = ("part", "row")
+_NUM_SAMPLED = 200
+"""Rows to measure diversity on. Distinct-n falls with the number of texts, so the number is fixed."""
 _ITSELF = -1
 """Part number of rows that `selected` holds itself."""
 
@@ -60,11 +62,13 @@ class SelectedRows:
             records = self.reader.read_record_columns(self.files[int(parts[start])], columns)
             yield records.take(pa.array(found[start:end]))
 
-    def sampled(self, columns: Sequence[str], num: int) -> pa.Table:
-        """Columns of about `num` rows, evenly spread."""
-        rows = np.arange(0, len(self), max(1, len(self) // num))[:num]
-        empty = pa.schema([RECORD_SCHEMA.field(name) for name in columns]).empty_table()
-        return pa.concat_tables([empty, *self.read(columns, rows)])
+    @cached_property
+    def sample(self) -> tuple[list[str], list[str]]:
+        """Questions and answers of up to `_NUM_SAMPLED` rows, evenly spread."""
+        rows = np.arange(0, len(self), max(1, len(self) // _NUM_SAMPLED))[:_NUM_SAMPLED]
+        tables = list(self.read(("question", "answer"), rows))
+        questions, answers = ([text for table in tables for text in table[name].to_pylist()] for name in ("question", "answer"))
+        return questions, answers
 
     @property
     def holds_records(self) -> bool:
@@ -91,9 +95,14 @@ def accepted_columns(reader: RunReader, parts: Sequence[PartReceipt], more: Sequ
 
 def _accepted(reader: RunReader, number: int, part: PartReceipt, more: Sequence[str]) -> pa.Table:
     records = reader.read_record_columns(part, columns_to_read(more))
-    rows = pa.array(np.flatnonzero(records["accepted"].to_numpy()), pa.int32())
-    found = round_columns(records.take(rows), more)
-    return found.add_column(0, "part", pa.array(np.full(len(rows), number, dtype=np.int32))).add_column(1, "row", rows)
+    rows = np.flatnonzero(records["accepted"].to_numpy())
+    return _placed(number, rows, round_columns(records.take(pa.array(rows)), more))
+
+
+def _placed(number: int, rows: np.ndarray, columns: pa.Table) -> pa.Table:
+    """The columns of these rows of the part `number`, behind `part` and `row`."""
+    part = pa.array(np.full(len(rows), number, dtype=np.int32))
+    return columns.add_column(0, "part", part).add_column(1, "row", pa.array(rows.astype(np.int32)))
 
 
 def index_of(columns: pa.Table) -> pa.Table:
@@ -110,9 +119,7 @@ def selected_rows(reader: RunReader, parts: Sequence[PartReceipt | FileEntry], s
     table = reader.read_part(selected)
     if table.schema.names != [*_PLACE, *MIXING_COLUMNS]:
         records = reader.read_record_columns(selected, columns_to_read())
-        rows = pa.array(np.arange(records.num_rows, dtype=np.int32))
-        places = pa.table({"part": pa.array(np.full(records.num_rows, _ITSELF, dtype=np.int32)), "row": rows})
-        table = index_of(_beside(places, round_columns(records)))
+        table = index_of(_placed(_ITSELF, np.arange(records.num_rows), round_columns(records)))
     return SelectedRows(reader, [*parts, selected], table)
 
 
@@ -141,9 +148,3 @@ def records_of(reader: RunReader, commit: RoundCommit) -> Iterator[Record]:
 def record_files(commit: RoundCommit) -> list[FileEntry]:
     """The parts of records of a committed round, in order."""
     return [file for file in commit.files if "/parts/records-" in file.path]
-
-
-def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
-    for name in right.column_names:
-        left = left.append_column(name, right[name])
-    return left

@@ -11,9 +11,6 @@ from policies.errors import running
 from policies.metrics import distinct_n
 from policies.scoring.predictions import Predictions
 
-_STATS_SAMPLE = 200
-"""Records to measure diversity on. Distinct-n falls with the number of texts, so the number is fixed."""
-
 
 def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, selected: SelectedRows) -> Verdict:
     """The verdict of the acceptance policy, on the acceptance sets only."""
@@ -40,20 +37,14 @@ def _context(run: Run, index: int, selected: SelectedRows) -> DecisionContext:
 
 def generated_stats(selected: SelectedRows) -> GeneratedStats:
     """Diversity and length of the records that a round trains on."""
-    texts = (f"{question} {answer}" for question, answer in zip(*_sample(selected), strict=True))
+    texts = (f"{question} {answer}" for question, answer in zip(*selected.sample, strict=True))
     mean_words = compute.sum(selected.table["answer_words"]).as_py() / len(selected) if len(selected) else 0.0
     return GeneratedStats(distinct_n(texts, 2), mean_words)
 
 
 def question_stats(selected: SelectedRows) -> QuestionStats:
     """Diversity and types of the questions that a round trains on."""
-    questions, _ = _sample(selected)
+    questions, _ = selected.sample
     counts = {one["values"]: one["counts"] for one in compute.value_counts(selected.table["question_type"]).to_pylist()}
     shares = {name: count / len(selected) for name, count in sorted(counts.items())}
     return QuestionStats(distinct_n(questions, 1), distinct_n(questions, 2), shares)
-
-
-def _sample(selected: SelectedRows) -> tuple[list[str], list[str]]:
-    """Questions and answers of a sample."""
-    found = selected.sampled(("question", "answer"), _STATS_SAMPLE)
-    return found["question"].to_pylist(), found["answer"].to_pylist()
