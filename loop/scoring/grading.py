@@ -85,13 +85,10 @@ def grade(todo: ToGrade, model: ChatModel, model_name: str, out: Path, options: 
 
 def _grades(journal: ReplyJournal, asked: ToGrade, options: JudgeOptions, done: Callable[[], None]) -> dict[str, Grade]:
     """All grades. Replies without one are requested again with another seed while attempts are left."""
-    todo = {one.question_id: one for one in asked.answered}
-    found: dict[str, Grade] = {}
-    for attempt in range(options.num_attempts):
-        asks = [grade_ask(one, asked.prompt, attempt, options.max_tokens, options.temperature) for one in todo.values()]
-        for reply in journal.complete(asks):
-            found[reply.key] = one = Grade(reply.text, parse_grade(reply.text), attempt + 1, reply.shortfall)
-            if one.grade is not None or attempt + 1 == options.num_attempts:
-                del todo[reply.key]
-                done()
-    return found
+    answered = {one.question_id: one for one in asked.answered}
+    replies = journal.complete_until_read(
+        answered, options.num_attempts,
+        lambda key, attempt: grade_ask(answered[key], asked.prompt, attempt, options.max_tokens, options.temperature),
+        lambda reply: parse_grade(reply.text), done,
+    )  # fmt: skip
+    return {key: Grade(one.reply.text, one.verdict, one.num_attempts, one.reply.shortfall) for key, one in replies.items()}

@@ -136,17 +136,16 @@ def ask_for_reviews(
     journal: ReplyJournal, pairs: Sequence[Pair], options: JudgeOptions, done: Callable[[], None]
 ) -> dict[tuple[str, Look], Review]:
     """All reviews. Those without a verdict are requested again with another seed while attempts are left."""
-    todo = {f"{pair.question_id}/{look.name}": (pair, look) for pair in pairs for look in options.looks}
+    asked = {f"{pair.question_id}/{look.name}": (pair, look) for pair in pairs for look in options.looks}
+    replies = journal.complete_until_read(
+        asked, options.num_attempts,
+        lambda key, attempt: judge_ask(*asked[key], attempt, options.max_tokens, options.temperature),
+        lambda reply: asked[reply.key][1].scores(reply.text), done,
+    )  # fmt: skip
     found: dict[tuple[str, Look], Review] = {}
-    for attempt in range(options.num_attempts):
-        asks = [judge_ask(pair, look, attempt, options.max_tokens, options.temperature) for pair, look in todo.values()]
-        for reply in journal.complete(asks):
-            pair, look = todo[reply.key]
-            review = Review(look, reply.text, look.scores(reply.text), attempt + 1, reply.shortfall)
-            found[pair.question_id, look] = review
-            if review.scores is not None or attempt + 1 == options.num_attempts:
-                del todo[reply.key]
-                done()
+    for key, one in replies.items():
+        pair, look = asked[key]
+        found[pair.question_id, look] = Review(look, one.reply.text, one.verdict, one.num_attempts, one.reply.shortfall)
     return found
 
 

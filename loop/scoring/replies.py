@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from loop.journal import Journal
 from loop.store.documents import canonical_json
 from policies.chat import Ask, ChatModel, Reply, Usage
+
+Verdict = TypeVar("Verdict")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReply(Generic[Verdict]):
+    """A reply and what it says."""
+
+    reply: Reply
+    verdict: Verdict | None
+    num_attempts: int
 
 
 class ReplyJournal(Journal):
@@ -53,6 +65,29 @@ class ReplyJournal(Journal):
                 content = {"text": reply.text, "finish_reason": reply.finish_reason, "usage": asdict(reply.usage)}
                 self.put(digests[reply.key], content)
             yield reply
+
+    def complete_until_read(
+        self, keys: Iterable[str], num_attempts: int, ask: Callable[[str, int], Ask], read: Callable[[Reply], Verdict | None],
+        done: Callable[[], None],
+    ) -> dict[str, ReadReply[Verdict]]:  # fmt: skip
+        """The last reply to each of `keys`. Replies without a verdict are requested again with another seed while attempts are left.
+
+        Args:
+            keys: of the asks.
+            num_attempts: requests at most for each.
+            ask: the request for a key in an attempt, from 0.
+            read: the verdict in a reply; None if there is none.
+            done: called when a key is finished.
+        """
+        todo = dict.fromkeys(keys)
+        found: dict[str, ReadReply[Verdict]] = {}
+        for attempt in range(num_attempts):
+            for reply in self.complete([ask(key, attempt) for key in todo]):
+                found[reply.key] = one = ReadReply(reply, read(reply), attempt + 1)
+                if one.verdict is not None or attempt + 1 == num_attempts:
+                    del todo[reply.key]
+                    done()
+        return found
 
     def _digest(self, ask: Ask) -> str:
         messages = [[one.role, one.text, *(hashlib.sha256(image.data).hexdigest() for image in one.images)] for one in ask.messages]
