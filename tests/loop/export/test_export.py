@@ -315,6 +315,10 @@ def test_webdataset_is_read_back_as_an_image_set(filled: Store, tmp_path: Path) 
         member = tar.extractfile("r1-s0-0.json")
         assert member is not None
         assert json.load(member)["conversations"][1]["value"] == LATER.answer
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["json"]["id"] for row in loaded] == ["r0-s0-0", "r0-s1-0", "r1-s0-0"]
+    assert loaded[0]["png"].getpixel((0, 0)) == (5, 20, 30)
 
 
 @pytest.mark.parametrize("format", ["messages", "parquet"])
