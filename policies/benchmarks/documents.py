@@ -140,7 +140,11 @@ class Reader:
 
     def id(self, entry: Entry, name: str) -> str:
         """The field `name` as an id; empty with a fault."""
-        return identity(self.get(entry, name, (str, int), "a text or a whole number"))
+        expected = "a text or a whole number"
+        found = identity(self.get(entry, name, (str, int), expected))
+        if not found and entry.value.get(name) == "":
+            self.fault(entry.place, f"{name} is empty; expected {expected}")
+        return found
 
     def once(self, place: str, identifier: str, what: str) -> None:
         """Note the id of a record; a repeated one is a fault, reported after the others."""

@@ -80,6 +80,7 @@ def test_files_that_do_not_fit_are_refused() -> None:
     good = document({})
     assert "gt_answer is '3'; expected 0 (no) or 1 (yes)" in faults("hallusion-bench", [document([question("VD", 0, 0, "3")])], good)[0]
     assert "category is 'VX'" in faults("hallusion-bench", [document([{**RECORDS[0], "category": "VX"}])], good)[0]
+    assert "question_id is empty" in faults("hallusion-bench", [document([{**RECORDS[0], "question_id": ""}, *RECORDS[1:]])], good)[0]
     assert "appears twice" in faults("hallusion-bench", [document(RECORDS[:1] * 2)], good)[0]
     verdict = document([{**RECORDS[0], "model_prediction": "Yes", "gpt4v_output_gpt_check": "yes"}])
     assert "expected 0 (incorrect), 1 (correct) or 2 (unclear)" in faults("hallusion-bench", [FILE], verdict, allow_missing=True)[0]
