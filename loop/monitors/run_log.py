@@ -24,7 +24,8 @@ from actors.training.job import TrainerError
 from cluster.errors import ClusterError
 from loop.errors import LoopError, WriteError, printable
 from loop.monitors.progress import Stage
-from loop.store.storage import LocalStorage, Storage
+from loop.store.storage.base import Storage
+from loop.store.storage.local import LocalStorage
 
 logger = logging.getLogger(__name__)
 

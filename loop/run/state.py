@@ -9,7 +9,7 @@ from loop.config.run_config import parse_config
 from loop.monitors.run_log import read_status
 from loop.setup.assembly import build_policies
 from loop.store.run_store import Store
-from loop.store.storage import LocalStorage
+from loop.store.storage.local import LocalStorage
 
 _FRESH_S = 120.0
 """A run behind a URI counts as running if its status was written within this time; there is no lock to check."""

@@ -45,7 +45,7 @@ from loop.setup.assembly import build_labelled, derived_seed
 from loop.store.commits import Finding
 from loop.store.documents import seal, unseal
 from loop.store.files import locked
-from loop.store.storage import LocalStorage
+from loop.store.storage.local import LocalStorage
 from policies.records import TrainingSample
 
 _TRAIN, _SUMMARY = "train.json", "summary.json"

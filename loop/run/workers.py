@@ -31,7 +31,7 @@ from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.store.run_store import Store
-from loop.store.storage import LocalStorage
+from loop.store.storage.local import LocalStorage
 
 _SHUTDOWN_S = 30.0
 _MAX_UNFINISHED_PER_FILTER = 3

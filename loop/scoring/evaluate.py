@@ -45,7 +45,7 @@ from loop.store.commits import champion_commit
 from loop.store.documents import canonical_json, seal, unseal
 from loop.store.files import locked, write, write_json, write_lines
 from loop.store.run_store import Store
-from loop.store.storage import LocalStorage
+from loop.store.storage.local import LocalStorage
 from policies.answers.reasoning import without_reasoning
 from policies.benchmarks import Benchmark, Question
 from policies.records import HeldOutQuestion

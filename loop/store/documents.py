@@ -29,13 +29,21 @@ class RunInfo(Document):
 
 
 class Lease(Document):
-    """Which process drives a run. No two leases are equal; each increments the epoch by one."""
+    """Which process drives a run. Each driver increments the epoch by one."""
 
     epoch: int
     pid: int
     host: str
     acquired_at: float
     """Seconds since the epoch of time."""
+    renewals: int = 0
+    """Grows while the driver is alive, where no file lock shows that."""
+    released: bool = False
+    """Whether the driver has ended and given the lease back."""
+
+    def same_driver(self, other: Lease) -> bool:
+        """Whether both are leases of one driver, before and after a renewal."""
+        return (self.epoch, self.pid, self.host, self.acquired_at) == (other.epoch, other.pid, other.host, other.acquired_at)
 
     def __str__(self) -> str:
         return f"epoch {self.epoch} (pid {self.pid} on {self.host}, since {time.strftime('%F %T', time.localtime(self.acquired_at))})"

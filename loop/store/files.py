@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loop.errors import LockedError, UserError, WriteError
-from loop.store.storage import LocalStorage
+from loop.store.storage.local import LocalStorage
 
 HOW_TO_CONTINUE = "run the same command again to continue"
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from loop.errors import DamagedFileError, PrunedCheckpointError, SchemaVersionError
 from loop.store.commits import SCHEMA_VERSION, FileEntry, RoundCommit
 from loop.store.documents import REMEDY, CheckpointReceipt, PartReceipt, PrunedCheckpoint, RunInfo, describe, note_damage, unseal
-from loop.store.storage import Storage
+from loop.store.storage.base import Storage
 from policies.records import SCHEMA_VERSION as RECORD_SCHEMA_VERSION
 from policies.records import Record, RecordSchemaError, columns_of, from_table, record_version
 
@@ -113,7 +113,7 @@ class RunReader:
         return ["checkpoints/" + name for name in self.storage.names("checkpoints") if name.endswith(PRUNED)]
 
     def tombstone(self, path: str) -> PrunedCheckpoint | None:
-        return None if self.storage.size(path + PRUNED) is None else self.load(path + PRUNED, PrunedCheckpoint)
+        return self.load_if_there(path + PRUNED, PrunedCheckpoint)
 
     # ---- commits
 
@@ -125,14 +125,20 @@ class RunReader:
             SchemaVersionError: one is of another version.
         """
         found: list[RoundCommit] = []
-        while self.storage.size(commit_path(len(found))) is not None:
-            found.append(self.read_commit(len(found)))
+        while commit := self._commit_if_there(len(found)):
+            found.append(commit)
         return found
 
     def read_commit(self, round: int) -> RoundCommit:
         """The record of one round, even if others are damaged. Raises `DamagedFileError` or `SchemaVersionError`."""
-        commit = self.load(commit_path(round), RoundCommit)
-        if commit.round != round:
+        commit = self._commit_if_there(round)
+        if commit is None:
+            raise DamagedFileError(commit_path(round), "a file", "none", REMEDY)
+        return commit
+
+    def _commit_if_there(self, round: int) -> RoundCommit | None:
+        commit = self.load_if_there(commit_path(round), RoundCommit)
+        if commit is not None and commit.round != round:
             raise DamagedFileError(commit_path(round), f"the record of round {round}", f"the record of round {commit.round}", REMEDY)
         return commit
 
@@ -158,10 +164,17 @@ class RunReader:
 
     def load(self, path: str, model: type[Model]) -> Model:
         """The sealed document at `path`. Raises `DamagedFileError` or `SchemaVersionError`."""
+        found = self.load_if_there(path, model)
+        if found is None:
+            raise DamagedFileError(path, "a file", "none", REMEDY)
+        return found
+
+    def load_if_there(self, path: str, model: type[Model]) -> Model | None:
+        """As `load`; None when there is no such file."""
         try:
             content = unseal(path, self.storage.read(path))
-        except FileNotFoundError as error:
-            raise DamagedFileError(path, "a file", "none", REMEDY) from error
+        except FileNotFoundError:
+            return None
         version = content.get("schema_version", SCHEMA_VERSION)
         if version != SCHEMA_VERSION:
             raise SchemaVersionError(f"{self.uri}/{path}", version, SCHEMA_VERSION)

@@ -20,15 +20,14 @@ import hashlib
 import io
 import json
 import logging
-import os
 import re
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -37,18 +36,20 @@ import pyarrow.parquet as pq
 from loop.errors import DamagedFileError, LockedError, NoRunError, RunExistsError, StoreError, UserError, WriteError
 from loop.store.commits import FileEntry, RoundCommit
 from loop.store.documents import CheckpointReceipt, Lease, PartReceipt, PrunedCheckpoint, RunInfo, canonical, seal
+from loop.store.fencing import LEASE_S, acquire, check_fence, holder, renewed
 from loop.store.reading import PRUNED, RUN, Model, RunReader, commit_path
 from loop.store.storage import open_storage
 
 log = logging.getLogger(__name__)
 
-_LOCK = "lock.json"
 _OTHERS = {
     "train.json": "a training of `vigc train`; continue it with `vigc train --resume {}`",
     "evaluation.json": "an evaluation; run the same `vigc evaluate` command again to continue it",
     "journal.sqlite": "the output of a teacher; run the same `vigc teach` command again to continue it",
 }
 """Files by which the folders of other commands are recognised, and what those folders are."""
+_NUM_REQUESTS = 16
+"""Files that are looked at side by side behind a URI, where a request takes milliseconds of waiting."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -70,9 +71,7 @@ class Store(RunReader):
         store = cls(open_storage(uri))
         try:
             with store.storage.exclusive():
-                if store.storage.size(RUN) is not None:
-                    raise RunExistsError(str(uri))
-                store.storage.write(RUN, seal(run.model_dump(mode="json")))
+                store.storage.write(RUN, seal(run.model_dump(mode="json")), store._refuse_another_run)
         except BlockingIOError as error:
             raise RunExistsError(str(uri)) from error
         except WriteError as error:
@@ -104,13 +103,18 @@ class Store(RunReader):
         """Fencing epoch of this handle; 0 for one that only reads."""
         return 0 if self.lease is None else self.lease.epoch
 
+    def _refuse_another_run(self) -> None:
+        if self.storage.size(RUN) is not None:
+            raise RunExistsError(self.uri)
+
     # ---- the lock
 
     @contextmanager
-    def locked(self) -> Iterator[Store]:
+    def locked(self, lease_s: float = LEASE_S) -> Iterator[Store]:
         """Become the run's only driver: yields a handle that may write. Half-written files of dead drivers are removed first.
 
-        Object stores have no lock: a second driver takes over, and the first is refused at its next write.
+        Behind a URI there is no lock: the lease of a driver that was killed on another machine has to expire first, which takes up to
+        `lease_s` seconds.
 
         Raises:
             LockedError: another driver is alive.
@@ -119,31 +123,20 @@ class Store(RunReader):
             try:
                 held.enter_context(self.storage.exclusive())
             except BlockingIOError as error:
-                raise LockedError(f"{self.uri} is driven by {self._holder() or 'another process'}; wait for it or stop it") from error
-            yield self._acquire()
+                raise LockedError(f"{self.uri} is driven by {holder(self) or 'another process'}; wait for it or stop it") from error
+            lease = acquire(self, lease_s)
+            held.enter_context(renewed(self, lease, lease_s))
+            yield self._cleaned(lease)
 
-    def _acquire(self) -> Store:
-        previous = self._holder()
-        epoch = 1 if previous is None else previous.epoch + 1
-        lease = Lease(epoch=epoch, pid=os.getpid(), host=socket.gethostname(), acquired_at=time.time())
-        self.storage.write(_LOCK, seal(lease.model_dump(mode="json")))
+    def _cleaned(self, lease: Lease) -> Store:
         self.storage.remove_leftovers()
         driver = Store(self.storage, lease)
         for path in self.tombstones():
             driver._finish_pruning(path.removesuffix(PRUNED))
         return driver
 
-    def _holder(self) -> Lease | None:
-        return None if self.storage.size(_LOCK) is None else self.load(_LOCK, Lease)
-
     def _check_fence(self) -> None:
-        if self.lease is None:
-            raise LockedError(f"this handle on {self.uri} only reads; write inside `with store.locked() as store:`")
-        holder = self._holder()
-        if holder is None:
-            raise DamagedFileError(f"{self.uri}/{_LOCK}", f"the lease of {self.lease}", "no file", "put the run folder back")
-        if holder != self.lease:
-            raise LockedError(f"{self.uri} was taken over: this driver is {self.lease}, the current one is {holder}; stop this one")
+        check_fence(self, self.lease)
 
     # ---- parts
 
@@ -168,6 +161,14 @@ class Store(RunReader):
         path = _part(round, name) + ".json"
         return self._finished(path, PartReceipt, lambda receipt: [receipt.entry])
 
+    def finished_parts(self, round: int, names: Iterable[str]) -> dict[str, PartReceipt]:
+        """The receipts of those of the parts `names` that match them, by name. What is not there costs no request of its own."""
+        there = set(self.storage.names(f"rounds/{round:04d}/parts"))
+        written = [name for name in names if f"{name}.json" in there]
+        with ThreadPoolExecutor(1 if self.storage.has_lock else _NUM_REQUESTS) as pool:
+            found = dict(zip(written, pool.map(partial(self.finished_part, round), written), strict=True))
+        return {name: part for name, part in found.items() if part is not None}
+
     def drop_part(self, round: int, name: str) -> None:
         """Remove a part of a round that is not committed, so that it is made again.
 
@@ -181,13 +182,12 @@ class Store(RunReader):
         self.storage.remove(stem + ".parquet")
 
     def _write_part(self, round: int, name: str, suffix: str, data: bytes, num_rows: int, extra: Mapping[str, Any] | None) -> PartReceipt:
-        stem = _part(round, name)
-        self._refuse_change(round, name)
+        stem, check = _part(round, name), partial(self._refuse_change, round, name)
         receipt = PartReceipt(
             path=stem + suffix, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), num_rows=num_rows, extra=dict(extra or {})
         )
-        self.storage.write(receipt.path, data)
-        self.storage.write(stem + ".json", seal(receipt.model_dump(mode="json")))
+        self.storage.write(receipt.path, data, check)
+        self.storage.write(stem + ".json", seal(receipt.model_dump(mode="json")), check)
         return receipt
 
     def _refuse_change(self, round: int, name: str) -> None:
@@ -214,8 +214,8 @@ class Store(RunReader):
         self._check_fence()
         if any(file.path.startswith(path + "/") for commit in self.commits() for file in commit.files):
             raise StoreError(f"checkpoint {name} of {self.uri} is committed; it cannot change any more")
-        receipt = CheckpointReceipt(path=path, files=self.storage.publish(scratch, path))
-        self.storage.write(path + ".json", seal(receipt.model_dump(mode="json")))
+        receipt = CheckpointReceipt(path=path, files=self.storage.publish(scratch, path, self._check_fence))
+        self.storage.write(path + ".json", seal(receipt.model_dump(mode="json")), self._check_fence)
         return receipt
 
     def steps_folder(self, name: str) -> Path:
@@ -245,7 +245,7 @@ class Store(RunReader):
             files = [file for commit in self.commits() for file in commit.files if file.path.startswith(path + "/")]
             assert files, f"no committed round lists {path}"
             tombstone = PrunedCheckpoint(path=path, files=files, reason=reason)
-            self.storage.write(path + PRUNED, seal(tombstone.model_dump(mode="json")))
+            self.storage.write(path + PRUNED, seal(tombstone.model_dump(mode="json")), self._check_fence)
         self._finish_pruning(path)
 
     def _finish_pruning(self, path: str) -> None:
@@ -265,31 +265,32 @@ class Store(RunReader):
             StoreError: a listed file is missing or of another size, the round before is absent, or the round is already committed
                 with other content.
         """
-        self._check_fence()
-        assert commit.epoch == self.epoch, f"commit of epoch {commit.epoch} through a handle of epoch {self.epoch}"
         done = self.commits()
+        self._check_fence()  # after reading: a round that another driver commits meanwhile is found by the conditional write
+        assert commit.epoch == self.epoch, f"commit of epoch {commit.epoch} through a handle of epoch {self.epoch}"
         if commit.round < len(done):
             if canonical(done[commit.round]) != canonical(commit):
                 raise StoreError(f"round {commit.round} of {self.uri} is already committed with other content and cannot change")
             return
         if commit.round > len(done):
             raise StoreError(f"round {commit.round} of {self.uri} cannot be committed: round {len(done)} is not")
+        folders = {str(PurePosixPath(file.path).parent) for file in commit.files}
+        sizes = {path: size for folder in sorted(folders) for path, size in self.storage.sizes(folder).items()}
         for file in commit.files:
-            size = self.storage.size(file.path)
+            size = sizes.get(file.path)
             if size != file.num_bytes:
                 found = "missing" if size is None else f"{size} bytes long"
                 raise StoreError(f"round {commit.round} cannot be committed: {file.path} is {found}, not {file.num_bytes} bytes long")
-        self.storage.write(commit_path(commit.round), seal(commit.model_dump(mode="json")))
+        self.storage.write(commit_path(commit.round), seal(commit.model_dump(mode="json")), self._check_fence)
 
     # ---- receipts
 
     def _finished(self, path: str, model: type[Model], files_of: Callable[[Model], Sequence[FileEntry]]) -> Model | None:
         """The receipt at `path` if every file it lists is intact. A damaged one counts as missing: the work is redone."""
-        if self.storage.size(path) is None:
-            return None
         try:
-            receipt = self.load(path, model)
-            self.check_files(files_of(receipt))
+            receipt = self.load_if_there(path, model)
+            if receipt is not None:
+                self.check_files(files_of(receipt))
         except DamagedFileError as error:
             log.warning("%s of %s: expected %s, found %s; it will be made again", error.path, self.uri, error.expected, error.found)
             return None

@@ -19,8 +19,9 @@ from policies.training.selection import SelectionPolicy, columns_of, selected
 def finished_parts(store: Store, shards: Iterable[Shard]) -> dict[str, PartReceipt]:
     """The parts that an earlier driver has finished, by shard name. Each is verified against its receipt once. Parts without counts,
     which an earlier version wrote, are made again."""
-    found = {shard.name: store.finished_part(shard.round, shard.name) for shard in shards}
-    return {name: part for name, part in found.items() if part is not None and "counts" in part.extra}
+    planned = list(shards)
+    found = store.finished_parts(planned[0].round, [shard.name for shard in planned]) if planned else {}
+    return {name: part for name, part in found.items() if "counts" in part.extra}
 
 
 def complete_parts(shards: Sequence[Shard], parts: Mapping[str, PartReceipt]) -> list[PartReceipt]:

@@ -19,7 +19,7 @@ from loop.run.state import driver_dict, driver_lines
 from loop.run.workers import check_reach
 from loop.store.documents import RunInfo
 from loop.store.run_store import Store
-from loop.store.storage import LocalStorage
+from loop.store.storage.local import LocalStorage
 from tests.loop.run.small_run import write_config
 from tests.loop.store.make_run import RUN
 

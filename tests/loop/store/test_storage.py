@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from loop import errors
+from loop.store.fencing import acquire
 from loop.store.run_store import Store
 from loop.store.verifying import verify
 from policies.records import from_table
@@ -90,6 +91,7 @@ _NUM_STEPS = 20
 _KILLED = """
 import os, signal, sys
 import pyarrow as pa
+from loop.store.fencing import acquire
 from loop.store.run_store import Store
 
 table = pa.table({"x": list(range(1000))})
@@ -153,6 +155,7 @@ def test_only_one_driver_at_a_time(store: Store) -> None:
 
 _HOLDING = """
 import sys, time
+from loop.store.fencing import acquire
 from loop.store.run_store import Store
 with Store.open(sys.argv[1]).locked():
     print("held", flush=True)
@@ -248,8 +251,10 @@ def test_an_object_store_and_a_folder_give_one_digest(uri: str, run_dir: Path) -
     assert len(digests) == 1
 
 
-def test_on_an_object_store_a_second_driver_takes_over(uri: str) -> None:
-    with Store.create(uri, RUN).locked() as old, Store.open(uri).locked() as new:
+def test_behind_a_uri_a_second_driver_takes_over_when_the_lease_has_expired(uri: str) -> None:
+    run = Store.create(uri, RUN)
+    old = Store(run.storage, acquire(run))
+    with Store.open(uri).locked(lease_s=0.1) as new:
         new.commit(commit_of(new))
         with pytest.raises(errors.LockedError, match="taken over"):
             old.write_part(1, "shard", records())
