@@ -34,6 +34,11 @@ class LookAhead:
         self._fill()
         return opened(image) if coming is None else coming.result()
 
+    def discard(self, keys: Iterable[Hashable]) -> None:
+        """Forget planned images that were not needed after all."""
+        for key in keys:
+            self._coming.pop(key, None)
+
     def _fill(self) -> None:
         for key, image in islice(self._planned, self._num_ahead - len(self._coming)):
             self._coming[key] = self._pool.submit(opened, image)

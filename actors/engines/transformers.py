@@ -202,22 +202,25 @@ class TransformersEngine:
         threads open the images of the next. Rows that are skipped are in no batch."""
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].rendered))
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
-        with looking_ahead(self._planned(batches, images), self._image_workers, self._batch_size) as ahead:
+        coming: set[_Key] = set()
+        with looking_ahead(self._planned(batches, images, coming), self._image_workers, self._batch_size) as ahead:
             for number, rows in enumerate(batches):
                 found = self._encoded(number, [images[row] for row in rows], ahead, skip_bad_images=skip_bad_images)
+                coming.difference_update(images[row].key for row in rows)
+                ahead.discard((number, images[row].key) for row in rows)
                 readable = {row: features for row, features in zip(rows, found, strict=True) if features is not None}
                 if readable:
                     yield list(readable), list(readable.values())
 
-    def _planned(self, batches: Sequence[Sequence[int]], images: Sequence[_KeyedImage]) -> Planned:
-        """The images whose pixels are needed, each under the number of the batch that needs them and its key."""
-        cached: set[_Key] = set()
+    def _planned(self, batches: Sequence[Sequence[int]], images: Sequence[_KeyedImage], coming: set[_Key]) -> Planned:
+        """The images whose pixels are needed, each under the number of the batch that needs them and its key. `coming` receives the keys
+        whose features are going to be cached."""
         for number, rows in enumerate(batches):
             for key, image in {images[row].key: images[row].image for row in rows}.items():
-                if key in cached or key in self._features:
+                if key in coming or key in self._features:
                     continue
                 if isinstance(key, str) and not isinstance(self._family, Whole):
-                    cached.add(key)
+                    coming.add(key)
                 yield (number, key), image
 
     def _encoded(self, batch: int, images: Sequence[_KeyedImage], ahead: LookAhead, *, skip_bad_images: bool) -> list[ImageFeatures | None]:

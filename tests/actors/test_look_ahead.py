@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
+from cachetools import LRUCache
 from PIL import Image
 
-from actors.engines.base import FinishReason, Request, Sampling
+from actors.engines.base import Completion, FinishReason, Request, Sampling
 from actors.engines.transformers import TransformersEngine
 from actors.images import BadImageError
-from actors.look_ahead import looking_ahead
+from actors.look_ahead import LookAhead, looking_ahead
 from actors.shards import ShardImages
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.sources.shapes.source import ShapesImages
 
 LIMIT_S = 30
-PIXEL = Image.new("RGB", (8, 8))
 SOURCE = ShapesImages(seed=5, min_shift=0.0, max_shift=0.2, num_images=12)
 IDS = SOURCE.image_ids()
 
@@ -109,6 +109,29 @@ def test_images_with_cached_features_are_not_opened(engine: TransformersEngine) 
     engine.score(requests(images), ["A ring."] * len(IDS))
     engine.score(requests(images), ["A ring."] * len(IDS), blank_image=True)  # needs the sizes alone
     assert sorted(source.opened) == sorted(IDS)
+
+
+def test_features_that_do_not_fit_into_the_cache_are_computed_again(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def complete() -> list[Completion]:
+        images = ShardImages(Watched())
+        asked = [replace(one, prompt=prompt) for prompt in ("What is it?", "What is at the top?") for one in requests(images) * 2]
+        return engine.complete(asked, Sampling(4))
+
+    expected = complete()
+    num_bytes = next(iter(engine._features.values())).num_bytes
+    monkeypatch.setattr(engine, "_features", LRUCache(3 * num_bytes, lambda features: features.num_bytes))
+    ahead: list[LookAhead] = []
+    monkeypatch.setattr(LookAhead, "__init__", noted(LookAhead.__init__, ahead))
+    assert complete() == expected
+    assert [len(one._coming) for one in ahead] == [0]
+
+
+def noted(init: Callable[..., None], made: list[LookAhead]) -> Callable[..., None]:
+    def noting(self: LookAhead, *args: object) -> None:
+        made.append(self)
+        init(self, *args)
+
+    return noting
 
 
 def test_a_bad_image_changes_no_other_row(engine: TransformersEngine) -> None:
