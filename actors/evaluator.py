@@ -29,7 +29,7 @@ class Evaluator:
             BadImageError: a held-out image cannot be read.
         """
         images = ShardImages(source)
-        requests = [Request(images.open(item.image_id), metric.prompt(item), image_key=images.key(item.image_id)) for item in questions]
+        requests = [Request(images.image(item.image_id), metric.prompt(item), image_key=images.key(item.image_id)) for item in questions]
         completions = self._engine.complete(requests, Sampling(max_new_tokens))
         scores = self._scores(metric, questions, requests, [done.text for done in completions])
         return [

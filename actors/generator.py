@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from actors.engines.base import Completion, Engine, Request, Sampling
-from actors.images import BadImageError
+from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling
 from actors.shards import Shard, ShardImages
-from policies.generation.instructions import parse_vig, vig_form
+from policies.generation.instructions import GenerationTask, parse_vig, vig_form
 from policies.records import Reason, Record
 
 
@@ -34,23 +33,22 @@ class Generator:
 
     def generate(self, shard: Shard) -> list[Record]:
         """One record per task, in order. A bad image yields a rejected record and does not stop the shard."""
-        records = [self._blank_record(shard, index) for index in range(len(shard.tasks))]
-        requests: dict[int, Request] = {}
         options = self._options
-        for index, task in enumerate(shard.tasks):
-            try:
-                image = self._images.open(task.image_id)
-            except BadImageError as error:
-                records[index] = replace(records[index].rejected(Reason.UNREADABLE_IMAGE), reason_detail=error.reason)
-            else:
-                form = vig_form(task.answer_prefix) if options.structured else ""
-                key = self._images.key(task.image_id)
-                requests[index] = Request(image, task.instruction, task.answer_prefix, image_key=key, form=form)
         sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, seed=shard.seed)
-        completions = self._engine.complete(list(requests.values()), sampling)
-        for index, completion in zip(requests, completions, strict=True):
-            records[index] = _filled(records[index], shard.tasks[index].answer_prefix, completion)
-        return records
+        completions = self._engine.complete([self._request(task) for task in shard.tasks], sampling, skip_bad_images=True)
+        records = (self._blank_record(shard, index) for index in range(len(shard.tasks)))
+        return [self._with(completion, task, record) for record, task, completion in zip(records, shard.tasks, completions, strict=True)]
+
+    def _request(self, task: GenerationTask) -> Request:
+        form = vig_form(task.answer_prefix) if self._options.structured else ""
+        image, key = self._images.image(task.image_id), self._images.key(task.image_id)
+        return Request(image, task.instruction, task.answer_prefix, image_key=key, form=form)
+
+    def _with(self, completion: Completion, task: GenerationTask, record: Record) -> Record:
+        if completion.finish_reason is not FinishReason.BAD_IMAGE:
+            return _filled(record, task.answer_prefix, completion)
+        error = self._images.error(task.image_id)
+        return replace(record.rejected(Reason.UNREADABLE_IMAGE), reason_detail=error.reason if error else "")
 
     def _blank_record(self, shard: Shard, index: int) -> Record:
         task = shard.tasks[index]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image
 
+if TYPE_CHECKING:
     from policies.records import HeldOutQuestion, TrainingSample
 
 
@@ -25,8 +25,32 @@ class BadImageError(ValueError):
         return f"{self.reason} {self.where}".rstrip()
 
 
+class LazyImage(Protocol):
+    """An image that is opened when its pixels are needed, in any thread. A caller that holds it does not hold the pixels."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels; opens the image if they are not known. Raises as `open` does."""
+        ...
+
+    def open(self) -> Image.Image:
+        """The pixels, RGB.
+
+        Raises:
+            BadImageError: the image cannot be read.
+            PolicyError: the code of a view failed.
+        """
+        ...
+
+
+def opened(image: Image.Image | LazyImage) -> Image.Image:
+    """The pixels of an image; raises as `LazyImage.open` does."""
+    return image if isinstance(image, Image.Image) else image.open()
+
+
 class ImageSource(Protocol):
-    """A set of images addressed by id. Instances are pickled and sent to actors: keep them small, and open files in `open`."""
+    """A set of images addressed by id. Instances are pickled and sent to actors: keep them small, and open files in `open`, which
+    several threads may call at the same time."""
 
     def image_ids(self) -> list[str]:
         """All ids of the set, in a fixed order."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from actors.images import LazyImage, opened
 from policies.errors import PolicyError, running
 from policies.registry import Registry, UnknownPolicyError
 
 View = Callable[[Image.Image], Image.Image]
-"""Maps an RGB image to an RGB image, deterministically."""
+"""Maps an RGB image to an RGB image, deterministically. Several threads may call it at the same time."""
 
 VIEWS: Registry[Image.Image] = Registry("view")
 
@@ -85,6 +87,23 @@ def perturbed(image: Image.Image, noise: float, seed: int, shift: float = 0.0) -
     for rows in bands(pixels):
         pixels[rows] = np.clip(pixels[rows] + rng.normal(0.0, 255 * noise, pixels[rows].shape), 0, 255)
     return Image.fromarray(pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbedImage:
+    """`perturbed` as a `LazyImage`: the pixels are computed when they are needed."""
+
+    image: Image.Image | LazyImage
+    noise: float
+    seed: int
+    shift: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.size
+
+    def open(self) -> Image.Image:
+        return perturbed(opened(self.image), self.noise, self.seed, self.shift)
 
 
 def bands(pixels: np.ndarray) -> Iterator[slice]:

@@ -157,7 +157,7 @@ def select_and_mix(folder: Path, num: int, history: int) -> dict[str, Any]:
     from loop.run.contents import Run
     from loop.run.stages.records import record_counts, select
     from loop.run.stages.training_set import generated_so_far, training_set
-    from loop.setup.assembly import build_policies
+    from loop.setup.assembly import build_data, build_policies
     from loop.store.commits import RoundCommit
     from loop.store.run_store import Store
 
@@ -165,7 +165,7 @@ def select_and_mix(folder: Path, num: int, history: int) -> dict[str, Any]:
     policies, progress = build_policies(config), RunProgress(Console(file=io.StringIO()))
     commits = [RoundCommit.model_validate_json((folder / f"round-{index}.json").read_text()) for index in range(1, history + 1)]
     with Store.open(folder / "run").locked() as store:
-        run = Run(config, policies, store, "scale", progress, [], [], commits)
+        run = Run(config, policies, store, "scale", progress, build_data(config), commits)
         assert run.seed_samples
         index = history + 1
         parts = [store.finished_part(index, f"records-{shard:05d}") for shard in range(-(-num // RECORDS_PER_SHARD))]

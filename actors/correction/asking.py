@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling
 from actors.shards import ShardImages
-from actors.views import perturbed
+from actors.views import PerturbedImage
 from policies.correction.evidence import Evidence
 from policies.generation.knowledge import vic_prompt
 from policies.records import Record
@@ -25,7 +25,7 @@ class CorrectionClient:
     def request(self, record: Record, answer_prefix: str = "", prompt: str | None = None) -> Request:
         """The record's question, or another prompt about its image."""
         asked = vic_prompt(record.question_type, record.question) if prompt is None else prompt
-        return Request(self.images.open(record.image_id), asked, answer_prefix, image_key=self.images.key(record.image_id))
+        return Request(self.images.image(record.image_id), asked, answer_prefix, image_key=self.images.key(record.image_id))
 
     def greedy(self, requests: list[Request], stop: tuple[str, ...] = ()) -> list[Completion]:
         """One greedy completion per request."""
@@ -48,8 +48,7 @@ def ended(completion: Completion, stop: tuple[str, ...]) -> bool:
 
 def another_view(request: Request, evidence: Evidence, seed: int) -> Request:
     """The request with another view of its image."""
-    view = perturbed(request.image, evidence.view_noise, seed, evidence.view_shift)
-    return replace(request, image=view, image_key="")
+    return replace(request, image=PerturbedImage(request.image, evidence.view_noise, seed, evidence.view_shift), image_key="")
 
 
 def look_seed(shard_seed: int, *place: int) -> int:

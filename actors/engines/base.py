@@ -15,18 +15,22 @@ if TYPE_CHECKING:
     from actors.engines.adapters.files import Adapter
     from actors.engines.stream import WeightStream
     from actors.engines.weights import TensorSpec
+    from actors.images import LazyImage
 
 
 class FinishReason(StrEnum):
     STOP = "stop"  # the model's end token or a stop string
     LENGTH = "length"  # max_new_tokens reached
+    BAD_IMAGE = "bad_image"  # the image could not be read, and nothing was generated
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt about one image."""
 
-    image: Image.Image
+    image: Image.Image | LazyImage
+    """The pixels, or where to get them. An engine opens a `LazyImage` shortly before it needs the pixels, in a thread of its own, and
+    does not keep them. It does not open one whose features it has cached."""
     prompt: str
     """The user's text; the engine applies the model's chat template."""
     answer_prefix: str = ""
@@ -148,13 +152,24 @@ class Engine(Protocol):
         sentence."""
         ...
 
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    def complete(self, requests: Sequence[Request], sampling: Sampling, *, skip_bad_images: bool = False) -> list[Completion]:
         """One completion per request, in order. Some engines (`transformers` on the CPU) guarantee the same completions for the
-        same requests, sampling and weights."""
+        same requests, sampling and weights. The random numbers of a row depend on its place among the requests.
+
+        Args:
+            requests: of any number; the images of a part of them are in memory at the same time.
+            sampling: how to decode.
+            skip_bad_images: a request whose image cannot be read gets an empty completion with the finish reason `BAD_IMAGE`.
+
+        Raises:
+            BadImageError: an image cannot be read, and `skip_bad_images` is False.
+            PolicyError: the code of a view failed.
+        """
         ...
 
     def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
-        """Log-probability of each continuation after its request; `blank_image` replaces the pixels by mid-grey."""
+        """Log-probability of each continuation after its request; `blank_image` replaces the pixels by mid-grey. Raises for images as
+        `complete` does."""
         ...
 
     def preload(self, update: WeightUpdate) -> None:

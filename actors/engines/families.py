@@ -47,7 +47,7 @@ class ImageFeatures:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the tensors, not of the image, which is kept anyway."""
+        """Bytes of the tensors. An image without tensors is not worth caching."""
         return sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in((self.outputs, self.tokens)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ from actors.processors import SpecialTokens, end_ids_of, generation_end_ids, loa
 _MID_GREY = (128, 128, 128)
 
 
-def blank_like(image: Image.Image) -> Image.Image:
-    """A mid-grey image of the same size, for scoring a text without its image."""
-    return Image.new("RGB", image.size, _MID_GREY)
+@dataclass(frozen=True, slots=True)
+class BlankImage:
+    """A mid-grey `LazyImage`, for scoring a text without its image."""
+
+    size: tuple[int, int]
+
+    def open(self) -> Image.Image:
+        return Image.new("RGB", self.size, _MID_GREY)
 
 
 def patches(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
@@ -96,6 +102,10 @@ class Prompter:
             finish_reason=FinishReason.STOP if ended or cut is not None else FinishReason.LENGTH,
             weight_version=weight_version,
         )
+
+    def skipped(self, weight_version: str) -> Completion:
+        """The completion of a request whose image cannot be read."""
+        return Completion("", (), 0.0, 0, FinishReason.BAD_IMAGE, weight_version)
 
 
 def _joined(*parts: str) -> str:

@@ -12,6 +12,7 @@ from actors.engines.base import Request
 from actors.engines.decoding import logprobs_without
 from actors.engines.families import placed
 from actors.engines.prompting import Prompter
+from actors.images import opened
 from actors.processors import reads_both_ways
 
 
@@ -46,7 +47,7 @@ class ReferenceModel:
 
     def _inputs(self, text: str, request: Request) -> dict[str, torch.Tensor]:
         processor = self._prompter.processor
-        inputs = processor(text=[text], images=[request.image], return_tensors="pt", add_special_tokens=False)
+        inputs = processor(text=[text], images=[opened(request.image)], return_tensors="pt", add_special_tokens=False)
         if reads_both_ways(processor):
             asked = self._prompter.render(replace(request, answer_prefix=""))
             num_said = len(self._prompter.token_ids(text)) - len(self._prompter.token_ids(asked))

@@ -7,13 +7,14 @@ the requests, and the number of threads is fixed.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 from transformers.core_model_loading import revert_weight_conversion
@@ -24,12 +25,14 @@ from actors.engines.adapters.applied import AppliedAdapter
 from actors.engines.base import Attestation, Completion, Request, Sampling, Score, WeightUpdate
 from actors.engines.decoding import Decoder, Written, draw_numbers
 from actors.engines.errors import EngineError, SwapError
-from actors.engines.families import ImageFeatures, Prompt, QFormer, family_of, image_token_id
+from actors.engines.families import ImageFeatures, Prompt, QFormer, Whole, family_of, image_token_id
 from actors.engines.guard import check_matches_reference
 from actors.engines.preloading import Preloader, load_update, require_one_source, verify_base, verify_manifest
-from actors.engines.prompting import Prompter, blank_like
+from actors.engines.prompting import BlankImage, Prompter
 from actors.engines.reference import ReferenceModel
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint
+from actors.images import BadImageError, LazyImage
+from actors.look_ahead import LookAhead, Planned, looking_ahead
 from actors.memory import release_memory
 
 _CACHED_FEATURE_BYTES = 1 << 28
@@ -40,8 +43,9 @@ class TransformersEngine:
     """Implements `actors.engines.base.Engine` on a Hugging Face folder or id."""
 
     def __init__(
-        self, model: str | Path, *, batch_size: int = 64, dtype: str = "float32", device: str = "cpu", num_threads: int = 1
-    ) -> None:
+        self, model: str | Path, *, batch_size: int = 64, dtype: str = "float32", device: str = "cpu", num_threads: int = 1,
+        image_workers: int = 1,
+    ) -> None:  # fmt: skip
         """Load the model.
 
         Args:
@@ -50,6 +54,7 @@ class TransformersEngine:
             dtype: float32, bfloat16 or float16.
             device: `cpu`, `cuda`, `cuda:1`.
             num_threads: torch's intra-op threads for this process.
+            image_workers: threads that open the images of the next batch while the model computes.
 
         Raises:
             ValueError: `model` is not an image-text-to-text model, or has no safetensors.
@@ -57,7 +62,7 @@ class TransformersEngine:
         """
         torch.set_num_threads(num_threads)
         self._folder = Path(model)
-        self._batch_size = batch_size
+        self._batch_size, self._image_workers = batch_size, image_workers
         self._device = torch.device(device)
         self._model = load_model(model, dtype).to(self._device)
         if self._device.type == "cpu":
@@ -67,7 +72,8 @@ class TransformersEngine:
         end_ids = self._prompter.end_ids(self._model.generation_config.eos_token_id)
         banned_ids = self._prompter.banned_ids(image_token_id(self._model), end_ids)
         self._decoder = Decoder(self._family.language_model, self._prompter.tokenizer, end_ids, banned_ids)
-        self._features = _FeatureCache()
+        self._features: LRUCache[_Key, ImageFeatures] = LRUCache(_CACHED_FEATURE_BYTES, lambda features: features.num_bytes)
+        """Encoded images by the keys of their requests, valid for one set of weights: a swap clears it."""
         self._weight_version = ""
         self._manifest = manifest_of(served_tensors(self._model))
         self._adapter = AppliedAdapter(self._model)
@@ -94,24 +100,19 @@ class TransformersEngine:
         """The model's tokenizer."""
         return self._prompter.tokenizer
 
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    def complete(self, requests: Sequence[Request], sampling: Sampling, *, skip_bad_images: bool = False) -> list[Completion]:
         if any(request.form for request in requests):
             raise ValueError("the transformers engine cannot force a form on its text; leave `form` empty, or take the vllm engine")
         self._require_weights()
         prompts = [self._prompt(request) for request in requests]
         draws = draw_numbers(len(requests), sampling)
         completions: dict[int, Completion] = {}
-        for rows in self._batches([prompt.rendered for prompt in prompts]):
-            features = self._encoded([_image_of(requests[row]) for row in rows])
-            asked = [(prompts[row].rendered, id(seen)) for row, seen in zip(rows, features, strict=True)]
-            first: dict[tuple[str, int], int] = {}  # equal prompts about one image are prefilled once
-            for at, key in enumerate(asked):
-                first.setdefault(key, at)
-            number = {key: prompt for prompt, key in enumerate(first)}
-            prefill = self._family.prefill([prompts[rows[at]] for at in first.values()], [features[at] for at in first.values()])
-            written = self._decoder.decode(prefill, [number[key] for key in asked], sampling, None if draws is None else draws[rows])
-            completions |= {row: self._completion(one, sampling.stop) for row, one in zip(rows, written, strict=True)}
-        return [completions[row] for row in range(len(requests))]
+        images = [_image_of(request) for request in requests]
+        with closing(self._batches(prompts, images, skip_bad_images=skip_bad_images)) as batches:
+            for rows, features in batches:
+                written = self._decoded([prompts[row] for row in rows], features, sampling, None if draws is None else draws[rows])
+                completions |= {row: self._completion(one, sampling.stop) for row, one in zip(rows, written, strict=True)}
+        return [completions.get(row) or self._prompter.skipped(self._weight_version) for row in range(len(requests))]
 
     def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
         self._require_weights()
@@ -121,10 +122,11 @@ class TransformersEngine:
             for request, prompt, continuation in zip(requests, prompts, continuations, strict=True)
         ]
         scores: dict[int, Score] = {}
-        for rows in self._batches([prompt.rendered for prompt in answered]):
-            features = self._encoded([_blank_of(requests[row]) if blank_image else _image_of(requests[row]) for row in rows])
-            scored = self._score([prompts[row].rendered for row in rows], [answered[row] for row in rows], features)
-            scores |= dict(zip(rows, scored, strict=True))
+        images = [_blank_of(request) if blank_image else _image_of(request) for request in requests]
+        with closing(self._batches(answered, images)) as batches:
+            for rows, features in batches:
+                scored = self._score([prompts[row].rendered for row in rows], [answered[row] for row in rows], features)
+                scores |= dict(zip(rows, scored, strict=True))
         return [scores[row] for row in range(len(requests))]
 
     def preload(self, update: WeightUpdate) -> None:
@@ -193,21 +195,62 @@ class TransformersEngine:
             self._base_digest = digest_of(served_tensors(self._model))
         return self._base_digest
 
-    def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Rows sorted by length to reduce padding; ties keep their order."""
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        for start in range(0, len(order), self._batch_size):
-            yield order[start : start + self._batch_size]
+    def _batches(
+        self, prompts: Sequence[Prompt], images: Sequence[_KeyedImage], *, skip_bad_images: bool = False
+    ) -> Generator[tuple[list[int], list[ImageFeatures]]]:
+        """Rows sorted by length to reduce padding, ties in their order, with the features of their images. While a batch is computed,
+        threads open the images of the next. Rows that are skipped are in no batch."""
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].rendered))
+        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        coming: set[_Key] = set()
+        with looking_ahead(self._planned(batches, images, coming), self._image_workers, self._batch_size) as ahead:
+            for number, rows in enumerate(batches):
+                found = self._encoded(number, [images[row] for row in rows], ahead, skip_bad_images=skip_bad_images)
+                coming.difference_update(images[row].key for row in rows)
+                ahead.discard((number, images[row].key) for row in rows)
+                readable = {row: features for row, features in zip(rows, found, strict=True) if features is not None}
+                if readable:
+                    yield list(readable), list(readable.values())
 
-    def _encoded(self, images: Sequence[_KeyedImage]) -> list[ImageFeatures]:
-        """Features of each image, in order; images with equal keys are encoded once, and cached if the request has a key."""
-        found = {image.key: self._features.get(image.key) for image in images}
-        missing = {image.key: image.image for image in images if found[image.key] is None}
+    def _planned(self, batches: Sequence[Sequence[int]], images: Sequence[_KeyedImage], coming: set[_Key]) -> Planned:
+        """The images whose pixels are needed, each under the number of the batch that needs them and its key. `coming` receives the keys
+        whose features are going to be cached."""
+        for number, rows in enumerate(batches):
+            for key, image in {images[row].key: images[row].image for row in rows}.items():
+                if key in coming or key in self._features:
+                    continue
+                if isinstance(key, str) and not isinstance(self._family, Whole):
+                    coming.add(key)
+                yield (number, key), image
+
+    def _encoded(self, batch: int, images: Sequence[_KeyedImage], ahead: LookAhead, *, skip_bad_images: bool) -> list[ImageFeatures | None]:
+        """Features of each image, in order, None for a bad one; images with equal keys are encoded once, and cached if the request has
+        a key."""
+        found: dict[_Key, ImageFeatures | None] = {image.key: self._features.get(image.key) for image in images}
+        missing: dict[_Key, Image.Image] = {}
+        for key, image in {image.key: image.image for image in images if found[image.key] is None}.items():
+            try:
+                missing[key] = ahead.open((batch, key), image)
+            except BadImageError:
+                if not skip_bad_images:
+                    raise
         for key, features in zip(missing, self._family.encode(list(missing.values())) if missing else [], strict=True):
             found[key] = features
-            if isinstance(key, str):
-                self._features.keep(key, features)
-        return [features for image in images if (features := found[image.key]) is not None]
+            if isinstance(key, str) and 0 < features.num_bytes <= _CACHED_FEATURE_BYTES:
+                self._features[key] = features
+        return [found[image.key] for image in images]
+
+    def _decoded(
+        self, prompts: Sequence[Prompt], features: Sequence[ImageFeatures], sampling: Sampling, draws: torch.Tensor | None
+    ) -> list[Written]:
+        """What the model writes in each row of a batch; equal prompts about one image are prefilled once."""
+        asked = [(prompt.rendered, id(seen)) for prompt, seen in zip(prompts, features, strict=True)]
+        first: dict[tuple[str, int], int] = {}
+        for at, key in enumerate(asked):
+            first.setdefault(key, at)
+        number = {key: prompt for prompt, key in enumerate(first)}
+        prefill = self._family.prefill([prompts[at] for at in first.values()], [features[at] for at in first.values()])
+        return self._decoder.decode(prefill, [number[key] for key in asked], sampling, draws)
 
     def _prompt(self, request: Request) -> Prompt:
         return Prompt(self._prompter.render(request), self._prompter.spoken(request), self._prompter.answer(request))
@@ -221,10 +264,10 @@ class TransformersEngine:
         """Log-probabilities of requests and given tokens as `complete` computes them; see `actors.engines.guard`."""
         prompts = [self._prompt(request) for request in requests]
         found: dict[int, torch.Tensor] = {}
-        for rows in self._batches([prompt.rendered for prompt in prompts]):
-            features = self._encoded([_image_of(requests[row]) for row in rows])
-            prefill = self._family.prefill([prompts[row] for row in rows], features)
-            found |= dict(zip(rows, self._decoder.follow(prefill, said[rows]), strict=True))
+        with closing(self._batches(prompts, [_image_of(request) for request in requests])) as batches:
+            for rows, features in batches:
+                prefill = self._family.prefill([prompts[row] for row in rows], features)
+                found |= dict(zip(rows, self._decoder.follow(prefill, said[rows]), strict=True))
         return torch.stack([found[row] for row in range(len(requests))])
 
     @torch.inference_mode()
@@ -288,37 +331,14 @@ class _ReleasedParameters:
             parameter.data = parameter.data.new_empty(shape)
 
 
+_Key = str | int
+"""A request's key, which is permanent, or the `id` of its image, which is valid for one call."""
+
+
 @dataclass(frozen=True, slots=True)
 class _KeyedImage:
-    """An image and its key: the request's, which is permanent, or the object's `id`, which is valid for one call."""
-
-    key: str | int
-    image: Image.Image
-
-
-class _FeatureCache:
-    """LRU cache of encoded images by key. Valid for one set of weights: a swap clears it."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str | int, ImageFeatures] = OrderedDict()
-        self._num_bytes = 0
-
-    def get(self, key: str | int) -> ImageFeatures | None:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
-
-    def keep(self, key: str, features: ImageFeatures) -> None:
-        if features.num_bytes == 0:
-            return
-        self._kept[key] = features
-        self._num_bytes += features.num_bytes
-        while self._num_bytes > _CACHED_FEATURE_BYTES:
-            self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
-
-    def clear(self) -> None:
-        self._kept.clear()
-        self._num_bytes = 0
+    key: _Key
+    image: Image.Image | LazyImage
 
 
 def _image_of(request: Request) -> _KeyedImage:
@@ -327,4 +347,4 @@ def _image_of(request: Request) -> _KeyedImage:
 
 def _blank_of(request: Request) -> _KeyedImage:
     width, height = request.image.size
-    return _KeyedImage(f"\0blank {width}x{height}", blank_like(request.image))
+    return _KeyedImage(f"\0blank {width}x{height}", BlankImage((width, height)))

@@ -18,6 +18,9 @@ class _EngineKeys(Section):
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="cpu, or cuda for the GPUs that the placement group assigns")
     num_threads: int = Field(1, ge=1, description="torch threads per engine, and per process of a tensor-parallel one")
+    image_workers: int = Field(
+        1, ge=1, le=64, description="threads per engine that open the next images while it computes; more if it waits for photos"
+    )
 
     @property
     def options(self) -> dict[str, Any]:

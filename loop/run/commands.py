@@ -178,7 +178,7 @@ def export(
     """Write the accepted records of committed rounds for use elsewhere."""
     from loop.config.run_config import parse_config
     from loop.export import export as write
-    from loop.setup.assembly import build_policies
+    from loop.setup.assembly import build_images, build_labelled, build_policies
     from loop.setup.routing import routing, run_images
     from loop.store.run_store import Store
 
@@ -187,7 +187,8 @@ def export(
     store = Store.open(run_dir)
     config = parse_config(store.read_run().config)
     route = routing(config, build_policies(config).schedule)
-    report = write(store, "all" if round == "all" else int(round), format, out, run_images(config), route, shard_size)
+    images = run_images(build_labelled(config.seed_data.data), map(build_images, config.image_sets))
+    report = write(store, "all" if round == "all" else int(round), format, out, images, route, shard_size)
     for problem in report.bad_images:
         typer.echo(f"left out: {printable(problem)}", err=True)
     typer.echo(f"{report.num_records} records in {report.path}, described in {report.card}")

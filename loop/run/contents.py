@@ -9,7 +9,7 @@ from functools import cached_property
 from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
-from loop.setup.assembly import HeldOut, Policies, build_labelled, derived_seed
+from loop.setup.assembly import HeldOut, Policies, RunData, derived_seed
 from loop.setup.routing import image_set_name, routing, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
@@ -26,8 +26,7 @@ class Run:
     store: Store
     run_id: str
     progress: RunProgress
-    held_out: list[HeldOut]
-    acceptance: list[HeldOut]
+    data: RunData
     commits: list[RoundCommit] = field(default_factory=list)
     """Committed rounds so far; the driver appends."""
     findings: Sequence[Finding] = ()
@@ -36,7 +35,11 @@ class Run:
     @property
     def sets(self) -> dict[str, HeldOut]:
         """The held-out and acceptance sets, keyed as in predictions."""
-        return {f"held_out/{one.name}": one for one in self.held_out} | {f"acceptance/{one.name}": one for one in self.acceptance}
+        return {f"held_out/{one.name}": one for one in self.data.held_out} | {f"acceptance/{one.name}": one for one in self.acceptance}
+
+    @property
+    def acceptance(self) -> tuple[HeldOut, ...]:
+        return self.data.acceptance
 
     def image_set(self, index: int) -> ImageSource:
         """The unlabelled images of round `index`."""
@@ -45,7 +48,7 @@ class Run:
     @cached_property
     def images(self) -> RoutedSource:
         """All images of the run, labelled and unlabelled."""
-        return run_images(self.config)
+        return run_images(self.data.seed, self.data.unlabelled)
 
     @cached_property
     def routed_id(self) -> Callable[[Record], str]:
@@ -55,8 +58,7 @@ class Run:
     @cached_property
     def seed_samples(self) -> list[TrainingSample]:
         """The labelled samples that training replays."""
-        source = build_labelled(self.config.seed_data.data)
-        samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
+        samples = self.data.seed.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
         return [_routed(sample) for sample in samples]
 
 

@@ -23,7 +23,7 @@ from loop.monitors.tracking import flatten_parameters
 from loop.run.retention import check_needed, prune
 from loop.run.round import run_baseline, run_round
 from loop.run.session import Session, open_session
-from loop.setup.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets, resource_request
+from loop.setup.assembly import RunData, build_data, build_policies, check_held_out, resource_request
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding, RoundCommit
@@ -39,6 +39,8 @@ _REPLAY_S = 600.0
 class Checked:
     """The result of checking a config before any actor starts."""
 
+    data: RunData
+    """The sources that were checked, for the run."""
     metrics: list[str]
     """How each set of questions is scored, one line per set."""
     findings: list[Finding]
@@ -59,17 +61,16 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
             plan_resources(available, torch.cuda.device_count(), resource_request(config))
         except ValueError as error:
             raise UserError(str(error)) from error
-    images = [build_images(spec) for spec in config.image_sets]
-    seed_data = build_labelled(config.seed_data.data)
-    sets = question_sets(config)
+    data = build_data(config)
+    sets = data.questions
     findings: list[Finding] = []
     if not has_begun:
         check_held_out(list(sets.values()))
         slow = check_model(config.model_path, config.engine, {"training": config.training.hyperparameters(num_samples=1)})
         if config.transport == "adapter":
             check_trained_in_adapter(config.model_path, config.training.frozen)
-        findings = [*no_effect(config, policies), *slow_model(slow), *overlaps(config, seed_data, sets, images)]
-    return Checked([f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
+        findings = [*no_effect(config, policies), *slow_model(slow), *overlaps(config, data.seed, sets, data.unlabelled)]
+    return Checked(data, [f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
 
 
 def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing: bool = False) -> Store:
@@ -140,7 +141,7 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         check_needed(locked, commits)
         for finding in checked.findings:
             progress.note(finding.line)
-        with open_session(config, locked, commits, progress, checked.findings) as session:
+        with open_session(config, checked.data, locked, commits, progress, checked.findings) as session:
             for commit in rounds(session):
                 if mirror:
                     mirror.log_commits(commits)

@@ -11,7 +11,7 @@ from loop.monitors.progress import RunProgress
 from loop.run.contents import Run
 from loop.run.models import Models
 from loop.run.workers import Workers, open_workers
-from loop.setup.assembly import build_held_out, build_policies
+from loop.setup.assembly import RunData, build_policies
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
 
@@ -27,12 +27,9 @@ class Session:
 
 @contextmanager
 def open_session(
-    config: RunConfig, store: Store, commits: list[RoundCommit], progress: RunProgress, findings: Sequence[Finding] = ()
+    config: RunConfig, data: RunData, store: Store, commits: list[RoundCommit], progress: RunProgress, findings: Sequence[Finding] = ()
 ) -> Iterator[Session]:
     """Open a session of the run in `store`, whose commits so far are `commits`. Its actors end with the block."""
-    run = Run(
-        config, build_policies(config), store, store.read_run().run_id, progress,
-        build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), commits, findings,
-    )  # fmt: skip
+    run = Run(config, build_policies(config), store, store.read_run().run_id, progress, data, commits, findings)
     with open_workers(run) as workers:
         yield Session(run, Models(store, commits), workers)

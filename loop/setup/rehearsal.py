@@ -24,12 +24,12 @@ from loop.config.sections import Section
 from loop.errors import UserError
 from loop.models.checks import check_model, check_trained_in_adapter, local_model
 from loop.setup.assembly import (
+    build_data,
     build_held_out,
     build_images,
     build_labelled,
     build_policies,
     check_held_out,
-    question_sets,
     resource_request,
 )
 from loop.setup.inert import no_effect, slow_model
@@ -78,8 +78,8 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
     metrics: list[str] = []
     no_data = list(_check_data(config, metrics))
     if not no_data:
-        images = [build_images(spec) for spec in config.image_sets]
-        findings += overlaps(config, build_labelled(config.seed_data.data), question_sets(config), images)
+        data = build_data(config)
+        findings += overlaps(config, data.seed, data.questions, data.unlabelled)
     missing = [*no_data, *_check_model(config, findings), *_lacking(config, plan, assumed)]
     told = tuple(finding.line for finding in findings)
     return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)

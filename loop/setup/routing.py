@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from actors.images import ImageSource
 from loop.config.run_config import RunConfig
-from loop.setup.assembly import build_images, build_labelled
 from loop.sources.routed import RoutedSource, routed
 from policies.records import Record
 from policies.schedule import SchedulePolicy
@@ -13,10 +13,9 @@ from policies.schedule import SchedulePolicy
 _SEED_SET = "seed"
 
 
-def run_images(config: RunConfig) -> RoutedSource:
+def run_images(seed: ImageSource, unlabelled: Iterable[ImageSource]) -> RoutedSource:
     """All images of a run: the labelled set `seed`, and `set0`, `set1`, ... as the config lists them."""
-    unlabelled = {_set_name(number): build_images(spec) for number, spec in enumerate(config.image_sets)}
-    return RoutedSource({_SEED_SET: build_labelled(config.seed_data.data), **unlabelled})
+    return RoutedSource({_SEED_SET: seed, **{_set_name(number): source for number, source in enumerate(unlabelled)}})
 
 
 def image_set_name(config: RunConfig, schedule: SchedulePolicy, round_index: int) -> str:

@@ -57,25 +57,34 @@ class CocoImages:
         return image_id, read_image(self.images, image_id)
 
     def _names(self) -> Iterator[str]:
-        entries: dict[str, str] = {}
+        entries: dict[str, object] = {}
         for index, (name, number) in enumerate(_listed(self.file)):
-            where = f"image {index} of {self.file.address} (id {number})"
             if not isinstance(name, str) or not name.isprintable() or not stays_inside(name):
+                where = self._where(index, number)
                 raise UserError(f"{where} has file_name {name!r:.80}; expected a printable path below the image folder")
             kept = "/".join(name.split("/")[-(self.num_name_parts or 0) :])
             if kept in entries:
-                raise UserError(f"{where} has file_name {kept}, and so has the image with id {entries[kept]}; expected one entry for each")
+                where, other = self._where(index, number), _shown(entries[kept])
+                raise UserError(f"{where} has file_name {kept}, and so has the image with id {other}; expected one entry for each")
             entries[kept] = number
             yield kept
+
+    def _where(self, index: int, number: object) -> str:
+        return f"image {index} of {self.file.address} (id {_shown(number)})"
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_ids": None}
 
 
-def _listed(file: Place) -> Iterator[tuple[object, str]]:
-    """`file_name` and printable `id` of every entry of `images`; what follows the list is not read."""
+def _shown(number: object) -> str:
+    """An id in an error."""
+    return printable(str(number))[:80]
+
+
+def _listed(file: Place) -> Iterator[tuple[object, object]]:
+    """`file_name` and `id` of every entry of `images`; what follows the list is not read."""
     name: object = None
-    number = ""
+    number: object = ""
     try:
         with file.open() as stream:
             for prefix, event, value in ijson.parse(
@@ -87,7 +96,7 @@ def _listed(file: Place) -> Iterator[tuple[object, str]]:
                         raise UserError(f"an image of {file.address} has two file_names, {both}; expected one")
                     name = value
                 elif prefix == "images.item.id":
-                    number = printable(str(value))[:80]
+                    number = value
                 elif prefix == "images.item" and event not in ("start_map", "map_key"):
                     yield name, number
                     name, number = None, ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections import OrderedDict
+import threading
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -29,8 +30,12 @@ from loop.sources.reading.places import ACCESS_ERRORS, Place, stored_files
 
 _ROWS_AT_ONCE = 8
 _STREAM_BYTES = 1 << 20
+_KEPT_BATCHES = 2
+"""Threads that open images in order ask for neighbouring rows in any order: the batch before the last one is kept as well."""
 _OPEN_FILES = 8
 """Number of files that a source keeps open."""
+_reading = threading.Lock()
+"""Held while a cell is read: an open file has one position. Images are decoded outside of it."""
 _MAX_STATE_BYTES = 1 << 24
 _MAX_READ_S, _MAX_READ_BYTES = 600.0, 1 << 30
 """Bounds on checking the Arrow files of a dataset, without the mapped files themselves."""
@@ -96,9 +101,11 @@ class TableImages:
         if name not in self.names or not _is_number(row) or (mark and not _is_number(place)):
             raise BadImageError(f"{printable(image_id)}: is not a row", f"of {self.place.address}")
         try:
-            cell = self._file(name).cell(int(row))
+            with _reading:
+                cell = self._file(name).cell(int(row))
         except ACCESS_ERRORS as error:
-            self._open_files.pop(name, None)
+            with _reading:
+                self._open_files.pop(name, None)
             where = f"from {self.place.address}: {printable(one_line(error))}"
             raise BadImageError(f"{printable(image_id)}: cannot be read", where) from error
         return _image_at(cell, int(place), printable(image_id)) if mark else cell
@@ -152,9 +159,10 @@ class ParquetReader:
         self._starts = np.cumsum([0, *(self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups))])
         self._rest: Iterator[pa.RecordBatch] = iter(())
         self._group = -1
-        self._start = 0
-        """First row of `_batch`."""
-        self._batch: pa.RecordBatch | None = None
+        self._next = 0
+        """First row that is still to be decoded."""
+        self._batches: deque[tuple[int, pa.RecordBatch]] = deque(maxlen=_KEPT_BATCHES)
+        """The last batches, each with its first row."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -167,17 +175,25 @@ class ParquetReader:
     def cell(self, row: int) -> Any:
         if row >= self.num_rows:
             raise ValueError(f"there are {self.num_rows} rows")
+        for start, batch in self._batches:
+            if start <= row < start + batch.num_rows:
+                return batch.column(0)[row - start].as_py()
+        return self._decoded_up_to(row).as_py()
+
+    def _decoded_up_to(self, row: int) -> pa.Scalar:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if group != self._group or row < self._start:
+        if group != self._group or row < self._next:
             self._rest = self._file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[self._column])
-            self._group, self._start, self._batch = group, int(self._starts[group]), None
-        while self._batch is None or row >= self._start + self._batch.num_rows:
-            self._start += 0 if self._batch is None else self._batch.num_rows
-            self._batch = next(self._rest, None)
-            if self._batch is None:
+            self._group, self._next = group, int(self._starts[group])
+        while row >= self._next:
+            batch = next(self._rest, None)
+            if batch is None:
                 self._group = -1
                 raise ValueError("its row group ends early")
-        return self._batch.column(0)[row - self._start].as_py()
+            self._batches.append((self._next, batch))
+            self._next += batch.num_rows
+        start, batch = self._batches[-1]
+        return batch.column(0)[row - start]
 
 
 class ArrowReader:

@@ -11,9 +11,11 @@ import hashlib
 import io
 import re
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import islice
@@ -39,7 +41,11 @@ _LINKS, _NO_FILES = "links to images", "images that are not plain files"
 _MAX_HEADER_BYTES = 1 << 20
 """Most bytes that are read for the headers of a member: a tar may claim names of any length."""
 _LOCAL_WINDOW_BYTES, _REMOTE_WINDOW_BYTES = 1 << 12, 1 << 23
+_NUM_READERS = 8
+"""Shards whose headers are read at the same time. Threads wait for disks and servers together; parsing takes turns on the GIL."""
 _CACHED_INDEXES = 4096
+_indexing = threading.Lock()
+"""Held while a shard is looked through, so that threads that open images of the same shard do not all do it."""
 _TAR_ERRORS = (*ACCESS_ERRORS, tarfile.TarError)
 
 
@@ -94,16 +100,41 @@ class TarImages:
             raise BadImageError(f"{name}: cannot be read", f"from {self.place.address}: {printable(one_line(error))}") from error
 
     def _found(self, unread: Counter[str]) -> list[str]:
-        return list(islice((f"{shard}/{name}" for shard in self._shards for name in self._names(shard, unread)), self.limit))
+        found: list[str] = []
+        for listing in self._read_shards() if self.limit is None else self._read_up_to(self.limit):
+            found += listing.ids
+            unread.update(listing.unread)
+            for note in listing.notes:
+                say_once(note)
+        return found
 
-    def _names(self, shard: str, unread: Counter[str]) -> Iterator[str]:
-        """The images of a shard."""
+    def _read_shards(self) -> Iterator[_Listing]:
+        """All shards in their order, several read at the same time."""
+        with ThreadPoolExecutor(_NUM_READERS, "reading headers") as pool:
+            yield from pool.map(self._listing, self._shards)
+
+    def _read_up_to(self, limit: int) -> Iterator[_Listing]:
+        """The first images of the set; shards behind them are not read."""
+        for shard in self._shards:
+            listing = self._listing(shard, limit)
+            yield listing
+            limit -= len(listing.ids)
+            if limit == 0:
+                return
+
+    def _listing(self, shard: str, limit: int | None = None) -> _Listing:
+        listing = _Listing()
+        listing.ids += (f"{shard}/{name}" for name in islice(self._names(shard, listing), limit))
+        return listing
+
+    def _names(self, shard: str, listing: _Listing) -> Iterator[str]:
+        """The images of a shard; what is to be told about it goes into `listing`."""
         keys: dict[str, str] = {}
         pairs: list[tuple[str, str]] = []
         num_read, num_named_twice = 0, 0
         where = f"shard {self.place.address}/{shard}"
         try:
-            for name, _ in _images(self.place, shard, unread):
+            for name, _ in _images(self.place, shard, listing.unread):
                 num_read += 1
                 if not name.isprintable():
                     raise UserError(f"{where} holds the member {printable(name)}, which cannot be part of an image id; rename it")
@@ -121,12 +152,25 @@ class TarImages:
             raise UserError(f"{where} cannot be read after {num_read} images: {reason}; expected a whole tar, not compressed") from error
         if pairs and self.members is None:
             both = f"such as {pairs[0][0]} and {pairs[0][1]}"
-            say_once(f"{where}: {len(pairs)} images share the name up to the first dot, {both}; all are taken, `members` takes some")
+            listing.notes.append(
+                f"{where}: {len(pairs)} images share the name up to the first dot, {both}; all are taken, `members` takes some"
+            )
         if num_named_twice:
-            say_once(f"{where}: {num_named_twice} images have the name of an earlier one; all are taken, as NAME{_AGAIN}2 and so on")
+            listing.notes.append(
+                f"{where}: {num_named_twice} images have the name of an earlier one; all are taken, as NAME{_AGAIN}2 and so on"
+            )
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_ids": None}
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What the headers of a shard say."""
+
+    ids: list[str] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -219,7 +263,9 @@ def _member_name(name: str) -> str:
 
 
 def _read_member(place: Place, shard: str, name: str) -> bytes:
-    offset = index_of_shard(place, shard).offset(name)
+    with _indexing:
+        index = index_of_shard(place, shard)
+    offset = index.offset(name)
     if offset is None:
         raise BadImageError("there is no such member", f"in {place.address}")
     with place.open(shard) as stream, _tar_at(_HeaderWindow(stream, _LOCAL_WINDOW_BYTES), offset) as tar:

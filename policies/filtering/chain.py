@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OpenImage = Callable[[str], "Image.Image"]
-"""Opens the image of this id, as RGB; it stays open until the shard is judged. Raises `actors.images.BadImageError`."""
+"""Opens the image of this id, as RGB; the last opened ones are kept. Raises `actors.images.BadImageError`."""
 
 
 class FilterPolicy(Protocol):

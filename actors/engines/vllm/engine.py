@@ -25,9 +25,10 @@ from actors.engines.errors import EngineError, SwapError, UnfitModelError, Weigh
 from actors.engines.guard import difference_from, refusal
 from actors.engines.preloading import Preloader, load_update, require_one_source, verify, verify_base, verify_manifest
 from actors.engines.probe import difference_from_probe
-from actors.engines.prompting import Prompter, blank_like
+from actors.engines.prompting import BlankImage, Prompter
 from actors.engines.shared_memory import remove_when_ended
 from actors.engines.stream import Offer
+from actors.engines.vllm.feeding import Feeder, Prompt
 from actors.engines.vllm.options import TOLD_TOKENS, VllmOptions
 from actors.engines.weights import digest_of, manifest_of_checkpoint, num_bytes_in, read_checkpoint
 from actors.processors import generation_end_ids
@@ -80,6 +81,7 @@ class VllmEngine:
         except (RuntimeError, OSError) as error:
             raise EngineError(f"vLLM cannot serve {model}: {error}") from error
         self._llm.llm_engine.renderer.mm_processor.info.get_hf_processor().image_processor = self._prompter.processor.image_processor
+        self._feeder = Feeder(self._llm, options.image_workers, options.batch_size)
         self._rpc("die_with_parent", os.getpid())
         self._banned_ids = self._prompter.banned_ids(int(config.image_token_id), self._end_ids)
         self._rpc("ban_tokens", self._banned_ids)
@@ -101,19 +103,22 @@ class VllmEngine:
         """vLLM's own object, for measurements."""
         return self._llm
 
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    def complete(self, requests: Sequence[Request], sampling: Sampling, *, skip_bad_images: bool = False) -> list[Completion]:
         seeds = _seeds(sampling, len(requests))
         params = [self._params(sampling, request.form, seed) for request, seed in zip(requests, seeds, strict=True)]
-        prompts = [self._prompt(self._prompter.render(request), request.image, request.image_key) for request in requests]
-        outputs = self._generate(prompts, params)
-        return [self._completion(output.outputs[0], sampling.stop) for output in outputs]
+        prompts = [self._prompt(self._prompter.render(request), request) for request in requests]
+        outputs = self._generate(prompts, params, skip_bad_images=skip_bad_images)
+        return [
+            self._prompter.skipped(self._weight_version) if output is None else self._completion(output.outputs[0], sampling.stop)
+            for output in outputs
+        ]
 
     def score(self, requests: Sequence[Request], continuations: Sequence[str], *, blank_image: bool = False) -> list[Score]:
         told = [len(self._prompter.token_ids(self._prompter.render(request))) for request in requests]
         read = [self._prompter.render_answered(*pair) for pair in zip(requests, continuations, strict=True)]
-        images = [(blank_like(request.image), "") if blank_image else (request.image, request.image_key) for request in requests]
-        prompts = [self._prompt(text, *image) for text, image in zip(read, images, strict=True)]
-        num_said = [len(prompt["prompt_token_ids"]) - before for prompt, before in zip(prompts, told, strict=True)]
+        seen = [replace(request, image=BlankImage(request.image.size), image_key="") if blank_image else request for request in requests]
+        prompts = [self._prompt(*pair) for pair in zip(read, seen, strict=True)]
+        num_said = [len(prompt.token_ids) - before for prompt, before in zip(prompts, told, strict=True)]
         outputs = self._prompt_logprobs(prompts, read_prefix_cache=True)
         # Tokens from the prefix cache have no log-probabilities: if these are needed, the prompt is read again.
         again = [
@@ -202,28 +207,20 @@ class VllmEngine:
             structured_outputs=self._vllm.sampling_params.StructuredOutputsParams(regex=form) if form else None,
         )
 
-    def _prompt(self, text: str, image: Any, image_key: str) -> dict[str, Any]:
-        prompt: dict[str, Any] = {"prompt_token_ids": self._prompter.token_ids(text), "multi_modal_data": {"image": image}}
-        if image_key:  # saves hashing the pixels
-            prompt["multi_modal_uuids"] = {"image": image_key}
-        return prompt
+    def _prompt(self, text: str, request: Request) -> Prompt:
+        return Prompt(self._prompter.token_ids(text), request.image, request.image_key)
 
-    def _generate(self, prompts: Sequence[Any], params: Any) -> list[Any]:
-        """vLLM's outputs, in order. A `ValueError` of vLLM is the request's fault, any other error the engine's."""
+    def _generate(self, prompts: Sequence[Prompt], params: Sequence[Any], *, skip_bad_images: bool = False) -> list[Any]:
+        """vLLM's outputs, in order; None for a bad image that is skipped. See `Feeder.run`."""
         if self._asleep:
             raise EngineError("the engine is asleep; swap weights to wake it")
-        if not prompts:
-            return []
-        try:
-            return self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora_request)
-        except (RuntimeError, OSError, AssertionError) as error:
-            raise EngineError(f"vLLM failed: {error}") from error
+        return self._feeder.run(prompts, params, self._lora_request, skip_bad_images=skip_bad_images)
 
-    def _prompt_logprobs(self, prompts: Sequence[Any], *, read_prefix_cache: bool) -> list[Any]:
+    def _prompt_logprobs(self, prompts: Sequence[Prompt], *, read_prefix_cache: bool) -> list[Any]:
         params = self._vllm.SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, skip_reading_prefix_cache=not read_prefix_cache
         )
-        return self._generate(prompts, params)
+        return self._generate(prompts, [params] * len(prompts))
 
     def _follow(self, requests: Sequence[Request], tokens: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of requests and given tokens; see `actors.engines.guard.Follow`. vLLM can only be told to write one token again
@@ -233,7 +230,7 @@ class VllmEngine:
         found[..., self._banned_ids] = -torch.inf
         told = {"temperature": 0.0, "max_tokens": num_tokens + 1, "ignore_eos": True, "logprobs": TOLD_TOKENS, "detokenize": False}
         params = [self._vllm.SamplingParams(allowed_token_ids=[token], **told) for token in tokens[:, 0].tolist()]
-        prompts = [self._prompt(self._prompter.render(request), request.image, request.image_key) for request in requests]
+        prompts = [self._prompt(self._prompter.render(request), request) for request in requests]
         for row, output in zip(found, self._generate(prompts, params), strict=True):
             for step, logprobs in zip(row, output.outputs[0].logprobs, strict=True):
                 step[list(logprobs)] = torch.tensor([one.logprob for one in logprobs.values()])

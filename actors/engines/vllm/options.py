@@ -26,6 +26,8 @@ class VllmOptions:
     """`cpu`, or `cuda`: the GPUs that the process can see."""
     num_threads: int = 1
     """torch's threads per worker on a CPU."""
+    image_workers: int = 1
+    """Threads that open the next images while vLLM computes."""
     tensor_parallel_size: int = 1
     """Devices (on a CPU: processes) that share one copy of the weights."""
     max_model_len: int | None = None

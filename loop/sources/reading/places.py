@@ -141,8 +141,7 @@ def stored_files(path: str | Path, suffixes: Sequence[str], what: str) -> tuple[
 
 def stays_inside(name: str) -> bool:
     """Whether a relative path cannot leave its folder."""
-    path = PurePosixPath(name)
-    return bool(name) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+    return bool(name) and "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
 
 
 @lru_cache(maxsize=256)

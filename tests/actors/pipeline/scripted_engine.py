@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from actors.engines.base import Attestation, Completion, FinishReason, Request, Sampling, Score, WeightUpdate
+from actors.images import BadImageError, opened
 
 Reply = str | tuple[str, FinishReason]
 
@@ -25,9 +26,18 @@ class ScriptedEngine:
     asked: list[tuple[Request, Sampling]] = field(default_factory=list)
     scored: list[tuple[Request, str, bool]] = field(default_factory=list)
 
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        self.asked += [(request, sampling) for request in requests]
-        return [self._completion(self.reply(request)) for request in requests]
+    def complete(self, requests: Sequence[Request], sampling: Sampling, *, skip_bad_images: bool = False) -> list[Completion]:
+        return [self._asked(request, sampling, skip_bad_images) for request in requests]
+
+    def _asked(self, request: Request, sampling: Sampling, skip_bad_images: bool) -> Completion:
+        try:
+            opened(request.image)
+        except BadImageError:
+            if not skip_bad_images:
+                raise
+            return Completion("", (), 0.0, 0, FinishReason.BAD_IMAGE, self.weight_version)
+        self.asked.append((request, sampling))
+        return self._completion(self.reply(request))
 
     def _completion(self, reply: Reply) -> Completion:
         text, finish = (reply, FinishReason.STOP) if isinstance(reply, str) else reply

@@ -23,7 +23,7 @@ from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.evaluator import Evaluator
 from actors.filter import filter_shard
 from actors.generator import Generator, GeneratorOptions
-from actors.images import BadImageError, Oracle
+from actors.images import BadImageError, Oracle, opened
 from actors.shards import Shard, ShardImages
 from actors.worker import EngineWorker
 from loop.setup.assembly import derived_seed
@@ -265,10 +265,10 @@ def test_every_view_is_another_look_and_is_counted() -> None:
     assert [record.agreement for record in records] == [1.0, 1.0]
     views = [request for request, _ in engine.asked if request.image_key == ""]
     assert len(views) == 6
-    assert len({request.image.tobytes() for request in views}) == 6
+    assert len({opened(request.image).tobytes() for request in views}) == 6
     for index, image_id in enumerate(IDS[:2]):
         clean = np.asarray(render(scene_of(image_id)), dtype=float)
-        noise = np.asarray(views[index].image, dtype=float) - clean
+        noise = np.asarray(opened(views[index].image), dtype=float) - clean
         assert 8 < noise.std() < 30  # 0.1 of 255, less what was clipped
 
 

@@ -442,10 +442,11 @@ def test_a_model_folder_is_absolute_so_that_actors_find_it(tmp_path: Path, monke
 
 
 def test_the_trainer_and_the_engine_are_given_what_the_config_says() -> None:
-    config = overridden("training.frozen=[vision_tower]", "training.learning_rate_groups.projector=0.01", "engine.num_threads=2")
+    threads = "engine.num_threads=2", "engine.image_workers=3"
+    config = overridden("training.frozen=[vision_tower]", "training.learning_rate_groups.projector=0.01", *threads)
     hyper = config.training.hyperparameters(num_samples=1)
     assert (hyper.num_steps, hyper.frozen, hyper.learning_rate_groups) == (160, ("vision_tower",), {"projector": 0.01})
-    assert config.engine.options == {"batch_size": 64, "dtype": "float32", "device": "cpu", "num_threads": 2}
+    assert config.engine.options == {"batch_size": 64, "dtype": "float32", "device": "cpu", "num_threads": 2, "image_workers": 3}
     assert config.generation.options.max_new_tokens == 96
 
 

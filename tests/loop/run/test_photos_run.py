@@ -39,11 +39,12 @@ def test_on_photos_a_candidate_is_accepted_and_a_ruined_one_rejected(tmp_path: P
         "training": {"num_steps": 40, "batch_size": 16, "learning_rate": 1e-3}, "acceptance": "evidence",
         "cluster": {"num_engines": 1, "trainer_ranks": 1}, "tracking": {"enabled": False},
     })  # fmt: skip
-    lines = driver.check(config).metrics
+    checked = driver.check(config)
+    lines = checked.metrics
     assert "acceptance_sets.dev: likelihood, chosen because 0 of 100 questions have short answers, the others sentences" in lines
     store = Store.create(tmp_path / "run", RunInfo(run_id="photos", config=config.model_dump(mode="json")))
     progress = RunProgress(Console(file=io.StringIO()))
-    with store.locked() as locked, open_session(config, locked, [], progress) as session:
+    with store.locked() as locked, open_session(config, checked.data, locked, [], progress) as session:
         session.run.commits.append(run_baseline(session))
         session.run.commits.append(run_round(session, 1))
         session.run.config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": RUINOUS})})

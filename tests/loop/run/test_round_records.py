@@ -25,6 +25,7 @@ from cluster.training.group import RankOptions, TrainerGroup
 from loop.config.run_config import parse_config
 from loop.errors import EmptyRoundError, IncompleteRoundError
 from loop.monitors.progress import RunProgress
+from loop.run import driver
 from loop.run.contents import Run
 from loop.run.models import Models
 from loop.run.round import plan_shards, run_round
@@ -34,7 +35,8 @@ from loop.run.stages.evaluation import champion_predictions
 from loop.run.stages.records import complete_parts, finished_parts, select
 from loop.run.stages.training_set import generated_so_far, training_set
 from loop.run.workers import Workers
-from loop.setup.assembly import build_held_out, build_policies
+from loop.setup import assembly
+from loop.setup.assembly import build_data, build_policies
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import PartReceipt, RunInfo, Store
 from loop.store.verifying import verify
@@ -62,10 +64,7 @@ def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
     trainer = TrainerGroup(TrainerRank, 1, RankOptions(1, 0, 1, None, []))
     progress = RunProgress(Console(file=io.StringIO()))
     with store.locked() as locked:
-        run = Run(
-            config, build_policies(config), locked, "run", progress,
-            build_held_out(config.held_out, config.seed), build_held_out(config.acceptance_sets, config.seed), locked.commits(),
-        )  # fmt: skip
+        run = Run(config, build_policies(config), locked, "run", progress, build_data(config), locked.commits())
         filters: StatelessTasks[Shard] = StatelessTasks(filter_shard, (), 1, 1.0, {})
         session = Session(run, Models(locked, run.commits), Workers(run, fleet, filters, trainer, sender_options={}))
         if not session.run.commits:
@@ -109,6 +108,22 @@ def write_shards(session: Session, index: int, *reasons: Reason) -> dict[str, Pa
 
 
 # ---- whole rounds
+
+
+def test_the_run_uses_the_sources_that_the_check_has_built(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[object] = []
+    for name in ("build_images", "build_labelled"):
+        build = getattr(assembly, name)
+        monkeypatch.setattr(assembly, name, lambda spec, build=build: built.append(spec) or build(spec))
+    with session_at(tmp_path / "run", model) as session:
+        config = session.run.config
+        built.clear()
+        checked = driver.check(config, has_begun=True)
+        run = replace(session.run, data=checked.data)
+        assert run.images.image_ids()
+        assert run.seed_samples
+        sets = [one.data for one in (*config.held_out.values(), *config.acceptance_sets.values())]
+        assert built == [*config.image_sets, config.seed_data.data, *sets]
 
 
 def test_every_planned_shard_is_in_the_round_in_its_order(tmp_path: Path, model: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loop.config.run_config import parse_config
-from loop.setup.assembly import build_images, build_labelled, question_sets
+from loop.setup.assembly import build_data
 from loop.setup.overlaps import overlaps
 from tests.loop.sources.image_sets import png
 from tests.loop.test_cli import document, shapes
@@ -33,8 +33,8 @@ def found(seed: dict[str, Any], test: dict[str, Any], dev: dict[str, Any], image
             acceptance_sets={"dev": {"data": dev, "num_questions": 2}}, image_sets=[images],
         )
     )  # fmt: skip
-    sources = [build_images(spec) for spec in config.image_sets]
-    return [one.line for one in overlaps(config, build_labelled(config.seed_data.data), question_sets(config), sources)]
+    data = build_data(config)
+    return [one.line for one in overlaps(config, data.seed, data.questions, data.unlabelled)]
 
 
 def test_one_file_as_every_set_is_named_for_each_two_of_them(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError
+from loop.sources.reading.places import Place
+from loop.sources.webdataset import TarImages
 from tests.loop.sources.image_sets import built, encoded, noise, number_of, png, reason, refusal, write_parquet, write_set, write_tar
 
 # ---- parquet and saved datasets
@@ -181,6 +184,23 @@ def test_shards_keep_names_of_their_own_and_come_in_the_order_of_the_range(tmp_p
     source = built(kind="webdataset", path=str(tmp_path / "s-{009..011}.tar"))
     assert source.image_ids() == ["s-009.tar/0.png", "s-010.tar/0.png", "s-011.tar/0.png"]
     assert [number_of(source.open(image_id)) for image_id in source.image_ids()] == [9, 10, 11]
+
+
+def test_headers_of_several_shards_are_read_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        write_tar(tmp_path / f"{number}.tar", [("0.png", png(number)), ("1.gif", b"")])
+    together, open_place = threading.Barrier(4, timeout=30), Place.open
+    monkeypatch.setattr(Place, "open", lambda place, name="": together.wait() is not None and open_place(place, name))
+    assert TarImages(str(tmp_path)).image_ids() == [f"{number}.tar/0.png" for number in range(4)]
+
+
+def test_shards_behind_the_limit_are_not_read(tmp_path: Path) -> None:
+    for number in range(3):
+        write_tar(tmp_path / f"{number}.tar", [("0.png", png(number)), ("1.png", png(number))])
+    (tmp_path / "3.tar").write_bytes(b"no tar")
+    assert TarImages(str(tmp_path), limit=3).image_ids() == ["0.tar/0.png", "0.tar/1.png", "1.tar/0.png"]
+    with pytest.raises(UserError, match=r"3\.tar cannot be read after 0 images"):
+        TarImages(str(tmp_path))
 
 
 @pytest.mark.parametrize(("first", "second"), [("22.05.png", "22.06.png"), ("a/0.left.png", "a/0.right.png"), ("a/0.png", "a/0.seg.png")])

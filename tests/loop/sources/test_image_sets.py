@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,15 @@ def test_a_set_of_which_one_image_in_a_hundred_is_broken_runs_through(tmp_path: 
     assert bad == [0, 150, 299]
     counts = counts_of(RecordCounts.of(records), 0)
     assert (counts["set_aside_images"], counts["accepted"]) == (3, 297)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_threads_open_images_of_a_set_at_the_same_time(tmp_path: Path, kind: str) -> None:
+    source = built(**write_set(kind, tmp_path / "set", [png(number) for number in range(80)]))
+    wanted = [number for start in range(8) for number in range(start, 80, 8)] * 2
+    ids = source.image_ids()
+    with ThreadPoolExecutor(8) as pool:
+        assert [number_of(image) for image in pool.map(source.open, [ids[number] for number in wanted])] == wanted
 
 
 @pytest.mark.parametrize("kind", KINDS)
