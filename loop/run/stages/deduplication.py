@@ -24,7 +24,7 @@ from loop.store.documents import PartReceipt
 from loop.store.duplicates import DUPLICATES, SCHEMA
 from loop.store.selected import SelectedRows, accepted_rows, committed_rows
 from policies.counts import RecordCounts
-from policies.filtering.near_duplicates import MOST_NEIGHBOURS, DuplicateSearch, ShingleSets, TextKeys, TextSimilarity
+from policies.filtering.near_duplicates import MOST_NEIGHBOURS, SKETCH_WORDS, DuplicateSearch, ShingleSets, TextKeys, TextSimilarity
 from policies.records import Reason
 
 STAGE = "deduplication"
@@ -127,16 +127,19 @@ def _collected(similarity: TextSimilarity, origins: Sequence[KnownTexts]) -> tup
 @contextmanager
 def _shingles(similarity: TextSimilarity, origins: Sequence[KnownTexts], wanted: np.ndarray) -> Iterator[ShingleSets]:
     """The shingles of the wanted texts, of which there may be more than fit into memory."""
-    sizes, rows, done = np.zeros(len(wanted), dtype=np.int64), np.flatnonzero(wanted), 0
+    sizes, sketches = np.zeros(len(wanted), dtype=np.int64), np.zeros((len(wanted), SKETCH_WORDS), dtype=np.uint64)
+    rows, done = np.flatnonzero(wanted), 0
     with TemporaryFile() as file:
         for table in _read(origins, ("question", "answer"), rows):
             pairs = zip(table["question"].to_pylist(), table["answer"].to_pylist(), strict=True)
             sets = similarity.sets(f"{question} {answer}" for question, answer in pairs)
             file.write(sets.hashes.tobytes())
-            sizes[rows[done : done + table.num_rows]] = sets.sizes
+            found = rows[done : done + table.num_rows]
+            sizes[found], sketches[found] = sets.sizes, sets.sketches
             done += table.num_rows
         file.flush()
-        yield ShingleSets(np.memmap(file, dtype=np.uint64, mode="r") if done else np.zeros(0, dtype=np.uint64), sizes)
+        hashes = np.memmap(file, dtype=np.uint64, mode="r") if done else np.zeros(0, dtype=np.uint64)
+        yield ShingleSets(hashes, sizes, sketches)
 
 
 def _read(origins: Sequence[KnownTexts], columns: Sequence[str], rows: np.ndarray) -> Iterator[pa.Table]:
