@@ -3,7 +3,7 @@
     part      int32    number of the part of records, `records-NUMBER`
     row       int32    row in it
     reason    string   `exact_duplicate` or `near_duplicate`
-    repeats   string   the `record_id` of the earlier record, or `seed|` and the image of a sample of the seed data
+    repeats   string   the `record_id` of the earlier record, or `seed|IMAGE` for a sample of the seed data
 
 A part of records never changes once it is written, and duplicates across shards are known only after the last one. Who reads the records of
 a round therefore takes these verdicts along: a record in this part is rejected, and the counts of the round say so.

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from loop.setup.routing import seed_image_id
 from loop.sources.routed import unrouted
 from loop.store.selected import SelectedRows
 from policies.filtering.near_duplicates import TextKeys, TextSimilarity, hashes_of
@@ -30,7 +31,8 @@ class KnownTexts(Protocol):
         ...
 
     def read(self, columns: Sequence[str], rows: np.ndarray) -> Iterator[pa.Table]:
-        """`question`, `answer` or `record_id` of ascending, distinct rows, piece by piece."""
+        """`question`, `answer` or `record_id` of ascending, distinct rows, piece by piece. A sample of the seed data is called by the first
+        of its images."""
         ...
 
 
@@ -71,7 +73,9 @@ class SeedTexts:
     def read(self, columns: Sequence[str], rows: np.ndarray) -> Iterator[pa.Table]:
         wanted = np.zeros(len(self), dtype=bool)
         wanted[rows] = True
-        found = compress(((*pair, sample.image_id) for sample in self._samples for pair in pairs_of(sample)), wanted.tolist())
+        found = compress(
+            ((*pair, sample.image_id or seed_image_id("")) for sample in self._samples for pair in pairs_of(sample)), wanted.tolist()
+        )
         while piece := list(islice(found, _PAIRS_AT_ONCE)):
             questions, answers, images = zip(*piece, strict=True)
             yield pa.table({"question": questions, "answer": answers, "record_id": images}).select(list(columns))

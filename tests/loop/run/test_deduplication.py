@@ -26,6 +26,7 @@ from policies.records import to_table
 from policies.training.selection import SelectAll
 from tests.loop.run.test_round_records import NUM_SHARDS, session_at
 from tests.loop.run.test_round_records import records_of as blank_records
+from tests.loop.setup.test_overlaps import llava
 from tests.loop.test_cli import document
 
 ONE_PER_IMAGE = {"num_shards": NUM_SHARDS, "num_per_image": 1}
@@ -130,6 +131,20 @@ def test_records_that_repeat_the_seed_data_are_rejected_in_the_data_and_the_roun
         (tmp_path / "run" / path).write_bytes(b"")
         assert [problem.split()[0] for problem in verify(session.run.store).problems] == [path]
         assert len(committed_rows(session.run.store, commit)) == 0
+
+
+def test_an_image_of_the_seed_data_is_the_same_image_in_an_unlabelled_set(tmp_path: Path, model: Path) -> None:
+    """Its id is another one there: an image set begins a folder above the images of the seed data."""
+    seed = llava(tmp_path, "seed.json", {"a.png": "What is there?", "b.png": "Who runs?"})
+    images = {"kind": "folder", "path": str(tmp_path)}
+    config = {"seed_data": {"data": seed, "num_samples": 4}, "image_sets": [images], "generation": ONE_PER_IMAGE, "deduplication": {}}
+    with session_at(tmp_path / "run", model, **config) as session:
+        order = [task.image_id for shard in plan_shards(session.run, 1) for task in shard.tasks]
+        parts = write(session, 1, lambda _: ("What is there?", "a dog runs over the wet grass"))
+        assert sorted(order) == ["photos/a.png", "photos/b.png"]
+        ((part, row, reason, repeats),) = verdicts(session, 1, parts)
+        assert order[part + row] == "photos/a.png"
+        assert (reason, repeats) == ("exact_duplicate", "seed|a.png")
 
 
 def test_a_resumed_search_finds_the_same_and_reuses_what_is_finished(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
