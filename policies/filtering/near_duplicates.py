@@ -173,7 +173,9 @@ def packed_bytes(similarity: TextSimilarity) -> int:
 
 def hashes_of(texts: Iterable[str]) -> np.ndarray:
     """A hash of each text, uint64: among 10 million texts, two that differ have the same one in 3 of a million cases."""
-    return np.frombuffer(b"".join(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest() for text in texts), dtype="<u8")
+    return np.frombuffer(
+        b"".join(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() for text in texts), dtype="<u8"
+    )
 
 
 class DuplicateSearch:

@@ -7,14 +7,18 @@ memory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from tempfile import TemporaryFile
+from errno import ENOSPC
+from tempfile import TemporaryFile, gettempdir
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
 from loop.config.deduplication_config import DeduplicationConfig
+from loop.errors import WriteError
 from loop.run.contents import Run
 from loop.run.stages.known_texts import KnownTexts, RoundTexts
 from loop.run.stages.records import still_whole
@@ -129,17 +133,25 @@ def _shingles(similarity: TextSimilarity, origins: Sequence[KnownTexts], wanted:
     """The shingles of the wanted texts, of which there may be more than fit into memory."""
     sizes, sketches = np.zeros(len(wanted), dtype=np.int64), np.zeros((len(wanted), SKETCH_WORDS), dtype=np.uint64)
     rows, done = np.flatnonzero(wanted), 0
-    with TemporaryFile() as file:
+    with TemporaryFile(buffering=0) as file:  # closing a buffered one would fail again where the disk is full
         for table in _read(origins, ("question", "answer"), rows):
             pairs = zip(table["question"].to_pylist(), table["answer"].to_pylist(), strict=True)
             sets = similarity.sets(f"{question} {answer}" for question, answer in pairs)
-            file.write(sets.hashes.tobytes())
+            _append(file, sets.hashes)
             found = rows[done : done + table.num_rows]
             sizes[found], sketches[found] = sets.sizes, sets.sketches
             done += table.num_rows
-        file.flush()
         hashes = np.memmap(file, dtype=np.uint64, mode="r") if done else np.zeros(0, dtype=np.uint64)
         yield ShingleSets(hashes, sizes, sketches)
+
+
+def _append(file: IO[bytes], hashes: np.ndarray) -> None:
+    data = hashes.tobytes()
+    try:
+        if file.write(data) < len(data):
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
+    except OSError as error:
+        raise WriteError(f"a temporary file in {gettempdir()}", error.strerror or str(error)) from error
 
 
 def _read(origins: Sequence[KnownTexts], columns: Sequence[str], rows: np.ndarray) -> Iterator[pa.Table]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loop.config.run_config import parse_config, stored_config
-from loop.errors import IncompleteRoundError, UserError
+from loop.errors import IncompleteRoundError, UserError, WriteError
 from loop.run.round import plan_shards, run_round
 from loop.run.session import Session
 from loop.run.stages.deduplication import deduplicate, partly_compared
@@ -191,3 +192,12 @@ def test_a_wrong_value_is_refused(given: dict[str, Any], message: str) -> None:
 def test_runs_from_before_look_for_no_duplicates() -> None:
     assert parse_config(document("embedded")).deduplication is not None
     assert stored_config(document("embedded")).deduplication is None
+
+
+def test_a_full_disk_is_named(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/dev/full` takes nothing."""
+    monkeypatch.setattr("loop.run.stages.deduplication.TemporaryFile", partial(Path("/dev/full").open, "r+b"))
+    with session_at(tmp_path / "run", model, deduplication={"scope": "all"}) as session:
+        parts = write(session, 1, lambda number: answered(number) if number < 10 else ("What?", answered(number % 10)[1]))
+        with pytest.raises(WriteError, match=r"cannot write a temporary file in .*: No space left on device; free space"):
+            deduplicate(session.run, 1, parts)
