@@ -114,7 +114,8 @@ class Duplicates:
     which holds all records of its images; `deduplication` compares records across shards, earlier rounds and the seed data.
 
     Options:
-        scope: `image` compares the records of an image with each other, `shard` those of the whole shard, whose size it then depends on.
+        scope: `image` compares the records of an image with each other, `shard` those of the whole shard, whose size decides what is found:
+            `deduplication` with scope `all` replaces it, except that it keeps a question with another answer.
         threshold: Jaccard similarity (0.5..1) of the sets of word shingles of question and answer from which two records are
             near duplicates; see `policies.filtering.near_duplicates`.
         shingle_words: words per shingle.
@@ -127,7 +128,7 @@ class Duplicates:
 
     def __post_init__(self) -> None:
         check_choice("scope", self.scope, ("image", "shard"))
-        TextSimilarity(self.threshold, self.shingle_words)
+        TextSimilarity(self.threshold, self.shingle_words)  # raises for values out of range
 
     def idle(self, workload: Workload) -> str:
         if self.scope == "image" and workload.num_per_image == 1:

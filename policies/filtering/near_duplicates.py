@@ -1,8 +1,9 @@
 """Near duplicates among many texts: MinHash finds candidates (Broder 1997), the exact similarity of their shingles decides.
 
-Texts that share the smallest hashes of a band become candidates. Bands are sorted, so that the work is near n log n: exact duplicates are
-collapsed first, a text that repeats another one leaves the search at once, and a text is compared with at most `MOST_NEIGHBOURS` others
-of a bucket on each side.
+Texts that have the same key in a band of their MinHash are in one bucket, and those of a bucket are candidates. Keys are sorted, and large
+buckets cost no more than small ones, so that the work is near n log n: exact duplicates are collapsed first, a text that repeats another
+one leaves the search at once, a text is compared with at most `MOST_NEIGHBOURS` others of a bucket on each side, and sketches rule out
+most pairs before their shingles are compared.
 """
 
 from __future__ import annotations
@@ -100,10 +101,12 @@ class ShingleSets:
     """Sets of shingles, as their hashes."""
 
     def __init__(self, hashes: np.ndarray, sizes: np.ndarray, sketches: np.ndarray) -> None:
-        """Args:
-        hashes: of all sets, one after the other, ascending in each, uint64.
-        sizes: number of hashes of each set, int64 [sets].
-        sketches: see `_sketches`.
+        """Use arrays as they are.
+
+        Args:
+            hashes: of all sets, one after the other, ascending in each, uint64.
+            sizes: number of hashes of each set, int64 [sets].
+            sketches: see `_sketches`.
         """
         self.hashes, self.sizes, self.sketches = hashes, sizes, sketches
         self._starts = np.cumsum(sizes) - sizes
@@ -181,15 +184,18 @@ def hashes_of(texts: Iterable[str]) -> np.ndarray:
 class DuplicateSearch:
     """Finds texts that repeat an earlier one of the same scope. `exact` comes first, then `near`.
 
-    No two texts that are kept repeat each other, and every text that is not kept repeats an earlier one, which may itself not be kept.
+    Of the texts that are kept, none repeats another one, up to what the bands miss. Every other text repeats an earlier one, which may
+    itself not be kept.
     """
 
     def __init__(self, keys: TextKeys, scopes: np.ndarray, num_known: int = 0, *, among_new: bool = True) -> None:
-        """Args:
-        keys: of the texts, in the order of precedence.
-        scopes: a number for each text, uint64; only texts with the same one are compared.
-        num_known: the first texts, which stay in any case.
-        among_new: whether texts behind them are compared with each other, too.
+        """Nothing is compared yet.
+
+        Args:
+            keys: of the texts, in the order of precedence.
+            scopes: a number for each text, uint64; only texts with the same one are compared.
+            num_known: the first texts, which stay in any case.
+            among_new: whether texts behind them are compared with each other, too.
         """
         self._keys, self._scopes, self._num_known, self._among_new = keys, scopes, num_known, among_new
         self._num = len(keys.texts)
@@ -227,10 +233,10 @@ class DuplicateSearch:
     def near(self, sets: ShingleSets, threshold: float) -> np.ndarray:
         """The texts that are near duplicates of an earlier one, ascending. `sets` holds the shingles of all `candidates`."""
         were_kept = self.is_kept
-        bands = self._keys.bands.T
-        for band, next_band in zip(bands, np.roll(bands, -1, axis=0), strict=True):
-            rows, buckets = self._shared(band)
-            order = np.lexsort((next_band[rows], buckets))  # the most similar texts of a large bucket are neighbours
+        bands = self._keys.bands
+        for band in range(bands.shape[1]):
+            rows, buckets = self._shared(bands[:, band])
+            order = np.lexsort((bands[rows, band - 1], buckets))  # texts of a large bucket that share another key are neighbours
             self._compare(rows[order], buckets, sets, threshold)
         return np.flatnonzero(were_kept & ~self.is_kept)
 
@@ -238,11 +244,11 @@ class DuplicateSearch:
         """Compare texts with their neighbours in the same bucket, the nearest ones first."""
         sizes = np.bincount(buckets)
         self._num_large_buckets[rows[sizes[buckets] > MOST_NEIGHBOURS + 1]] += 1
-        for distance in range(1, min(MOST_NEIGHBOURS, max(sizes, default=1) - 1) + 1):
+        for distance in range(1, min(MOST_NEIGHBOURS, int(sizes.max(initial=1)) - 1) + 1):
             is_pair = buckets[distance:] == buckets[:-distance]
             one, other = rows[distance:][is_pair], rows[:-distance][is_pair]
             earlier, later = np.minimum(one, other), np.maximum(one, other)
-            open_pairs = self._may_repeat(earlier, later) & self.is_kept[earlier] & self.is_kept[later]
+            open_pairs = self._may_repeat(earlier, later) & (self.repeats[earlier] == self._num) & (self.repeats[later] == self._num)
             earlier, later = earlier[open_pairs], later[open_pairs]
             similar = sets.are_similar(earlier, later, threshold)
             np.minimum.at(self.repeats, later[similar], earlier[similar])
