@@ -13,6 +13,8 @@ from actors.shards import Shard, ShardImages
 from policies.counts import RecordCounts
 from policies.errors import running
 from policies.filtering.chain import FilterChain
+from policies.filtering.near_duplicates import TextSimilarity
+from policies.filtering.stored_keys import with_keys
 from policies.records import Record, from_table, to_table
 
 Score = Callable[[Record], float | None]
@@ -36,10 +38,16 @@ class FilteredShard:
 
 
 def filter_shard(
-    chain: FilterChain, score: Score, write_part: PartWriter, shard: Shard, seconds: Mapping[str, float], records: pa.Table
+    chain: FilterChain,
+    score: Score,
+    similarity: TextSimilarity | None,
+    write_part: PartWriter,
+    shard: Shard,
+    seconds: Mapping[str, float],
+    records: pa.Table,
 ) -> FilteredShard:
     """Filter the records of a shard, score those that are kept, and write its part, with the `seconds` that they took so far. A second
-    call writes the same bytes.
+    call writes the same bytes. With a `similarity` the part has the keys by which duplicates are found.
 
     Raises:
         PolicyError: the code of a filter or of the selection policy raised an error.
@@ -50,7 +58,8 @@ def filter_shard(
     judged = [_audited(record, shard.source) for record in scored]
     counts = RecordCounts.of(judged)
     extra = {"filters": [list(count) for count in result.counts], "seconds": dict(seconds), "counts": counts.stored}
-    return FilteredShard(write_part(shard.round, shard.name, to_table(judged), extra), counts.generated, counts.accepted)
+    table = to_table(judged) if similarity is None else with_keys(to_table(judged), judged, similarity)
+    return FilteredShard(write_part(shard.round, shard.name, table, extra), counts.generated, counts.accepted)
 
 
 def _audited(record: Record, source: object) -> Record:

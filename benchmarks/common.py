@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
+
+import psutil
 
 T = TypeVar("T")
 
@@ -36,6 +39,16 @@ def timed(seconds: list[float], run: Callable[[], T]) -> T:
     result = run()
     seconds.append(round(time.perf_counter() - started, 4))
     return result
+
+
+def cost(run: Callable[[], str]) -> dict[str, Any]:
+    """CPU seconds of a call, and the process's peak of memory above what it held before; `detail` is what the call returns."""
+    before = psutil.Process().memory_info().rss
+    started = time.process_time()
+    detail = run()
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"cpu_seconds": seconds, "peak_mib": (peak - before) / 2**20, "detail": detail}
 
 
 @contextmanager

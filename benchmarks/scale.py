@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import argument_parser, write_results
+from benchmarks.common import argument_parser, cost, write_results
 
 RECORDS_PER_SHARD = 1800
 _WORDS = [
@@ -178,7 +176,7 @@ def select_and_mix(folder: Path, num: int, history: int) -> dict[str, Any]:
             assert len(samples) == num
             return f"{counts.accepted:,} records accepted, {len(selected):,} selected, {len(samples):,} samples drawn"
 
-        return _cost(driver)
+        return cost(driver)
 
 
 def as_objects(folder: Path, num: int, history: int) -> dict[str, Any]:
@@ -205,7 +203,7 @@ def as_objects(folder: Path, num: int, history: int) -> dict[str, Any]:
         ]
         return f"{counts.accepted:,} records accepted, {len(selected):,} selected, {len(samples):,} samples drawn"
 
-    return _cost(driver)
+    return cost(driver)
 
 
 def rank(folder: Path, num: int, history: int) -> dict[str, Any]:
@@ -223,7 +221,7 @@ def rank(folder: Path, num: int, history: int) -> dict[str, Any]:
         return f"{1000 * (time.perf_counter() - started) / _NUM_STEPS_READ:.1f} ms to read {_BATCH_SIZE} samples"
 
     before = _own_bytes()
-    found = _cost(read)
+    found = cost(read)
     return {**found, "peak_mib": (_own_bytes() - before) / 2**20}
 
 
@@ -239,16 +237,6 @@ def _own_bytes() -> int:
     """Resident memory of this process without pages of mapped files, which the system drops when it needs memory."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) * 1024
-
-
-def _cost(run: Callable[[], str]) -> dict[str, Any]:
-    """CPU seconds of a call, and the process's peak of memory above what it held before."""
-    before = psutil.Process().memory_info().rss
-    started = time.process_time()
-    detail = run()
-    seconds = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"cpu_seconds": seconds, "peak_mib": (peak - before) / 2**20, "detail": detail}
 
 
 def _base_shard() -> pa.Table:

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from loop.config.run_config import EMBEDDED_MODEL
 
-_PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray", "pyarrow", "mlflow", "datasketch", "scipy")
+_PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray", "pyarrow", "mlflow", "rensa", "scipy")
 _MIN_MEMORY_BYTES = 6 * 2**30
 _TORCHVISION_AHEAD = 15
 _MIN_DISK_BYTES = 2 * 2**30

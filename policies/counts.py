@@ -91,7 +91,7 @@ class RecordCounts:
         question and both truths known. A question that was not answered because its premise was refuted counts only in the first.
         `correct_kept` is over the corrected answers of accepted records.
         """
-        return {name: self.right[name] / number for name, number in self.judged.items()}
+        return {name: self.right[name] / number for name, number in self.judged.items() if number}
 
 
 def _marks(records: Sequence[Record]) -> dict[str, list[bool]]:

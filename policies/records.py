@@ -24,6 +24,10 @@ IMAGE_MARK = "<image>"
 EXPORTED_IMAGE = "image"
 """Column that an export adds to the records."""
 
+DUPLICATE_KEYS = "duplicate_keys"
+"""Column beside the records of a part, see `policies.filtering.stored_keys`. It is not a field of `Record`."""
+_BESIDE = (EXPORTED_IMAGE, DUPLICATE_KEYS)
+
 
 class RecordSchemaError(ValueError):
     """A table does not have this version's record schema."""
@@ -167,7 +171,7 @@ def from_table(table: pa.Table) -> list[Record]:
         RecordSchemaError: the table has neither this version's schema nor an older one that is still read.
     """
     names = [name for name in RECORD_SCHEMA.names if name not in _ADDED.get(record_version(table), ())]
-    if [name for name in table.schema.names if name != EXPORTED_IMAGE] != names:
+    if [name for name in table.schema.names if name not in _BESIDE] != names:
         raise _foreign(table)
     return [Record(**_tuples(row)) for row in columns_of(table, names).to_pylist()]
 
@@ -186,6 +190,8 @@ def columns_of(table: pa.Table, names: Sequence[str]) -> pa.Table:
             table = table.append_column(RECORD_SCHEMA.field(name), pa.array([""] * table.num_rows, pa.string()))
         elif name not in table.schema.names:
             raise _foreign(table)
+        if name in _BESIDE:
+            continue
         wanted, column = RECORD_SCHEMA.field(name), table.column(name)
         if column.type != wanted.type or (column.null_count and not wanted.nullable):
             raise RecordSchemaError(f"column {name} is {column.type} with {column.null_count} nulls; expected {wanted}")

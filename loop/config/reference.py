@@ -6,7 +6,8 @@ import io
 import math
 import sys
 from collections.abc import Iterator
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -100,9 +101,10 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The model behind a field that is a section of its own; policies and unions are values."""
-    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel) and "policy" not in annotation.model_fields
-    return annotation if is_section else None
+    """The model behind a field that is a section of its own, or null; policies and other unions are values."""
+    models = [one for one in get_args(annotation) or (annotation,) if one is not NoneType]
+    model = models[0] if len(models) == 1 else None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) and "policy" not in model.model_fields else None
 
 
 def _default(field: FieldInfo) -> str:

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
+from loop.config.deduplication_config import DeduplicationConfig
 from loop.config.engine_config import ClusterConfig, EngineConfig, TransformersEngineConfig
 from loop.config.metric_names import check_distinct
 from loop.config.overrides import apply_override
-from loop.config.sections import POLICY_NAME, Policy, PolicySpec, Section
+from loop.config.sections import POLICY_NAME, Policy, PolicySpec, Section, listed
 from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
 from loop.config.suggestions import meant_key, spelled
 from loop.config.training_config import TrainingConfig, check_ranks
@@ -155,11 +156,6 @@ class RetentionConfig(Section):
         return self
 
 
-def _listed(value: Any) -> Any:
-    """A single name as a list of one."""
-    return [value] if isinstance(value, str) else value
-
-
 def _policy(name: str, description: str) -> Any:
     return Field(default_factory=lambda: Policy(policy=name), description=description)
 
@@ -187,6 +183,9 @@ class RunConfig(Section):
     generation: GenerationConfig = _defaults(GenerationConfig, "how records are generated (VIG)")
     correction: PolicySpec = _policy("sentence_by_sentence", "how generated questions are answered again (VIC)")
     filters: tuple[PolicySpec, ...] = Field(description="the chain of filters, in order; empty keeps everything that has a question")
+    deduplication: DeduplicationConfig | None = _defaults(
+        DeduplicationConfig, "which accepted records are rejected because they repeat others; null looks for none"
+    )
     selection: PolicySpec = _policy("all", "which accepted records are trained on")
     mixing: PolicySpec = _policy("replay", "how seed data and generated records become a training set")
     schedule: PolicySpec = _policy("in_order", "which image set a round draws from")
@@ -199,7 +198,7 @@ class RunConfig(Section):
         description="what to do when no record of a round was accepted: stop ends the run with the reason, reject commits the round as "
         "rejected, without training, and continues",
     )
-    control: Annotated[tuple[Literal["seed_only", "no_correction"], ...], BeforeValidator(_listed)] = Field(
+    control: Annotated[tuple[Literal["seed_only", "no_correction"], ...], BeforeValidator(listed)] = Field(
         (),
         description="controls trained beside each candidate for comparison, any of seed_only, no_correction; they decide nothing",
     )
@@ -370,7 +369,9 @@ def parse_config(document: dict[str, Any]) -> RunConfig:
 
 
 def stored_config(document: dict[str, Any]) -> RunConfig:
-    """The config that a run was started with. Runs from before sets had a metric still score word by word."""
+    """The config that a run was started with. Runs from before sets had a metric still score word by word, and those from before
+    `deduplication` have none."""
+    document.setdefault("deduplication", None)
     for section in ("held_out", "acceptance_sets"):
         for one in document.get(section, {}).values():
             one.setdefault("metric", YES_NO if one.get("yes_no") else "exact")

@@ -24,6 +24,11 @@ class Policy(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the policy")
 
 
+def listed(value: Any) -> Any:
+    """A single name as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 def unfolded(value: Any) -> Any:
     """`name` and `{name: {option: value}}` are both a policy: as `{policy: name, options: {option: value}}`.
 

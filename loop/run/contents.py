@@ -9,7 +9,9 @@ from functools import cached_property
 from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
+from loop.run.stages.known_texts import SeedTexts
 from loop.setup.assembly import HeldOut, Policies, RunData, derived_seed
+from loop.setup.overlaps import image_locations
 from loop.setup.routing import image_set_name, routing, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
@@ -60,6 +62,12 @@ class Run:
         """The labelled samples that training replays."""
         samples = self.data.seed.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
         return [_routed(sample) for sample in samples]
+
+    @cached_property
+    def seed_texts(self) -> SeedTexts:
+        """Questions and answers of the seed data, with the keys by which duplicates are found."""
+        assert self.policies.similarity is not None
+        return SeedTexts(self.seed_samples, self.policies.similarity, image_locations(self.config.seed_data.data))
 
 
 def _routed(sample: TrainingSample) -> TrainingSample:

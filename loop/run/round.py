@@ -1,11 +1,12 @@
 """One round, in order.
 
-    shards ─► generate ─► correct ─► filter ─► select ─► train ─► evaluate ─► controls ─► decide ─► swap ─► commit
+    shards ─► generate ─► correct ─► filter ─► deduplicate ─► select ─► train ─► evaluate ─► controls ─► decide ─► swap ─► commit
 
 | stage                     | consumes                        | produces                         | waits for               |
 |---------------------------|---------------------------------|----------------------------------|-------------------------|
 | generate, correct, filter | shards of tasks                 | one part of records per shard    | nothing: a pipeline     |
-| select                    | accepted records                | part `selected`                  | every planned shard     |
+| deduplicate               | keys of accepted records        | part `duplicates`                | every planned shard     |
+| select                    | accepted records                | part `selected`                  | deduplicate             |
 | train                     | seed data and selected records  | a checkpoint, the candidate      | select                  |
 | evaluate                  | held-out questions              | part `predictions`               | one engine's swap       |
 | controls, if configured   | as train and evaluate           | the same for each control        | evaluate                |
@@ -39,6 +40,7 @@ from loop.run.session import Session
 from loop.run.stages.clock import RoundClock
 from loop.run.stages.controls import run_controls
 from loop.run.stages.deciding import decide, generated_stats
+from loop.run.stages.deduplication import deduplicate, partly_compared
 from loop.run.stages.empty import commit_empty_round
 from loop.run.stages.evaluation import blind_sets, champion_predictions, evaluate, mean_scores
 from loop.run.stages.image_check import check_images
@@ -48,6 +50,7 @@ from loop.run.stages.training_set import generated_so_far
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed, evenly
 from loop.store.commits import Decision, RoundCommit, RoundState
+from loop.store.duplicates import DUPLICATES
 from loop.store.run_store import PartReceipt
 from loop.store.selected import SELECTED, SelectedRows
 from policies.generation.instructions import plan_tasks
@@ -83,13 +86,16 @@ def run_round(session: Session, index: int) -> RoundCommit:
         with clock.stage("generate_correct_filter"):
             finished |= write_records(workers, todo, len(finished))
     parts = complete_parts(shards, finished)
+    findings = check_images(run.store, index, record_counts(parts), [*(shard.name for shard in shards), DUPLICATES, SELECTED])
+    with clock.stage("deduplicate"):
+        duplicates = deduplicate(run, index, parts)
     with clock.stage("select"):
-        records = record_counts(parts)
+        judged = [*parts, *([duplicates] if duplicates else [])]
+        records = record_counts(judged)
         assert set(records.weight_versions) <= {champion.version}
-        findings = check_images(run.store, index, records, [*(shard.name for shard in shards), SELECTED])
-        selected, selected_part = select(run.store, run.policies.selection, index, parts)
+        selected, selected_part = select(run.store, run.policies.selection, index, parts, duplicates)
     if not len(selected):
-        return commit_empty_round(run, champion, index, clock, records, [*parts, selected_part])
+        return commit_empty_round(run, champion, index, clock, records, [*judged, selected_part])
     if run.config.cluster.sleep_while_training:
         with clock.stage("sleep"):
             workers.sleep()
@@ -117,7 +123,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
         champion_path=winner.path,
         candidate=candidate.version,
         counts=counts_of(records, len(selected)),
-        filters=filter_counts(parts),
+        filters=filter_counts(judged),
         metrics={
             **records.correctness,
             **mean_scores("", run.sets, predictions if verdict.accepted else answered_before),
@@ -129,14 +135,14 @@ def run_round(session: Session, index: int) -> RoundCommit:
         decision=Decision(accepted=verdict.accepted, reason=verdict.reason, numbers=verdict.numbers),
         stage_seconds=clock.seconds,
         files=[
-            *(part.entry for part in parts),
+            *(part.entry for part in judged),
             selected_part.entry,
             trained.part.entry,
             *candidate.files,
             predictions_part.entry,
             *controls.files,
         ],
-        findings=[*findings, *trained.findings],
+        findings=[*findings, *partly_compared(duplicates), *trained.findings],
     )
     run.store.commit(commit)
     return commit

@@ -142,7 +142,7 @@ def _fleet(run: Run, placement: Placement, model: Path) -> Fleet:
 def _filters(run: Run, placement: Placement) -> StatelessTasks[Shard]:
     cluster = run.config.cluster
     return StatelessTasks(
-        filter_shard, (run.policies.filters, run.policies.selection.score, run.store.write_part),
+        filter_shard, (run.policies.filters, run.policies.selection.score, run.policies.similarity, run.store.write_part),
         _MAX_UNFINISHED_PER_FILTER * cluster.num_filters, cluster.start_timeout_s + cluster.task_timeout_s,
         placement.filter_options(), placement.check,
     )  # fmt: skip

@@ -37,6 +37,7 @@ from policies.correction.methods import CORRECTION_POLICIES, CorrectionPolicy
 from policies.errors import MissingMeasurementError
 from policies.filtering.chain import FilterChain, check_measurements
 from policies.filtering.filters import FILTER_POLICIES
+from policies.filtering.near_duplicates import TextSimilarity
 from policies.generation.instructions import INSTRUCTION_POLICIES, InstructionPolicy
 from policies.records import HeldOutQuestion
 from policies.registry import Registry, UnknownPolicyError
@@ -53,6 +54,8 @@ class Policies:
     instructions: InstructionPolicy
     correction: CorrectionPolicy
     filters: FilterChain
+    similarity: TextSimilarity | None
+    """What counts as a duplicate after the filters; None where they are not looked for."""
     selection: SelectionPolicy
     mixing: MixingPolicy
     schedule: SchedulePolicy
@@ -117,6 +120,7 @@ def build_policies(config: RunConfig) -> Policies:
             instructions=build(INSTRUCTION_POLICIES, config.generation.instructions),
             correction=build(CORRECTION_POLICIES, config.correction),
             filters=FilterChain([build(FILTER_POLICIES, spec) for spec in config.filters]),
+            similarity=None if config.deduplication is None else config.deduplication.similarity,
             selection=build(SELECTION_POLICIES, config.selection),
             mixing=build(MIXING_POLICIES, config.mixing),
             schedule=build(SCHEDULE_POLICIES, config.schedule),

@@ -101,7 +101,8 @@ class RoundCommit(Document):
     `loop.run.stages.controls`."""
     decision: Decision | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall-clock of `generate_correct_filter`, `select`, `train`, `evaluate`, `controls`, `decide`, `swap` and the whole `round`."""
+    """Wall-clock of `generate_correct_filter`, `deduplicate`, `select`, `train`, `evaluate`, `controls`, `decide`, `swap` and the whole
+    `round`."""
     files: list[FileEntry] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from loop.store.commits import FileEntry, RoundCommit
 from loop.store.documents import PartReceipt
+from loop.store.duplicates import DuplicateRows, committed_duplicates, duplicate_rows
 from loop.store.reading import RunReader
 from policies.columns import MIXING_COLUMNS, columns_to_read, round_columns
 from policies.records import Record
@@ -40,7 +41,7 @@ class SelectedRows:
     files: Sequence[PartReceipt | FileEntry]
     """The parts of records by number; the last one is `selected`."""
     table: pa.Table
-    """`part`, `row` and `policies.columns.MIXING_COLUMNS`."""
+    """`part`, `row` and, where they are trained on, `policies.columns.MIXING_COLUMNS`."""
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -84,19 +85,29 @@ class SelectedRows:
         return self.table["row"].to_numpy()
 
 
-def accepted_columns(reader: RunReader, parts: Sequence[PartReceipt], more: Sequence[str]) -> pa.Table:
-    """`part`, `row` and the columns of `policies.columns` of all accepted records of a round.
+def accepted_columns(
+    reader: RunReader, parts: Sequence[PartReceipt], more: Sequence[str], duplicates: PartReceipt | None = None
+) -> pa.Table:
+    """`part`, `row` and the columns of `policies.columns` of all accepted records of a round but its duplicates.
 
     Raises:
         DamagedFileError: a part is missing or altered.
     """
-    return pa.concat_tables([_accepted(reader, number, part, more) for number, part in enumerate(parts)])
+    repeated = duplicate_rows(reader, duplicates)
+    return pa.concat_tables([_accepted(reader, number, part, more, repeated) for number, part in enumerate(parts)])
 
 
-def _accepted(reader: RunReader, number: int, part: PartReceipt, more: Sequence[str]) -> pa.Table:
+def _accepted(reader: RunReader, number: int, part: PartReceipt, more: Sequence[str], repeated: DuplicateRows) -> pa.Table:
     records = reader.read_record_columns(part, columns_to_read(more))
-    rows = np.flatnonzero(records["accepted"].to_numpy())
+    rows = np.setdiff1d(np.flatnonzero(records["accepted"].to_numpy()), repeated.of_part(number)["row"].to_numpy(), assume_unique=True)
     return _placed(number, rows, round_columns(records.take(pa.array(rows)), more))
+
+
+def accepted_rows(reader: RunReader, parts: Sequence[PartReceipt]) -> SelectedRows:
+    """All accepted records of a round, duplicates included. Raises `DamagedFileError`."""
+    accepted = [np.flatnonzero(reader.read_record_columns(part, ("accepted",))["accepted"].to_numpy()) for part in parts]
+    part = np.repeat(np.arange(len(parts), dtype=np.int32), [len(rows) for rows in accepted])
+    return SelectedRows(reader, parts, pa.table({"part": part, "row": np.concatenate(accepted).astype(np.int32)}))
 
 
 def _placed(number: int, rows: np.ndarray, columns: pa.Table) -> pa.Table:
@@ -129,7 +140,9 @@ def committed_rows(reader: RunReader, commit: RoundCommit) -> SelectedRows:
 
 
 def records_of(reader: RunReader, commit: RoundCommit) -> Iterator[Record]:
-    """All records of a committed round, in the order of its parts, marked if they were trained on. One part is in memory at a time.
+    """All records of a committed round, in the order of its parts, duplicates rejected, marked if they were trained on.
+
+    One part is in memory at a time.
 
     Raises:
         DamagedFileError: a part does not match the commit record.
@@ -139,9 +152,10 @@ def records_of(reader: RunReader, commit: RoundCommit) -> Iterator[Record]:
     stored: dict[str, Record] = {}
     if trained is not None and trained.holds_records:
         stored = {record.record_id: record for record in reader.read_records(trained.files[-1])}
+    duplicates = committed_duplicates(reader, commit)
     for number, file in enumerate(record_files(commit)):
         rows = set() if trained is None else set(trained.of_part(number).tolist())
-        for row, record in enumerate(reader.read_records(file)):
+        for row, record in enumerate(duplicates.rejected(number, reader.read_records(file))):
             yield stored.get(record.record_id, replace(record, trained_on=True) if row in rows else record)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from policies.checks import any_of, check_at_least, check_at_most, check_choice,
 from policies.correction.methods import Answering, CorrectionPolicy, Grounded
 from policies.errors import MissingMeasurementError
 from policies.filtering.chain import FilterPolicy, ImageFilter, Workload, filter_faults
-from policies.filtering.near_duplicates import KeptTexts
+from policies.filtering.near_duplicates import DuplicateSearch, TextKeys, TextSimilarity, hashes_of
 from policies.generation.instructions import parse_vig
 from policies.generation.knowledge import is_knowledge
 from policies.metrics import normalise, view_agreement
@@ -111,10 +110,12 @@ class Length(_OneByOne):
 @FILTER_POLICIES.register("duplicates")
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """No question is repeated, and no question with its answer is nearly repeated; the first in record order is kept.
+    """No question is repeated, and no question with its answer is nearly repeated; the first in record order is kept. It sees one shard,
+    which holds all records of its images; `deduplication` compares records across shards, earlier rounds and the seed data.
 
     Options:
-        scope: `image` compares the records of an image with each other, `shard` those of the whole shard.
+        scope: `image` compares the records of an image with each other, `shard` those of the whole shard, whose size decides what is found:
+            `deduplication` with scope `all` replaces it, except that it keeps a question with another answer.
         threshold: Jaccard similarity (0.5..1) of the sets of word shingles of question and answer from which two records are
             near duplicates; see `policies.filtering.near_duplicates`.
         shingle_words: words per shingle.
@@ -127,26 +128,25 @@ class Duplicates:
 
     def __post_init__(self) -> None:
         check_choice("scope", self.scope, ("image", "shard"))
-        check_at_least("threshold", self.threshold, 0.5)
-        check_at_most("threshold", self.threshold, 1.0)
-        check_at_least("shingle_words", self.shingle_words, 1)
+        TextSimilarity(self.threshold, self.shingle_words)  # raises for values out of range
 
     def idle(self, workload: Workload) -> str:
         if self.scope == "image" and workload.num_per_image == 1:
-            return "scope image compares the records of an image, and generation.num_per_image is 1; set its scope to shard"
+            return (
+                "scope image compares the records of an image, and generation.num_per_image is 1; leave it out, or set deduplication.scope "
+                "to all to compare the records of different images"
+            )
         return ""
 
     def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        kept = KeptTexts(self.threshold)
-        return [kept.enter(*self._keys(record)) for record in records]
-
-    def _keys(self, record: Record) -> tuple[str, frozenset[str]]:
-        """Question and shingles, each marked with the scope, so that records of different scopes share nothing."""
-        scope = record.image_id if self.scope == "image" else ""
-        words = re.findall(r"\w+", f"{record.question} {record.answer}".lower())
-        starts = range(max(1, len(words) - self.shingle_words + 1))
-        shingles = frozenset(" ".join([scope, *words[i : i + self.shingle_words]]) for i in starts)
-        return f"{scope} {normalise(record.question)}", shingles
+        similarity = TextSimilarity(self.threshold, self.shingle_words)
+        texts = [f"{record.question} {record.answer}" for record in records]
+        keys = TextKeys(hashes_of(normalise(record.question) for record in records), similarity.keys(texts))
+        scopes = hashes_of(record.image_id if self.scope == "image" else "" for record in records)
+        search = DuplicateSearch(keys, scopes)
+        exact, near = search.exact(), search.near(similarity.sets(texts), self.threshold)
+        reasons = dict.fromkeys(exact.tolist(), Reason.EXACT_DUPLICATE) | dict.fromkeys(near.tolist(), Reason.NEAR_DUPLICATE)
+        return [reasons.get(row) for row in range(len(records))]
 
 
 @FILTER_POLICIES.register("agreement")

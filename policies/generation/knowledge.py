@@ -65,8 +65,12 @@ def count_first_words(questions: Iterable[str]) -> FirstWords:
 def questions_of(samples: Sequence[TrainingSample]) -> list[str]:
     """The questions of VIG and VIC samples; only those of the knowledge types, if there are any."""
     own = [sample for sample in samples if is_knowledge(sample.question_type)]
-    turns = (turn for sample in own or samples for turn in sample.turns)
-    return [pair.question if (pair := parse_vig(answer)) else _asked(prompt) for prompt, answer in turns]
+    return [question for sample in own or samples for question, _ in pairs_of(sample)]
+
+
+def pairs_of(sample: TrainingSample) -> list[tuple[str, str]]:
+    """The questions and answers of a VIG or VIC sample."""
+    return [(pair.question, pair.answer) if (pair := parse_vig(answer)) else (_asked(prompt), answer) for prompt, answer in sample.turns]
 
 
 def _asked(prompt: str) -> str:

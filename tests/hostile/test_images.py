@@ -223,7 +223,7 @@ def test_the_corpus_goes_through_the_whole_pipeline_on_the_real_model(source: Im
     tasks = tuple(GenerationTask(image_id, QuestionType.CONVERSATION, instruction) for image_id in source.image_ids())
     shard = Shard(1, 0, 5, tasks, source)
     written: list[Any] = []
-    filter_shard(FilterChain([Parsable()]), score_of, lambda *part: written.append(part[2]), shard, *worker.write_records(shard))
+    filter_shard(FilterChain([Parsable()]), score_of, None, lambda *part: written.append(part[2]), shard, *worker.write_records(shard))
     records = from_table(written[0])
     assert [record.image_id for record in records] == source.image_ids()
     unreadable = {record.image_id for record in records if Reason.UNREADABLE_IMAGE in record.reasons}

@@ -77,7 +77,7 @@ def test_the_example_of_the_docs_passes_a_dry_run_and_judges_by_the_image(exampl
     records = [make_record(record_id=f"r{number}", image_id=task.image_id) for number, task in enumerate(tasks)]
     written: list[pa.Table] = []
     chain = FilterChain([FILTER_POLICIES.build(spec.policy, spec.options) for spec in config.filters])
-    filter_shard(chain, score_of, lambda *part: written.append(part[2]), shard, {}, to_table(records))
+    filter_shard(chain, score_of, None, lambda *part: written.append(part[2]), shard, {}, to_table(records))
     judged = from_table(written[0])
     assert [record.reasons for record in judged] == [("too_dark",)] * 4 + [()] * 2
     assert [record.accepted for record in judged] == [False] * 4 + [True] * 2
@@ -107,7 +107,7 @@ def test_the_view_of_the_docs_passes_a_dry_run_and_is_shown(example: Any) -> Non
 def test_images_are_not_opened_for_filters_that_do_not_ask() -> None:
     source = Brightness()
     shard = Shard(1, 0, 3, (GenerationTask("0", QuestionType.DETAIL, "Ask."),), source)
-    filter_shard(FilterChain([Parsable()]), score_of, lambda *part: None, shard, {}, to_table([make_record(image_id="0")]))
+    filter_shard(FilterChain([Parsable()]), score_of, None, lambda *part: None, shard, {}, to_table([make_record(image_id="0")]))
     assert source.opened == []
 
 

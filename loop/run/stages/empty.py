@@ -17,10 +17,16 @@ from policies.counts import RecordCounts
 from policies.records import Reason
 
 _MAX_REASONS = 3
+_REPEATS = (
+    "the model repeats itself or its training data: take other images, raise generation.temperature, or compare with less "
+    "(deduplication.across)"
+)
 _ADVICE = {
     Reason.UNPARSABLE: "the model does not write `Question: ... Answer: ...`: train it on that form first (`vigc train` with form vigc), "
     "or force the form (generation.structured true on engine vllm)",
     Reason.UNREADABLE_IMAGE: "the images cannot be read: look at them, and at the path of the image set",
+    Reason.EXACT_DUPLICATE: _REPEATS,
+    Reason.NEAR_DUPLICATE: _REPEATS,
     Reason.FALSE_PREMISE: "the model refutes what its own questions take for granted: look at correction.premise_questions",
 }
 

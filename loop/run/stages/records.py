@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -47,22 +48,33 @@ def _problem(shard: Shard, part: PartReceipt | None) -> str:
     return ""
 
 
-def select(store: Store, policy: SelectionPolicy, index: int, parts: Sequence[PartReceipt]) -> tuple[SelectedRows, PartReceipt]:
+def select(
+    store: Store, policy: SelectionPolicy, index: int, parts: Sequence[PartReceipt], duplicates: PartReceipt | None = None
+) -> tuple[SelectedRows, PartReceipt]:
     """The rows to train on, and part `selected`, which holds them.
 
     Raises:
         IncompleteRoundError: a part no longer matches its receipt.
         PolicyError: the selection policy raised an error or broke its contract.
     """
+    done = store.finished_part(index, SELECTED)
+    if done is None:
+        with still_whole(index, parts):
+            columns = accepted_columns(store, parts, columns_of(policy), duplicates)
+        done = store.write_part(index, SELECTED, index_of(columns.filter(_chosen(policy, columns))))
+    return selected_rows(store, parts, done), done
+
+
+@contextmanager
+def still_whole(index: int, parts: Sequence[PartReceipt]) -> Iterator[None]:
+    """Read the parts of a round. Raises `IncompleteRoundError` where one of them no longer matches its receipt."""
     try:
-        done = store.finished_part(index, SELECTED)
-        if done is None:
-            columns = accepted_columns(store, parts, columns_of(policy))
-            done = store.write_part(index, SELECTED, index_of(columns.filter(_chosen(policy, columns))))
+        yield
     except DamagedFileError as error:
+        if error.path not in {part.path for part in parts}:
+            raise
         problem = f"{error.path} is damaged (expected {error.expected}, found {error.found})"
         raise IncompleteRoundError(index, len(parts), [problem]) from error
-    return selected_rows(store, parts, done), done
 
 
 def _chosen(policy: SelectionPolicy, columns: pa.Table) -> pa.Array:

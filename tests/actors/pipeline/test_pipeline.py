@@ -36,8 +36,9 @@ from loop.store.run_store import RunInfo, Store
 from policies.correction.methods import NoCorrection, SentenceBySentence
 from policies.filtering.chain import FilterChain
 from policies.filtering.filters import Length, Parsable
+from policies.filtering.near_duplicates import TextSimilarity
 from policies.generation.instructions import CANONICAL_INSTRUCTIONS, GenerationTask, QuestionType
-from policies.records import HeldOutQuestion, Reason, Record, from_table, to_table
+from policies.records import DUPLICATE_KEYS, HeldOutQuestion, Reason, Record, from_table, to_table
 from policies.scoring.answer_metrics import Exact, Judge, Likelihood, YesNo
 from policies.training.selection import score_of
 from tests.actors.engines.biased_model import save_biased
@@ -332,20 +333,23 @@ def test_the_filter_writes_its_part_and_tells_the_driver_the_counts(tmp_path: Pa
     store = Store.create(tmp_path / "run", RunInfo(run_id="run-1", config={}))
     shard = shard_of()
     with store.locked() as locked:
-        done = filter_shard(FilterChain([Parsable(), SeesNoTruth()]), score_of, locked.write_part, shard, SECONDS, table_of(shard))
+        chain, similarity = FilterChain([Parsable(), SeesNoTruth()]), TextSimilarity()
+        done = filter_shard(chain, score_of, similarity, locked.write_part, shard, SECONDS, table_of(shard))
         receipt = locked.finished_part(2, "records-00007")
         assert receipt is not None
         records = from_table(locked.read_part(receipt))
+        keys = locked.read_record_columns(receipt, (DUPLICATE_KEYS,))[DUPLICATE_KEYS]
     assert (done.part, done.num_records, done.num_accepted) == (receipt, 9, 6)
     assert receipt.extra["filters"] == [["parsable", 9, 9], ["sees_no_truth", 9, 6]]
     assert receipt.extra["seconds"] == SECONDS
     assert [record.reasons for record in records] == [(), (Reason.USER_POLICY,), ()] * 3
+    assert keys.is_null().to_pylist() == [False, True, False] * 3
 
 
 def test_what_is_right_is_noted_after_the_verdict_and_for_rejected_records_too() -> None:
     written: list[pa.Table] = []
     shard = shard_of()
-    filter_shard(FilterChain([SeesNoTruth()]), score_of, lambda *part: written.append(part[2]), shard, SECONDS, table_of(shard))
+    filter_shard(FilterChain([SeesNoTruth()]), score_of, None, lambda *part: written.append(part[2]), shard, SECONDS, table_of(shard))
     records = from_table(written[0])
     assert {(record.accepted, record.answer_correct, record.original_correct) for record in records} == {
         (True, True, False),
@@ -357,7 +361,7 @@ def test_a_source_that_knows_no_truth_leaves_it_open() -> None:
     written: list[pa.Table] = []
     shard = shard_of(SomeBad(frozenset()))
     assert not isinstance(shard.source, Oracle)
-    filter_shard(FilterChain([]), score_of, lambda *part: written.append(part[2]), shard, SECONDS, table_of(shard))
+    filter_shard(FilterChain([]), score_of, None, lambda *part: written.append(part[2]), shard, SECONDS, table_of(shard))
     assert {(record.accepted, record.answer_correct, record.original_correct) for record in from_table(written[0])} == {(True, None, None)}
 
 
@@ -365,7 +369,7 @@ def test_records_without_a_question_are_not_audited() -> None:
     written: list[pa.Table] = []
     shard = shard_of()
     nothing = to_table(corrected(ScriptedEngine(writes("gibberish")), shard, PLAIN))
-    done = filter_shard(FilterChain([Parsable()]), score_of, lambda *part: written.append(part[2]), shard, SECONDS, nothing)
+    done = filter_shard(FilterChain([Parsable()]), score_of, None, lambda *part: written.append(part[2]), shard, SECONDS, nothing)
     assert done.num_accepted == 0
     assert {record.answer_correct for record in from_table(written[0])} == {None}
 
@@ -375,7 +379,7 @@ def test_filtering_a_shard_again_writes_the_same() -> None:
     shard = shard_of()
     chain, records = FilterChain([Parsable(), SeesNoTruth()]), table_of(shard)
     for _ in range(2):
-        filter_shard(chain, score_of, lambda *part: written.append(part), shard, SECONDS, records)
+        filter_shard(chain, score_of, None, lambda *part: written.append(part), shard, SECONDS, records)
     assert written[0] == written[1]
 
 

@@ -54,7 +54,7 @@ NUM_SHARDS = 3
 @contextmanager
 def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
     """The session of a run after its baseline, with no actor of it started. It is created once and resumed from then on."""
-    config = parse_config({**document(model, rounds=3, generation={"num_shards": NUM_SHARDS}), **changes})
+    config = parse_config({**document(model, rounds=3, generation={"num_shards": NUM_SHARDS}, deduplication=None), **changes})
     store = Store.open(run_dir) if run_dir.exists() else Store.create(run_dir, RunInfo(run_id="run", config=config.model_dump(mode="json")))
 
     def spawn(index: int) -> Any:

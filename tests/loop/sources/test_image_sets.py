@@ -96,7 +96,7 @@ def test_a_set_of_which_one_image_in_a_hundred_is_broken_runs_through(tmp_path: 
     engine = ScriptedEngine(lambda request: "Question: What is it? Answer: A ring.")
     generated = Generator(engine, GeneratorOptions(), ShardImages(shard.source)).generate(shard)
     written: list[pa.Table] = []
-    filter_shard(FilterChain([Parsable()]), score_of, lambda *part: written.append(part[2]), shard, {}, to_table(generated))
+    filter_shard(FilterChain([Parsable()]), score_of, None, lambda *part: written.append(part[2]), shard, {}, to_table(generated))
     records = from_table(written[0])
     bad = [index for index, record in enumerate(records) if record.reasons == (Reason.UNREADABLE_IMAGE,)]
     assert bad == [0, 150, 299]
