@@ -172,13 +172,13 @@ def search(folder: Path, texts: str, num: int) -> dict[str, Any]:
     from loop.monitors.progress import RunProgress
     from loop.run.contents import Run
     from loop.run.stages.deduplication import deduplicate
-    from loop.setup.assembly import build_policies
+    from loop.setup.assembly import build_data, build_policies
     from loop.store.run_store import Store
 
     config = load_config(Path("loop/recipes/shapes.yaml"), ["deduplication={scope: all, across: [round]}"])
     policies, progress = build_policies(config), RunProgress(Console(file=io.StringIO()))
     with Store.open(folder / "run").locked() as store:
-        run = Run(config, policies, store, "duplicates", progress, [], [], [])
+        run = Run(config, policies, store, "duplicates", progress, build_data(config), [])
         parts = [part for shard in range(-(-num // RECORDS_PER_SHARD)) if (part := store.finished_part(1, f"records-{shard:05d}"))]
         found: dict[str, Any] = {}
 
