@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import argument_parser, write_results
 from benchmarks.exports import export_photos, export_records
 from benchmarks.synthetic import Size, cost_of, last_parts, write
+from policies.columns import compute
+from policies.training.selection import SelectAll
 
 _MOST_AS_OBJECTS = 100_000
 _BATCH_SIZE = 64
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000, 1_800_000])
     parser.add_argument("--history", type=int, default=4, help="accepted rounds before the largest one, measured beside none")
     parser.add_argument("--answer-words", type=int, default=40, help="words of an answer; 180 make a column of 3 million exceed 2 GiB")
+    parser.add_argument("--what", nargs="+", choices=list(MEASUREMENTS), help="measure these alone; write is always done")
     parser.add_argument("--measure", choices=list(MEASUREMENTS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -67,19 +71,19 @@ def main() -> None:
     rows = []
     for num in args.records:
         for history in sorted({0, args.history if num == max(args.records) else 0}):
-            rows += measured(Size(num, history, args.answer_words), with_photos=not rows)
+            photos = () if rows else _PHOTOS
+            names = [name for name in args.what or MEASUREMENTS if name in photos or name not in _PHOTOS]
+            rows += measured(Size(num, history, args.answer_words), names)
     show(rows)
     write_results(args.out, rows)
 
 
-def measured(size: Size, *, with_photos: bool) -> list[Row]:
-    """All measurements of one size, each in a process of its own."""
+def measured(size: Size, names: Sequence[str]) -> list[Row]:
+    """Measurements of one size, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         rows = []
-        for name in MEASUREMENTS:
+        for name in dict.fromkeys(["write", *names]):
             if name == "as objects" and (size.num_records > _MOST_AS_OBJECTS or size.num_earlier_rounds):
-                continue
-            if name.startswith("export of photos") and not with_photos:
                 continue
             command = [sys.executable, "-m", "benchmarks.scale", "--measure", name, "--folder", folder, *size.options]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=3600)
@@ -131,21 +135,27 @@ def select_and_mix(folder: Path, size: Size) -> dict[str, Any]:
         return cost_of(driver)
 
 
+class LongAnswers(SelectAll):
+    """A selection that reads all answers of a round: a column that may have more than 2 GiB."""
+
+    columns = ("answer",)
+
+    def select(self, records: pa.Table) -> pa.ChunkedArray:
+        return compute.greater(compute.utf8_length(records["answer"]), 100)
+
+
 def select_by_answers(folder: Path, size: Size) -> dict[str, Any]:
-    """A selection that reads all answers of the round: a column that may have more than 2 GiB."""
+    """`select` with such a policy."""
+    from loop.run.stages.records import select
     from loop.store.run_store import Store
-    from loop.store.selected import accepted_columns, index_of
-    from policies.columns import compute
 
-    store = Store.open(folder / "run")
+    with Store.open(folder / "run").locked() as store:
 
-    def driver() -> str:
-        columns = accepted_columns(store, last_parts(store, size), ("answer",))
-        longer = columns.filter(compute.greater(compute.utf8_length(columns["answer"]), 100))
-        chosen = index_of(longer.take(compute.sort_indices(longer, sort_keys=[("answer", "ascending"), ("record_id", "ascending")])))
-        return f"{chosen.num_rows:,} records chosen and sorted by answers of {columns['answer'].nbytes / 2**30:.2f} GiB"
+        def driver() -> str:
+            selected, _ = select(store, LongAnswers(), size.num_earlier_rounds + 2, last_parts(store, size))
+            return f"{len(selected):,} selected"
 
-    return cost_of(driver)
+        return cost_of(driver)
 
 
 def as_objects(folder: Path, size: Size) -> dict[str, Any]:
@@ -205,6 +215,8 @@ MEASUREMENTS: dict[str, Callable[[Path, Size], dict[str, Any]]] = {
     "export of photos, one process": partial(export_photos, workers=1),
     "export of photos, two processes": partial(export_photos, workers=2),
 }
+_PHOTOS = [name for name in MEASUREMENTS if name.startswith("export of photos")]
+"""Measured once: their number does not depend on the size."""
 
 
 def _own_bytes() -> int:

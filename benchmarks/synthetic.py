@@ -81,7 +81,7 @@ def base_shard(answer_words: int) -> pa.Table:
     draw = random.Random(7)
 
     def text(num_words: int) -> str:
-        return " ".join(draw.choices(_WORDS, k=num_words))
+        return " ".join(draw.choices(_WORDS, k=draw.randint(num_words // 2, num_words * 3 // 2)))
 
     records = [
         Record(
@@ -97,12 +97,13 @@ def base_shard(answer_words: int) -> pa.Table:
 
 
 def shard_of(base: pa.Table, index: int, shard: int) -> pa.Table:
-    """The base with ids and scores of its own."""
-    rows = range(base.num_rows)
+    """The rows of the base in another order, with ids and scores of their own."""
+    rows, draw = range(base.num_rows), np.random.default_rng([index, shard])
+    base = base.take(pa.array(draw.permutation(base.num_rows)))
     changed = {
         "record_id": [f"r{index}-s{shard:05d}-{row:04d}" for row in rows],
         "image_id": [f"train2017/{shard:06d}{row:06d}.jpg" for row in rows],
-        "score": np.random.default_rng([index, shard]).random(base.num_rows),
+        "score": draw.random(base.num_rows),
     }
     for name, column in changed.items():
         place = base.schema.get_field_index(name)

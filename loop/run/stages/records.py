@@ -57,7 +57,7 @@ def select(store: Store, policy: SelectionPolicy, index: int, parts: Sequence[Pa
         done = store.finished_part(index, SELECTED)
         if done is None:
             columns = accepted_columns(store, parts, columns_of(policy))
-            done = store.write_part(index, SELECTED, index_of(columns.filter(_chosen(policy, columns))))
+            done = store.write_part(index, SELECTED, index_of(columns).filter(_chosen(policy, columns)))
     except DamagedFileError as error:
         problem = f"{error.path} is damaged (expected {error.expected}, found {error.found})"
         raise IncompleteRoundError(index, len(parts), [problem]) from error
