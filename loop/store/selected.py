@@ -4,7 +4,8 @@
     row                   int32   row in it
     question_type, answer_words, num_short_answers, has_original_answer    what mixing and statistics read, see `policies.columns`
 
-Texts are not copied: they are read from the parts, one part at a time. Runs of earlier versions stored the records themselves in
+Texts are not copied: they are read from the parts, one part at a time. One file is enough: 2.3 million rows of a round of 3 million
+records take 5.3 MiB on disk (`benchmarks.scale`) and 32 bytes a row in memory. Runs of earlier versions stored the records themselves in
 `selected`; they are read from there.
 """
 
