@@ -24,7 +24,7 @@ from tests.loop.export.odd_images import OddImages
 from tests.loop.export.test_export import KEPT, commit
 
 NUM_IMAGES = 12
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 @pytest.fixture
