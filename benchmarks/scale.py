@@ -1,10 +1,11 @@
-"""Rounds of many records: what select, mix and counts cost the driver, and what a training set costs a rank.
+"""Rounds of many records: what select, mix and counts cost the driver, what a training set costs a rank, and what exports cost.
 
-    python -m benchmarks.scale [--records 10000 100000 1800000] [--history 4]
+    python -m benchmarks.scale [--records 10000 100000 1800000] [--history 4] [--answer-words 40]
 
 The records are synthetic (realistic lengths: an answer of 40 words, four answers on views) and pass through the code of a round: parts
-with receipts, `select`, the mixing policy, the files of a training set, and a rank's order and reading. Each measurement is a process of
-its own. `as objects` reads the same parts as `Record`s, which is how all of this was done before, up to 100,000 records.
+with receipts, `select`, the mixing policy, the files of a training set, a rank's order and reading, and exports. Each measurement is a
+process of its own. `as objects` reads the same parts as `Record`s, which is how all of this was done before, up to 100,000 records. Exports
+of records are about one small image, so that they show what the records cost; exports of photos are measured beside the first size.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,33 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import argument_parser, cost, write_results
+from benchmarks.exports import export_photos, export_records
+from benchmarks.synthetic import Size, last_parts, write
+from policies.columns import compute
+from policies.training.selection import SelectAll
 
-RECORDS_PER_SHARD = 1800
-_WORDS = [
-    "a",
-    "the",
-    "red",
-    "blue",
-    "small",
-    "large",
-    "ring",
-    "star",
-    "square",
-    "left",
-    "right",
-    "above",
-    "below",
-    "of",
-    "is",
-    "there",
-    "beside",
-    "and",
-    "image",
-    "corner",
-    "three",
-    "two",
-    "one",
-]
 _MOST_AS_OBJECTS = 100_000
 _BATCH_SIZE = 64
 _NUM_STEPS_READ = 20
@@ -80,32 +59,37 @@ def main() -> None:
     parser = argument_parser(__doc__, "scale.json")
     parser.add_argument("--records", type=int, nargs="+", default=[10_000, 100_000, 1_800_000])
     parser.add_argument("--history", type=int, default=4, help="accepted rounds before the largest one, measured beside none")
+    parser.add_argument("--answer-words", type=int, default=40, help="words of an answer; 180 make a column of 3 million exceed 2 GiB")
+    parser.add_argument("--what", nargs="+", choices=list(MEASUREMENTS), help="measure these alone; write is always done")
     parser.add_argument("--measure", choices=list(MEASUREMENTS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        json.dump(MEASUREMENTS[args.measure](args.folder, args.records[0], args.history), sys.stdout)
+        size = Size(args.records[0], args.history, args.answer_words)
+        json.dump(MEASUREMENTS[args.measure](args.folder, size), sys.stdout)
         return
     rows = []
     for num in args.records:
-        for history in {0, args.history if num == max(args.records) else 0}:
-            rows += measured(num, history)
+        for history in sorted({0, args.history if num == max(args.records) else 0}):
+            photos = () if rows else _PHOTOS
+            names = [name for name in args.what or MEASUREMENTS if name in photos or name not in _PHOTOS]
+            rows += measured(Size(num, history, args.answer_words), names)
     show(rows)
     write_results(args.out, rows)
 
 
-def measured(num: int, history: int) -> list[Row]:
-    """All measurements of one size, each in a process of its own."""
+def measured(size: Size, names: Sequence[str]) -> list[Row]:
+    """Measurements of one size, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         rows = []
-        for name in MEASUREMENTS:
-            if name == "as objects" and (num > _MOST_AS_OBJECTS or history):
+        for name in dict.fromkeys(["write", *names]):
+            if name == "as objects" and (size.num_records > _MOST_AS_OBJECTS or size.num_earlier_rounds):
                 continue
-            command = [sys.executable, "-m", "benchmarks.scale", "--measure", name, "--folder", folder, "--records", str(num)]
-            done = subprocess.run([*command, "--history", str(history)], stdout=subprocess.PIPE, text=True, check=True, timeout=3600)
+            command = [sys.executable, "-m", "benchmarks.scale", "--measure", name, "--folder", folder, *size.options]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=3600)
             found = json.loads(done.stdout)
             if found:
-                rows.append(Row(name, num, history, **found))
+                rows.append(Row(name, size.num_records, size.num_earlier_rounds, **found))
                 print(rows[-1], flush=True)
     return rows
 
@@ -121,34 +105,7 @@ def show(rows: list[Row]) -> None:
 # ---- the measurements
 
 
-def write(folder: Path, num: int, history: int) -> dict[str, Any]:
-    """Write the parts of all rounds, which is not measured."""
-    from loop.store.commits import RoundCommit, RoundState
-    from loop.store.run_store import RunInfo, Store
-    from loop.store.selected import SELECTED, accepted_columns, index_of
-    from policies.counts import RecordCounts
-
-    base = _base_shard()
-    with Store.create(folder / "run", RunInfo(run_id="scale", config={})).locked() as store:
-        for index in range(1, history + 2):
-            parts = []
-            for shard in range(-(-num // RECORDS_PER_SHARD)):
-                table = _shard(base, index, shard).slice(0, min(RECORDS_PER_SHARD, num - shard * RECORDS_PER_SHARD))
-                counts = RecordCounts(generated=table.num_rows, accepted=table["accepted"].to_pylist().count(True))
-                parts.append(store.write_part(index, f"records-{shard:05d}", table, {"filters": [], "counts": counts.stored}))
-            if index <= history:
-                parts.append(store.write_part(index, SELECTED, index_of(accepted_columns(store, parts, ()))))
-            files = [part.entry for part in parts]
-            (folder / f"round-{index}.json").write_text(
-                RoundCommit(
-                    run_id="scale", round=index, state=RoundState.ACCEPTED, epoch=1, started_at=0, committed_at=0, champion="c",
-                    champion_path="checkpoints/c", files=files, counts={"trained_on": num},
-                ).model_dump_json()
-            )  # fmt: skip
-    return {}
-
-
-def select_and_mix(folder: Path, num: int, history: int) -> dict[str, Any]:
+def select_and_mix(folder: Path, size: Size) -> dict[str, Any]:
     """Counts, selection, mix, and the files of the training set: everything the driver does with a round's records."""
     from loop.config.run_config import load_config
     from loop.monitors.progress import RunProgress
@@ -156,30 +113,52 @@ def select_and_mix(folder: Path, num: int, history: int) -> dict[str, Any]:
     from loop.run.stages.records import record_counts, select
     from loop.run.stages.training_set import generated_so_far, training_set
     from loop.setup.assembly import build_data, build_policies
-    from loop.store.commits import RoundCommit
     from loop.store.run_store import Store
 
     config = load_config(Path("loop/recipes/shapes.yaml"), [])
     policies, progress = build_policies(config), RunProgress(Console(file=io.StringIO()))
-    commits = [RoundCommit.model_validate_json((folder / f"round-{index}.json").read_text()) for index in range(1, history + 1)]
     with Store.open(folder / "run").locked() as store:
-        run = Run(config, policies, store, "scale", progress, build_data(config), commits)
+        run = Run(config, policies, store, "scale", progress, build_data(config), store.commits())
         assert run.seed_samples
-        index = history + 1
-        parts = [store.finished_part(index, f"records-{shard:05d}") for shard in range(-(-num // RECORDS_PER_SHARD))]
+        index, parts = size.num_earlier_rounds + 1, last_parts(store, size)
 
         def driver() -> str:
-            found = [part for part in parts if part is not None]
-            counts = record_counts(found)
-            selected, _ = select(store, policies.selection, index, found)
-            samples = training_set(run, index, generated_so_far(run, index, selected), num, folder / "samples").samples
-            assert len(samples) == num
-            return f"{counts.accepted:,} records accepted, {len(selected):,} selected, {len(samples):,} samples drawn"
+            counts = record_counts(parts)
+            selected, part = select(store, policies.selection, index, parts)
+            samples = training_set(run, index, generated_so_far(run, index, selected), size.num_records, folder / "samples").samples
+            assert len(samples) == size.num_records
+            return (
+                f"{counts.accepted:,} records accepted, {len(selected):,} selected, {len(samples):,} samples drawn; "
+                f"part selected has {part.num_bytes / 2**20:.1f} MiB"
+            )
 
         return cost(driver)
 
 
-def as_objects(folder: Path, num: int, history: int) -> dict[str, Any]:
+class LongAnswers(SelectAll):
+    """A selection that reads all answers of a round: a column that may have more than 2 GiB."""
+
+    columns = ("answer",)
+
+    def select(self, records: pa.Table) -> pa.ChunkedArray:
+        return compute.greater(compute.utf8_length(records["answer"]), 100)
+
+
+def select_by_answers(folder: Path, size: Size) -> dict[str, Any]:
+    """`select` with such a policy."""
+    from loop.run.stages.records import select
+    from loop.store.run_store import Store
+
+    with Store.open(folder / "run").locked() as store:
+
+        def driver() -> str:
+            selected, _ = select(store, LongAnswers(), size.num_earlier_rounds + 2, last_parts(store, size))
+            return f"{len(selected):,} selected"
+
+        return cost(driver)
+
+
+def as_objects(folder: Path, size: Size) -> dict[str, Any]:
     """The same with all records of the round as objects, as it was done before."""
     from loop.store.run_store import Store
     from policies.counts import RecordCounts
@@ -187,11 +166,11 @@ def as_objects(folder: Path, num: int, history: int) -> dict[str, Any]:
     from policies.records import TrainingSample, to_table
     from policies.training.selection import score_of
 
-    store, rng = Store.open(folder / "run"), np.random.default_rng(1)
-    parts = [store.finished_part(1, f"records-{shard:05d}") for shard in range(-(-num // RECORDS_PER_SHARD))]
+    store, rng, num = Store.open(folder / "run"), np.random.default_rng(1), size.num_records
+    parts = last_parts(store, size)
 
     def driver() -> str:
-        records = [record for part in parts if part is not None for record in store.read_records(part)]
+        records = [record for part in parts for record in store.read_records(part)]
         counts = RecordCounts.of(records)
         selected = [replace(record, score=score_of(record), trained_on=True) for record in records if record.accepted]
         to_table(selected)
@@ -206,7 +185,7 @@ def as_objects(folder: Path, num: int, history: int) -> dict[str, Any]:
     return cost(driver)
 
 
-def rank(folder: Path, num: int, history: int) -> dict[str, Any]:
+def rank(folder: Path, size: Size) -> dict[str, Any]:
     """What a rank holds of the training set: its order, and the samples of some steps."""
     from actors.training.order import global_batches
     from actors.training.samples import StoredSamples, lengths_of
@@ -214,7 +193,7 @@ def rank(folder: Path, num: int, history: int) -> dict[str, Any]:
     samples = StoredSamples(folder / "samples", "")
 
     def read() -> str:
-        order = global_batches(lengths_of(samples), _BATCH_SIZE, num // _BATCH_SIZE, 1, length_grouping=True)
+        order = global_batches(lengths_of(samples), _BATCH_SIZE, size.num_records // _BATCH_SIZE, 1, length_grouping=True)
         started = time.perf_counter()
         for batch in islice(order, _NUM_STEPS_READ):
             assert all(samples[index].turns for index in batch)
@@ -225,52 +204,25 @@ def rank(folder: Path, num: int, history: int) -> dict[str, Any]:
     return {**found, "peak_mib": (_own_bytes() - before) / 2**20}
 
 
-MEASUREMENTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
+MEASUREMENTS: dict[str, Callable[[Path, Size], dict[str, Any]]] = {
     "write": write,
     "select, mix, counts": select_and_mix,
+    "select by answers": select_by_answers,
     "as objects": as_objects,
     "rank": rank,
+    "export as parquet": partial(export_records, format="parquet"),
+    "export as llava": partial(export_records, format="llava"),
+    "export of photos, one process": partial(export_photos, workers=1),
+    "export of photos, two processes": partial(export_photos, workers=2),
 }
+_PHOTOS = [name for name in MEASUREMENTS if name.startswith("export of photos")]
+"""Measured once: their number does not depend on the size."""
 
 
 def _own_bytes() -> int:
     """Resident memory of this process without pages of mapped files, which the system drops when it needs memory."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) * 1024
-
-
-def _base_shard() -> pa.Table:
-    from policies.records import Record, to_table
-
-    draw = random.Random(7)
-
-    def text(num_words: int) -> str:
-        return " ".join(draw.choices(_WORDS, k=num_words))
-
-    records = [
-        Record(
-            "", 1, 0, "", draw.choice(("conversation", "detail", "complex")), text(12), row, text(50), text(10), text(40), -3.0, 60,
-            answer=text(40), sentences=(text(20), text(20)), sentence_logprobs=(-1.0, -1.0), answer_logprob=-draw.random(),
-            answer_num_tokens=50, view_answers=tuple(text(10) for _ in range(4)), agreement=0.5, accepted=draw.random() < 0.8,
-            score=draw.random(), original_correct=True, answer_correct=True,
-        )
-        for row in range(RECORDS_PER_SHARD)
-    ]  # fmt: skip
-    return to_table(records)
-
-
-def _shard(base: pa.Table, index: int, shard: int) -> pa.Table:
-    """The base with ids and scores of its own."""
-    rows = range(base.num_rows)
-    changed = {
-        "record_id": [f"r{index}-s{shard:05d}-{row:04d}" for row in rows],
-        "image_id": [f"train2017/{shard:06d}{row:06d}.jpg" for row in rows],
-        "score": np.random.default_rng([index, shard]).random(base.num_rows),
-    }
-    for name, column in changed.items():
-        place = base.schema.get_field_index(name)
-        base = base.set_column(place, base.schema.field(name), pa.array(column))
-    return base
 
 
 if __name__ == "__main__":

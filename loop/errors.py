@@ -99,6 +99,10 @@ class TeachingStoppedError(LoopError):
         return f"{self.reason}; finished work is kept in {self.folder}; run the same command again to continue"
 
 
+class ExportError(LoopError):
+    """An export failed for a reason outside of its run. Nothing of it is left."""
+
+
 class DamagedFileError(StoreError):
     """A file of the run is missing, truncated or altered."""
 

@@ -172,7 +172,7 @@ class Trainer:
         order = global_batches(
             lengths_of(samples), hyper.batch_size, hyper.num_steps, self._job.seed, length_grouping=hyper.length_grouping
         )
-        log = TrainingLog(hyper.num_steps, self._world_size)
+        log = TrainingLog(hyper, len(samples), self._world_size)
         collate = self._collate(engine, builder)
         num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # upper bound
         steps = self._step_checkpoints()
@@ -204,11 +204,12 @@ class Trainer:
                     if step + 1 >= num_steps_of_a_pass:
                         break
                 elif steps is not None and self._is_checkpointed(step + 1):
+                    log.require_readable_images()  # a step checkpoint above the limit could never be continued
                     steps.save(step + 1, engine, log.position() | ({} if stopping is None else {"early_stop": stopping.position()}))
                     if stopping is not None:
                         stopping.forget()
         log.close()
-        log.require_target_tokens(len(samples))
+        log.require_target_tokens()
         return log, stopping
 
     def _early_stopping(self, builder: BatchBuilder) -> EarlyStopping | None:

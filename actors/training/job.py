@@ -18,6 +18,8 @@ PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
 VIGC trains only `qformer` and `projector`."""
 
 
+_WITHOUT_EFFECT = ("max_unreadable_images",)
+"""Hyperparameters that decide whether a training goes on, and not what comes of it."""
 _ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None, "attention": "auto"}
 """Hyperparameters that earlier versions lack, with the values that change nothing: jobs with these keep their fingerprint."""
 
@@ -130,6 +132,8 @@ class Hyperparameters:
     attention: str = "auto"
     """transformers' implementation of attention: `sdpa`, `eager`, `flex_attention`, `flash_attention_2` or `flash_attention_3`; `auto` is
     the model's own choice."""
+    max_unreadable_images: float = 1.0
+    """Largest share of the samples that may be skipped because their images cannot be read; above it, training ends with an error."""
     length_grouping: bool = True
     """Batch conversations of similar length together; batches are then less random, and padding is rarer."""
     interpolation: float = 1.0
@@ -142,7 +146,7 @@ class Hyperparameters:
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("weight_decay", "max_grad_norm", "pixel_noise", "brightness", "color_jitter"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("warmup_share", "min_learning_rate_ratio"):
+        for name in ("warmup_share", "min_learning_rate_ratio", "max_unreadable_images"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1, not {getattr(self, name)}")
         _require(0 < self.interpolation <= 1, f"interpolation must be above 0 and at most 1, not {self.interpolation}")
         for name, rate in {"learning_rate": self.learning_rate, **self.learning_rate_groups}.items():
@@ -249,7 +253,7 @@ class TrainingJob:
             "base_checkpoint": str(self.base_checkpoint),
             "samples": identity_of(self.samples),
             "seed": self.seed,
-            "hyper": {name: value for name, value in asdict(self.hyper).items() if name not in _ADDED or value != _ADDED[name]},
+            "hyper": {name: value for name, value in asdict(self.hyper).items() if not _is_left_out(name, value)},
         }
         if self.adapter_base:
             said |= {"adapter_base": self.adapter_base, "adapter": str(self.adapter)}
@@ -348,6 +352,11 @@ class Progress:
     num_steps: int
     loss: float | None
     """Mean loss of the last finished window of steps; `None` before the first."""
+
+
+def _is_left_out(name: str, value: Any) -> bool:
+    """Whether a hyperparameter is no part of a job's fingerprint."""
+    return name in _WITHOUT_EFFECT or (name in _ADDED and value == _ADDED[name])
 
 
 def _require(holds: bool, message: str) -> None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from actors.training.distributed import gather_objects, sum_over_ranks
-from actors.training.job import Progress, Skip, SkippedSamples, SkipReason, TrainerError, TrainingResult
+from actors.training.job import Hyperparameters, Progress, Skip, SkippedSamples, SkipReason, TrainerError, TrainingResult
 
 _LOSS_POINTS = 100
+_Example = tuple[int, str, str]
+"""Index, message and place of a skipped sample."""
 
 
 class TrainingLog:
     """One rank's log. Ranks communicate and the device synchronizes only at the end of a window and in `close`."""
 
-    def __init__(self, num_steps: int, world_size: int) -> None:
-        self._num_steps = num_steps
+    def __init__(self, hyper: Hyperparameters, num_samples: int, world_size: int) -> None:
+        self._num_steps = num_steps = hyper.num_steps
+        self._batch_size = hyper.batch_size
+        self._num_samples = num_samples
+        self._max_unreadable = hyper.max_unreadable_images
         self._world_size = world_size
         self._window = max(1, num_steps // _LOSS_POINTS)
         self._pending: list[torch.Tensor] = []
@@ -28,7 +34,7 @@ class TrainingLog:
         self._step = 0
         self._num_empty_steps = 0
         self._skipped: dict[int, str] = {}  # reason by sample index, of this rank only until `close`
-        self._examples: dict[str, tuple[int, str, str]] = {}  # first sample of each reason: index, message, where
+        self._examples: dict[str, _Example] = {}  # the first sample of each reason
         self.resumed_from_step = 0
         self.num_target_tokens = 0
         """Of all ranks so far."""
@@ -54,27 +60,39 @@ class TrainingLog:
 
     def close(self) -> None:
         """Close the last window, which an early stop cuts short, and gather the skipped samples of all ranks; every rank must call this,
-        once."""
+        once.
+
+        Raises:
+            TrainerError: too many samples have images that cannot be read, or the loss is not finite.
+        """
         if self._pending:
             self._close_window()
-        for skipped, examples in gather_objects((self._skipped, self._examples), self._world_size):
-            self._skipped |= skipped
-            for reason, example in examples.items():
-                self._examples[reason] = min(self._examples.get(reason, example), example)
+        self._skipped, self._examples = self._skipped_by_all()
+        self._check_images(min(self._num_samples, self._step * self._batch_size))
 
-    def require_target_tokens(self, num_samples: int) -> None:
+    def require_readable_images(self) -> None:
+        """Check the samples skipped so far against the limit; every rank must call this, after the same step.
+
+        Raises:
+            TrainerError: too many samples have images that cannot be read.
+        """
+        self._check_images(min(self._num_samples, self._num_steps * self._batch_size))
+
+    def require_target_tokens(self) -> None:
         """Call after `close`.
 
         Raises:
             TrainerError: no step had a target token.
         """
         if self.num_target_tokens == 0:
-            reasons = [f"{one.num_samples} of {num_samples} samples: {one.reason.explanation}; for example {one}" for one in self.skipped()]
+            reasons = [
+                f"{one.num_samples} of {self._num_samples} samples: {one.reason.explanation}; for example {one}" for one in self.skipped()
+            ]
             raise TrainerError(f"no sample has a token to learn; {'; '.join(reasons) or 'all answers are empty'}")
 
     def skipped(self) -> tuple[SkippedSamples, ...]:
         """Skipped samples by reason; of all ranks after `close`."""
-        counts = {reason: sum(value == reason for value in self._skipped.values()) for reason in self._examples}
+        counts = Counter(self._skipped.values())
         return tuple(
             SkippedSamples(reason, counts[reason], *self._examples[reason][1:]) for reason in SkipReason if reason.value in self._examples
         )
@@ -123,6 +141,31 @@ class TrainingLog:
             skipped=skipped,
         )
 
+    def _check_images(self, num_samples: int) -> None:
+        """Compare the samples with unreadable images to the limit among `num_samples`, and describe them if there are more."""
+        reason = SkipReason.BAD_IMAGE
+        allowed = math.floor(self._max_unreadable * num_samples + 1e-9)  # 0.29 * 100 is a little below 29
+        own = torch.tensor([Counter(self._skipped.values())[reason]])
+        if sum_over_ranks(own, self._world_size).item() <= allowed:
+            return
+        skipped, examples = self._skipped_by_all()  # the same sample may have been skipped by several ranks, in different passes
+        if (num_bad := Counter(skipped.values())[reason]) > allowed:
+            first = SkippedSamples(reason, num_bad, *examples[reason][1:])
+            raise TrainerError(
+                f"the images of {num_bad} of {num_samples} training samples cannot be read after {self._step} steps, and "
+                f"training.max_unreadable_images {self._max_unreadable:g} allows {allowed}; the first: {first}; make "
+                "the images readable on every node and resume, or start anew with a larger share"
+            )
+
+    def _skipped_by_all(self) -> tuple[dict[int, str], dict[str, _Example]]:
+        """Skipped samples and first examples of all ranks; every rank must call this."""
+        all_skipped: dict[int, str] = {}
+        first: dict[str, _Example] = {}
+        for skipped, examples in gather_objects((self._skipped, self._examples), self._world_size):
+            all_skipped |= skipped
+            first |= {reason: min(first.get(reason, example), example) for reason, example in examples.items()}
+        return all_skipped, first
+
     def _close_window(self) -> None:
         summed = sum_over_ranks(torch.stack(self._pending).sum().cpu().double(), self._world_size).item()
         if not math.isfinite(summed):
@@ -133,3 +176,4 @@ class TrainingLog:
         self._summed += summed
         self._num_empty_pending = 0
         self._pending.clear()
+        self.require_readable_images()

@@ -40,6 +40,9 @@ class TrainingConfig(Section):
     brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness of training images")
     color_jitter: float = Field(0.0, ge=0, lt=1, description="largest relative change of each color channel's gain")
     interpolation: float = Field(1.0, gt=0, le=1, description="the candidate, between the starting weights (0) and the trained ones (1)")
+    max_unreadable_images: float = Field(
+        0.05, ge=0, le=1, description="share of the samples whose images cannot be read above which the training ends with an error"
+    )
     max_tokens: int = Field(512, ge=8, description="longest conversation in tokens, the image's included; longer ones are cut")
     max_micro_batch_tokens: int | None = Field(
         None, ge=8, description="tokens, padding included, of one forward pass of a rank, instead of gradient_accumulation"

@@ -10,7 +10,8 @@
 | `messages` | accepted records with their images      | Parquet that `datasets` and TRL read as chat messages and images       |
 | `parquet`  | all records, the rejected with reasons  | Parquet of `policies.records.RECORD_SCHEMA` and their images           |
 
-Images keep their bytes and their names; those of sets without files are encoded as PNG. `datasets.load_dataset` shows pictures in every
+Images keep their bytes and their names; those of sets without files are encoded as PNG. What is written does not depend on the number of
+processes that read them. `datasets.load_dataset` shows pictures in every
 format: Parquet says which column they are, and `metadata.jsonl` repeats the data in the form that it reads beside images.
 
 The card is the folder's `README.md`, with the header that the Hugging Face hub reads. Parquet goes into a folder as `data.parquet`, or,
@@ -29,22 +30,23 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
+import psutil
+
 from actors.durable import fsync_tree
 from actors.images import ImageSource
 from loop.errors import UserError
-from loop.export.card import Lineage, card
+from loop.export.card import card
 from loop.export.pictures import Pictures
+from loop.export.rows import Lineage, Rows
+from loop.export.tables import DATA_PARQUET, write_messages, write_parquet
 from loop.export.writers import (
     DATA_JSON,
     DATA_JSONL,
-    DATA_PARQUET,
     DATA_TARS,
     ExportCounts,
     ShardedWriter,
     Writer,
     write_llava,
-    write_messages,
-    write_parquet,
     write_sharegpt,
     write_swift,
     write_vigc,
@@ -52,10 +54,10 @@ from loop.export.writers import (
 )
 from loop.store.commits import RoundCommit
 from loop.store.run_store import Store
-from loop.store.selected import records_of
-from policies.records import Record
 
 CARD = "README.md"
+_MOST_WORKERS = 8
+"""Processes by default, if there are as many cores: the one that writes does not keep up with more."""
 
 
 class ExportFormat(StrEnum):
@@ -100,17 +102,20 @@ def export(
     format: ExportFormat | str,
     out: Path,
     images: ImageSource,
-    image_id_of: Callable[[Record], str] = lambda record: record.image_id,
+    image_id_of: Callable[[int, str], str] = lambda round_index, image_id: image_id,
     shard_size: int | None = None,
+    workers: int | None = None,
 ) -> ExportReport:
     """Write the records of committed rounds, and their card, to `out`, atomically; at most `shard_size` records per file.
 
-    `images` opens the ids that `image_id_of` returns; pass the latter if rounds draw on sets whose image ids may be equal.
+    `images` opens the ids that `image_id_of` returns for a round and an image id of its records; pass the latter if rounds draw on sets
+    whose image ids may be equal. Many images are read in `workers` processes, by default one for each core, up to 8.
 
     Raises:
         UserError: `out` exists or cannot be written, the round is not committed, the format is unknown or cannot be cut into files, or
             there is nothing to write.
         DamagedFileError: a part of the run does not match its commit record.
+        ExportError: a process that reads images died, or did not read them in time.
     """
     write, data_file = _writer(_known(format), shard_size)
     as_file = data_file == DATA_PARQUET and out.suffix == ".parquet"
@@ -120,13 +125,14 @@ def export(
     card_path = out.with_suffix(f".{CARD}") if as_file else out / CARD
     if taken := next((path for path in (out, card_path) if path.exists()), None):
         raise UserError(f"{taken} exists; export never overwrites: choose another --out or remove it first")
-    pictures, counts = Pictures(images, image_id_of), ExportCounts()
+    pictures, counts = Pictures(images), ExportCounts()
     lineage = Lineage(store.read_run(), commits, str(format))
+    rows = Rows(store, lineage, images, image_id_of, pictures, workers or min(psutil.cpu_count() or 1, _MOST_WORKERS))
 
     def fill(data: Path, target: Path, shown_name: str) -> None:
-        write(lineage.seen(record for commit in commits for record in records_of(store, commit)), data, pictures, counts)
+        write(rows, data, counts)
         _refuse_nothing(counts, pictures, commits, store.uri, all_records=format == ExportFormat.PARQUET)
-        target.write_text(card(lineage, counts, len(pictures.bad), shown_name, is_file=as_file), encoding="utf-8")
+        target.write_text(card(lineage, counts, pictures, shown_name, is_file=as_file), encoding="utf-8")
 
     with _whole(out) as tmp:
         if as_file:
@@ -152,7 +158,7 @@ def _writer(format: ExportFormat, shard_size: int | None) -> tuple[Writer, str]:
     """How to write a format, and its data file in a folder."""
     if format in _SHARDED_WRITERS:
         write, data_file = _SHARDED_WRITERS[format]
-        return lambda records, target, pictures, counts: write(records, target, pictures, counts, shard_size), data_file
+        return lambda rows, target, counts: write(rows, target, counts, shard_size), data_file
     if shard_size is not None:
         raise UserError(f"format {format} has one data file; --shard-size works with {', '.join(sorted(_SHARDED_WRITERS))}")
     return _WRITERS[format]
@@ -173,7 +179,8 @@ def _chosen(store: Store, rounds: Literal["all"] | int) -> list[RoundCommit]:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A path beside `out` to write a file or folder at; it becomes `out` if the block succeeds and is deleted otherwise."""
+    """A path beside `out` to write a file or folder at; it becomes `out` if the block succeeds and is deleted otherwise. A process that is
+    killed leaves it behind, hidden and under a name that nothing reads."""
     tmp = out.with_name(f".{out.name}.{uuid4().hex}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

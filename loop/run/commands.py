@@ -170,25 +170,30 @@ def _print_report(report: VerifyReport) -> None:
 @commands.command()
 def export(
     run_dir: RunDir,
-    out: Annotated[Path, typer.Option(help="folder to write, or NAME.parquet; it must not exist")],
+    out: Annotated[str, typer.Option(help="folder to write, or NAME.parquet; it must not exist")],
     round: Annotated[str, typer.Option("--round", help="a round's number, or all")] = "all",
     format: Annotated[str, typer.Option("--format", help="llava, vigc, sharegpt, swift, webdataset, messages or parquet")] = "llava",
     shard_size: Annotated[int | None, typer.Option("--shard-size", min=1, help="records per file of Parquet or WebDataset")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes that read images; default one for each core, up to 8")] = None,
 ) -> None:
     """Write the accepted records of committed rounds for use elsewhere."""
     from loop.config.run_config import parse_config
     from loop.export import export as write
+    from loop.interruption import interruptible
     from loop.setup.assembly import build_images, build_labelled, build_policies
     from loop.setup.routing import routing, run_images
     from loop.store.run_store import Store
 
     if round != "all" and not round.isdigit():
         raise UserError(f"--round is {round!r}; expected a number or all")
+    if "://" in out:
+        raise UserError(f"--out {out} is a URI, and an export is written to this machine; give a folder, and copy it there afterwards")
     store = Store.open(run_dir)
     config = parse_config(store.read_run().config)
     route = routing(config, build_policies(config).schedule)
     images = run_images(build_labelled(config.seed_data.data), map(build_images, config.image_sets))
-    report = write(store, "all" if round == "all" else int(round), format, out, images, route, shard_size)
+    with interruptible(out, "nothing of it is left; export again"):
+        report = write(store, "all" if round == "all" else int(round), format, Path(out), images, route, shard_size, workers)
     for problem in report.bad_images:
         typer.echo(f"left out: {printable(problem)}", err=True)
     typer.echo(f"{report.num_records} records in {report.path}, described in {report.card}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,11 +12,11 @@ from loop.monitors.progress import RunProgress
 from loop.run.stages.known_texts import SeedTexts
 from loop.setup.assembly import HeldOut, Policies, RunData, derived_seed
 from loop.setup.overlaps import image_locations
-from loop.setup.routing import image_set_name, routing, run_images, seed_image_id
+from loop.setup.routing import image_set_name, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
-from policies.records import Record, TrainingSample
+from policies.records import TrainingSample
 
 
 @dataclass
@@ -51,11 +51,6 @@ class Run:
     def images(self) -> RoutedSource:
         """All images of the run, labelled and unlabelled."""
         return run_images(self.data.seed, self.data.unlabelled)
-
-    @cached_property
-    def routed_id(self) -> Callable[[Record], str]:
-        """Maps a record to the id of its image among all images of the run."""
-        return routing(self.config, self.policies.schedule)
 
     @cached_property
     def seed_samples(self) -> list[TrainingSample]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from cluster.resources.plan import plan_resources
 from loop.config.run_config import RunConfig, stored_config
-from loop.errors import UserError
+from loop.errors import DamagedFileError, UserError
 from loop.interruption import interruptible
 from loop.models.checks import check_model, check_trained_in_adapter
 from loop.monitors.mirroring import mirrored
@@ -162,6 +163,19 @@ def rounds(session: Session) -> Iterator[RoundCommit]:
     while not (reason := run.policies.stop.stop([commit.state for commit in run.commits[1:]], run.config.rounds)):
         index = len(run.commits)
         run.progress.round(index, run.config.rounds)
-        run.commits.append(run_round(session, index))
+        with _made_again(index):
+            run.commits.append(run_round(session, index))
         yield run.commits[-1]
     run.progress.note(f"the loop ends: {reason}")
+
+
+@contextmanager
+def _made_again(index: int) -> Iterator[None]:
+    """Say of a damaged file of round `index`, which is not committed, that `vigc resume` makes it again."""
+    try:
+        yield
+    except DamagedFileError as error:
+        if not error.path.startswith(f"rounds/{index:04d}/"):
+            raise
+        remedy = f"round {index} is not committed: check the disk, then continue with `vigc resume`, which makes the file again"
+        raise DamagedFileError(error.path, error.expected, error.found, remedy) from error

@@ -28,6 +28,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -185,4 +186,4 @@ def plan_shards(run: Run, index: int) -> list[Shard]:
 def train_candidate(run: Run, models: Models, workers: Workers, index: int, selected: SelectedRows) -> Trained:
     """The candidate of a round, from the model that the start policy chooses."""
     start = run.policies.start.start(models.base(), models.champion())
-    return train(run, models, workers, index, start, hyperparameters(run, selected), generated_so_far(run, index, selected))
+    return train(run, models, workers, index, start, hyperparameters(run, selected), partial(generated_so_far, run, index, selected))

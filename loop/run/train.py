@@ -206,7 +206,8 @@ def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
         _write(storage, _TRAIN, seal(wanted))
         return digest
     found = unseal(f"{storage.uri}/{_TRAIN}", storage.read(_TRAIN))
-    if places := differences(found["config"], wanted["config"]):
+    stored = validated(TrainConfig, found["config"]).model_dump(mode="json")  # keys that an earlier version lacks have their defaults
+    if places := differences(stored, wanted["config"]):
         raise UserError(
             f"{storage.uri} holds a training with another {', '.join(places)}; give the same config, or choose another folder with --out"
         )

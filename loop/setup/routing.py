@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.sources.routed import RoutedSource, routed
-from policies.records import Record
 from policies.schedule import SchedulePolicy
 
 _SEED_SET = "seed"
@@ -23,9 +22,9 @@ def image_set_name(config: RunConfig, schedule: SchedulePolicy, round_index: int
     return _set_name(schedule.image_set(round_index, len(config.image_sets)))
 
 
-def routing(config: RunConfig, schedule: SchedulePolicy) -> Callable[[Record], str]:
-    """Maps a record to the id of its image among all images of its run."""
-    return lambda record: routed(image_set_name(config, schedule, record.round), record.image_id)
+def routing(config: RunConfig, schedule: SchedulePolicy) -> Callable[[int, str], str]:
+    """Maps the round of a record and the id of its image to the id of that image among all images of the run."""
+    return lambda round_index, image_id: routed(image_set_name(config, schedule, round_index), image_id)
 
 
 def seed_image_id(image_id: str) -> str:

@@ -11,8 +11,8 @@ a round therefore takes these verdicts along: a record in this part is rejected,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,6 @@ import pyarrow as pa
 from loop.store.commits import FileEntry, RoundCommit
 from loop.store.documents import PartReceipt
 from loop.store.reading import RunReader
-from policies.records import Record
 
 DUPLICATES = "duplicates"
 _FILE = f"/parts/{DUPLICATES}.parquet"
@@ -39,12 +38,30 @@ class DuplicateRows:
         start, end = np.searchsorted(self.table["part"].to_numpy(), [number, number + 1])
         return self.table.slice(start, end - start)
 
-    def rejected(self, number: int, records: Iterable[Record]) -> Iterable[Record]:
-        """The records of the part `number`, the duplicates among them rejected."""
-        found = {one["row"]: one for one in self.of_part(number).to_pylist()}
-        for row, record in enumerate(records):
-            one = found.get(row)
-            yield record if one is None else replace(record.rejected(one["reason"]), reason_detail=f"repeats {one['repeats']}")
+    def rejected(self, number: int, records: pa.Table) -> pa.Table:
+        """Columns of the records of the part `number`, the duplicates among them rejected as `Record.rejected` does."""
+        found = self.of_part(number)
+        rows = found["row"].to_numpy()
+        details = [f"repeats {name}" for name in found["repeats"].to_pylist()]
+        values = {
+            "accepted": [False] * len(rows),
+            "reasons": [[reason] for reason in found["reason"].to_pylist()],
+            "reason_detail": details,
+        }
+        for name, changed in values.items():
+            if name in records.schema.names:
+                records = _with_values(records, name, rows, changed)
+        return records
+
+
+def _with_values(table: pa.Table, name: str, rows: np.ndarray, values: list[Any]) -> pa.Table:
+    """The table with other values in some rows of a column."""
+    place = table.schema.get_field_index(name)
+    column = table.column(place)
+    order = np.arange(len(column))
+    order[rows] = len(column) + np.arange(len(rows))
+    changed = pa.chunked_array([*column.chunks, pa.array(values, column.type)]).take(pa.array(order))
+    return table.set_column(place, table.schema.field(place), changed)
 
 
 def duplicate_rows(reader: RunReader, part: PartReceipt | FileEntry | None) -> DuplicateRows:

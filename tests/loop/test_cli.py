@@ -14,7 +14,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
+from loop.cli import app
 from loop.config.run_config import EMBEDDED_MODEL, parse_config
 from loop.errors import UserError
 from loop.run import driver
@@ -137,6 +139,14 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, verb: str) -> None:
     arguments = ["--out", str(tmp_path / "out")] if verb == "export" else []
     assert refusal(tmp_path, verb, "empty [1]", *arguments).startswith("empty [1] holds no run (no run.json); start one with")
     assert list((tmp_path / "empty [1]").iterdir()) == []
+
+
+def test_an_export_to_a_uri_is_refused_and_makes_no_folder_of_that_name(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["export", str(tmp_path), "--out", "s3://bucket/data"])
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception) == (
+        "--out s3://bucket/data is a URI, and an export is written to this machine; give a folder, and copy it there afterwards"
+    )
 
 
 def test_the_doctor_says_what_there_is_as_json(tmp_path: Path) -> None:

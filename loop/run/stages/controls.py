@@ -23,6 +23,7 @@ Controls decide nothing, and a round without them is committed as if they did no
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from loop.run.contents import Run
 from loop.run.models import Models
@@ -58,7 +59,7 @@ def run_controls(
         suffix = f"-control-{name}"
         with clock.stage("controls"):
             start = run.policies.start.start(models.base(), models.control(name))
-            trained = train(run, models, workers, index, start, hyper, generated_for(name, run, index, selected), suffix)
+            trained = train(run, models, workers, index, start, hyper, partial(generated_for, name, run, index, selected), suffix)
             predictions, predictions_part = evaluate(run, workers, index, trained.model, RoundClock(), f"predictions{suffix}")
         found = {**trained.metrics, **mean_scores("", run.sets, predictions), **differences(predictions, candidate)}
         if name == "no_correction":

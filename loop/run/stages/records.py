@@ -61,7 +61,7 @@ def select(
     if done is None:
         with still_whole(index, parts):
             columns = accepted_columns(store, parts, columns_of(policy), duplicates)
-        done = store.write_part(index, SELECTED, index_of(columns.filter(_chosen(policy, columns))))
+        done = store.write_part(index, SELECTED, index_of(columns).filter(_chosen(policy, columns)))
     return selected_rows(store, parts, done), done
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from actors.engines.adapters.files import ADAPTER_FOLDER
@@ -35,9 +35,9 @@ class Trained:
 
 def train(
     run: Run, models: Models, workers: Workers, index: int, start: Model, hyper: Hyperparameters,
-    generated: Sequence[Generated], suffix: str = "",
+    generated: Callable[[], Sequence[Generated]], suffix: str = "",
 ) -> Trained:  # fmt: skip
-    """Train a model from `start` on seed data and `generated` records.
+    """Train a model from `start` on seed data and `generated` records, which are not read if the training is finished.
 
     The checkpoint is named `round-INDEX` and the part `training`, each followed by `suffix`. All trainings of a round share steps,
     schedule, augmentation and seed.
@@ -49,7 +49,7 @@ def train(
         config = run.config.training
         folder = run.store.checkpoint_dir(name)
         steps = run.store.steps_folder(name)
-        drawn = training_set(run, index, generated, hyper.num_samples, steps / _SAMPLES)
+        drawn = training_set(run, index, generated(), hyper.num_samples, steps / _SAMPLES)
         job = TrainingJob(
             run.store.local_checkpoint(start.path), folder, drawn.samples, derived_seed(run.config.seed, index, "train"),
             hyper, steps, config.checkpoint_steps,

@@ -186,6 +186,30 @@ def test_samples_that_are_passed_over_are_counted_once_by_reason_with_the_first_
     assert run_local(job, Shapes()) == result, "the stored result says the same"
 
 
+def test_too_many_unreadable_images_end_a_training_and_a_resume_goes_on_once_they_are_back(base: Path, tmp_path: Path) -> None:
+    job = job_of(base, tmp_path / "out", count=40, num_steps=5, max_unreadable_images=0.25, length_grouping=False)
+    job = dataclasses.replace(job, steps_folder=tmp_path / "steps", steps_between=1)
+    first, second, third, *_ = global_batches([1] * 40, 8, 5, job.seed, length_grouping=False)
+    moved = [*first[:4], *second[:6], *third]
+    source = Shapes(bad=frozenset(job.samples[index].image_id for index in moved))
+    for done in ([1, 2], []):
+        seen: list[int] = []
+        with pytest.raises(TrainerError) as caught:
+            run_local(job, source, on_progress=lambda progress, seen=seen: seen.append(progress.step))
+        assert seen == done
+        assert str(caught.value).startswith(
+            "the images of 18 of 40 training samples cannot be read after 3 steps, and training.max_unreadable_images 0.25 allows 10; "
+            f"the first: {job.samples[min(moved)].image_id} is corrupt; make the images readable"
+        )
+    result = run_local(job, Shapes())
+    assert (result.resumed_from_step, result.num_skipped_samples) == (2, 10)
+
+
+def test_the_limit_of_unreadable_images_is_no_part_of_a_job(base: Path, tmp_path: Path) -> None:
+    strict, lax = (job_of(base, tmp_path / "out", max_unreadable_images=share) for share in (0.0, 1.0))
+    assert strict.fingerprint() == lax.fingerprint(), "step checkpoints stay usable"
+
+
 def test_a_step_without_a_target_token_has_no_loss_and_changes_nothing(base: Path, tmp_path: Path) -> None:
     job = job_of(base, tmp_path / "out", count=8, num_steps=8, batch_size=1, warmup_share=0.0)
     ((first,), *_) = global_batches([len(str(sample.turns)) for sample in job.samples], 1, 8, job.seed, length_grouping=False)

@@ -102,6 +102,18 @@ def test_two_ranks_pack_and_stop_as_one_does(base: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_two_ranks_refuse_unreadable_images_as_one_does(base: Path, tmp_path: Path) -> None:
+    job = job_of(base, tmp_path / "out", num_steps=20, max_unreadable_images=0.5)
+    source = Shapes(bad=frozenset(sample.image_id for sample in job.samples[:14]))
+    errors = []
+    for num_ranks in (1, 2):
+        with pytest.raises(TrainerError, match=r"the images of 1[34] of 24 training samples .*allows 12; the first: ") as caught:
+            TrainerGroup(TrainerRank, num_ranks, RankOptions()).train(job, source, Bounds(TIMEOUT_S))
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.slow
 def test_a_rank_that_hangs_while_it_starts_is_replaced(base: Path, tmp_path: Path) -> None:
     group = TrainerGroup(TrainerRank, 2, RankOptions())
     group.launch()

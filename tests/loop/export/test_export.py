@@ -139,7 +139,7 @@ def test_parquet_holds_all_records_with_their_reasons(filled: Store, tmp_path: P
 
 
 def test_image_ids_can_be_told_apart_between_sets(filled: Store, tmp_path: Path) -> None:
-    report = export(filled, "all", "llava", tmp_path / "out", Pictures(), lambda record: f"{record.round}/{record.image_id}")
+    report = export(filled, "all", "llava", tmp_path / "out", Pictures(), lambda round_index, image_id: f"{round_index}/{image_id}")
     names = {path.relative_to(report.path / "images").as_posix() for path in report.path.rglob("*.png")}
     assert names == {"0/b.png", "0/set/a.png", "1/b.png"}
 

@@ -23,10 +23,11 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.tasks import StatelessTasks
 from cluster.training.group import RankOptions, TrainerGroup
 from loop.config.run_config import parse_config
-from loop.errors import EmptyRoundError, IncompleteRoundError
+from loop.errors import DamagedFileError, EmptyRoundError, IncompleteRoundError
 from loop.monitors.progress import RunProgress
 from loop.run import driver
 from loop.run.contents import Run
+from loop.run.driver import rounds
 from loop.run.models import Models
 from loop.run.round import plan_shards, run_round
 from loop.run.session import Session
@@ -169,6 +170,29 @@ def test_a_part_that_is_damaged_between_pipeline_and_commit_is_never_dropped(tmp
         with pytest.raises(IncompleteRoundError, match=r"records-00001\.parquet is damaged .* `vigc resume`, which regenerates"):
             select(session.run.store, SelectAll(), 1, complete_parts(shards, parts))
         assert sorted(finished_parts(session.run.store, shards)) == ["records-00000", "records-00002"], "a resume makes it again"
+
+
+class LosesPart(SelectAll):
+    """A disk that loses a part once it has been selected from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def select(self, records: pa.Table) -> Any:
+        self.path.unlink()
+        return super().select(records)
+
+
+def test_a_part_that_disappears_before_its_texts_are_trained_on_is_named_and_made_again(tmp_path: Path, model: Path) -> None:
+    with session_at(tmp_path / "run", model) as session:
+        part = write_shards(session, 1)["records-00001"]
+        session.run.policies = replace(session.run.policies, selection=LosesPart(Path(session.run.store.uri) / part.path))
+        with pytest.raises(DamagedFileError) as caught:
+            next(rounds(session))
+        assert str(caught.value) == (
+            f"{part.path} is damaged: expected a file, found none; round 1 is not committed: check the disk, then continue with "
+            "`vigc resume`, which makes the file again"
+        )
 
 
 def test_a_finished_part_is_held_against_its_receipt_once(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,8 @@ def test_rounds_draw_on_tars_parquet_files_a_saved_dataset_and_photos_and_set_br
         tmp_path, rounds=len(image_sets), image_sets=image_sets, filters=["parsable", "length"], acceptance="evidence",
         acceptance_sets={"dev": dev}, transport="object_store",
         seed_data={"data": labelled(tmp_path / "labelled"), "num_samples": 40}, generation={"num_shards": 2},
-        training={"num_steps": 2, "batch_size": 8, "learning_rate": 1e-5}, cluster={"num_engines": 1, "trainer_ranks": 1},
+        training={"num_steps": 2, "batch_size": 8, "learning_rate": 1e-5, "max_unreadable_images": 1},
+        cluster={"num_engines": 1, "trainer_ranks": 1},
     )  # fmt: skip
 
     result = vigc("run", str(config), "--run-dir", "run", cwd=tmp_path)

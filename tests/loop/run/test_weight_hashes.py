@@ -16,6 +16,7 @@ from actors.training.core import run_local
 from actors.training.job import Hyperparameters, Progress, TrainingJob, TrainingResult
 from cluster.training.group import Bounds
 from loop.run.stages.training import train
+from loop.run.stages.training_set import Generated
 from tests.loop.run.test_round_records import session_at
 
 _SHA256 = hashlib.sha256
@@ -57,9 +58,15 @@ def test_a_weight_is_hashed_once_where_it_is_written_published_and_served(
         start, hyper = session.models.base(), Hyperparameters(batch_size=1, num_steps=1, learning_rate=1e-3)
         monkeypatch.setattr(hashlib, "sha256", CountingSha256)
         counts = CountingSha256.counts = [0]
-        trained = train(session.run, session.models, session.workers, 1, start, hyper, [])
+        trained = train(session.run, session.models, session.workers, 1, start, hyper, list)
         counts.append(0)
         update = session.workers._update(trained.model)
         counts.append(0)
         assert engine.swap(update).digest == trained.model.digest
-    assert [round(count / num_bytes, 1) for count in counts] == [2.0, 0.0, 1.0], "by rank 0 and the store, by the driver, by the engine"
+
+        def read() -> list[Generated]:
+            raise AssertionError("the training is finished")
+
+        counts.append(0)
+        assert train(session.run, session.models, session.workers, 1, start, hyper, read) == trained, "no record is read again"
+    assert [round(count / num_bytes, 1) for count in counts[:3]] == [2.0, 0.0, 1.0], "by rank 0 and the store, by the driver, by the engine"
