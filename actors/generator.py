@@ -8,7 +8,7 @@ from actors.engines.base import Completion, Engine, Request, Sampling
 from actors.images import BadImageError
 from actors.shards import Shard, ShardImages
 from policies.generation.instructions import parse_vig, vig_form
-from policies.records import Reason, Record
+from policies.records import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Generator:
             try:
                 image = self._images.open(task.image_id)
             except BadImageError as error:
-                records[index] = replace(records[index].rejected(Reason.UNREADABLE_IMAGE), reason_detail=error.reason)
+                records[index] = replace(records[index].rejected(error.rejects_as), reason_detail=error.reason)
             else:
                 form = vig_form(task.answer_prefix) if options.structured else ""
                 key = self._images.key(task.image_id)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from policies.decontamination.fingerprints import fingerprint
+from policies.decontamination.tested import TestedImages
+from policies.records import Reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,12 +22,21 @@ class BadImageError(ValueError):
     path, a library's message that contains a path) goes into `where`.
     """
 
+    rejects_as: ClassVar[Reason] = Reason.UNREADABLE_IMAGE
+    """The reason of the records about the image."""
+
     def __init__(self, reason: str, where: str = "") -> None:
         super().__init__(reason, where)
         self.reason, self.where = reason, where
 
     def __str__(self) -> str:
         return f"{self.reason} {self.where}".rstrip()
+
+
+class HeldOutImageError(BadImageError):
+    """An image is one of those that the model is tested on. It is skipped like a bad one."""
+
+    rejects_as = Reason.HELD_OUT_IMAGE
 
 
 class ImageSource(Protocol):
@@ -39,6 +53,25 @@ class ImageSource(Protocol):
             BadImageError: the image is missing, corrupt, oversized or in an unsupported format.
         """
         ...
+
+
+@dataclass(frozen=True)
+class UntestedImages:
+    """The images of a source that a model is not tested on."""
+
+    source: ImageSource
+    tested: TestedImages
+
+    def image_ids(self) -> list[str]:
+        """All ids of the source, those of tested images included."""
+        return self.source.image_ids()
+
+    def open(self, image_id: str) -> Image.Image:
+        """As `ImageSource.open`; raises `HeldOutImageError` for an image that the model is tested on."""
+        image = self.source.open(image_id)
+        if same := self.tested.same_as(fingerprint(image)):
+            raise HeldOutImageError(f"{image_id}: the same picture as {same[0]}")
+        return image
 
 
 @runtime_checkable

@@ -9,11 +9,14 @@ from functools import cached_property
 from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
-from loop.setup.assembly import HeldOut, Policies, build_labelled, derived_seed
+from loop.setup.assembly import HeldOut, Policies, build_labelled
+from loop.setup.copies import copies
+from loop.setup.decontamination import UntestedSamples, compares_images, seed_samples, tested_images
 from loop.setup.routing import image_set_name, routing, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
+from policies.decontamination.tested import TestedImages
 from policies.records import Record, TrainingSample
 
 
@@ -53,11 +56,31 @@ class Run:
         return routing(self.config, self.policies.schedule)
 
     @cached_property
+    def tested(self) -> TestedImages | None:
+        """The images that the run is tested on; None if they are not compared with others."""
+        if not compares_images(self.config):
+            return None
+        sets = {("held_out", one.name): one for one in self.held_out} | {("acceptance_sets", one.name): one for one in self.acceptance}
+        with self.progress.stage("fingerprint the images of tests"):
+            return tested_images(self.config, sets)
+
+    @property
     def seed_samples(self) -> list[TrainingSample]:
         """The labelled samples that training replays."""
-        source = build_labelled(self.config.seed_data.data)
-        samples = source.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
-        return [_routed(sample) for sample in samples]
+        return self._seed.samples
+
+    @property
+    def seed_findings(self) -> Sequence[Finding]:
+        """What the seed data share with held-out and acceptance sets beyond the findings about the config."""
+        if self.tested is None:
+            return ()
+        spec = self.config.seed_data.data
+        return [*self._seed.findings, *copies(self.config, self.tested, {"seed_data": (spec, build_labelled(spec))})]
+
+    @cached_property
+    def _seed(self) -> UntestedSamples:
+        found = seed_samples(self.config, self.tested)
+        return replace(found, samples=[_routed(sample) for sample in found.samples])
 
 
 def _routed(sample: TrainingSample) -> TrainingSample:

@@ -34,7 +34,7 @@ def overlaps(
 ) -> list[Finding]:
     """A finding for each pair of sets in a config that share what should be kept apart.
 
-    Images are compared by location, not by content: a copy under another name is not noticed.
+    Images are compared by location; `loop.setup.copies` compares them by content.
 
     Args:
         config: of the run.
@@ -46,7 +46,7 @@ def overlaps(
     asked = {key: _questions_of(f"{key[0]}.{key[1]}", specs[key[0]][key[1]].data, one) for key, one in tests.items()}
     trained = [_labelled("seed_data", config.seed_data.data, seed_data)]
     shown = [
-        _Contents(f"image_sets.{n}", frozenset(map(_keys(spec), one.image_ids())))
+        _Contents(f"image_sets.{n}", frozenset(map(locations(spec), one.image_ids())))
         for n, (spec, one) in enumerate(zip(config.image_sets, unlabelled, strict=True))
     ]
     decided = [one for (section, _), one in asked.items() if section == "acceptance_sets"]
@@ -73,12 +73,12 @@ def _finding(test: _Contents, other: _Contents, count: int, total: int, what: st
 
 
 def _questions_of(name: str, spec: Section, one: HeldOut) -> _Contents:
-    key = _keys(spec)
+    key = locations(spec)
     return _asked(name, [(key(question.image_id), question.question) for question in one.questions])
 
 
 def _labelled(name: str, spec: Section, source: LabelledSource) -> _Contents:
-    key = _keys(spec)
+    key = locations(spec)
     if not isinstance(source, LabelledData):
         return _Contents(name, frozenset(map(key, source.image_ids())))
     return _asked(name, [(key(one), question) for record in source.records() for question, _ in record.turns for one in record.images])
@@ -90,7 +90,7 @@ def _asked(name: str, pairs: Sequence[tuple[str, str]]) -> _Contents:
     )
 
 
-def _keys(spec: Section) -> Callable[[str], str]:
+def locations(spec: Section) -> Callable[[str], str]:
     """A function from an image id to its location. Ids of images without files are unique by themselves."""
     given = spec.model_dump(include={"images", "path"})
     folder = given.get("images") or given.get("path") or ""

@@ -32,6 +32,8 @@ from loop.setup.assembly import (
     question_sets,
     resource_request,
 )
+from loop.setup.copies import copies
+from loop.setup.decontamination import compares_images, seed_samples, tested_images
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding
@@ -78,14 +80,27 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
     metrics: list[str] = []
     no_data = list(_check_data(config, metrics))
     if not no_data:
-        images = [build_images(spec) for spec in config.image_sets]
-        findings += overlaps(config, build_labelled(config.seed_data.data), question_sets(config), images)
+        findings += _shared(config)
     missing = [*no_data, *_check_model(config, findings), *_lacking(config, plan, assumed)]
     told = tuple(finding.line for finding in findings)
     return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)
 
 
 # ---- data
+
+
+def _shared(config: RunConfig) -> Iterator[Finding]:
+    """What sets share that should be kept apart, by location and by content, and what a run leaves out because of it."""
+    images = [build_images(spec) for spec in config.image_sets]
+    seed_data, sets = build_labelled(config.seed_data.data), question_sets(config)
+    yield from overlaps(config, seed_data, sets, images)
+    if compares_images(config):
+        tested = tested_images(config, sets)
+        others = {"seed_data": (config.seed_data.data, seed_data)} | {
+            f"image_sets.{number}": one for number, one in enumerate(zip(config.image_sets, images, strict=True))
+        }
+        yield from copies(config, tested, others)
+        yield from seed_samples(config, tested).findings
 
 
 def _check_data(config: RunConfig, metrics: list[str]) -> Iterator[str]:

@@ -21,6 +21,8 @@ _ADVICE = {
     Reason.UNPARSABLE: "the model does not write `Question: ... Answer: ...`: train it on that form first (`vigc train` with form vigc), "
     "or force the form (generation.structured true on engine vllm)",
     Reason.UNREADABLE_IMAGE: "the images cannot be read: look at them, and at the path of the image set",
+    Reason.HELD_OUT_IMAGE: "the images are those of held-out or acceptance sets: take other images, or test on other ones",
+    Reason.HELD_OUT_QUESTION: "the questions are those of held-out or acceptance sets: take other images, or test on other ones",
     Reason.FALSE_PREMISE: "the model refutes what its own questions take for granted: look at correction.premise_questions",
 }
 

@@ -1,0 +1,123 @@
+"""Find images of tests in other sets by content: a copy under another name, of another size or compressed harder."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from actors.images import BadImageError, ImageSource
+from loop.config.run_config import RunConfig
+from loop.config.sections import Section
+from loop.config.sets import ShapesSet
+from loop.errors import printable
+from loop.setup.fingerprinting import fingerprints_of
+from loop.setup.overlaps import KIND, locations
+from loop.store.commits import Finding
+from policies.decontamination.fingerprints import Fingerprint
+from policies.decontamination.tested import TestedImage, TestedImages
+
+MAX_COMPARED = 2000
+"""Images of a set that are compared, a few seconds of reading."""
+_BLOCK = 100
+"""Neighbouring images that are compared together: tables are read forward."""
+_EXAMPLE_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Images of a set that were compared with those of tests."""
+
+    name: str
+    """As the config names it."""
+    prints: Mapping[str, Fingerprint]
+    """By image id."""
+    location: Callable[[str], str]
+    num_images: int
+    num_unreadable: int = 0
+
+    @property
+    def num_not_compared(self) -> int:
+        return self.num_images - len(self.prints)
+
+
+def copies(config: RunConfig, tested: TestedImages, others: Mapping[str, tuple[Section, ImageSource]]) -> list[Finding]:
+    """A finding for each test and each other set that have copies of the same pictures, and one for each set that is not wholly compared.
+
+    Files at the same location are left to `loop.setup.overlaps`.
+
+    Args:
+        config: of the run.
+        tested: the images of its tests.
+        others: sets to look through, by their name in the config. Of a large one, `MAX_COMPARED` images are compared, in blocks that are
+            spread over the set. Sets that draw their images are left out.
+    """
+    looked_at = [_looked_at(name, spec, source) for name, (spec, source) in others.items() if not isinstance(spec, ShapesSet)]
+    by_set: dict[str, list[int]] = defaultdict(list)
+    for index, image in enumerate(tested.images):
+        by_set[image.set_name].append(index)
+    found = [finding for other in (*looked_at, *_decided_on(tested, by_set)) for finding in _copies(tested, by_set, other)]
+    return [*found, *(_not_compared(one, config) for one in looked_at if one.num_not_compared)]
+
+
+def _looked_at(name: str, spec: Section, source: ImageSource) -> _Compared:
+    image_ids = source.image_ids()
+    chosen = spread(image_ids)
+    prints = dict(zip(chosen, fingerprints_of(source, chosen), strict=True))
+    read = {image_id: one for image_id, one in prints.items() if not isinstance(one, BadImageError)}
+    return _Compared(name, read, locations(spec), len(image_ids), len(prints) - len(read))
+
+
+def spread(image_ids: Sequence[str]) -> list[str]:
+    """All of the images, or `MAX_COMPARED` of them in blocks that are spread evenly."""
+    if len(image_ids) <= MAX_COMPARED:
+        return list(image_ids)
+    starts = np.linspace(0, len(image_ids) - _BLOCK, MAX_COMPARED // _BLOCK).astype(int).tolist()
+    return list(chain.from_iterable(image_ids[start : start + _BLOCK] for start in starts))
+
+
+def _decided_on(tested: TestedImages, by_set: Mapping[str, Sequence[int]]) -> Iterator[_Compared]:
+    """The acceptance sets, whose fingerprints are known: to be compared with held-out ones."""
+    for name, indices in by_set.items():
+        if name.startswith("acceptance_sets."):
+            images = {tested.images[index].image_id: index for index in indices}
+            prints = {
+                one: Fingerprint(tested.fingerprints.hashes[index], tested.fingerprints.thumbnails[index]) for one, index in images.items()
+            }
+            places = {image_id: tested.images[index].location for image_id, index in images.items()}
+            yield _Compared(name, prints, places.__getitem__, len(prints))
+
+
+def _copies(tested: TestedImages, by_set: Mapping[str, Sequence[int]], other: _Compared) -> Iterator[Finding]:
+    pairs: dict[str, dict[str, str]] = defaultdict(dict)
+    for image_id, one in other.prints.items():
+        for image in tested.same_as(one):
+            if _is_test_of(image, other) and image.location != other.location(image_id):
+                pairs[image.set_name].setdefault(image.image_id, image_id)
+    for set_name, same in pairs.items():
+        (test, copy), *_ = same.items()
+        of = f" ({len(other.prints)} of its {other.num_images} images were compared)" if other.num_not_compared else ""
+        message = (
+            f"{other.name}{of} has copies of {len(same)} of the {len(by_set[set_name])} images of {set_name}, which should be kept apart "
+            "from it"
+        )
+        example = printable(f"{copy} is the same picture as {test}")[:_EXAMPLE_CHARACTERS]
+        yield Finding(kind=KIND, count=len(same), message=message, example=example)
+
+
+def _is_test_of(image: TestedImage, other: _Compared) -> bool:
+    """Whether the set of `image` is to be kept apart from another one. Two acceptance sets may share images."""
+    return not (image.set_name.startswith("acceptance_sets.") and other.name.startswith("acceptance_sets."))
+
+
+def _not_compared(one: _Compared, config: RunConfig) -> Finding:
+    unreadable = f", {one.num_unreadable} of those looked at cannot be read" if one.num_unreadable else ""
+    later = ""
+    if one.name.startswith("image_sets."):
+        compares = config.decontamination.images
+        later = "; a run compares every image before it asks about it" if compares else "; a run does not either (decontamination.images)"
+    message = f"of the {one.num_images} images of {one.name} were not compared by content with those of tests{unreadable}{later}"
+    return Finding(kind="not_compared", count=one.num_not_compared, message=message)
