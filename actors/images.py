@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from policies.decontamination.fingerprints import fingerprint
-from policies.decontamination.tested import TestedImages
+from policies.decontamination.held_out import HeldOutImages
 from policies.records import Reason
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class UntestedImages:
     """The images of a source that a model is not tested on."""
 
     source: ImageSource
-    tested: TestedImages
+    tested: HeldOutImages
 
     def image_ids(self) -> list[str]:
         """All ids of the source, those of tested images included."""

@@ -16,7 +16,7 @@ from actors.images import ImageSource, UntestedImages
 from actors.shards import Shard, ShardImages, timed
 from actors.views import find_view
 from policies.correction.methods import CorrectionPolicy
-from policies.decontamination.tested import TestedImages
+from policies.decontamination.held_out import HeldOutImages
 from policies.errors import running
 from policies.records import HeldOutQuestion, Prediction, to_table
 from policies.scoring.answer_metrics import AnswerMetric
@@ -27,7 +27,7 @@ class EngineWorker:
     may run concurrently with another."""
 
     def __init__(
-        self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy, tested: TestedImages | None = None
+        self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy, tested: HeldOutImages | None = None
     ) -> None:
         """`tested` are images that no record is generated about."""
         self._spec = spec

@@ -24,14 +24,14 @@ from cluster.resources.placement import Placement, reserve
 from cluster.resources.plan import plan_engines
 from loop.config.engine_config import ClusterConfig, EngineConfig
 from policies.correction.methods import CorrectionPolicy, NoCorrection
-from policies.decontamination.tested import TestedImages
+from policies.decontamination.held_out import HeldOutImages
 
 _SHUTDOWN_S = 30.0
 
 
 def engine_fleet(
     spec: EngineSpec, generation: GeneratorOptions, correction: CorrectionPolicy, cluster: ClusterConfig, placement: Placement,
-    tested: TestedImages | None = None,
+    tested: HeldOutImages | None = None,
 ) -> Fleet:  # fmt: skip
     """The engines of a plan, not started yet. They generate no record about images in `tested`, which every node receives once."""
     worker = engine_actor(EngineWorker)

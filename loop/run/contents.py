@@ -11,12 +11,12 @@ from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
 from loop.setup.assembly import HeldOut, Policies, build_labelled
 from loop.setup.copies import copies
-from loop.setup.decontamination import UntestedSamples, compares_images, seed_samples, tested_images
+from loop.setup.decontamination import UntestedSamples, compares_images, held_out_images, seed_samples
 from loop.setup.routing import image_set_name, routing, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
-from policies.decontamination.tested import TestedImages
+from policies.decontamination.held_out import HeldOutImages
 from policies.records import Record, TrainingSample
 
 
@@ -56,13 +56,13 @@ class Run:
         return routing(self.config, self.policies.schedule)
 
     @cached_property
-    def tested(self) -> TestedImages | None:
+    def tested(self) -> HeldOutImages | None:
         """The images that the run is tested on; None if they are not compared with others."""
         if not compares_images(self.config):
             return None
         sets = {("held_out", one.name): one for one in self.held_out} | {("acceptance_sets", one.name): one for one in self.acceptance}
         with self.progress.stage("fingerprint the images of tests"):
-            return tested_images(self.config, sets)
+            return held_out_images(self.config, sets)
 
     @property
     def seed_samples(self) -> list[TrainingSample]:

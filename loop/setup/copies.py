@@ -18,7 +18,7 @@ from loop.setup.fingerprinting import fingerprints_of
 from loop.setup.overlaps import KIND, locations
 from loop.store.commits import Finding
 from policies.decontamination.fingerprints import Fingerprint
-from policies.decontamination.tested import TestedImage, TestedImages
+from policies.decontamination.held_out import HeldOutImage, HeldOutImages
 
 MAX_COMPARED = 2000
 """Images of a set that are compared, a few seconds of reading."""
@@ -44,7 +44,7 @@ class _Compared:
         return self.num_images - len(self.prints)
 
 
-def copies(config: RunConfig, tested: TestedImages, others: Mapping[str, tuple[Section, ImageSource]]) -> list[Finding]:
+def copies(config: RunConfig, tested: HeldOutImages, others: Mapping[str, tuple[Section, ImageSource]]) -> list[Finding]:
     """A finding for each test and each other set that have copies of the same pictures, and one for each set that is not wholly compared.
 
     Files at the same location are left to `loop.setup.overlaps`.
@@ -79,7 +79,7 @@ def spread(image_ids: Sequence[str]) -> list[str]:
     return list(chain.from_iterable(image_ids[start : start + _BLOCK] for start in starts))
 
 
-def _decided_on(tested: TestedImages, by_set: Mapping[str, Sequence[int]]) -> Iterator[_Compared]:
+def _decided_on(tested: HeldOutImages, by_set: Mapping[str, Sequence[int]]) -> Iterator[_Compared]:
     """The acceptance sets, whose fingerprints are known: to be compared with held-out ones."""
     for name, indices in by_set.items():
         if name.startswith("acceptance_sets."):
@@ -91,7 +91,7 @@ def _decided_on(tested: TestedImages, by_set: Mapping[str, Sequence[int]]) -> It
             yield _Compared(name, prints, places.__getitem__, len(prints))
 
 
-def _copies(tested: TestedImages, by_set: Mapping[str, Sequence[int]], other: _Compared) -> Iterator[Finding]:
+def _copies(tested: HeldOutImages, by_set: Mapping[str, Sequence[int]], other: _Compared) -> Iterator[Finding]:
     pairs: dict[str, dict[str, str]] = defaultdict(dict)
     for image_id, one in other.prints.items():
         for image in tested.same_as(one):
@@ -108,7 +108,7 @@ def _copies(tested: TestedImages, by_set: Mapping[str, Sequence[int]], other: _C
         yield Finding(kind=KIND, count=len(same), message=message, example=example)
 
 
-def _is_test_of(image: TestedImage, other: _Compared) -> bool:
+def _is_test_of(image: HeldOutImage, other: _Compared) -> bool:
     """Whether the set of `image` is to be kept apart from another one. Two acceptance sets may share images."""
     return not (image.set_name.startswith("acceptance_sets.") and other.name.startswith("acceptance_sets."))
 

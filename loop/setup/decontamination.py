@@ -16,7 +16,7 @@ from loop.setup.fingerprinting import fingerprints_of
 from loop.setup.overlaps import locations
 from loop.store.commits import Finding
 from policies.decontamination.fingerprints import Fingerprint, Fingerprints
-from policies.decontamination.tested import HeldOutQuestions, TestedImage, TestedImages, question_key
+from policies.decontamination.held_out import HeldOutImage, HeldOutImages, HeldOutQuestionFilter, question_key
 from policies.filtering.chain import FilterChain
 from policies.generation.knowledge import questions_of
 from policies.records import TrainingSample
@@ -36,7 +36,7 @@ def _is_drawn(spec: Section) -> bool:
     return isinstance(spec, ShapesSet)
 
 
-def tested_images(config: RunConfig, sets: Mapping[tuple[str, str], HeldOut]) -> TestedImages:
+def held_out_images(config: RunConfig, sets: Mapping[tuple[str, str], HeldOut]) -> HeldOutImages:
     """The images of all questions that a run asks about files, with their fingerprints.
 
     Args:
@@ -47,22 +47,22 @@ def tested_images(config: RunConfig, sets: Mapping[tuple[str, str], HeldOut]) ->
         UserError: an image cannot be read.
     """
     specs = {"held_out": config.held_out, "acceptance_sets": config.acceptance_sets}
-    images: list[TestedImage] = []
+    images: list[HeldOutImage] = []
     found: list[Fingerprint] = []
     for (section, name), one in sets.items():
         spec = specs[section][name].data
         if not _is_drawn(spec):
             images += _asked_about(f"{section}.{name}", one, locations(spec))
             found += _readable(one, [image.image_id for image in images[len(found) :]])
-    return TestedImages(tuple(images), Fingerprints.of(found))
+    return HeldOutImages(tuple(images), Fingerprints.of(found))
 
 
-def _asked_about(set_name: str, one: HeldOut, location: Callable[[str], str]) -> list[TestedImage]:
+def _asked_about(set_name: str, one: HeldOut, location: Callable[[str], str]) -> list[HeldOutImage]:
     """The images of a set, each with its questions."""
     keys: dict[str, set[frozenset[str]]] = defaultdict(set)
     for question in one.questions:
         keys[question.image_id].add(question_key(question.question))
-    return [TestedImage(set_name, image_id, location(image_id), frozenset(asked)) for image_id, asked in keys.items()]
+    return [HeldOutImage(set_name, image_id, location(image_id), frozenset(asked)) for image_id, asked in keys.items()]
 
 
 def _readable(one: HeldOut, image_ids: Sequence[str]) -> Iterator[Fingerprint]:
@@ -72,11 +72,11 @@ def _readable(one: HeldOut, image_ids: Sequence[str]) -> Iterator[Fingerprint]:
         yield found
 
 
-def decontaminated(chain: FilterChain, config: RunConfig, tested: TestedImages | None) -> FilterChain:
+def decontaminated(chain: FilterChain, config: RunConfig, tested: HeldOutImages | None) -> FilterChain:
     """The filters of a run; the last is against tested questions if records may be about tested images."""
     if tested is None or config.decontamination.images or not config.decontamination.questions:
         return chain
-    return FilterChain([*chain.policies, HeldOutQuestions(tested)])
+    return FilterChain([*chain.policies, HeldOutQuestionFilter(tested)])
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class UntestedSamples:
     """One about those that are left out, if any."""
 
 
-def seed_samples(config: RunConfig, tested: TestedImages | None) -> UntestedSamples:
+def seed_samples(config: RunConfig, tested: HeldOutImages | None) -> UntestedSamples:
     """The samples that a run draws from its seed data, without those that it is tested on if `decontamination.questions` is true.
 
     Raises:
@@ -103,7 +103,7 @@ def seed_samples(config: RunConfig, tested: TestedImages | None) -> UntestedSamp
 
 
 def untested_samples(
-    samples: Sequence[TrainingSample], source: ImageSource, location: Callable[[str], str], tested: TestedImages
+    samples: Sequence[TrainingSample], source: ImageSource, location: Callable[[str], str], tested: HeldOutImages
 ) -> UntestedSamples:
     """The samples without those that ask a tested question about a tested image, in any of their turns.
 
@@ -135,8 +135,8 @@ def untested_samples(
 
 
 def _shown(
-    image_ids: Sequence[str], source: ImageSource, location: Callable[[str], str], tested: TestedImages
-) -> dict[str, list[TestedImage]]:
+    image_ids: Sequence[str], source: ImageSource, location: Callable[[str], str], tested: HeldOutImages
+) -> dict[str, list[HeldOutImage]]:
     """The tested images that images show, by location and by content. An image that cannot be read is compared by location alone."""
     shown = {image_id: list(tested.by_location.get(location(image_id), ())) for image_id in image_ids}
     for image_id, found in zip(image_ids, fingerprints_of(source, image_ids), strict=True):

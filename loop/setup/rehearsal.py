@@ -33,7 +33,7 @@ from loop.setup.assembly import (
     resource_request,
 )
 from loop.setup.copies import copies
-from loop.setup.decontamination import compares_images, seed_samples, tested_images
+from loop.setup.decontamination import compares_images, held_out_images, seed_samples
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding
@@ -95,7 +95,7 @@ def _shared(config: RunConfig) -> Iterator[Finding]:
     seed_data, sets = build_labelled(config.seed_data.data), question_sets(config)
     yield from overlaps(config, seed_data, sets, images)
     if compares_images(config):
-        tested = tested_images(config, sets)
+        tested = held_out_images(config, sets)
         others = {"seed_data": (config.seed_data.data, seed_data)} | {
             f"image_sets.{number}": one for number, one in enumerate(zip(config.image_sets, images, strict=True))
         }

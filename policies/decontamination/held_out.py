@@ -14,7 +14,7 @@ from policies.records import Reason, Record
 if TYPE_CHECKING:
     from PIL import Image
 
-_IGNORED_WORDS = {"a", "an", "the", "this", "that", "these", "those", "in", "of", "please", "image", "picture", "photo", "photograph"}
+_IGNORED_WORDS = words_of("a an the this that these those in of please image picture photo photograph")
 """Words that do not make another question about the same image."""
 
 
@@ -25,7 +25,7 @@ def question_key(question: str) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class TestedImage:
+class HeldOutImage:
     """An image of a held-out or acceptance set."""
 
     set_name: str
@@ -41,14 +41,14 @@ class TestedImage:
 
 
 @dataclass(frozen=True)
-class TestedImages:
+class HeldOutImages:
     """All images that a run is tested on, at least one; sent to each engine once."""
 
-    images: tuple[TestedImage, ...]
+    images: tuple[HeldOutImage, ...]
     fingerprints: Fingerprints
     """In the order of `images`."""
 
-    def same_as(self, one: Fingerprint) -> list[TestedImage]:
+    def same_as(self, one: Fingerprint) -> list[HeldOutImage]:
         """The tested images that show the same picture."""
         return [self.images[index] for index in self.fingerprints.same_as(one)]
 
@@ -58,21 +58,21 @@ class TestedImages:
         return frozenset().union(*(image.questions for image in self.images))
 
     @cached_property
-    def by_location(self) -> dict[str, list[TestedImage]]:
+    def by_location(self) -> dict[str, list[HeldOutImage]]:
         """The images at each location."""
-        found: dict[str, list[TestedImage]] = {}
+        found: dict[str, list[HeldOutImage]] = {}
         for image in self.images:
             found.setdefault(image.location, []).append(image)
         return found
 
 
-class HeldOutQuestions:
+class HeldOutQuestionFilter:
     """A filter against records that ask a tested question about a tested image."""
 
     name = "held_out_questions"
     needs_image = True
 
-    def __init__(self, tested: TestedImages) -> None:
+    def __init__(self, tested: HeldOutImages) -> None:
         self._tested = tested
 
     def judge(self, records: Sequence[Record], open_image: Callable[[str], Image.Image]) -> list[Reason | None]:
