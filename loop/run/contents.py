@@ -75,7 +75,8 @@ class Run:
         if self.tested is None:
             return ()
         spec = self.config.seed_data.data
-        return [*self._seed.findings, *copies(self.config, self.tested, {"seed_data": (spec, build_labelled(spec))})]
+        with self.progress.stage("compare the seed data with tests"):
+            return [*self._seed.findings, *copies(self.config, self.tested, {"seed_data": (spec, build_labelled(spec))})]
 
     @cached_property
     def _seed(self) -> UntestedSamples:

@@ -115,9 +115,12 @@ def _is_test_of(image: HeldOutImage, other: _Compared) -> bool:
 
 def _not_compared(one: _Compared, config: RunConfig) -> Finding:
     unreadable = f", {one.num_unreadable} of those looked at cannot be read" if one.num_unreadable else ""
-    later = ""
-    if one.name.startswith("image_sets."):
-        compares = config.decontamination.images
-        later = "; a run compares every image before it asks about it" if compares else "; a run does not either (decontamination.images)"
-    message = f"of the {one.num_images} images of {one.name} were not compared by content with those of tests{unreadable}{later}"
-    return Finding(kind="not_compared", count=one.num_not_compared, message=message)
+    message = f"of the {one.num_images} images of {one.name} were not compared by content with those of tests{unreadable}"
+    return Finding(kind="not_compared", count=one.num_not_compared, message=f"{message}; {_later(one.name, config)}")
+
+
+def _later(name: str, config: RunConfig) -> str:
+    """Which images of a set a run compares."""
+    if name.startswith("image_sets.") and config.decontamination.images:
+        return "a run compares each before it asks the model about it"
+    return "a run compares those that a tested question is about" if config.decontamination.questions else "a run does not either"

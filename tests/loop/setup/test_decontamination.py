@@ -128,7 +128,7 @@ def test_copies_are_found_in_every_set_that_should_be_apart(tmp_path: Path) -> N
         f"{apart}: same.png is the same picture as a.png",
         f"overlap (1): acceptance_sets.dev has copies of 1 of the 2 images of held_out.test, {apart}: c.png is the same picture as b.png",
         "not_compared (1): of the 3 images of image_sets.0 were not compared by content with those of tests, 1 of those looked at cannot "
-        "be read; a run compares every image before it asks about it",
+        "be read; a run compares each before it asks the model about it",
     ]
 
 
@@ -151,8 +151,8 @@ def test_of_a_large_set_blocks_are_compared_and_the_rest_is_told(tmp_path: Path,
     overlap, rest = found(config)
     assert "(4 of its 9 images were compared) has copies of 1 of the 2 images" in overlap.message
     assert rest.line == (
-        "not_compared (5): of the 9 images of image_sets.0 were not compared by content with those of tests; a run does not either "
-        "(decontamination.images)"
+        "not_compared (5): of the 9 images of image_sets.0 were not compared by content with those of tests; a run compares those that "
+        "a tested question is about"
     )
 
 
