@@ -8,15 +8,15 @@ from loop.config.sections import Section
 
 
 class DecontaminationConfig(Section):
-    """Images of kind `shapes` are drawn, and not compared."""
+    """Both keys are about files; sets of kind `shapes` draw their images."""
 
     images: bool = Field(
         True,
-        description="generate no record about an image that a held-out or acceptance set asks about, by content: also if it is a copy of "
-        "another name, size or compression",
+        description="set aside unlabelled images that held-out or acceptance sets ask about, before the model sees them; they are "
+        "recognised by content, also under another name, at another size or compressed",
     )
     questions: bool = Field(
         True,
-        description="leave out of training what asks a tested question about a tested image: samples of the seed data and, where `images` "
-        "is false, generated records",
+        description="leave out of training what asks a tested question about a tested image: samples of the seed data and, if `images` is "
+        "false, generated records",
     )

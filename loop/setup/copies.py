@@ -12,8 +12,8 @@ import numpy as np
 from actors.images import BadImageError, ImageSource
 from loop.config.run_config import RunConfig
 from loop.config.sections import Section
-from loop.config.sets import ShapesSet
 from loop.errors import printable
+from loop.setup.decontamination import is_drawn
 from loop.setup.fingerprinting import fingerprints_of
 from loop.setup.overlaps import KIND, locations
 from loop.store.commits import Finding
@@ -55,7 +55,7 @@ def copies(config: RunConfig, tested: HeldOutImages, others: Mapping[str, tuple[
         others: sets to look through, by their name in the config. Of a large one, `MAX_COMPARED` images are compared, in blocks that are
             spread over the set. Sets that draw their images are left out.
     """
-    looked_at = [_looked_at(name, spec, source) for name, (spec, source) in others.items() if not isinstance(spec, ShapesSet)]
+    looked_at = [_looked_at(name, spec, source) for name, (spec, source) in others.items() if not is_drawn(spec)]
     by_set: dict[str, list[int]] = defaultdict(list)
     for index, image in enumerate(tested.images):
         by_set[image.set_name].append(index)
@@ -83,11 +83,8 @@ def _decided_on(tested: HeldOutImages, by_set: Mapping[str, Sequence[int]]) -> I
     """The acceptance sets, whose fingerprints are known: to be compared with held-out ones."""
     for name, indices in by_set.items():
         if name.startswith("acceptance_sets."):
-            images = {tested.images[index].image_id: index for index in indices}
-            prints = {
-                one: Fingerprint(tested.fingerprints.hashes[index], tested.fingerprints.thumbnails[index]) for one, index in images.items()
-            }
-            places = {image_id: tested.images[index].location for image_id, index in images.items()}
+            prints = {tested.images[index].image_id: tested.fingerprints[index] for index in indices}
+            places = {tested.images[index].image_id: tested.images[index].location for index in indices}
             yield _Compared(name, prints, places.__getitem__, len(prints))
 
 

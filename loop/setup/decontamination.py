@@ -29,10 +29,11 @@ def compares_images(config: RunConfig) -> bool:
     switches = config.decontamination
     tests = (one.data for one in (*config.held_out.values(), *config.acceptance_sets.values()))
     others = (*config.image_sets, config.seed_data.data)
-    return (switches.images or switches.questions) and all(not all(map(_is_drawn, sets)) for sets in (tests, others))
+    return (switches.images or switches.questions) and all(not all(map(is_drawn, sets)) for sets in (tests, others))
 
 
-def _is_drawn(spec: Section) -> bool:
+def is_drawn(spec: Section) -> bool:
+    """Whether the images of a set are drawn from their ids, by which they are compared in place of their content."""
     return isinstance(spec, ShapesSet)
 
 
@@ -51,7 +52,7 @@ def held_out_images(config: RunConfig, sets: Mapping[tuple[str, str], HeldOut]) 
     found: list[Fingerprint] = []
     for (section, name), one in sets.items():
         spec = specs[section][name].data
-        if not _is_drawn(spec):
+        if not is_drawn(spec):
             images += _asked_about(f"{section}.{name}", one, locations(spec))
             found += _readable(one, [image.image_id for image in images[len(found) :]])
     return HeldOutImages(tuple(images), Fingerprints.of(found))

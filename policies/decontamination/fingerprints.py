@@ -55,6 +55,9 @@ class Fingerprints:
         """The fingerprints of at least one image."""
         return cls(np.array([one.phash for one in ones], np.uint64), np.stack([one.thumbnail for one in ones]))
 
+    def __getitem__(self, index: int) -> Fingerprint:
+        return Fingerprint(self.hashes[index], self.thumbnails[index])
+
     def same_as(self, one: Fingerprint) -> list[int]:
         """The images, in ascending order, that show the same picture as another one. Takes microseconds for thousands of images."""
         near = np.flatnonzero(np.bitwise_count(self.hashes ^ one.phash) <= MAX_HASH_DISTANCE)
