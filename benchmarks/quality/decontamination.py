@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality.decontamination [--data FOLDER]
 
-Copies are of every photo of `DATA/photos`. Different pictures are those photos, tiles cut out of them, scenes of `shapes`, the drawings of
-`DATA/drawings`, and pages of text and bar charts that look alike, as in document and chart benchmarks.
+Copies are of every photo of `DATA/photos`, and of small scenes of `shapes`. Different pictures are those photos, tiles cut out of them,
+scenes, the drawings of `DATA/drawings`, and pages of text and bar charts that look alike, as in document and chart benchmarks.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "JPEG, quality 60": lambda image: encoded(image, "JPEG", quality=60),
     "JPEG, quality 30": lambda image: encoded(image, "JPEG", quality=30),
     "WebP, quality 50": lambda image: encoded(image, "WEBP", quality=50),
+    "JPEG, quality 90": lambda image: encoded(image, "JPEG", quality=90),
+    "200 %": lambda image: resized(image, 2),
     "50 %": lambda image: resized(image, 0.5),
     "50 %, nearest pixel": lambda image: resized(image, 0.5, Image.Resampling.NEAREST),
     "50 %, JPEG 30": lambda image: encoded(resized(image, 0.5), "JPEG", quality=30),
@@ -66,6 +68,9 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "grey": lambda image: image.convert("L").convert("RGB"),
     "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
 }
+
+SMALL_COPIES = ("PNG", "200 %", "50 %", "JPEG, quality 90")
+"""What is tried on images of 48 pixels."""
 
 
 def different(photos: Sequence[Image.Image], drawings: Path) -> Iterator[tuple[str, list[Image.Image]]]:
@@ -139,13 +144,13 @@ class Confusion:
     """Of candidates; None without any."""
 
 
-def recall(name: str, photos: Sequence[Image.Image], originals: Sequence[Fingerprint]) -> Recall:
-    copies = [fingerprint(COPIES[name](photo)) for photo in photos]
+def recall(name: str, images: Sequence[Image.Image], originals: Sequence[Fingerprint], of: str = "") -> Recall:
+    copies = [fingerprint(COPIES[name](image)) for image in images]
     pairs = list(zip(originals, copies, strict=True))
     found = [Fingerprints.of([one]).same_as(other) for one, other in pairs]
     distances = [int(np.bitwise_count(one.phash ^ other.phash)) for one, other in pairs]
     apart = [float(differences(one.thumbnail[None], other.thumbnail)[0]) for one, other in pairs]
-    return Recall(name, len(photos), sum(map(bool, found)), max(distances), round(max(apart), 3))
+    return Recall(f"{of}{name}", len(images), sum(map(bool, found)), max(distances), round(max(apart), 3))
 
 
 def confusion(name: str, pictures: Sequence[Image.Image]) -> Confusion:
@@ -191,6 +196,9 @@ def main() -> None:
     photos = [source.open(image_id) for image_id in source.image_ids()]
     originals = [fingerprint(photo) for photo in photos]
     recalls = [recall(name, photos, originals) for name in COPIES]
+    scenes = ShapesImages(1, 0.0, 0.8, len(photos))
+    small = [scenes.open(image_id) for image_id in scenes.image_ids()]
+    recalls += [recall(name, small, list(map(fingerprint, small)), "scenes of 48 pixels, ") for name in SMALL_COPIES]
     confusions = [confusion(name, pictures) for name, pictures in different(photos, args.data / "drawings")]
     for title, rows in (("Copies", recalls), ("Different pictures", confusions)):
         table = Table(*vars(rows[0]), title=title, box=None)

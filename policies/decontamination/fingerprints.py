@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_HASH_DISTANCE = 12
+MAX_HASH_DISTANCE = 10
 """Largest number of different bits of 64 between the hashes of candidates."""
 MAX_DIFFERENCE = 0.11
 """Largest difference of the thumbnails of equal pictures, see `differences`."""
@@ -36,7 +36,7 @@ def fingerprint(image: Image.Image) -> Fingerprint:
     from imagehash import phash  # here because most runs have no image to compare
     from PIL.Image import Resampling
 
-    reduced = image.resize((_REDUCED, _REDUCED), Resampling.BOX)
+    reduced = image.resize((_REDUCED, _REDUCED), Resampling.BILINEAR)
     bits = np.packbits(phash(reduced).hash)
     return Fingerprint(bits.view(np.uint64)[0], np.asarray(reduced.reduce(_FACTOR)))
 
