@@ -372,8 +372,7 @@ def parse_config(document: dict[str, Any]) -> RunConfig:
 
 
 def stored_config(document: dict[str, Any]) -> RunConfig:
-    """The config that a run was started with. Runs from before sets had a metric still score word by word, and those from before
-    decontamination go on without it."""
+    """The config that a run was started with. What it lacks keeps its earlier meaning: metrics word by word, no decontamination."""
     document.setdefault("decontamination", {"images": False, "questions": False})
     for section in ("held_out", "acceptance_sets"):
         for one in document.get(section, {}).values():

@@ -9,9 +9,8 @@ from functools import cached_property
 from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
-from loop.setup.assembly import HeldOut, Policies, build_labelled
-from loop.setup.copies import copies
-from loop.setup.decontamination import UntestedSamples, compares_images, held_out_images, seed_samples
+from loop.setup.assembly import HeldOut, Policies
+from loop.setup.decontamination import compares_images, held_out_images, seed_samples
 from loop.setup.routing import image_set_name, routing, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
@@ -64,24 +63,10 @@ class Run:
         with self.progress.stage("fingerprint the images of tests"):
             return held_out_images(self.config, sets)
 
-    @property
+    @cached_property
     def seed_samples(self) -> list[TrainingSample]:
         """The labelled samples that training replays."""
-        return self._seed.samples
-
-    @property
-    def seed_findings(self) -> Sequence[Finding]:
-        """What the seed data share with held-out and acceptance sets beyond the findings about the config."""
-        if self.tested is None:
-            return ()
-        spec = self.config.seed_data.data
-        with self.progress.stage("compare the seed data with tests"):
-            return [*self._seed.findings, *copies(self.config, self.tested, {"seed_data": (spec, build_labelled(spec))})]
-
-    @cached_property
-    def _seed(self) -> UntestedSamples:
-        found = seed_samples(self.config, self.tested)
-        return replace(found, samples=[_routed(sample) for sample in found.samples])
+        return [_routed(sample) for sample in seed_samples(self.config, self.tested).samples]
 
 
 def _routed(sample: TrainingSample) -> TrainingSample:

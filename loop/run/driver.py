@@ -24,6 +24,7 @@ from loop.run.retention import check_needed, prune
 from loop.run.round import run_baseline, run_round
 from loop.run.session import Session, open_session
 from loop.setup.assembly import build_images, build_labelled, build_policies, check_held_out, question_sets, resource_request
+from loop.setup.copies import shared_content
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding, RoundCommit
@@ -69,6 +70,7 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
         if config.transport == "adapter":
             check_trained_in_adapter(config.model_path, config.training.frozen)
         findings = [*no_effect(config, policies), *slow_model(slow), *overlaps(config, seed_data, sets, images)]
+        findings += shared_content(config, sets, {"seed_data": (config.seed_data.data, seed_data)})
     return Checked([f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
 
 

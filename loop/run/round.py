@@ -63,7 +63,7 @@ def run_baseline(session: Session) -> RoundCommit:
         run_id=run.run_id, round=0, state=RoundState.BASELINE, epoch=run.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=model.version, champion_path=model.path,
         metrics=mean_scores("", run.sets, predictions), stage_seconds=clock.seconds, files=[*model.files, part.entry],
-        findings=[*run.findings, *run.seed_findings, *blind_sets(run.sets, predictions)],
+        findings=[*run.findings, *blind_sets(run.sets, predictions)],
     )  # fmt: skip
     run.store.commit(commit)
     return commit

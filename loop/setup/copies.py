@@ -13,7 +13,8 @@ from actors.images import BadImageError, ImageSource
 from loop.config.run_config import RunConfig
 from loop.config.sections import Section
 from loop.errors import printable
-from loop.setup.decontamination import is_drawn
+from loop.setup.assembly import HeldOut
+from loop.setup.decontamination import compares_images, held_out_images, is_drawn, seed_samples
 from loop.setup.fingerprinting import fingerprints_of
 from loop.setup.overlaps import KIND, locations
 from loop.store.commits import Finding
@@ -42,6 +43,25 @@ class _Compared:
     @property
     def num_not_compared(self) -> int:
         return self.num_images - len(self.prints)
+
+
+def shared_content(
+    config: RunConfig, sets: Mapping[tuple[str, str], HeldOut], others: Mapping[str, tuple[Section, ImageSource]]
+) -> list[Finding]:
+    """Findings about seed samples that a run leaves out, and about copies of images of tests in other sets.
+
+    Args:
+        config: of the run.
+        sets: held-out and acceptance sets by section and name.
+        others: see `copies`.
+
+    Raises:
+        UserError: an image of a test cannot be read, or no seed sample is left.
+    """
+    if not compares_images(config):
+        return []
+    tested = held_out_images(config, sets)
+    return [*seed_samples(config, tested).findings, *copies(config, tested, others)]
 
 
 def copies(config: RunConfig, tested: HeldOutImages, others: Mapping[str, tuple[Section, ImageSource]]) -> list[Finding]:

@@ -27,9 +27,9 @@ _EXAMPLE_CHARACTERS = 100
 def compares_images(config: RunConfig) -> bool:
     """Whether images of tests are compared with others: decontamination is on, and there are files on both sides."""
     switches = config.decontamination
-    tests = (one.data for one in (*config.held_out.values(), *config.acceptance_sets.values()))
-    others = (*config.image_sets, config.seed_data.data)
-    return (switches.images or switches.questions) and all(not all(map(is_drawn, sets)) for sets in (tests, others))
+    tests = [one.data for one in (*config.held_out.values(), *config.acceptance_sets.values())]
+    others = [*config.image_sets, config.seed_data.data]
+    return (switches.images or switches.questions) and not (all(map(is_drawn, tests)) or all(map(is_drawn, others)))
 
 
 def is_drawn(spec: Section) -> bool:

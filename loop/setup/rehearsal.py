@@ -32,8 +32,7 @@ from loop.setup.assembly import (
     question_sets,
     resource_request,
 )
-from loop.setup.copies import copies
-from loop.setup.decontamination import compares_images, held_out_images, seed_samples
+from loop.setup.copies import shared_content
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding
@@ -94,13 +93,8 @@ def _shared(config: RunConfig) -> Iterator[Finding]:
     images = [build_images(spec) for spec in config.image_sets]
     seed_data, sets = build_labelled(config.seed_data.data), question_sets(config)
     yield from overlaps(config, seed_data, sets, images)
-    if compares_images(config):
-        tested = held_out_images(config, sets)
-        others = {"seed_data": (config.seed_data.data, seed_data)} | {
-            f"image_sets.{number}": one for number, one in enumerate(zip(config.image_sets, images, strict=True))
-        }
-        yield from copies(config, tested, others)
-        yield from seed_samples(config, tested).findings
+    unlabelled = {f"image_sets.{number}": one for number, one in enumerate(zip(config.image_sets, images, strict=True))}
+    yield from shared_content(config, sets, {"seed_data": (config.seed_data.data, seed_data), **unlabelled})
 
 
 def _check_data(config: RunConfig, metrics: list[str]) -> Iterator[str]:

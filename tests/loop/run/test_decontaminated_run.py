@@ -45,8 +45,6 @@ def test_copies_of_tested_images_are_set_aside_and_a_lost_machine_changes_nothin
         held_out={"near": {"data": held_out(tmp_path / "test"), "num_questions": NUM_TESTED}},
         generation={"num_shards": 12}, training={**CONFIG["training"], "num_steps": 2}, cluster={"num_engines": 1, "trainer_ranks": 1},
     )  # fmt: skip
-    rehearsed = vigc("run", str(config), "--dry-run", cwd=tmp_path)
-    assert "overlap (4): image_sets.0 has copies of 4 of the 10 images of held_out.near" in rehearsed.stderr, rehearsed.stderr
     undisturbed, lost = tmp_path / "undisturbed", tmp_path / "lost"
     result = vigc("run", str(config), "--run-dir", str(undisturbed), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
