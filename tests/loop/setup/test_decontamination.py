@@ -11,7 +11,9 @@ import pytest
 
 from loop.config.run_config import RunConfig, parse_config, stored_config
 from loop.errors import UserError
+from loop.run import driver
 from loop.setup import copies as comparing
+from loop.setup import rehearsal
 from loop.setup.assembly import build_images, build_labelled, build_policies, question_sets
 from loop.setup.copies import copies, spread
 from loop.setup.decontamination import compares_images, decontaminated, held_out_images, seed_samples
@@ -154,6 +156,16 @@ def test_of_a_large_set_blocks_are_compared_and_the_rest_is_told(tmp_path: Path,
         "not_compared (5): of the 9 images of image_sets.0 were not compared by content with those of tests; a run compares those that "
         "a tested question is about"
     )
+
+
+def test_the_start_of_a_run_and_a_dry_run_tell_what_is_shared(tmp_path: Path) -> None:
+    test, seed = labelled(tmp_path / "test", {"a.png": 1}), labelled(tmp_path / "seed", {"x.png": 1, "y.png": 5}, copied=True)
+    save(picture(1), tmp_path / "photos" / "z.png")
+    config = config_of(seed, {"kind": "folder", "path": str(tmp_path / "photos")}, test, shapes(2))
+    told = [finding.line.partition(":")[0] for finding in driver.check(config).findings]
+    assert told == ["held_out_questions (4)", "overlap (1)"]
+    rehearsed = [line for line in rehearsal.rehearse(config).findings if line.startswith(("held_out_questions", "overlap"))]
+    assert [line.split(" has ")[0] for line in rehearsed[1:]] == ["overlap (1): seed_data", "overlap (1): image_sets.0"]
 
 
 def test_a_run_from_before_decontamination_goes_on_without_it(tmp_path: Path) -> None:
