@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling
 from actors.shards import Shard, ShardImages
 from policies.generation.instructions import GenerationTask, parse_vig, vig_form
-from policies.records import Reason, Record
+from policies.records import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Generator:
         if completion.finish_reason is not FinishReason.BAD_IMAGE:
             return _filled(record, task.answer_prefix, completion)
         error = self._images.error(task.image_id)
-        return replace(record.rejected(Reason.UNREADABLE_IMAGE), reason_detail=error.reason if error else "")
+        return replace(record.rejected(error.rejects_as), reason_detail=error.reason)
 
     def _blank_record(self, shard: Shard, index: int) -> Record:
         task = shard.tasks[index]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from PIL import Image
+
+from policies.decontamination.fingerprints import fingerprint
+from policies.decontamination.held_out import HeldOutImages
+from policies.records import Reason
 
 if TYPE_CHECKING:
     from policies.records import HeldOutQuestion, TrainingSample
@@ -16,6 +21,9 @@ class BadImageError(ValueError):
     The reason is stored in records, whose bytes must not depend on the machine. Anything that differs between machines (the image's
     path, a library's message that contains a path) goes into `where`.
     """
+
+    rejects_as: ClassVar[Reason] = Reason.UNREADABLE_IMAGE
+    """The reason of the records about the image."""
 
     def __init__(self, reason: str, where: str = "") -> None:
         super().__init__(reason, where)
@@ -48,6 +56,12 @@ def opened(image: Image.Image | LazyImage) -> Image.Image:
     return image if isinstance(image, Image.Image) else image.open()
 
 
+class HeldOutImageError(BadImageError):
+    """An image is one of those that the model is tested on. It is skipped like a bad one."""
+
+    rejects_as = Reason.HELD_OUT_IMAGE
+
+
 class ImageSource(Protocol):
     """A set of images addressed by id. Instances are pickled and sent to actors: keep them small, and open files in `open`, which
     several threads may call at the same time."""
@@ -63,6 +77,25 @@ class ImageSource(Protocol):
             BadImageError: the image is missing, corrupt, oversized or in an unsupported format.
         """
         ...
+
+
+@dataclass(frozen=True)
+class UntestedImages:
+    """The images of a source that a model is not tested on."""
+
+    source: ImageSource
+    tested: HeldOutImages
+
+    def image_ids(self) -> list[str]:
+        """All ids of the source, those of tested images included."""
+        return self.source.image_ids()
+
+    def open(self, image_id: str) -> Image.Image:
+        """As `ImageSource.open`; raises `HeldOutImageError` for an image that the model is tested on."""
+        image = self.source.open(image_id)
+        if same := self.tested.same_as(fingerprint(image)):
+            raise HeldOutImageError(f"{image_id}: the same picture as {same[0]}")
+        return image
 
 
 @runtime_checkable

@@ -88,9 +88,9 @@ class ShardImages:
         """Width and height of the view in pixels, which are remembered. Raises as `open` does."""
         return self._sizes.get(image_id) or self.open(image_id).size
 
-    def error(self, image_id: str) -> BadImageError | None:
-        """Why the image could not be read, if it has been tried."""
-        return self._errors.get(image_id)
+    def error(self, image_id: str) -> BadImageError:
+        """Why an image could not be opened, after an attempt that failed."""
+        return self._errors[image_id]
 
     def key(self, image_id: str) -> str:
         """The key under which an engine may cache the image's features; different sources and views have different keys."""

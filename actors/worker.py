@@ -12,10 +12,11 @@ from actors.engines.base import Attestation, Engine, WeightUpdate
 from actors.engines.errors import EngineError
 from actors.evaluator import EXACT, Evaluator
 from actors.generator import Generator, GeneratorOptions
-from actors.images import ImageSource
+from actors.images import ImageSource, UntestedImages
 from actors.shards import Shard, ShardImages, timed
 from actors.views import find_view
 from policies.correction.methods import CorrectionPolicy
+from policies.decontamination.held_out import HeldOutImages
 from policies.errors import running
 from policies.records import HeldOutQuestion, Prediction, to_table
 from policies.scoring.answer_metrics import AnswerMetric
@@ -25,8 +26,12 @@ class EngineWorker:
     """A thin shell, run as a Ray actor by `cluster.fleet.slot`. Calling any method again gives the same result; only `preload`
     may run concurrently with another."""
 
-    def __init__(self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy) -> None:
+    def __init__(
+        self, spec: EngineSpec, generator: GeneratorOptions, correction: CorrectionPolicy, tested: HeldOutImages | None = None
+    ) -> None:
+        """`tested` are images that no record is generated about."""
         self._spec = spec
+        self._tested = tested
         self._generator_options = generator
         self._correction = correction
         self._engine: Engine | None = None
@@ -59,7 +64,8 @@ class EngineWorker:
             the seconds that each took, and the records, one row per task.
         """
         seconds: dict[str, float] = {}
-        engine, images = self._serving(), ShardImages(shard.source, find_view(self._generator_options.view))
+        source = shard.source if self._tested is None else UntestedImages(shard.source, self._tested)
+        engine, images = self._serving(), ShardImages(source, find_view(self._generator_options.view))
         with timed(seconds, "generate"):
             generated = Generator(engine, self._generator_options, images).generate(shard)
         with timed(seconds, "correct"), running(f"correction policy {type(self._correction).__name__!r}", self._correction):

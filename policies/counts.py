@@ -9,6 +9,9 @@ from typing import Any
 
 from policies.records import Reason, Record
 
+_ADDED = {"held_out_images", "held_out_example"}
+"""Fields that counts of earlier versions lack; they have their default."""
+
 
 @dataclass(frozen=True)
 class RecordCounts:
@@ -22,6 +25,10 @@ class RecordCounts:
     unreadable_images: int = 0
     unreadable_example: str = ""
     """What is wrong with the first of them."""
+    held_out_images: int = 0
+    """Images that are not used because they are tested on."""
+    held_out_example: str = ""
+    """The first of them, and the tested image that it shows."""
     right: Mapping[str, int] = field(default_factory=dict)
     """Right answers among `judged`, see `correctness`."""
     judged: Mapping[str, int] = field(default_factory=dict)
@@ -31,7 +38,7 @@ class RecordCounts:
     @classmethod
     def of(cls, records: Sequence[Record]) -> RecordCounts:
         """The counts of records."""
-        unreadable = {record.image_id: record.reason_detail for record in records if Reason.UNREADABLE_IMAGE in record.reasons}
+        unreadable, held_out = _set_aside(records, Reason.UNREADABLE_IMAGE), _set_aside(records, Reason.HELD_OUT_IMAGE)
         marks = _marks(records)
         return cls(
             generated=len(records),
@@ -40,6 +47,8 @@ class RecordCounts:
             images=len({record.image_id for record in records}),
             unreadable_images=len(unreadable),
             unreadable_example=next((detail or image_id for image_id, detail in unreadable.items()), ""),
+            held_out_images=len(held_out),
+            held_out_example=next(iter(held_out.values()), ""),
             right={name: sum(marked) for name, marked in marks.items() if marked},
             judged={name: len(marked) for name, marked in marks.items() if marked},
             weight_versions=tuple(sorted({record.generator_weight_version for record in records})),
@@ -58,17 +67,19 @@ class RecordCounts:
             right=_added(one.right for one in found),
             judged=_added(one.judged for one in found),
             unreadable_example=next((one.unreadable_example for one in found if one.unreadable_example), ""),
+            held_out_images=sum(one.held_out_images for one in found),
+            held_out_example=next((one.held_out_example for one in found if one.held_out_example), ""),
             weight_versions=tuple(sorted({version for one in found for version in one.weight_versions})),
         )
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> RecordCounts:
-        """Counts as `stored` wrote them.
+        """Counts as `stored` wrote them, in this version or in one without `_ADDED`.
 
         Raises:
             ValueError: it holds other fields.
         """
-        if stored.keys() != {one.name for one in fields(cls)}:
+        if stored.keys() | _ADDED != {one.name for one in fields(cls)}:
             raise ValueError(f"counts of records hold {sorted(stored)}; expected {sorted(one.name for one in fields(cls))}")
         return cls(**{**stored, "weight_versions": tuple(stored["weight_versions"])})
 
@@ -92,6 +103,11 @@ class RecordCounts:
         `correct_kept` is over the corrected answers of accepted records.
         """
         return {name: self.right[name] / number for name, number in self.judged.items() if number}
+
+
+def _set_aside(records: Sequence[Record], reason: Reason) -> dict[str, str]:
+    """The images that were set aside for a reason, with the details of it."""
+    return {record.image_id: record.reason_detail for record in records if reason in record.reasons}
 
 
 def _marks(records: Sequence[Record]) -> dict[str, list[bool]]:

@@ -41,6 +41,8 @@ class Reason(StrEnum):
     """Why a record was rejected; a record may have several. A user-defined filter may add others by its `reasons`."""
 
     UNREADABLE_IMAGE = "unreadable_image"
+    HELD_OUT_IMAGE = "held_out_image"
+    HELD_OUT_QUESTION = "held_out_question"
     UNPARSABLE = "unparsable"
     EMPTY = "empty"
     TOO_SHORT = "too_short"

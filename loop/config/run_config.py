@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from actors.generator import GeneratorOptions
+from loop.config.decontamination_config import DecontaminationConfig
 from loop.config.deduplication_config import DeduplicationConfig
 from loop.config.engine_config import ClusterConfig, EngineConfig, TransformersEngineConfig
 from loop.config.metric_names import check_distinct
@@ -177,6 +178,7 @@ class RunConfig(Section):
     image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
     held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets on which every champion is reported; they decide nothing")
     acceptance_sets: dict[_Label, AcceptanceSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
+    decontamination: DecontaminationConfig = _defaults(DecontaminationConfig, "what is kept out of training because it is tested on")
     answer_max_new_tokens: int = Field(64, ge=1, description="largest number of tokens in an answer to a held-out question")
     engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
     cluster: ClusterConfig = _defaults(ClusterConfig, "where the actors run")
@@ -369,9 +371,10 @@ def parse_config(document: dict[str, Any]) -> RunConfig:
 
 
 def stored_config(document: dict[str, Any]) -> RunConfig:
-    """The config that a run was started with. Runs from before sets had a metric still score word by word, and those from before
-    `deduplication` have none."""
+    """The config that a run was started with. What it lacks keeps its earlier meaning: metrics word by word, no search for duplicates, no
+    decontamination."""
     document.setdefault("deduplication", None)
+    document.setdefault("decontamination", {"images": False, "questions": False})
     for section in ("held_out", "acceptance_sets"):
         for one in document.get(section, {}).values():
             one.setdefault("metric", YES_NO if one.get("yes_no") else "exact")

@@ -24,18 +24,21 @@ from cluster.resources.placement import Placement, reserve
 from cluster.resources.plan import plan_engines
 from loop.config.engine_config import ClusterConfig, EngineConfig
 from policies.correction.methods import CorrectionPolicy, NoCorrection
+from policies.decontamination.held_out import HeldOutImages
 
 _SHUTDOWN_S = 30.0
 
 
 def engine_fleet(
-    spec: EngineSpec, generation: GeneratorOptions, correction: CorrectionPolicy, cluster: ClusterConfig, placement: Placement
-) -> Fleet:
-    """The engines of a plan, not started yet."""
+    spec: EngineSpec, generation: GeneratorOptions, correction: CorrectionPolicy, cluster: ClusterConfig, placement: Placement,
+    tested: HeldOutImages | None = None,
+) -> Fleet:  # fmt: skip
+    """The engines of a plan, not started yet. They generate no record about images in `tested`, which every node receives once."""
     worker = engine_actor(EngineWorker)
+    shared = None if tested is None else ray.put(tested)
 
     def spawn(index: int) -> Any:
-        return worker.options(**placement.engine_options(index)).remote(spec, generation, correction)
+        return worker.options(**placement.engine_options(index)).remote(spec, generation, correction, shared)
 
     return Fleet(
         spawn, placement.plan.num_engines, max_restarts_per_engine=cluster.max_restarts, task_timeout_s=cluster.task_timeout_s,

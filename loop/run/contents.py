@@ -10,12 +10,14 @@ from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
 from loop.run.stages.known_texts import SeedTexts
-from loop.setup.assembly import HeldOut, Policies, RunData, derived_seed
+from loop.setup.assembly import HeldOut, Policies, RunData
+from loop.setup.decontamination import compares_images, held_out_images, seed_samples
 from loop.setup.overlaps import image_locations
 from loop.setup.routing import image_set_name, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
+from policies.decontamination.held_out import HeldOutImages
 from policies.records import TrainingSample
 
 
@@ -53,10 +55,17 @@ class Run:
         return run_images(self.data.seed, self.data.unlabelled)
 
     @cached_property
+    def tested(self) -> HeldOutImages | None:
+        """The images that the run is tested on; None if they are not compared with others."""
+        if not compares_images(self.config):
+            return None
+        with self.progress.stage("fingerprint the images of tests"):
+            return held_out_images(self.config, self.data.questions)
+
+    @cached_property
     def seed_samples(self) -> list[TrainingSample]:
         """The labelled samples that training replays."""
-        samples = self.data.seed.training_samples(self.config.seed_data.num_samples, derived_seed(self.config.seed, 0, "seed data"))
-        return [_routed(sample) for sample in samples]
+        return [_routed(sample) for sample in seed_samples(self.config, self.data.seed, self.tested).samples]
 
     @cached_property
     def seed_texts(self) -> SeedTexts:

@@ -30,6 +30,7 @@ from loop.monitors.progress import Stage, loss_remark
 from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
+from loop.setup.decontamination import decontaminated
 from loop.store.run_store import Store
 from loop.store.storage.local import LocalStorage
 
@@ -136,13 +137,14 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
 
 def _fleet(run: Run, placement: Placement, model: Path) -> Fleet:
     spec = EngineSpec(run.config.engine.kind, str(model), run.config.engine_options)
-    return engine_fleet(spec, run.config.generation.options, run.policies.correction, run.config.cluster, placement)
+    tested = run.tested if run.config.decontamination.images else None
+    return engine_fleet(spec, run.config.generation.options, run.policies.correction, run.config.cluster, placement, tested)
 
 
 def _filters(run: Run, placement: Placement) -> StatelessTasks[Shard]:
-    cluster = run.config.cluster
+    cluster, filters = run.config.cluster, decontaminated(run.policies.filters, run.config, run.tested)
     return StatelessTasks(
-        filter_shard, (run.policies.filters, run.policies.selection.score, run.policies.similarity, run.store.write_part),
+        filter_shard, (filters, run.policies.selection.score, run.policies.similarity, run.store.write_part),
         _MAX_UNFINISHED_PER_FILTER * cluster.num_filters, cluster.start_timeout_s + cluster.task_timeout_s,
         placement.filter_options(), placement.check,
     )  # fmt: skip

@@ -276,7 +276,12 @@ def check_held_out(sets: Sequence[HeldOut]) -> None:
             judge_of(one.metric)
         for image_id in dict.fromkeys(question.image_id for question in one.questions):
             if problem := problem_of(one.source, image_id):
-                raise UserError(f"an image of the held-out set {one.name} cannot be read: {problem}; replace it or remove its record")
+                raise unreadable_image(one.name, problem)
+
+
+def unreadable_image(set_name: str, problem: str) -> UserError:
+    """The error about an image of a held-out or acceptance set that cannot be read."""
+    return UserError(f"an image of the held-out set {set_name} cannot be read: {problem}; replace it or remove its record")
 
 
 def resource_request(config: RunConfig) -> ResourceRequest:

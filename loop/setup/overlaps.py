@@ -34,7 +34,7 @@ def overlaps(
 ) -> list[Finding]:
     """A finding for each pair of sets in a config that share what should be kept apart.
 
-    Images are compared by location, not by content: a copy under another name is not noticed.
+    Images are compared by location; `loop.setup.copies` compares them by content.
 
     Args:
         config: of the run.

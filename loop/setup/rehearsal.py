@@ -32,6 +32,7 @@ from loop.setup.assembly import (
     check_held_out,
     resource_request,
 )
+from loop.setup.copies import shared_content
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding
@@ -79,7 +80,7 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
     no_data = list(_check_data(config, metrics))
     if not no_data:
         data = build_data(config)
-        findings += overlaps(config, data.seed, data.questions, data.unlabelled)
+        findings += [*overlaps(config, data.seed, data.questions, data.unlabelled), *shared_content(config, data, with_unlabelled=True)]
     missing = [*no_data, *_check_model(config, findings), *_lacking(config, plan, assumed)]
     told = tuple(finding.line for finding in findings)
     return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)

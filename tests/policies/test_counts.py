@@ -34,16 +34,24 @@ def test_reasons_are_counted_by_name() -> None:
 
 def test_counts_of_parts_add_up_to_those_of_all_records() -> None:
     unreadable = make_record(3, image_id="broken", reason_detail="broken: is cut off").rejected(Reason.UNREADABLE_IMAGE)
+    held_out = make_record(5, image_id="copy", reason_detail="copy: the same picture as a.png").rejected(Reason.HELD_OUT_IMAGE)
     parts = [
         [make_record(0, accepted=True, original_correct=False, answer_correct=True), make_record(1).rejected(Reason.EMPTY)],
-        [unreadable, make_record(4, generator_weight_version="w2", original_correct=True, answer_correct=True)],
+        [unreadable, held_out, make_record(4, generator_weight_version="w2", original_correct=True, answer_correct=True)],
         [],
     ]
     stored = [json.loads(json.dumps(RecordCounts.of(part).stored)) for part in parts]
     found = RecordCounts.total(map(RecordCounts.read, stored))
     assert found == RecordCounts.of([record for part in parts for record in part])
-    assert (found.images, found.unreadable_images, found.unreadable_example) == (4, 1, "broken: is cut off")
+    assert (found.images, found.unreadable_images, found.unreadable_example) == (5, 1, "broken: is cut off")
+    assert (found.held_out_images, found.held_out_example) == (1, "copy: the same picture as a.png")
     assert found.weight_versions == ("", "w2")
+
+
+def test_counts_from_before_decontamination_are_read() -> None:
+    counts = RecordCounts.of([make_record()])
+    stored = {name: value for name, value in counts.stored.items() if not name.startswith("held_out")}
+    assert RecordCounts.read(stored) == counts
 
 
 def test_counts_of_another_version_are_refused() -> None:

@@ -27,6 +27,8 @@ _ADVICE = {
     Reason.UNREADABLE_IMAGE: "the images cannot be read: look at them, and at the path of the image set",
     Reason.EXACT_DUPLICATE: _REPEATS,
     Reason.NEAR_DUPLICATE: _REPEATS,
+    Reason.HELD_OUT_IMAGE: "the images are those of held-out or acceptance sets: take other images, or test on other ones",
+    Reason.HELD_OUT_QUESTION: "the questions are those of held-out or acceptance sets: take other images, or test on other ones",
     Reason.FALSE_PREMISE: "the model refutes what its own questions take for granted: look at correction.premise_questions",
 }
 

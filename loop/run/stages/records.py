@@ -93,7 +93,7 @@ def counts_of(records: RecordCounts, num_selected: int) -> dict[str, int]:
         "generated": records.generated,
         "accepted": records.accepted,
         "trained_on": num_selected,
-        "set_aside_images": records.unreadable_images,
+        "set_aside_images": records.unreadable_images + records.held_out_images,
         **records.by_reason,
     }
 

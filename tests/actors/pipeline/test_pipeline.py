@@ -34,6 +34,8 @@ from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
 from loop.store.run_store import RunInfo, Store
 from policies.correction.methods import NoCorrection, SentenceBySentence
+from policies.decontamination.fingerprints import Fingerprints, fingerprint
+from policies.decontamination.held_out import HeldOutImage, HeldOutImages
 from policies.filtering.chain import FilterChain
 from policies.filtering.filters import Length, Parsable
 from policies.filtering.near_duplicates import TextSimilarity
@@ -157,6 +159,20 @@ def test_a_shard_of_unreadable_images_alone_is_still_a_shard() -> None:
     assert len(records) == 9
     assert {record.reasons for record in records} == {(Reason.UNREADABLE_IMAGE,)}
     assert from_table(to_table(records)) == records
+
+
+def test_a_tested_image_is_set_aside_before_the_model_sees_it(asking: Path) -> None:
+    shown = fingerprint(SOURCE.open(IDS[1]))
+    held_out = HeldOutImages((HeldOutImage("held_out.test", "a.png", "/x/a.png", frozenset()),), Fingerprints.of([shown]))
+    view = GeneratorOptions(max_new_tokens=8, view="loop.sources.shapes.views:flat_background")
+    worker = EngineWorker(EngineSpec("transformers", str(asking)), view, NoCorrection(), held_out)
+    worker.start()
+    worker.swap(update_of(asking, "r1"))
+    records = from_table(worker.write_records(shard_of())[1])
+    assert {record.image_id: record.reasons for record in records} == {IDS[0]: (), IDS[1]: (Reason.HELD_OUT_IMAGE,), IDS[2]: ()}
+    assert {record.reason_detail for record in records} == {"", f"{IDS[1]}: the same picture as a.png of held_out.test"}
+    assert all((record.generated_logprob is None) == (record.image_id == IDS[1]) for record in records)
+    assert len(worker.evaluate(SOURCE, SOURCE.questions(3, 0), 4, Exact())) == 3, "a test is about its images"
 
 
 def test_an_image_is_read_once_for_all_tasks_and_stages_and_a_bad_one_too() -> None:

@@ -33,6 +33,14 @@ def test_images_that_are_set_aside_are_a_finding_with_an_example(store: Store) -
     assert check_images(store, 1, RecordCounts.of([GOOD]), ["records-00000"]) == []
 
 
+def test_tested_images_are_a_finding_of_their_own(store: Store) -> None:
+    held_out = replace(BAD, image_id="c.png", reasons=(Reason.HELD_OUT_IMAGE,), reason_detail="c.png: the same picture as d.png")
+    unreadable, copied = check_images(store, 1, RecordCounts.of([BAD, held_out, held_out]), ["records-00000"])
+    assert (unreadable.kind, unreadable.count) == ("unreadable_images", 1)
+    assert (copied.kind, copied.count, copied.example) == ("held_out_images", 1, "c.png: the same picture as d.png")
+    assert copied.message.startswith("of the round's 2 images are images of held-out or acceptance sets")
+
+
 def test_a_round_without_a_readable_image_ends_the_run_and_its_shards_are_made_again(store: Store) -> None:
     store.write_part(1, "records-00000", to_table([BAD, BAD]))
     store.write_part(1, "selected", to_table([]))

@@ -1,0 +1,1 @@
+"""Keep what a model is tested on out of what it is trained on."""
