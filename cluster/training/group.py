@@ -23,7 +23,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.images import ImageSource
-from actors.training.job import Progress, RankLostError, TrainerError, TrainingJob, TrainingResult
+from actors.training.job import Progress, RankLostError, RendezvousError, TrainerError, TrainingJob, TrainingResult
 from cluster.errors import TimeoutExceededError
 from cluster.processes import ActorProcess, await_exit
 from cluster.resources.placement import CheckPlacement
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _SHUTDOWN_TIMEOUT_S = 20.0
+_ANSWER_S = 10.0
+"""For a rank that lives to say what it is doing."""
 _MAX_START_TIMEOUTS = 4.0
 """A start that makes progress may take this many times `Bounds.start_timeout_s`."""
 
@@ -244,8 +246,8 @@ class TrainerGroup:
             self._wait(refs, verb, timeout_s, watch, on_timeout)
             return ray.get(refs, timeout=_SHUTDOWN_TIMEOUT_S)
         except RayError as error:
+            kind = TrainerError if self._would_fail_again(error) else RankLostError
             self.shutdown()
-            kind = TrainerError if _would_fail_again(error) else RankLostError
             raise kind(f"the trainer could not {verb}: {_describe(error)}") from error
         except BaseException:
             self.shutdown()
@@ -262,10 +264,24 @@ class TrainerGroup:
             ray.get(done, timeout=_SHUTDOWN_TIMEOUT_S)  # raises a rank's error even while the others still wait for it
             watch.poll()
 
+    def _would_fail_again(self, error: RayError) -> bool:
+        """Whether a restart would not help: the job itself is at fault, or the network between ranks that all live. All other errors are
+        the machine's fault."""
+        if not isinstance(error, RayTaskError):
+            return False
+        if isinstance(error.cause, RendezvousError):
+            return self._all_answer()
+        return isinstance(error.cause, ValueError | TrainerError)
 
-def _would_fail_again(error: RayError) -> bool:
-    """Whether the job itself is at fault, so that a restart would not help. All other errors are the machine's fault."""
-    return isinstance(error, RayTaskError) and isinstance(error.cause, ValueError | TrainerError)
+    def _all_answer(self) -> bool:
+        """Whether all ranks live: one that cannot be reached by the others may just have died."""
+        answers = [rank.start_phase.options(concurrency_group=WATCH_GROUP).remote() for rank in self._ranks]
+        answered, silent = ray.wait(answers, num_returns=len(answers), timeout=_ANSWER_S)
+        try:
+            ray.get(answered, timeout=_ANSWER_S)
+        except RayError:
+            return False
+        return not silent
 
 
 def _describe(error: RayError) -> str:

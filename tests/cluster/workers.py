@@ -16,7 +16,10 @@ from safetensors.torch import save_file
 from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import EngineError, SwapError, UnfitModelError, WeightMismatchError
 from actors.engines.preloading import Preloader, load_update, verify
+from actors.engines.stream import Transfer
+from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of
+from actors.training.job import RendezvousError
 from tests.cluster.marks import told_to
 
 
@@ -40,6 +43,18 @@ def save(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def received(transfer: Transfer, rank: int = 1) -> dict[str, torch.Tensor]:
+    """What a worker of this rank receives."""
+    info, described = transfer.init_info, transfer.update_info
+    group = BroadcastGroup(info["master_address"], info["master_port"], rank=rank, world_size=info["world_size"], timeout_s=20)
+    dtypes = [getattr(torch, name) for name in described["dtype_names"]]
+    tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(described["shapes"], dtypes, strict=True)]
+    for tensor in tensors:
+        group.broadcast(tensor)
+    group.finish()
+    return dict(zip(described["names"], tensors, strict=True))
 
 
 class Worker:
@@ -176,3 +191,28 @@ class SlowStart:
 
     def start_phase(self) -> str:
         return f"at step {min(3, int(time.monotonic() - self._began_s))}"
+
+
+class Unreachable:
+    """A trainer rank; rank 0 cannot reach rank 1, which dies as soon as it is asked whether it lives."""
+
+    def __init__(self, rank: int, _world_size: int, _threads: int, folder: Path) -> None:
+        self._rank = rank
+        self._refused = folder / "refused"
+
+    def rendezvous(self, *_locations: tuple[str, int]) -> str:
+        return "here"
+
+    def prepare(self, _rendezvous: str) -> None:
+        if self._rank == 0:
+            self._refused.touch()
+            raise RendezvousError("connection refused")
+        time.sleep(60)
+
+    def start_phase(self) -> str:
+        if self._rank == 1 and self._refused.exists():
+            os._exit(1)
+        return "joining"
+
+    def progress(self) -> None:
+        return None

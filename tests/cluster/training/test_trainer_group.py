@@ -18,7 +18,7 @@ from actors.training.job import EarlyStop, Progress, RankLostError, TrainerError
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from cluster.training.watch import WATCH_GROUP, StartWatch
 from tests.actors.training.helpers import Shapes, job_of, save_base
-from tests.cluster.workers import SlowStart, wait_while
+from tests.cluster.workers import SlowStart, Unreachable, wait_while
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -154,6 +154,15 @@ def test_a_slow_start_that_makes_progress_is_no_hang_and_one_that_makes_none_is(
     with pytest.raises(RankLostError, match="within 2 s of its last progress: rank 0 at step 3"):
         wait_while(lambda: watch.poll() is None, bound_s=30)
     assert time.monotonic() - began_s > 4
+
+
+def test_ranks_that_one_which_has_died_did_not_join_are_lost_and_not_at_fault(tmp_path: Path) -> None:
+    class Rank(Unreachable):
+        def __init__(self, *place: int) -> None:
+            super().__init__(*place, tmp_path)
+
+    with pytest.raises(RankLostError, match="connection refused"):
+        TrainerGroup(Rank, 2, RankOptions(num_cpus=0)).start(30.0)
 
 
 def test_ranks_that_do_not_start_are_told_where_there_is_no_place_for_them() -> None:
