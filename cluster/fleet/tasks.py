@@ -62,12 +62,13 @@ class StatelessTasks(Generic[T]):
         constants: tuple[Any, ...],
         max_unfinished: int,
         timeout_s: float,
-        options: dict[str, Any],
+        options: Callable[[], dict[str, Any]],
         check_placement: CheckPlacement = lambda: None,
     ) -> None:
         """`function` is called with `constants`, which are sent to each node once, and the arguments of an item. `timeout_s` limits a
-        task from when it is the oldest; `options` are Ray's."""
-        self._task = ray.remote(**_RETRIES, **options)(function)
+        task from when it is the oldest; `options` returns Ray's options of the next task."""
+        self._task = ray.remote(**_RETRIES)(function)
+        self._options = options
         self._constants = constants
         self._constant_refs: list[ray.ObjectRef] = []
         self._max_unfinished = max_unfinished
@@ -125,7 +126,7 @@ class StatelessTasks(Generic[T]):
         return lost
 
     def _submit(self, args: tuple[Any, ...]) -> ray.ObjectRef:
-        return self._task.remote(*self._constant_refs, *args)
+        return self._task.options(**self._options()).remote(*self._constant_refs, *args)
 
     def _collect(self, *, wait: bool) -> Iterator[tuple[T, Any]]:
         """Yields results of finished tasks. With `wait`, waits for one, at most until the oldest task is overdue, which is repeated."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from actors.filter import filter_shard
 from actors.shards import Shard
 from actors.trainer import TrainerRank
 from actors.training.job import TrainingJob, TrainingResult
+from cluster.errors import NotEnoughResourcesError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.tasks import StatelessTasks
 from cluster.fleet.weights import prepare
@@ -33,6 +35,8 @@ from loop.setup.assembly import resource_request
 from loop.store.run_store import Store
 from loop.store.storage import LocalStorage
 
+log = logging.getLogger(__name__)
+
 _SHUTDOWN_S = 30.0
 _MAX_UNFINISHED_PER_FILTER = 3
 """One that runs, and two that wait for it."""
@@ -46,8 +50,8 @@ class Workers:
     fleet: Fleet
     filters: StatelessTasks[Shard]
     trainer: TrainerGroup
-    sender_options: dict[str, Any]
-    """Ray options of the actor that sends weights, for transports that use one."""
+    sender_options: Callable[[], dict[str, Any]]
+    """Returns the Ray options of the actor that sends weights, for transports that use one."""
 
     def serve(self, model: Model) -> None:
         """Serve `model`. Returns once one engine serves it; the others are swapped while that one works. Starts or wakes the engines if
@@ -81,11 +85,14 @@ class Workers:
         the engines work."""
         with self.run.progress.stage("start engines", total=self.run.config.cluster.num_engines, unit="engines") as stage:
             self.fleet.start(self._update(model, first=True), stage.advance)
-        self.trainer.launch()
+        try:
+            self.trainer.launch()
+        except NotEnoughResourcesError as error:
+            log.warning("trainer ranks do not start ahead: %s", error)
 
     def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
         config, checkpoint = self.run.config, self.run.store.local_checkpoint(model.path)
-        update = prepare(checkpoint, model.version, config.transport, self.sender_options, digest=model.digest)
+        update = prepare(checkpoint, model.version, config.transport, self.sender_options(), digest=model.digest)
         engine = config.engine
         if engine.probed == "always" or (first and engine.probed == "first"):
             return replace(update, probe=probe_of(checkpoint, engine, config.cluster.start_timeout_s))
@@ -112,7 +119,7 @@ def open_workers(run: Run) -> Iterator[Workers]:
         model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
         fleet = _fleet(run, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
-        yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options())
+        yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options)
 
 
 def check_reach(store: Store, num_nodes: int) -> None:
@@ -127,11 +134,8 @@ def check_reach(store: Store, num_nodes: int) -> None:
 
 def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
     plan = placement.plan
-    options = RankOptions(
-        plan.trainer_cpus, plan.trainer_gpus, config.training.num_threads, placement.group,
-        [plan.trainer_bundle(rank) for rank in range(plan.trainer_ranks)],
-    )  # fmt: skip
-    return TrainerGroup(TrainerRank, plan.trainer_ranks, options, placement.check)
+    options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, config.training.num_threads, placement)
+    return TrainerGroup(TrainerRank, plan.trainer_ranks, options)
 
 
 def _fleet(run: Run, placement: Placement, model: Path) -> Fleet:
@@ -144,5 +148,5 @@ def _filters(run: Run, placement: Placement) -> StatelessTasks[Shard]:
     return StatelessTasks(
         filter_shard, (run.policies.filters, run.policies.selection.score, run.store.write_part),
         _MAX_UNFINISHED_PER_FILTER * cluster.num_filters, cluster.start_timeout_s + cluster.task_timeout_s,
-        placement.filter_options(), placement.check,
+        placement.filter_options, placement.check_filters,
     )  # fmt: skip

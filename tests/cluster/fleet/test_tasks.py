@@ -34,7 +34,7 @@ def make_tasks(fleet: Fleet, tmp_path: Path) -> MakeTasks:
     """Makes judges, which look for marks in `tmp_path`."""
 
     def make(function: Callable[..., Any] = judge, max_unfinished: int = 3, timeout_s: float = 30.0, **options: Any) -> StatelessTasks[int]:
-        return StatelessTasks(function, (tmp_path,), max_unfinished, timeout_s, {"num_cpus": 0}, **options)
+        return StatelessTasks(function, (tmp_path,), max_unfinished, timeout_s, lambda: {"num_cpus": 0}, **options)
 
     return make
 

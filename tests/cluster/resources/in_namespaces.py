@@ -9,19 +9,21 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.engines.weights import digest_of
 from actors.trainer import TrainerRank
 from actors.training.job import RankLostError, TrainerError
 from cluster.fleet.weights import prepare
 from cluster.resources.connect import connected
+from cluster.resources.placement import RankPlace
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from tests.actors.training.helpers import Shapes, job_of, save_base
 from tests.cluster.workers import received
@@ -29,16 +31,30 @@ from tests.cluster.workers import received
 TRAIN_S = 150.0
 
 
+@dataclass
+class Places:
+    """Two ranks in the bundles of a group."""
+
+    group: PlacementGroup
+
+    def place_ranks(self, timeout_s: float) -> list[RankPlace]:
+        assert self.group.wait(timeout_s)
+        return [RankPlace("", PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=n)) for n in (0, 1)]
+
+    def is_lost(self, place: RankPlace) -> bool:
+        return False
+
+
 def train(folder: Path) -> dict[str, Any]:
     """The same job on ranks of two nodes and on ranks of one; the weights of the first then travel between the nodes."""
     found = {}
     for strategy in ("STRICT_SPREAD", "STRICT_PACK"):
-        place = placement_group([{"CPU": 0.5}, {"CPU": 0.5}], strategy=strategy)
-        group = TrainerGroup(TrainerRank, 2, RankOptions(num_cpus=0.5, placement_group=place))
+        places = Places(placement_group([{"CPU": 0.5}, {"CPU": 0.5}], strategy=strategy))
+        group = TrainerGroup(TrainerRank, 2, RankOptions(num_cpus=0.5, placement=places))
         job = job_of(save_base(folder / "base"), folder / strategy, num_steps=2)
         found[strategy] = group.train(job, Shapes(), Bounds(TRAIN_S)).digest
         group.shutdown()
-        remove_placement_group(place)
+        remove_placement_group(places.group)
     return {**found, "sent": send(folder / "STRICT_SPREAD")}
 
 

@@ -23,6 +23,7 @@ from actors.training.job import Progress
 from cluster.errors import ClusterError
 from cluster.fleet.dispatch import Submit
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.fleet.tasks import StatelessTasks
 from cluster.resources.connect import connected
@@ -48,9 +49,10 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
     worker: Any = engine_actor(Worker)
     fleet = Fleet(
         lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.plan.num_engines,
-        task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S, check_placement=placement.check,
+        task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S,
+        rooms=Rooms(placement.engine_home, placement.check_engines, max_wait_s=START_S),
     )  # fmt: skip
-    judges: StatelessTasks[int] = StatelessTasks(judge, (folder,), 3, START_S + TASK_S, placement.filter_options(), placement.check)
+    judges: StatelessTasks[int] = StatelessTasks(judge, (folder,), 3, START_S + TASK_S, placement.filter_options, placement.check_filters)
 
     def submit_for_both(engine: ActorHandle, task: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         served = submit(engine, task)
@@ -82,8 +84,7 @@ def serve(engine: ActorHandle, task: int) -> ray.ObjectRef:
 def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dict[str, Any]:
     """A job on one rank, whose node is lost after the first steps, and the same job once more."""
     plan = placement.plan
-    options = RankOptions(plan.trainer_cpus, placement_group=placement.group, bundles=[plan.trainer_bundle(0)])
-    group = TrainerGroup(TrainerRank, 1, options, placement.check)
+    group = TrainerGroup(TrainerRank, 1, RankOptions(plan.trainer_cpus, placement=placement))
     base = save_base(folder / "base")
     job = replace(job_of(base, folder / "out", num_steps=30), steps_folder=folder / "steps", steps_between=1)
     steps: list[int] = []
@@ -113,7 +114,7 @@ def on_cluster(
             with reserve(plan, 60) as placement:
 
                 def lose() -> None:
-                    home = placement_group_table(placement.group)["bundles_to_node_id"][lost_bundle]
+                    home = placement_group_table(placement.groups[lost_bundle])["bundles_to_node_id"][0]
                     machines.remove_node(next(node for node in nodes if node.node_id == home), allow_graceful=False)
 
                 return play(placement, lose)
