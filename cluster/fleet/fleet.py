@@ -85,10 +85,9 @@ class Fleet:
     def num_restarts(self) -> int:
         return self._budget.num_restarts
 
-    @property
-    def incidents(self) -> list[str]:
-        """How the fleet has shrunk and grown, one line each; in order."""
-        return self._rolling.restarts.incidents
+    def take_incidents(self) -> list[str]:
+        """How the fleet has shrunk and grown since the last call, one line each, in order."""
+        return self._rolling.restarts.take_incidents()
 
     def refill_restarts(self) -> None:
         """Gives the fleet and its engines all their restarts back. A retired engine stays retired."""

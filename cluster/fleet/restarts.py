@@ -45,10 +45,10 @@ class Rooms:
 
 
 class Restarts:
-    """Decides what becomes of engines without process. The fleet's shrinking and growing are noted in `incidents`."""
+    """Decides what becomes of engines without process, and notes how the fleet shrinks and grows."""
 
     def __init__(self, roster: Roster, rooms: Rooms, clock: Clock) -> None:
-        self.incidents: list[str] = []
+        self._incidents: list[str] = []
         self.last_error = "none"
         self._roster = roster
         self._rooms = rooms
@@ -56,6 +56,10 @@ class Restarts:
         self._looked_at = -math.inf
         self._short_since: float | None = None
         """Since when fewer than `min_engines` have room."""
+
+    def take_incidents(self) -> list[str]:
+        taken, self._incidents = self._incidents, []
+        return taken
 
     def home(self, slot: EngineSlot) -> str:
         return self._rooms.home(slot.index)
@@ -123,8 +127,8 @@ class Restarts:
         self._note(f"engine {slot.index} is out of service for good, because no restart is left (its last error: {self.last_error})")
 
     def _note(self, what: str) -> None:
-        self.incidents.append(f"{what}; {self._roster.num_members} of {len(self._roster)} engine(s) are in the fleet")
-        log.warning("%s", self.incidents[-1])
+        self._incidents.append(f"{what}; {self._roster.num_members} of {len(self._roster)} engine(s) are in the fleet")
+        log.warning("%s", self._incidents[-1])
 
 
 def _short(node: str) -> str:

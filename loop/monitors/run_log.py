@@ -184,6 +184,7 @@ class _Handler(logging.Handler):
             self._log.end("failed", record.getMessage())
         else:
             self._log.line(f"{record.levelname} {record.getMessage()}")
+            self._log.text(getattr(record, "details", ""))  # of `cluster.resources.messages`: too long for the terminal
 
 
 @contextmanager

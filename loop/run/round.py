@@ -63,7 +63,7 @@ def run_baseline(session: Session) -> RoundCommit:
         run_id=run.run_id, round=0, state=RoundState.BASELINE, epoch=run.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=model.version, champion_path=model.path,
         metrics=mean_scores("", run.sets, predictions), stage_seconds=clock.seconds, files=[*model.files, part.entry],
-        findings=[*run.findings, *blind_sets(run.sets, predictions)],
+        findings=[*run.findings, *blind_sets(run.sets, predictions)], incidents=session.workers.take_incidents(),
     )  # fmt: skip
     run.store.commit(commit)
     return commit
@@ -89,7 +89,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
         findings = check_images(run.store, index, records, [*(shard.name for shard in shards), SELECTED])
         selected, selected_part = select(run.store, run.policies.selection, index, parts)
     if not len(selected):
-        return commit_empty_round(run, champion, index, clock, records, [*parts, selected_part])
+        return commit_empty_round(run, champion, index, clock, records, [*parts, selected_part], workers.take_incidents())
     if run.config.cluster.sleep_while_training:
         with clock.stage("sleep"):
             workers.sleep()
@@ -137,6 +137,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
             *controls.files,
         ],
         findings=[*findings, *trained.findings],
+        incidents=workers.take_incidents(),
     )
     run.store.commit(commit)
     return commit

@@ -32,6 +32,7 @@ from loop.monitors.progress import Stage, loss_remark
 from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
+from loop.store.commits import Finding
 from loop.store.run_store import Store
 from loop.store.storage import LocalStorage
 
@@ -79,6 +80,12 @@ class Workers:
         if result.resumed_from_step:
             self.run.progress.note(f"training resumed after step {result.resumed_from_step}")
         return result
+
+    def take_incidents(self) -> list[Finding]:
+        """How the fleet has shrunk and grown since the last call, for the commit of a round."""
+        lines = self.fleet.take_incidents()
+        message = "engines left the fleet, moved to another node or came back; run.log has a line for each"
+        return [Finding(kind="fleet_changed", count=len(lines), message=message, example=lines[-1])] if lines else []
 
     def _start(self, model: Model) -> None:
         """Start the engines, which serve only after their first completed swap. Then launch the trainer ranks, so that they import while

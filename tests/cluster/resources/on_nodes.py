@@ -23,6 +23,7 @@ from actors.training.job import Progress
 from cluster.errors import ClusterError
 from cluster.fleet.dispatch import Submit
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.health import State
 from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.fleet.tasks import StatelessTasks
@@ -42,6 +43,7 @@ QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("p
 NUM_TASKS, LOSE_AT, WORK_S = 20, 5, 1.0
 COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
 APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
+CROWD = replace(COLOCATED, num_engines=5)
 
 
 def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: Submit[int], num_tasks: int = NUM_TASKS) -> dict[str, Any]:
@@ -72,7 +74,8 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
                     lost_at = time.monotonic()
         except ClusterError as error:
             found["error"] = f"{type(error).__name__}: {error}"
-        found |= {"seconds": time.monotonic() - lost_at, "engine_restarts": fleet.num_restarts}
+        served = [state is State.HEALTHY for state in fleet.states()]
+        found |= {"seconds": time.monotonic() - lost_at, "engine_restarts": fleet.num_restarts, "num_healthy": sum(served)}
     return found
 
 
@@ -117,7 +120,8 @@ def on_cluster(
                     home = placement_group_table(placement.groups[lost_bundle])["bundles_to_node_id"][0]
                     machines.remove_node(next(node for node in nodes if node.node_id == home), allow_graceful=False)
 
-                return play(placement, lose)
+                homes = {placement_group_table(group)["bundles_to_node_id"][0] for group in placement.groups}
+                return {"num_nodes": len(homes), **play(placement, lose)}
     finally:
         machines.shutdown()
 
@@ -146,8 +150,9 @@ if __name__ == "__main__":
         return {time: run(placement, folder, lose, serve) for time in ("first", "second")}
 
     scenarios: dict[str, Callable[[], dict[str, Any]]] = {
+        "a fleet shrinks": lambda: on_cluster(CROWD, (3, 3, 3), 0, twice),
         "engines and judges move": lambda: on_cluster(COLOCATED, (2, 2), 0, twice),
-        "ranks move": lambda: on_cluster(APART, (1, 1, 1, 1), 1, lambda placement, lose: train(placement, folder, lose)),
+        "ranks move": lambda: on_cluster(APART, (2, 2, 2), 1, lambda placement, lose: train(placement, folder, lose)),
         "local": lambda: on_local_ray(folder, serve, 10 * NUM_TASKS),
         "memory": lambda: short_of_memory(folder),
     }
