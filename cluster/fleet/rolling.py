@@ -21,7 +21,7 @@ import ray
 
 from actors.engines.errors import WeightMismatchError
 from cluster.errors import EngineLostError, FleetError, NotEnoughResourcesError
-from cluster.fleet.health import NOT_RUNNING, Clock, Event, State
+from cluster.fleet.health import Clock, Event, State
 from cluster.fleet.restarts import ROOM_POLL_S, Restarts, Rooms
 from cluster.fleet.roster import Roster
 from cluster.fleet.slot import EngineSlot, EngineSwap
@@ -30,7 +30,8 @@ from cluster.fleet.weights import UpdateRef
 _SWAP_ATTEMPTS = 2
 """The second one is in a fresh process. If that fails too, the weights are at fault."""
 
-_SWAPPABLE = (State.HEALTHY, State.STALE, State.ASLEEP)
+_NOT_SERVING = (State.STALE, State.ASLEEP)
+_SWAPPABLE = (State.HEALTHY, *_NOT_SERVING)
 _CHANGING = (State.RESTARTING, State.STALE)
 """States of engines that start or are swapped."""
 _IN_PROGRESS = (*_CHANGING, State.DRAINING)
@@ -93,7 +94,9 @@ class RollingSwap:
         if self._is_settled:
             return
         in_progress = [slot for slot in self.roster.of(*_IN_PROGRESS) if slot.is_changing or slot.health.state is State.DRAINING]
-        outdated = [slot for slot in self.roster.of(*_SWAPPABLE) if slot.index not in self.current and not slot.is_changing]
+        are_all_current = self.roster.count(State.HEALTHY) == len(self.current)
+        swappable = self.roster.of(*(_NOT_SERVING if are_all_current else _SWAPPABLE))
+        outdated = [slot for slot in swappable if slot.index not in self.current and not slot.is_changing]
         waiting = sorted(outdated, key=num_in_flight)
         trying = [slot for slot in in_progress if not slot.is_changing or slot.changing_to is self.target]
         num_next = len(waiting) if self.current else 1 - len(trying)
@@ -133,12 +136,9 @@ class RollingSwap:
 
         Raises:
             FleetError: see `finish`.
-            NotEnoughResourcesError: no engine runs, and there is no room for one.
         """
         for ref, slot in self.changes().items():
             if slot.health.is_overdue and not ray.wait([ref], timeout=0)[0]:
-                if self.roster.count(*NOT_RUNNING) == len(self.roster):
-                    self._rooms.check()
                 self._handle_failure(slot, slot.changing_to, "it did not start or swap in time")
 
     def kill(self, slot: EngineSlot, reason: str) -> None:

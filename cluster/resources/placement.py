@@ -67,6 +67,11 @@ class Placement:
         bundles = [*dict(self._live(self.plan.filter_bundles))] or [*self.plan.filter_bundles]
         return self._options(self.plan.filter_cpus, 0, bundles[next(self._turn) % len(bundles)])
 
+    def is_filter_stranded(self, options: dict[str, Any]) -> bool:
+        """Whether no live node holds the bundle of a filter's options, while one holds another."""
+        bundle = self.groups.index(options["scheduling_strategy"].placement_group)
+        return not self._home(bundle) and any(self._live(self.plan.filter_bundles))
+
     def place_ranks(self, timeout_s: float) -> list[RankPlace]:
         """A place for each trainer rank; waits until there is room for all.
 

@@ -155,5 +155,5 @@ def _filters(run: Run, placement: Placement) -> StatelessTasks[Shard]:
     return StatelessTasks(
         filter_shard, (run.policies.filters, run.policies.selection.score, run.store.write_part),
         _MAX_UNFINISHED_PER_FILTER * cluster.num_filters, cluster.start_timeout_s + cluster.task_timeout_s,
-        placement.filter_options, placement.check_filters,
+        placement.filter_options, placement.check_filters, placement.is_filter_stranded,
     )  # fmt: skip

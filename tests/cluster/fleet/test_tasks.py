@@ -114,6 +114,16 @@ def test_a_task_that_always_hangs_ends_the_run_and_its_processes(fleet: Fleet, m
     wait_while(lambda: psutil.pid_exists(int((tmp_path / "judging_1").read_text())))
 
 
+def test_a_task_that_waits_for_a_lost_node_is_started_elsewhere(fleet: Fleet, tmp_path: Path) -> None:
+    options = itertools.chain([{"num_cpus": 1000}], itertools.repeat({"num_cpus": 0}))
+    tasks: StatelessTasks[int] = StatelessTasks(
+        judge, (tmp_path,), 3, 30.0, lambda: next(options), is_stranded=lambda given: given["num_cpus"] == 1000
+    )
+    started = time.monotonic()
+    assert judged(fleet, tasks, range(2)) == EXPECTED[:2]
+    assert time.monotonic() - started < 25
+
+
 def test_a_temporary_error_is_repeated(fleet: Fleet, make_tasks: MakeTasks, tmp_path: Path) -> None:
     (tmp_path / "busy_at_5_once").touch()
     assert judged(fleet, make_tasks(), range(8)) == EXPECTED[:8]

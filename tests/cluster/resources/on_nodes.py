@@ -54,7 +54,9 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
         task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S,
         rooms=Rooms(placement.engine_home, placement.check_engines, max_wait_s=START_S),
     )  # fmt: skip
-    judges: StatelessTasks[int] = StatelessTasks(judge, (folder,), 3, START_S + TASK_S, placement.filter_options, placement.check_filters)
+    judges: StatelessTasks[int] = StatelessTasks(
+        judge, (folder,), 3, START_S + TASK_S, placement.filter_options, placement.check_filters, placement.is_filter_stranded
+    )
 
     def submit_for_both(engine: ActorHandle, task: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         served = submit(engine, task)
