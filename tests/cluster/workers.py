@@ -19,7 +19,6 @@ from actors.engines.preloading import Preloader, load_update, verify
 from actors.engines.stream import Transfer
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of
-from actors.training.job import RendezvousError
 from tests.cluster.marks import told_to
 
 
@@ -191,41 +190,3 @@ class SlowStart:
 
     def start_phase(self) -> str:
         return f"at step {min(3, int(time.monotonic() - self._began_s))}"
-
-
-class Mortal:
-    """A trainer rank that dies while it starts."""
-
-    def __init__(self, *_place: int) -> None:
-        pass
-
-    def rendezvous(self, *_locations: tuple[str, int]) -> str:
-        return "here"
-
-    def prepare(self, _rendezvous: str) -> None:
-        os._exit(1)
-
-    def start_phase(self) -> str:
-        return "joining"
-
-    def progress(self) -> None:
-        return None
-
-
-class Unreachable(Mortal):
-    """A trainer rank; rank 0 cannot reach rank 1, which dies as soon as it is asked whether it lives."""
-
-    def __init__(self, rank: int, _world_size: int, _threads: int, folder: Path) -> None:
-        self._rank = rank
-        self._refused = folder / "refused"
-
-    def prepare(self, _rendezvous: str) -> None:
-        if self._rank == 0:
-            self._refused.touch()
-            raise RendezvousError("connection refused")
-        time.sleep(60)
-
-    def start_phase(self) -> str:
-        if self._rank == 1 and self._refused.exists():
-            os._exit(1)
-        return "joining"

@@ -19,7 +19,8 @@ from cluster.resources.placement import RankPlace
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from cluster.training.watch import WATCH_GROUP, StartWatch
 from tests.actors.training.helpers import Shapes, job_of, save_base
-from tests.cluster.workers import Mortal, SlowStart, Unreachable, wait_while
+from tests.cluster.training.mortals import Mortal, Unreachable
+from tests.cluster.workers import SlowStart, wait_while
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -182,13 +183,12 @@ class Places:
 
 
 def test_ranks_that_are_lost_with_their_node_cost_no_restart() -> None:
-    """They die while they start, twice as often as restarts are allowed, and once more."""
-    places = Places(num_losses=4)
+    places = Places(num_losses=2)
     group = TrainerGroup(Mortal, 1, RankOptions(num_cpus=0, placement=places))
     job: Any = None
     with pytest.raises(RankLostError, match="could not start"):
-        group.train(job, Shapes(), Bounds(60.0, start_timeout_s=30.0, max_restarts=2))
-    assert places.num_losses == -3, "four losses of a node, two restarts, and the end"
+        group.train(job, Shapes(), Bounds(60.0, start_timeout_s=30.0, max_restarts=1))
+    assert places.num_losses == -2, "two losses of a node, a restart, and the end"
 
 
 def assert_gone(pids: tuple[int, ...]) -> None:
