@@ -16,6 +16,8 @@ from pathlib import Path
 from tests.paths import ROOT
 
 PORT = 6399
+ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+"""Of the nodes and of their driver: whether there is a token in the home folder makes no difference."""
 STORE_BYTES = 100 * 1024**2
 
 
@@ -80,7 +82,7 @@ def ray_nodes(places: Sequence[Namespace], cpus: Sequence[int]) -> Iterator[list
             command = place.command(
                 sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *role, *options
             )
-            nodes.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            nodes.append(subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             stack.callback(_end, place, nodes[-1])
         yield nodes
 

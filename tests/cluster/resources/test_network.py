@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.resources.namespaces import PORT, namespaces, not_permitted, ray_nodes
+from tests.cluster.resources.namespaces import ENVIRONMENT, PORT, namespaces, not_permitted, ray_nodes
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def play(scenario: str, folder: Path) -> dict[str, Any]:
         command = head.command(
             sys.executable, "-m", "tests.cluster.resources.in_namespaces", scenario, f"{head.address}:{PORT}", str(folder)
         )
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
