@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from actors.images import ImageSource
+from actors.network import LOOPBACK
 from actors.skipped_imports import skip_sklearn
 from actors.training.job import Progress, TrainingJob, TrainingResult
 
@@ -44,7 +45,7 @@ class TrainerRank:
         Args:
             locations: node id and process id of each rank, in order.
         """
-        from actors.training.distributed import LOOPBACK, reserve_port
+        from actors.training.distributed import reserve_port
 
         if self._rendezvous is None:
             node_ids = tuple(node_id for node_id, _ in locations)
@@ -64,8 +65,9 @@ class TrainerRank:
         torch.set_num_threads(self._threads)
         os.environ.update(self._environment(rendezvous))
         prepare_deepspeed()
-        self._start_phase = "joining the others"
-        join_process_group(self._rank, self._world_size, rendezvous.host, rendezvous.port, self._listener, _JOIN_TIMEOUT_S)
+        address = LOOPBACK if rendezvous.host == LOOPBACK else ray.util.get_node_ip_address()
+        self._start_phase = f"joining rank 0 at {rendezvous.host}:{rendezvous.port} from {address}"
+        join_process_group(self._rank, self._world_size, rendezvous.host, rendezvous.port, address, self._listener, _JOIN_TIMEOUT_S)
 
     def train(self, job: TrainingJob, source: ImageSource) -> TrainingResult | None:
         """Run this rank's part of a job; see `Trainer.run`. The rank releases its memory afterwards, because engines may need it, except

@@ -14,8 +14,13 @@ _MAX_LINE_CHARS = 240
 
 def short_message(error: Exception) -> str:
     """An error as one line: its class, first line and last line. Ray puts tracebacks and details between them."""
-    lines = [line.strip()[:_MAX_LINE_CHARS] for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line.strip()[:_MAX_LINE_CHARS] for line in plain_text(str(error)).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, " ... ".join(dict.fromkeys(lines[:1] + lines[-1:]))] if lines else [type(error).__name__])
+
+
+def plain_text(text: str) -> str:
+    """`text` without the codes by which Ray colors it."""
+    return _ANSI.sub("", text)
 
 
 class ClusterError(RuntimeError):

@@ -21,7 +21,6 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from actors.engines.errors import SwapError, WeightMismatchError
 from actors.engines.weights import TensorSpec
 
-LOOPBACK = "127.0.0.1"
 READ_S = 300.0
 """Time limit for a sender to start, read, digest and describe a checkpoint, or to return it."""
 TRANSFER_S = 120.0

@@ -14,6 +14,7 @@ import torch
 
 from actors.engines.adapters.files import read_adapter
 from actors.images import ImageSource
+from actors.network import LOOPBACK
 from actors.processors import generation_end_ids, load_processor
 from actors.training.adapters import (
     adapter_of,
@@ -26,7 +27,7 @@ from actors.training.adapters import (
 )
 from actors.training.batches import Batch, BatchBuilder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
-from actors.training.distributed import LOOPBACK, join_process_group, max_over_ranks, sum_over_ranks
+from actors.training.distributed import join_process_group, max_over_ranks, sum_over_ranks
 from actors.training.early_stop import EarlyStopping, split_by_image
 from actors.training.inputs.encoding import ConversationEncoder
 from actors.training.inputs.forward import summed_loss
@@ -62,7 +63,7 @@ def run_local(
         TrainerError: the loss is not finite.
     """
     torch.set_num_threads(threads)
-    join_process_group(0, 1, LOOPBACK, 0, None, _JOIN_TIMEOUT_S)
+    join_process_group(0, 1, LOOPBACK, 0, LOOPBACK, None, _JOIN_TIMEOUT_S)
     result = Trainer(job, source, on_progress=on_progress).run()
     assert result is not None, "rank 0 has the result"
     return result

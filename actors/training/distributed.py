@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from actors.training.job import TrainerError
+from actors.network import INTERFACE_VARIABLES, use_interface_of
+from actors.training.job import RendezvousError, TrainerError
 
 if TYPE_CHECKING:
     import torch
 
-LOOPBACK = "127.0.0.1"
 COLLECTIVE_TIMEOUT_S = 600.0
 """Longest wait of one rank for the others within a step or an export."""
+_REFUSAL = re.compile(r"refused|unreachable|no route to host|timed out connecting|find address|no socket interface", re.IGNORECASE)
+_MAX_REASON_CHARS = 400
+_REACH_S = 30.0
+"""Longest wait of a rank for the connection to rank 0, which listens already."""
 
 
 def reserve_port(host: str) -> socket.socket:
@@ -23,25 +30,30 @@ def reserve_port(host: str) -> socket.socket:
     return socket.create_server((host, 0))
 
 
-def join_process_group(rank: int, world_size: int, host: str, port: int, listener: socket.socket | None, timeout_s: float) -> None:
+def join_process_group(
+    rank: int, world_size: int, host: str, port: int, address: str, listener: socket.socket | None, timeout_s: float
+) -> None:
     """Make this process a rank. A process can be in one group only, and stays in it for any number of jobs.
 
     Args:
         rank: rank of this process.
         world_size: number of ranks.
-        host: where rank 0 listens; with `LOOPBACK` all traffic of the group stays on this machine.
+        host: where rank 0 listens.
         port: port of `listener`.
+        address: address of this rank's node, whose interface gloo and NCCL use unless the environment names one. With the loopback
+            address for `host` and `address`, all traffic of the group stays on this machine.
         listener: rank 0's socket from `reserve_port`; this takes ownership. `None` on other ranks, and in a group of one.
         timeout_s: longest wait for the other ranks to join.
 
     Raises:
         TrainerError: this process is already in another group.
+        RendezvousError: this rank cannot reach rank 0 or another rank; the message says what to set.
     """
     prepare_deepspeed()
     import deepspeed
     import torch
     import torch.distributed as dist
-    from torch._C._distributed_c10d import HashStore, TCPStore
+    from torch._C._distributed_c10d import HashStore
 
     if dist.is_initialized():
         joined = (dist.get_rank(), dist.get_world_size())
@@ -49,22 +61,47 @@ def join_process_group(rank: int, world_size: int, host: str, port: int, listene
             raise TrainerError(f"this process is rank {joined[0]} of {joined[1]} and cannot become rank {rank} of {world_size}")
         return
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
-    if host == LOOPBACK:
-        _stay_on_loopback()
-    if world_size == 1:
-        store: Any = HashStore()
-    else:
-        listen_fd = listener.detach() if listener is not None else None
-        store = TCPStore(
-            host, port, world_size, is_master=rank == 0, timeout=timedelta(seconds=timeout_s),
-            wait_for_workers=False, master_listen_fd=listen_fd,
-        )  # fmt: skip
     backend = "nccl" if os.environ["DS_ACCELERATOR"] == "cuda" else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-    dist.barrier()
+    with _refusals_named(f"rank {rank} of {world_size}, at {address}, cannot reach the other ranks, which meet at {host}:{port}"):
+        use_interface_of(address)
+        if rank:
+            _reach(host, port)
+        store = HashStore() if world_size == 1 else _store(rank, world_size, host, port, listener, timeout_s)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        dist.barrier()
+
+
+def _store(rank: int, world_size: int, host: str, port: int, listener: socket.socket | None, timeout_s: float) -> Any:
+    from torch._C._distributed_c10d import TCPStore
+
+    return TCPStore(
+        host, port, world_size, is_master=rank == 0, timeout=timedelta(seconds=timeout_s),
+        wait_for_workers=False, master_listen_fd=listener.detach() if listener is not None else None,
+    )  # fmt: skip
+
+
+def _reach(host: str, port: int) -> None:
+    """Raises an `OSError` unless rank 0 can be connected to. The store itself would retry a refused connection for minutes."""
+    socket.create_connection((host, port), timeout=_REACH_S).close()
+
+
+@contextmanager
+def _refusals_named(what: str) -> Iterator[None]:
+    """Turns the network's refusals into a `RendezvousError`. gloo and NCCL report them as a plain `RuntimeError`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not _REFUSAL.search(str(error)):
+            raise
+        reason = " ".join(str(error).split())[:_MAX_REASON_CHARS]
+        used = ", ".join(f"{name}={os.environ.get(name, '')}" for name in INTERFACE_VARIABLES)
+        raise RendezvousError(
+            f"{what}: {reason} (with {used}); set both variables on every node to the interface by which the other nodes reach it, and "
+            "open the ports between the nodes"
+        ) from error
 
 
 def sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
@@ -137,10 +174,3 @@ def _disable_operator(operator: str) -> None:
             "install the release that requirements.lock names"
         )
     compatible[operator] = False
-
-
-def _stay_on_loopback() -> None:
-    """Bind gloo and NCCL to the loopback interface; by default they listen on the machine's address."""
-    interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    if interface is not None:
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface

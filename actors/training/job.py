@@ -32,6 +32,10 @@ class RankLostError(TrainerError):
     """A rank died, or the ranks stopped making progress: a fault of the machine, so another attempt may succeed."""
 
 
+class RendezvousError(TrainerError):
+    """A rank cannot reach the others: the network is at fault, or one of the others has died."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lora:
     """Low-rank adapters on matrices of the frozen language model (arXiv 2106.09685), merged into them in the checkpoint.

@@ -30,11 +30,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from actors.network import LOOPBACK
 from actors.processors import load_processor
 from actors.training.batches import BatchBuilder
 from actors.training.checkpoint import load_model
 from actors.training.core import Trainer
-from actors.training.distributed import LOOPBACK, join_process_group, reserve_port
+from actors.training.distributed import join_process_group, reserve_port
 from actors.training.inputs.encoding import IGNORED, ConversationEncoder
 from actors.training.job import Hyperparameters, Progress, TrainingJob
 from actors.training.order import global_batches
@@ -182,7 +183,7 @@ def _run_ours(task: Task, rank: int, port: Any) -> _Clock:
         for _ in range(task.num_ranks - 1):
             port.put(listener.getsockname()[1])
     number = listener.getsockname()[1] if listener is not None else port.get(timeout=_JOIN_TIMEOUT_S)
-    join_process_group(rank, task.num_ranks, LOOPBACK, number, listener, _JOIN_TIMEOUT_S)
+    join_process_group(rank, task.num_ranks, LOOPBACK, number, LOOPBACK, listener, _JOIN_TIMEOUT_S)
     clock = _Clock(task)
 
     def note(progress: Progress) -> None:

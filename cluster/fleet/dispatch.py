@@ -14,9 +14,13 @@ Charging a task counts one of its `max_attempts`. A task without attempts left e
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -29,6 +33,7 @@ from cluster.fleet.failures import raise_if_final, root_cause
 from cluster.fleet.health import WITHOUT_PROCESS, Event
 from cluster.fleet.rolling import RollingSwap
 from cluster.fleet.slot import EngineSlot, Timeouts
+from cluster.fleet.weights import UpdateRef
 
 T = TypeVar("T")
 
@@ -38,6 +43,9 @@ should be small: a call with several return values can leave the large ones wher
 
 _DRAIN_S = 30.0
 """How long a closed run waits for abandoned work; restarting an engine takes about as long."""
+
+_LOOK_S = 0.25
+"""How often deadlines are looked at."""
 
 _NO_MORE: Any = object()
 
@@ -76,6 +84,16 @@ class Dispatch(Generic[T]):
         self._exhausted = False
         self._flights: dict[int, list[_InFlight[T]]] = {slot.index: [] for slot in rolling.slots}
         """By engine, oldest first: an actor runs its calls in the order of submission."""
+        self._num_flights = 0
+        self._ended: SimpleQueue[ray.ObjectRef] = SimpleQueue()
+        """References that are ready, of tasks, starts and swaps."""
+        self._watched: dict[ray.ObjectRef, _InFlight[T] | EngineSlot] = {}
+        """What each reference that is not ready yet belongs to."""
+        self._open: list[tuple[int, int]] = []
+        """Heap of (tasks in flight, index) of engines that may take a task. An entry that is no longer true is dropped when it is met."""
+        self._open_for: UpdateRef | None = None
+        """The target for which `_open` was made."""
+        self._looked_at = -math.inf
 
     def results(self) -> Iterator[tuple[T, Any]]:
         """Yields each task with its result, as they complete.
@@ -102,6 +120,7 @@ class Dispatch(Generic[T]):
         """
         busy = [slot for slot in self._rolling.slots if self._flights[slot.index] and slot.health.state not in WITHOUT_PROCESS]
         for slot in busy:
+            self._num_flights -= len(self._flights[slot.index])
             self._flights[slot.index].clear()
             slot.health.record(Event.WORK_ABANDONED)
             slot.health.expect_within(_DRAIN_S)
@@ -113,7 +132,7 @@ class Dispatch(Generic[T]):
                 self._rolling.kill(slot, "it did not finish abandoned work")
 
     def _is_over(self) -> bool:
-        return self._exhausted and not any(self._flights.values()) and not self._retries
+        return self._exhausted and not self._num_flights and not self._retries
 
     def _advance(self) -> None:
         self._rolling.advance(self._num_in_flight)
@@ -123,44 +142,83 @@ class Dispatch(Generic[T]):
 
     def _fill(self) -> None:
         """Sends tasks to engines that accept them, least busy first, until all are full or no task is left."""
-        while open_slots := self._open_slots():
-            assignment = self._next_assignment(open_slots)
-            if assignment is None:
-                return
+        while (assignment := self._next_assignment()) is not None:
             slot, work = assignment
+            flight = _InFlight(work, slot, self._submit(slot.handle, work.task))
             flights = self._flights[slot.index]
-            flights.append(_InFlight(work, slot, self._submit(slot.handle, work.task)))
+            flights.append(flight)
+            self._num_flights += 1
+            self._watch(flight.ref, flight)
+            self._offer(slot)
             if len(flights) == 1:
                 slot.health.expect_within(self._timeouts.task_s)
 
-    def _open_slots(self) -> list[EngineSlot]:
-        limit = self._limits.max_in_flight_per_engine
-        fit = [slot for slot in self._rolling.slots if self._rolling.serves_target(slot) and self._num_in_flight(slot) < limit]
-        return sorted(fit, key=self._num_in_flight)
+    def _next_assignment(self) -> tuple[EngineSlot, _Work[T]] | None:
+        slot = self._least_busy()
+        if slot is None:
+            return None
+        if self._retries and (retry := self._next_retry()) is not None:
+            return retry
+        task = next(self._tasks, _NO_MORE)
+        if task is _NO_MORE:
+            self._exhausted = True
+            return None
+        return slot, _Work(task)
 
-    def _next_assignment(self, open_slots: list[EngineSlot]) -> tuple[EngineSlot, _Work[T]] | None:
+    def _next_retry(self) -> tuple[EngineSlot, _Work[T]] | None:
+        """A task to repeat with an engine on which it has not failed, if any such engine lives."""
         alive = {slot.index for slot in self._rolling.slots if slot.health.state not in WITHOUT_PROCESS}
+        open_slots = sorted(filter(self._is_open, self._rolling.slots), key=self._num_in_flight)
         for work in self._retries:
             for slot in open_slots:
                 if slot.index not in work.failed_on or alive <= set(work.failed_on):
                     self._retries.remove(work)
                     return slot, work
-        task = next(self._tasks, _NO_MORE)
-        if task is _NO_MORE:
-            self._exhausted = True
-            return None
-        return open_slots[0], _Work(task)
+        return None
+
+    def _is_open(self, slot: EngineSlot) -> bool:
+        return slot.index in self._rolling.current and self._num_in_flight(slot) < self._limits.max_in_flight_per_engine
+
+    def _offer(self, slot: EngineSlot) -> None:
+        """Notes that an engine may take a task, with its number of tasks by now."""
+        if self._is_open(slot):
+            heappush(self._open, (self._num_in_flight(slot), slot.index))
+
+    def _least_busy(self) -> EngineSlot | None:
+        """The open engine with the fewest tasks, and of those the one with the lowest index."""
+        if self._open_for is not self._rolling.target:
+            self._open, self._open_for = [], self._rolling.target
+            for slot in self._rolling.slots:
+                self._offer(slot)
+        while self._open:
+            num_in_flight, index = self._open[0]
+            slot = self._rolling.slots[index]
+            if self._is_open(slot) and self._num_in_flight(slot) == num_in_flight:
+                return slot
+            heappop(self._open)
+        return None
+
+    def _watch(self, ref: ray.ObjectRef, owner: _InFlight[T] | EngineSlot) -> None:
+        """Has `ref` put into the queue when it is ready. `ray.wait` would go through all references at each event."""
+        self._watched[ref] = owner
+        ref.future().add_done_callback(lambda _: self._ended.put(ref))
 
     def _collect(self) -> Iterator[tuple[T, Any]]:
-        """Waits for one task, start or swap to end, at most until the next deadline."""
-        flights = {flight.ref: flight for flights in self._flights.values() for flight in flights}
-        changes = self._rolling.changes()
-        ready, _ = ray.wait([*flights, *changes], num_returns=1, timeout=min(slot.health.remaining_s for slot in self._rolling.slots))
-        for ref in ready:
-            if ref in changes:
-                self._rolling.finish(changes[ref])
-            elif ref in flights:
-                yield from self._collect_flight(flights[ref])
+        """Waits for one task, start or swap to end, at most until deadlines are looked at again."""
+        for ref, slot in self._rolling.changes().items():
+            if ref not in self._watched:
+                self._watch(ref, slot)
+        try:
+            ref = self._ended.get(timeout=_LOOK_S)
+        except Empty:
+            return
+        owner = self._watched.pop(ref, None)
+        if isinstance(owner, EngineSlot):
+            if owner.is_changing and owner.changed == ref:
+                self._rolling.finish(owner)
+                self._offer(owner)
+        elif owner is not None and owner in self._flights[owner.slot.index]:
+            yield from self._collect_flight(owner)
 
     def _collect_flight(self, flight: _InFlight[T]) -> Iterator[tuple[T, Any]]:
         try:
@@ -174,6 +232,9 @@ class Dispatch(Generic[T]):
         yield flight.work.task, result
 
     def _enforce_deadlines(self) -> None:
+        if time.monotonic() - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = time.monotonic()
         self._rolling.enforce_deadlines()
         for slot in self._rolling.slots:
             if slot.is_changing or not slot.health.is_overdue:
@@ -189,6 +250,8 @@ class Dispatch(Generic[T]):
         flights = self._flights[flight.slot.index]
         was_oldest = flights[0] is flight
         flights.remove(flight)
+        self._num_flights -= 1
+        self._offer(flight.slot)
         if not flights:
             flight.slot.health.expect_nothing()
         elif was_oldest:
@@ -210,6 +273,7 @@ class Dispatch(Generic[T]):
         """Kills an engine and retries its tasks elsewhere; only the task to blame is charged."""
         self._rolling.kill(slot, reason)
         flights, self._flights[slot.index] = self._flights[slot.index], []
+        self._num_flights -= len(flights)
         self._retries.extend(flight.work for flight in flights if flight is not to_blame)
         self._retry(to_blame, reason)
 

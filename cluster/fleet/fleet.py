@@ -26,11 +26,11 @@ from actors.engines.errors import WeightMismatchError
 from cluster.errors import FleetError
 from cluster.fleet.dispatch import Dispatch, Limits, Submit
 from cluster.fleet.health import Clock, EngineHealth, RestartBudget, State
+from cluster.fleet.restarts import Rooms
 from cluster.fleet.rolling import RollingSwap
 from cluster.fleet.slot import EngineSlot, EngineSwap, Spawn, Timeouts
 from cluster.fleet.weights import put_update
 from cluster.processes import await_exit
-from cluster.resources.placement import CheckPlacement
 
 T = TypeVar("T")
 
@@ -49,19 +49,31 @@ class Fleet:
         start_timeout_s: float,
         swap_timeout_s: float,
         max_restarts_per_engine: int = 3,
-        max_restarts: int = 16,
+        max_restarts: int | None = None,
         max_attempts: int = 3,
         max_in_flight_per_engine: int = 2,
-        check_placement: CheckPlacement = lambda: None,
+        rooms: Rooms | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
+        """Makes the engines' slots, and starts nothing.
+
+        Args:
+            spawn: makes an engine's actor.
+            size: number of engines.
+            task_timeout_s, start_timeout_s, swap_timeout_s: see `Timeouts`.
+            max_restarts_per_engine: restarts of one engine until the next refill.
+            max_restarts: restarts of all engines until the next refill; by default 16, or twice the number of engines if that is more.
+            max_attempts, max_in_flight_per_engine: see `Limits`.
+            rooms: where engines can run; by default anywhere.
+            clock: monotonic time.
+        """
         if size < 1:
             raise ValueError(f"a fleet of {size} engines; expected at least 1")
         self._timeouts = Timeouts(task_timeout_s, start_timeout_s, swap_timeout_s)
         self._limits = Limits(max_attempts, max_in_flight_per_engine)
-        self._budget = RestartBudget(max_restarts_per_engine, max_restarts)
+        self._budget = RestartBudget(max_restarts_per_engine, max(16, 2 * size) if max_restarts is None else max_restarts)
         self._slots = [EngineSlot(index, spawn, EngineHealth(self._budget, clock), self._timeouts) for index in range(size)]
-        self._rolling = RollingSwap(self._slots, check_placement)
+        self._rolling = RollingSwap(self._slots, rooms or Rooms(), clock)
         self._running = False
 
     @property
@@ -72,6 +84,16 @@ class Fleet:
     @property
     def num_restarts(self) -> int:
         return self._budget.num_restarts
+
+    def take_incidents(self) -> list[str]:
+        """How the fleet has shrunk and grown since the last call, one line each, in order."""
+        return self._rolling.restarts.take_incidents()
+
+    def refill_restarts(self) -> None:
+        """Gives the fleet and its engines all their restarts back. A retired engine stays retired."""
+        self._budget.refill()
+        for slot in self._slots:
+            slot.health.refill()
 
     @property
     def weight_version(self) -> str:
@@ -115,10 +137,10 @@ class Fleet:
             TaskFailedError: a task raised a `ValueError`, or failed in `max_attempts` attempts.
             FinalError: a task raised it.
             WeightMismatchError: an engine refused the weights of a roll.
-            FleetError: all engines are lost and no restart is left, or an engine could not be swapped to the weights of a roll. After
-                this or a refusal the fleet has rolled back: engines with the new weights get no task before they are swapped back, in
-                the next run or by `complete_roll`.
-            NotEnoughResourcesError: no engine runs, and there is no room for one.
+            FleetError: too few engines and no restart are left, or an engine could not be swapped to the weights of a roll. After this or
+                a refusal the fleet has rolled back: engines with the new weights get no task before they are swapped back, in the next
+                run or by `complete_roll`.
+            NotEnoughResourcesError: too few engines have had room for too long.
         """
         assert self._rolling.target is not None, "start the fleet first"
         assert not self._running, "one run at a time"

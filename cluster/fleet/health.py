@@ -3,18 +3,22 @@
     restarting --started--> stale --swap_completed--> healthy --drain_began--> draining --swap_began--> stale --swap_began--> stale
                             healthy, draining --missed_deadline, work_abandoned--> suspect --answered--> healthy
     healthy --sleep_began--> asleep --swap_began--> stale
-    any of them --died--> dead, or retired if no restart is left
-    dead --restart_began--> restarting
-    dead --restarts_used_up--> retired
+    any of them --died--> dead
+    dead --room_lost--> unplaced
+    dead, unplaced --restart_began, move_began--> restarting
+    dead, unplaced --restarts_used_up--> retired
+
+A restart on the same node is charged to the engine and to the fleet. A move, after its node was lost, is not charged to the engine, and to
+the fleet once for all engines of that node.
 
 Only a healthy engine gets work. These transitions must not exist:
 
 - restarting or asleep to healthy, and stale to healthy without a completed swap: the engine's weights would be unknown.
 - healthy to stale directly: an engine is drained before its swap, because one task must not see two versions.
 - suspect to draining or stale: an engine that may hang would block its swap. It must answer or die first.
-- dead to any state except restarting and retired: the next process has no weights and needs start and swap.
-- dead to restarting if no restart is left, and dead to retired if one is. Other engines of the fleet may use up the last restart
-  after this engine died, so its supervisor decides when it is about to restart it (`restart_or_retire`).
+- dead or unplaced to any state with a process except restarting: the next process has no weights and needs start and swap.
+- dead or unplaced to restarting if no restart is left, and to retired if one is. Only the supervisor knows whether the engine's node is
+  lost, so it decides when it is about to restart the engine (`restart_or_retire`).
 - out of retired: the engine is no longer part of the fleet, which may have completed a roll without it.
 """
 
@@ -38,6 +42,7 @@ class State(StrEnum):
     ASLEEP = "asleep"  # it releases or has released its device's memory and waits for a swap
     SUSPECT = "suspect"  # it may hang, or be busy with abandoned work
     DEAD = "dead"  # it has no process and may be restarted
+    UNPLACED = "unplaced"  # it has no process and no node has room for it: not part of the fleet until one has
     RETIRED = "retired"  # it has no process and no restart left: it is no longer part of the fleet
 
 
@@ -52,7 +57,9 @@ class Event(StrEnum):
     WORK_ABANDONED = "work_abandoned"
     ANSWERED = "answered"
     DIED = "died"
+    ROOM_LOST = "room_lost"
     RESTART_BEGAN = "restart_began"
+    MOVE_BEGAN = "move_began"
     RESTARTS_USED_UP = "restarts_used_up"
 
 
@@ -60,7 +67,10 @@ class IllegalTransitionError(ClusterError):
     """An event cannot happen in this state: a bug in the fleet, not a fault of a machine."""
 
 
-WITHOUT_PROCESS = (State.DEAD, State.RETIRED)
+DOWN = (State.DEAD, State.UNPLACED)
+AWAY = (State.UNPLACED, State.RETIRED)
+"""States of engines that are not part of the fleet."""
+WITHOUT_PROCESS = (*DOWN, State.RETIRED)
 NOT_RUNNING = (State.RESTARTING, *WITHOUT_PROCESS)
 
 _TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -79,8 +89,9 @@ _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DRAINING, Event.WORK_ABANDONED): State.SUSPECT,
     (State.SUSPECT, Event.WORK_ABANDONED): State.SUSPECT,
     (State.SUSPECT, Event.ANSWERED): State.HEALTHY,
-    (State.DEAD, Event.RESTART_BEGAN): State.RESTARTING,
-    (State.DEAD, Event.RESTARTS_USED_UP): State.RETIRED,
+    (State.DEAD, Event.ROOM_LOST): State.UNPLACED,
+    **{(state, event): State.RESTARTING for state in DOWN for event in (Event.RESTART_BEGAN, Event.MOVE_BEGAN)},
+    **{(state, Event.RESTARTS_USED_UP): State.RETIRED for state in DOWN},
     **{(state, Event.DIED): State.DEAD for state in State if state not in WITHOUT_PROCESS},
 }
 
@@ -95,14 +106,37 @@ class RestartBudget:
         self.max_per_engine = max_per_engine
         self.max_total = max_total
         self.num_restarts = 0
+        """All that were charged."""
+        self._num_at_refill = 0
+        self._charged_nodes: set[str] = set()
+
+    @property
+    def num_left(self) -> int:
+        return self.max_total - (self.num_restarts - self._num_at_refill)
+
+    def refill(self) -> None:
+        """Starts to count anew."""
+        self._num_at_refill = self.num_restarts
+
+    def allows_move_from(self, lost_node: str) -> bool:
+        return lost_node in self._charged_nodes or self.num_left > 0
+
+    def charge_move_from(self, lost_node: str) -> None:
+        """Counts a lost node, the first time."""
+        if lost_node not in self._charged_nodes:
+            self._charged_nodes.add(lost_node)
+            self.num_restarts += 1
 
 
 class EngineHealth:
     """State, restarts and current deadline of one engine. The initial state is `restarting`, as its first process starts."""
 
     def __init__(self, budget: RestartBudget, clock: Clock) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each change of the state."""
         self.state = State.RESTARTING
         self.num_restarts = 0
+        """Those charged to this engine since the last refill."""
         self._budget = budget
         self._clock = clock
         self._deadline = math.inf
@@ -129,9 +163,26 @@ class EngineHealth:
     def expect_nothing(self) -> None:
         self._deadline = math.inf
 
-    def restart_or_retire(self) -> State:
-        """Records that a dead engine restarts, or that it retires if no restart is left; returns its new state."""
-        return self.record(Event.RESTART_BEGAN if self._has_restart_left else Event.RESTARTS_USED_UP)
+    def refill(self) -> None:
+        """Gives the engine all its restarts back, unless it is retired."""
+        self.num_restarts = 0
+
+    def may_restart(self, lost_node: str = "") -> bool:
+        """Whether a restart is left for the engine, or for its move from a node that is lost."""
+        return self._budget.allows_move_from(lost_node) if lost_node else self._has_restart_left
+
+    def restart_or_retire(self, lost_node: str = "") -> State:
+        """Records that an engine without process restarts, or that it retires if no restart is left; returns its new state.
+
+        Args:
+            lost_node: the node from which it moves, if that is lost.
+        """
+        if not self.may_restart(lost_node):
+            return self.record(Event.RESTARTS_USED_UP)
+        if not lost_node:
+            return self.record(Event.RESTART_BEGAN)
+        self._budget.charge_move_from(lost_node)
+        return self.record(Event.MOVE_BEGAN)
 
     def record(self, event: Event) -> State:
         """Records an event and returns the new state.
@@ -142,9 +193,7 @@ class EngineHealth:
         after = _TRANSITIONS.get((self.state, event))
         if after is None:
             raise IllegalTransitionError(f"{event} cannot happen to an engine that is {self.state}")
-        if event is Event.DIED and not self._has_restart_left:
-            after = State.RETIRED
-        elif event is Event.RESTARTS_USED_UP and self._has_restart_left:
+        if event is Event.RESTARTS_USED_UP and self._has_restart_left:
             raise IllegalTransitionError(f"a restart is left: {self._used()}")
         elif event is Event.RESTART_BEGAN:
             self._count_restart()
@@ -155,11 +204,12 @@ class EngineHealth:
         elif self._out_since is None:
             self._out_since = self._clock()
         self.state = after
+        self.on_change()
         return after
 
     @property
     def _has_restart_left(self) -> bool:
-        return self.num_restarts < self._budget.max_per_engine and self._budget.num_restarts < self._budget.max_total
+        return self.num_restarts < self._budget.max_per_engine and self._budget.num_left > 0
 
     def _count_restart(self) -> None:
         if not self._has_restart_left:

@@ -12,76 +12,94 @@ are swapped back. If an engine refuses the stable weights, its machine is at fau
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import ray
 
 from actors.engines.errors import WeightMismatchError
-from cluster.errors import EngineLostError, FleetError
-from cluster.fleet.health import NOT_RUNNING, Event, State
+from cluster.errors import EngineLostError, FleetError, NotEnoughResourcesError
+from cluster.fleet.health import Clock, Event, State
+from cluster.fleet.restarts import ROOM_POLL_S, Restarts, Rooms
+from cluster.fleet.roster import Roster
 from cluster.fleet.slot import EngineSlot, EngineSwap
 from cluster.fleet.weights import UpdateRef
-from cluster.resources.placement import CheckPlacement
 
 _SWAP_ATTEMPTS = 2
 """The second one is in a fresh process. If that fails too, the weights are at fault."""
 
-_SWAPPABLE = (State.HEALTHY, State.STALE, State.ASLEEP)
+_NOT_SERVING = (State.STALE, State.ASLEEP)
+_SWAPPABLE = (State.HEALTHY, *_NOT_SERVING)
+_CHANGING = (State.RESTARTING, State.STALE)
+"""States of engines that start or are swapped."""
+_IN_PROGRESS = (*_CHANGING, State.DRAINING)
 
 
 class RollingSwap:
     """Swaps the engines of a fleet to its target and restarts dead engines. Lives as long as its fleet."""
 
-    def __init__(self, slots: Sequence[EngineSlot], check_placement: CheckPlacement) -> None:
+    def __init__(self, slots: Sequence[EngineSlot], rooms: Rooms, clock: Clock) -> None:
         self.slots = slots
-        self._check_placement = check_placement
+        self.current: set[int] = set()
+        """Indices of the engines that serve the target."""
+        self.roster = Roster(slots, self._note_current)
+        self.restarts = Restarts(self.roster, rooms, clock)
+        self._rooms = rooms
         self.target: UpdateRef | None = None
         self.swaps: list[EngineSwap] = []
         """Completed swaps to the target since it was set, in that order."""
         self._stable: UpdateRef | None = None
         self._failures: Counter[int] = Counter()
         """Failed attempts to swap an engine to the target, by its index."""
-        self._last_error = "none"
 
     def serves_target(self, slot: EngineSlot) -> bool:
         return slot.health.state is State.HEALTHY and slot.serving is self.target
 
     def set_target(self, target: UpdateRef) -> None:
         """Replaces the target, even an unfinished one: engines that are being swapped to the old one are swapped again."""
-        self.target = target
-        self.swaps = []
+        self._aim(target)
         self._failures.clear()
 
     def launch_all(self) -> None:
         """Starts all engines for the first time, concurrently."""
         assert self.target is not None
         for slot in self.slots:
-            slot.launch(self.target)
+            slot.launch(self.target, self.restarts.home(slot))
 
     def restart_dead(self) -> None:
-        """Restarts dead engines with the target, and retires those without a restart left.
+        """Restarts engines without process with the target where they have room; see `cluster.fleet.restarts`.
 
         Raises:
-            FleetError: all engines are retired.
+            FleetError: too few engines are left, and no restart.
+            NotEnoughResourcesError: too few engines have had room for too long.
         """
         assert self.target is not None
-        for slot in self.slots:
-            if slot.health.state is State.DEAD and slot.health.restart_or_retire() is State.RESTARTING:
-                slot.launch(self.target)
-        if all(slot.health.state is State.RETIRED for slot in self.slots):
+        num_members = self.roster.num_members
+        for slot, home in self.restarts.startable():
+            slot.launch(self.target, home)
+        if self.roster.num_members < num_members:
+            self._update_stable()
+        try:
+            self.restarts.require_enough()
+        except (FleetError, NotEnoughResourcesError):
             self._roll_back()
-            raise FleetError(f"all {len(self.slots)} engine(s) are lost and no restart is left; the last error: {self._last_error}")
+            raise
 
     def advance(self, num_in_flight: Callable[[EngineSlot], int]) -> None:
         """Drains the least busy engine, or all others once one serves the target. An engine preloads the target while it has tasks in
         flight, and is swapped once it has none."""
         assert self.target is not None
-        in_progress = [slot for slot in self.slots if slot.is_changing or slot.health.state is State.DRAINING]
-        outdated = [slot for slot in self.slots if slot.health.state in _SWAPPABLE and not self.serves_target(slot)]
-        waiting = sorted((slot for slot in outdated if slot not in in_progress), key=num_in_flight)
+        if self._is_settled:
+            return
+        in_progress = [slot for slot in self.roster.of(*_IN_PROGRESS) if slot.is_changing or slot.health.state is State.DRAINING]
+        are_all_current = self.roster.count(State.HEALTHY) == len(self.current)
+        swappable = self.roster.of(*(_NOT_SERVING if are_all_current else _SWAPPABLE))
+        outdated = [slot for slot in swappable if slot.index not in self.current and not slot.is_changing]
+        waiting = sorted(outdated, key=num_in_flight)
         trying = [slot for slot in in_progress if not slot.is_changing or slot.changing_to is self.target]
-        num_next = len(waiting) if any(map(self.serves_target, self.slots)) else 1 - len(trying)
+        num_next = len(waiting) if self.current else 1 - len(trying)
         for slot in [*in_progress, *waiting[: max(0, num_next)]]:
             if slot.health.state is State.HEALTHY:
                 slot.health.record(Event.DRAIN_BEGAN)
@@ -92,7 +110,7 @@ class RollingSwap:
 
     def changes(self) -> dict[ray.ObjectRef, EngineSlot]:
         """Starts and swaps in progress, by the reference that is ready when they have ended."""
-        return {slot.changed: slot for slot in self.slots if slot.is_changing}
+        return {slot.changed: slot for slot in self.roster.of(*_CHANGING) if slot.is_changing}
 
     def finish(self, slot: EngineSlot) -> None:
         """Admits an engine whose start or swap has ended, or kills it if that failed.
@@ -118,12 +136,9 @@ class RollingSwap:
 
         Raises:
             FleetError: see `finish`.
-            NotEnoughResourcesError: no engine runs, and there is no room for one.
         """
         for ref, slot in self.changes().items():
             if slot.health.is_overdue and not ray.wait([ref], timeout=0)[0]:
-                if all(one.health.state in NOT_RUNNING for one in self.slots):
-                    self._check_placement()
                 self._handle_failure(slot, slot.changing_to, "it did not start or swap in time")
 
     def kill(self, slot: EngineSlot, reason: str) -> None:
@@ -141,13 +156,21 @@ class RollingSwap:
         while True:
             self.restart_dead()
             self.advance(lambda _: 0)
-            if sum(map(self.serves_target, self.slots)) >= min(num_engines, len(self._members())):
+            if len(self.current) >= min(num_engines, max(self._rooms.min_engines, self.roster.num_members)):
                 return
-            changes = self.changes()
-            ready, _ = ray.wait([*changes], num_returns=1, timeout=min(slot.health.remaining_s for slot in changes.values()))
-            for ref in ready:
-                self.finish(changes[ref])
+            self._await_change()
             self.enforce_deadlines()
+
+    def _await_change(self) -> None:
+        """Waits for a start or swap to end, at most until the next deadline, or until engines without room are looked at again."""
+        changes = self.changes()
+        if not changes:
+            time.sleep(ROOM_POLL_S)
+            return
+        limit_s = ROOM_POLL_S if self.roster.count(State.UNPLACED) else math.inf
+        ready, _ = ray.wait([*changes], num_returns=1, timeout=min(limit_s, *(slot.health.remaining_s for slot in changes.values())))
+        for ref in ready:
+            self.finish(changes[ref])
 
     def sleep(self) -> None:
         """Puts all healthy engines to sleep, concurrently, and waits for them; kills those that fail. The next swap wakes or restarts
@@ -159,10 +182,6 @@ class RollingSwap:
             except EngineLostError as error:
                 self.kill(slot, f"it did not fall asleep: {error}")
 
-    def _members(self) -> list[EngineSlot]:
-        """A retired engine is no longer part of the fleet."""
-        return [slot for slot in self.slots if slot.health.state is not State.RETIRED]
-
     def _handle_refusal(self, slot: EngineSlot, target: UpdateRef, error: WeightMismatchError) -> None:
         if target is not self.target:
             return  # it is stale, and gets the current target next
@@ -172,8 +191,8 @@ class RollingSwap:
         self.kill(slot, str(error))  # others serve these weights, so this machine is at fault
 
     def _handle_failure(self, slot: EngineSlot, target: UpdateRef, reason: str) -> None:
-        if target is not self.target or target is self._stable:
-            self.kill(slot, reason)
+        if target is not self.target or target is self._stable or self.restarts.is_node_lost(slot):
+            self.kill(slot, reason)  # the target is not at fault
             return
         self._kill_process(slot, reason)
         self._failures[slot.index] += 1
@@ -182,16 +201,31 @@ class RollingSwap:
             raise FleetError(f"engine {slot.index} cannot be brought to {target.version}: {reason}")
 
     def _kill_process(self, slot: EngineSlot, reason: str) -> None:
-        self._last_error = f"engine {slot.index}: {reason}"
+        self.restarts.last_error = f"engine {slot.index}: {reason}"
         slot.kill(reason)
+        self.restarts.retire_if_used_up(slot)
 
     def _update_stable(self) -> None:
         """The target becomes stable if the whole fleet serves it."""
-        members = self._members()
-        if self.target is not None and members and all(self.serves_target(slot) for slot in members):
+        if self.current and self._is_settled:
             self._stable = self.target
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether every engine of the fleet serves the target."""
+        return len(self.current) == self.roster.num_members
 
     def _roll_back(self) -> None:
         if self.target is not self._stable:
-            self.target = self._stable
-            self.swaps = []
+            self._aim(self._stable)
+
+    def _aim(self, target: UpdateRef | None) -> None:
+        self.target = target
+        self.swaps = []
+        self.current = {slot.index for slot in self.slots if self.serves_target(slot)}
+
+    def _note_current(self, slot: EngineSlot) -> None:
+        if self.serves_target(slot):
+            self.current.add(slot.index)
+        else:
+            self.current.discard(slot.index)

@@ -98,6 +98,8 @@ class EngineSlot:
         self.index = index
         self.health = health
         self.serving: UpdateRef | None = None
+        self.home = ""
+        """Node of its last process."""
         self._spawn = spawn
         self._process: ActorProcess | None = None
         self._killed: list[psutil.Process] = []
@@ -129,10 +131,11 @@ class EngineSlot:
         assert self._change is not None, f"engine {self.index} is neither starting nor swapping"
         return self._change.swapped
 
-    def launch(self, target: UpdateRef) -> None:
-        """Begins to start a new engine with `target`. Its state must be `restarting`."""
-        if self.health.num_restarts:
+    def launch(self, target: UpdateRef, home: str) -> None:
+        """Begins to start a new engine with `target` on the node `home`. Its state must be `restarting`."""
+        if self.home == home:
             logger.warning("engine %d: restart %d", self.index, self.health.num_restarts)
+        self.home = home
         self._process = ActorProcess(self._spawn(self.index))
         self.health.expect_within(self._timeouts.start_s + self._timeouts.swap_s)
         handle: Any = self._process.handle

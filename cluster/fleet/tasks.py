@@ -6,6 +6,7 @@
 | what failed                                                 | reaction                                                  |
 |-------------------------------------------------------------|-----------------------------------------------------------|
 | the process or node of a task; the task with an `OSError`   | Ray repeats the task, up to `MAX_ATTEMPTS` attempts       |
+| the node of a task, for good                                | it is started on another node                             |
 | a task hangs                                                | it is killed and repeated, up to `MAX_ATTEMPTS` attempts  |
 | the data that a task needs is lost                          | its item starts over on an engine                         |
 | anything else                                               | the run ends at once                                      |
@@ -39,6 +40,8 @@ SubmitForTask = Callable[[ActorHandle, T], tuple[ray.ObjectRef, ray.ObjectRef]]
 
 MAX_ATTEMPTS = 3
 _DRAIN_S = 5.0
+_LOOK_S = 2.0
+"""How often it is checked, while no task ends, whether one waits for a lost node."""
 
 _RETRIES: dict[str, Any] = {"max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": [OSError]}
 
@@ -48,6 +51,7 @@ class _Unfinished(Generic[T]):
     item: T
     args: tuple[Any, ...]
     ref: ray.ObjectRef
+    options: dict[str, Any]
     num_attempts: int = 1
     oldest_since: float | None = None
     """When it became the oldest of the unfinished tasks."""
@@ -62,17 +66,29 @@ class StatelessTasks(Generic[T]):
         constants: tuple[Any, ...],
         max_unfinished: int,
         timeout_s: float,
-        options: dict[str, Any],
+        options: Callable[[], dict[str, Any]],
         check_placement: CheckPlacement = lambda: None,
+        is_stranded: Callable[[dict[str, Any]], bool] = lambda _: False,
     ) -> None:
-        """`function` is called with `constants`, which are sent to each node once, and the arguments of an item. `timeout_s` limits a
-        task from when it is the oldest; `options` are Ray's."""
-        self._task = ray.remote(**_RETRIES, **options)(function)
+        """Starts nothing.
+
+        Args:
+            function: called with `constants`, which are sent to each node once, and the arguments of an item.
+            constants: see `function`.
+            max_unfinished: tasks that have been submitted and have not ended.
+            timeout_s: limit of a task, from when it is the oldest.
+            options: returns Ray's options of the next task.
+            check_placement: raises an error with advice if a task that is overdue has no room.
+            is_stranded: whether a task with such options cannot run where it was sent, although others can.
+        """
+        self._task = ray.remote(**_RETRIES)(function)
+        self._options = options
         self._constants = constants
         self._constant_refs: list[ray.ObjectRef] = []
         self._max_unfinished = max_unfinished
         self._timeout_s = timeout_s
         self._check_placement = check_placement
+        self._is_stranded = is_stranded
         self._unfinished: deque[_Unfinished[T]] = deque()
         self._lost: list[T] = []
         self._num_losses: Counter[str] = Counter()
@@ -110,7 +126,7 @@ class StatelessTasks(Generic[T]):
         self._constant_refs = [ray.put(constant) for constant in self._constants]
         try:
             for item, args in items:
-                self._unfinished.append(_Unfinished(item, args, self._submit(args)))
+                self._unfinished.append(self._submitted(item, args, 1))
                 yield from self._collect(wait=False)
                 while len(self._unfinished) >= self._max_unfinished:
                     yield from self._collect(wait=True)
@@ -124,16 +140,20 @@ class StatelessTasks(Generic[T]):
         lost, self._lost = self._lost, []
         return lost
 
-    def _submit(self, args: tuple[Any, ...]) -> ray.ObjectRef:
-        return self._task.remote(*self._constant_refs, *args)
+    def _submitted(self, item: T, args: tuple[Any, ...], num_attempts: int) -> _Unfinished[T]:
+        options = self._options()
+        return _Unfinished(item, args, self._task.options(**options).remote(*self._constant_refs, *args), options, num_attempts)
 
     def _collect(self, *, wait: bool) -> Iterator[tuple[T, Any]]:
         """Yields results of finished tasks. With `wait`, waits for one, at most until the oldest task is overdue, which is repeated."""
         remaining_s = self._remaining_s()
         by_ref = {task.ref: task for task in self._unfinished}
-        ready, _ = ray.wait([*by_ref], num_returns=1 if wait else len(by_ref), timeout=remaining_s if wait else 0)
+        limit_s = min(remaining_s, _LOOK_S) if wait else 0
+        ready, _ = ray.wait([*by_ref], num_returns=1 if wait else len(by_ref), timeout=limit_s)
         if not ready and remaining_s == 0:
             self._repeat(self._unfinished[0])
+        elif not ready and wait:
+            self._move_stranded()
         for ref in ready:
             task = by_ref[ref]
             self._unfinished.remove(task)
@@ -181,4 +201,12 @@ class StatelessTasks(Generic[T]):
         if task.num_attempts >= MAX_ATTEMPTS:
             raise TaskFailedError(str(task.item), task.num_attempts, reason)
         logger.warning("%s is repeated: %s", task.item, reason)
-        self._unfinished[0] = _Unfinished(task.item, task.args, self._submit(task.args), task.num_attempts + 1)
+        self._unfinished[0] = self._submitted(task.item, task.args, task.num_attempts + 1)
+
+    def _move_stranded(self) -> None:
+        """Starts tasks elsewhere that wait for a node which is lost. Ray would have them wait until their resources are back."""
+        for number, task in enumerate(self._unfinished):
+            if self._is_stranded(task.options):
+                ray.cancel(task.ref, force=True)
+                logger.warning("%s is started elsewhere, because its node is lost", task.item)
+                self._unfinished[number] = self._submitted(task.item, task.args, task.num_attempts)

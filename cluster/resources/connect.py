@@ -24,6 +24,7 @@ from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttri
 from ray.exceptions import RayError
 
 from cluster.errors import AddressError, RayStartError, TimeoutExceededError, short_message
+from cluster.resources.messages import ray_messages_logged
 from cluster.resources.scratch import scratch_folder
 from cluster.resources.watch import watched
 
@@ -85,6 +86,7 @@ def connected(
         _refuse_local_options(f"{source}{address}", num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
     with ExitStack() as stack:
         folder = None if address else temp_dir or stack.enter_context(scratch_folder(owner or f"process {os.getpid()}"))
+        stack.enter_context(ray_messages_logged())
         stack.callback(ray.shutdown)
         with _sigterm_kept():
             if folder is None:

@@ -41,7 +41,7 @@ class ResourceRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResourcePlan:
-    """Resources of each actor, and its bundle of the placement group."""
+    """Resources of each actor, and the bundles that hold them."""
 
     num_engines: int
     engine_cpus: float
@@ -59,14 +59,15 @@ class ResourcePlan:
         assert 0 <= index < self.num_engines
         return index
 
-    def trainer_bundle(self, rank: int) -> int:
-        assert 0 <= rank < self.trainer_ranks
-        return rank if self.colocated else self.num_engines + rank
+    @property
+    def rank_bundles(self) -> range:
+        """The bundles with room for a trainer rank; if colocated, there may be more of them than ranks."""
+        return range(len(self.bundles)) if self.colocated else range(self.num_engines, self.num_engines + self.trainer_ranks)
 
     @property
-    def sender_bundle(self) -> int:
-        """The bundle of the first trainer rank, whose machine has the checkpoint."""
-        return self.trainer_bundle(0)
+    def filter_bundles(self) -> range:
+        """The bundles with room for a filter, or several."""
+        return range(len(self.bundles)) if self.colocated else range(self.num_engines + self.trainer_ranks, len(self.bundles))
 
 
 def plan_resources(available_cpus: float, available_gpus: float, requested: ResourceRequest) -> ResourcePlan:

@@ -19,20 +19,20 @@ from typing import Any, Protocol
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.images import ImageSource
-from actors.training.job import Progress, RankLostError, TrainerError, TrainingJob, TrainingResult
+from actors.training.job import Progress, RankLostError, RendezvousError, TrainerError, TrainingJob, TrainingResult
 from cluster.errors import TimeoutExceededError
 from cluster.processes import ActorProcess, await_exit
-from cluster.resources.placement import CheckPlacement
+from cluster.resources.placement import RankPlace
 from cluster.training.watch import WATCH_GROUP, ProgressWatch, StartWatch, Watch
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _SHUTDOWN_TIMEOUT_S = 20.0
+_ANSWER_S = 10.0
+"""For a rank that lives to say what it is doing."""
 _MAX_START_TIMEOUTS = 4.0
 """A start that makes progress may take this many times `Bounds.start_timeout_s`."""
 
@@ -62,6 +62,22 @@ class RankWorker(Protocol):
         ...
 
 
+class RankPlacement(Protocol):
+    """Has room for the ranks, as `cluster.resources.placement.Placement`."""
+
+    def place_ranks(self, timeout_s: float) -> Sequence[RankPlace]:
+        """A place for each rank; waits until there is room for all.
+
+        Raises:
+            NotEnoughResourcesError: there is none within `timeout_s` seconds.
+        """
+        ...
+
+    def is_lost(self, place: RankPlace) -> bool:
+        """Whether the node of a place is lost."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RankOptions:
     """Resources of each rank."""
@@ -70,10 +86,8 @@ class RankOptions:
     """CPUs that Ray reserves; torch uses `threads`."""
     num_gpus: float = 0.0
     threads: int = 1
-    placement_group: PlacementGroup | None = None
-    """Placement group of the ranks; `None`: anywhere."""
-    bundles: Sequence[int] = ()
-    """Bundle of each rank in `placement_group`; empty: rank i takes bundle i."""
+    placement: RankPlacement | None = None
+    """Where the ranks run; `None`: anywhere."""
     env_vars: Mapping[str, str] = field(default_factory=dict)
     """Extra environment variables of the ranks."""
 
@@ -90,43 +104,47 @@ class Bounds:
     stall_timeout_s: float = math.inf
     """From one step to the next; also for loading the model before the first step, and for writing the checkpoint after the last."""
     max_restarts: int = 0
-    """How often lost ranks are replaced."""
+    """How often lost ranks are replaced. Ranks that are lost with their node do not count: the number of nodes bounds that."""
 
 
 class TrainerGroup:
     """The driver's handle on the ranks. A plain class; not for concurrent use."""
 
-    def __init__(
-        self, worker: type[RankWorker], num_ranks: int, options: RankOptions, check_placement: CheckPlacement = lambda: None
-    ) -> None:
+    def __init__(self, worker: type[RankWorker], num_ranks: int, options: RankOptions) -> None:
         """Starts nothing; see `launch`, `start` and `train`.
 
         Args:
             worker: the class of the ranks' actors.
             num_ranks: number of ranks.
             options: resources of each rank.
-            check_placement: called if ranks do not start; raises an error with advice if there is no room for them.
 
         Raises:
-            ValueError: `num_ranks` is below one, or the number of bundles differs from the number of ranks.
+            ValueError: `num_ranks` is below one.
         """
         if num_ranks < 1:
             raise ValueError(f"a trainer group needs at least one rank, not {num_ranks}")
-        if options.bundles and len(options.bundles) != num_ranks:
-            raise ValueError(f"{len(options.bundles)} bundles were given for {num_ranks} ranks; give one per rank, or none")
         self._worker = worker
         self._num_ranks = num_ranks
         self._options = options
-        self._check_placement = check_placement
+        self._places: Sequence[RankPlace] = ()
         self._processes: list[ActorProcess] = []
         self._joining: list[ray.ObjectRef] = []
         self.pids: tuple[int, ...] = ()
         """Process id of each rank on its node, once all have joined."""
 
-    def launch(self) -> None:
-        """Start the ranks without waiting, so that they import and join while the driver does something else."""
+    def launch(self, room_timeout_s: float = 0.0) -> None:
+        """Start the ranks without waiting for them, so that they import and join while the driver does something else.
+
+        Args:
+            room_timeout_s: longest wait for room for all ranks.
+
+        Raises:
+            NotEnoughResourcesError: there is none in that time.
+        """
         if self._processes:
             return
+        placement = self._options.placement
+        self._places = [] if placement is None else placement.place_ranks(room_timeout_s)
         self._processes = [ActorProcess(self._create(rank)) for rank in range(self._num_ranks)]
         ranks = self._ranks
         rendezvous = ranks[0].rendezvous.remote(*(process.location for process in self._processes))
@@ -136,23 +154,20 @@ class TrainerGroup:
         """Launch the ranks if necessary, and wait until all have joined.
 
         Args:
-            timeout_s: longest time without progress of any rank.
+            timeout_s: longest time without progress of any rank, and longest wait for room for all.
             total_timeout_s: longest time of the whole start; never more than four times `timeout_s`.
 
         Raises:
-            RankLostError: a rank died, or the ranks did not start in time although there is room for them. All are killed.
+            RankLostError: a rank died, or the ranks did not start in time although there was room for them. All are killed.
+            NotEnoughResourcesError: there was no room for them in time.
             TrainerError: the ranks cannot start, and a retry would not help.
         """
-        self.launch()
+        self.launch(min(timeout_s, total_timeout_s))
         if self.pids:
             return
         total_timeout_s = min(total_timeout_s, _MAX_START_TIMEOUTS * timeout_s)
-        try:
-            self._await(self._joining, "start", total_timeout_s, StartWatch(self._ranks, timeout_s), on_timeout=RankLostError)
-            self.pids = tuple(self._locate(process) for process in self._processes)
-        except TrainerError:
-            self._check_placement()
-            raise
+        self._await(self._joining, "start", total_timeout_s, StartWatch(self._ranks, timeout_s), on_timeout=RankLostError)
+        self.pids = tuple(self._locate(process) for process in self._processes)
 
     def train(
         self, job: TrainingJob, source: ImageSource, bounds: Bounds, on_progress: Callable[[Progress], None] = lambda _: None
@@ -169,18 +184,24 @@ class TrainerGroup:
 
         Raises:
             RankLostError: ranks were lost more often than `bounds` allow.
+            NotEnoughResourcesError: a node is lost, and for too long no other had room for its ranks.
             TrainerError: the job itself failed or timed out. All ranks are killed; another call starts new ones.
         """
         deadline = time.monotonic() + bounds.timeout_s
-        for num_restarts in range(bounds.max_restarts + 1):
+        num_restarts = 0
+        while True:
             try:
                 self.start(bounds.start_timeout_s, deadline - time.monotonic())
                 return self._train(job, source, deadline, bounds.stall_timeout_s, on_progress)
             except RankLostError as error:
-                if num_restarts == bounds.max_restarts or time.monotonic() > deadline:
+                is_node_lost = self._is_node_lost()
+                if (num_restarts == bounds.max_restarts and not is_node_lost) or time.monotonic() > deadline:
                     raise
-                log.warning("%s; restart %d of %d", error, num_restarts + 1, bounds.max_restarts)
-        raise AssertionError("max_restarts is not negative")
+                if is_node_lost:
+                    log.warning("%s; a node of the ranks is lost, they start again where there is room", error)
+                else:
+                    num_restarts += 1
+                    log.warning("%s; restart %d of %d", error, num_restarts, bounds.max_restarts)
 
     def shutdown(self) -> None:
         """Kill the ranks. Waits, for a bounded time, until Ray knows that they are dead and their processes on this machine have
@@ -219,11 +240,13 @@ class TrainerGroup:
             self.shutdown()
         return result
 
+    def _is_node_lost(self) -> bool:
+        """Whether the ranks that were started last are lost because a node of theirs is."""
+        placement = self._options.placement
+        return placement is not None and any(map(placement.is_lost, self._places))
+
     def _create(self, rank: int) -> ActorHandle:
-        options, strategy = self._options, None
-        if options.placement_group is not None:
-            bundle = options.bundles[rank] if options.bundles else rank
-            strategy = PlacementGroupSchedulingStrategy(options.placement_group, placement_group_bundle_index=bundle)
+        options = self._options
         environment = {
             **options.env_vars,
             "OMP_NUM_THREADS": str(options.threads),
@@ -232,7 +255,7 @@ class TrainerGroup:
         as_actor: Any = ray.remote  # its types omit concurrency groups
         return as_actor(concurrency_groups={WATCH_GROUP: 1})(self._worker).options(
             num_cpus=options.num_cpus, num_gpus=options.num_gpus, max_restarts=0, max_task_retries=0,
-            scheduling_strategy=strategy, runtime_env={"env_vars": environment},
+            scheduling_strategy=self._places[rank].strategy if self._places else None, runtime_env={"env_vars": environment},
         ).remote(rank, self._num_ranks, options.threads)  # fmt: skip
 
     def _await(
@@ -244,8 +267,8 @@ class TrainerGroup:
             self._wait(refs, verb, timeout_s, watch, on_timeout)
             return ray.get(refs, timeout=_SHUTDOWN_TIMEOUT_S)
         except RayError as error:
+            kind = TrainerError if self._would_fail_again(error) else RankLostError
             self.shutdown()
-            kind = TrainerError if _would_fail_again(error) else RankLostError
             raise kind(f"the trainer could not {verb}: {_describe(error)}") from error
         except BaseException:
             self.shutdown()
@@ -262,10 +285,24 @@ class TrainerGroup:
             ray.get(done, timeout=_SHUTDOWN_TIMEOUT_S)  # raises a rank's error even while the others still wait for it
             watch.poll()
 
+    def _would_fail_again(self, error: RayError) -> bool:
+        """Whether a restart would not help: the job itself is at fault, or the network between ranks that all live. All other errors are
+        the machine's fault."""
+        if not isinstance(error, RayTaskError):
+            return False
+        if isinstance(error.cause, RendezvousError):
+            return self._all_answer()
+        return isinstance(error.cause, ValueError | TrainerError)
 
-def _would_fail_again(error: RayError) -> bool:
-    """Whether the job itself is at fault, so that a restart would not help. All other errors are the machine's fault."""
-    return isinstance(error, RayTaskError) and isinstance(error.cause, ValueError | TrainerError)
+    def _all_answer(self) -> bool:
+        """Whether all ranks live: one that cannot be reached by the others may just have died."""
+        answers = [rank.start_phase.options(concurrency_group=WATCH_GROUP).remote() for rank in self._ranks]
+        answered, silent = ray.wait(answers, num_returns=len(answers), timeout=_ANSWER_S)
+        try:
+            ray.get(answered, timeout=_ANSWER_S)
+        except RayError:
+            return False
+        return not silent
 
 
 def _describe(error: RayError) -> str:

@@ -105,7 +105,23 @@ class ClusterConfig(RayConfig):
     )
     task_timeout_s: float = Field(600, gt=0, description="time limit for one shard or one evaluation task")
     swap_timeout_s: float = Field(120, gt=0, description="time limit for one weight swap")
-    max_restarts: int = Field(3, ge=0, description="restarts allowed per engine, and of the ranks in a training, before the run ends")
+    max_restarts: int = Field(
+        3, ge=0, description="restarts allowed per engine in a round, and of the ranks in a training; moves from a lost node do not count"
+    )
+    max_fleet_restarts: int | None = Field(
+        None,
+        ge=0,
+        description="restarts allowed of all engines together in a round, a lost node counts once; null: 16, or twice num_engines if more",
+    )
+    min_engines: int = Field(
+        1, ge=1, description="engines with which a run goes on when nodes or engines are lost; with fewer it waits for start_timeout_s"
+    )
+
+    @model_validator(mode="after")
+    def _enough_engines_can_serve(self) -> ClusterConfig:
+        if self.min_engines > self.num_engines:
+            raise ValueError(f"min_engines {self.min_engines} is more than num_engines {self.num_engines}; lower it")
+        return self
 
     @model_validator(mode="after")
     def _engines_sleep_where_memory_is_shared(self) -> ClusterConfig:

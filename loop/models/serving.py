@@ -18,6 +18,7 @@ from actors.engines.probe import make_probe
 from actors.generator import GeneratorOptions
 from actors.worker import EngineWorker
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.resources.connect import connected
 from cluster.resources.placement import Placement, reserve
@@ -41,8 +42,9 @@ def engine_fleet(
         return worker.options(**placement.engine_options(index)).remote(spec, generation, correction, shared)
 
     return Fleet(
-        spawn, placement.plan.num_engines, max_restarts_per_engine=cluster.max_restarts, task_timeout_s=cluster.task_timeout_s,
-        start_timeout_s=cluster.start_timeout_s, swap_timeout_s=cluster.swap_timeout_s, check_placement=placement.check,
+        spawn, placement.plan.num_engines, task_timeout_s=cluster.task_timeout_s, start_timeout_s=cluster.start_timeout_s,
+        swap_timeout_s=cluster.swap_timeout_s, max_restarts_per_engine=cluster.max_restarts, max_restarts=cluster.max_fleet_restarts,
+        rooms=Rooms(placement.engine_home, placement.check_engines, cluster.min_engines, cluster.start_timeout_s),
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def print_status(console: Console, run_id: str, state: str, commits: Sequence[Ro
 def _print_findings(console: Console, commits: Sequence[RoundCommit]) -> None:
     """A line for each finding, under its round."""
     for commit in sorted(commits, key=lambda commit: commit.round):
-        for finding in commit.findings:
+        for finding in commit.reported:
             console.print(escape(printable(f"round {commit.round}: {finding.line}")), highlight=False, soft_wrap=True)
 
 
@@ -276,7 +276,7 @@ def _metric(commit: RoundCommit, name: str) -> float | None:
 
 def _round_dict(commit: RoundCommit) -> dict[str, Any]:
     return {
-        **commit.model_dump(mode="json", include={"round", "state", "champion", "counts", "decision", "findings"}),
+        **commit.model_dump(mode="json", include={"round", "state", "champion", "counts", "decision", "findings", "incidents"}),
         "accepted": commit.state is RoundState.ACCEPTED,
         "metrics": {name: _metric(commit, name) for name in commit.metrics},
     }

@@ -185,6 +185,7 @@ class _Handler(logging.Handler):
             self._log.end("failed", record.getMessage())
         else:
             self._log.line(f"{record.levelname} {record.getMessage()}")
+            self._log.text(getattr(record, "details", ""))  # of `cluster.resources.messages`: too long for the terminal
 
 
 @contextmanager

@@ -218,8 +218,8 @@ class Mirror:
         }
         if commit.decision is not None:
             tags["vigc.decision"] = cut(commit.decision.reason, MAX_TAG_CHARACTERS)
-        if commit.findings:
-            tags[FINDINGS_TAG] = cut("\n".join(finding.line for finding in commit.findings), MAX_TAG_CHARACTERS)
+        if commit.reported:
+            tags[FINDINGS_TAG] = cut("\n".join(finding.line for finding in commit.reported), MAX_TAG_CHARACTERS)
         return self._client.create_run(experiment_id, _milliseconds(commit.started_at), tags, f"round {commit.round}")
 
     def _fill_child(self, child_id: str, commit: RoundCommit, samples: tuple[list[Record], list[Record]]) -> None:
@@ -280,7 +280,7 @@ def round_metrics(commit: RoundCommit) -> list[Metric]:
     if commit.decision is not None:  # one level: a file-based MLflow cannot store metric `a` beside `a/b`
         values |= {f"decision/{name.replace('/', '.')}": number for name, number in commit.decision.numbers.items()}
     values |= {f"seconds/{stage}": seconds for stage, seconds in commit.stage_seconds.items()}
-    for finding in commit.findings:
+    for finding in commit.reported:
         values[f"findings/{finding.kind}"] = values.get(f"findings/{finding.kind}", 0) + finding.count
     committed_ms = _milliseconds(commit.committed_at)
     return [Metric(mlflow_key(name), float(value), committed_ms, commit.round) for name, value in values.items()]

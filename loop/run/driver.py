@@ -149,7 +149,7 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
                 if mirror:
                     mirror.log_commits(commits)
                 prune(locked, commits, config.retention.keep_last, config.retention.keep_every)
-                for finding in commit.findings:
+                for finding in commit.reported:
                     if finding not in checked.findings:  # findings about the config were already reported
                         progress.note(finding.line)
                 log.info("round %d is committed: %s", commit.round, commit.state)
@@ -167,6 +167,7 @@ def rounds(session: Session) -> Iterator[RoundCommit]:
         run.progress.round(index, run.config.rounds)
         with _made_again(index):
             run.commits.append(run_round(session, index))
+        session.workers.fleet.refill_restarts()
         yield run.commits[-1]
     run.progress.note(f"the loop ends: {reason}")
 

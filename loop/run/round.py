@@ -67,7 +67,7 @@ def run_baseline(session: Session) -> RoundCommit:
         run_id=run.run_id, round=0, state=RoundState.BASELINE, epoch=run.store.epoch, started_at=clock.started_at,
         committed_at=time.time(), champion=model.version, champion_path=model.path,
         metrics=mean_scores("", run.sets, predictions), stage_seconds=clock.seconds, files=[*model.files, part.entry],
-        findings=[*run.findings, *blind_sets(run.sets, predictions)],
+        findings=[*run.findings, *blind_sets(run.sets, predictions)], incidents=session.workers.take_incidents(),
     )  # fmt: skip
     run.store.commit(commit)
     return commit
@@ -96,7 +96,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
         assert set(records.weight_versions) <= {champion.version}
         selected, selected_part = select(run.store, run.policies.selection, index, parts, duplicates)
     if not len(selected):
-        return commit_empty_round(run, champion, index, clock, records, [*judged, selected_part])
+        return commit_empty_round(run, champion, index, clock, records, [*judged, selected_part], workers.take_incidents())
     if run.config.cluster.sleep_while_training:
         with clock.stage("sleep"):
             workers.sleep()
@@ -144,6 +144,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
             *controls.files,
         ],
         findings=[*findings, *partly_compared(duplicates), *trained.findings],
+        incidents=workers.take_incidents(),
     )
     run.store.commit(commit)
     return commit

@@ -270,8 +270,8 @@ class _Ranks:
         )
         plan = plan_ranks(info.cpus, info.gpus, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
         placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s))
-        options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, self._config.stages[0].training.num_threads, placement.group)
-        group = TrainerGroup(TrainerRank, plan.trainer_ranks, options, placement.check)
+        options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, self._config.stages[0].training.num_threads, placement)
+        group = TrainerGroup(TrainerRank, plan.trainer_ranks, options)
         self._stack.callback(group.shutdown)
         return group
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from actors.filter import filter_shard
 from actors.shards import Shard
 from actors.trainer import TrainerRank
 from actors.training.job import TrainingJob, TrainingResult
+from cluster.errors import NotEnoughResourcesError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.tasks import StatelessTasks
 from cluster.fleet.weights import prepare
@@ -31,8 +33,11 @@ from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
+from loop.store.commits import Finding
 from loop.store.run_store import Store
 from loop.store.storage.local import LocalStorage
+
+log = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 30.0
 _MAX_UNFINISHED_PER_FILTER = 3
@@ -47,8 +52,8 @@ class Workers:
     fleet: Fleet
     filters: StatelessTasks[Shard]
     trainer: TrainerGroup
-    sender_options: dict[str, Any]
-    """Ray options of the actor that sends weights, for transports that use one."""
+    sender_options: Callable[[], dict[str, Any]]
+    """Returns the Ray options of the actor that sends weights, for transports that use one."""
 
     def serve(self, model: Model) -> None:
         """Serve `model`. Returns once one engine serves it; the others are swapped while that one works. Starts or wakes the engines if
@@ -77,16 +82,25 @@ class Workers:
             self.run.progress.note(f"training resumed after step {result.resumed_from_step}")
         return result
 
+    def take_incidents(self) -> list[Finding]:
+        """How the fleet has shrunk and grown since the last call, for the commit of a round."""
+        lines = self.fleet.take_incidents()
+        message = "engines left the fleet, moved to another node or came back; run.log has a line for each"
+        return [Finding(kind="fleet_changed", count=len(lines), message=message, example=lines[-1])] if lines else []
+
     def _start(self, model: Model) -> None:
         """Start the engines, which serve only after their first completed swap. Then launch the trainer ranks, so that they import while
         the engines work."""
         with self.run.progress.stage("start engines", total=self.run.config.cluster.num_engines, unit="engines") as stage:
             self.fleet.start(self._update(model, first=True), stage.advance)
-        self.trainer.launch()
+        try:
+            self.trainer.launch()
+        except NotEnoughResourcesError as error:
+            log.warning("trainer ranks do not start ahead: %s", error)
 
     def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
         config, checkpoint = self.run.config, self.run.store.local_checkpoint(model.path)
-        update = prepare(checkpoint, model.version, config.transport, self.sender_options, digest=model.digest)
+        update = prepare(checkpoint, model.version, config.transport, self.sender_options(), digest=model.digest)
         engine = config.engine
         if engine.probed == "always" or (first and engine.probed == "first"):
             return replace(update, probe=probe_of(checkpoint, engine, config.cluster.start_timeout_s))
@@ -113,7 +127,7 @@ def open_workers(run: Run) -> Iterator[Workers]:
         model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
         fleet = _fleet(run, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
-        yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options())
+        yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options)
 
 
 def check_reach(store: Store, num_nodes: int) -> None:
@@ -128,11 +142,8 @@ def check_reach(store: Store, num_nodes: int) -> None:
 
 def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
     plan = placement.plan
-    options = RankOptions(
-        plan.trainer_cpus, plan.trainer_gpus, config.training.num_threads, placement.group,
-        [plan.trainer_bundle(rank) for rank in range(plan.trainer_ranks)],
-    )  # fmt: skip
-    return TrainerGroup(TrainerRank, plan.trainer_ranks, options, placement.check)
+    options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, config.training.num_threads, placement)
+    return TrainerGroup(TrainerRank, plan.trainer_ranks, options)
 
 
 def _fleet(run: Run, placement: Placement, model: Path) -> Fleet:
@@ -146,5 +157,5 @@ def _filters(run: Run, placement: Placement) -> StatelessTasks[Shard]:
     return StatelessTasks(
         filter_shard, (filters, run.policies.selection.score, run.policies.similarity, run.store.write_part),
         _MAX_UNFINISHED_PER_FILTER * cluster.num_filters, cluster.start_timeout_s + cluster.task_timeout_s,
-        placement.filter_options(), placement.check,
+        placement.filter_options, placement.check_filters, placement.is_filter_stranded,
     )  # fmt: skip

@@ -76,7 +76,7 @@ def champion_commit(commits: Sequence[RoundCommit]) -> RoundCommit:
 
 class RoundCommit(Document):
     """Everything a later reader needs to know about a round. `stage_seconds`, `started_at` and `committed_at` (seconds since the
-    epoch) and `epoch` are left out of the run's digest: they differ between two equal runs."""
+    epoch), `epoch` and `incidents` are left out of the run's digest: they differ between two equal runs."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -105,6 +105,13 @@ class RoundCommit(Document):
     `round`."""
     files: list[FileEntry] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
+    incidents: list[Finding] = Field(default_factory=list)
+    """What happened to the machines meanwhile, such as a fleet that lost an engine."""
+
+    @property
+    def reported(self) -> list[Finding]:
+        """Findings and incidents."""
+        return [*self.findings, *self.incidents]
 
     def file(self, name: str) -> FileEntry:
         """The committed file of that name, in whichever folder of the round."""

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from actors.engines.base import Attestation, WeightUpdate
 from actors.engines.errors import EngineError, SwapError, UnfitModelError, WeightMismatchError
 from actors.engines.preloading import Preloader, load_update, verify
+from actors.engines.stream import Transfer
+from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of
 from tests.cluster.marks import told_to
 
@@ -40,6 +42,18 @@ def save(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def received(transfer: Transfer, rank: int = 1) -> dict[str, torch.Tensor]:
+    """What a worker of this rank receives."""
+    info, described = transfer.init_info, transfer.update_info
+    group = BroadcastGroup(info["master_address"], info["master_port"], rank=rank, world_size=info["world_size"], timeout_s=20)
+    dtypes = [getattr(torch, name) for name in described["dtype_names"]]
+    tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(described["shapes"], dtypes, strict=True)]
+    for tensor in tensors:
+        group.broadcast(tensor)
+    group.finish()
+    return dict(zip(described["names"], tensors, strict=True))
 
 
 class Worker:

@@ -11,6 +11,8 @@ import torch
 from torch import distributed
 from torch.distributed import BarrierOptions, BroadcastOptions
 
+from actors.network import address_towards
+
 _gloo: Any = distributed.ProcessGroupGloo  # its stubs leave out most of it
 
 
@@ -45,7 +47,7 @@ class BroadcastGroup:
         )
         options = _gloo._Options()
         options._timeout = timeout
-        options._devices = [_gloo.create_device(hostname=_own_address(address))]
+        options._devices = [_gloo.create_device(hostname=address_towards(address))]
         self._group = _gloo(store, rank, world_size, options)
 
     def broadcast(self, tensor: torch.Tensor) -> None:
@@ -64,10 +66,3 @@ class BroadcastGroup:
 
     def _wait(self, work: distributed.Work) -> None:
         work.wait(timedelta(seconds=max(self._deadline - time.monotonic(), 0.001)))
-
-
-def _own_address(peer: str) -> str:
-    """The address by which `peer` reaches this machine. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unconnected:
-        unconnected.connect((peer, 1))
-        return unconnected.getsockname()[0]

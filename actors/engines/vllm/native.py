@@ -8,7 +8,6 @@ parameters in place.
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +19,11 @@ import torch
 from ray.exceptions import GetTimeoutError, RayError
 
 from actors.engines.errors import SwapError
-from actors.engines.stream import LOOPBACK, TRANSFER_S, Offer, Transfer, WeightStream, choose_backend, gpu_id
+from actors.engines.stream import TRANSFER_S, Offer, Transfer, WeightStream, choose_backend, gpu_id
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.vllm.served_names import loader_names
 from actors.engines.vllm.worker import ServedWeights
+from actors.network import address_towards, use_interface_of
 
 _interface: Any = importlib.import_module("vllm.distributed.weight_transfer.base")
 _factory: Any = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory
@@ -86,8 +86,8 @@ class ReceivedWeights(ServedWeights):
         worker: Any = self
         model: Any = self.model_runner.get_model()
         names = [*map(loader_names(model), transfer.update_info["names"])]
-        if transfer.init_info.get("master_address") == LOOPBACK:
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        if (sender := transfer.init_info.get("master_address")) is not None:
+            use_interface_of(address_towards(sender))
         self.weight_transfer_engine = _factory.create_engine(_config(backend=transfer.backend), self.vllm_config, self.device, model)
         try:
             worker.init_weight_transfer_engine(dict(transfer.init_info))

@@ -18,9 +18,10 @@ import torch
 from torch.multiprocessing.reductions import reduce_tensor
 
 from actors.engines.errors import WeightMismatchError
-from actors.engines.stream import LOOPBACK, TRANSFER_S, Offer, Transfer, gpu_id
+from actors.engines.stream import TRANSFER_S, Offer, Transfer, gpu_id
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
+from actors.network import LOOPBACK, use_interface_of
 
 _FORCED_END_S = TRANSFER_S + 30.0
 
@@ -127,8 +128,7 @@ class Sender:
 
 def _broadcast_over_nccl(tensors: Mapping[str, torch.Tensor], init_info: Mapping[str, Any], listener: socket.socket) -> None:
     """vLLM's `nccl_common.trainer_init` and `_broadcast`, with our own listener and a time limit on the rendezvous."""
-    if init_info["master_address"] == LOOPBACK:
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    use_interface_of(init_info["master_address"])
     communicators: Any = importlib.import_module("vllm.distributed.device_communicators.pynccl")
     groups: Any = importlib.import_module("vllm.distributed.utils")
     nccl: Any = importlib.import_module("vllm.utils.nccl")

@@ -34,7 +34,13 @@ _ADVICE = {
 
 
 def commit_empty_round(
-    run: Run, champion: Model, index: int, clock: RoundClock, records: RecordCounts, parts: Sequence[PartReceipt]
+    run: Run,
+    champion: Model,
+    index: int,
+    clock: RoundClock,
+    records: RecordCounts,
+    parts: Sequence[PartReceipt],
+    incidents: list[Finding],
 ) -> RoundCommit:
     """Reject a round whose part `selected`, the last of `parts`, is empty. Nothing is trained and the champion stays.
 
@@ -54,6 +60,7 @@ def commit_empty_round(
         decision=Decision(accepted=False, reason=f"no candidate was trained: {reason}"),
         stage_seconds=clock.seconds, files=[part.entry for part in parts],
         findings=[Finding(kind="empty_round", count=max(1, records.generated), message=f"{reason}; {advice(counts)}")],
+        incidents=incidents,
     )  # fmt: skip
     run.store.commit(commit)
     return commit

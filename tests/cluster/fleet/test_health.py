@@ -104,7 +104,8 @@ def test_restarts_are_bounded_per_engine_and_in_total() -> None:
         for _ in range(num_allowed):
             health.record(Event.DIED)
             health.record(Event.RESTART_BEGAN)
-        assert health.record(Event.DIED) is State.RETIRED
+        health.record(Event.DIED)
+        assert health.restart_or_retire() is State.RETIRED
     assert budget.num_restarts == 3
 
 
@@ -120,10 +121,46 @@ def test_a_dead_engine_retires_when_others_have_used_up_the_restarts_of_the_flee
     assert second.restart_or_retire() is State.RETIRED
 
 
+def test_a_lost_node_counts_once_for_all_its_engines_and_against_none_of_them() -> None:
+    budget = RestartBudget(max_per_engine=1, max_total=1)
+    engines = [healthy(budget) for _ in range(3)]
+    for health in engines:
+        health.record(Event.DIED)
+    states = [health.restart_or_retire(lost_node="a") for health in engines]
+    assert (states, budget.num_restarts) == ([State.RESTARTING] * 3, 1)
+    assert [health.num_restarts for health in engines] == [0] * 3
+    engines[0].record(Event.DIED)
+    assert not engines[0].may_restart()
+    assert engines[0].may_restart(lost_node="a")
+    assert engines[0].restart_or_retire(lost_node="b") is State.RETIRED, "the fleet has used up its restart"
+
+
+def test_an_engine_without_room_waits_for_it_and_then_restarts() -> None:
+    health = healthy()
+    health.record(Event.DIED)
+    assert health.record(Event.ROOM_LOST) is State.UNPLACED
+    for event in (Event.STARTED, Event.SWAP_COMPLETED, Event.SWAP_BEGAN, Event.DIED):
+        with pytest.raises(IllegalTransitionError, match="unplaced"):
+            health.record(event)
+    assert health.restart_or_retire(lost_node="a") is State.RESTARTING
+
+
+def test_a_refill_gives_back_the_restarts_of_the_fleet_and_of_an_engine() -> None:
+    budget = RestartBudget(max_per_engine=1, max_total=1)
+    health = healthy(budget)
+    for _ in range(3):
+        health.record(Event.DIED)
+        assert health.restart_or_retire() is State.RESTARTING
+        budget.refill()
+        health.refill()
+    assert budget.num_restarts == 3
+
+
 @pytest.mark.parametrize("event", Event)
 def test_nothing_happens_to_a_retired_engine(event: Event) -> None:
     health = healthy(RestartBudget(max_per_engine=0, max_total=16))
-    assert health.record(Event.DIED) is State.RETIRED
+    health.record(Event.DIED)
+    assert health.restart_or_retire() is State.RETIRED
     with pytest.raises(IllegalTransitionError, match="retired"):
         health.record(event)
     assert health.state is State.RETIRED

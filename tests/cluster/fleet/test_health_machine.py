@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from hypothesis.strategies import floats, integers, sampled_from
 
-from cluster.fleet.health import EngineHealth, Event, IllegalTransitionError, RestartBudget, State
+from cluster.fleet.health import DOWN, WITHOUT_PROCESS, EngineHealth, Event, IllegalTransitionError, RestartBudget, State
 
 MAX_PER_ENGINE, MAX_TOTAL, NUM_ENGINES = 2, 3, 2
 
@@ -23,8 +23,11 @@ class Engines(RuleBasedStateMachine):
         self.is_attested = [False] * NUM_ENGINES
         """Whether a swap was completed since the engine last lost its weights."""
 
+        self.num_charged = 0
+        """Restarts that a refill does not give back any more."""
+
     def is_restart_left(self, engine: int) -> bool:
-        return self.engines[engine].num_restarts < MAX_PER_ENGINE and self.budget.num_restarts < MAX_TOTAL
+        return self.engines[engine].num_restarts < MAX_PER_ENGINE and self.budget.num_left > 0
 
     @rule(engine=sampled_from(range(NUM_ENGINES)), event=sampled_from(Event))
     def something_happens(self, engine: int, event: Event) -> None:
@@ -34,7 +37,7 @@ class Engines(RuleBasedStateMachine):
             after = health.record(event)
         except IllegalTransitionError:
             assert (health.state, health.num_restarts) == (before, restarts), "what cannot happen changes nothing"
-            assert event is not Event.DIED or before in (State.DEAD, State.RETIRED), "anything that lives can die"
+            assert event is not Event.DIED or before in WITHOUT_PROCESS, "anything that lives can die"
             return
         if before in (State.STALE, State.RESTARTING):
             assert (after is State.HEALTHY) == (event is Event.SWAP_COMPLETED)
@@ -42,11 +45,13 @@ class Engines(RuleBasedStateMachine):
             assert event in (Event.SWAP_BEGAN, Event.DIED)
         assert before is not State.RETIRED, "a retired engine stays retired"
         if event is Event.DIED:
-            assert after is (State.DEAD if is_restart_left else State.RETIRED)
-        elif after in (State.DEAD, State.RETIRED):
-            assert (before, event, is_restart_left) == (State.DEAD, Event.RESTARTS_USED_UP, False)
-        if before is State.DEAD and after is not State.RETIRED:
-            assert (event, after, is_restart_left) == (Event.RESTART_BEGAN, State.RESTARTING, True)
+            assert after is State.DEAD
+        elif after is State.RETIRED:
+            assert before in DOWN
+            assert (event, is_restart_left) == (Event.RESTARTS_USED_UP, False)
+        if before in DOWN and after not in WITHOUT_PROCESS:
+            assert after is State.RESTARTING
+            assert event is Event.MOVE_BEGAN or (event is Event.RESTART_BEGAN and is_restart_left)
         assert health.num_restarts == restarts + (event is Event.RESTART_BEGAN)
         if event is Event.SWAP_COMPLETED:
             assert before is State.STALE
@@ -79,14 +84,21 @@ class Engines(RuleBasedStateMachine):
             assert health.remaining_s <= remaining_s, "a deadline comes closer"
             assert health.is_overdue or not was_overdue, "an overdue engine stays overdue"
 
-    @precondition(lambda self: any(health.state is State.DEAD for health in self.engines))
-    @rule()
-    def the_supervisor_looks_after_the_dead(self) -> None:
+    @precondition(lambda self: any(health.state in DOWN for health in self.engines))
+    @rule(lost_node=sampled_from(["", "a", "b"]))
+    def the_supervisor_looks_after_engines_without_process(self, lost_node: str) -> None:
         for engine, health in enumerate(self.engines):
-            if health.state is State.DEAD:
-                is_restart_left = self.is_restart_left(engine)
-                assert health.restart_or_retire() is (State.RESTARTING if is_restart_left else State.RETIRED)
-        assert not any(health.state is State.DEAD for health in self.engines)
+            if health.state in DOWN:
+                may_restart = self.budget.allows_move_from(lost_node) if lost_node else self.is_restart_left(engine)
+                assert health.restart_or_retire(lost_node) is (State.RESTARTING if may_restart else State.RETIRED)
+        assert not any(health.state in DOWN for health in self.engines)
+
+    @rule()
+    def a_round_is_committed(self) -> None:
+        self.num_charged = self.budget.num_restarts
+        self.budget.refill()
+        for health in self.engines:
+            health.refill()
 
     @invariant()
     def work_comes_from_attested_weights(self) -> None:
@@ -95,7 +107,8 @@ class Engines(RuleBasedStateMachine):
 
     @invariant()
     def restarts_are_bounded(self) -> None:
-        assert sum(health.num_restarts for health in self.engines) == self.budget.num_restarts <= MAX_TOTAL
+        num_since_refill = self.budget.num_restarts - self.num_charged
+        assert sum(health.num_restarts for health in self.engines) <= num_since_refill == MAX_TOTAL - self.budget.num_left <= MAX_TOTAL
         assert max(health.num_restarts for health in self.engines) <= MAX_PER_ENGINE
 
     @invariant()
@@ -106,7 +119,7 @@ class Engines(RuleBasedStateMachine):
     @invariant()
     def an_engine_is_out_of_service_while_it_cannot_work(self) -> None:
         for health in self.engines:
-            assert health.out_of_service_s == 0 or health.state in (State.RESTARTING, State.STALE, State.DEAD, State.RETIRED)
+            assert health.out_of_service_s == 0 or health.state in (State.RESTARTING, State.STALE, *WITHOUT_PROCESS)
 
 
 def test_an_engine_keeps_its_promises_whatever_happens() -> None:

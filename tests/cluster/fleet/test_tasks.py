@@ -34,7 +34,7 @@ def make_tasks(fleet: Fleet, tmp_path: Path) -> MakeTasks:
     """Makes judges, which look for marks in `tmp_path`."""
 
     def make(function: Callable[..., Any] = judge, max_unfinished: int = 3, timeout_s: float = 30.0, **options: Any) -> StatelessTasks[int]:
-        return StatelessTasks(function, (tmp_path,), max_unfinished, timeout_s, {"num_cpus": 0}, **options)
+        return StatelessTasks(function, (tmp_path,), max_unfinished, timeout_s, lambda: {"num_cpus": 0}, **options)
 
     return make
 
@@ -112,6 +112,16 @@ def test_a_task_that_always_hangs_ends_the_run_and_its_processes(fleet: Fleet, m
     with pytest.raises(TaskFailedError, match=r"task 1 failed permanently after 3 attempt.*it took longer than 1 s"):
         judged(fleet, make_tasks(timeout_s=1.0), [1])
     wait_while(lambda: psutil.pid_exists(int((tmp_path / "judging_1").read_text())))
+
+
+def test_a_task_that_waits_for_a_lost_node_is_started_elsewhere(fleet: Fleet, tmp_path: Path) -> None:
+    options = itertools.chain([{"num_cpus": 1000}], itertools.repeat({"num_cpus": 0}))
+    tasks: StatelessTasks[int] = StatelessTasks(
+        judge, (tmp_path,), 3, 30.0, lambda: next(options), is_stranded=lambda given: given["num_cpus"] == 1000
+    )
+    started = time.monotonic()
+    assert judged(fleet, tasks, range(2)) == EXPECTED[:2]
+    assert time.monotonic() - started < 25
 
 
 def test_a_temporary_error_is_repeated(fleet: Fleet, make_tasks: MakeTasks, tmp_path: Path) -> None:

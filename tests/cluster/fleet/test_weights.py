@@ -14,12 +14,13 @@ from ray.exceptions import RayActorError
 from actors.engines.base import WeightUpdate
 from actors.engines.errors import SwapError, WeightMismatchError
 from actors.engines.preloading import load_update, verify
-from actors.engines.stream import LOOPBACK, Transfer, choose_backend
+from actors.engines.stream import choose_backend
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, num_bytes_in, num_bytes_of
+from actors.network import LOOPBACK
 from cluster.fleet.weights import TRANSPORTS, prepare
 from cluster.resources.connect import ClusterInfo
-from tests.cluster.workers import save, update_of, wait_while, weights
+from tests.cluster.workers import received, save, update_of, wait_while, weights
 
 WHOLE = sorted(TRANSPORTS.keys() - {"adapter"})
 """Transports of whole weights. An adapter needs a model: `tests.actors.engines.test_adapters`."""
@@ -92,18 +93,6 @@ def test_an_update_carries_exactly_one_source(tmp_path: Path) -> None:
 def streamed(cluster: ClusterInfo, tmp_path_factory: pytest.TempPathFactory) -> WeightUpdate:
     """An update whose weights a sender holds."""
     return prepare(save(tmp_path_factory.mktemp("streamed"), weights(3.0)), "r1", "native")
-
-
-def received(transfer: Transfer, rank: int = 1) -> dict[str, torch.Tensor]:
-    """What a worker of this rank receives."""
-    info, described = transfer.init_info, transfer.update_info
-    group = BroadcastGroup(info["master_address"], info["master_port"], rank=rank, world_size=info["world_size"], timeout_s=20)
-    dtypes = [getattr(torch, name) for name in described["dtype_names"]]
-    tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(described["shapes"], dtypes, strict=True)]
-    for tensor in tensors:
-        group.broadcast(tensor)
-    group.finish()
-    return dict(zip(described["names"], tensors, strict=True))
 
 
 def listening_addresses(process: psutil.Process, excluded: set[int]) -> set[str]:

@@ -23,6 +23,8 @@ from actors.training.job import Progress
 from cluster.errors import ClusterError
 from cluster.fleet.dispatch import Submit
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.health import State
+from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.fleet.tasks import StatelessTasks
 from cluster.resources.connect import connected
@@ -41,6 +43,7 @@ QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("p
 NUM_TASKS, LOSE_AT, WORK_S = 20, 5, 1.0
 COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
 APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
+CROWD = replace(COLOCATED, num_engines=5)
 
 
 def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: Submit[int], num_tasks: int = NUM_TASKS) -> dict[str, Any]:
@@ -48,9 +51,12 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
     worker: Any = engine_actor(Worker)
     fleet = Fleet(
         lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.plan.num_engines,
-        task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S, check_placement=placement.check,
+        task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S,
+        rooms=Rooms(placement.engine_home, placement.check_engines, max_wait_s=START_S),
     )  # fmt: skip
-    judges: StatelessTasks[int] = StatelessTasks(judge, (folder,), 3, START_S + TASK_S, placement.filter_options(), placement.check)
+    judges: StatelessTasks[int] = StatelessTasks(
+        judge, (folder,), 3, START_S + TASK_S, placement.filter_options, placement.check_filters, placement.is_filter_stranded
+    )
 
     def submit_for_both(engine: ActorHandle, task: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
         served = submit(engine, task)
@@ -70,7 +76,8 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
                     lost_at = time.monotonic()
         except ClusterError as error:
             found["error"] = f"{type(error).__name__}: {error}"
-        found |= {"seconds": time.monotonic() - lost_at, "engine_restarts": fleet.num_restarts}
+        served = [state is State.HEALTHY for state in fleet.states()]
+        found |= {"seconds": time.monotonic() - lost_at, "engine_restarts": fleet.num_restarts, "num_healthy": sum(served)}
     return found
 
 
@@ -82,8 +89,7 @@ def serve(engine: ActorHandle, task: int) -> ray.ObjectRef:
 def train(placement: Placement, folder: Path, lose: Callable[[], object]) -> dict[str, Any]:
     """A job on one rank, whose node is lost after the first steps, and the same job once more."""
     plan = placement.plan
-    options = RankOptions(plan.trainer_cpus, placement_group=placement.group, bundles=[plan.trainer_bundle(0)])
-    group = TrainerGroup(TrainerRank, 1, options, placement.check)
+    group = TrainerGroup(TrainerRank, 1, RankOptions(plan.trainer_cpus, placement=placement))
     base = save_base(folder / "base")
     job = replace(job_of(base, folder / "out", num_steps=30), steps_folder=folder / "steps", steps_between=1)
     steps: list[int] = []
@@ -113,10 +119,11 @@ def on_cluster(
             with reserve(plan, 60) as placement:
 
                 def lose() -> None:
-                    home = placement_group_table(placement.group)["bundles_to_node_id"][lost_bundle]
+                    home = placement_group_table(placement.groups[lost_bundle])["bundles_to_node_id"][0]
                     machines.remove_node(next(node for node in nodes if node.node_id == home), allow_graceful=False)
 
-                return play(placement, lose)
+                homes = {placement_group_table(group)["bundles_to_node_id"][0] for group in placement.groups}
+                return {"num_nodes": len(homes), **play(placement, lose)}
     finally:
         machines.shutdown()
 
@@ -145,8 +152,9 @@ if __name__ == "__main__":
         return {time: run(placement, folder, lose, serve) for time in ("first", "second")}
 
     scenarios: dict[str, Callable[[], dict[str, Any]]] = {
+        "a fleet shrinks": lambda: on_cluster(CROWD, (3, 3, 3), 0, twice),
         "engines and judges move": lambda: on_cluster(COLOCATED, (2, 2), 0, twice),
-        "ranks move": lambda: on_cluster(APART, (1, 1, 1, 1), 1, lambda placement, lose: train(placement, folder, lose)),
+        "ranks move": lambda: on_cluster(APART, (2, 2, 2), 1, lambda placement, lose: train(placement, folder, lose)),
         "local": lambda: on_local_ray(folder, serve, 10 * NUM_TASKS),
         "memory": lambda: short_of_memory(folder),
     }

@@ -34,15 +34,26 @@ def test_actors_of_a_lost_node_move_to_another_and_where_there_is_none_left_the_
     found = lose("engines and judges move", tmp_path)
     first, second = found["first"], found["second"]
     assert (sorted(first["done"]), first["error"]) == ([*range(NUM_TASKS)], "")
-    assert first["engine_restarts"] > 0
+    assert first["engine_restarts"] == 1, "for the node, and not for each engine or attempt"
     assert first["seconds"] < HEARTBEATS_S + 2 * (START_S + SWAP_S)
     assert "NotEnoughResourcesError: a node is lost and the rest has no room for" in second["error"]
     assert "the cluster has 0 CPU(s)" in second["error"]
     assert second["seconds"] < HEARTBEATS_S + START_S + SWAP_S
 
 
+def test_a_fleet_that_loses_nodes_moves_shrinks_and_goes_on_and_a_node_counts_once(tmp_path: Path) -> None:
+    """Five engines on three nodes with room for three each: the first loss leaves room for all, the second does not."""
+    found = lose("a fleet shrinks", tmp_path)
+    first, second = found["first"], found["second"]
+    assert found["num_nodes"] == 2, "colocated bundles are packed"
+    for one in (first, second):
+        assert (sorted(one["done"]), one["error"], one["engine_restarts"]) == ([*range(NUM_TASKS)], "", 1)
+    assert second["num_healthy"] in (2, 3), "what is left, and one that may still be moving at the end"
+
+
 def test_a_trainer_rank_of_a_lost_node_moves_to_another_and_goes_on_from_its_last_step(tmp_path: Path) -> None:
     found = lose("ranks move", tmp_path)
+    assert found["num_nodes"] == 3, "bundles with one actor are spread"
     assert found["kept"] >= found["lost_at"] > 0
     assert found["digests"][0] == found["digests"][1]
 

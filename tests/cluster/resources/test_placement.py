@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import ray
 from ray.util import placement_group_table
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.errors import NotEnoughResourcesError
 from cluster.resources.connect import ClusterInfo
@@ -24,14 +23,13 @@ def test_all_actors_of_a_colocated_plan_run_at_once(cluster: ClusterInfo) -> Non
     plan = plan_resources(cluster.cpus, cluster.gpus, REQUEST)
     actor: Any = ray.remote(Echo)
     with reserve(plan, timeout_s=30) as placement:
-        strategy = PlacementGroupSchedulingStrategy(placement.group, placement_group_bundle_index=plan.trainer_bundle(0))
-        trainer = {"num_cpus": plan.trainer_cpus, "scheduling_strategy": strategy}
+        trainer = {"num_cpus": plan.trainer_cpus, "scheduling_strategy": placement.place_ranks(0)[0].strategy}
         options = [placement.engine_options(0), trainer, placement.filter_options(), placement.engine_options(1)]
         actors = [actor.options(**option).remote() for option in options]
         calls = [each.say.remote("here") for each in actors]
         assert ray.get(calls, timeout=60) == ["here"] * 4
     deadline = time.monotonic() + 10
-    while placement_group_table(placement.group)["state"] != "REMOVED":
+    while {placement_group_table(group)["state"] for group in placement.groups} != {"REMOVED"}:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -14,8 +14,8 @@ def test_colocated_actors_of_a_bundle_fit_into_it() -> None:
     free = [1.0] * len(plan.bundles)
     for index in range(plan.num_engines):
         free[plan.engine_bundle(index)] -= plan.engine_cpus
-    for rank in range(plan.trainer_ranks):
-        free[plan.trainer_bundle(rank)] -= plan.trainer_cpus
+    for bundle in plan.rank_bundles[: plan.trainer_ranks]:
+        free[bundle] -= plan.trainer_cpus
     assert plan.bundles == ({"CPU": 1.0}, {"CPU": 1.0})
     assert sum(math.floor(amount / plan.filter_cpus + 1e-9) for amount in free) >= plan.num_filters, "they take what is left"
 
@@ -28,8 +28,7 @@ def test_colocated_gpus_are_whole_per_slot() -> None:
 
 def test_disaggregated_actors_have_bundles_of_their_own() -> None:
     plan = plan_resources(16, 4, replace(REQUEST, colocated=False, use_gpus=True, cpus_per_actor=2))
-    bundles = [plan.engine_bundle(0), plan.engine_bundle(1), plan.trainer_bundle(0), plan.trainer_bundle(1)]
-    assert bundles == list(range(4))
+    assert [plan.engine_bundle(0), plan.engine_bundle(1), *plan.rank_bundles, *plan.filter_bundles] == list(range(7))
     assert plan.bundles == (*[{"CPU": 2.0, "GPU": 1.0}] * 4, *[{"CPU": 1.0}] * 3)
     assert plan.filter_cpus == 1.0
 

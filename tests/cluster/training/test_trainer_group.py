@@ -15,9 +15,11 @@ from actors.engines.weights import digest_of, read_checkpoint
 from actors.trainer import TrainerRank
 from actors.training.core import run_local
 from actors.training.job import EarlyStop, Progress, RankLostError, TrainerError
+from cluster.resources.placement import RankPlace
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from cluster.training.watch import WATCH_GROUP, StartWatch
 from tests.actors.training.helpers import Shapes, job_of, save_base
+from tests.cluster.training.mortals import Mortal, Unreachable
 from tests.cluster.workers import SlowStart, wait_while
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -168,12 +170,37 @@ def test_a_slow_start_that_makes_progress_is_no_hang_and_one_that_makes_none_is(
     assert time.monotonic() - began_s > 4
 
 
-def test_ranks_that_do_not_start_are_told_where_there_is_no_place_for_them() -> None:
-    def there_is_none() -> None:
-        raise ConnectionError("a node is lost")
+def test_ranks_that_one_which_has_died_did_not_join_are_lost_and_not_at_fault(tmp_path: Path) -> None:
+    class Rank(Unreachable):
+        def __init__(self, *place: int) -> None:
+            super().__init__(*place, tmp_path)
 
-    with pytest.raises(ConnectionError, match="a node is lost"):
-        TrainerGroup(TrainerRank, 3, RankOptions(), there_is_none).start(3.0)
+    with pytest.raises(RankLostError, match="connection refused"):
+        TrainerGroup(Rank, 2, RankOptions(num_cpus=0)).start(30.0)
+
+
+class Places:
+    """Places of one rank on a node that is lost after each of the first `num_losses` starts, and then not."""
+
+    def __init__(self, num_losses: int) -> None:
+        self.num_losses = num_losses
+
+    def place_ranks(self, timeout_s: float) -> list[RankPlace]:
+        assert timeout_s > 0
+        return [RankPlace("here", None)]
+
+    def is_lost(self, place: RankPlace) -> bool:
+        self.num_losses -= 1
+        return self.num_losses >= 0
+
+
+def test_ranks_that_are_lost_with_their_node_cost_no_restart() -> None:
+    places = Places(num_losses=2)
+    group = TrainerGroup(Mortal, 1, RankOptions(num_cpus=0, placement=places))
+    job: Any = None
+    with pytest.raises(RankLostError, match="could not start"):
+        group.train(job, Shapes(), Bounds(60.0, start_timeout_s=30.0, max_restarts=1))
+    assert places.num_losses == -2, "two losses of a node, a restart, and the end"
 
 
 def assert_gone(pids: tuple[int, ...]) -> None:

@@ -62,12 +62,12 @@ def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
         raise AssertionError("nothing is started here")
 
     fleet = Fleet(spawn, 1, task_timeout_s=1.0, swap_timeout_s=1.0, start_timeout_s=1.0)
-    trainer = TrainerGroup(TrainerRank, 1, RankOptions(1, 0, 1, None, []))
+    trainer = TrainerGroup(TrainerRank, 1, RankOptions())
     progress = RunProgress(Console(file=io.StringIO()))
     with store.locked() as locked:
         run = Run(config, build_policies(config), locked, "run", progress, build_data(config), locked.commits())
-        filters: StatelessTasks[Shard] = StatelessTasks(filter_shard, (), 1, 1.0, {})
-        session = Session(run, Models(locked, run.commits), Workers(run, fleet, filters, trainer, sender_options={}))
+        filters: StatelessTasks[Shard] = StatelessTasks(filter_shard, (), 1, 1.0, dict)
+        session = Session(run, Models(locked, run.commits), Workers(run, fleet, filters, trainer, sender_options=dict))
         if not session.run.commits:
             session.run.commits.append(baseline(session))
         yield session

@@ -278,6 +278,15 @@ def test_a_record_from_before_findings_loads_and_keeps_its_digest(store: Store, 
     )
 
 
+def test_what_happened_to_the_machines_is_kept_and_changes_no_digest(store: Store) -> None:
+    moved = Finding(kind="fleet_changed", count=1, message="an engine moved")
+    quiet, eventful = commit_of(store), commit_of(store, incidents=[moved])
+    assert canonical(eventful) == canonical(quiet)
+    store.commit(eventful)
+    assert store.commits() == [eventful]
+    assert eventful.reported == [moved]
+
+
 @pytest.mark.parametrize("name", ["checkpoints/base/model.safetensors", "rounds/0000/parts/predictions.parquet", "run.json"])
 def test_verify_names_every_damaged_file(tmp_path: Path, name: str) -> None:
     store = build(tmp_path / "a", "one", 1.0)
