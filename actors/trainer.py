@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import ray
 
 from actors.images import ImageSource
-from actors.network import LOOPBACK
-from actors.skipped_imports import skip_sklearn
+from actors.process.network import LOOPBACK
+from actors.process.skipped_imports import skip_sklearn
 from actors.training.job import Progress, TrainingJob, TrainingResult
 
 _JOIN_TIMEOUT_S = 300.0
@@ -72,7 +72,7 @@ class TrainerRank:
     def train(self, job: TrainingJob, source: ImageSource) -> TrainingResult | None:
         """Run this rank's part of a job; see `Trainer.run`. The rank releases its memory afterwards, because engines may need it, except
         at ZeRO stage 3, whose memory only the end of the process frees."""
-        from actors.memory import release_memory
+        from actors.process.memory import release_memory
         from actors.training.core import Trainer
 
         trainer = Trainer(job, source, rank=self._rank, world_size=self._world_size, on_progress=self._note)

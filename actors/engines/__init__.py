@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from actors.skipped_imports import skip_sklearn
+from actors.process.skipped_imports import skip_sklearn
 
 if TYPE_CHECKING:
     from collections.abc import Callable

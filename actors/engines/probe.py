@@ -13,7 +13,7 @@ import numpy as np
 
 from actors.engines.base import Engine, Probe, Request
 from actors.engines.prompting import Prompter, patches
-from actors.skipped_imports import skip_sklearn
+from actors.process.skipped_imports import skip_sklearn
 
 _PROMPTS = ("Describe the image.", "What can be seen in the image?")
 _MAX_NEW_TOKENS = 12

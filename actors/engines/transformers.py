@@ -33,7 +33,7 @@ from actors.engines.reference import ReferenceModel
 from actors.engines.weights import digest_of, manifest_of, num_bytes_of, read_checkpoint
 from actors.images import BadImageError, LazyImage
 from actors.look_ahead import LookAhead, Planned, looking_ahead
-from actors.memory import release_memory
+from actors.process.memory import release_memory
 
 _CACHED_FEATURE_BYTES = 1 << 28
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

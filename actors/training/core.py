@@ -14,7 +14,7 @@ import torch
 
 from actors.engines.adapters.files import read_adapter
 from actors.images import ImageSource
-from actors.network import LOOPBACK
+from actors.process.network import LOOPBACK
 from actors.processors import generation_end_ids, load_processor
 from actors.training.adapters import (
     adapter_of,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from actors.network import INTERFACE_VARIABLES, use_interface_of
+from actors.process.network import INTERFACE_VARIABLES, use_interface_of
 from actors.training.job import RendezvousError, TrainerError
 
 if TYPE_CHECKING:

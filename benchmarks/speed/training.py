@@ -30,7 +30,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from actors.network import LOOPBACK
+from actors.process.network import LOOPBACK
 from actors.processors import load_processor
 from actors.training.batches import BatchBuilder
 from actors.training.checkpoint import load_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from actors.network import INTERFACE_VARIABLES, LOOPBACK, address_towards, interface_of, use_interface_of
+from actors.process.network import INTERFACE_VARIABLES, LOOPBACK, address_towards, interface_of, use_interface_of
 
 
 @pytest.mark.parametrize("address", [LOOPBACK, "127.0.0.2", "::1"])

@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 from torch.distributed import BarrierOptions, BroadcastOptions
 
-from actors.network import address_towards
+from actors.process.network import address_towards
 
 _gloo: Any = distributed.ProcessGroupGloo  # its stubs leave out most of it
 

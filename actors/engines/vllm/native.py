@@ -23,7 +23,7 @@ from actors.engines.stream import TRANSFER_S, Offer, Transfer, WeightStream, cho
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.vllm.served_names import loader_names
 from actors.engines.vllm.worker import ServedWeights
-from actors.network import address_towards, use_interface_of
+from actors.process.network import address_towards, use_interface_of
 
 _interface: Any = importlib.import_module("vllm.distributed.weight_transfer.base")
 _factory: Any = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory

@@ -21,7 +21,7 @@ from actors.engines.errors import WeightMismatchError
 from actors.engines.stream import TRANSFER_S, Offer, Transfer, gpu_id
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
-from actors.network import LOOPBACK, use_interface_of
+from actors.process.network import LOOPBACK, use_interface_of
 
 _FORCED_END_S = TRANSFER_S + 30.0
 

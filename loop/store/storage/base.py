@@ -131,6 +131,6 @@ def files_under(scratch: Path, folder: str) -> list[FileEntry]:
 def inside(path: str) -> str:
     """`path` itself. Paths are read from files of the run; one that leads out of the run is refused."""
     parts = PurePosixPath(path).parts
-    if not parts or parts[0] == "/" or ".." in parts:
+    if not parts or parts[0] == "/" or ".." in parts or "\0" in path:
         raise StoreError(f"{path!r} is not a path inside a run folder")
     return path

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from actors.memory import release_memory
+from actors.process.memory import release_memory
 from actors.training.core import run_local
 from tests.actors.training.helpers import Shapes, job_of, save_base
 

@@ -17,7 +17,7 @@ from actors.engines.preloading import load_update, verify
 from actors.engines.stream import choose_backend
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, num_bytes_in, num_bytes_of
-from actors.network import LOOPBACK
+from actors.process.network import LOOPBACK
 from cluster.fleet.weights import TRANSPORTS, prepare
 from cluster.resources.connect import ClusterInfo
 from tests.cluster.workers import received, save, update_of, wait_while, weights

@@ -3,7 +3,7 @@
 import socket
 from typing import Any
 
-from actors.network import LOOPBACK
+from actors.process.network import LOOPBACK
 from cluster.resources.nodes import LiveNodes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,13 +25,13 @@ def test_a_sample_reads_no_more_parts_than_it_needs(store: Store, monkeypatch: p
     parts.append(store.write_part(0, "selected", index_of(accepted_columns(store, parts[:1], ()))))
     commit = commit_of(store, files=[part.entry for part in parts]).model_copy(update={"counts": {"generated": 12, "accepted": 8}})
     opened: list[str] = []
-    real = Store.read_records
+    real = Store.read_record_columns
 
-    def counted(self: Store, part: PartReceipt | FileEntry) -> object:
+    def counted(self: Store, part: PartReceipt | FileEntry, columns: Sequence[str]) -> object:
         opened.append(part.path)
-        return real(self, part)
+        return real(self, part, columns)
 
-    monkeypatch.setattr(Store, "read_records", counted)
+    monkeypatch.setattr(Store, "read_record_columns", counted)
     accepted, rejected = sample_of(store, commit, 2)
     assert accepted == [replace(record, trained_on=True) for record in good[:2]]
     assert rejected == bad[:2]

@@ -1,0 +1,1 @@
+"""What an actor settles with the machine that its process runs on."""
