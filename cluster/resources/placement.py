@@ -64,8 +64,10 @@ class Placement:
 
     def filter_options(self) -> dict[str, Any]:
         """Options of the next filter task: filters take turns on the bundles that have room for one."""
-        bundles = [*dict(self._live(self.plan.filter_bundles))] or [*self.plan.filter_bundles]
-        return self._options(self.plan.filter_cpus, 0, bundles[next(self._turn) % len(bundles)])
+        bundles, turn = self.plan.filter_bundles, next(self._turn)
+        in_turn = [bundles[(turn + offset) % len(bundles)] for offset in range(len(bundles))]
+        bundle, _ = next(self._live(in_turn), (in_turn[0], ""))
+        return self._options(self.plan.filter_cpus, 0, bundle)
 
     def is_filter_stranded(self, options: dict[str, Any]) -> bool:
         """Whether no live node holds the bundle of a filter's options, while one holds another."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -30,5 +31,6 @@ class OddImages:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     pictures._NUM_READ_HERE, rows._ROWS_PER_BATCH = 1, 1
     export(Store.open(sys.argv[1]), "all", "llava", Path(sys.argv[2]), OddImages(), workers=2)

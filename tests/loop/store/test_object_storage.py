@@ -15,7 +15,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from loop import errors
 from loop.store import fencing, run_store
@@ -33,6 +32,8 @@ Act = Callable[[], object]
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """An S3 server with the bucket `bucket`."""
+    from moto.server import ThreadedMotoServer  # here because vLLM cannot start in a process that has imported it
+
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     moto.start()
     _, port = moto.get_host_and_port()
