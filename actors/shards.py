@@ -99,7 +99,6 @@ class ShardImages:
     def _read(self, image_id: str) -> Image.Image:
         try:
             image = self._source.open(image_id)
-            # A check of the raw image belongs here; a `BadImageError` of it rejects the image.
         except BadImageError as error:
             self._errors[image_id] = error
             raise

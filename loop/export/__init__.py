@@ -11,8 +11,8 @@
 | `parquet`  | all records, the rejected with reasons  | Parquet of `policies.records.RECORD_SCHEMA` and their images           |
 
 Images keep their bytes and their names; those of sets without files are encoded as PNG. What is written does not depend on the number of
-processes that read them. `datasets.load_dataset` shows pictures in every
-format: Parquet says which column they are, and `metadata.jsonl` repeats the data in the form that it reads beside images.
+processes that read them. `datasets.load_dataset` shows pictures in every format: Parquet says which column they are, and
+`metadata.jsonl` repeats the data in the form that it reads beside images.
 
 The card is the folder's `README.md`, with the header that the Hugging Face hub reads. Parquet goes into a folder as `data.parquet`, or,
 where `out` ends in `.parquet`, into that file, and its card beside it: `NAME.parquet` and `NAME.README.md`.

@@ -39,11 +39,8 @@ class Run:
     @property
     def sets(self) -> dict[str, HeldOut]:
         """The held-out and acceptance sets, keyed as in predictions."""
-        return {f"held_out/{one.name}": one for one in self.data.held_out} | {f"acceptance/{one.name}": one for one in self.acceptance}
-
-    @property
-    def acceptance(self) -> tuple[HeldOut, ...]:
-        return self.data.acceptance
+        held_out = {f"held_out/{one.name}": one for one in self.data.held_out}
+        return held_out | {f"acceptance/{one.name}": one for one in self.data.acceptance}
 
     def image_set(self, index: int) -> ImageSource:
         """The unlabelled images of round `index`."""

@@ -12,7 +12,7 @@ from loop.store.run_store import Store
 from loop.store.storage.local import LocalStorage
 
 _FRESH_S = 120.0
-"""A run behind a URI counts as running if its status was written within this time; there is no lock to check."""
+"""A run behind a URI counts as running if its status was written within this time; it has no file lock to check."""
 
 _KILLED = "the driver did not record its end: it was killed or its machine was lost"
 

@@ -15,7 +15,7 @@ from policies.scoring.predictions import Predictions
 def decide(run: Run, index: int, champion: Predictions, candidate: Predictions, selected: SelectedRows) -> Verdict:
     """The verdict of the acceptance policy, on the acceptance sets only."""
     policy, context = run.policies.acceptance, _context(run, index, selected)
-    asked = answered(run.acceptance, champion), answered(run.acceptance, candidate)
+    asked = answered(run.data.acceptance, champion), answered(run.data.acceptance, candidate)
     with running(f"acceptance policy {type(policy).__name__!r}"):
         return policy.decide(*asked, context)
 
@@ -27,8 +27,8 @@ def _context(run: Run, index: int, selected: SelectedRows) -> DecisionContext:
         round=index,
         num_rounds=run.config.rounds,
         history=[Verdict(one.accepted, one.reason, one.numbers) for one in decisions],
-        seed=answered(run.acceptance, seed_predictions(run)),
-        seed_domain=frozenset(f"acceptance/{one.name}" for one in run.acceptance if one.seed_domain),
+        seed=answered(run.data.acceptance, seed_predictions(run)),
+        seed_domain=frozenset(f"acceptance/{one.name}" for one in run.data.acceptance if one.seed_domain),
         generated=generated_stats(selected),
         previous=GeneratedStats(measured[-1]["distinct_2"], measured[-1]["mean_answer_words"]) if measured else None,
         questions=question_stats(selected),

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from loop.store.storage.base import CHUNK_BYTES, Check, inside, writing
+from loop.store.storage.base import CHUNK_BYTES, Check, chunks_of, inside, writing
 from loop.store.storage.remote import RemoteStorage
 
 
@@ -24,8 +24,7 @@ class ArrowStorage(RemoteStorage):
 
     def chunks(self, path: str) -> Iterator[bytes]:
         with self.filesystem.open_input_stream(self._at(path)) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
+            yield from chunks_of(stream)
 
     def write(self, path: str, data: bytes, check: Check | None = None) -> None:
         if check is not None:

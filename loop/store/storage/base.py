@@ -10,10 +10,11 @@ Paths are relative to the run, with `/`. A disk that is full, read-only or gone 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
@@ -109,13 +110,18 @@ def writing(target: Path | str) -> Iterator[None]:
         raise WriteError(str(target), error.strerror or str(error)) from error
 
 
-def measure(stream: BinaryIO | pa.NativeFile) -> dict[str, Any]:
-    """Size and SHA-256 of what is left in a stream, as fields of a `FileEntry`."""
+def chunks_of(stream: BinaryIO | pa.NativeFile) -> Iterator[bytes]:
+    """What is left in a stream, in pieces."""
+    return iter(partial(stream.read, CHUNK_BYTES), b"")
+
+
+def measured(path: str, chunks: Iterable[bytes]) -> FileEntry:
+    """The entry of the file `path` of a run that consists of these pieces."""
     digest, num_bytes = hashlib.sha256(), 0
-    while chunk := stream.read(CHUNK_BYTES):
+    for chunk in chunks:
         digest.update(chunk)
         num_bytes += len(chunk)
-    return {"num_bytes": num_bytes, "sha256": digest.hexdigest()}
+    return FileEntry(path=path, num_bytes=num_bytes, sha256=digest.hexdigest())
 
 
 def files_under(scratch: Path, folder: str) -> list[FileEntry]:
@@ -124,7 +130,7 @@ def files_under(scratch: Path, folder: str) -> list[FileEntry]:
     for path in sorted(scratch.rglob("*")):
         if path.is_file():
             with path.open("rb") as stream:
-                entries.append(FileEntry(path=f"{folder}/{path.relative_to(scratch).as_posix()}", **measure(stream)))
+                entries.append(measured(f"{folder}/{path.relative_to(scratch).as_posix()}", chunks_of(stream)))
     return entries
 
 

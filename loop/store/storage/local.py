@@ -16,7 +16,7 @@ from cluster.resources.scratch import remove_dead
 from loop.errors import DamagedFileError
 from loop.store.commits import FileEntry
 from loop.store.documents import REMEDY
-from loop.store.storage.base import TMP, Check, files_under, inside, measure, writing
+from loop.store.storage.base import TMP, Check, chunks_of, files_under, inside, measured, writing
 
 _LEFTOVERS = (f".*{TMP}", f"rounds/**/.*{TMP}", f"checkpoints/*{TMP}", "checkpoints/.*", f"checkpoints/*.steps/*{TMP}")
 """Unfinished files and folders: the store's own, and the hidden ones that the trainer writes beside them."""
@@ -64,7 +64,7 @@ class LocalStorage:
 
     def entry(self, path: str) -> FileEntry:
         with self._at(path).open("rb") as stream:
-            return FileEntry(path=path, **measure(stream))
+            return measured(path, chunks_of(stream))
 
     def names(self, folder: str) -> list[str]:
         target = self._at(folder)

@@ -17,7 +17,7 @@ from loop.credentials import masked
 from loop.errors import DamagedFileError
 from loop.store.commits import FileEntry
 from loop.store.documents import REMEDY, canonical_json, describe
-from loop.store.storage.base import TMP, Check, files_under, measure
+from loop.store.storage.base import TMP, Check, chunks_of, files_under, measured
 
 _INTACT_COPIES: set[Path] = set()
 """Folders of the cache that this process has verified."""
@@ -42,11 +42,7 @@ class RemoteStorage(ABC):
         return b"".join(self.chunks(path))
 
     def entry(self, path: str) -> FileEntry:
-        digest, num_bytes = hashlib.sha256(), 0
-        for chunk in self.chunks(path):
-            digest.update(chunk)
-            num_bytes += len(chunk)
-        return FileEntry(path=path, num_bytes=num_bytes, sha256=digest.hexdigest())
+        return measured(path, self.chunks(path))
 
     def scratch(self, folder: str) -> Path:
         path = make_scratch(masked(self.uri)) / PurePosixPath(folder).name  # one level down: the trainer makes a folder beside it
@@ -107,7 +103,7 @@ class RemoteStorage(ABC):
             for chunk in self.chunks(file.path):
                 sink.write(chunk)
         with target.open("rb") as stream:
-            found = FileEntry(path=file.path, **measure(stream))
+            found = measured(file.path, chunks_of(stream))
         if found != file:
             raise DamagedFileError(file.path, describe(file), describe(found), REMEDY)
 
