@@ -172,7 +172,8 @@ def search(folder: Path, texts: str, num: int) -> dict[str, Any]:
     from loop.monitors.progress import RunProgress
     from loop.run.contents import Run
     from loop.run.stages.deduplication import deduplicate
-    from loop.setup.assembly import build_data, build_policies
+    from loop.setup.assembly import build_policies
+    from loop.setup.data import build_data
     from loop.store.run_store import Store
 
     config = load_config(Path("loop/recipes/shapes.yaml"), ["deduplication={scope: all, across: [round]}"])

@@ -112,7 +112,8 @@ def select_and_mix(folder: Path, size: Size) -> dict[str, Any]:
     from loop.run.contents import Run
     from loop.run.stages.records import record_counts, select
     from loop.run.stages.training_set import generated_so_far, training_set
-    from loop.setup.assembly import build_data, build_policies
+    from loop.setup.assembly import build_policies
+    from loop.setup.data import build_data
     from loop.store.run_store import Store
 
     config = load_config(Path("loop/recipes/shapes.yaml"), [])

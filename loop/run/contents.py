@@ -10,8 +10,9 @@ from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
 from loop.run.stages.known_texts import SeedTexts
-from loop.setup.assembly import HeldOut, Policies, RunData
-from loop.setup.decontamination import compares_images, held_out_images, seed_samples
+from loop.setup.assembly import HeldOut, Policies
+from loop.setup.data import RunData
+from loop.setup.decontamination import compares_images
 from loop.setup.overlaps import image_locations
 from loop.setup.routing import image_set_name, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
@@ -57,12 +58,12 @@ class Run:
         if not compares_images(self.config):
             return None
         with self.progress.stage("fingerprint the images of tests"):
-            return held_out_images(self.config, self.data.questions)
+            return self.data.tested
 
     @cached_property
     def seed_samples(self) -> list[TrainingSample]:
         """The labelled samples that training replays."""
-        return [_routed(sample) for sample in seed_samples(self.config, self.data.seed, self.tested).samples]
+        return [_routed(sample) for sample in self.data.untested.samples]
 
     @cached_property
     def seed_texts(self) -> SeedTexts:

@@ -24,8 +24,9 @@ from loop.monitors.tracking import flatten_parameters
 from loop.run.retention import check_needed, prune
 from loop.run.round import run_baseline, run_round
 from loop.run.session import Session, open_session
-from loop.setup.assembly import RunData, build_data, build_policies, check_held_out, resource_request
+from loop.setup.assembly import build_policies, check_held_out, resource_request
 from loop.setup.copies import shared_content
+from loop.setup.data import RunData, build_data
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding, RoundCommit
@@ -72,7 +73,7 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
         if config.transport == "adapter":
             check_trained_in_adapter(config.model_path, config.training.frozen)
         findings = [*no_effect(config, policies), *slow_model(slow), *overlaps(config, data.seed, sets, data.unlabelled)]
-        findings += shared_content(config, data)
+        findings += shared_content(data)
     return Checked(data, [f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
 
 

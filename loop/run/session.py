@@ -11,7 +11,8 @@ from loop.monitors.progress import RunProgress
 from loop.run.contents import Run
 from loop.run.models import Models
 from loop.run.workers import Workers, open_workers
-from loop.setup.assembly import RunData, build_policies
+from loop.setup.assembly import build_policies
+from loop.setup.data import RunData
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
 

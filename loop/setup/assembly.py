@@ -87,23 +87,6 @@ class HeldOut:
         return f"{self.name}: {self.metric_name}, " + (f"chosen because {self.why}" if self.why else "as the config says")
 
 
-@dataclass(frozen=True)
-class RunData:
-    """The sources of a run. They are built once per start: annotations of millions of images take half a minute to read."""
-
-    unlabelled: tuple[ImageSource, ...]
-    """As `image_sets` lists them."""
-    seed: LabelledSource
-    held_out: tuple[HeldOut, ...]
-    acceptance: tuple[HeldOut, ...]
-
-    @property
-    def questions(self) -> dict[tuple[str, str], HeldOut]:
-        """All sets of questions, by section of the config and name."""
-        sections = {"held_out": self.held_out, "acceptance_sets": self.acceptance}
-        return {(section, one.name): one for section, sets in sections.items() for one in sets}
-
-
 def build_policies(config: RunConfig) -> Policies:
     """The policies that a config names.
 
@@ -226,16 +209,6 @@ def build_held_out(sets: Mapping[str, HeldOutSet], seed: int) -> list[HeldOut]:
         options = {} if why else spec.metric.options
         built.append(HeldOut(name, source, questions, build_metric(metric_name, options), metric_name, why, seed_domain, yes_no))
     return built
-
-
-def build_data(config: RunConfig) -> RunData:
-    """All data of a run; raises `UserError` for a set that cannot be used."""
-    return RunData(
-        unlabelled=tuple(map(build_images, config.image_sets)),
-        seed=build_labelled(config.seed_data.data),
-        held_out=tuple(build_held_out(config.held_out, config.seed)),
-        acceptance=tuple(build_held_out(config.acceptance_sets, config.seed)),
-    )
 
 
 def build_metric(name: str, options: Mapping[str, Any]) -> AnswerMetric:

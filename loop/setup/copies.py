@@ -13,8 +13,8 @@ from actors.images import BadImageError, ImageSource
 from loop.config.run_config import RunConfig
 from loop.config.sections import Section
 from loop.errors import printable
-from loop.setup.assembly import RunData
-from loop.setup.decontamination import compares_images, held_out_images, is_drawn, seed_samples
+from loop.setup.data import RunData
+from loop.setup.decontamination import is_drawn
 from loop.setup.fingerprinting import fingerprints_of
 from loop.setup.overlaps import KIND, image_locations
 from loop.store.commits import Finding
@@ -45,20 +45,20 @@ class _Compared:
         return self.num_images - len(self.prints)
 
 
-def shared_content(config: RunConfig, data: RunData, *, with_unlabelled: bool = False) -> list[Finding]:
+def shared_content(data: RunData, *, with_unlabelled: bool = False) -> list[Finding]:
     """Findings about seed samples that a run leaves out, and about copies of images of tests in other sets: in the seed data, and, if
     `with_unlabelled`, in `image_sets`, whose images a run compares one by one before it uses them.
 
     Raises:
         UserError: an image of a test cannot be read, or no seed sample is left.
     """
-    if not compares_images(config):
+    config = data.config
+    if data.tested is None:
         return []
-    tested = held_out_images(config, data.questions)
     others: dict[str, tuple[Section, ImageSource]] = {"seed_data": (config.seed_data.data, data.seed)}
     if with_unlabelled:
         others |= {f"image_sets.{number}": one for number, one in enumerate(zip(config.image_sets, data.unlabelled, strict=True))}
-    return [*seed_samples(config, data.seed, tested).findings, *copies(config, tested, others)]
+    return [*data.untested.findings, *copies(config, data.tested, others)]
 
 
 def copies(config: RunConfig, tested: HeldOutImages, others: Mapping[str, tuple[Section, ImageSource]]) -> list[Finding]:

@@ -24,7 +24,6 @@ from loop.config.sections import Section
 from loop.errors import UserError
 from loop.models.checks import check_model, check_trained_in_adapter, local_model
 from loop.setup.assembly import (
-    build_data,
     build_held_out,
     build_images,
     build_labelled,
@@ -33,6 +32,7 @@ from loop.setup.assembly import (
     resource_request,
 )
 from loop.setup.copies import shared_content
+from loop.setup.data import build_data
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.store.commits import Finding
@@ -80,7 +80,7 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
     no_data = list(_check_data(config, metrics))
     if not no_data:
         data = build_data(config)
-        findings += [*overlaps(config, data.seed, data.questions, data.unlabelled), *shared_content(config, data, with_unlabelled=True)]
+        findings += [*overlaps(config, data.seed, data.questions, data.unlabelled), *shared_content(data, with_unlabelled=True)]
     missing = [*no_data, *_check_model(config, findings), *_lacking(config, plan, assumed)]
     told = tuple(finding.line for finding in findings)
     return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)

@@ -36,8 +36,9 @@ from loop.run.stages.evaluation import champion_predictions
 from loop.run.stages.records import complete_parts, finished_parts, select
 from loop.run.stages.training_set import generated_so_far, training_set
 from loop.run.workers import Workers
-from loop.setup import assembly
-from loop.setup.assembly import build_data, build_policies
+from loop.setup import assembly, data
+from loop.setup.assembly import build_policies
+from loop.setup.data import build_data
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import PartReceipt, RunInfo, Store
 from loop.store.verifying import verify
@@ -115,7 +116,8 @@ def test_the_run_uses_the_sources_that_the_check_has_built(tmp_path: Path, model
     built: list[object] = []
     for name in ("build_images", "build_labelled"):
         build = getattr(assembly, name)
-        monkeypatch.setattr(assembly, name, lambda spec, build=build: built.append(spec) or build(spec))
+        for module in (assembly, data):
+            monkeypatch.setattr(module, name, lambda spec, build=build: built.append(spec) or build(spec))
     with session_at(tmp_path / "run", model) as session:
         config = session.run.config
         built.clear()

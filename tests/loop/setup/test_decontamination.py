@@ -14,8 +14,9 @@ from loop.errors import UserError
 from loop.run import driver
 from loop.setup import copies as comparing
 from loop.setup import rehearsal
-from loop.setup.assembly import build_data, build_images, build_labelled, build_policies
+from loop.setup.assembly import build_images, build_labelled, build_policies
 from loop.setup.copies import copies, spread
+from loop.setup.data import build_data
 from loop.setup.decontamination import compares_images, decontaminated, held_out_images, seed_samples
 from loop.store.commits import Finding
 from policies.decontamination.held_out import HeldOutImages

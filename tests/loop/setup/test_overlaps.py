@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loop.config.run_config import parse_config
-from loop.setup.assembly import build_data
+from loop.setup.data import build_data
 from loop.setup.overlaps import overlaps
 from tests.loop.sources.image_sets import png
 from tests.loop.test_cli import document, shapes

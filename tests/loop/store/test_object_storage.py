@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -22,51 +18,14 @@ from loop.store.documents import Lease, seal
 from loop.store.fencing import LOCK
 from loop.store.run_store import Store
 from loop.store.storage import objects, open_storage
-from loop.store.verifying import verify
-from policies.records import from_table
 from tests.loop.store.make_run import RUN, checkpoint, commit_of, records
 
 Act = Callable[[], object]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """An S3 server with the bucket `bucket`."""
-    from moto.server import ThreadedMotoServer  # here because vLLM cannot start in a process that has imported it
-
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    moto.start()
-    _, port = moto.get_host_and_port()
-    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT"), timeout=10)
-    yield f"http://127.0.0.1:{port}"
-    moto.stop()
-
-
 @pytest.fixture
-def uri(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": server}.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://bucket/{uuid4().hex}/x"
-
-
-def test_a_run_in_s3_has_the_digest_of_one_in_a_folder(uri: str, run_dir: Path, tmp_path: Path) -> None:
-    digests = set()
-    for address in (uri, str(run_dir)):
-        with Store.create(address, RUN).locked() as store:
-            copy = pickle.loads(pickle.dumps(store))
-            part = copy.write_part(0, "shard", records())
-            assert copy.write_part(0, "shard", records()) == part, "written again, over the object that is there"
-            base = checkpoint(store, "base")
-            store.commit(commit_of(store, files=[part.entry, *base.files]))
-        with pytest.raises(errors.RunExistsError):
-            Store.create(address, RUN)
-        found = Store.open(address)
-        assert from_table(found.read_part(found.commits()[0].files[0])) == from_table(records())
-        assert (found.local_checkpoint("checkpoints/base") / "sub/config.json").read_text() == "{}"
-        digests.add(verify(found).digest)
-    assert len(digests) == 1
-    assert Store.open(uri).local_checkpoint("checkpoints/base").is_relative_to(tmp_path / "cache")
+def uri(s3_uri: str) -> str:
+    return s3_uri
 
 
 def test_files_are_listed_and_removed(uri: str) -> None:

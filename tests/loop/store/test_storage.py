@@ -217,16 +217,18 @@ def test_leftovers_of_dead_drivers_are_removed_and_nothing_else(run_dir: Path) -
 # ---- other filesystems
 
 
-@pytest.fixture
-def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["fsspec", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a run on a filesystem of fsspec, and of one in a real object store."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return f"fsspec+memory://bucket-{uuid4().hex}/runs/x"
+    return request.getfixturevalue("s3_uri") if request.param == "s3" else f"fsspec+memory://bucket-{uuid4().hex}/runs/x"
 
 
 def test_a_run_in_an_object_store(uri: str, tmp_path: Path) -> None:
     with Store.create(uri, RUN).locked() as store:
         copy = pickle.loads(pickle.dumps(store))
         part = copy.write_part(0, "shard", records())
+        assert copy.write_part(0, "shard", records()) == part, "written again, over the file that is there"
         assert store.finished_part(0, "shard") == part
         base = checkpoint(store, "base")
         store.commit(commit_of(store, files=[part.entry, *base.files]))
@@ -246,7 +248,8 @@ def test_an_object_store_and_a_folder_give_one_digest(uri: str, run_dir: Path) -
     digests = set()
     for address in (uri, str(run_dir)):
         with Store.create(address, RUN).locked() as store:
-            store.commit(commit_of(store, files=[store.write_part(0, "shard", records()).entry]))
+            files = [store.write_part(0, "shard", records()).entry, *checkpoint(store, "base").files]
+            store.commit(commit_of(store, files=files))
         digests.add(verify(store).digest)
     assert len(digests) == 1
 
