@@ -19,6 +19,7 @@ PORT = 6399
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
 """Of the nodes and of their driver: whether there is a token in the home folder makes no difference."""
 STORE_BYTES = 100 * 1024**2
+_OWN_ADDRESS = "10.77.0.250"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,21 @@ def namespaces(count: int) -> Iterator[list[Namespace]]:
             _ip("-n", one.name, "address", "add", f"{one.address}/24", "dev", one.interface)
             _ip("-n", one.name, "link", "set", one.interface, "up")
         yield found
+
+
+@contextmanager
+def joined(places: Sequence[Namespace]) -> Iterator[str]:
+    """This machine's own namespace joins the others, for the duration of a `with` block; yields its address."""
+    tag, _, _ = places[0].name.rpartition("-")
+    switch, own, port = f"{tag}-switch", f"{tag}h", f"{tag}p"
+    _ip("link", "add", own, "type", "veth", "peer", "name", port, "netns", switch)
+    try:
+        _ip("-n", switch, "link", "set", port, "master", "bridge", "up")
+        _ip("address", "add", f"{_OWN_ADDRESS}/24", "dev", own)
+        _ip("link", "set", own, "up")
+        yield _OWN_ADDRESS
+    finally:
+        _ip("link", "delete", own)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Whole runs on clusters of Ray nodes that share nothing but a network."""
