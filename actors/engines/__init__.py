@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from actors.folders import Folder, local_path
 from actors.process.skipped_imports import skip_sklearn
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class EngineSpec:
     """How to build an engine inside an actor. `options` are the constructor's keyword arguments."""
 
     kind: str
-    model: str
+    model: str | Folder
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -26,14 +27,14 @@ def _transformers(spec: EngineSpec) -> Engine:
     skip_sklearn()
     from actors.engines.transformers import TransformersEngine
 
-    return TransformersEngine(spec.model, **spec.options)
+    return TransformersEngine(local_path(spec.model), **spec.options)
 
 
 def _vllm(spec: EngineSpec) -> Engine:
     from actors.engines.vllm.engine import VllmEngine
     from actors.engines.vllm.options import VllmOptions
 
-    return VllmEngine(spec.model, VllmOptions(**spec.options))
+    return VllmEngine(local_path(spec.model), VllmOptions(**spec.options))
 
 
 ENGINES: dict[str, Callable[[EngineSpec], Engine]] = {"transformers": _transformers, "vllm": _vllm}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from actors.engines.adapters.files import Adapter
     from actors.engines.stream import WeightStream
     from actors.engines.weights import TensorSpec
+    from actors.folders import Folder
     from actors.images import LazyImage
 
 
@@ -117,8 +117,8 @@ class WeightUpdate:
     """SHA-256 over names, shapes, dtypes and bytes, as `actors.engines.weights.digest_of` computes it; of an adapter, its own `digest`."""
     manifest: Mapping[str, TensorSpec]
     """Of the whole weights, also where they are an adapter's base with the adapter."""
-    checkpoint: Path | None = None
-    """A Hugging Face folder with safetensors, readable where the engine runs."""
+    checkpoint: Folder | None = None
+    """A Hugging Face folder with safetensors."""
     tensors: Mapping[str, torch.Tensor] | None = None
     stream: WeightStream | None = None
     """Where the engine's workers receive the weights from."""

@@ -14,6 +14,7 @@ from actors.engines.adapters.files import Adapter
 from actors.engines.base import WeightUpdate
 from actors.engines.errors import WeightMismatchError
 from actors.engines.weights import TensorSpec, difference_of, digest_of, manifest_of, read_checkpoint
+from actors.folders import local_path
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ def load_update(update: WeightUpdate) -> dict[str, torch.Tensor]:
     """
     require_one_source(update)
     if update.checkpoint is not None:
-        return read_checkpoint(update.checkpoint)
+        return read_checkpoint(local_path(update.checkpoint))
     if update.stream is not None:
         return update.stream.fetch(update.manifest.keys())
     assert update.tensors is not None

@@ -7,12 +7,11 @@ holds what the guard expects of an engine that is not transformers; so the first
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from actors.engines.base import Engine, Probe, Request
 from actors.engines.prompting import Prompter, patches
+from actors.folders import Folder, local_path
 from actors.process.skipped_imports import skip_sklearn
 
 _PROMPTS = ("Describe the image.", "What can be seen in the image?")
@@ -21,7 +20,7 @@ _TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15, "float16": 0.03}
 """Largest difference of a mean log-probability per token between different kernels in these precisions."""
 
 
-def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
+def make_probe(checkpoint: Folder, dtype: str, num_threads: int) -> Probe:
     """Continue texts greedily with a checkpoint's own transformers class on the CPU, and score what it wrote.
 
     Raises:
@@ -36,7 +35,8 @@ def make_probe(checkpoint: Path, dtype: str, num_threads: int) -> Probe:
     from actors.engines.transformers import load_model
 
     torch.set_num_threads(num_threads)
-    model, prompter = load_model(checkpoint, dtype), Prompter(checkpoint)
+    folder = local_path(checkpoint)
+    model, prompter = load_model(folder, dtype), Prompter(folder)
     reference, end_ids = ReferenceModel(model, prompter), prompter.end_ids(model.generation_config.eos_token_id)
     banned_ids = prompter.banned_ids(image_token_id(model), end_ids)
     expected = expected_of(reference, "vllm", prompter.token_ids(_PROMPTS[0])[-1])

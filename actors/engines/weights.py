@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from actors.engines.errors import WeightMismatchError
+from actors.folders import Folder, RemoteFolder
 
+_INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+_LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its JSON header: https://huggingface.co/docs/safetensors/index#format."""
+_MAX_HEADER_BYTES = 100 << 20
+"""As in the safetensors library."""
+_MAX_INDEX_BYTES = 100 << 20
 _DTYPE_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "I64": "int64", "I32": "int32", "BOOL": "bool"}
 
 
@@ -42,12 +50,14 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def manifest_of_checkpoint(folder: Path) -> dict[str, TensorSpec]:
-    """Shape and dtype by name, read from the headers of a folder's safetensors files.
+def manifest_of_checkpoint(folder: Folder) -> dict[str, TensorSpec]:
+    """Shape and dtype by name, read from the headers of a folder's safetensors files; a remote folder is not copied for it.
 
     Raises:
         WeightMismatchError: there are no safetensors files, or one cannot be read.
     """
+    if isinstance(folder, RemoteFolder):
+        return _manifest_of_remote(folder)
     return {name: spec for file in weight_files(folder) for name, spec in manifest_of_file(file).items()}
 
 
@@ -65,22 +75,48 @@ def manifest_of_file(file: Path) -> dict[str, TensorSpec]:
         raise WeightMismatchError(f"cannot read weights from {file}: {error}") from error
 
 
+def _manifest_of_remote(folder: RemoteFolder) -> dict[str, TensorSpec]:
+    names = folder.names()
+    listed = _listed(folder.read(_INDEX, 0, _MAX_INDEX_BYTES), f"{folder}/{_INDEX}") if _INDEX in names else {_WEIGHTS}
+    if missing := listed - set(names):
+        raise WeightMismatchError(f"{folder} has no file {min(missing)}")
+    manifest: dict[str, TensorSpec] = {}
+    for name in sorted(listed):
+        try:
+            (num_bytes,) = struct.unpack("<Q", folder.read(name, 0, _LENGTH_BYTES))
+            header = json.loads(folder.read(name, _LENGTH_BYTES, min(num_bytes, _MAX_HEADER_BYTES)))
+            header.pop("__metadata__", None)
+            manifest |= {key: TensorSpec(tuple(one["shape"]), _DTYPE_NAMES[one["dtype"]]) for key, one in header.items()}
+        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+            raise WeightMismatchError(f"cannot read weights from {folder}/{name}: {error!r}") from error
+    return manifest
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder: those in its index, or `model.safetensors` if there is no index.
 
     Raises:
         WeightMismatchError: the index cannot be read, or lists anything but safetensors files of the same folder.
     """
-    index = folder / "model.safetensors.index.json"
+    index = folder / _INDEX
     if not index.exists():
-        return [folder / "model.safetensors"]
+        return [folder / _WEIGHTS]
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        content = index.read_bytes()
+    except OSError as error:
+        raise WeightMismatchError(f"cannot read the list of weights in {index}: {error!r}") from error
+    return sorted(folder / name for name in _listed(content, str(index)))
+
+
+def _listed(content: bytes, index: str) -> set[str]:
+    """The names of files in an index, which `index` names in errors."""
+    try:
+        names = set(json.loads(content)["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise WeightMismatchError(f"cannot read the list of weights in {index}: {error!r}") from error
     if bad := [name for name in names if not (isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name)]:
         raise WeightMismatchError(f"{index} lists {bad[0]!r}, which is not a safetensors file in the same folder")
-    return sorted(folder / name for name in names)
+    return names
 
 
 def manifest_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorSpec]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from actors.durable import fsync, fsync_tree
 from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, write_adapter
 from actors.engines.weights import digest_of, read_checkpoint
+from actors.folders import local_path
 from actors.processors import load_processor
 from actors.training.job import SkippedSamples, SkipReason, TrainerError, TrainingJob, TrainingResult
 
@@ -61,8 +62,8 @@ def group_of(parameter_name: str) -> str:
 def write_checkpoint(
     job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult, adapter: Adapter | None = None
 ) -> TrainingResult:
-    """Write weights, processor and result, and the adapter that the weights contain if it is given, to a folder that is renamed to
-    `job.output` once it is on disk.
+    """Write weights, processor and the adapter that the weights contain if it is given. The folder is renamed to `job.output` once it is
+    on disk, with the result in it; or it is uploaded there.
 
     Returns:
         the result with the digest of the written weights.
@@ -72,51 +73,65 @@ def write_checkpoint(
         TrainerError: the disk is full, or the folder cannot be written.
     """
     try:
-        return _write_checkpoint(job, model, state, result, adapter)
+        if not isinstance(job.output, Path):
+            with job.output.scratch() as folder:
+                digested = _save(folder, job, model, state, result, adapter)
+                job.output.publish(folder)
+            return digested
+        return _write_into_place(job.output, job, model, state, result, adapter)
     except (OSError, SafetensorError) as error:
         raise TrainerError(f"cannot write the checkpoint {job.output}: {error}; free some space, then resume") from error
 
 
-def _write_checkpoint(
-    job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult, adapter: Adapter | None
+def _save(
+    folder: Path, job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult, adapter: Adapter | None
 ) -> TrainingResult:
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{job.output.name}.", dir=job.output.parent))
+    """Write the checkpoint's files; returns the result with the digest of the written weights."""
+    model.save_pretrained(folder, state_dict=state)
+    load_processor(local_path(job.base_checkpoint)).save_pretrained(folder)
+    if adapter is not None:
+        write_adapter(folder / ADAPTER_FOLDER, adapter)
+    # Hashed as written, which is in the page cache: only `save_pretrained` knows the names and dtypes that it gives to the state.
+    return replace(result, digest=digest_of(read_checkpoint(folder)))
+
+
+def _write_into_place(
+    output: Path, job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult, adapter: Adapter | None
+) -> TrainingResult:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
-        model.save_pretrained(folder, state_dict=state)
-        load_processor(job.base_checkpoint).save_pretrained(folder)
-        if adapter is not None:
-            write_adapter(folder / ADAPTER_FOLDER, adapter)
-        # Hashed as written, which is in the page cache: only `save_pretrained` knows the names and dtypes that it gives to the state.
-        digested = replace(result, digest=digest_of(read_checkpoint(folder)))
+        digested = _save(folder, job, model, state, result, adapter)
         (folder / RESULT_FILE).write_text(json.dumps({"job": job.fingerprint(), "result": asdict(digested)}, indent=1))
         folder.chmod(0o755)  # mkdtemp makes it private, but an engine may run as another user
         fsync_tree(folder)
         try:
-            folder.rename(job.output)
+            folder.rename(output)
         except OSError as error:
-            raise ValueError(f"cannot put the checkpoint at {job.output}: {error}; give an output folder that does not exist") from error
-        fsync(job.output.parent)
+            raise ValueError(f"cannot put the checkpoint at {output}: {error}; give an output folder that does not exist") from error
+        fsync(output.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return digested
 
 
 def finished_result(job: TrainingJob) -> TrainingResult | None:
-    """The result of this job if `job.output` contains it, with its weights verified; `None` if the folder is empty.
+    """The result of this job if `job.output` contains it, with its weights verified; `None` if the folder is empty, or behind a URI, where
+    a job whose result is lost is done again from its last step checkpoint.
 
     Raises:
         ValueError: the folder contains another job's checkpoint, or this job's with damaged weights.
     """
-    if not job.output.exists() or not any(job.output.iterdir()):
+    output = job.output
+    if not isinstance(output, Path) or not output.exists() or not any(output.iterdir()):
         return None
-    file = job.output / RESULT_FILE
+    file = output / RESULT_FILE
     said = json.loads(file.read_text()) if file.exists() else {}
     if said.get("job") != job.fingerprint():
-        raise ValueError(f"{job.output} contains files that are not this job's checkpoint; give an output folder that does not exist")
+        raise ValueError(f"{output} contains files that are not this job's checkpoint; give an output folder that does not exist")
     result = _result_from(said["result"])
-    if digest_of(read_checkpoint(job.output)) != result.digest:
-        raise ValueError(f"the weights in {job.output} are not those that training wrote; remove the folder to train again")
+    if digest_of(read_checkpoint(output)) != result.digest:
+        raise ValueError(f"the weights in {output} are not those that training wrote; remove the folder to train again")
     return result
 
 

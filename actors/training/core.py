@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from actors.engines.adapters.files import read_adapter
+from actors.folders import local_path
 from actors.images import ImageSource
 from actors.process.network import LOOPBACK
 from actors.processors import generation_end_ids, load_processor
@@ -38,7 +39,8 @@ from actors.training.order import MEGABATCH_BATCHES, cut_by_tokens, global_batch
 from actors.training.pixels import Augmentation, PixelReader, blank_inputs
 from actors.training.prefetch import prefetch
 from actors.training.samples import lengths_of
-from actors.training.steps import StepCheckpoints
+from actors.training.steps.best import best_weights
+from actors.training.steps.checkpoints import StepCheckpoints, step_checkpoints
 from policies.records import TrainingSample
 
 _BUCKET_ELEMENTS = 200_000_000
@@ -109,10 +111,10 @@ class Trainer:
             return finished
         started = time.perf_counter()
         torch.manual_seed(self._job.seed)
-        model = load_model(self._job.base_checkpoint)
+        model = load_model(local_path(self._job.base_checkpoint))
         _prepare(model, self._hyper)
         if self._hyper.lora is not None and self._job.adapter is not None:
-            load_adapter(model, read_adapter(self._job.adapter), self._hyper.lora)
+            load_adapter(model, read_adapter(local_path(self._job.adapter)), self._hyper.lora)
         start = {name: tensor.detach().clone() for name, tensor in adapter_state(model.named_parameters()).items()}
         builder = self._batch_builder()
         engine, optimizer = self._initialize(model)
@@ -146,15 +148,16 @@ class Trainer:
         if lora is not None:
             state = merged(state, lora)
         if adapter is None and share < 1:
-            _interpolate(state, load_model(job.base_checkpoint).state_dict(), share)
+            _interpolate(state, load_model(local_path(job.base_checkpoint)).state_dict(), share)
         return write_checkpoint(job, model, state, result, adapter)
 
     def _batch_builder(self) -> BatchBuilder:
-        processor = load_processor(self._job.base_checkpoint)
+        base = local_path(self._job.base_checkpoint)
+        processor = load_processor(base)
         tokenizer = processor.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         augmentation = Augmentation(self._hyper, processor.image_processor, self._job.seed)
-        encoder = ConversationEncoder(processor, self._hyper.max_tokens, generation_end_ids(self._job.base_checkpoint))
+        encoder = ConversationEncoder(processor, self._hyper.max_tokens, generation_end_ids(base))
         return BatchBuilder(encoder, PixelReader(processor.image_processor, self._source), augmentation, pad_id)
 
     def _initialize(self, model: Any) -> tuple[Any, torch.optim.Optimizer]:
@@ -220,8 +223,8 @@ class Trainer:
             return None
         rows = builder.plain_rows(enumerate(self._held_out))
         batches = [builder.batch(rows[start : start + size]) for start in range(0, len(rows), size)]
-        folder = self._job.steps_folder or self._job.output.with_name(f"{self._job.output.name}.best")
-        return EarlyStopping(rule, self._hyper.num_steps, batches, folder, self._rank, self._world_size)
+        best = best_weights(self._job.unfinished, self._job.fingerprint())
+        return EarlyStopping(rule, self._hyper.num_steps, batches, best, self._rank, self._world_size)
 
     def _collate(self, engine: Any, builder: BatchBuilder) -> Callable[[list[Row]], Batch]:
         """How rows become a batch; packing is first checked on the model."""
@@ -240,7 +243,7 @@ class Trainer:
     def _step_checkpoints(self) -> StepCheckpoints | None:
         if self._job.steps_folder is None:
             return None
-        return StepCheckpoints(self._job.steps_folder, self._job.fingerprint(), self._rank, self._world_size)
+        return step_checkpoints(self._job.steps_folder, self._job.fingerprint(), self._rank, self._world_size)
 
     def _is_checkpointed(self, num_steps: int) -> bool:
         between = self._job.steps_between

@@ -1,27 +1,22 @@
 """Early stop: ends a training whose loss on held-out conversations no longer falls, and keeps the weights of the best evaluation.
 
-    FOLDER/best-00000050.pt     the weights with the lowest held-out loss so far, after 50 steps
-
-Everything is a function of job and seed: a resumed training makes the same evaluations, decisions and weights. A file of weights is
-deleted only once no step checkpoint refers to it.
+Everything is a function of job and seed: a resumed training makes the same evaluations, decisions and weights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from actors.durable import fsync
 from actors.training.batches import Batch
 from actors.training.distributed import sum_over_ranks
 from actors.training.inputs.forward import summed_loss
 from actors.training.job import EarlyStop, TrainerError
-from actors.training.steps import measure, save_tensors
+from actors.training.steps.best import BestWeights, Measured
 from policies.records import TrainingSample
 
 
@@ -76,25 +71,25 @@ def _sharing_images(samples: Sequence[TrainingSample]) -> list[list[int]]:
 class EarlyStopping:
     """One rank's part of the evaluations of a job; every rank must make the same calls."""
 
-    def __init__(self, rule: EarlyStop, num_steps: int, batches: Sequence[Batch], folder: Path, rank: int, world_size: int) -> None:
+    def __init__(self, rule: EarlyStop, num_steps: int, batches: Sequence[Batch], best: BestWeights, rank: int, world_size: int) -> None:
         """Args:
         rule: when to evaluate and when to stop.
         num_steps: of the job.
         batches: the held-out conversations, the same on every rank.
-        folder: of the best weights.
+        best: keeps the best weights.
         rank: of this process.
         world_size: number of ranks.
 
         Raises:
             ValueError: no held-out conversation has a token to learn.
         """
-        self._rule, self._num_steps, self._batches, self._folder = rule, num_steps, batches, folder
+        self._rule, self._num_steps, self._batches, self._best = rule, num_steps, batches, best
         self._rank, self._world_size = rank, world_size
         self._num_tokens = sum(batch.num_target_tokens for batch in batches)
         if self._num_tokens == 0:
             raise ValueError("no conversation held out for early_stop has a token to learn; correct their images and texts")
         self._losses: list[tuple[int, float]] = []
-        self._measured: list[int | str] = []
+        self._measured: Measured = []
 
     @property
     def losses(self) -> tuple[tuple[int, float], ...]:
@@ -126,17 +121,12 @@ class EarlyStopping:
         if self.best_step == num_done:
             state = gathered()
             if self._rank == 0:
-                self._measured = self._write(num_done, state)
+                self._measured = self._best.write(num_done, state)
 
     def forget(self, keep_best: bool = True) -> None:
         """Delete the weights of other evaluations once no step checkpoint refers to them; in the end, the best too."""
-        if self._rank != 0:
-            return
-        for path in self._folder.glob("best-*"):
-            if not (keep_best and path == self._path(self.best_step)):
-                path.unlink()
-        if not keep_best and not any(self._folder.iterdir()):
-            self._folder.rmdir()
+        if self._rank == 0:
+            self._best.keep_only(self.best_step if keep_best else None)
 
     def best_state(self) -> dict[str, torch.Tensor]:
         """The weights of the best evaluation; empty except on rank 0.
@@ -144,12 +134,7 @@ class EarlyStopping:
         Raises:
             TrainerError: their file is damaged or lost.
         """
-        path = self._path(self.best_step)
-        if self._rank != 0:
-            return {}
-        if not path.is_file() or measure(path) != self._measured:
-            raise TrainerError(f"{path} is not what training wrote; remove {path.parent} to train again")
-        return torch.load(path, weights_only=True)
+        return self._best.read(self.best_step, self._measured) if self._rank == 0 else {}
 
     def position(self) -> dict[str, Any]:
         """The evaluations so far, as plain values."""
@@ -172,18 +157,3 @@ class EarlyStopping:
                 summed += loss.double().cpu() if number < len(self._batches) else 0.0
         engine.module.train()
         return sum_over_ranks(summed, self._world_size).item() / self._num_tokens
-
-    def _path(self, step: int) -> Path:
-        return self._folder / f"best-{step:08d}.pt"
-
-    def _write(self, step: int, state: dict[str, torch.Tensor]) -> list[int | str]:
-        path = self._path(step)
-        scratch = path.with_suffix(".tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(state, scratch)
-            fsync(scratch)
-            scratch.rename(path)
-            return measure(path)
-        except OSError as error:
-            raise TrainerError(f"cannot write the best weights {path}: {error}; free some space, then resume") from error

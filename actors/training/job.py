@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
+from actors.folders import Folder, RemoteOutput, RemoteSteps
 from actors.training.samples import identity_of
 from policies.records import TrainingSample
 
@@ -228,21 +229,21 @@ class Hyperparameters:
 class TrainingJob:
     """One training, from checkpoint to checkpoint."""
 
-    base_checkpoint: Path
+    base_checkpoint: Folder
     """Hugging Face folder of an image-text-to-text model with its processor."""
-    output: Path
-    """Folder for the trained checkpoint and the processor; it is created atomically."""
+    output: Path | RemoteOutput
+    """Folder for the trained checkpoint and the processor; it is created atomically, by rank 0."""
     samples: Sequence[TrainingSample]
     """Reshuffled by `seed` for each pass, and cycled until `num_steps` are done."""
     seed: int
     hyper: Hyperparameters
-    steps_folder: Path | None = None
+    steps_folder: Path | RemoteSteps | None = None
     """Folder of the step checkpoints, the same for all ranks; if `None`, an interrupted job starts over."""
     steps_between: int = 0
     """Steps between step checkpoints; 0 writes none."""
     adapter_base: str = ""
     """Digest of `base_checkpoint`. If given, `output` also holds the LoRA adapter alone, relative to that checkpoint."""
-    adapter: Path | None = None
+    adapter: Folder | None = None
     """The adapter of `base_checkpoint` that training starts from; `None` starts a new one."""
 
     def __post_init__(self) -> None:
@@ -250,6 +251,15 @@ class TrainingJob:
         _require(self.adapter is None or bool(self.adapter_base), "an adapter to start from needs the digest of its base, adapter_base")
         _require(len(self.samples) > 0, "a training job needs at least one sample")
         _require(self.steps_between >= 0, f"steps_between must not be negative, but is {self.steps_between}")
+        _require(isinstance(self.output, Path) or self.steps_folder is not None, "an output behind a URI needs a steps_folder")
+
+    @property
+    def unfinished(self) -> Path | RemoteSteps:
+        """Where best weights are kept until the training is finished: with the step checkpoints, if there are any."""
+        if self.steps_folder is not None:
+            return self.steps_folder
+        assert isinstance(self.output, Path), "others have a steps_folder"
+        return self.output.with_name(f"{self.output.name}.best")
 
     def fingerprint(self) -> str:
         """SHA-256 over everything that determines the result, not `output` and step checkpoints."""

@@ -19,6 +19,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
+from actors.folders import Folder, local_path
 from policies.records import TrainingSample
 
 SCHEMA = pa.schema(
@@ -41,12 +42,12 @@ _ROWS_PER_BATCH = 4096
 class StoredSamples(Sequence[TrainingSample]):
     """The samples in a folder that `write_samples` made. Pickling it takes no data along."""
 
-    def __init__(self, folder: Path, digest: str) -> None:
+    def __init__(self, folder: Folder, digest: str) -> None:
         self.folder = folder
         self.digest = digest
         """SHA-256 of the files."""
 
-    def __reduce__(self) -> tuple[type[StoredSamples], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[type[StoredSamples], tuple[Folder, str]]:
         return StoredSamples, (self.folder, self.digest)
 
     def __len__(self) -> int:
@@ -65,17 +66,21 @@ class StoredSamples(Sequence[TrainingSample]):
         return TrainingSample(turns=turns, further_images=tuple(row.pop("further_images")), **row)
 
     @cached_property
+    def _files(self) -> Path:
+        return local_path(self.folder)
+
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Characters of each sample, int32."""
-        return np.load(self.folder / _LENGTHS, mmap_mode="r")
+        return np.load(self._files / _LENGTHS, mmap_mode="r")
 
     @cached_property
     def _order(self) -> np.ndarray:
-        return np.load(self.folder / _ORDER, mmap_mode="r")
+        return np.load(self._files / _ORDER, mmap_mode="r")
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
-        file = pa.ipc.open_file(pa.memory_map(str(self.folder / _SAMPLES)))
+        file = pa.ipc.open_file(pa.memory_map(str(self._files / _SAMPLES)))
         return [file.get_batch(number) for number in range(file.num_record_batches)]
 
 

@@ -18,13 +18,14 @@ from actors.engines.base import WeightUpdate
 from actors.engines.stream import READ_S, WeightStream
 from actors.engines.vllm.sender import Sender
 from actors.engines.weights import digest_of, manifest_of_checkpoint, read_checkpoint
+from actors.folders import Folder, local_path, subfolder
 
 _MAX_TRANSFERS = 64
 """Calls that a sender serves concurrently."""
 
 SenderOptions = Mapping[str, Any]
 """Ray options of the actor that sends weights; only the `native` transport has one."""
-Transport = Callable[[WeightUpdate, Path, SenderOptions], WeightUpdate]
+Transport = Callable[[WeightUpdate, Folder, SenderOptions], WeightUpdate]
 """Adds to an update the way in which its bytes leave a checkpoint folder."""
 
 
@@ -37,38 +38,42 @@ class UpdateRef:
     ref: ray.ObjectRef
 
 
-def by_checkpoint(update: WeightUpdate, checkpoint: Path, _: SenderOptions) -> WeightUpdate:
-    """The update carries only the folder's path; engines read it where they run."""
-    return replace(update, checkpoint=checkpoint.absolute())
+def by_checkpoint(update: WeightUpdate, checkpoint: Folder, _: SenderOptions) -> WeightUpdate:
+    """The update carries only the folder, of which engines read the copy on their node, or the path that all nodes share."""
+    return replace(update, checkpoint=_absolute(checkpoint))
 
 
-def by_object_store(update: WeightUpdate, checkpoint: Path, _: SenderOptions) -> WeightUpdate:
-    """The update carries the tensors; engines need no shared file system."""
-    return replace(update, tensors=read_checkpoint(checkpoint))
+def by_object_store(update: WeightUpdate, checkpoint: Folder, _: SenderOptions) -> WeightUpdate:
+    """The update carries the tensors, which are read here; engines need no shared file system."""
+    return replace(update, tensors=read_checkpoint(local_path(checkpoint)))
 
 
-def by_native(update: WeightUpdate, checkpoint: Path, sender_options: SenderOptions) -> WeightUpdate:
+def by_native(update: WeightUpdate, checkpoint: Folder, sender_options: SenderOptions) -> WeightUpdate:
     """The update carries a handle of a new actor that sends the weights: over NCCL, CUDA IPC or gloo to vLLM's workers, through the
     object store to other engines. The actor ends when the update and all copies of it are gone.
 
-    The checkpoint must be readable where the actor runs. Without a share of a GPU in `sender_options` the actor reserves nothing, holds
+    Without a share of a GPU in `sender_options` the actor reserves nothing, holds
     the weights in main memory and sends them over gloo.
     """
     # Restarts need no limit: only engines call the sender, and their restarts are limited.
     options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _MAX_TRANSFERS, **sender_options}
     actor: Any = ray.remote(Sender)
-    sender = actor.options(**options).remote(checkpoint.absolute())
+    sender = actor.options(**options).remote(_absolute(checkpoint))
     ready = sender.offer.remote(update.digest)
     ray.wait([ready], timeout=READ_S)  # else engines would wait for it out of service; they also raise its errors
     return replace(update, stream=WeightStream(sender))
 
 
-def by_adapter(update: WeightUpdate, checkpoint: Path, _: SenderOptions) -> WeightUpdate:
+def by_adapter(update: WeightUpdate, checkpoint: Folder, _: SenderOptions) -> WeightUpdate:
     """The update carries the adapter in the checkpoint's folder, for engines that were started with its base. A checkpoint without one is
     itself a base, of which nothing needs to be sent."""
-    folder = checkpoint / ADAPTER_FOLDER
-    adapter = read_adapter(folder) if folder.is_dir() else Adapter(update.digest)
+    folder = subfolder(checkpoint, ADAPTER_FOLDER)
+    adapter = Adapter(update.digest) if folder is None else read_adapter(local_path(folder))
     return replace(update, digest=adapter.digest, adapter=adapter)
+
+
+def _absolute(folder: Folder) -> Folder:
+    return folder.absolute() if isinstance(folder, Path) else folder
 
 
 TRANSPORTS: dict[str, Transport] = {
@@ -77,7 +82,9 @@ TRANSPORTS: dict[str, Transport] = {
 """The only place where a transport's name becomes code."""
 
 
-def prepare(checkpoint: Path, version: str, transport: str, sender_options: SenderOptions | None = None, digest: str = "") -> WeightUpdate:
+def prepare(
+    checkpoint: Folder, version: str, transport: str, sender_options: SenderOptions | None = None, digest: str = ""
+) -> WeightUpdate:
     """Describes a checkpoint by the headers of its safetensors, and packs it for `transport`. Only `native` uses `sender_options`. `digest`
     is what was computed when the weights were written; without it they are read and hashed here.
 
@@ -87,7 +94,7 @@ def prepare(checkpoint: Path, version: str, transport: str, sender_options: Send
     """
     if transport not in TRANSPORTS:
         raise ValueError(f"unknown weight transport {transport!r}; expected one of {sorted(TRANSPORTS)}")
-    digest = digest or digest_of(read_checkpoint(checkpoint))
+    digest = digest or digest_of(read_checkpoint(local_path(checkpoint)))
     return TRANSPORTS[transport](WeightUpdate(version, digest, manifest_of_checkpoint(checkpoint)), checkpoint, sender_options or {})
 
 

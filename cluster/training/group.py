@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.images import ImageSource
 from actors.training.job import Progress, RankLostError, RendezvousError, TrainerError, TrainingJob, TrainingResult
-from cluster.errors import TimeoutExceededError
+from cluster.errors import FinalError, TimeoutExceededError
 from cluster.processes import ActorProcess, await_exit
 from cluster.resources.placement import RankPlace
 from cluster.training.watch import WATCH_GROUP, ProgressWatch, StartWatch, Watch
@@ -177,7 +177,7 @@ class TrainerGroup:
         If a rank dies or hangs, during start or training, all ranks are replaced and continue from the last step checkpoint.
 
         Args:
-            job: its paths must mean the same on rank 0's node as here.
+            job: its paths must mean the same on every rank's node as here.
             source: provides the samples' images.
             bounds: limits on waits and restarts.
             on_progress: called in this process about twice a second if there is progress.
@@ -186,6 +186,7 @@ class TrainerGroup:
             RankLostError: ranks were lost more often than `bounds` allow.
             NotEnoughResourcesError: a node is lost, and for too long no other had room for its ranks.
             TrainerError: the job itself failed or timed out. All ranks are killed; another call starts new ones.
+            FinalError: a rank raised it, such as for a store that it cannot write.
         """
         deadline = time.monotonic() + bounds.timeout_s
         num_restarts = 0
@@ -267,6 +268,9 @@ class TrainerGroup:
             self._wait(refs, verb, timeout_s, watch, on_timeout)
             return ray.get(refs, timeout=_SHUTDOWN_TIMEOUT_S)
         except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, FinalError):
+                self.shutdown()
+                raise error.cause from error
             kind = TrainerError if self._would_fail_again(error) else RankLostError
             self.shutdown()
             raise kind(f"the trainer could not {verb}: {_describe(error)}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +14,7 @@ from actors.engines import EngineSpec
 from actors.engines.base import Probe, WeightUpdate
 from actors.engines.errors import UnfitModelError
 from actors.engines.probe import make_probe
+from actors.folders import Folder
 from actors.generator import GeneratorOptions
 from actors.worker import EngineWorker
 from cluster.fleet.fleet import Fleet
@@ -48,8 +48,8 @@ def engine_fleet(
     )  # fmt: skip
 
 
-def probe_of(checkpoint: Path, engine: EngineConfig, timeout_s: float) -> Probe:
-    """The output of the checkpoint's weights on a probe, computed in a separate process.
+def probe_of(checkpoint: Folder, engine: EngineConfig, timeout_s: float) -> Probe:
+    """The output of the checkpoint's weights on a probe, computed in a separate process on any node.
 
     Raises:
         UnfitModelError: the model cannot be run by its own class.
@@ -90,7 +90,7 @@ def serving(update: WeightUpdate, engine: EngineConfig, cluster: ClusterConfig, 
             info.cpus, info.gpus, cluster.num_engines, cluster.cpus_per_actor, engine.tensor_parallel_size if cluster.use_gpus else 0
         )
         placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
-        spec = EngineSpec(engine.kind, str(checkpoint), engine.options)
+        spec = EngineSpec(engine.kind, checkpoint, engine.options)
         fleet = engine_fleet(spec, GeneratorOptions(), NoCorrection(), cluster, placement)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         probe = None if engine.probed == "never" else probe_of(checkpoint, engine, cluster.start_timeout_s)

@@ -35,11 +35,12 @@ def mirrored(config: RunConfig, store: Store) -> Iterator[BackgroundMirror | Non
     def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
         return sample_of(store, commit, config.tracking.num_samples)
 
-    def champion_folder(commit: RoundCommit) -> Path | None:
+    def champion_folder(commit: RoundCommit) -> Path | str | None:
         try:
-            return store.local_checkpoint(commit.champion_path)
+            folder = store.checkpoint(commit.champion_path)
         except PrunedCheckpointError:
             return None
+        return folder if isinstance(folder, Path) else str(folder)
 
     mirror = BackgroundMirror(mirror_of(config, store), samples, champion_folder, _run_folder(store) / "mlflow.log")
     try:

@@ -16,7 +16,7 @@ from loop.setup.decontamination import compares_images
 from loop.setup.overlaps import image_locations
 from loop.setup.routing import image_set_name, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
-from loop.store.commits import Finding, RoundCommit
+from loop.store.commits import Finding, RoundCommit, champion_commit, checkpoint_name
 from loop.store.run_store import Store
 from policies.decontamination.held_out import HeldOutImages
 from policies.records import TrainingSample
@@ -42,6 +42,12 @@ class Run:
         """The held-out and acceptance sets, keyed as in predictions."""
         held_out = {f"held_out/{one.name}": one for one in self.data.held_out}
         return held_out | {f"acceptance/{one.name}": one for one in self.data.acceptance}
+
+    @property
+    def kept_checkpoints(self) -> list[str]:
+        """Beginnings of the names of checkpoints that the run still needs, of which nodes keep copies."""
+        needed = {0, champion_commit(self.commits).round} if self.commits else {0}
+        return [checkpoint_name(round_index) for round_index in sorted(needed | {len(self.commits)})]
 
     def image_set(self, index: int) -> ImageSource:
         """The unlabelled images of round `index`."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from loop.errors import DamagedFileError
 from loop.models.checks import downloaded, model_files
-from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit
-from loop.store.run_store import Store
+from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name
+from loop.store.run_store import Store, checkpoint_path
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,15 @@ class Models:
     """The run's commits; the driver appends to the same list."""
     _known: dict[str, Model] = field(default_factory=dict)
 
-    def adopt(self, source: str) -> Model:
-        """Copy the seed model `source`, a folder or a Hugging Face id, into the run, so that a run folder is self-contained."""
-        name = "round-0000"
+    def seed(self, source: str) -> Model:
+        """The seed model of the run. Before its first commit, `source`, a folder or a Hugging Face id, is copied into the run, so that a
+        run folder is self-contained and every node can have the model."""
+        if self.commits:
+            return self.base()
+        name = checkpoint_name(0)
+        path = checkpoint_path(name)
+        if path in self._known:
+            return self._known[path]
         receipt = self.store.finished_checkpoint(name)
         if receipt is None:
             folder = self.store.checkpoint_dir(name)

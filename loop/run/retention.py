@@ -39,7 +39,7 @@ def check_needed(store: Store, commits: Sequence[RoundCommit]) -> None:
     """
     store.check_files(needed_files(commits))
     for path in sorted(_needed_checkpoints(commits)) if commits else ():
-        store.local_checkpoint(path)
+        store.checkpoint(path)
 
 
 def prunable(commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None) -> list[str]:

@@ -129,7 +129,7 @@ def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
             results.append((stage, result))
             summary = _summary(config, digest, results)
             _write(storage, _SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
-            base = job.output
+            base = storage.root / stage.folder
     return summary
 
 

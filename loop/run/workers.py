@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from actors.engines import EngineSpec
@@ -25,8 +24,6 @@ from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.run_config import RunConfig
 from loop.credentials import masked
-from loop.errors import UserError
-from loop.models.checks import downloaded
 from loop.models.serving import engine_fleet, probe_of
 from loop.monitors.progress import Stage, loss_remark
 from loop.run.contents import Run
@@ -34,8 +31,6 @@ from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
 from loop.store.commits import Finding
-from loop.store.run_store import Store
-from loop.store.storage.local import LocalStorage
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +94,7 @@ class Workers:
             log.warning("trainer ranks do not start ahead: %s", error)
 
     def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
-        config, checkpoint = self.run.config, self.run.store.local_checkpoint(model.path)
+        config, checkpoint = self.run.config, self.run.store.checkpoint(model.path, self.run.kept_checkpoints)
         update = prepare(checkpoint, model.version, config.transport, self.sender_options(), digest=model.digest)
         engine = config.engine
         if engine.probed == "always" or (first and engine.probed == "first"):
@@ -108,8 +103,8 @@ class Workers:
 
 
 @contextmanager
-def open_workers(run: Run) -> Iterator[Workers]:
-    """Join or start Ray, reserve the planned resources, and create the actors; all of this ends with the block."""
+def open_workers(run: Run, seed: Model) -> Iterator[Workers]:
+    """Join or start Ray, reserve the planned resources, and create the actors, whose engines load `seed`; all this ends with the block."""
     config, cluster = run.config, run.config.cluster
     with ExitStack() as stack:
         with run.progress.stage("connect to Ray"):
@@ -119,25 +114,13 @@ def open_workers(run: Run) -> Iterator[Workers]:
                     dashboard=cluster.dashboard, owner=masked(run.store.uri),
                 )
             )  # fmt: skip
-            check_reach(run.store, info.num_nodes)
             plan = plan_resources(info.cpus, info.gpus, resource_request(config))
             placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
-        model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
-        fleet = _fleet(run, placement, model)
+        fleet = _fleet(run, placement, seed)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options)
-
-
-def check_reach(store: Store, num_nodes: int) -> None:
-    """Raise `UserError` if the run is behind a URI and Ray has several nodes: such a run reads and writes its checkpoints in folders on
-    the driver's machine."""
-    if num_nodes > 1 and not isinstance(store.storage, LocalStorage):
-        raise UserError(
-            f"the run folder {store.uri} is behind a URI, which works on one Ray node, and this cluster has {num_nodes}; "
-            "use a folder shared by all nodes, or a single node"
-        )
 
 
 def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
@@ -146,8 +129,8 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
     return TrainerGroup(TrainerRank, plan.trainer_ranks, options)
 
 
-def _fleet(run: Run, placement: Placement, model: Path) -> Fleet:
-    spec = EngineSpec(run.config.engine.kind, str(model), run.config.engine_options)
+def _fleet(run: Run, placement: Placement, seed: Model) -> Fleet:
+    spec = EngineSpec(run.config.engine.kind, run.store.checkpoint(seed.path), run.config.engine_options)
     tested = run.tested if run.config.decontamination.images else None
     return engine_fleet(spec, run.config.generation.options, run.policies.correction, run.config.cluster, placement, tested)
 

@@ -29,6 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from actors.engines.base import WeightUpdate
 from actors.engines.errors import WeightMismatchError
 from actors.engines.weights import weight_version
+from actors.folders import local_path
 from actors.images import ImageSource
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.weights import prepare
@@ -193,7 +194,7 @@ def _model(model: str, engine: EngineConfig) -> WeightUpdate:
         if not commits:
             raise UserError(f"the run {model} has no champion yet; wait for its first round, or give a model's folder")
         champion = champion_commit(commits)
-        update = prepare(store.local_checkpoint(champion.champion_path), champion.champion, "checkpoint")
+        update = prepare(store.checkpoint(champion.champion_path), champion.champion, "checkpoint")
         if champion.champion != weight_version(champion.round, update.digest):
             remedy = "restore it from a copy of the run"
             found = weight_version(champion.round, update.digest)
@@ -211,7 +212,7 @@ def _model(model: str, engine: EngineConfig) -> WeightUpdate:
 def _digest_beside_weights(update: WeightUpdate) -> str:
     """Digest of tokenizer, processor, chat template and configs, which answers also depend on."""
     assert update.checkpoint is not None
-    files = [file for file in model_files(update.checkpoint) if file.suffix != ".safetensors"]
+    files = [file for file in model_files(local_path(update.checkpoint)) if file.suffix != ".safetensors"]
     return _sha256(canonical_json([[file.name, _sha256(file.read_bytes())] for file in files]))
 
 

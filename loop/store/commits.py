@@ -69,6 +69,11 @@ class Decision(Document):
     numbers: dict[str, float] = Field(default_factory=dict)
 
 
+def checkpoint_name(round_index: int) -> str:
+    """Name of the candidate's checkpoint of a round; names of controls begin with it."""
+    return f"round-{round_index:04d}"
+
+
 def champion_commit(commits: Sequence[RoundCommit]) -> RoundCommit:
     """The round that made the champion."""
     return next(commit for commit in reversed(commits) if commit.state is not RoundState.REJECTED)

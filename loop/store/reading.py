@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
+from actors.folders import Folder, local_path
 from loop.errors import DamagedFileError, PrunedCheckpointError, SchemaVersionError
 from loop.store.commits import SCHEMA_VERSION, FileEntry, RoundCommit
 from loop.store.documents import REMEDY, CheckpointReceipt, PartReceipt, PrunedCheckpoint, RunInfo, describe, note_damage, unseal
@@ -95,18 +96,23 @@ class RunReader:
     # ---- checkpoints
 
     def local_checkpoint(self, path: str) -> Path:
-        """The checkpoint folder `path` (relative to the run: `checkpoints/NAME`) on this machine: in place for a local run, where
-        only sizes are checked (see `check_files`); otherwise a verified copy in the cache folder.
+        """The checkpoint folder `path` on this machine. Raises what `checkpoint` does, and `DamagedFileError` for an altered file."""
+        return local_path(self.checkpoint(path))
+
+    def checkpoint(self, path: str, kept: Sequence[str] = ()) -> Folder:
+        """The checkpoint folder `path` (relative to the run: `checkpoints/NAME`) as actors on any node read it: in place for a local run,
+        where only sizes are checked (see `check_files`); otherwise nodes make verified copies, and delete those of checkpoints whose
+        names begin with none of `kept`.
 
         Raises:
             PrunedCheckpointError: it was deleted by retention.
-            DamagedFileError: there is no such checkpoint, or a file of it is missing or altered.
+            DamagedFileError: there is no such checkpoint, or a file of a local one is missing or of another size.
         """
         pruned = self.tombstone(path)
         if pruned is not None:
             names = [name for name in self.storage.names("checkpoints") if name.endswith(".json") and not name.endswith(PRUNED)]
             raise PrunedCheckpointError(path, pruned.reason, ", ".join(name.removesuffix(".json") for name in names))
-        return self.storage.fetch(path, self.load(path + ".json", CheckpointReceipt).files)
+        return self.storage.checkpoint(path, self.load(path + ".json", CheckpointReceipt).files, kept)
 
     def tombstones(self) -> list[str]:
         """Paths of the tombstones of pruned checkpoints."""

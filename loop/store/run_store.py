@@ -21,7 +21,6 @@ import io
 import json
 import logging
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -135,7 +134,8 @@ class Store(RunReader):
             driver._finish_pruning(path.removesuffix(PRUNED))
         return driver
 
-    def _check_fence(self) -> None:
+    def check_fence(self) -> None:
+        """Raise `LockedError` if this handle is not, or no longer, the run's driver."""
         check_fence(self, self.lease)
 
     # ---- parts
@@ -191,47 +191,36 @@ class Store(RunReader):
         return receipt
 
     def _refuse_change(self, round: int, name: str) -> None:
-        self._check_fence()
+        self.check_fence()
         if self.storage.size(commit_path(round)) is not None:
             raise StoreError(f"round {round} of {self.uri} is committed; its part {name} cannot change any more")
 
     # ---- checkpoints
 
     def checkpoint_dir(self, name: str) -> Path:
-        """An empty local folder to write checkpoint `name` into (`checkpoints/NAME.tmp` of a local run); then `publish_checkpoint`.
+        """An empty folder on this node to write checkpoint `name` into (`checkpoints/NAME.tmp` of a local run); then `publish_checkpoint`.
         Call it once per checkpoint: it empties what is there."""
-        self._check_fence()
-        return self.storage.scratch(_checkpoint(name))
+        self.check_fence()
+        return self.storage.scratch(checkpoint_path(name))
 
     def publish_checkpoint(self, scratch: Path, name: str) -> CheckpointReceipt:
-        """Turn the folder that `checkpoint_dir` returned into checkpoint `name`: make it durable, then visible, then write its receipt.
+        """Turn a folder such as `checkpoint_dir` returns into checkpoint `name`: make it durable, then visible, then write its receipt.
 
         Raises:
             LockedError: this handle is not the run's driver.
             StoreError: a committed round lists a checkpoint of that name.
         """
-        path = _checkpoint(name)
-        self._check_fence()
+        path = checkpoint_path(name)
+        self.check_fence()
         if any(file.path.startswith(path + "/") for commit in self.commits() for file in commit.files):
             raise StoreError(f"checkpoint {name} of {self.uri} is committed; it cannot change any more")
-        receipt = CheckpointReceipt(path=path, files=self.storage.publish(scratch, path, self._check_fence))
-        self.storage.write(path + ".json", seal(receipt.model_dump(mode="json")), self._check_fence)
+        receipt = CheckpointReceipt(path=path, files=self.storage.publish(scratch, path, self.check_fence))
+        self.storage.write(path + ".json", seal(receipt.model_dump(mode="json")), self.check_fence)
         return receipt
-
-    def steps_folder(self, name: str) -> Path:
-        """Where the trainer of checkpoint `name` keeps its step checkpoints, from which the next driver continues; it may not exist yet."""
-        return self.storage.workspace(_checkpoint(name) + ".steps")
-
-    def drop_steps(self, name: str) -> None:
-        """Remove the step checkpoints of checkpoint `name`, which is finished."""
-        self._check_fence()
-        folder = self.steps_folder(name)
-        if folder.exists():
-            shutil.rmtree(folder)
 
     def finished_checkpoint(self, name: str) -> CheckpointReceipt | None:
         """The receipt of a checkpoint whose files all match it; None when it has to be made (again)."""
-        return self._finished(_checkpoint(name) + ".json", CheckpointReceipt, lambda receipt: receipt.files)
+        return self._finished(checkpoint_path(name) + ".json", CheckpointReceipt, lambda receipt: receipt.files)
 
     def prune_checkpoint(self, path: str, reason: str) -> None:
         """Delete the committed checkpoint folder `path` for good. A tombstone with its files and the reason is made durable first: it
@@ -240,12 +229,12 @@ class Store(RunReader):
         Raises:
             LockedError: this handle is not the run's driver.
         """
-        self._check_fence()
+        self.check_fence()
         if self.tombstone(path) is None:
             files = [file for commit in self.commits() for file in commit.files if file.path.startswith(path + "/")]
             assert files, f"no committed round lists {path}"
             tombstone = PrunedCheckpoint(path=path, files=files, reason=reason)
-            self.storage.write(path + PRUNED, seal(tombstone.model_dump(mode="json")), self._check_fence)
+            self.storage.write(path + PRUNED, seal(tombstone.model_dump(mode="json")), self.check_fence)
         self._finish_pruning(path)
 
     def _finish_pruning(self, path: str) -> None:
@@ -266,7 +255,7 @@ class Store(RunReader):
                 with other content.
         """
         done = self.commits()
-        self._check_fence()  # after reading: a round that another driver commits meanwhile is found by the conditional write
+        self.check_fence()  # after reading: a round that another driver commits meanwhile is found by the conditional write
         assert commit.epoch == self.epoch, f"commit of epoch {commit.epoch} through a handle of epoch {self.epoch}"
         if commit.round < len(done):
             if canonical(done[commit.round]) != canonical(commit):
@@ -281,7 +270,7 @@ class Store(RunReader):
             if size != file.num_bytes:
                 found = "missing" if size is None else f"{size} bytes long"
                 raise StoreError(f"round {commit.round} cannot be committed: {file.path} is {found}, not {file.num_bytes} bytes long")
-        self.storage.write(commit_path(commit.round), seal(commit.model_dump(mode="json")), self._check_fence)
+        self.storage.write(commit_path(commit.round), seal(commit.model_dump(mode="json")), self.check_fence)
 
     # ---- receipts
 
@@ -303,6 +292,7 @@ def _part(round: int, name: str) -> str:
     return f"rounds/{round:04d}/parts/{name}"
 
 
-def _checkpoint(name: str) -> str:
+def checkpoint_path(name: str) -> str:
+    """Folder of checkpoint `name`, relative to the run."""
     assert _NAME.fullmatch(name), f"checkpoint {name!r}: names are letters, digits, - and _"
     return f"checkpoints/{name}"

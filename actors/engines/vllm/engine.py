@@ -31,6 +31,7 @@ from actors.engines.stream import Offer
 from actors.engines.vllm.feeding import Feeder, Prompt
 from actors.engines.vllm.options import TOLD_TOKENS, VllmOptions
 from actors.engines.weights import digest_of, manifest_of_checkpoint, num_bytes_in, read_checkpoint
+from actors.folders import local_path
 from actors.processors import generation_end_ids
 
 _ADAPTER_ID = 1
@@ -295,7 +296,7 @@ class VllmEngine:
         if offer is not None:
             self._native.receive(update.stream, offer, update.digest, self._rpc)
             return
-        source = tensors if self._shares_memory or update.checkpoint is None else update.checkpoint
+        source = tensors if self._shares_memory or update.checkpoint is None else local_path(update.checkpoint)
         if self._places is None:
             self._rpc("reload", source)
             return

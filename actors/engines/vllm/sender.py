@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +20,7 @@ from actors.engines.errors import WeightMismatchError
 from actors.engines.stream import TRANSFER_S, Offer, Transfer, gpu_id
 from actors.engines.vllm.gloo import BroadcastGroup
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
+from actors.folders import Folder, local_path
 from actors.process.network import LOOPBACK, use_interface_of
 
 _FORCED_END_S = TRANSFER_S + 30.0
@@ -30,7 +30,7 @@ class Sender:
     """Runs as a threaded Ray actor, started by `cluster.fleet.weights`. Each transfer has its own thread and process group, so that
     engines are served concurrently and a lost engine does not block others. Every method may be called again."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Folder) -> None:
         torch.set_num_threads(1)
         self._checkpoint = checkpoint
         self._reading = threading.Lock()
@@ -114,7 +114,7 @@ class Sender:
     @cached_property
     def _held(self) -> dict[str, torch.Tensor]:
         """Read once, and sorted by name, so that the members of a merged parameter are adjacent."""
-        tensors = read_checkpoint(self._checkpoint)
+        tensors = read_checkpoint(local_path(self._checkpoint))
         return {name: tensors[name].to(self._device).contiguous() for name in sorted(tensors)}
 
     @cached_property

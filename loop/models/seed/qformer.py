@@ -150,7 +150,7 @@ def make_qformer_model(
         for name, samples, hyper in stages:
             job = TrainingJob(base, Path(scratch) / name, samples, seed, hyper)
             reached[name] = run_local(job, labelled, on_progress=partial(on_progress, name) if on_progress else None).final_loss
-            base = job.output
+            base = Path(scratch) / name
         (base / RESULT_FILE).unlink()
         shutil.copytree(base, out)
     return reached

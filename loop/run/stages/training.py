@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from actors.engines.adapters.files import ADAPTER_FOLDER
-from actors.training.checkpoint import RESULT_FILE
+from actors.folders import subfolder
 from actors.training.job import Hyperparameters, TrainingJob
 from loop.run.contents import Run
 from loop.run.models import Model, Models
@@ -14,12 +14,10 @@ from loop.run.skipped import findings_of
 from loop.run.stages.training_set import Generated, training_set
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed
-from loop.store.commits import Finding, RoundState
+from loop.store.commits import Finding, RoundState, checkpoint_name
 from loop.store.run_store import PartReceipt
 from loop.store.selected import SelectedRows
-
-_SAMPLES = "samples"
-"""The training set of an unfinished training, in the folder of its step checkpoints."""
+from loop.store.training_files import drop_steps, finish_checkpoint, samples_folder, shared_samples, training_output, training_steps
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,24 @@ def train(
     The checkpoint is named `round-INDEX` and the part `training`, each followed by `suffix`. All trainings of a round share steps,
     schedule, augmentation and seed.
     """
-    name, part_name = f"round-{index:04d}{suffix}", f"training{suffix}"
+    name, part_name = f"{checkpoint_name(index)}{suffix}", f"training{suffix}"
     part = run.store.finished_part(index, part_name)
     checkpoint = run.store.finished_checkpoint(name)
     if part is None or checkpoint is None:
         config = run.config.training
-        folder = run.store.checkpoint_dir(name)
-        steps = run.store.steps_folder(name)
-        drawn = training_set(run, index, generated(), hyper.num_samples, steps / _SAMPLES)
+        output = training_output(run.store, name)
+        with samples_folder(run.store, name) as folder:
+            drawn = training_set(run, index, generated(), hyper.num_samples, folder)
+            samples = shared_samples(run.store, name, drawn.samples)
         job = TrainingJob(
-            run.store.local_checkpoint(start.path), folder, drawn.samples, derived_seed(run.config.seed, index, "train"),
-            hyper, steps, config.checkpoint_steps,
+            run.store.checkpoint(start.path, run.kept_checkpoints), output, samples, derived_seed(run.config.seed, index, "train"),
+            hyper, training_steps(run.store, name), config.checkpoint_steps,
         )  # fmt: skip
         if run.config.transport == "adapter":
             job = on_base(run, models.base(), job)
         with run.progress.stage(f"train{suffix.replace('-', ' ')}", total=hyper.num_steps, unit="steps") as stage:
             result = workers.train(job, stage)
-        (folder / RESULT_FILE).unlink()  # it contains times, which committed files must not
-        checkpoint = run.store.publish_checkpoint(folder, name)
+        checkpoint = finish_checkpoint(run.store, output, name)
         measured = {
             "train_loss": result.mean_loss,
             "train_final_loss": result.final_loss,
@@ -70,10 +68,10 @@ def train(
             "metrics": measured,
             "losses": list(result.losses),
             **({"held_out_losses": list(result.held_out_losses), "best_step": result.best_step} if result.held_out_losses else {}),
-            "findings": [finding.model_dump() for finding in (*findings_of(result, len(drawn.samples)), *drawn.findings)],
+            "findings": [finding.model_dump() for finding in (*findings_of(result, len(samples)), *drawn.findings)],
         }
         part = run.store.write_json_part(index, part_name, document)
-    run.store.drop_steps(name)
+    drop_steps(run.store, name)
     document = run.store.read_json_part(part)
     model = models.add(index, document["digest"], checkpoint.path, checkpoint.files)
     findings = [Finding.model_validate(finding) for finding in document.get("findings", [])]
@@ -83,12 +81,11 @@ def train(
 def on_base(run: Run, base: Model, job: TrainingJob) -> TrainingJob:
     """A job that trains the adapter of its start checkpoint, or a new one, beside the weights of `base`: adapters of later rounds are
     relative to it as well, so that engines keep it."""
-    adapter = job.base_checkpoint / ADAPTER_FOLDER
     return replace(
         job,
-        base_checkpoint=run.store.local_checkpoint(base.path),
+        base_checkpoint=run.store.checkpoint(base.path, run.kept_checkpoints),
         adapter_base=base.digest,
-        adapter=adapter if adapter.is_dir() else None,
+        adapter=subfolder(job.base_checkpoint, ADAPTER_FOLDER),
     )
 
 

@@ -26,6 +26,10 @@ class ArrowStorage(RemoteStorage):
         with self.filesystem.open_input_stream(self._at(path)) as stream:
             yield from chunks_of(stream)
 
+    def read_range(self, path: str, start: int, num_bytes: int) -> bytes:
+        with self.filesystem.open_input_file(self._at(path)) as file:
+            return file.read_at(max(0, min(num_bytes, file.size() - start)), start)
+
     def write(self, path: str, data: bytes, check: Check | None = None) -> None:
         if check is not None:
             check()

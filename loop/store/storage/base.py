@@ -18,6 +18,7 @@ from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
+from actors.folders import Folder
 from loop.errors import StoreError, WriteError
 from loop.store.commits import FileEntry
 
@@ -73,7 +74,7 @@ class Storage(Protocol):
         ...
 
     def scratch(self, folder: str) -> Path:
-        """An empty local folder to build the content of `folder` in. Raises `WriteError`."""
+        """An empty folder on this node to build the content of `folder` in. Raises `WriteError`."""
         ...
 
     def workspace(self, folder: str) -> Path:
@@ -81,7 +82,7 @@ class Storage(Protocol):
         ...
 
     def publish(self, scratch: Path, folder: str, check: Check | None = None) -> list[FileEntry]:
-        """Move the content of `scratch` to `folder`; `check` as in `write`. Raises `WriteError`."""
+        """Move the content of `scratch` to `folder`; `check` as in `write`. `scratch` is gone afterwards. Raises `WriteError`."""
         ...
 
     def remove(self, path: str) -> None:
@@ -90,6 +91,10 @@ class Storage(Protocol):
 
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
         """A local folder with the content of `folder`, which consists of `files`."""
+        ...
+
+    def checkpoint(self, folder: str, files: Sequence[FileEntry], kept: Sequence[str] = ()) -> Folder:
+        """A folder of the run as actors on any node read it. Copies of checkpoints whose names begin with none of `kept` may be deleted."""
         ...
 
     def exclusive(self) -> AbstractContextManager[None]:

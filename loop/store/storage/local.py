@@ -118,6 +118,9 @@ class LocalStorage:
                 raise DamagedFileError(file.path, f"{file.num_bytes} bytes", "no file" if found is None else f"{found} bytes", REMEDY)
         return self._at(folder)
 
+    def checkpoint(self, folder: str, files: Sequence[FileEntry], kept: Sequence[str] = ()) -> Path:
+        return self.fetch(folder, files)
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold `flock` on the file `lock`. The kernel releases it however the holder dies; a child that the holder forked without

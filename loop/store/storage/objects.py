@@ -7,6 +7,7 @@ which this process saw the object before its check. A driver that was taken over
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _CLIENT: Any = {"connect_timeout": "10s", "timeout": "600s"}
 _RETRIES: Any = {"max_retries": 6}
 _S3_QUERY = {"region", "endpoint_override", "scheme"}
 """Those of pyarrow's S3 URIs, which earlier versions read."""
+_NODE = socket.gethostname()
 _RIGHTS = "check that the bucket exists and that its region, endpoint and credentials are right"
 
 
@@ -56,6 +58,10 @@ class ObjectStorage(RemoteStorage):
         with self._asking(path):
             for chunk in obstore.get(self._objects, inside(path)).stream(min_chunk_size=CHUNK_BYTES):
                 yield bytes(chunk)
+
+    def read_range(self, path: str, start: int, num_bytes: int) -> bytes:
+        with self._asking(path):
+            return bytes(obstore.get_range(self._objects, inside(path), start=start, length=num_bytes))
 
     def write(self, path: str, data: bytes, check: Check | None = None) -> None:
         self._put(path, data, check)
@@ -149,14 +155,14 @@ class ObjectStorage(RemoteStorage):
         try:
             yield
         except BaseError as error:
-            raise StoreError(f"cannot read {self.uri}/{path}: {one_line(error)}; {_RIGHTS}") from error
+            raise StoreError(f"cannot read {self.uri}/{path} on {_NODE}: {one_line(error)}; {_RIGHTS}") from error
 
     @contextmanager
     def _writing(self, path: str) -> Iterator[None]:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise WriteError(f"{self.uri}/{path}", one_line(error)) from error
+            raise WriteError(f"{self.uri}/{path} on {_NODE}", one_line(error)) from error
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,26 @@
-"""What runs behind a URI have in common: no lock, local copies of checkpoints, and uploads in place of renames."""
+"""What runs behind a URI have in common: no lock, copies of folders on each node, and uploads in place of renames."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from cluster.resources.scratch import make_scratch, remove_dead
+from cluster.resources.scratch import remove_dead
 from loop.credentials import masked
-from loop.errors import DamagedFileError
+from loop.errors import DamagedFileError, StoreError, one_line
 from loop.store.commits import FileEntry
-from loop.store.documents import REMEDY, canonical_json, describe
-from loop.store.storage.base import TMP, Check, chunks_of, files_under, measured
+from loop.store.documents import REMEDY
+from loop.store.storage.base import Check, files_under, measured, writing
+from loop.store.storage.cache import NodeCache, cache_folder
 
-_INTACT_COPIES: set[Path] = set()
-"""Folders of the cache that this process has verified."""
+_NUM_TRANSFERS = 8
+"""Files that are uploaded side by side, where a request takes milliseconds of waiting."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,17 @@ class RemoteStorage(ABC):
         """The content of a file, in pieces. Raises `FileNotFoundError`."""
 
     @abstractmethod
+    def read_range(self, path: str, start: int, num_bytes: int) -> bytes:
+        """`num_bytes` of a file from `start` on, or what there is of them. Raises `FileNotFoundError`."""
+
+    @abstractmethod
     def upload(self, source: Path, path: str, check: Check | None) -> None:
         """Write a local file to `path`; see `Storage.write`."""
+
+    @property
+    def cache(self) -> NodeCache:
+        """Copies on this node."""
+        return NodeCache(self.uri)
 
     def read(self, path: str) -> bytes:
         return b"".join(self.chunks(path))
@@ -45,72 +54,87 @@ class RemoteStorage(ABC):
         return measured(path, self.chunks(path))
 
     def scratch(self, folder: str) -> Path:
-        path = make_scratch(masked(self.uri)) / PurePosixPath(folder).name  # one level down: the trainer makes a folder beside it
-        path.mkdir()
-        return path
+        """Beside the copies on this node."""
+        return self.cache.new_scratch()
 
     def workspace(self, folder: str) -> Path:
         """In the user's cache folder: unfinished work continues only on the same machine."""
-        return _cache_folder("work") / hashlib.sha256(f"{self.uri}/{folder}".encode()).hexdigest()
+        return cache_folder("work") / hashlib.sha256(f"{self.uri}/{folder}".encode()).hexdigest()
 
     def publish(self, scratch: Path, folder: str, check: Check | None = None) -> list[FileEntry]:
+        """`scratch` becomes the copy of `folder` on this node, which then need not be downloaded here."""
+        files = self.upload_all(scratch, folder, check)
+        self.cache.adopt(scratch, folder, files)
+        return files
+
+    def upload_all(self, scratch: Path, folder: str, check: Check | None) -> list[FileEntry]:
+        """Write the files of a local folder to `folder`; returns their entries, hashed here."""
         files = files_under(scratch, folder)
-        for file in files:
-            self.upload(scratch / PurePosixPath(file.path).relative_to(folder), file.path, check)
-        shutil.rmtree(scratch.parent)
+        with ThreadPoolExecutor(_NUM_TRANSFERS) as pool:
+            places = [scratch / PurePosixPath(file.path).relative_to(folder) for file in files]
+            for _ in pool.map(lambda pair: self.upload(pair[0], pair[1].path, check), zip(places, files, strict=True)):
+                pass
         return files
 
     def fetch(self, folder: str, files: Sequence[FileEntry]) -> Path:
-        """A copy in the user's cache folder, made once per content and verified while it is made and when a process first uses it.
-        The cache may be deleted while no run uses it."""
-        key = hashlib.sha256(canonical_json([self.uri, [file.model_dump() for file in files]])).hexdigest()
-        target = _cache_folder("checkpoints") / key
-        if target.is_dir() and (target in _INTACT_COPIES or _by_path(files_under(target, folder)) == _by_path(files)):
-            _INTACT_COPIES.add(target)
-            return target
-        if target.exists():
-            shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        copy = Path(tempfile.mkdtemp(prefix=f"{self._cache_prefix}-", dir=target.parent, suffix=TMP))
+        """A copy in the cache of this node."""
         try:
-            for file in files:
-                self._download(file, copy / PurePosixPath(file.path).relative_to(folder))
-            os.rename(copy, target)
-        except OSError:
-            if not target.is_dir():  # another process of this machine was first: use its copy
-                raise
-        finally:
-            if copy.exists():
-                shutil.rmtree(copy)
-        return target
+            return self.cache.copy(folder, files, self._download)
+        except OSError as error:
+            where = f"{self.cache.root} on {socket.gethostname()}"
+            raise StoreError(f"cannot copy {self.uri}/{folder} to {where}: {one_line(error)}") from error
+
+    def checkpoint(self, folder: str, files: Sequence[FileEntry], kept: Sequence[str] = ()) -> StoredFolder:
+        return StoredFolder(self, folder, tuple(files), tuple(kept))
 
     def exclusive(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def remove_leftovers(self) -> None:
-        """An interrupted upload never becomes an object, so only this machine has leftovers."""
+        """An interrupted upload never becomes an object, so only machines have leftovers."""
         remove_dead(masked(self.uri))
-        for path in _cache_folder("checkpoints").glob(f"{self._cache_prefix}-*{TMP}"):
-            shutil.rmtree(path)
-
-    @property
-    def _cache_prefix(self) -> str:
-        return hashlib.sha256(self.uri.encode()).hexdigest()[:8]
 
     def _download(self, file: FileEntry, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as sink:
-            for chunk in self.chunks(file.path):
-                sink.write(chunk)
-        with target.open("rb") as stream:
-            found = measured(file.path, chunks_of(stream))
-        if found != file:
-            raise DamagedFileError(file.path, describe(file), describe(found), REMEDY)
+        try:
+            with target.open("xb") as sink:
+                for chunk in self.chunks(file.path):
+                    with writing(target):
+                        sink.write(chunk)
+        except FileNotFoundError as error:
+            raise DamagedFileError(file.path, "a file", "none", REMEDY) from error
 
 
-def _by_path(files: Sequence[FileEntry]) -> dict[str, FileEntry]:
-    return {file.path: file for file in files}
+@dataclass(frozen=True)
+class StoredFolder:
+    """A folder of a run behind a URI; implements `actors.folders.RemoteFolder`."""
 
+    storage: RemoteStorage
+    path: str
+    """Relative to the run."""
+    files: tuple[FileEntry, ...]
+    kept: tuple[str, ...] = field(default=(), compare=False)
+    """Beginnings of the names of checkpoints that the run still needs; copies of others are deleted where this one is copied. Empty: no
+    copy is deleted."""
 
-def _cache_folder(kind: str) -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vigc-loop" / kind
+    def __str__(self) -> str:
+        return f"{masked(self.storage.uri)}/{self.path}"
+
+    def local(self) -> Path:
+        """Raises `StoreError`, which names this node, if it cannot be read."""
+        copy = self.storage.fetch(self.path, self.files)
+        if self.kept:
+            self.storage.cache.keep_only(self.kept)
+        return copy
+
+    def read(self, name: str, start: int, num_bytes: int) -> bytes:
+        try:
+            return self.storage.read_range(f"{self.path}/{name}", start, num_bytes)
+        except FileNotFoundError as error:
+            raise DamagedFileError(f"{self.path}/{name}", "a file", "none", REMEDY) from error
+
+    def names(self) -> list[str]:
+        return [PurePosixPath(file.path).relative_to(self.path).as_posix() for file in self.files]
+
+    def subfolder(self, name: str) -> StoredFolder:
+        inside = f"{self.path}/{name}"
+        return StoredFolder(self.storage, inside, tuple(file for file in self.files if file.path.startswith(f"{inside}/")), self.kept)

@@ -16,7 +16,6 @@ from loop.monitors.run_log import LOG, STATUS, logged, read_status
 from loop.run import commands
 from loop.run.driver import check_same
 from loop.run.state import driver_dict, driver_lines
-from loop.run.workers import check_reach
 from loop.store.documents import RunInfo
 from loop.store.run_store import Store
 from loop.store.storage.local import LocalStorage
@@ -76,11 +75,3 @@ def test_a_ray_job_needs_a_folder_that_outlives_it(monkeypatch: pytest.MonkeyPat
             commands._outliving_job(lost, "runs/x", "--run-dir")
     for kept in ("/shared/x", "s3://bucket/x"):
         assert commands._outliving_job(kept, "runs/x", "--run-dir") == kept
-
-
-def test_a_run_behind_a_uri_is_refused_on_several_nodes(tmp_path: Path, store: Store) -> None:
-    check_reach(store, 3)
-    behind_uri = Store.create(f"fsspec+local://{tmp_path}/other", RUN)
-    check_reach(behind_uri, 1)
-    with pytest.raises(UserError, match="works on one Ray node, and this cluster has 3"):
-        check_reach(behind_uri, 3)
