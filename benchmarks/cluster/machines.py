@@ -61,6 +61,11 @@ class Machine:
         command = self.place.command("sh", "-c", mount, "sh", _DISK, str(self.folder), *ray)
         with self.log.open("ab") as log:
             self.node = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+        deadline, home = time.monotonic() + _WAIT_S, Path(f"/proc/{self.node.pid}/root{self.folder}/home")
+        while not home.exists():  # before, `command` would enter the namespaces of this process
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"machine {self.place.address} does not start; see {self.log}")
+            time.sleep(0.02)
 
     @property
     def address(self) -> str:
