@@ -20,6 +20,7 @@ from benchmarks.chaos.world import CONFIG, ROOT, SHORT_BOUNDS, TRAINING_BOUNDS
 from benchmarks.cluster.machines import BUCKET, KEY, REGION, SECRET, Machine, Machines
 from loop.store.run_store import Store
 from loop.store.selected import records_of
+from loop.store.storage import open_storage
 
 RUN_S = 600.0
 """Time limit of a run."""
@@ -103,17 +104,17 @@ class Run:
 
     def seconds_of_round(self, number: int) -> float:
         """Wall-clock seconds of a committed round."""
-        return self._store.commits()[number].stage_seconds["round"]
+        return Store.open(self._reached_at).commits()[number].stage_seconds["round"]
 
     def records(self) -> Counter[tuple[int, str]]:
         """How often each record, by round and id, was selected in a finished run in the bucket."""
-        store = self._store
+        store = Store.open(self._reached_at)
         return Counter((commit.round, record.record_id) for commit in store.commits()[1:] for record in records_of(store, commit))
 
     def await_file(self, path: str) -> None:
         """Wait until the run in the bucket has a file. Raises `RuntimeError` if the driver ends before."""
         assert self.driver is not None
-        deadline, storage = time.monotonic() + RUN_S, self._store.storage
+        deadline, storage = time.monotonic() + RUN_S, open_storage(self._reached_at)
         while storage.size(path) is None:
             if self.driver.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.uri}: no {path}; {self.tail()}")
@@ -135,15 +136,15 @@ class Run:
         return self.log.read_text(errors="replace")[-num_characters:]
 
     @property
-    def _store(self) -> Store:
-        """The run, as this process reaches it."""
+    def _reached_at(self) -> str:
+        """Where this process finds the run."""
         scheme, _, path = self.uri.rpartition("://")
         if scheme:
             access = urlencode({"endpoint_override": self.machines.s3, "region": REGION})
-            return Store.open(f"{scheme}://{KEY}:{SECRET}@{path}?{access}")
+            return f"{scheme}://{KEY}:{SECRET}@{path}?{access}"
         node = self.machines.head.node
         assert node is not None
-        return Store.open(f"/proc/{node.pid}/root{path}")
+        return f"/proc/{node.pid}/root{path}"
 
     def _ask(self, *arguments: str) -> dict[str, Any]:
         head = self.machines.head
