@@ -3,6 +3,7 @@
     CACHE/vigc-loop/runs/RUN/copies/checkpoints/round-0001/KEY/    a copy, by the hash of its content
     CACHE/vigc-loop/runs/RUN/copies/checkpoints/round-0001/KEY.seen    sizes and times of its files when their hashes were verified
     CACHE/vigc-loop/runs/RUN/scratch/HOST-PID-NUMBER/              unfinished files of a process
+    CACHE/vigc-loop/runs/RUN/work/                                 unfinished work of the driver, such as replies of a judge
     CACHE/vigc-loop/runs/RUN/lock                                  held while a copy is made or deleted
 
 CACHE is `XDG_CACHE_HOME`, or `.cache` in the home folder; RUN is the hash of the run's URI. The folder of a run may be deleted while the
@@ -43,7 +44,8 @@ class NodeCache:
 
     @property
     def root(self) -> Path:
-        return cache_folder("runs") / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cache / "vigc-loop" / "runs" / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
 
     def copy(self, folder: str, files: Sequence[FileEntry], download: Download) -> Path:
         """A copy of `folder`, which consists of `files`. The first process that asks for it makes it, others wait.
@@ -130,11 +132,6 @@ class NodeCache:
         with stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
-
-
-def cache_folder(kind: str) -> Path:
-    """A folder of this user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vigc-loop" / kind
 
 
 def _is_intact(target: Path, folder: str, files: Sequence[FileEntry]) -> bool:
