@@ -16,10 +16,7 @@ from loop.errors import DamagedFileError, StoreError, one_line
 from loop.store.commits import FileEntry
 from loop.store.documents import REMEDY
 from loop.store.storage.base import Check, files_under, measured, writing
-from loop.store.storage.cache import NodeCache
-
-_NUM_TRANSFERS = 8
-"""Files that are uploaded side by side, where a request takes milliseconds of waiting."""
+from loop.store.storage.cache import NUM_TRANSFERS, NodeCache
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class RemoteStorage(ABC):
     def upload_all(self, scratch: Path, folder: str, check: Check | None) -> list[FileEntry]:
         """Write the files of a local folder to `folder`; returns their entries, hashed here."""
         files = files_under(scratch, folder)
-        with ThreadPoolExecutor(_NUM_TRANSFERS) as pool:
+        with ThreadPoolExecutor(NUM_TRANSFERS) as pool:
             places = [scratch / PurePosixPath(file.path).relative_to(folder) for file in files]
             for _ in pool.map(lambda pair: self.upload(pair[0], pair[1].path, check), zip(places, files, strict=True)):
                 pass

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -105,8 +106,12 @@ def test_copies_of_checkpoints_that_the_run_no_longer_needs_are_deleted(run: Sto
         checkpoint(run, name)
     left_behind = run.storage.scratch("x").with_name(f"{socket.gethostname()}-{2**22 + 1}-dead")
     left_behind.mkdir()
+    for name in ("round-0000", "round-0002"):
+        with samples_folder(run, name) as folder:
+            shared_samples(run, name, write_samples(folder, samples_of(1), np.zeros(1, dtype=int)))
     stored(run, "checkpoints/round-0002", ("round-0000", "round-0002")).local()
     assert {path.parents[1].name for path in cache.rglob("model.safetensors")} == {"round-0000", "round-0002", "round-0002-control-x"}
+    assert [path.parents[2].name for path in cache.rglob("samples.arrow")] == ["round-0002.steps"]
     assert not left_behind.exists()
 
 
@@ -155,7 +160,7 @@ def test_the_shapes_of_weights_are_read_without_a_copy(run: Store, cache: Path, 
 def test_training_samples_are_read_on_any_node(run: Store, cache: Path) -> None:
     samples = samples_of(5)
     with samples_folder(run, NAME) as folder:
-        shared = shared_samples(run, NAME, write_samples(folder, samples, torch.arange(5).numpy()))
+        shared = shared_samples(run, NAME, write_samples(folder, samples, np.arange(5)))
     shutil.rmtree(cache)
     elsewhere: StoredSamples = pickle.loads(pickle.dumps(shared))
     assert list(elsewhere) == samples
@@ -238,15 +243,11 @@ def test_a_lost_node_costs_the_steps_since_the_last_that_was_stored(run: Store, 
     assert [path for path in cache.rglob("*") if path.suffix == ".pt" or path.parent.name == "scratch"] == []
 
 
-@pytest.mark.parametrize("damage", ["lost", "flipped"])
-def test_a_damaged_part_is_as_good_as_none(run: Store, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_part_is_as_good_as_none(run: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     output, steps = places(run)
     job = replace(job_of(save_base(tmp_path / "base"), tmp_path / "x"), output=output, steps_folder=steps, steps_between=2)
     interrupt(job, after=3)
-    if damage == "lost":
-        steps.remove("step-00000002/rank-0")
-    else:
-        run.storage.write(f"{steps.path}/step-00000002/rank-0/rank.pt", b"flipped")
+    run.storage.write(f"{steps.path}/step-00000002/rank-0/rank.pt", b"flipped")
     done, _ = finish(job)
     assert done == [1, 2, 3, 4]
-    assert ("rank-0 of" in caplog.text) == (damage == "flipped")
+    assert "step-00000002/rank-0 of" in caplog.text
