@@ -6,7 +6,7 @@
     rounds/0001/commit.json               written last: lists every file of the round with size and SHA-256
     checkpoints/NAME/, NAME.json          a Hugging Face checkpoint folder and its receipt
     checkpoints/NAME.pruned.json          in their place after retention has deleted them
-    checkpoints/NAME.steps/               step checkpoints of an unfinished training
+    checkpoints/NAME.steps/               step checkpoints and samples of an unfinished training
     lock, lock.json                       who drives the run, and the fencing epoch
     run.log, status.json, mlflow.log      for people: terminal output, state of the driver; not data of the run
 

@@ -8,7 +8,7 @@ A step counts once the parts of all ranks are there; only then are earlier steps
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from actors.training.distributed import sum_over_ranks
 from actors.training.job import TrainerError
 from actors.training.steps.state import ENGINE, load_engine, load_rank, save_engine, save_rank
 
-_MODEL = "model"
+_STEP, _MODEL = "step-", "model"
 _UNSHARDED = "mp_rank_"
 """How DeepSpeed's names of files begin that every rank reads; names of shards begin with the rank."""
 _RANK_FILE = "rank.pt"
@@ -61,11 +61,11 @@ class UploadedSteps:
         dist.barrier()
         if self._rank == 0:
             for other in {part.partition("/")[0] for part in self._steps.parts()} - {name}:
-                if other.startswith("step-"):
+                if other.startswith(_STEP):
                     self._steps.remove(other)
 
     def restore(self, engine: Any) -> dict[str, Any]:
-        step = self._summed(self._newest() if self._rank == 0 else 0)
+        step = self._summed(newest_whole(self._steps.parts(), self._world_size) if self._rank == 0 else 0)
         if step == 0:
             return {}
         parts = [self._steps.fetch(f"{_name(step)}/{part}", self._job) for part in (_MODEL, f"rank-{self._rank}")]
@@ -82,20 +82,17 @@ class UploadedSteps:
         self._steps.drop_copies(_name(step))
         return position
 
-    def _newest(self) -> int:
-        """Steps of the newest step checkpoint of which all parts are there; 0 if there is none."""
-        there = set(self._steps.parts())
-        wanted = [_MODEL, *(f"rank-{rank}" for rank in range(self._world_size))]
-        for name in sorted({part.partition("/")[0] for part in there}, reverse=True):
-            with suppress(ValueError):
-                step = int(name.removeprefix("step-"))
-                if {f"{name}/{part}" for part in wanted} <= there:
-                    return step
-        return 0
-
     def _summed(self, value: int) -> int:
         return int(sum_over_ranks(torch.tensor([value]), self._world_size).item())
 
 
+def newest_whole(parts: Sequence[str], world_size: int) -> int:
+    """Steps of the newest step checkpoint of which the parts of all ranks are there; 0 if there is none."""
+    wanted = [_MODEL, *(f"rank-{rank}" for rank in range(world_size))]
+    steps = sorted({part.partition("/")[0] for part in parts if part.startswith(_STEP)}, reverse=True)
+    whole = (name for name in steps if {f"{name}/{part}" for part in wanted} <= set(parts))
+    return int(next(whole, f"{_STEP}0").removeprefix(_STEP))
+
+
 def _name(step: int) -> str:
-    return f"step-{step:08d}"
+    return f"{_STEP}{step:08d}"

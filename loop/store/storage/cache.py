@@ -3,6 +3,7 @@
     CACHE/vigc-loop/runs/RUN/copies/checkpoints/round-0001/KEY/    a copy, by the hash of its content
     CACHE/vigc-loop/runs/RUN/copies/checkpoints/round-0001/KEY.seen    sizes and times of its files when their hashes were verified
     CACHE/vigc-loop/runs/RUN/scratch/HOST-PID-NUMBER/              unfinished files of a process
+    CACHE/vigc-loop/runs/RUN/work/                                 unfinished work of the driver, such as replies of a judge
     CACHE/vigc-loop/runs/RUN/lock                                  held while a copy is made or deleted
 
 CACHE is `XDG_CACHE_HOME`, or `.cache` in the home folder; RUN is the hash of the run's URI. The folder of a run may be deleted while the
@@ -19,6 +20,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,6 +34,8 @@ from loop.store.storage.base import chunks_of, files_under, measured, writing
 
 Download = Callable[[FileEntry, Path], None]
 """Writes the content of a file of the run to a new local file."""
+NUM_TRANSFERS = 8
+"""Files that are moved side by side: a request takes milliseconds of waiting, and a connection has a fraction of the bandwidth."""
 _SEEN = ".seen"
 
 
@@ -43,7 +47,8 @@ class NodeCache:
 
     @property
     def root(self) -> Path:
-        return cache_folder("runs") / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cache / "vigc-loop" / "runs" / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
 
     def copy(self, folder: str, files: Sequence[FileEntry], download: Download) -> Path:
         """A copy of `folder`, which consists of `files`. The first process that asks for it makes it, others wait.
@@ -57,11 +62,7 @@ class NodeCache:
             if not _is_intact(target, folder, files):
                 self._remove(target)
                 with self.scratch() as scratch:
-                    for file in files:
-                        place = scratch / PurePosixPath(file.path).relative_to(folder)
-                        place.parent.mkdir(parents=True, exist_ok=True)
-                        download(file, place)
-                        _verify(file, place)
+                    _download_all(scratch, folder, files, download)
                     self._put(scratch, target)
         return target
 
@@ -73,10 +74,11 @@ class NodeCache:
             self._put(scratch, target)
 
     def keep_only(self, kept: Sequence[str]) -> None:
-        """Delete copies of checkpoints whose names begin with none of `kept`, and unfinished files of dead processes."""
+        """Delete copies of checkpoints whose names begin with none of `kept`, of which the last is that of the current round; copies of
+        unfinished work that is not of the current round; and unfinished files of dead processes."""
         with self._locked():
             for path in self._copies("checkpoints").glob("*"):
-                if not path.name.startswith(tuple(kept)):
+                if not path.name.startswith(kept[-1] if path.suffix == ".steps" else tuple(kept)):
                     shutil.rmtree(path)
             for path in (self.root / "scratch").glob("*"):
                 if _is_left_behind(path.name):
@@ -111,11 +113,12 @@ class NodeCache:
         return self._copies(folder) / key
 
     def _put(self, scratch: Path, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        seen = target.with_name(target.name + _SEEN)
-        seen.write_text(json.dumps(_stats(scratch)))  # before the rename: without its copy it says nothing
-        os.rename(scratch, target)
-        target.chmod(0o755)  # mkdtemp made it private
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            seen = target.with_name(target.name + _SEEN)
+            seen.write_text(json.dumps(_stats(scratch)))  # before the rename: without its copy it says nothing
+            os.rename(scratch, target)
+            target.chmod(0o755)  # mkdtemp made it private
 
     def _remove(self, target: Path) -> None:
         if target.exists():
@@ -130,11 +133,6 @@ class NodeCache:
         with stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
-
-
-def cache_folder(kind: str) -> Path:
-    """A folder of this user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vigc-loop" / kind
 
 
 def _is_intact(target: Path, folder: str, files: Sequence[FileEntry]) -> bool:
@@ -158,6 +156,18 @@ def _stats(folder: Path) -> list[list[str | int]]:
     """Path, size and time of the last change of each file."""
     found = ((path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
+
+
+def _download_all(scratch: Path, folder: str, files: Sequence[FileEntry], download: Download) -> None:
+    def fetch(file: FileEntry) -> None:
+        place = scratch / PurePosixPath(file.path).relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        download(file, place)
+        _verify(file, place)
+
+    with ThreadPoolExecutor(NUM_TRANSFERS) as pool:
+        for _ in pool.map(fetch, files):  # raises the first error
+            pass
 
 
 def _verify(file: FileEntry, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -17,10 +16,7 @@ from loop.errors import DamagedFileError, StoreError, one_line
 from loop.store.commits import FileEntry
 from loop.store.documents import REMEDY
 from loop.store.storage.base import Check, files_under, measured, writing
-from loop.store.storage.cache import NodeCache, cache_folder
-
-_NUM_TRANSFERS = 8
-"""Files that are uploaded side by side, where a request takes milliseconds of waiting."""
+from loop.store.storage.cache import NUM_TRANSFERS, NodeCache
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class RemoteStorage(ABC):
 
     def workspace(self, folder: str) -> Path:
         """In the user's cache folder: unfinished work continues only on the same machine."""
-        return cache_folder("work") / hashlib.sha256(f"{self.uri}/{folder}".encode()).hexdigest()
+        return self.cache.root / "work" / folder
 
     def publish(self, scratch: Path, folder: str, check: Check | None = None) -> list[FileEntry]:
         """`scratch` becomes the copy of `folder` on this node, which then need not be downloaded here."""
@@ -70,7 +66,7 @@ class RemoteStorage(ABC):
     def upload_all(self, scratch: Path, folder: str, check: Check | None) -> list[FileEntry]:
         """Write the files of a local folder to `folder`; returns their entries, hashed here."""
         files = files_under(scratch, folder)
-        with ThreadPoolExecutor(_NUM_TRANSFERS) as pool:
+        with ThreadPoolExecutor(NUM_TRANSFERS) as pool:
             places = [scratch / PurePosixPath(file.path).relative_to(folder) for file in files]
             for _ in pool.map(lambda pair: self.upload(pair[0], pair[1].path, check), zip(places, files, strict=True)):
                 pass

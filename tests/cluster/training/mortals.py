@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from actors.training.job import RendezvousError
+from cluster.errors import FinalError
 
 
 class Mortal:
@@ -26,6 +27,20 @@ class Mortal:
 
     def progress(self) -> None:
         return None
+
+
+class Refused(Mortal):
+    """A trainer rank that starts, and is then refused by the store; it notes each attempt in a folder."""
+
+    def __init__(self, _rank: int, _world_size: int, _threads: int, folder: Path) -> None:
+        self._folder = folder
+
+    def prepare(self, _rendezvous: str) -> None:
+        pass
+
+    def train(self, *_job: object) -> None:
+        (self._folder / f"attempt-{os.getpid()}").touch()
+        raise FinalError("the store takes no more")
 
 
 class Unreachable(Mortal):

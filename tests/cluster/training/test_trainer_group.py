@@ -15,11 +15,12 @@ from actors.engines.weights import digest_of, read_checkpoint
 from actors.trainer import TrainerRank
 from actors.training.core import run_local
 from actors.training.job import EarlyStop, Progress, RankLostError, TrainerError
+from cluster.errors import FinalError
 from cluster.resources.placement import RankPlace
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from cluster.training.watch import WATCH_GROUP, StartWatch
 from tests.actors.training.helpers import Shapes, job_of, save_base
-from tests.cluster.training.mortals import Mortal, Unreachable
+from tests.cluster.training.mortals import Mortal, Refused, Unreachable
 from tests.cluster.workers import SlowStart, wait_while
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -177,6 +178,17 @@ def test_ranks_that_one_which_has_died_did_not_join_are_lost_and_not_at_fault(tm
 
     with pytest.raises(RankLostError, match="connection refused"):
         TrainerGroup(Rank, 2, RankOptions(num_cpus=0)).start(30.0)
+
+
+def test_an_error_of_the_store_ends_a_training_unchanged_and_at_once(tmp_path: Path) -> None:
+    class Rank(Refused):
+        def __init__(self, *place: int) -> None:
+            super().__init__(*place, tmp_path)
+
+    job: Any = None
+    with pytest.raises(FinalError, match=r"^the store takes no more$"):
+        TrainerGroup(Rank, 1, RankOptions(num_cpus=0)).train(job, Shapes(), Bounds(60.0, start_timeout_s=30.0, max_restarts=3))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 class Places:

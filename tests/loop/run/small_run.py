@@ -60,7 +60,7 @@ def digest_of(run_dir: Path) -> str:
     return report["digest"]
 
 
-def first_commits(run_dir: Path, num_rounds: int) -> list[bytes]:
+def first_commits(run_dir: Path | str, num_rounds: int) -> list[bytes]:
     """What the digest of a whole run of so many rounds would be of."""
     store = Store.open(run_dir)
     report = verify(store)
