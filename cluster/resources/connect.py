@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import RayError
@@ -44,6 +44,8 @@ class ClusterInfo:
     num_nodes: int
     cpus: float
     gpus: float
+    is_local: bool
+    """Whether this process has started it, so that no node and no other driver joins."""
 
 
 @contextmanager
@@ -245,7 +247,8 @@ def _await_nodes(deadline: float) -> ClusterInfo:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         resources = ray.cluster_resources()
         if nodes and resources.get("CPU"):
-            return ClusterInfo(len(nodes), resources["CPU"], resources.get("GPU", 0.0))
+            node = worker._global_node
+            return ClusterInfo(len(nodes), resources["CPU"], resources.get("GPU", 0.0), node is not None and node.is_head())
         if time.monotonic() >= deadline:
             raise TimeoutExceededError(f"the Ray cluster shows {len(nodes)} live node(s) and no CPU; look at `ray status`")
         time.sleep(_POLL_S)

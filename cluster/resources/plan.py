@@ -7,7 +7,9 @@ GPU if GPUs are used), each with a fraction of it. Disaggregated: every actor ha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from bisect import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from cluster.errors import NotEnoughResourcesError
 
@@ -21,6 +23,9 @@ SENDER_SHARE = 0.1
 
 _RAY_RESOLUTION = 10_000
 """Ray counts resources in units of 1/10,000."""
+
+_MAX_CPUS = 10**6
+"""More than any cluster has, where the available CPUs are without limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,30 @@ def plan_resources(available_cpus: float, available_gpus: float, requested: Reso
     if cpus > available_cpus or gpus > available_gpus:
         raise NotEnoughResourcesError(_explain(requested, cpus, gpus, available_cpus, available_gpus))
     return plan
+
+
+def most_engines(available_cpus: float, available_gpus: float, requested: ResourceRequest, limit: int | None = None) -> int:
+    """Largest number of engines with which a request fits into the available resources, at most `limit`, and at least what it asks for.
+
+    Raises what `plan_resources` does if not even those fit.
+    """
+    plan_resources(available_cpus, available_gpus, requested)
+    by_cpu = int(min(available_cpus, _MAX_CPUS) // requested.cpus_per_actor)
+    more = range(requested.num_engines + 1, min(by_cpu, by_cpu if limit is None else limit) + 1)
+
+    def lacks_room(num_engines: int) -> bool:
+        try:
+            plan_resources(available_cpus, available_gpus, replace(requested, num_engines=num_engines))
+        except NotEnoughResourcesError:
+            return True
+        return False
+
+    return requested.num_engines + bisect(more, False, key=lacks_room)
+
+
+def num_copies(bundle: Mapping[str, float], free: Mapping[str, float]) -> int:
+    """How often a bundle fits into what a node has free."""
+    return min(int((free.get(name, 0.0) + 1 / _RAY_RESOLUTION) // amount) for name, amount in bundle.items())
 
 
 def plan_engines(

@@ -269,7 +269,7 @@ class _Ranks:
             connected(cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s, owner=self._storage.uri)
         )
         plan = plan_ranks(info.cpus, info.gpus, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
-        placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s))
+        placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s, is_alone=info.is_local))
         options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, self._config.stages[0].training.num_threads, placement)
         group = TrainerGroup(TrainerRank, plan.trainer_ranks, options)
         self._stack.callback(group.shutdown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +20,8 @@ from cluster.errors import NotEnoughResourcesError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.tasks import StatelessTasks
 from cluster.fleet.weights import prepare
-from cluster.resources.connect import connected
-from cluster.resources.placement import Placement, reserve
+from cluster.resources.connect import ClusterInfo, connected
+from cluster.resources.placement import EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.run_config import RunConfig
@@ -91,7 +92,7 @@ class Workers:
     def _start(self, model: Model) -> None:
         """Start the engines, which serve only after their first completed swap. Then launch the trainer ranks, so that they import while
         the engines work."""
-        with self.run.progress.stage("start engines", total=self.run.config.cluster.num_engines, unit="engines") as stage:
+        with self.run.progress.stage("start engines", total=self.fleet.size, unit="engines") as stage:
             self.fleet.start(self._update(model, first=True), stage.advance)
         try:
             self.trainer.launch()
@@ -120,14 +121,37 @@ def open_workers(run: Run) -> Iterator[Workers]:
                 )
             )  # fmt: skip
             check_reach(run.store, info.num_nodes)
-            plan = plan_resources(info.cpus, info.gpus, resource_request(config))
-            placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
+            placement = stack.enter_context(_reserved(config, info))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
         model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
         fleet = _fleet(run, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options)
+
+
+@contextmanager
+def _reserved(config: RunConfig, info: ClusterInfo) -> Iterator[Placement]:
+    """Reserve the resources of a run, on a cluster those that have room.
+
+    Raises:
+        NotEnoughResourcesError: there is too little room, also after the configured waits.
+    """
+    cluster, request = config.cluster, resource_request(config)
+    is_auto = cluster.num_engines == "auto"
+    if info.is_local:
+        engines = EngineRange(cluster.min_engines, cluster.max_engines) if is_auto else None
+    else:
+        # A fixed number is asked for as a whole; with `auto`, nodes are asked for if some are expected, and no more than the limit.
+        engines = EngineRange(
+            cluster.min_engines, cluster.max_engines if is_auto else cluster.planned_engines, not is_auto or cluster.node_wait_s > 0
+        )
+    if info.is_local or not cluster.node_wait_s:
+        least = request if engines is None else replace(request, num_engines=engines.least)
+        plan_resources(info.cpus, info.gpus, least)
+    plan = plan_resources(math.inf, math.inf, request)
+    with reserve(plan, max(cluster.start_timeout_s, cluster.node_wait_s), engines, is_alone=info.is_local) as placement:
+        yield placement
 
 
 def check_reach(store: Store, num_nodes: int) -> None:

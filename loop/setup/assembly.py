@@ -258,10 +258,10 @@ def unreadable_image(set_name: str, problem: str) -> UserError:
 
 
 def resource_request(config: RunConfig) -> ResourceRequest:
-    """Engines, filters and trainer ranks of a run, and the resources of each."""
+    """Engines, filters and trainer ranks of a run, and the resources of each; with `num_engines: auto`, the fewest engines."""
     cluster = config.cluster
     return ResourceRequest(
-        cluster.num_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated,
+        cluster.planned_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated,
         config.engine.tensor_parallel_size,
     )  # fmt: skip
 

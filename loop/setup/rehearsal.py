@@ -10,14 +10,15 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 
 import psutil
 import torch
 
-from cluster.resources.plan import ResourcePlan, plan_resources
+from cluster.errors import NotEnoughResourcesError
+from cluster.resources.plan import ResourcePlan, ResourceRequest, most_engines, plan_resources
 from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import HeldOutSet, RunConfig
 from loop.config.sections import Section
@@ -143,15 +144,31 @@ def _check_model(config: RunConfig, findings: list[Finding]) -> Iterator[str]:
 
 
 def _plan(config: RunConfig, assumed: Machine | None) -> ResourcePlan:
-    """The plan, checked against the assumed resources, or against those that the config gives to a local Ray."""
+    """The plan, checked against the assumed resources, or against those that the config gives to a local Ray. With `num_engines: auto`, it
+    has as many engines as there is room for, where that is known."""
     machine, request = assumed or Machine(config.cluster.num_cpus), resource_request(config)
     try:
         plan = plan_resources(math.inf, math.inf, request)
         cpus = _total(plan, "CPU") if machine.cpus is None else machine.cpus
         gpus = _total(plan, "GPU") if machine.gpus is None else machine.gpus
-        return plan_resources(cpus, gpus, request)
+        plan = plan_resources(cpus, gpus, request)
+        if config.cluster.num_engines != "auto" or (assumed is None and config.cluster.address is not None):
+            return plan
+        here = assumed or Machine(machine.cpus or psutil.cpu_count() or 1, torch.cuda.device_count())
+        return plan_resources(math.inf, math.inf, replace(request, num_engines=_room(here, request, config.cluster.max_engines)))
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _room(machine: Machine, request: ResourceRequest, limit: int | None) -> int:
+    """Number of engines for which there is room; those of the request if there is not even room for them, or nothing that limits it."""
+    cpus, gpus = (math.inf if amount is None else amount for amount in (machine.cpus, machine.gpus))
+    if cpus == math.inf and (gpus == math.inf or not request.use_gpus):
+        return request.num_engines
+    try:
+        return most_engines(cpus, gpus, request, limit)
+    except NotEnoughResourcesError:
+        return request.num_engines
 
 
 def _lacking(config: RunConfig, plan: ResourcePlan, assumed: Machine | None) -> Iterator[str]:
@@ -169,6 +186,10 @@ def _described(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
     where = "colocated" if plan.colocated else "disaggregated"
     sleep = "; engines sleep while ranks train" if config.cluster.sleep_while_training else ""
     yield f"{plan.num_engines} engine(s), {plan.trainer_ranks} trainer rank(s) and {plan.num_filters} filter(s), {where}{sleep}"
+    cluster = config.cluster
+    if cluster.num_engines == "auto":
+        most = "" if cluster.max_engines is None else f" and at most {cluster.max_engines}"
+        yield f"num_engines auto: engines as there is room, at least {cluster.min_engines}{most}; more join with nodes that join"
     bundles = Counter(tuple(sorted(bundle.items())) for bundle in plan.bundles)
     for bundle, count in bundles.items():
         yield f"{count} bundle(s) of {' and '.join(f'{amount:g} {name}(s)' for name, amount in bundle)}, each on one machine"
