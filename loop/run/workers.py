@@ -86,7 +86,7 @@ class Workers:
     def take_incidents(self) -> list[Finding]:
         """How the fleet has shrunk and grown since the last call, for the commit of a round."""
         lines = self.fleet.take_incidents()
-        message = "engines left the fleet, moved to another node or came back; run.log has a line for each"
+        message = "engines left the fleet, joined it, moved to another node or came back; run.log has a line for each"
         return [Finding(kind="fleet_changed", count=len(lines), message=message, example=lines[-1])] if lines else []
 
     def _start(self, model: Model) -> None:

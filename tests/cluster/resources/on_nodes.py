@@ -1,4 +1,7 @@
-"""Loses a node in the middle of a run and prints what came of it, as JSON: `python -m tests.cluster.resources.on_nodes SCENARIO FOLDER`."""
+"""Loses or adds a node in the middle of a run and prints what came of it, as JSON.
+
+    python -m tests.cluster.resources.on_nodes SCENARIO FOLDER
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.fleet.tasks import StatelessTasks
 from cluster.resources.connect import connected
-from cluster.resources.placement import Placement, reserve
+from cluster.resources.placement import EngineRange, Placement, reserve
 from cluster.resources.plan import ResourceRequest, plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from tests.actors.training.helpers import Shapes, job_of, save_base
@@ -41,6 +44,7 @@ SPARE_BYTES = 4 * 1024**3
 QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("period_ms", "500"), ("timeout_ms", "2000"))}
 """Ray's own take 15 seconds and more to notice that a node is gone."""
 NUM_TASKS, LOSE_AT, WORK_S = 20, 5, 1.0
+NUM_JOIN_TASKS, JOIN_WORK_S = 80, 0.5
 COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
 APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
 CROWD = replace(COLOCATED, num_engines=5)
@@ -50,7 +54,7 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
     """Tasks through engines and judges; `lose` is called in the middle."""
     worker: Any = engine_actor(Worker)
     fleet = Fleet(
-        lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.plan.num_engines,
+        lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.num_engines,
         task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S,
         rooms=Rooms(placement.engine_home, placement.check_engines, max_wait_s=START_S),
     )  # fmt: skip
@@ -128,6 +132,40 @@ def on_cluster(
         machines.shutdown()
 
 
+def join(folder: Path) -> dict[str, Any]:
+    """Two engines on a node that has room for them; then a second such node joins, and later the fleet is swapped."""
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES})
+    machines.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+    worker: Any = engine_actor(Worker)
+    with ExitStack() as stack:
+        stack.callback(machines.shutdown)
+        info = stack.enter_context(connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60))
+        plan = plan_resources(info.cpus, info.gpus, replace(COLOCATED, num_engines=1))
+        placement = stack.enter_context(reserve(plan, 60, EngineRange(1)))
+        fleet = Fleet(
+            lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.num_engines,
+            task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S,
+            rooms=Rooms(placement.engine_home, placement.check_engines, num_places=placement.find_places),
+        )  # fmt: skip
+        stack.callback(fleet.shutdown, 20)
+        fleet.start(update_of(weights(1.0), "r1"))
+        found: dict[str, Any] = {"size": fleet.size, "served": []}
+        tasks = iter(fleet.run(range(NUM_JOIN_TASKS), lambda engine, task: engine.slow.remote(task, JOIN_WORK_S)))
+        found["served"] += [next(tasks) for _ in range(LOSE_AT)]
+        machines.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+        joined_at = time.monotonic()
+        for served in tasks:
+            found["served"].append(served)
+            if "joined_s" not in found and served[1][1] >= found["size"]:
+                found |= {"joined_s": time.monotonic() - joined_at, "joined_at": len(found["served"])}
+        swaps = fleet.swap(update_of(weights(2.0), "r2"))
+        homes = {placement.engine_home(index) for index in range(fleet.size)}
+        return {
+            **found, "swapped": sorted(swap.engine for swap in swaps), "num_nodes": len(homes), "restarts": fleet.num_restarts,
+            "incidents": fleet.take_incidents(),
+        }  # fmt: skip
+
+
 def on_local_ray(folder: Path, submit: Submit[int], num_tasks: int) -> dict[str, Any]:
     """A test has a server of the local Ray die or stop when it finds the mark `lose`."""
     with (
@@ -153,6 +191,7 @@ if __name__ == "__main__":
 
     scenarios: dict[str, Callable[[], dict[str, Any]]] = {
         "a fleet shrinks": lambda: on_cluster(CROWD, (3, 3, 3), 0, twice),
+        "a node joins": lambda: join(folder),
         "engines and judges move": lambda: on_cluster(COLOCATED, (2, 2), 0, twice),
         "ranks move": lambda: on_cluster(APART, (2, 2, 2), 1, lambda placement, lose: train(placement, folder, lose)),
         "local": lambda: on_local_ray(folder, serve, 10 * NUM_TASKS),
