@@ -58,22 +58,24 @@ def connected(
     dashboard: bool = False,
     object_store_bytes: int = 512 * 1024**2,
     owner: str | None = None,
+    may_be_empty: bool = False,
 ) -> Iterator[ClusterInfo]:
     """Connects this process to Ray for the duration of a `with` block.
 
     Without `address` (and without `RAY_ADDRESS` in the environment), starts a local Ray that listens only on loopback. `num_cpus`,
     `temp_dir`, `dashboard`, `object_store_bytes` and `owner` configure this local Ray. Without `temp_dir`, it and its workers use a
     temp folder of `owner` (by default of this process), which is removed when it ends. A process that is already connected (a
-    notebook, a test session) stays connected. The caller's SIGTERM handler stays in place.
+    notebook, a test session) stays connected. The caller's SIGTERM handler stays in place. With `may_be_empty`, a cluster without any CPU
+    is joined, such as an autoscaling one that has only its head.
 
     Raises:
         AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, or `num_cpus`, `temp_dir` or `dashboard` is
             given for a running cluster.
         RayStartError: a local Ray did not start.
-        TimeoutExceededError: the cluster had no live node within `timeout_s` seconds.
+        TimeoutExceededError: the cluster had no live node, or none with a CPU, within `timeout_s` seconds.
     """
     if ray.is_initialized():
-        yield _await_nodes(time.monotonic() + timeout_s)
+        yield _await_nodes(time.monotonic() + timeout_s, may_be_empty)
         return
     source = "" if address else "RAY_ADDRESS "
     address = address or os.environ.get("RAY_ADDRESS")
@@ -97,7 +99,7 @@ def connected(
             else:
                 _start_local(num_cpus, folder, dashboard, object_store_bytes)
         stack.enter_context(watched(is_local=folder is not None))
-        yield _await_nodes(deadline)
+        yield _await_nodes(deadline, may_be_empty)
 
 
 def _refuse_local_options(address: str, **options: object) -> None:
@@ -242,13 +244,13 @@ def _check_reachable(address: str, deadline: float) -> None:
             raise ConnectionError("the service at this address is not a Ray head") from error
 
 
-def _await_nodes(deadline: float) -> ClusterInfo:
+def _await_nodes(deadline: float, may_be_empty: bool) -> ClusterInfo:
     while True:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         resources = ray.cluster_resources()
-        if nodes and resources.get("CPU"):
+        if nodes and (may_be_empty or resources.get("CPU")):
             node = worker._global_node
-            return ClusterInfo(len(nodes), resources["CPU"], resources.get("GPU", 0.0), node is not None and node.is_head())
+            return ClusterInfo(len(nodes), resources.get("CPU", 0.0), resources.get("GPU", 0.0), node is not None and node.is_head())
         if time.monotonic() >= deadline:
             raise TimeoutExceededError(f"the Ray cluster shows {len(nodes)} live node(s) and no CPU; look at `ray status`")
         time.sleep(_POLL_S)

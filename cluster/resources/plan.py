@@ -24,8 +24,8 @@ SENDER_SHARE = 0.1
 _RAY_RESOLUTION = 10_000
 """Ray counts resources in units of 1/10,000."""
 
-_MAX_CPUS = 10**6
-"""More than any cluster has, where the available CPUs are without limit."""
+_MAX_AMOUNT = 10**6
+"""CPUs or GPUs, more than any cluster has, where what is available has no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,9 @@ def most_engines(available_cpus: float, available_gpus: float, requested: Resour
 
     Raises what `plan_resources` does if not even those fit.
     """
+    available_cpus, available_gpus = min(available_cpus, _MAX_AMOUNT), min(available_gpus, _MAX_AMOUNT)
     plan_resources(available_cpus, available_gpus, requested)
-    by_cpu = int(min(available_cpus, _MAX_CPUS) // requested.cpus_per_actor)
+    by_cpu = int(available_cpus // requested.cpus_per_actor)
     more = range(requested.num_engines + 1, min(by_cpu, by_cpu if limit is None else limit) + 1)
 
     def lacks_room(num_engines: int) -> bool:

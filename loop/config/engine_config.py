@@ -89,8 +89,14 @@ class RayConfig(Section):
         return self
 
 
+def _number_or_auto(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("a number of at least 1 is expected, or auto")
+
+
 class ClusterConfig(RayConfig):
-    num_engines: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    num_engines: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
         2, description="generator actors, each with one engine; auto: as many as the cluster has room for, nodes that join later included"
     )
     max_engines: int | None = Field(None, ge=1, description="with num_engines auto: most engines; null: no limit")
@@ -142,8 +148,12 @@ class ClusterConfig(RayConfig):
 
     @property
     def planned_engines(self) -> int:
-        """Engines that are planned for before it is known how many more have room."""
-        return self.min_engines if self.num_engines == "auto" else self.num_engines
+        """Engines that are planned for before it is known how many more have room: with auto the fewest, and one beside each colocated
+        trainer rank, which costs no room."""
+        if self.num_engines != "auto":
+            return self.num_engines
+        beside_ranks = min(self.trainer_ranks, self.max_engines or self.trainer_ranks) if self.colocated else 0
+        return max(self.min_engines, beside_ranks)
 
     @model_validator(mode="after")
     def _engines_sleep_where_memory_is_shared(self) -> ClusterConfig:

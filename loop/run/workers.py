@@ -24,6 +24,7 @@ from cluster.resources.connect import ClusterInfo, connected
 from cluster.resources.placement import EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
+from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
 from loop.credentials import masked
 from loop.errors import UserError
@@ -117,7 +118,7 @@ def open_workers(run: Run) -> Iterator[Workers]:
             info = stack.enter_context(
                 connected(
                     cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s,
-                    dashboard=cluster.dashboard, owner=masked(run.store.uri),
+                    dashboard=cluster.dashboard, owner=masked(run.store.uri), may_be_empty=cluster.node_wait_s > 0,
                 )
             )  # fmt: skip
             check_reach(run.store, info.num_nodes)
@@ -132,26 +133,25 @@ def open_workers(run: Run) -> Iterator[Workers]:
 
 @contextmanager
 def _reserved(config: RunConfig, info: ClusterInfo) -> Iterator[Placement]:
-    """Reserve the resources of a run, on a cluster those that have room.
+    """Reserve the resources of a run, on a cluster those for which there is room.
 
     Raises:
         NotEnoughResourcesError: there is too little room, also after the configured waits.
     """
     cluster, request = config.cluster, resource_request(config)
-    is_auto = cluster.num_engines == "auto"
-    if info.is_local:
-        engines = EngineRange(cluster.min_engines, cluster.max_engines) if is_auto else None
-    else:
-        # A fixed number is asked for as a whole; with `auto`, nodes are asked for if some are expected, and no more than the limit.
-        engines = EngineRange(
-            cluster.min_engines, cluster.max_engines if is_auto else cluster.planned_engines, not is_auto or cluster.node_wait_s > 0
-        )
+    engines = engine_range(cluster, is_local=info.is_local)
     if info.is_local or not cluster.node_wait_s:
-        least = request if engines is None else replace(request, num_engines=engines.least)
-        plan_resources(info.cpus, info.gpus, least)
+        plan_resources(info.cpus, info.gpus, replace(request, num_engines=engines.least))
     plan = plan_resources(math.inf, math.inf, request)
     with reserve(plan, max(cluster.start_timeout_s, cluster.node_wait_s), engines, is_alone=info.is_local) as placement:
         yield placement
+
+
+def engine_range(cluster: ClusterConfig, *, is_local: bool) -> EngineRange:
+    """How many engines a run begins with, takes and asks for. On one machine, a fixed number has to be there from the start."""
+    if cluster.num_engines != "auto":
+        return EngineRange(cluster.num_engines if is_local else cluster.min_engines, cluster.num_engines, is_asked_for=not is_local)
+    return EngineRange(cluster.min_engines, cluster.max_engines, is_asked_for=cluster.node_wait_s > 0 and not is_local)
 
 
 def check_reach(store: Store, num_nodes: int) -> None:

@@ -1,6 +1,6 @@
 """Loses or adds a node in the middle of a run and prints what came of it, as JSON.
 
-    python -m tests.cluster.resources.on_nodes SCENARIO FOLDER
+python -m tests.cluster.resources.on_nodes SCENARIO FOLDER
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.errors import NotEnoughResourcesError
-from cluster.resources.plan import ResourceRequest, plan_engines, plan_resources
+from cluster.resources.plan import ResourceRequest, most_engines, num_copies, plan_engines, plan_resources
 
 REQUEST = ResourceRequest(num_engines=2, num_filters=3, trainer_ranks=2, cpus_per_actor=1, use_gpus=False, colocated=True)
 
@@ -71,3 +71,27 @@ def test_engines_that_do_not_fit_are_refused(counts: tuple[int, int, int]) -> No
 def test_counts_of_engines_that_make_no_sense_are_refused(counts: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="expected at least"):
         plan_engines(9, 9, *counts)
+
+
+@pytest.mark.parametrize(
+    ("request_", "cpus", "gpus", "limit", "expected"),
+    [
+        (REQUEST, 2, 0, None, 2),
+        (REQUEST, 7, 0, None, 7),
+        (REQUEST, 7, 0, 5, 5),
+        (replace(REQUEST, cpus_per_actor=4, use_gpus=True), 64, 8, None, 8),
+        (replace(REQUEST, cpus_per_actor=4, use_gpus=True), math.inf, 8, None, 8),
+        (replace(REQUEST, colocated=False), 16, 0, None, 11),
+        (replace(REQUEST, colocated=False, use_gpus=True, gpus_per_engine=2), 64, 9, None, 3),
+    ],
+)
+def test_as_many_engines_as_fit_beside_ranks_and_filters(
+    request_: ResourceRequest, cpus: float, gpus: float, limit: int | None, expected: int
+) -> None:
+    assert most_engines(cpus, gpus, request_, limit) == expected
+
+
+def test_a_bundle_fits_into_what_a_node_has_free_of_each_resource() -> None:
+    assert num_copies({"CPU": 4.0, "GPU": 1.0}, {"CPU": 15.9, "GPU": 8.0, "memory": 1e9}) == 3
+    assert num_copies({"CPU": 4.0, "GPU": 1.0}, {"CPU": 64.0}) == 0
+    assert num_copies({"CPU": 0.3}, {"CPU": 3 * 0.3}) == 3
