@@ -12,7 +12,6 @@ are swapped back. If an engine refuses the stable weights, its machine is at fau
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -174,13 +173,13 @@ class RollingSwap:
             self.enforce_deadlines()
 
     def _await_change(self) -> None:
-        """Waits for a start or swap to end, at most until the next deadline, or until engines without room are looked at again."""
+        """Waits for a start or swap to end, at most until the next deadline, or until room is looked for again."""
         changes = self.changes()
         if not changes:
             time.sleep(ROOM_POLL_S)
             return
-        limit_s = ROOM_POLL_S if self.roster.count(State.UNPLACED) else math.inf
-        ready, _ = ray.wait([*changes], num_returns=1, timeout=min(limit_s, *(slot.health.remaining_s for slot in changes.values())))
+        limit_s = min(ROOM_POLL_S, *(slot.health.remaining_s for slot in changes.values()))
+        ready, _ = ray.wait([*changes], num_returns=1, timeout=limit_s)
         for ref in ready:
             self.finish(changes[ref])
 

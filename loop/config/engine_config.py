@@ -99,7 +99,9 @@ class ClusterConfig(RayConfig):
     num_engines: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
         2, description="generator actors, each with one engine; auto: as many as the cluster has room for, nodes that join later included"
     )
-    max_engines: int | None = Field(None, ge=1, description="with num_engines auto: most engines; null: no limit")
+    max_engines: int | None = Field(
+        None, ge=1, description="with num_engines auto: most engines, up to which nodes are asked for if node_wait_s is set; null: no limit"
+    )
     cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the bundle they share")
     use_gpus: bool = Field(False, description="one GPU for each engine and each trainer rank; when colocated, for each bundle")
     num_filters: int = Field(1, ge=1, description="shards that are filtered at the same time")

@@ -9,9 +9,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ SPARE_BYTES = 4 * 1024**3
 QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("period_ms", "500"), ("timeout_ms", "2000"))}
 """Ray's own take 15 seconds and more to notice that a node is gone."""
 NUM_TASKS, LOSE_AT, WORK_S = 20, 5, 1.0
-NUM_JOIN_TASKS, JOIN_WORK_S = 80, 0.5
+NUM_SHARED_TASKS, SHARED_WORK_S, JOIN_S = 30, 0.5, 60.0
 COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
 APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
 CROWD = replace(COLOCATED, num_engines=5)
@@ -149,15 +150,21 @@ def join(folder: Path) -> dict[str, Any]:
         )  # fmt: skip
         stack.callback(fleet.shutdown, 20)
         fleet.start(update_of(weights(1.0), "r1"))
-        found: dict[str, Any] = {"size": fleet.size, "served": []}
-        tasks = iter(fleet.run(range(NUM_JOIN_TASKS), lambda engine, task: engine.slow.remote(task, JOIN_WORK_S)))
-        found["served"] += [next(tasks) for _ in range(LOSE_AT)]
-        machines.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
-        joined_at = time.monotonic()
-        for served in tasks:
-            found["served"].append(served)
-            if "joined_s" not in found and served[1][1] >= found["size"]:
-                found |= {"joined_s": time.monotonic() - joined_at, "joined_at": len(found["served"])}
+        found: dict[str, Any] = {"size": fleet.size, "before": [], "shared": []}
+        began = time.monotonic()
+
+        def tasks() -> Iterator[int]:
+            """Enough of them after the new engines have begun to serve."""
+            for task in count():
+                if len(found["shared"]) >= NUM_SHARED_TASKS or time.monotonic() - began > JOIN_S:
+                    return
+                yield task
+
+        for task, (_, engine) in fleet.run(tasks(), lambda engine, task: engine.slow.remote(task, SHARED_WORK_S)):
+            have_joined = found["shared"] or engine >= found["size"]
+            found["shared" if have_joined else "before"].append((task, engine))
+            if len(found["before"]) == LOSE_AT and len(machines.worker_nodes) == 1:
+                machines.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
         swaps = fleet.swap(update_of(weights(2.0), "r2"))
         homes = {placement.engine_home(index) for index in range(fleet.size)}
         return {
