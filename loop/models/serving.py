@@ -86,9 +86,7 @@ def serving(update: WeightUpdate, engine: EngineConfig, cluster: ClusterConfig, 
                 dashboard=cluster.dashboard, owner=owner,
             )
         )  # fmt: skip
-        plan = plan_engines(
-            info.cpus, info.gpus, cluster.num_engines, cluster.cpus_per_actor, engine.tensor_parallel_size if cluster.use_gpus else 0
-        )
+        plan = plan_engines(info.nodes, cluster.num_engines, cluster.cpus_per_actor, engine.tensor_parallel_size if cluster.use_gpus else 0)
         placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         spec = EngineSpec(engine.kind, str(checkpoint), engine.options)
         fleet = engine_fleet(spec, GeneratorOptions(), NoCorrection(), cluster, placement)

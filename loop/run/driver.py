@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psutil
-import torch
 from rich.console import Console
 
-from cluster.resources.plan import plan_resources
 from loop.config.run_config import RunConfig, stored_config
 from loop.errors import DamagedFileError, UserError
 from loop.interruption import interruptible
@@ -24,11 +21,12 @@ from loop.monitors.tracking import flatten_parameters
 from loop.run.retention import check_needed, prune
 from loop.run.round import run_baseline, run_round
 from loop.run.session import Session, open_session
-from loop.setup.assembly import build_policies, check_held_out, resource_request
+from loop.setup.assembly import build_policies, check_held_out
 from loop.setup.copies import shared_content
 from loop.setup.data import RunData, build_data
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
+from loop.setup.planning import available_nodes, planned
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import RunInfo, Store
 
@@ -58,12 +56,7 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
         UserError: the config cannot work; a one-line message.
     """
     policies = build_policies(config)
-    if config.cluster.address is None:
-        available = config.cluster.num_cpus or psutil.cpu_count() or 1
-        try:
-            plan_resources(available, torch.cuda.device_count(), resource_request(config))
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    planned(config, available_nodes(config.cluster).nodes)
     data = build_data(config)
     sets = data.questions
     findings: list[Finding] = []

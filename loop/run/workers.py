@@ -120,7 +120,7 @@ def open_workers(run: Run) -> Iterator[Workers]:
                 )
             )  # fmt: skip
             check_reach(run.store, info.num_nodes)
-            plan = plan_resources(info.cpus, info.gpus, resource_request(config))
+            plan = plan_resources(info.nodes, resource_request(config))
             placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)

@@ -8,8 +8,10 @@ from ray.util import placement_group_table
 
 from cluster.errors import NotEnoughResourcesError
 from cluster.resources.connect import ClusterInfo
+from cluster.resources.packing import NodeResources
 from cluster.resources.placement import reserve
-from cluster.resources.plan import ResourceRequest, plan_resources
+from cluster.resources.plan import plan_resources
+from cluster.resources.request import ResourceRequest
 
 REQUEST = ResourceRequest(num_engines=2, num_filters=2, trainer_ranks=2, cpus_per_actor=1, use_gpus=False, colocated=True)
 
@@ -20,7 +22,7 @@ class Echo:
 
 
 def test_all_actors_of_a_colocated_plan_run_at_once(cluster: ClusterInfo) -> None:
-    plan = plan_resources(cluster.cpus, cluster.gpus, REQUEST)
+    plan = plan_resources(cluster.nodes, REQUEST)
     actor: Any = ray.remote(Echo)
     with reserve(plan, timeout_s=30) as placement:
         trainer = {"num_cpus": plan.trainer_cpus, "scheduling_strategy": placement.place_ranks(0)[0].strategy}
@@ -35,7 +37,7 @@ def test_all_actors_of_a_colocated_plan_run_at_once(cluster: ClusterInfo) -> Non
 
 
 def test_a_plan_that_cannot_be_met_fails_in_time_and_says_why(cluster: ClusterInfo) -> None:
-    plan = plan_resources(64, 0, replace(REQUEST, num_engines=8))
+    plan = plan_resources([NodeResources("assumed", 64)], replace(REQUEST, num_engines=8))
     started = time.monotonic()
     with pytest.raises(NotEnoughResourcesError, match=r"within 1 s: the cluster has 2 CPU.*Ask for fewer"), reserve(plan, timeout_s=1):
         pass
