@@ -20,9 +20,9 @@ from ray._private.authentication.authentication_token_generator import generate_
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 
 from cluster.errors import AddressError, RayStartError, TimeoutExceededError, short_message
+from cluster.planning.packing import NodeResources
 from cluster.resources.address import ClusterAddress, answered, cluster_address
 from cluster.resources.messages import ray_messages_logged
-from cluster.resources.packing import NodeResources
 from cluster.resources.scratch import scratch_folder
 from cluster.resources.watch import watched
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.errors import NotEnoughResourcesError
-from cluster.resources.alternatives import Accepts, difference, nearest
-from cluster.resources.packing import NodeResources, amounts_of, capacity, described, nodes_described
-from cluster.resources.request import ResourceRequest
+from cluster.planning.alternatives import Accepts, difference, nearest
+from cluster.planning.packing import NodeResources, amounts_of, capacity, described, nodes_described
+from cluster.planning.request import ResourceRequest
 
 ENGINE_SHARE = 0.5
 TRAINER_SHARE = 0.4

@@ -11,8 +11,8 @@ from ray.autoscaler.v2.schema import NodeInfo
 from ray.autoscaler.v2.sdk import get_cluster_status
 
 from cluster.errors import TimeoutExceededError
+from cluster.planning.packing import NodeResources
 from cluster.resources.address import ClusterAddress, answered
-from cluster.resources.packing import NodeResources
 
 _POLL_S = 0.5
 _NODE_CHARS = 8

@@ -13,7 +13,7 @@ from typing import Any
 
 from actors.images import ImageSource, LabelledSource, Oracle
 from actors.views import find_view
-from cluster.resources.request import ResourceRequest
+from cluster.planning.request import ResourceRequest
 from loop.config.run_config import AcceptanceSet, HeldOutSet, RunConfig
 from loop.config.sets import (
     CocoSet,

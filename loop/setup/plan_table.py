@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cluster.resources.packing import NodeResources, amounts_of, described
+from cluster.planning.packing import NodeResources, amounts_of, described
 from cluster.resources.plan import ResourcePlan
 from loop.config.run_config import RunConfig
 from loop.errors import printable

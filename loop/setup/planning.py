@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 
 from cluster.errors import NotEnoughResourcesError
-from cluster.resources.packing import NodeResources, amounts_of, described
+from cluster.planning.packing import NodeResources, amounts_of, described
+from cluster.planning.request import ResourceRequest
 from cluster.resources.plan import ResourcePlan, plan_resources
-from cluster.resources.request import ResourceRequest
 from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
 from loop.config.train_config import TrainCluster

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
-from cluster.resources.packing import NodeResources, amounts_of, described
+from cluster.planning.packing import NodeResources, amounts_of, described
 from cluster.resources.plan import ResourcePlan
 from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import HeldOutSet, RunConfig

@@ -27,10 +27,10 @@ from cluster.fleet.health import State
 from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.fleet.tasks import StatelessTasks
+from cluster.planning.request import ResourceRequest
 from cluster.resources.connect import connected
 from cluster.resources.placement import Placement, reserve
 from cluster.resources.plan import plan_resources
-from cluster.resources.request import ResourceRequest
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from tests.actors.training.helpers import Shapes, job_of, save_base
 from tests.cluster.fleet.judges import judge

@@ -7,11 +7,11 @@ import ray
 from ray.util import placement_group_table
 
 from cluster.errors import NotEnoughResourcesError
+from cluster.planning.packing import NodeResources
+from cluster.planning.request import ResourceRequest
 from cluster.resources.connect import ClusterInfo
-from cluster.resources.packing import NodeResources
 from cluster.resources.placement import reserve
 from cluster.resources.plan import plan_resources
-from cluster.resources.request import ResourceRequest
 
 REQUEST = ResourceRequest(num_engines=2, num_filters=2, trainer_ranks=2, cpus_per_actor=1, use_gpus=False, colocated=True)
 

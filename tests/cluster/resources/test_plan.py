@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from cluster.errors import NotEnoughResourcesError
-from cluster.resources.alternatives import difference, nearest
-from cluster.resources.packing import NodeResources
+from cluster.planning.alternatives import difference, nearest
+from cluster.planning.packing import NodeResources
+from cluster.planning.request import ResourceRequest
 from cluster.resources.plan import most_engines, plan_engines, plan_resources
-from cluster.resources.request import ResourceRequest
 
 REQUEST = ResourceRequest(num_engines=2, num_filters=3, trainer_ranks=2, cpus_per_actor=1, use_gpus=False, colocated=True)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from actors.engines.vllm.options import VllmOptions
 from actors.training.job import Lora
-from cluster.resources.packing import NodeResources
+from cluster.planning.packing import NodeResources
 from cluster.resources.plan import plan_resources
 from loop.config import engine_config, training_config
 from loop.config import run_config as config_module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.resources.packing import BundleKind, NodeResources, pack
+from cluster.planning.packing import BundleKind, NodeResources, pack
 
 
 @dataclass(frozen=True, slots=True)

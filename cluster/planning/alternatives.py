@@ -7,8 +7,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 
-from cluster.resources.packing import NodeResources
-from cluster.resources.request import ResourceRequest
+from cluster.planning.packing import NodeResources
+from cluster.planning.request import ResourceRequest
 
 Accepts = Callable[[ResourceRequest], bool]
 """Whether a request could take the place of another one, such as in the config that it comes from."""
