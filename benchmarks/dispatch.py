@@ -111,7 +111,7 @@ def main() -> None:
         for row in rows:
             table.add_row(str(row.num_engines), str(row.num_tasks), f"{row.start_s:.2f}", f"{row.ms_per_task:.2f}")
         Console().print(table)
-        slept = [measured_asleep(*map(int, one.split("x")), args.tasks_per_engine) for one in args.sleeping]
+        slept = [measured_asleep(one, args.tasks_per_engine) for one in args.sleeping]
     table = Table("engines", "s per task", "tasks", "tasks per s", "efficiency", "driver, of a core", box=None)
     for one in slept:
         shares = (f"{share:.1%}" for share in (one.efficiency, one.driver_share))
@@ -129,11 +129,12 @@ def measured(num_engines: int, num_tasks: int) -> Row:
     return Row(num_engines, num_tasks, round(start_s, 2), round(1000 * (time.process_time() - began) / num_tasks, 3))
 
 
-def measured_asleep(num_engines: int, task_s: float, tasks_per_engine: int) -> SleepingRow:
-    """One fleet whose engines sleep in hosts."""
+def measured_asleep(described: str, tasks_per_engine: int) -> SleepingRow:
+    """One fleet whose engines sleep in hosts; `100x1` are 100 engines with tasks of 1 s."""
+    num_engines, task_s = map(int, described.split("x"))
     num_hosts = -(-num_engines // _ENGINES_PER_HOST)
-    host = ray.remote(num_cpus=0, max_concurrency=4 * _ENGINES_PER_HOST)(Host)
-    hosts: list[Any] = [host.remote() for _ in range(num_hosts)]
+    host: Any = ray.remote(Host)
+    hosts = [host.options(num_cpus=0, max_concurrency=4 * _ENGINES_PER_HOST).remote() for _ in range(num_hosts)]
     ray.get([one.serve.remote(-1, 0, 0.0) for one in hosts], timeout=_LIMIT_S)
     fleet, _ = _started(lambda index: SleepingEngine(hosts[index % num_hosts], index, task_s), num_engines)
     num_tasks = num_engines * tasks_per_engine

@@ -24,8 +24,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.errors import HOW_TO_RESUME, NotEnoughResourcesError
+from cluster.planning.packing import capacity
 from cluster.resources.nodes import LiveNodes, free_resources
-from cluster.resources.plan import ResourcePlan, num_copies
+from cluster.resources.plan import ResourcePlan
 from cluster.resources.turns import is_taken, turn
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,9 @@ class Placement:
         most = self._engine_range.most
         if most is not None and self.num_engines >= most:
             return 0
-        num_fitting = sum(num_copies(self._engine_bundle, free) for free in free_resources().values())
+        bundle = self._engine_bundle
+        free = ({name: node.get(name, 0.0) for name in bundle} for node in free_resources().values())
+        num_fitting = sum(int(capacity(amounts, bundle)) for amounts in free)
         if not num_fitting or not all(map(self._home, self._others)):
             return 0
         return num_fitting if most is None else min(num_fitting, most - self.num_engines)

@@ -87,7 +87,7 @@ def serving(update: WeightUpdate, engine: EngineConfig, cluster: ClusterConfig, 
             )
         )  # fmt: skip
         plan = plan_engines(
-            info.cpus, info.gpus, cluster.planned_engines, cluster.cpus_per_actor, engine.tensor_parallel_size if cluster.use_gpus else 0
+            info.nodes, cluster.planned_engines, cluster.cpus_per_actor, engine.tensor_parallel_size if cluster.use_gpus else 0
         )
         placement = stack.enter_context(reserve(plan, cluster.start_timeout_s, is_alone=info.is_local))
         spec = EngineSpec(engine.kind, str(checkpoint), engine.options)

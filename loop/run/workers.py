@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from actors.engines import EngineSpec
 from actors.engines.base import WeightUpdate
 from actors.filter import filter_shard
@@ -20,17 +22,18 @@ from cluster.errors import NotEnoughResourcesError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.tasks import StatelessTasks
 from cluster.fleet.weights import prepare
-from cluster.resources.connect import ClusterInfo, connected
+from cluster.planning.packing import NodeResources
+from cluster.resources.connect import ClusterInfo
 from cluster.resources.placement import EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
-from loop.credentials import masked
 from loop.errors import UserError
 from loop.models.checks import downloaded
 from loop.models.serving import engine_fleet, probe_of
 from loop.monitors.progress import Stage, loss_remark
+from loop.run.connection import connected_for
 from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
@@ -72,6 +75,13 @@ class Workers:
         if self.fleet.weight_version:
             self.fleet.sleep()
 
+    def launch_trainer(self) -> None:
+        """Start the trainer ranks, if there is room for them now, so that they import while the engines work."""
+        try:
+            self.trainer.launch()
+        except NotEnoughResourcesError as error:
+            log.warning("trainer ranks do not start ahead: %s", error)
+
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks and show its progress."""
         training, cluster = self.run.config.training, self.run.config.cluster
@@ -91,14 +101,9 @@ class Workers:
         return [Finding(kind="fleet_changed", count=len(lines), message=message, example=lines[-1])] if lines else []
 
     def _start(self, model: Model) -> None:
-        """Start the engines, which serve only after their first completed swap. Then launch the trainer ranks, so that they import while
-        the engines work."""
+        """Start the engines, which serve only after their first completed swap."""
         with self.run.progress.stage("start engines", total=self.fleet.size, unit="engines") as stage:
             self.fleet.start(self._update(model, first=True), stage.advance)
-        try:
-            self.trainer.launch()
-        except NotEnoughResourcesError as error:
-            log.warning("trainer ranks do not start ahead: %s", error)
 
     def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
         config, checkpoint = self.run.config, self.run.store.local_checkpoint(model.path)
@@ -114,13 +119,8 @@ def open_workers(run: Run) -> Iterator[Workers]:
     """Join or start Ray, reserve the planned resources, and create the actors; all of this ends with the block."""
     config, cluster = run.config, run.config.cluster
     with ExitStack() as stack:
-        with run.progress.stage("connect to Ray"):
-            info = stack.enter_context(
-                connected(
-                    cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s,
-                    dashboard=cluster.dashboard, owner=masked(run.store.uri), may_be_empty=cluster.node_wait_s > 0,
-                )
-            )  # fmt: skip
+        with run.progress.stage("reserve resources" if ray.is_initialized() else "connect to Ray"):
+            info = stack.enter_context(connected_for(cluster, run.store.uri))
             check_reach(run.store, info.num_nodes)
             placement = stack.enter_context(_reserved(config, info))
         trainer = _trainer(config, placement)
@@ -141,8 +141,8 @@ def _reserved(config: RunConfig, info: ClusterInfo) -> Iterator[Placement]:
     cluster, request = config.cluster, resource_request(config)
     engines = engine_range(cluster, is_local=info.is_local)
     if info.is_local or not cluster.node_wait_s:
-        plan_resources(info.cpus, info.gpus, replace(request, num_engines=engines.least))
-    plan = plan_resources(math.inf, math.inf, request)
+        plan_resources(info.nodes, replace(request, num_engines=engines.least))
+    plan = plan_resources([NodeResources("any", math.inf, math.inf)], request)
     with reserve(plan, max(cluster.start_timeout_s, cluster.node_wait_s), engines, is_alone=info.is_local) as placement:
         yield placement
 

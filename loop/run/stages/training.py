@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from actors.engines.adapters.files import ADAPTER_FOLDER
-from actors.training.checkpoint import RESULT_FILE
-from actors.training.job import Hyperparameters, TrainingJob
+from actors.training.job import RESULT_FILE, Hyperparameters, TrainingJob
 from loop.run.contents import Run
 from loop.run.models import Model, Models
 from loop.run.skipped import findings_of

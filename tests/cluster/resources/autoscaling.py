@@ -23,9 +23,11 @@ import psutil
 import ray
 from ray.util import placement_group_table
 
+from cluster.planning.packing import NodeResources
+from cluster.planning.request import ResourceRequest
 from cluster.resources.connect import connected
 from cluster.resources.placement import EngineRange, reserve
-from cluster.resources.plan import ResourceRequest, plan_resources
+from cluster.resources.plan import plan_resources
 from tests.cluster.workers import wait_while
 from tests.paths import ROOT
 
@@ -82,7 +84,9 @@ def ask(address: str) -> dict[str, Any]:
     """Begins with one engine and waits until there are `MOST`."""
     with connected(address, num_cpus=None, temp_dir=None, timeout_s=60, may_be_empty=True) as info:
         found: dict[str, Any] = {"cpus": info.cpus}
-        with reserve(plan_resources(64, 0, _REQUEST), 60, EngineRange(1, MOST, is_asked_for=True)) as placement:
+        with reserve(
+            plan_resources([NodeResources("to come", CPUS_PER_NODE)], _REQUEST), 60, EngineRange(1, MOST, is_asked_for=True)
+        ) as placement:
             found["first"] = placement.num_engines
             wait_while(lambda: placement.find_places() < MOST, bound_s=60)
             time.sleep(3)  # of the autoscaler, which looks every second: it adds no more

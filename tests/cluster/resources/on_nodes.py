@@ -31,9 +31,10 @@ from cluster.fleet.health import State
 from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.fleet.tasks import StatelessTasks
+from cluster.planning.request import ResourceRequest
 from cluster.resources.connect import connected
 from cluster.resources.placement import EngineRange, Placement, reserve
-from cluster.resources.plan import ResourceRequest, plan_resources
+from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from tests.actors.training.helpers import Shapes, job_of, save_base
 from tests.cluster.fleet.judges import judge
@@ -120,7 +121,7 @@ def on_cluster(
     nodes = [machines.add_node(num_cpus=num, object_store_memory=STORE_BYTES) for num in cpus]
     try:
         with connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60) as info:
-            plan = plan_resources(info.cpus, info.gpus, request)
+            plan = plan_resources(info.nodes, request)
             with reserve(plan, 60) as placement:
 
                 def lose() -> None:
@@ -141,7 +142,7 @@ def join(folder: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.callback(machines.shutdown)
         info = stack.enter_context(connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60))
-        plan = plan_resources(info.cpus, info.gpus, replace(COLOCATED, num_engines=1))
+        plan = plan_resources(info.nodes, replace(COLOCATED, num_engines=1))
         placement = stack.enter_context(reserve(plan, 60, EngineRange(1)))
         fleet = Fleet(
             lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.num_engines,
@@ -177,7 +178,7 @@ def on_local_ray(folder: Path, submit: Submit[int], num_tasks: int) -> dict[str,
     """A test has a server of the local Ray die or stop when it finds the mark `lose`."""
     with (
         connected(None, num_cpus=2, temp_dir=None, timeout_s=60, object_store_bytes=STORE_BYTES) as info,
-        reserve(plan_resources(info.cpus, info.gpus, COLOCATED), 60) as placement,
+        reserve(plan_resources(info.nodes, COLOCATED), 60) as placement,
     ):
         return run(placement, folder, (folder / "lose").touch, submit, num_tasks)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from actors.engines.vllm.options import VllmOptions
 from actors.training.job import Lora
+from cluster.planning.packing import NodeResources
 from cluster.resources.plan import plan_resources
 from loop.config import engine_config, training_config
 from loop.config import run_config as config_module
@@ -381,7 +382,7 @@ def test_a_vllm_engine_is_one_word() -> None:
 
 def test_tensor_parallel_engines_take_their_gpus() -> None:
     given = ("engine.kind=vllm", "engine.device=cuda", "cluster.use_gpus=true", "engine.tensor_parallel_size=4", "cluster.colocated=false")
-    plan = plan_resources(64, 16, resource_request(overridden(*given)))
+    plan = plan_resources([NodeResources("node", 64, 16)], resource_request(overridden(*given)))
     assert [bundle.get("GPU", 0) for bundle in plan.bundles] == [4, 4, 1, 1, 0]
 
 
