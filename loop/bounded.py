@@ -8,7 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import psutil
 
@@ -19,7 +19,7 @@ _FINE = b"\0"
 
 
 def run_with_limits(what: str, check: Callable[[], None], timeout_s: float, max_bytes: int) -> None:
-    """Run `check` in a forked child; its side effects are lost. Arguments and errors are those of `report_with_limits`."""
+    """Run `check` in a forked child; its side effects are lost. For arguments and errors see `LimitedCheck`."""
 
     def checked() -> str:
         check()
@@ -29,39 +29,64 @@ def run_with_limits(what: str, check: Callable[[], None], timeout_s: float, max_
 
 
 def report_with_limits(what: str, check: Callable[[], str], timeout_s: float, max_bytes: int) -> str:
-    """Run `check` in a forked child and return its text; its side effects are lost.
+    """Run `check` in a forked child and return its text; its side effects are lost. For arguments and errors see `LimitedCheck`."""
+    with LimitedCheck(what, check, timeout_s, max_bytes) as running:
+        return running.report()
 
-    Args:
-        what: the thing checked, as the start of an error message.
-        check: raises `UserError` for what is wrong. Only the calling thread exists in the child.
-        timeout_s: limit on wall-clock time.
-        max_bytes: address space that the child may use on top of this process's.
 
-    Raises:
-        UserError: `check` raised it, a limit was reached, or the child died without a report.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _report(check, writer, timeout_s, max_bytes)
-    os.close(writer)
+class LimitedCheck:
+    """A check in a forked child, beside which this process goes on. Its side effects are lost. Use it in a `with` block, whose end kills a
+    child that is still running."""
+
+    def __init__(
+        self, what: str, check: Callable[[], str], timeout_s: float, max_bytes: int, prepare: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the child. Fork before other threads of this process hold locks that `check` needs, as of imports.
+
+        Args:
+            what: the thing checked, as the start of an error message.
+            check: raises `UserError` for what is wrong. Only the calling thread exists in the child.
+            timeout_s: limit on wall-clock time.
+            max_bytes: address space that the child may use on top of this process's, and of what `prepare` takes.
+            prepare: imports in the child what the check needs and is trusted.
+        """
+        self._what = what
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._reader, writer = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(self._reader)
+            _report(check, writer, timeout_s, max_bytes, prepare)
+        os.close(writer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._reader)
+        os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+
+    def report(self) -> str:
+        """Wait for the text that the check returns.
+
+        Raises:
+            UserError: the check raised it, a limit was reached, or the child died without a report.
+        """
+        report = _read_all(self._reader, self._deadline)
+        if report is not None and report.startswith(_FINE):
+            return report.removeprefix(_FINE).decode()
+        if report is None:
+            raise UserError(f"{self._what} cannot be checked within {self._timeout_s:.0f} s; use one from a trusted source")
+        raise UserError(report.decode() or f"{self._what} crashes the process that reads it; use one from a trusted source")
+
+
+def _report(check: Callable[[], str], writer: int, timeout_s: float, max_bytes: int, prepare: Callable[[], None]) -> NoReturn:
     try:
-        report = _read_all(reader, time.monotonic() + timeout_s)
-    finally:
-        os.close(reader)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    if report is not None and report.startswith(_FINE):
-        return report.removeprefix(_FINE).decode()
-    if report is None:
-        raise UserError(f"{what} cannot be checked within {timeout_s:.0f} s; use one from a trusted source")
-    raise UserError(report.decode() or f"{what} crashes the process that reads it; use one from a trusted source")
-
-
-def _report(check: Callable[[], str], writer: int, timeout_s: float, max_bytes: int) -> NoReturn:
-    try:
-        _limit(int(timeout_s) + 1, psutil.Process().memory_info().vms + max_bytes)
         try:
+            prepare()
+            _limit(int(timeout_s) + 1, psutil.Process().memory_info().vms + max_bytes)
             report = _FINE + check().encode(errors="backslashreplace")
         except UserError as error:
             report = str(error).encode(errors="backslashreplace")

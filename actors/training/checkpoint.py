@@ -17,10 +17,7 @@ from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, write_adapter
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.folders import local_path
 from actors.processors import load_processor
-from actors.training.job import SkippedSamples, SkipReason, TrainerError, TrainingJob, TrainingResult
-
-RESULT_FILE = "training_result.json"
-"""File in the checkpoint's folder with the result and the fingerprint of its job."""
+from actors.training.job import RESULT_FILE, SkippedSamples, SkipReason, TrainerError, TrainingJob, TrainingResult
 
 _MARKS = {
     "language_model": ("language_model",),

@@ -19,6 +19,8 @@ PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
 VIGC trains only `qformer` and `projector`."""
 
 
+RESULT_FILE = "training_result.json"
+"""File in the checkpoint's folder with the result and the fingerprint of its job."""
 _WITHOUT_EFFECT = ("max_unreadable_images",)
 """Hyperparameters that decide whether a training goes on, and not what comes of it."""
 _ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None, "attention": "auto"}

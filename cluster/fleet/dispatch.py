@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -82,7 +82,7 @@ class Dispatch(Generic[T]):
         self._limits = limits
         self._retries: deque[_Work[T]] = deque()
         self._exhausted = False
-        self._flights: dict[int, list[_InFlight[T]]] = {slot.index: [] for slot in rolling.slots}
+        self._flights: defaultdict[int, list[_InFlight[T]]] = defaultdict(list)
         """By engine, oldest first: an actor runs its calls in the order of submission."""
         self._num_flights = 0
         self._ended: SimpleQueue[ray.ObjectRef] = SimpleQueue()

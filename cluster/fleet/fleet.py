@@ -38,7 +38,7 @@ _SHUTDOWN_S = 30.0
 
 
 class Fleet:
-    """Engines 0 to `size` - 1. Not thread-safe: one driver thread owns it."""
+    """Engines 0 to `size` - 1, and those that join. Not thread-safe: one driver thread owns it."""
 
     def __init__(
         self,
@@ -59,10 +59,11 @@ class Fleet:
 
         Args:
             spawn: makes an engine's actor.
-            size: number of engines.
+            size: number of engines at the start.
             task_timeout_s, start_timeout_s, swap_timeout_s: see `Timeouts`.
             max_restarts_per_engine: restarts of one engine until the next refill.
-            max_restarts: restarts of all engines until the next refill; by default 16, or twice the number of engines if that is more.
+            max_restarts: restarts of all engines until the next refill; by default 16, or twice the number of engines if that is more,
+                which grows with engines that join.
             max_attempts, max_in_flight_per_engine: see `Limits`.
             rooms: where engines can run; by default anywhere.
             clock: monotonic time.
@@ -71,9 +72,12 @@ class Fleet:
             raise ValueError(f"a fleet of {size} engines; expected at least 1")
         self._timeouts = Timeouts(task_timeout_s, start_timeout_s, swap_timeout_s)
         self._limits = Limits(max_attempts, max_in_flight_per_engine)
-        self._budget = RestartBudget(max_restarts_per_engine, max(16, 2 * size) if max_restarts is None else max_restarts)
-        self._slots = [EngineSlot(index, spawn, EngineHealth(self._budget, clock), self._timeouts) for index in range(size)]
-        self._rolling = RollingSwap(self._slots, rooms or Rooms(), clock)
+        self._spawn = spawn
+        self._clock = clock
+        self._grows_budget = max_restarts is None
+        self._budget = RestartBudget(max_restarts_per_engine, _restarts_of(size) if max_restarts is None else max_restarts)
+        self._slots = [self._new_slot(index) for index in range(size)]
+        self._rolling = RollingSwap(self._slots, rooms or Rooms(), clock, self._joining_slot)
         self._running = False
 
     @property
@@ -90,7 +94,8 @@ class Fleet:
         return self._rolling.restarts.take_incidents()
 
     def refill_restarts(self) -> None:
-        """Gives the fleet and its engines all their restarts back. A retired engine stays retired."""
+        """Gives the fleet and its engines all their restarts back. Retired engines come back: each is started once, in the next run or by
+        `complete_roll`, and serves after a completed swap; if that fails, it is retired until the next refill."""
         self._budget.refill()
         for slot in self._slots:
             slot.health.refill()
@@ -100,6 +105,11 @@ class Fleet:
         """Version that serves runs, which some engines may still be swapped to; empty before `start`. A roll sets it to the new version,
         and a refusal resets it to the old one."""
         return self._rolling.target.version if self._rolling.target else ""
+
+    @property
+    def size(self) -> int:
+        """Number of engines, those that have left the fleet included."""
+        return len(self._slots)
 
     def states(self) -> list[State]:
         """The state of each engine, by index."""
@@ -205,6 +215,18 @@ class Fleet:
             slot.kill("the fleet shuts down", logging.INFO)
         self._await_killed(timeout_s)
 
+    def _new_slot(self, index: int, *, joins: bool = False) -> EngineSlot:
+        return EngineSlot(index, self._spawn, EngineHealth(self._budget, self._clock, joins=joins), self._timeouts)
+
+    def _joining_slot(self, index: int) -> EngineSlot:
+        if self._grows_budget:
+            self._budget.max_total = _restarts_of(index + 1)
+        return self._new_slot(index, joins=True)
+
     def _await_killed(self, timeout_s: float) -> None:
         processes = [process for slot in self._slots for process in slot.killed_processes()]
         await_exit(processes, timeout_s, "engine")
+
+
+def _restarts_of(num_engines: int) -> int:
+    return max(16, 2 * num_engines)

@@ -7,9 +7,12 @@
     dead --room_lost--> unplaced
     dead, unplaced --restart_began, move_began--> restarting
     dead, unplaced --restarts_used_up--> retired
+    retired --refilled--> unplaced
+    unplaced --join_began--> restarting, if it is on probation
 
 A restart on the same node is charged to the engine and to the fleet. A move, after its node was lost, is not charged to the engine, and to
-the fleet once for all engines of that node.
+the fleet once for all engines of that node. An engine that joins a running fleet, or comes back from retirement, is on probation until
+its first completed swap: its start is charged to nobody, and if that fails, it retires.
 
 Only a healthy engine gets work. These transitions must not exist:
 
@@ -19,7 +22,8 @@ Only a healthy engine gets work. These transitions must not exist:
 - dead or unplaced to any state with a process except restarting: the next process has no weights and needs start and swap.
 - dead or unplaced to restarting if no restart is left, and to retired if one is. Only the supervisor knows whether the engine's node is
   lost, so it decides when it is about to restart the engine (`restart_or_retire`).
-- out of retired: the engine is no longer part of the fleet, which may have completed a roll without it.
+- retired to any state but unplaced, and there only when restarts are refilled: the fleet may have completed a roll without the engine.
+- unplaced to restarting without a charge, for an engine that is not on probation: a fault could restart it forever.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ class State(StrEnum):
     SUSPECT = "suspect"  # it may hang, or be busy with abandoned work
     DEAD = "dead"  # it has no process and may be restarted
     UNPLACED = "unplaced"  # it has no process and no node has room for it: not part of the fleet until one has
-    RETIRED = "retired"  # it has no process and no restart left: it is no longer part of the fleet
+    RETIRED = "retired"  # it has no process and no restart left: not part of the fleet until restarts are refilled
 
 
 class Event(StrEnum):
@@ -60,7 +64,9 @@ class Event(StrEnum):
     ROOM_LOST = "room_lost"
     RESTART_BEGAN = "restart_began"
     MOVE_BEGAN = "move_began"
+    JOIN_BEGAN = "join_began"
     RESTARTS_USED_UP = "restarts_used_up"
+    REFILLED = "refilled"
 
 
 class IllegalTransitionError(ClusterError):
@@ -91,7 +97,9 @@ _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.SUSPECT, Event.ANSWERED): State.HEALTHY,
     (State.DEAD, Event.ROOM_LOST): State.UNPLACED,
     **{(state, event): State.RESTARTING for state in DOWN for event in (Event.RESTART_BEGAN, Event.MOVE_BEGAN)},
+    (State.UNPLACED, Event.JOIN_BEGAN): State.RESTARTING,
     **{(state, Event.RESTARTS_USED_UP): State.RETIRED for state in DOWN},
+    (State.RETIRED, Event.REFILLED): State.UNPLACED,
     **{(state, Event.DIED): State.DEAD for state in State if state not in WITHOUT_PROCESS},
 }
 
@@ -129,12 +137,15 @@ class RestartBudget:
 
 
 class EngineHealth:
-    """State, restarts and current deadline of one engine. The initial state is `restarting`, as its first process starts."""
+    """State, restarts and current deadline of one engine."""
 
-    def __init__(self, budget: RestartBudget, clock: Clock) -> None:
+    def __init__(self, budget: RestartBudget, clock: Clock, *, joins: bool = False) -> None:
+        """The state is `restarting`, as the first process of the engine starts; that of an engine which joins later is `unplaced`."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of the state."""
-        self.state = State.RESTARTING
+        self.state = State.UNPLACED if joins else State.RESTARTING
+        self.is_on_probation = joins
+        """Whether the engine has joined or come back, and has not served yet."""
         self.num_restarts = 0
         """Those charged to this engine since the last refill."""
         self._budget = budget
@@ -164,8 +175,10 @@ class EngineHealth:
         self._deadline = math.inf
 
     def refill(self) -> None:
-        """Gives the engine all its restarts back, unless it is retired."""
+        """Gives the engine all its restarts back. A retired one comes back, on probation."""
         self.num_restarts = 0
+        if self.state is State.RETIRED:
+            self.record(Event.REFILLED)
 
     def may_restart(self, lost_node: str = "") -> bool:
         """Whether a restart is left for the engine, or for its move from a node that is lost."""
@@ -177,6 +190,8 @@ class EngineHealth:
         Args:
             lost_node: the node from which it moves, if that is lost.
         """
+        if self.is_on_probation and self.state is State.UNPLACED:
+            return self.record(Event.JOIN_BEGAN)
         if not self.may_restart(lost_node):
             return self.record(Event.RESTARTS_USED_UP)
         if not lost_node:
@@ -197,6 +212,10 @@ class EngineHealth:
             raise IllegalTransitionError(f"a restart is left: {self._used()}")
         elif event is Event.RESTART_BEGAN:
             self._count_restart()
+        elif event is Event.JOIN_BEGAN and not self.is_on_probation:
+            raise IllegalTransitionError("only an engine on probation joins")
+        if event in (Event.REFILLED, Event.SWAP_COMPLETED):
+            self.is_on_probation = event is Event.REFILLED
         if event in (Event.DIED, Event.SWAP_COMPLETED):
             self.expect_nothing()
         if after not in _OUT_OF_SERVICE:
@@ -209,7 +228,7 @@ class EngineHealth:
 
     @property
     def _has_restart_left(self) -> bool:
-        return self.num_restarts < self._budget.max_per_engine and self._budget.num_left > 0
+        return not self.is_on_probation and self.num_restarts < self._budget.max_per_engine and self._budget.num_left > 0
 
     def _count_restart(self) -> None:
         if not self._has_restart_left:

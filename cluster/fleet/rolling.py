@@ -12,14 +12,13 @@ are swapped back. If an engine refuses the stable weights, its machine is at fau
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import ray
 
-from actors.engines.errors import WeightMismatchError
+from actors.engines.errors import UnfitModelError, WeightMismatchError
 from cluster.errors import EngineLostError, FleetError, NotEnoughResourcesError
 from cluster.fleet.health import Clock, Event, State
 from cluster.fleet.restarts import ROOM_POLL_S, Restarts, Rooms
@@ -40,12 +39,13 @@ _IN_PROGRESS = (*_CHANGING, State.DRAINING)
 class RollingSwap:
     """Swaps the engines of a fleet to its target and restarts dead engines. Lives as long as its fleet."""
 
-    def __init__(self, slots: Sequence[EngineSlot], rooms: Rooms, clock: Clock) -> None:
+    def __init__(self, slots: list[EngineSlot], rooms: Rooms, clock: Clock, new_slot: Callable[[int], EngineSlot]) -> None:
+        """`slots` grows by engines that join, whose slots `new_slot` makes."""
         self.slots = slots
         self.current: set[int] = set()
         """Indices of the engines that serve the target."""
         self.roster = Roster(slots, self._note_current)
-        self.restarts = Restarts(self.roster, rooms, clock)
+        self.restarts = Restarts(self.roster, rooms, clock, new_slot)
         self._rooms = rooms
         self.target: UpdateRef | None = None
         self.swaps: list[EngineSwap] = []
@@ -69,7 +69,7 @@ class RollingSwap:
             slot.launch(self.target, self.restarts.home(slot))
 
     def restart_dead(self) -> None:
-        """Restarts engines without process with the target where they have room; see `cluster.fleet.restarts`.
+        """Starts engines without process, new ones too, with the target where they have room; see `cluster.fleet.restarts`.
 
         Raises:
             FleetError: too few engines are left, and no restart.
@@ -98,7 +98,7 @@ class RollingSwap:
         swappable = self.roster.of(*(_NOT_SERVING if are_all_current else _SWAPPABLE))
         outdated = [slot for slot in swappable if slot.index not in self.current and not slot.is_changing]
         waiting = sorted(outdated, key=num_in_flight)
-        trying = [slot for slot in in_progress if not slot.is_changing or slot.changing_to is self.target]
+        trying = [slot for slot in in_progress if self._tries(slot)]
         num_next = len(waiting) if self.current else 1 - len(trying)
         for slot in [*in_progress, *waiting[: max(0, num_next)]]:
             if slot.health.state is State.HEALTHY:
@@ -108,6 +108,10 @@ class RollingSwap:
             if not slot.is_changing and not num_in_flight(slot):
                 slot.begin_swap(self.target)
 
+    def _tries(self, slot: EngineSlot) -> bool:
+        """Whether an engine in progress is to show that the target can be served, which one on probation may take minutes to do."""
+        return not slot.health.is_on_probation and (not slot.is_changing or slot.changing_to is self.target)
+
     def changes(self) -> dict[ray.ObjectRef, EngineSlot]:
         """Starts and swaps in progress, by the reference that is ready when they have ended."""
         return {slot.changed: slot for slot in self.roster.of(*_CHANGING) if slot.is_changing}
@@ -115,7 +119,10 @@ class RollingSwap:
     def finish(self, slot: EngineSlot) -> None:
         """Admits an engine whose start or swap has ended, or kills it if that failed.
 
+        An engine on probation cannot end a run, because others may be able to serve what it cannot.
+
         Raises:
+            UnfitModelError: it refuses the model, as every other engine would.
             WeightMismatchError: it refuses a target that is not stable; the fleet rolls back.
             FleetError: it cannot be swapped to a target that is not stable; the fleet rolls back.
         """
@@ -124,6 +131,10 @@ class RollingSwap:
             swap = slot.finish_change()
         except WeightMismatchError as error:
             self._handle_refusal(slot, target, error)
+        except UnfitModelError as error:
+            if not slot.health.is_on_probation:
+                raise
+            self.kill(slot, str(error))
         except EngineLostError as error:
             self._handle_failure(slot, target, str(error))
         else:
@@ -162,13 +173,13 @@ class RollingSwap:
             self.enforce_deadlines()
 
     def _await_change(self) -> None:
-        """Waits for a start or swap to end, at most until the next deadline, or until engines without room are looked at again."""
+        """Waits for a start or swap to end, at most until the next deadline, or until room is looked for again."""
         changes = self.changes()
         if not changes:
             time.sleep(ROOM_POLL_S)
             return
-        limit_s = ROOM_POLL_S if self.roster.count(State.UNPLACED) else math.inf
-        ready, _ = ray.wait([*changes], num_returns=1, timeout=min(limit_s, *(slot.health.remaining_s for slot in changes.values())))
+        limit_s = min(ROOM_POLL_S, *(slot.health.remaining_s for slot in changes.values()))
+        ready, _ = ray.wait([*changes], num_returns=1, timeout=limit_s)
         for ref in ready:
             self.finish(changes[ref])
 
@@ -185,13 +196,14 @@ class RollingSwap:
     def _handle_refusal(self, slot: EngineSlot, target: UpdateRef, error: WeightMismatchError) -> None:
         if target is not self.target:
             return  # it is stale, and gets the current target next
-        if target is not self._stable:
+        if target is not self._stable and not slot.health.is_on_probation:
             self._roll_back()
             raise error
-        self.kill(slot, str(error))  # others serve these weights, so this machine is at fault
+        self.kill(slot, str(error))  # others serve these weights, or will try them, so this machine is at fault
 
     def _handle_failure(self, slot: EngineSlot, target: UpdateRef, reason: str) -> None:
-        if target is not self.target or target is self._stable or self.restarts.is_node_lost(slot):
+        is_excused = slot.health.is_on_probation or self.restarts.is_node_lost(slot)
+        if target is not self.target or target is self._stable or is_excused:
             self.kill(slot, reason)  # the target is not at fault
             return
         self._kill_process(slot, reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 
@@ -13,18 +13,23 @@ from cluster.fleet.slot import EngineSlot
 class Roster:
     """Engines by index and by state."""
 
-    def __init__(self, slots: Sequence[EngineSlot], on_change: Callable[[EngineSlot], None]) -> None:
-        """`on_change` is called after each change of an engine's state."""
+    def __init__(self, slots: list[EngineSlot], on_change: Callable[[EngineSlot], None]) -> None:
+        """`on_change` is called after each change of an engine's state. `slots` grows with `add`."""
         self.slots = slots
         self._on_change = on_change
-        self._states = [slot.health.state for slot in slots]
+        self._states: list[State] = []
         self._by_state: dict[State, dict[int, EngineSlot]] = {state: {} for state in State}
         for slot in slots:
-            self._by_state[slot.health.state][slot.index] = slot
-            slot.health.on_change = partial(self._file, slot)
+            self._admit(slot)
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    def add(self, slot: EngineSlot) -> None:
+        """Adds an engine, whose index is the number of engines so far."""
+        assert slot.index == len(self.slots)
+        self.slots.append(slot)
+        self._admit(slot)
 
     def of(self, *states: State) -> list[EngineSlot]:
         """Engines in any of these states, by index."""
@@ -37,6 +42,11 @@ class Roster:
     def num_members(self) -> int:
         """Engines that are part of the fleet."""
         return len(self.slots) - self.count(*AWAY)
+
+    def _admit(self, slot: EngineSlot) -> None:
+        self._states.append(slot.health.state)
+        self._by_state[slot.health.state][slot.index] = slot
+        slot.health.on_change = partial(self._file, slot)
 
     def _file(self, slot: EngineSlot) -> None:
         del self._by_state[self._states[slot.index]][slot.index]

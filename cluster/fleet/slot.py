@@ -133,7 +133,7 @@ class EngineSlot:
 
     def launch(self, target: UpdateRef, home: str) -> None:
         """Begins to start a new engine with `target` on the node `home`. Its state must be `restarting`."""
-        if self.home == home:
+        if self.home == home and not self.health.is_on_probation:
             logger.warning("engine %d: restart %d", self.index, self.health.num_restarts)
         self.home = home
         self._process = ActorProcess(self._spawn(self.index))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,24 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
-from ray.exceptions import RayError
 
 from cluster.errors import AddressError, RayStartError, TimeoutExceededError, short_message
+from cluster.planning.packing import NodeResources
+from cluster.resources.address import ClusterAddress, answered, cluster_address
 from cluster.resources.messages import ray_messages_logged
 from cluster.resources.scratch import scratch_folder
 from cluster.resources.watch import watched
 
 _POLL_S = 0.5
-_ANSWER_S = 10.0
-"""Longest wait for an address, because the head of a cluster may be starting."""
-_LOCAL = "local"
-"""Ray's own value of `RAY_ADDRESS` for a new local Ray."""
-_ADDRESS = re.compile(r"auto|[^/]+:\d+")
 _ONE_HOST_ENV = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
 
@@ -41,9 +34,21 @@ _ONE_HOST_ENV = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 class ClusterInfo:
     """Resources of all live nodes."""
 
-    num_nodes: int
-    cpus: float
-    gpus: float
+    nodes: tuple[NodeResources, ...]
+    is_local: bool
+    """Whether this process has started it, so that no node and no other driver joins."""
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus for node in self.nodes)
 
 
 @contextmanager
@@ -56,46 +61,41 @@ def connected(
     dashboard: bool = False,
     object_store_bytes: int = 512 * 1024**2,
     owner: str | None = None,
+    may_be_empty: bool = False,
 ) -> Iterator[ClusterInfo]:
     """Connects this process to Ray for the duration of a `with` block.
 
     Without `address` (and without `RAY_ADDRESS` in the environment), starts a local Ray that listens only on loopback. `num_cpus`,
     `temp_dir`, `dashboard`, `object_store_bytes` and `owner` configure this local Ray. Without `temp_dir`, it and its workers use a
     temp folder of `owner` (by default of this process), which is removed when it ends. A process that is already connected (a
-    notebook, a test session) stays connected. The caller's SIGTERM handler stays in place.
+    notebook, a test session) stays connected. The caller's SIGTERM handler stays in place. With `may_be_empty`, a cluster without any CPU
+    is joined, such as an autoscaling one that has only its head.
 
     Raises:
         AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, or `num_cpus`, `temp_dir` or `dashboard` is
             given for a running cluster.
         RayStartError: a local Ray did not start.
-        TimeoutExceededError: the cluster had no live node within `timeout_s` seconds.
+        TimeoutExceededError: the cluster had no live node, or none with a CPU, within `timeout_s` seconds.
     """
     if ray.is_initialized():
-        yield _await_nodes(time.monotonic() + timeout_s)
+        yield _await_nodes(time.monotonic() + timeout_s, may_be_empty)
         return
-    source = "" if address else "RAY_ADDRESS "
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address == _LOCAL:
-        address = None
-    if address and not _ADDRESS.fullmatch(address):
-        raise AddressError(
-            f"{source}{address!r} is not the address of a Ray cluster; expected HOST:PORT or auto (from outside: `ray job submit`)"
-        )
+    joined = cluster_address(address)
     deadline = time.monotonic() + timeout_s
-    if address:
-        _refuse_local_options(f"{source}{address}", num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
+    if joined is not None:
+        _refuse_local_options(str(joined), num_cpus=num_cpus, temp_dir=temp_dir, dashboard=dashboard or None)
     with ExitStack() as stack:
-        folder = None if address else temp_dir or stack.enter_context(scratch_folder(owner or f"process {os.getpid()}"))
+        folder = None if joined else temp_dir or stack.enter_context(scratch_folder(owner or f"process {os.getpid()}"))
         stack.enter_context(ray_messages_logged())
         stack.callback(ray.shutdown)
         with _sigterm_kept():
             if folder is None:
-                assert address is not None
-                _join(address, source, deadline)
+                assert joined is not None
+                _join(joined, deadline)
             else:
                 _start_local(num_cpus, folder, dashboard, object_store_bytes)
         stack.enter_context(watched(is_local=folder is not None))
-        yield _await_nodes(deadline)
+        yield _await_nodes(deadline, may_be_empty)
 
 
 def _refuse_local_options(address: str, **options: object) -> None:
@@ -200,52 +200,25 @@ def _own_process_groups() -> Iterator[None]:
         services.ConsolePopen = popen
 
 
-def _join(address: str, source: str, deadline: float) -> None:
-    """Retries for a while, because the head of a cluster may be starting."""
-    deadline = min(deadline, time.monotonic() + _ANSWER_S)
+def _join(address: ClusterAddress, deadline: float) -> None:
+    def join() -> None:
+        ray.init(address=address.value, runtime_env={"env_vars": _WORKER_ENV}, **_OPTIONS)
+
+    answered(address, join, deadline)
+
+
+def _await_nodes(deadline: float, may_be_empty: bool) -> ClusterInfo:
     while True:
-        try:
-            _check_reachable(address, deadline)
-            AuthenticationTokenLoader.instance().reset_cache()  # it may be that of another Ray
-            ray.init(address=address, runtime_env={"env_vars": _WORKER_ENV}, **_OPTIONS)
-            return
-        except OSError as error:
-            if time.monotonic() >= deadline:
-                remedy = "unset RAY_ADDRESS to start a local Ray, or start" if source else "start"
-                raise AddressError(
-                    f"no Ray cluster answers at {source}{address}: {_first_line(error)}; {remedy} the head and open its port"
-                ) from error
-            time.sleep(_POLL_S)
-        except (RuntimeError, RayError) as error:  # another service listens there, or Ray refuses this driver's version or token
-            raise AddressError(f"cannot join the Ray cluster at {source}{address}: {short_message(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _check_reachable(address: str, deadline: float) -> None:
-    """Raises an `OSError` unless a gRPC server listens at `HOST:PORT`: Ray itself would retry for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    timeout_s = max(_POLL_S, deadline - time.monotonic())
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
-    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false", ""):
-        return
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout_s)
-        except grpc.FutureTimeoutError as error:
-            raise ConnectionError("the service at this address is not a Ray head") from error
-
-
-def _await_nodes(deadline: float) -> ClusterInfo:
-    while True:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        resources = ray.cluster_resources()
-        if nodes and resources.get("CPU"):
-            return ClusterInfo(len(nodes), resources["CPU"], resources.get("GPU", 0.0))
+        nodes = tuple(_resources_of(node) for node in ray.nodes() if node["Alive"])
+        started = worker._global_node
+        info = ClusterInfo(nodes, started is not None and started.is_head())
+        if info.cpus or (may_be_empty and nodes):
+            return info
         if time.monotonic() >= deadline:
             raise TimeoutExceededError(f"the Ray cluster shows {len(nodes)} live node(s) and no CPU; look at `ray status`")
         time.sleep(_POLL_S)
+
+
+def _resources_of(node: dict[str, Any]) -> NodeResources:
+    total = node["Resources"]
+    return NodeResources(node["NodeManagerAddress"], total.get("CPU", 0.0), total.get("GPU", 0.0), node["NodeID"])

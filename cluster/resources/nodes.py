@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 
 _FRESH_S = 1.0
 _CONNECT_S = 1.0
@@ -31,6 +32,11 @@ class LiveNodes:
             is_alive = any(node["NodeID"] == node_id and node["Alive"] and _accepts(node) for node in self._list_nodes())
             self._answers[node_id] = (self._clock(), is_alive)
         return is_alive
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What each node has free, by its id, as the nodes have last told Ray (every 100 ms). Ray has no public call for it."""
+    return available_resources_per_node()
 
 
 def _accepts(node: dict[str, Any]) -> bool:

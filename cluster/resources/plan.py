@@ -1,15 +1,21 @@
-"""Plans which actor gets which CPUs and GPUs: pure arithmetic, before any actor starts.
+"""Plans which actor gets which CPUs and GPUs, and on which node: pure arithmetic, before any actor starts.
 
 Colocated: generation and training alternate, so an engine, a trainer rank and the filters share one bundle (some CPUs, and one
-GPU if GPUs are used), each with a fraction of it. Disaggregated: every actor has its own resources.
+GPU if GPUs are used), each with a fraction of it. Disaggregated: every actor has its own resources. A bundle is on one node, so that the
+GPUs of a tensor-parallel engine are, too.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from cluster.errors import NotEnoughResourcesError
+from cluster.planning.alternatives import Accepts, difference, nearest
+from cluster.planning.packing import NodeResources, amounts_of, capacity, described, nodes_described
+from cluster.planning.request import ResourceRequest
 
 ENGINE_SHARE = 0.5
 TRAINER_SHARE = 0.4
@@ -21,22 +27,6 @@ SENDER_SHARE = 0.1
 
 _RAY_RESOLUTION = 10_000
 """Ray counts resources in units of 1/10,000."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceRequest:
-    """Resources requested by a run."""
-
-    num_engines: int
-    num_filters: int
-    trainer_ranks: int
-    cpus_per_actor: int
-    """CPUs of an engine or a trainer rank; if colocated, of their common bundle."""
-    use_gpus: bool
-    """One GPU for each engine and each trainer rank; if colocated, for each bundle."""
-    colocated: bool
-    gpus_per_engine: int = 1
-    """GPUs that share an engine's weights, if GPUs are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +44,10 @@ class ResourcePlan:
     sender_gpus: float
     colocated: bool
     bundles: tuple[dict[str, float], ...]
+    nodes: tuple[NodeResources, ...] = ()
+    """Of the plan."""
+    homes: tuple[int, ...] = ()
+    """Index of the node of each bundle, by which `vigc plan` shows what fits where; a run reserves bundles where there is room then."""
 
     def engine_bundle(self, index: int) -> int:
         assert 0 <= index < self.num_engines
@@ -70,30 +64,32 @@ class ResourcePlan:
         return range(len(self.bundles)) if self.colocated else range(self.num_engines + self.trainer_ranks, len(self.bundles))
 
 
-def plan_resources(available_cpus: float, available_gpus: float, requested: ResourceRequest) -> ResourcePlan:
-    """Fits a request into the available resources.
+def plan_resources(nodes: Sequence[NodeResources], requested: ResourceRequest, accepts: Accepts = lambda _: True) -> ResourcePlan:
+    """Fits a request onto nodes.
+
+    Args:
+        nodes: the resources of each node that can be used.
+        requested: what a run needs.
+        accepts: whether another request would be accepted in place of this one, for the advice if it does not fit.
 
     Raises:
         ValueError: a count is below one.
-        NotEnoughResourcesError: it does not fit; the message says what was requested, what is available, and what to change.
+        NotEnoughResourcesError: it does not fit; the message says what was requested, what there is, and the nearest requests that fit.
     """
-    _check_counts(requested)
-    plan = _colocated(requested) if requested.colocated else _disaggregated(requested)
-    cpus = sum(bundle["CPU"] for bundle in plan.bundles)
-    gpus = sum(bundle.get("GPU", 0) for bundle in plan.bundles)
-    if cpus > available_cpus or gpus > available_gpus:
-        raise NotEnoughResourcesError(_explain(requested, cpus, gpus, available_cpus, available_gpus))
-    return plan
+    for name in ("num_engines", "num_filters", "trainer_ranks", "cpus_per_actor", "gpus_per_engine"):
+        if getattr(requested, name) < 1:
+            raise ValueError(f"{name} is {getattr(requested, name)}; expected at least 1")
+    if requested.colocated and requested.gpus_per_engine > 1:
+        raise ValueError(f"{requested.gpus_per_engine} GPUs per engine cannot be shared with trainer ranks; do not colocate them")
+    return _planned(nodes, requested, accepts)
 
 
-def plan_engines(
-    available_cpus: float, available_gpus: float, num_engines: int, cpus_per_engine: int, gpus_per_engine: int
-) -> ResourcePlan:
+def plan_engines(nodes: Sequence[NodeResources], num_engines: int, cpus_per_engine: int, gpus_per_engine: int) -> ResourcePlan:
     """Plans only engines, each with its own resources.
 
     Raises:
         ValueError: a count is below one; `gpus_per_engine` may be 0.
-        NotEnoughResourcesError: they do not fit; the message says what was requested, what is available, and what to change.
+        NotEnoughResourcesError: see `plan_resources`.
     """
     for name, value, least in (
         ("num_engines", num_engines, 1),
@@ -102,55 +98,34 @@ def plan_engines(
     ):
         if value < least:
             raise ValueError(f"{name} is {value}; expected at least {least}")
-    cpus, gpus = num_engines * cpus_per_engine, num_engines * gpus_per_engine
-    if cpus > available_cpus or gpus > available_gpus:
-        raise NotEnoughResourcesError(
-            f"{num_engines} engine(s), {cpus_per_engine} CPU(s) and {gpus_per_engine} GPU(s) each, need {cpus} CPU(s) and {gpus} GPU(s); "
-            f"there are {available_cpus:g} CPU(s) and {available_gpus:g} GPU(s). Ask for fewer engines, or join a larger cluster."
-        )
-    return ResourcePlan(
-        num_engines=num_engines,
-        engine_cpus=cpus_per_engine,
-        engine_gpus=gpus_per_engine,
-        num_filters=0,
-        filter_cpus=0,
-        trainer_ranks=0,
-        trainer_cpus=0,
-        trainer_gpus=0,
-        sender_gpus=0,
-        colocated=False,
-        bundles=tuple(_bundle(cpus_per_engine, float(gpus_per_engine)) for _ in range(num_engines)),
-    )
+    return _planned(nodes, ResourceRequest(num_engines, 0, 0, cpus_per_engine, gpus_per_engine > 0, False, max(1, gpus_per_engine)))
 
 
-def plan_ranks(available_cpus: float, available_gpus: float, num_ranks: int, cpus_per_rank: int, *, use_gpus: bool) -> ResourcePlan:
+def plan_ranks(nodes: Sequence[NodeResources], num_ranks: int, cpus_per_rank: int, *, use_gpus: bool) -> ResourcePlan:
     """Plans only trainer ranks, with one GPU each if `use_gpus`.
 
     Raises:
         ValueError: a count is below one.
-        NotEnoughResourcesError: they do not fit.
+        NotEnoughResourcesError: see `plan_resources`.
     """
     if min(num_ranks, cpus_per_rank) < 1:
         raise ValueError(f"{num_ranks} trainer ranks with {cpus_per_rank} CPU(s) each were asked for; expected at least 1 of both")
-    cpus, gpus = num_ranks * cpus_per_rank, num_ranks * int(use_gpus)
-    if cpus > available_cpus or gpus > available_gpus:
-        raise NotEnoughResourcesError(
-            f"{num_ranks} trainer rank(s) need {cpus} CPU(s) and {gpus} GPU(s); there are {available_cpus:g} CPU(s) and "
-            f"{available_gpus:g} GPU(s). Set trainer_ranks lower, or join a larger cluster."
-        )
-    return ResourcePlan(
-        num_engines=0, engine_cpus=0, engine_gpus=0, num_filters=0, filter_cpus=0,
-        trainer_ranks=num_ranks, trainer_cpus=cpus_per_rank, trainer_gpus=float(use_gpus), sender_gpus=0, colocated=False,
-        bundles=tuple(_bundle(cpus_per_rank, float(use_gpus)) for _ in range(num_ranks)),
-    )  # fmt: skip
+    return _planned(nodes, ResourceRequest(0, 0, num_ranks, cpus_per_rank, use_gpus, False))
 
 
-def _check_counts(requested: ResourceRequest) -> None:
-    for name in ("num_engines", "num_filters", "trainer_ranks", "cpus_per_actor", "gpus_per_engine"):
-        if getattr(requested, name) < 1:
-            raise ValueError(f"{name} is {getattr(requested, name)}; expected at least 1")
-    if requested.colocated and requested.gpus_per_engine > 1:
-        raise ValueError(f"{requested.gpus_per_engine} GPUs per engine cannot be shared with trainer ranks; do not colocate them")
+def most_engines(nodes: Sequence[NodeResources], requested: ResourceRequest) -> int:
+    """The largest number of engines that fit beside the ranks and filters of a request, whatever its own number; 0 if none does."""
+    places, engine = tuple(nodes), requested.kinds[0].bundle
+    most = int(sum(capacity(node.amounts, engine) for node in places))
+    return bisect_left(range(1, most + 1), True, key=lambda number: replace(requested, num_engines=number).packed(places) is None)
+
+
+def _planned(nodes: Sequence[NodeResources], requested: ResourceRequest, accepts: Accepts = lambda _: True) -> ResourcePlan:
+    plan = _colocated(requested) if requested.colocated else _disaggregated(requested)
+    homes = requested.packed(tuple(nodes))
+    if homes is None:
+        raise NotEnoughResourcesError(_explain(tuple(nodes), requested, accepts))
+    return replace(plan, nodes=tuple(nodes), homes=homes)
 
 
 def _colocated(requested: ResourceRequest) -> ResourcePlan:
@@ -168,21 +143,16 @@ def _colocated(requested: ResourceRequest) -> ResourcePlan:
         trainer_gpus=TRAINER_SHARE * gpus,
         sender_gpus=SENDER_SHARE * gpus,
         colocated=True,
-        # Whole GPUs per bundle, even if its actors use less: with fractions Ray could pack two engines on one GPU.
-        bundles=tuple(_bundle(cpus, gpus) for _ in range(num_bundles)),
+        bundles=requested.bundles,
     )
 
 
 def _disaggregated(requested: ResourceRequest) -> ResourcePlan:
     cpus, gpus = requested.cpus_per_actor, float(requested.use_gpus)
-    engine_gpus = gpus * requested.gpus_per_engine
-    engines = (_bundle(cpus, engine_gpus) for _ in range(requested.num_engines))
-    trainers = (_bundle(cpus, gpus) for _ in range(requested.trainer_ranks))
-    filters = (_bundle(1, 0) for _ in range(requested.num_filters))
     return ResourcePlan(
         num_engines=requested.num_engines,
         engine_cpus=cpus,
-        engine_gpus=engine_gpus,
+        engine_gpus=gpus * requested.gpus_per_engine,
         num_filters=requested.num_filters,
         filter_cpus=1,
         trainer_ranks=requested.trainer_ranks,
@@ -190,32 +160,19 @@ def _disaggregated(requested: ResourceRequest) -> ResourcePlan:
         trainer_gpus=(1 - SENDER_SHARE) * gpus,
         sender_gpus=SENDER_SHARE * gpus,
         colocated=False,
-        bundles=(*engines, *trainers, *filters),
+        bundles=requested.bundles,
     )
 
 
-def _bundle(cpus: float, gpus: float) -> dict[str, float]:
-    return {"CPU": float(cpus), "GPU": gpus} if gpus else {"CPU": float(cpus)}
-
-
-def _explain(requested: ResourceRequest, cpus: float, gpus: float, available_cpus: float, available_gpus: float) -> str:
-    mode = "colocated" if requested.colocated else "disaggregated"
+def _explain(nodes: tuple[NodeResources, ...], requested: ResourceRequest, accepts: Accepts) -> str:
+    counts = {"engine": requested.num_engines, "trainer rank": requested.trainer_ranks, "filter": requested.num_filters}
+    *others, last = [f"{count} {name}(s)" for name, count in counts.items() if count]
+    actors = " and ".join(filter(None, [", ".join(others), last]))
+    mode = f", {'colocated' if requested.colocated else 'disaggregated'}" if others else ""
+    each = ", ".join(dict.fromkeys(f"{described(kind.bundle)}" for kind in requested.kinds if kind.count))
+    fitting = [difference(one, requested) for one in nearest(nodes, requested, accepts)]
+    remedy = f"It fits with {'; or with '.join(fitting)}; or on a larger cluster." if fitting else "Add nodes, or use a larger cluster."
     return (
-        f"{requested.num_engines} engine(s), {requested.trainer_ranks} trainer rank(s) and {requested.num_filters} filter(s), {mode}, "
-        f"{requested.cpus_per_actor} CPU(s) per actor, need {cpus:g} CPU(s) and {gpus:g} GPU(s); "
-        f"there are {available_cpus:g} CPU(s) and {available_gpus:g} GPU(s). "
-        f"{_advice(requested, gpus > available_gpus, available_cpus, available_gpus)}"
+        f"{actors}{mode}, {requested.cpus_per_actor} CPU(s) per actor, need {described(amounts_of(requested.bundles))}, in bundles of "
+        f"{each}, each on one node; there are {nodes_described(nodes)}. {remedy}"
     )
-
-
-def _advice(requested: ResourceRequest, lacks_gpus: bool, available_cpus: float, available_gpus: float) -> str:
-    if lacks_gpus and available_gpus < 1:
-        return "Turn GPUs off, or join a cluster that has some."
-    if not requested.colocated:
-        return "Colocate engines and trainer ranks, ask for fewer of them, or join a larger cluster."
-    bundles_by_cpu = available_cpus // requested.cpus_per_actor
-    fits = int(min(bundles_by_cpu, available_gpus) if requested.use_gpus else bundles_by_cpu)
-    if fits < 1:
-        return f"Lower cpus_per_actor to at most {max(1, int(available_cpus))}, or join a larger cluster."
-    names = [name for name in ("num_engines", "trainer_ranks") if getattr(requested, name) > fits]
-    return f"Set {' and '.join(names)} to at most {fits}, or join a larger cluster."

@@ -42,6 +42,10 @@ _INIT_PID = 1
 """The new parent of a dead process's children."""
 
 
+_in_use: set[Path] = set()
+"""Folders of this process."""
+
+
 def make_scratch(owner: str) -> Path:
     """Make an empty folder of `owner`, with a path short enough for Ray's sockets."""
     root = tempfile.gettempdir()
@@ -54,18 +58,20 @@ def scratch_folder(owner: str) -> Iterator[Path]:
     behind. If this process dies in the block, its remaining processes in the folder are killed and the folder is removed."""
     folder = make_scratch(owner)
     with _guarded(folder, owner):
+        _in_use.add(folder)
         try:
             yield folder
         finally:
+            _in_use.remove(folder)
             _end_orphans([folder])
             for each, process in _remove_unused(_folders_of(owner), _END_S).items():
                 logger.warning("%s is still used by process %d and stays; remove it when that has ended", each, process.pid)
 
 
 def remove_dead(owner: str) -> None:
-    """Remove every folder of `owner` that no process uses, after killing orphaned processes that use one. Call this only when no
-    other process acts for that owner."""
-    folders = _folders_of(owner)
+    """Remove every folder of `owner` that no process uses, after killing orphaned processes that use one. Folders of this process stay.
+    Call this only when no other process acts for that owner."""
+    folders = [folder for folder in _folders_of(owner) if folder not in _in_use]
     _end_orphans(folders)
     _remove_unused(folders, _DEAD_S)
 

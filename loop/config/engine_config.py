@@ -89,8 +89,19 @@ class RayConfig(Section):
         return self
 
 
+def _number_or_auto(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("a number of at least 1 is expected, or auto")
+
+
 class ClusterConfig(RayConfig):
-    num_engines: int = Field(2, ge=1, description="generator actors, each with one engine")
+    num_engines: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
+        2, description="generator actors, each with one engine; auto: as many as the cluster has room for, nodes that join later included"
+    )
+    max_engines: int | None = Field(
+        None, ge=1, description="with num_engines auto: most engines, up to which nodes are asked for if node_wait_s is set; null: no limit"
+    )
     cpus_per_actor: int = Field(1, ge=1, description="CPUs of an engine or a trainer rank; when colocated, of the bundle they share")
     use_gpus: bool = Field(False, description="one GPU for each engine and each trainer rank; when colocated, for each bundle")
     num_filters: int = Field(1, ge=1, description="shards that are filtered at the same time")
@@ -114,14 +125,37 @@ class ClusterConfig(RayConfig):
         description="restarts allowed of all engines together in a round, a lost node counts once; null: 16, or twice num_engines if more",
     )
     min_engines: int = Field(
-        1, ge=1, description="engines with which a run goes on when nodes or engines are lost; with fewer it waits for start_timeout_s"
+        1,
+        ge=1,
+        description="engines with which a run starts on a cluster that lacks room for more, and goes on when nodes or engines are lost; "
+        "with fewer it waits for start_timeout_s",
+    )
+    node_wait_s: float = Field(
+        0,
+        ge=0,
+        description="longest wait at the start for nodes that are not there yet, such as those that an autoscaling cluster adds; 0: none "
+        "are expected, and what the cluster is too small for is refused at once",
     )
 
     @model_validator(mode="after")
     def _enough_engines_can_serve(self) -> ClusterConfig:
-        if self.min_engines > self.num_engines:
-            raise ValueError(f"min_engines {self.min_engines} is more than num_engines {self.num_engines}; lower it")
+        if self.num_engines != "auto":
+            if self.max_engines is not None:
+                raise ValueError(f"max_engines {self.max_engines} does nothing with num_engines {self.num_engines}; set num_engines auto")
+            if self.min_engines > self.num_engines:
+                raise ValueError(f"min_engines {self.min_engines} is more than num_engines {self.num_engines}; lower it")
+        elif self.max_engines is not None and self.min_engines > self.max_engines:
+            raise ValueError(f"min_engines {self.min_engines} is more than max_engines {self.max_engines}; lower it")
         return self
+
+    @property
+    def planned_engines(self) -> int:
+        """Engines that are planned for before it is known how many more have room: with auto the fewest, and one beside each colocated
+        trainer rank, which costs no room."""
+        if self.num_engines != "auto":
+            return self.num_engines
+        beside_ranks = min(self.trainer_ranks, self.max_engines or self.trainer_ranks) if self.colocated else 0
+        return max(self.min_engines, beside_ranks)
 
     @model_validator(mode="after")
     def _engines_sleep_where_memory_is_shared(self) -> ClusterConfig:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -14,10 +15,10 @@ from typing import Any
 from PIL import Image
 
 from actors.engines.errors import WeightMismatchError
+from actors.process.skipped_imports import skip_sklearn
 from actors.processors import load_processor
-from actors.training.checkpoint import RESULT_FILE, group_of
-from actors.training.job import Hyperparameters
-from loop.bounded import report_with_limits, run_with_limits
+from actors.training.job import RESULT_FILE, Hyperparameters
+from loop.bounded import LimitedCheck, run_with_limits
 from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.doctor import torchvision_remedy
@@ -91,38 +92,54 @@ def local_model(model: str) -> Path | None:
 
 
 def check_model(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters] | None = None) -> str:
-    """Check that `path` is an image-text-to-text model with a processor and weights that the engine can serve (`None`: that the trainer
-    can start from, in any dtype), that it needs no code of its own, and that it can be trained as configured.
+    """Check a model and wait for the result; for arguments, result and errors see `model_check`."""
+    _import_models()  # once here, not in every child
+    with model_check(path, engine, trainings) as report:
+        return report()
+
+
+@contextmanager
+def model_check(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters] | None = None) -> Iterator[Callable[[], str]]:
+    """Check, while this process does something else, that `path` is an image-text-to-text model with a processor and weights that the
+    engine can serve (`None`: that the trainer can start from, in any dtype), that it needs no code of its own, and that it can be trained
+    as configured.
 
     Reads configs, processor and the headers of the weights, and for small models of the transformers engine the weights as well, in a
-    process with bounds on its time and memory.
+    forked process with bounds on its time and memory, which imports what it needs. A hub id is only checked when the result is asked for.
 
     Args:
         path: folder or hub id.
         engine: the engine that serves the model.
         trainings: what is to be trained, by the config key.
 
-    Returns:
-        what is slow about the way in which the engine runs it, in one line; empty if nothing.
+    Yields:
+        a function that waits for the result and raises `UserError` if it is not such a model or cannot be read: what is slow about the
+        way in which the engine runs it, in one line; empty if nothing.
 
     Raises:
-        UserError: it is not such a model, or it cannot be read.
+        UserError: its files cannot be used.
     """
-    import transformers.models.auto.modeling_auto  # noqa: F401 (once here, not in every child)
-
     folder = Path(path)
     if folder.is_absolute() and not os.path.isdir(folder):
         advice = f"make the embedded one with `vigc seed --out {folder}`" if folder == EMBEDDED_MODEL else "check the path"
         raise UserError(f"model folder {path} does not exist; {advice}")
     trainings = trainings or {}
     if not os.path.isdir(folder):
-        return _check(path, engine, trainings)
+        yield partial(_check, path, engine, trainings)
+        return
     files = model_files(folder)
     refuse_own_code(folder)
     num_bytes = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")  # mapped into memory, not read
     tried = num_bytes <= TRIED_BYTES and engine is not None and engine.kind == "transformers"
     max_bytes = CHECK_BYTES + num_bytes + (VLLM_BYTES if engine is not None and engine.kind == "vllm" else 0)
-    return report_with_limits(f"model {path!r}", partial(_check, path, engine, trainings, tried=tried), _CHECK_TIMEOUT_S, max_bytes)
+    check = partial(_check, path, engine, trainings, tried=tried)
+    with LimitedCheck(f"model {path!r}", check, _CHECK_TIMEOUT_S, max_bytes, _import_models) as running:
+        yield running.report
+
+
+def _import_models() -> None:
+    skip_sklearn()
+    import transformers.models.auto.modeling_auto  # noqa: F401
 
 
 def check_trained_in_adapter(path: str, frozen: Sequence[str]) -> None:
@@ -132,6 +149,7 @@ def check_trained_in_adapter(path: str, frozen: Sequence[str]) -> None:
         UserError: another group is trained, and engines that receive only adapters would not get it.
     """
     from actors.engines.weights import manifest_of_checkpoint
+    from actors.training.checkpoint import group_of
 
     present = {group_of(name) for name in manifest_of_checkpoint(Path(path))} if os.path.isdir(path) else set()
     if trained := sorted(present - set(frozen)):
@@ -149,8 +167,7 @@ def check_text_model(path: str) -> None:
     Raises:
         UserError: it is not such a model, or it cannot be read.
     """
-    import transformers.models.auto.modeling_auto  # noqa: F401 (once here, not in every child)
-
+    _import_models()  # once here, not in every child
     folder = Path(path)
     if not os.path.isdir(folder):
         if folder.is_absolute() or path.startswith("."):

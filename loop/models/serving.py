@@ -42,9 +42,9 @@ def engine_fleet(
         return worker.options(**placement.engine_options(index)).remote(spec, generation, correction, shared)
 
     return Fleet(
-        spawn, placement.plan.num_engines, task_timeout_s=cluster.task_timeout_s, start_timeout_s=cluster.start_timeout_s,
+        spawn, placement.num_engines, task_timeout_s=cluster.task_timeout_s, start_timeout_s=cluster.start_timeout_s,
         swap_timeout_s=cluster.swap_timeout_s, max_restarts_per_engine=cluster.max_restarts, max_restarts=cluster.max_fleet_restarts,
-        rooms=Rooms(placement.engine_home, placement.check_engines, cluster.min_engines, cluster.start_timeout_s),
+        rooms=Rooms(placement.engine_home, placement.check_engines, cluster.min_engines, cluster.start_timeout_s, placement.find_places),
     )  # fmt: skip
 
 
@@ -87,9 +87,9 @@ def serving(update: WeightUpdate, engine: EngineConfig, cluster: ClusterConfig, 
             )
         )  # fmt: skip
         plan = plan_engines(
-            info.cpus, info.gpus, cluster.num_engines, cluster.cpus_per_actor, engine.tensor_parallel_size if cluster.use_gpus else 0
+            info.nodes, cluster.planned_engines, cluster.cpus_per_actor, engine.tensor_parallel_size if cluster.use_gpus else 0
         )
-        placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
+        placement = stack.enter_context(reserve(plan, cluster.start_timeout_s, is_alone=info.is_local))
         spec = EngineSpec(engine.kind, checkpoint, engine.options)
         fleet = engine_fleet(spec, GeneratorOptions(), NoCorrection(), cluster, placement)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)

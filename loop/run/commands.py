@@ -28,22 +28,27 @@ commands = typer.Typer()
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by `ray job submit` for the command that it runs."""
 
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as loop/recipes/shapes.yaml")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as training.num_steps=50")]
+AssumeNodes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NxG", help="plan for these nodes: 4x8 (4 nodes, 8 GPUs each), 4x96c8g (with 96 CPUs each) or 4x96c; repeat it for a mix"
+    ),
+]
 RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="run folder, or its URI")]
 
 
 @commands.command()
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as loop/recipes/shapes.yaml")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as training.num_steps=50")
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     run_dir: Annotated[str | None, typer.Option(help="run folder or pyarrow.fs URI; default runs/NAME")] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="check all that is here, print the resolved config and, on stderr, what is missing; then stop"),
     ] = False,
-    assume_cpus: Annotated[int | None, typer.Option(min=1, help="with --dry-run: CPUs of the machine or cluster that it is for")] = None,
-    assume_gpus: Annotated[int | None, typer.Option(min=0, help="with --dry-run: its GPUs")] = None,
+    assume_nodes: AssumeNodes = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in the folder, if there is one with this config")] = False,
 ) -> None:
     """Start a new run and drive it to its end."""
@@ -51,14 +56,14 @@ def run(
         print_loading(f"run {config}")
     from loop.config.run_config import load_config
 
-    is_assumed = assume_cpus is not None or assume_gpus is not None
-    if is_assumed and not dry_run:
-        raise UserError("--assume-cpus and --assume-gpus need --dry-run; a run uses the machine as it is")
+    if assume_nodes and not dry_run:
+        raise UserError("--assume-nodes needs --dry-run; a run uses the machine or cluster as it is")
     resolved = load_config(config, overrides or [])
     if dry_run:
-        from loop.setup.rehearsal import Machine, rehearse  # slow to import, so only once the config is right
+        from loop.setup.planning import assumed_nodes
+        from loop.setup.rehearsal import rehearse  # slow to import, so only once the config is right
 
-        rehearsal = rehearse(resolved, Machine(assume_cpus, assume_gpus) if is_assumed else None)
+        rehearsal = rehearse(resolved, assumed_nodes(assume_nodes, use_gpus=resolved.cluster.use_gpus) if assume_nodes else None)
         typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
         told = {"plan": rehearsal.plan, "metric": rehearsal.metrics, "missing": rehearsal.missing, "finding": rehearsal.findings}
         for label, lines in told.items():
@@ -70,6 +75,22 @@ def run(
 
     store = driver.start(resolved, run_dir, console, resume_existing=resume)
     _print_results(console, store.uri)
+
+
+@commands.command()
+def plan(config: ConfigFile, overrides: Overrides = None, assume_nodes: AssumeNodes = None) -> None:
+    """Show which actors of a run fit on which node of its cluster, or of this machine; nothing is started."""
+    from loop.config.run_config import load_config
+    from loop.setup.plan_table import print_plan
+    from loop.setup.planning import Available, assumed_nodes, available_nodes, planned_now
+
+    resolved = load_config(config, overrides or [])
+    if assume_nodes:
+        nodes = assumed_nodes(assume_nodes, use_gpus=resolved.cluster.use_gpus)
+        available = Available(nodes, nodes, "assumed nodes")
+    else:
+        available = available_nodes(resolved.cluster)
+    print_plan(Console(), resolved, planned_now(resolved, available), available)
 
 
 @commands.command()
@@ -110,7 +131,7 @@ def train(
         parsed, out = training.stored_config(resume), resume
     assert parsed is not None, "a config or a folder is given"
     if dry_run:
-        findings = training.look_at_images(parsed, training.check(parsed))
+        findings = training.look_at_images(parsed, training.check(parsed, ask_cluster=False))
         typer.echo(yaml.safe_dump(parsed.model_dump(mode="json"), sort_keys=False), nl=False)
         for finding in findings:
             typer.echo(printable(finding.line), err=True)

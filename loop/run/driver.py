@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import psutil
-import torch
 from rich.console import Console
 
-from cluster.resources.plan import plan_resources
 from loop.config.run_config import RunConfig, stored_config
-from loop.errors import DamagedFileError, UserError
+from loop.errors import DamagedFileError, RunExistsError, UserError
 from loop.interruption import interruptible
-from loop.models.checks import check_model, check_trained_in_adapter
+from loop.models.checks import check_trained_in_adapter, model_check
 from loop.monitors.mirroring import mirrored
 from loop.monitors.progress import RunProgress
 from loop.monitors.run_log import logged
 from loop.monitors.tracking import flatten_parameters
 from loop.run.retention import check_needed, prune
-from loop.run.round import run_baseline, run_round
-from loop.run.session import Session, open_session
-from loop.setup.assembly import build_policies, check_held_out, resource_request
+from loop.setup.assembly import build_policies, check_held_out
 from loop.setup.copies import shared_content
 from loop.setup.data import RunData, build_data
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
+from loop.setup.planning import available_nodes, planned
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import RunInfo, Store
+from loop.store.storage import open_storage
+
+if TYPE_CHECKING:
+    from loop.run.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -57,28 +58,40 @@ def check(config: RunConfig, *, has_begun: bool = False) -> Checked:
     Raises:
         UserError: the config cannot work; a one-line message.
     """
-    policies = build_policies(config)
-    if config.cluster.address is None:
-        available = config.cluster.num_cpus or psutil.cpu_count() or 1
-        try:
-            plan_resources(available, torch.cuda.device_count(), resource_request(config))
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    if has_begun:
+        return Checked(*_data_of(config), findings=[])
+    with _model_check(config) as report:
+        data, metrics = _data_of(config)
+        return _checked(config, data, metrics, report)
+
+
+def _model_check(config: RunConfig) -> AbstractContextManager[Callable[[], str]]:
+    return model_check(config.model_path, config.engine, {"training": config.training.hyperparameters(num_samples=1)})
+
+
+def _data_of(config: RunConfig) -> tuple[RunData, list[str]]:
+    """The data of a run, and how each set of questions is scored; checks policies and resources first."""
+    build_policies(config)
+    if not config.cluster.node_wait_s:
+        available = available_nodes(config.cluster)
+        planned(config, available.nodes, is_cluster=available.is_cluster)
     data = build_data(config)
+    return data, [f"{section}.{one.described}" for (section, _), one in data.questions.items()]
+
+
+def _checked(config: RunConfig, data: RunData, metrics: list[str], report: Callable[[], str]) -> Checked:
+    """Check the data, and wait for the `report` of the model's check."""
     sets = data.questions
-    findings: list[Finding] = []
-    if not has_begun:
-        check_held_out(list(sets.values()))
-        slow = check_model(config.model_path, config.engine, {"training": config.training.hyperparameters(num_samples=1)})
-        if config.transport == "adapter":
-            check_trained_in_adapter(config.model_path, config.training.frozen)
-        findings = [*no_effect(config, policies), *slow_model(slow), *overlaps(config, data.seed, sets, data.unlabelled)]
-        findings += shared_content(data)
-    return Checked(data, [f"{section}.{one.described}" for (section, _), one in sets.items()], findings)
+    check_held_out(list(sets.values()))
+    shared = [*overlaps(config, data.seed, sets, data.unlabelled), *shared_content(data)]
+    slow = report()
+    if config.transport == "adapter":
+        check_trained_in_adapter(config.model_path, config.training.frozen)
+    return Checked(data, metrics, [*no_effect(config, build_policies(config)), *slow_model(slow), *shared])
 
 
 def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing: bool = False) -> Store:
-    """Run the loop in `run_dir` to its end and return its store.
+    """Run the loop in `run_dir` to its end and return its store. Ray starts while the model is checked.
 
     Args:
         resume_existing: resume an existing run with the same config; otherwise `run_dir` must not hold a run.
@@ -87,15 +100,31 @@ def start(config: RunConfig, run_dir: str, console: Console, *, resume_existing:
         RunExistsError: `run_dir` holds a run and `resume_existing` is False.
         UserError: the existing run has another config, or this config cannot work.
     """
-    if resume_existing and (there := Store.find(run_dir)) is not None:
+    if (there := Store.find(run_dir)) is not None:
+        if not resume_existing:
+            raise RunExistsError(run_dir)
         check_same(config, there)
         return resume(run_dir, console)
-    with RunProgress(Console(stderr=True)) as progress, progress.stage("check config, data and model"):
-        checked = check(config)
-    info = RunInfo(run_id=f"{config.name}-{uuid.uuid4().hex[:12]}", config=config.model_dump(mode="json"))
-    store = Store.create(run_dir, info)
-    drive(config, store, console, checked)
+    with interruptible(run_dir, "start the run again with --resume"), ExitStack() as connection:
+        checked = _check_beside_ray(config, run_dir, connection)
+        info = RunInfo(run_id=f"{config.name}-{uuid.uuid4().hex[:12]}", config=config.model_dump(mode="json"))
+        store = Store.create(run_dir, info)
+        drive(config, store, console, checked, connection)
     return store
+
+
+def _check_beside_ray(config: RunConfig, run_dir: str, connection: ExitStack) -> Checked:
+    """Check a config, and connect to Ray in `connection` while a process of its own checks the model. What takes no time is checked
+    before Ray starts."""
+    with _model_check(config) as report, RunProgress(Console(stderr=True)) as progress:  # forked before there are threads
+        with progress.stage("check config and data"):
+            data, metrics = _data_of(config)
+        from loop.run.connection import connected_for  # Ray takes a while to import
+
+        with progress.stage("connect to Ray"):
+            connection.enter_context(connected_for(config.cluster, open_storage(run_dir).uri))
+        with progress.stage("check model and questions"):
+            return _checked(config, data, metrics, report)
 
 
 def resume(run_dir: str, console: Console) -> Store:
@@ -119,8 +148,15 @@ def check_same(config: RunConfig, store: Store) -> None:
         )
 
 
-def drive(config: RunConfig, store: Store, console: Console, checked: Checked | None = None) -> None:
-    """Run rounds from the state of the store until the stop policy ends the run. `checked` is the result of `check`; None calls it."""
+def drive(config: RunConfig, store: Store, console: Console, checked: Checked | None = None, connection: ExitStack | None = None) -> None:
+    """Run rounds from the state of the store until the stop policy ends the run.
+
+    Args:
+        checked: the result of `check`; None calls it.
+        connection: an open connection to Ray, which is closed before the run is released; None makes one if there is work to do.
+    """
+    from loop.run.session import open_session  # imports torch and Ray, which takes seconds: `start` checks the model meanwhile
+
     with (
         interruptible(store.uri),
         store.locked() as locked,
@@ -128,6 +164,7 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         mirrored(config, locked) as mirror,
         log_of_run.ending(),
         RunProgress(console, listener=log_of_run) as progress,
+        connection or ExitStack(),
     ):
         commits = locked.commits()
         if checked is None:
@@ -158,6 +195,8 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
 
 def rounds(session: Session) -> Iterator[RoundCommit]:
     """The loop: a baseline, then one round after another, each committed before it is yielded."""
+    from loop.run.round import run_baseline, run_round
+
     run = session.run
     if not run.commits:
         run.progress.round(0, run.config.rounds)

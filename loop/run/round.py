@@ -84,6 +84,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
     if todo:
         with clock.stage("swap"):
             workers.serve(champion)
+        workers.launch_trainer()
         with clock.stage("generate_correct_filter"):
             finished |= write_records(workers, todo, len(finished))
     parts = complete_parts(shards, finished)

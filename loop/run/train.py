@@ -19,8 +19,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -42,6 +40,7 @@ from loop.models.checks import check_model, downloaded
 from loop.monitors.progress import RunProgress, loss_remark
 from loop.run.skipped import findings_of, unreadable_images
 from loop.setup.assembly import build_labelled, derived_seed
+from loop.setup.planning import available_nodes
 from loop.store.commits import Finding
 from loop.store.documents import seal, unseal
 from loop.store.files import locked
@@ -75,8 +74,12 @@ class PlannedStage:
         )  # fmt: skip
 
 
-def check(config: TrainConfig) -> list[PlannedStage]:
+def check(config: TrainConfig, *, ask_cluster: bool = True) -> list[PlannedStage]:
     """Check everything about a config that can be checked before a rank starts.
+
+    Args:
+        config: of the training.
+        ask_cluster: whether a cluster that it names is asked for its nodes.
 
     Returns:
         the stages with their samples drawn.
@@ -84,16 +87,15 @@ def check(config: TrainConfig) -> list[PlannedStage]:
     Raises:
         UserError: the config cannot work; a one-line message.
     """
-    stages = []
+    cluster = config.cluster
+    if ask_cluster or cluster.address is None:
+        plan_ranks(available_nodes(cluster).nodes, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
+    stages: list[PlannedStage] = []
     for number, stage in enumerate(config.stages, 1):
         source = build_labelled(stage.data)
         stages.append(PlannedStage(number, stage, source, _samples(source, stage, derived_seed(config.seed, number, "data"))))
     trainings = [stage.training.hyperparameters(num_samples=1) for stage in config.stages]
     check_model(config.model_path, None, {f"stages.{number}.training": hyper for number, hyper in enumerate(trainings)})
-    cluster = config.cluster
-    if cluster.address is None:
-        available = cluster.num_cpus or psutil.cpu_count() or 1
-        plan_ranks(available, torch.cuda.device_count(), cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
     return stages
 
 
@@ -268,8 +270,8 @@ class _Ranks:
         info = self._stack.enter_context(
             connected(cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s, owner=self._storage.uri)
         )
-        plan = plan_ranks(info.cpus, info.gpus, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
-        placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s))
+        plan = plan_ranks(info.nodes, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
+        placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s, is_alone=info.is_local))
         options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, self._config.stages[0].training.num_threads, placement)
         group = TrainerGroup(TrainerRank, plan.trainer_ranks, options)
         self._stack.callback(group.shutdown)

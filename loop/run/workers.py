@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+
+import ray
 
 from actors.engines import EngineSpec
 from actors.engines.base import WeightUpdate
@@ -18,14 +21,16 @@ from cluster.errors import NotEnoughResourcesError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.tasks import StatelessTasks
 from cluster.fleet.weights import prepare
-from cluster.resources.connect import connected
-from cluster.resources.placement import Placement, reserve
+from cluster.planning.packing import NodeResources
+from cluster.resources.connect import ClusterInfo
+from cluster.resources.placement import EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
+from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
-from loop.credentials import masked
 from loop.models.serving import engine_fleet, probe_of
 from loop.monitors.progress import Stage, loss_remark
+from loop.run.connection import connected_for
 from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
@@ -65,6 +70,13 @@ class Workers:
         if self.fleet.weight_version:
             self.fleet.sleep()
 
+    def launch_trainer(self) -> None:
+        """Start the trainer ranks, if there is room for them now, so that they import while the engines work."""
+        try:
+            self.trainer.launch()
+        except NotEnoughResourcesError as error:
+            log.warning("trainer ranks do not start ahead: %s", error)
+
     def train(self, job: TrainingJob, stage: Stage) -> TrainingResult:
         """Run a job on the trainer's ranks and show its progress."""
         training, cluster = self.run.config.training, self.run.config.cluster
@@ -80,18 +92,13 @@ class Workers:
     def take_incidents(self) -> list[Finding]:
         """How the fleet has shrunk and grown since the last call, for the commit of a round."""
         lines = self.fleet.take_incidents()
-        message = "engines left the fleet, moved to another node or came back; run.log has a line for each"
+        message = "engines left the fleet, joined it, moved to another node or came back; run.log has a line for each"
         return [Finding(kind="fleet_changed", count=len(lines), message=message, example=lines[-1])] if lines else []
 
     def _start(self, model: Model) -> None:
-        """Start the engines, which serve only after their first completed swap. Then launch the trainer ranks, so that they import while
-        the engines work."""
-        with self.run.progress.stage("start engines", total=self.run.config.cluster.num_engines, unit="engines") as stage:
+        """Start the engines, which serve only after their first completed swap."""
+        with self.run.progress.stage("start engines", total=self.fleet.size, unit="engines") as stage:
             self.fleet.start(self._update(model, first=True), stage.advance)
-        try:
-            self.trainer.launch()
-        except NotEnoughResourcesError as error:
-            log.warning("trainer ranks do not start ahead: %s", error)
 
     def _update(self, model: Model, *, first: bool = False) -> WeightUpdate:
         config, checkpoint = self.run.config, self.run.store.checkpoint(model.path, self.run.kept_checkpoints)
@@ -107,20 +114,37 @@ def open_workers(run: Run, seed: Model) -> Iterator[Workers]:
     """Join or start Ray, reserve the planned resources, and create the actors, whose engines load `seed`; all this ends with the block."""
     config, cluster = run.config, run.config.cluster
     with ExitStack() as stack:
-        with run.progress.stage("connect to Ray"):
-            info = stack.enter_context(
-                connected(
-                    cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s,
-                    dashboard=cluster.dashboard, owner=masked(run.store.uri),
-                )
-            )  # fmt: skip
-            plan = plan_resources(info.cpus, info.gpus, resource_request(config))
-            placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
+        with run.progress.stage("reserve resources" if ray.is_initialized() else "connect to Ray"):
+            info = stack.enter_context(connected_for(cluster, run.store.uri))
+            placement = stack.enter_context(_reserved(config, info))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
         fleet = _fleet(run, placement, seed)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options)
+
+
+@contextmanager
+def _reserved(config: RunConfig, info: ClusterInfo) -> Iterator[Placement]:
+    """Reserve the resources of a run, on a cluster those for which there is room.
+
+    Raises:
+        NotEnoughResourcesError: there is too little room, also after the configured waits.
+    """
+    cluster, request = config.cluster, resource_request(config)
+    engines = engine_range(cluster, is_local=info.is_local)
+    if info.is_local or not cluster.node_wait_s:
+        plan_resources(info.nodes, replace(request, num_engines=engines.least))
+    plan = plan_resources([NodeResources("any", math.inf, math.inf)], request)
+    with reserve(plan, max(cluster.start_timeout_s, cluster.node_wait_s), engines, is_alone=info.is_local) as placement:
+        yield placement
+
+
+def engine_range(cluster: ClusterConfig, *, is_local: bool) -> EngineRange:
+    """How many engines a run begins with, takes and asks for. On one machine, a fixed number has to be there from the start."""
+    if cluster.num_engines != "auto":
+        return EngineRange(cluster.num_engines if is_local else cluster.min_engines, cluster.num_engines, is_asked_for=not is_local)
+    return EngineRange(cluster.min_engines, cluster.max_engines, is_asked_for=cluster.node_wait_s > 0 and not is_local)
 
 
 def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:

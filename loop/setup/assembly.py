@@ -13,7 +13,7 @@ from typing import Any
 
 from actors.images import ImageSource, LabelledSource, Oracle
 from actors.views import find_view
-from cluster.resources.plan import ResourceRequest
+from cluster.planning.request import ResourceRequest
 from loop.config.run_config import AcceptanceSet, HeldOutSet, RunConfig
 from loop.config.sets import (
     CocoSet,
@@ -30,7 +30,6 @@ from loop.config.sets import (
     WebDatasetSet,
 )
 from loop.errors import UserError, one_line, printable
-from loop.scoring.run_judge import judge_of
 from loop.sources.reading.first_images import problem_of, refuse_unreadable
 from policies.acceptance.rules import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.correction.methods import CORRECTION_POLICIES, CorrectionPolicy
@@ -246,6 +245,8 @@ def check_held_out(sets: Sequence[HeldOut]) -> None:
                 f"{one.metric_name}, such as {printable(example)}: {printable(problem)}; choose another metric, or correct the data"
             )
         if isinstance(one.metric, Judge):
+            from loop.scoring.run_judge import judge_of  # imports a client of HTTP
+
             judge_of(one.metric)
         for image_id in dict.fromkeys(question.image_id for question in one.questions):
             if problem := problem_of(one.source, image_id):
@@ -258,10 +259,10 @@ def unreadable_image(set_name: str, problem: str) -> UserError:
 
 
 def resource_request(config: RunConfig) -> ResourceRequest:
-    """Engines, filters and trainer ranks of a run, and the resources of each."""
+    """Engines, filters and trainer ranks of a run, and the resources of each; with `num_engines: auto`, the fewest engines."""
     cluster = config.cluster
     return ResourceRequest(
-        cluster.num_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated,
+        cluster.planned_engines, cluster.num_filters, cluster.trainer_ranks, cluster.cpus_per_actor, cluster.use_gpus, cluster.colocated,
         config.engine.tensor_parallel_size,
     )  # fmt: skip
 

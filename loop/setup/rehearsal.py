@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
-import psutil
-import torch
-
-from cluster.resources.plan import ResourcePlan, plan_resources
+from cluster.planning.packing import NodeResources, amounts_of, described
+from cluster.resources.plan import ResourcePlan
 from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import HeldOutSet, RunConfig
 from loop.config.sections import Section
@@ -29,24 +27,16 @@ from loop.setup.assembly import (
     build_labelled,
     build_policies,
     check_held_out,
-    resource_request,
 )
 from loop.setup.copies import shared_content
 from loop.setup.data import build_data
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
+from loop.setup.planning import THIS_MACHINE, node_shares, plan_lines, planned, this_machine
 from loop.store.commits import Finding
 
 _ADDRESSES = ("path", "images")
 """Keys of image sets and labelled sets that hold the location of their data."""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Resources that a run will have. `None`: as many as it needs."""
-
-    cpus: int | None = None
-    gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +53,12 @@ class Rehearsal:
     """What works but was probably not intended."""
 
 
-def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
+def rehearse(config: RunConfig, assumed: Sequence[NodeResources] | None = None) -> Rehearsal:
     """Check a config against this machine.
 
     Args:
         config: of the run.
-        assumed: the machine or cluster that the run is for; `None` is this machine, or the cluster that the config names, which is not
-            contacted.
+        assumed: the nodes that the run is for; `None` is this machine, or the cluster that the config names, which is not contacted.
 
     Raises:
         UserError: the config, or data or a model that is here, is wrong; or the run does not fit into the assumed resources.
@@ -83,7 +72,8 @@ def rehearse(config: RunConfig, assumed: Machine | None = None) -> Rehearsal:
         findings += [*overlaps(config, data.seed, data.questions, data.unlabelled), *shared_content(data, with_unlabelled=True)]
     missing = [*no_data, *_check_model(config, findings), *_lacking(config, plan, assumed)]
     told = tuple(finding.line for finding in findings)
-    return Rehearsal(tuple(_described(config, plan)), tuple(missing), tuple(metrics), told)
+    shares = () if assumed is None else _shares(plan)
+    return Rehearsal((*plan_lines(config, plan), *shares), tuple(missing), tuple(metrics), told)
 
 
 # ---- data
@@ -142,38 +132,31 @@ def _check_model(config: RunConfig, findings: list[Finding]) -> Iterator[str]:
 # ---- resources
 
 
-def _plan(config: RunConfig, assumed: Machine | None) -> ResourcePlan:
-    """The plan, checked against the assumed resources, or against those that the config gives to a local Ray."""
-    machine, request = assumed or Machine(config.cluster.num_cpus), resource_request(config)
-    try:
-        plan = plan_resources(math.inf, math.inf, request)
-        cpus = _total(plan, "CPU") if machine.cpus is None else machine.cpus
-        gpus = _total(plan, "GPU") if machine.gpus is None else machine.gpus
-        return plan_resources(cpus, gpus, request)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def _plan(config: RunConfig, assumed: Sequence[NodeResources] | None) -> ResourcePlan:
+    """The plan, checked against the assumed nodes, or against the CPUs that the config gives to a local Ray. With `num_engines: auto`, it
+    has as many engines as there is room for, where that is known."""
+    if assumed is None and config.cluster.num_engines == "auto" and config.cluster.address is None:
+        with suppress(UserError):  # what this machine lacks is listed
+            return planned(config, [this_machine(config.cluster)])
+    if assumed is None:
+        cpus = math.inf if config.cluster.num_cpus is None else config.cluster.num_cpus
+        assumed = [NodeResources(THIS_MACHINE, cpus, math.inf)]
+    return planned(config, assumed)
 
 
-def _lacking(config: RunConfig, plan: ResourcePlan, assumed: Machine | None) -> Iterator[str]:
+def _lacking(config: RunConfig, plan: ResourcePlan, assumed: Sequence[NodeResources] | None) -> Iterator[str]:
     """Resources that a plan needs and this machine lacks, if the run is for this machine."""
     if assumed is not None or config.cluster.address is not None:
         return
-    here = {"CPU": psutil.cpu_count() or 1 if config.cluster.num_cpus is None else math.inf, "GPU": torch.cuda.device_count()}
-    for name, amount in here.items():
-        needed = _total(plan, name)
-        if needed > amount:
-            yield f"cluster: {needed:g} {name}(s) are needed, and this machine has {amount:g}"
+    here = this_machine(config.cluster).amounts
+    for name, needed in amounts_of(plan.bundles).items():
+        if needed > here[name]:
+            yield f"cluster: {needed:g} {name}(s) are needed, and this machine has {here[name]:g}"
 
 
-def _described(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
-    where = "colocated" if plan.colocated else "disaggregated"
-    sleep = "; engines sleep while ranks train" if config.cluster.sleep_while_training else ""
-    yield f"{plan.num_engines} engine(s), {plan.trainer_ranks} trainer rank(s) and {plan.num_filters} filter(s), {where}{sleep}"
-    bundles = Counter(tuple(sorted(bundle.items())) for bundle in plan.bundles)
-    for bundle, count in bundles.items():
-        yield f"{count} bundle(s) of {' and '.join(f'{amount:g} {name}(s)' for name, amount in bundle)}, each on one machine"
-    yield f"{_total(plan, 'CPU'):g} CPU(s) and {_total(plan, 'GPU'):g} GPU(s) in all"
-
-
-def _total(plan: ResourcePlan, name: str) -> float:
-    return sum(bundle.get(name, 0.0) for bundle in plan.bundles)
+def _shares(plan: ResourcePlan) -> Iterator[str]:
+    """What each node gets, in words."""
+    for share in node_shares(plan):
+        parts = {"engines": share.engines, "trainer ranks": share.ranks, "filters": share.filters}
+        given = ", ".join(f"{name} {numbers}" for name, numbers in parts.items() if numbers)
+        yield f"{share.node.name}: {given or 'nothing'}; {described(share.free.amounts) or 'nothing'} free"

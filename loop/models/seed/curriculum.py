@@ -24,8 +24,7 @@ from rich.console import Console
 from actors.engines.transformers import TransformersEngine
 from actors.evaluator import Evaluator
 from actors.trainer import TrainerRank
-from actors.training.checkpoint import RESULT_FILE
-from actors.training.job import Hyperparameters, TrainingJob
+from actors.training.job import RESULT_FILE, Hyperparameters, TrainingJob
 from cluster.fleet.weights import prepare
 from cluster.resources.connect import connected
 from cluster.training.group import Bounds, RankOptions, TrainerGroup

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from actors.training.checkpoint import RESULT_FILE
 from actors.training.core import run_local
-from actors.training.job import Hyperparameters, Progress, TrainingJob
+from actors.training.job import RESULT_FILE, Hyperparameters, Progress, TrainingJob
 from loop.errors import UserError
 from loop.models.seed.model import PATCH_SIZE
 from loop.models.seed.vision import pretrain_vision

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from actors.engines.weights import digest_of, read_checkpoint
-from actors.training.checkpoint import RESULT_FILE
 from actors.training.core import run_local
 from actors.training.early_stop import EarlyStopping, split_by_image
-from actors.training.job import EarlyStop, Progress, TrainerError, TrainingJob
+from actors.training.job import RESULT_FILE, EarlyStop, Progress, TrainerError, TrainingJob
 from policies.records import TrainingSample
 from tests.actors.training.helpers import Shapes, job_of, save_base
 

@@ -156,8 +156,29 @@ def test_a_refill_gives_back_the_restarts_of_the_fleet_and_of_an_engine() -> Non
     assert budget.num_restarts == 3
 
 
-@pytest.mark.parametrize("event", Event)
-def test_nothing_happens_to_a_retired_engine(event: Event) -> None:
+def test_a_refill_brings_a_retired_engine_back_with_one_start_that_is_charged_to_nobody() -> None:
+    budget = RestartBudget(max_per_engine=1, max_total=1)
+    health = healthy(budget)
+    for num_restarts in (1, 2):
+        health.record(Event.DIED)
+        assert health.restart_or_retire() is State.RESTARTING
+        health.record(Event.DIED)
+        assert health.restart_or_retire() is State.RETIRED
+        budget.refill()
+        health.refill()
+        for _ in range(2):
+            assert health.restart_or_retire() is State.RESTARTING
+            health.record(Event.DIED)
+            assert health.restart_or_retire() is State.RETIRED, "its start has failed"
+            health.refill()
+        assert health.restart_or_retire() is State.RESTARTING
+        health.record(Event.STARTED)
+        health.record(Event.SWAP_COMPLETED)
+        assert budget.num_restarts == num_restarts
+
+
+@pytest.mark.parametrize("event", [event for event in Event if event is not Event.REFILLED])
+def test_nothing_happens_to_a_retired_engine_before_a_refill(event: Event) -> None:
     health = healthy(RestartBudget(max_per_engine=0, max_total=16))
     health.record(Event.DIED)
     assert health.restart_or_retire() is State.RETIRED

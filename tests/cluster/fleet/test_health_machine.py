@@ -18,7 +18,7 @@ class Engines(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.budget = RestartBudget(MAX_PER_ENGINE, MAX_TOTAL)
-        self.engines = [EngineHealth(self.budget, lambda: self.now) for _ in range(NUM_ENGINES)]
+        self.engines = [EngineHealth(self.budget, lambda: self.now, joins=bool(number)) for number in range(NUM_ENGINES)]
         self.deadlines = [math.inf] * NUM_ENGINES
         self.is_attested = [False] * NUM_ENGINES
         """Whether a swap was completed since the engine last lost its weights."""
@@ -27,12 +27,14 @@ class Engines(RuleBasedStateMachine):
         """Restarts that a refill does not give back any more."""
 
     def is_restart_left(self, engine: int) -> bool:
-        return self.engines[engine].num_restarts < MAX_PER_ENGINE and self.budget.num_left > 0
+        health = self.engines[engine]
+        return not health.is_on_probation and health.num_restarts < MAX_PER_ENGINE and self.budget.num_left > 0
 
     @rule(engine=sampled_from(range(NUM_ENGINES)), event=sampled_from(Event))
     def something_happens(self, engine: int, event: Event) -> None:
         health = self.engines[engine]
         before, restarts, is_restart_left = health.state, health.num_restarts, self.is_restart_left(engine)
+        was_on_probation = health.is_on_probation
         try:
             after = health.record(event)
         except IllegalTransitionError:
@@ -43,7 +45,7 @@ class Engines(RuleBasedStateMachine):
             assert (after is State.HEALTHY) == (event is Event.SWAP_COMPLETED)
         if before is State.ASLEEP:
             assert event in (Event.SWAP_BEGAN, Event.DIED)
-        assert before is not State.RETIRED, "a retired engine stays retired"
+        assert (before is State.RETIRED) == (event is Event.REFILLED), "a retired engine stays retired until a refill"
         if event is Event.DIED:
             assert after is State.DEAD
         elif after is State.RETIRED:
@@ -51,7 +53,8 @@ class Engines(RuleBasedStateMachine):
             assert (event, is_restart_left) == (Event.RESTARTS_USED_UP, False)
         if before in DOWN and after not in WITHOUT_PROCESS:
             assert after is State.RESTARTING
-            assert event is Event.MOVE_BEGAN or (event is Event.RESTART_BEGAN and is_restart_left)
+            may_start = {Event.MOVE_BEGAN: True, Event.RESTART_BEGAN: is_restart_left, Event.JOIN_BEGAN: was_on_probation}
+            assert may_start[event]
         assert health.num_restarts == restarts + (event is Event.RESTART_BEGAN)
         if event is Event.SWAP_COMPLETED:
             assert before is State.STALE
@@ -89,7 +92,8 @@ class Engines(RuleBasedStateMachine):
     def the_supervisor_looks_after_engines_without_process(self, lost_node: str) -> None:
         for engine, health in enumerate(self.engines):
             if health.state in DOWN:
-                may_restart = self.budget.allows_move_from(lost_node) if lost_node else self.is_restart_left(engine)
+                joins = health.is_on_probation and health.state is State.UNPLACED
+                may_restart = joins or (self.budget.allows_move_from(lost_node) if lost_node else self.is_restart_left(engine))
                 assert health.restart_or_retire(lost_node) is (State.RESTARTING if may_restart else State.RETIRED)
         assert not any(health.state in DOWN for health in self.engines)
 

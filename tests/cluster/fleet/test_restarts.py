@@ -21,14 +21,17 @@ class Cluster:
         self.now = 100.0
         self.homes = homes
         self.budget = RestartBudget(3, max_restarts)
-        rooms = Rooms(lambda index: self.homes[index], no_room, min_engines, max_wait_s=30.0)
-        never: Callable[[int], Any] = None  # type: ignore[assignment]
-        slots = [EngineSlot(n, never, EngineHealth(self.budget, self.clock), Timeouts(1, 1, 1)) for n in range(len(homes))]
+        rooms = Rooms(lambda index: self.homes[index], no_room, min_engines, max_wait_s=30.0, num_places=lambda: len(self.homes))
+        slots = [self.slot(index) for index in range(len(homes))]
         self.roster = Roster(slots, lambda _: None)
-        self.restarts = Restarts(self.roster, rooms, self.clock)
+        self.restarts = Restarts(self.roster, rooms, self.clock, lambda index: self.slot(index, joins=True))
         for slot, home in zip(slots, homes, strict=True):
             slot.home = home
             self.serve(slot)
+
+    def slot(self, index: int, *, joins: bool = False) -> EngineSlot:
+        never: Callable[[int], Any] = None  # type: ignore[assignment]
+        return EngineSlot(index, never, EngineHealth(self.budget, self.clock, joins=joins), Timeouts(1, 1, 1))
 
     def clock(self) -> float:
         return self.now
@@ -107,8 +110,50 @@ def test_a_fleet_with_too_few_engines_for_good_ends_at_once() -> None:
         cluster.lose(index, home="b" if index else "a")
         cluster.restarts.retire_if_used_up(cluster.roster.slots[index])
     assert cluster.restarts.take_incidents()[0] == (
-        "engine 0 is out of service for good, because no restart is left (its last error: engine 0: out of memory); "
+        "engine 0 is out of service until a round is committed, because no restart is left (its last error: engine 0: out of memory); "
         "2 of 3 engine(s) are in the fleet"
     )
     with pytest.raises(FleetError, match=r"2 of 3 engine\(s\) are lost, fewer than 2 remain and no restart is left; .* out of memory"):
         cluster.restarts.require_enough()
+
+
+def test_an_engine_joins_where_there_is_room_once_all_others_have_theirs() -> None:
+    cluster = Cluster(["a", "b"])
+    cluster.lose(0)
+    assert cluster.started() == []
+    cluster.homes += ["c"]
+    cluster.now += ROOM_POLL_S
+    assert cluster.started() == [], "the room may be what engine 0 waits for"
+    cluster.homes[0] = "c"
+    cluster.now += ROOM_POLL_S
+    assert cluster.started() == [(0, "c")]
+    cluster.now += ROOM_POLL_S
+    assert cluster.started() == [(2, "c")]
+    assert cluster.restarts.take_incidents()[-1] == "engine 2 joins on node c; 3 of 3 engine(s) are in the fleet"
+    assert cluster.budget.num_restarts == 1, "of the node that is lost"
+
+
+def test_an_engine_that_joins_and_fails_costs_no_restart_and_comes_back_after_a_refill() -> None:
+    cluster = Cluster(["a", "a"], max_restarts=1)
+    joining = cluster.slot(2, joins=True)
+    cluster.homes.append("b")
+    cluster.roster.add(joining)
+    for verb in ("joins", "is back"):
+        cluster.now += ROOM_POLL_S
+        assert cluster.started() == [(2, "b")]
+        joining.home = "b"
+        assert f"engine 2 {verb} on node b" in cluster.restarts.take_incidents()[-1]
+        joining.health.record(Event.DIED)
+        cluster.restarts.retire_if_used_up(joining)
+        assert (joining.health.state, cluster.budget.num_left) == (State.RETIRED, 1)
+        assert (
+            "engine 2 is out of service until a round is committed, because it has not come to serve"
+            in (cluster.restarts.take_incidents()[-1])
+        )
+        joining.health.refill()
+    cluster.now += ROOM_POLL_S
+    assert cluster.started() == [(2, "b")]
+    cluster.serve(joining)
+    cluster.lose(2, home="b")
+    assert cluster.started() == [(2, "b")]
+    assert cluster.budget.num_left == 0, "what has served is restarted like the others"

@@ -1,4 +1,7 @@
-"""Loses a node in the middle of a run and prints what came of it, as JSON: `python -m tests.cluster.resources.on_nodes SCENARIO FOLDER`."""
+"""Loses or adds a node in the middle of a run and prints what came of it, as JSON.
+
+python -m tests.cluster.resources.on_nodes SCENARIO FOLDER
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,10 @@ from cluster.fleet.health import State
 from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.fleet.tasks import StatelessTasks
+from cluster.planning.request import ResourceRequest
 from cluster.resources.connect import connected
-from cluster.resources.placement import Placement, reserve
-from cluster.resources.plan import ResourceRequest, plan_resources
+from cluster.resources.placement import EngineRange, Placement, reserve
+from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from tests.actors.training.helpers import Shapes, job_of, save_base
 from tests.cluster.fleet.judges import judge
@@ -41,6 +46,7 @@ SPARE_BYTES = 4 * 1024**3
 QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("period_ms", "500"), ("timeout_ms", "2000"))}
 """Ray's own take 15 seconds and more to notice that a node is gone."""
 NUM_TASKS, LOSE_AT, WORK_S = 20, 5, 1.0
+NUM_SHARED_TASKS, SHARED_WORK_S, JOIN_S = 30, 0.5, 60.0
 COLOCATED = ResourceRequest(num_engines=2, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=True)
 APART = ResourceRequest(num_engines=1, num_filters=1, trainer_ranks=1, cpus_per_actor=1, use_gpus=False, colocated=False)
 CROWD = replace(COLOCATED, num_engines=5)
@@ -50,7 +56,7 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
     """Tasks through engines and judges; `lose` is called in the middle."""
     worker: Any = engine_actor(Worker)
     fleet = Fleet(
-        lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.plan.num_engines,
+        lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.num_engines,
         task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S,
         rooms=Rooms(placement.engine_home, placement.check_engines, max_wait_s=START_S),
     )  # fmt: skip
@@ -115,7 +121,7 @@ def on_cluster(
     nodes = [machines.add_node(num_cpus=num, object_store_memory=STORE_BYTES) for num in cpus]
     try:
         with connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60) as info:
-            plan = plan_resources(info.cpus, info.gpus, request)
+            plan = plan_resources(info.nodes, request)
             with reserve(plan, 60) as placement:
 
                 def lose() -> None:
@@ -128,11 +134,51 @@ def on_cluster(
         machines.shutdown()
 
 
+def join(folder: Path) -> dict[str, Any]:
+    """Two engines on a node that has room for them; then a second such node joins, and later the fleet is swapped."""
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES})
+    machines.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+    worker: Any = engine_actor(Worker)
+    with ExitStack() as stack:
+        stack.callback(machines.shutdown)
+        info = stack.enter_context(connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60))
+        plan = plan_resources(info.nodes, replace(COLOCATED, num_engines=1))
+        placement = stack.enter_context(reserve(plan, 60, EngineRange(1)))
+        fleet = Fleet(
+            lambda index: worker.options(**placement.engine_options(index)).remote(index, folder), placement.num_engines,
+            task_timeout_s=TASK_S, start_timeout_s=START_S, swap_timeout_s=SWAP_S,
+            rooms=Rooms(placement.engine_home, placement.check_engines, num_places=placement.find_places),
+        )  # fmt: skip
+        stack.callback(fleet.shutdown, 20)
+        fleet.start(update_of(weights(1.0), "r1"))
+        found: dict[str, Any] = {"size": fleet.size, "before": [], "shared": []}
+        began = time.monotonic()
+
+        def tasks() -> Iterator[int]:
+            """Enough of them after the new engines have begun to serve."""
+            for task in count():
+                if len(found["shared"]) >= NUM_SHARED_TASKS or time.monotonic() - began > JOIN_S:
+                    return
+                yield task
+
+        for task, (_, engine) in fleet.run(tasks(), lambda engine, task: engine.slow.remote(task, SHARED_WORK_S)):
+            have_joined = found["shared"] or engine >= found["size"]
+            found["shared" if have_joined else "before"].append((task, engine))
+            if len(found["before"]) == LOSE_AT and len(machines.worker_nodes) == 1:
+                machines.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+        swaps = fleet.swap(update_of(weights(2.0), "r2"))
+        homes = {placement.engine_home(index) for index in range(fleet.size)}
+        return {
+            **found, "swapped": sorted(swap.engine for swap in swaps), "num_nodes": len(homes), "restarts": fleet.num_restarts,
+            "incidents": fleet.take_incidents(),
+        }  # fmt: skip
+
+
 def on_local_ray(folder: Path, submit: Submit[int], num_tasks: int) -> dict[str, Any]:
     """A test has a server of the local Ray die or stop when it finds the mark `lose`."""
     with (
         connected(None, num_cpus=2, temp_dir=None, timeout_s=60, object_store_bytes=STORE_BYTES) as info,
-        reserve(plan_resources(info.cpus, info.gpus, COLOCATED), 60) as placement,
+        reserve(plan_resources(info.nodes, COLOCATED), 60) as placement,
     ):
         return run(placement, folder, (folder / "lose").touch, submit, num_tasks)
 
@@ -153,6 +199,7 @@ if __name__ == "__main__":
 
     scenarios: dict[str, Callable[[], dict[str, Any]]] = {
         "a fleet shrinks": lambda: on_cluster(CROWD, (3, 3, 3), 0, twice),
+        "a node joins": lambda: join(folder),
         "engines and judges move": lambda: on_cluster(COLOCATED, (2, 2), 0, twice),
         "ranks move": lambda: on_cluster(APART, (2, 2, 2), 1, lambda placement, lose: train(placement, folder, lose)),
         "local": lambda: on_local_ray(folder, serve, 10 * NUM_TASKS),

@@ -1,4 +1,5 @@
-"""A node is lost in the middle of a run: it goes on where there is room, or ends in time with an error that says what is missing."""
+"""A node is lost in the middle of a run: it goes on where there is room, or ends in time with an error that says what is missing. A node
+joins: it is used."""
 
 import json
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.resources.on_nodes import NUM_TASKS, SPARE_BYTES, START_S, SWAP_S
+from tests.cluster.resources.on_nodes import NUM_SHARED_TASKS, NUM_TASKS, SPARE_BYTES, START_S, SWAP_S
 from tests.cluster.workers import wait_while
 from tests.paths import ROOT
 
@@ -22,7 +23,7 @@ HEARTBEATS_S = 30.0
 """Within which Ray notices that a node is gone."""
 
 
-def lose(scenario: str, folder: Path) -> dict[str, Any]:
+def play(scenario: str, folder: Path) -> dict[str, Any]:
     """In processes of its own: a process connects to one cluster, and ends with it."""
     command = [sys.executable, "-m", "tests.cluster.resources.on_nodes", scenario, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
@@ -31,7 +32,7 @@ def lose(scenario: str, folder: Path) -> dict[str, Any]:
 
 
 def test_actors_of_a_lost_node_move_to_another_and_where_there_is_none_left_the_run_ends_and_says_what_is_missing(tmp_path: Path) -> None:
-    found = lose("engines and judges move", tmp_path)
+    found = play("engines and judges move", tmp_path)
     first, second = found["first"], found["second"]
     assert (sorted(first["done"]), first["error"]) == ([*range(NUM_TASKS)], "")
     assert first["engine_restarts"] == 1, "for the node, and not for each engine or attempt"
@@ -43,7 +44,7 @@ def test_actors_of_a_lost_node_move_to_another_and_where_there_is_none_left_the_
 
 def test_a_fleet_that_loses_nodes_moves_shrinks_and_goes_on_and_a_node_counts_once(tmp_path: Path) -> None:
     """Five engines on three nodes with room for three each: the first loss leaves room for all, the second does not."""
-    found = lose("a fleet shrinks", tmp_path)
+    found = play("a fleet shrinks", tmp_path)
     first, second = found["first"], found["second"]
     assert found["num_nodes"] == 2, "colocated bundles are packed"
     for one in (first, second):
@@ -51,8 +52,21 @@ def test_a_fleet_that_loses_nodes_moves_shrinks_and_goes_on_and_a_node_counts_on
     assert second["num_healthy"] in (2, 3), "what is left, and one that may still be moving at the end"
 
 
+def test_a_node_that_joins_in_the_middle_of_a_run_gets_engines_which_take_their_share(tmp_path: Path) -> None:
+    """Engines that sleep, two on each node: from when the new ones serve, half of the work is theirs."""
+    found = play("a node joins", tmp_path)
+    assert (found["size"], found["num_nodes"], found["restarts"]) == (2, 2, 0)
+    done = [*found["before"], *found["shared"]]
+    assert sorted(task for task, _ in done) == [*range(len(done))]
+    engines = [engine for _, engine in found["shared"]]
+    assert len(engines) >= NUM_SHARED_TASKS, "they have joined in time"
+    assert abs(sum(engine >= 2 for engine in engines) / len(engines) - 0.5) < 0.2
+    assert found["swapped"] == [0, 1, 2, 3], "later swaps include them"
+    assert [line.partition(" on ")[0] for line in found["incidents"]] == ["engine 2 joins", "engine 3 joins"]
+
+
 def test_a_trainer_rank_of_a_lost_node_moves_to_another_and_goes_on_from_its_last_step(tmp_path: Path) -> None:
-    found = lose("ranks move", tmp_path)
+    found = play("ranks move", tmp_path)
     assert found["num_nodes"] == 3, "bundles with one actor are spread"
     assert found["kept"] >= found["lost_at"] > 0
     assert found["digests"][0] == found["digests"][1]
@@ -60,7 +74,7 @@ def test_a_trainer_rank_of_a_lost_node_moves_to_another_and_goes_on_from_its_las
 
 @pytest.mark.skipif(psutil.virtual_memory().available < 2 * SPARE_BYTES, reason="needs 8 GiB of free memory, to use up half of them")
 def test_an_engine_that_is_killed_for_its_memory_is_replaced(tmp_path: Path) -> None:
-    found = lose("memory", tmp_path)
+    found = play("memory", tmp_path)
     assert (sorted(found["done"]), found["error"]) == ([*range(NUM_TASKS)], "")
     assert found["engine_restarts"] >= 1
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from actors.engines.vllm.options import VllmOptions
 from actors.training.job import Lora
+from cluster.planning.packing import NodeResources
 from cluster.resources.plan import plan_resources
 from loop.config import engine_config, training_config
 from loop.config import run_config as config_module
@@ -205,6 +206,9 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
         ({"engine": {"kind": "vllm", "tensor_parallel_size": 2}}, "config: an engine of 2 processes with 1 thread(s) needs cluster.cpus"),
         ({"engine": ON_GPUS | {"tensor_parallel_size": 2}, "cluster": {"use_gpus": True}}, "config: an engine with engine.tensor"),
         ({"engine": ON_GPUS, "cluster": {"use_gpus": True}}, "config: engine.gpu_memory_utilization 0.85 leaves a colocated trainer"),
+        ({"cluster": {"num_engines": 0}}, "cluster.num_engines: a number of at least 1 is expected, or auto (given: '0')"),
+        ({"cluster": {"num_engines": 4, "max_engines": 8}}, "cluster: max_engines 8 does nothing with num_engines 4; set num_engines auto"),
+        ({"cluster": {"num_engines": "auto", "min_engines": 9, "max_engines": 8}}, "cluster: min_engines 9 is more than max_engines 8;"),
         ({"cluster": {"sleep_while_training": True, "colocated": False}}, "cluster: sleep_while_training has no effect when"),
         ({"cluster": {"sleep_while_training": True}, "engine": "vllm"}, "config: cluster.sleep_while_training needs vLLM's sleep mode,"),
         ({"cluster": {"sleep_while_training": True}, "transport": "native"}, "config: transport native keeps a copy of the served weights"),
@@ -378,7 +382,7 @@ def test_a_vllm_engine_is_one_word() -> None:
 
 def test_tensor_parallel_engines_take_their_gpus() -> None:
     given = ("engine.kind=vllm", "engine.device=cuda", "cluster.use_gpus=true", "engine.tensor_parallel_size=4", "cluster.colocated=false")
-    plan = plan_resources(64, 16, resource_request(overridden(*given)))
+    plan = plan_resources([NodeResources("node", 64, 16)], resource_request(overridden(*given)))
     assert [bundle.get("GPU", 0) for bundle in plan.bundles] == [4, 4, 1, 1, 0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,8 @@ from actors.training.core import run_local
 from actors.training.job import Lora, TrainingJob
 from loop.config.run_config import load_config, parse_config
 from loop.errors import UserError
-from loop.setup.rehearsal import Machine, rehearse
+from loop.setup.planning import assumed_nodes
+from loop.setup.rehearsal import rehearse
 from tests.actors.engines.family_models import save_blip2, save_instructblip, save_qwen
 from tests.actors.training.helpers import Shapes, samples_of, save_base
 from tests.loop.test_cli import config_file, document, shapes, vigc
@@ -57,16 +59,17 @@ def test_a_recipe_lacks_nothing_but_what_is_to_be_provided(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "shapes"], ids=recipe_id)
 def test_a_recipe_fits_the_machine_that_its_head_names_and_no_smaller_one(path: Path) -> None:
-    found = re.search(r"--assume-cpus (\d+) --assume-gpus (\d+)", path.read_text())
+    found = re.search(r"--assume-nodes (\S+)", path.read_text())
     assert found is not None
-    cpus, gpus = map(int, found.groups())
+    (node,) = assumed_nodes([found[1]], use_gpus=True)
     config = load_config(path)
-    rehearsal = rehearse(config, Machine(cpus, gpus))
-    assert rehearsal.plan[-1] == f"{cpus} CPU(s) and {gpus} GPU(s) in all"
+    rehearsal = rehearse(config, [node])
+    assert rehearsal.plan[-2] == f"{node.cpus:g} CPU(s) and {node.gpus:g} GPU(s) in all"
+    assert rehearsal.plan[-1].endswith("0 CPU(s) and 0 GPU(s) free")
     assert not any(line.startswith("cluster") for line in rehearsal.missing)
-    for smaller in (Machine(cpus - 1, gpus), Machine(cpus, gpus - 1), Machine(gpus=gpus - 1)):
+    for smaller in (replace(node, cpus=node.cpus - 1), replace(node, gpus=node.gpus - 1), replace(node, cpus=math.inf, gpus=node.gpus - 1)):
         with pytest.raises(UserError, match=r"there are .*GPU\(s\)"):
-            rehearse(config, smaller)
+            rehearse(config, [smaller])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=recipe_id)
@@ -117,11 +120,11 @@ def test_the_training_of_a_recipe_can_be_applied_to_its_family(path: Path, with_
 
 def test_a_dry_run_lists_what_is_missing_and_a_run_is_refused_for_its_resources_first(tmp_path: Path) -> None:
     recipe = str(FOLDER / "vigc-llava-7b.yaml")
-    done = vigc(tmp_path, "run", recipe, "--dry-run", "--assume-cpus", "64", "--assume-gpus", "8")
+    done = vigc(tmp_path, "run", recipe, "--dry-run", "--assume-nodes", "1x64c8g")
     assert done.returncode == 0, done.stderr
     assert parse_config(yaml.safe_load(done.stdout)).name == "vigc-llava-7b"
     lines = done.stderr.splitlines()
-    assert "plan: 8 bundle(s) of 8 CPU(s) and 1 GPU(s), each on one machine" in lines
+    assert "plan: 8 bundle(s) of 8 CPU(s) and 1 GPU(s), each on one node" in lines
     assert f"missing: seed_data: {tmp_path}/data/llava/llava_instruct_150k.json is not on this machine" in lines
     assert any(line.startswith("missing: model: models/llava-1.5-7b-hf is neither a folder here") for line in lines)
     assert all(line.startswith(("plan: ", "missing: ")) for line in lines)
@@ -183,6 +186,6 @@ def test_a_model_that_is_half_in_the_cache_is_missing(tmp_path: Path, monkeypatc
 
 
 def test_what_is_assumed_goes_with_a_dry_run_alone(tmp_path: Path) -> None:
-    done = vigc(tmp_path, "run", config_file(tmp_path, document("embedded")), "--assume-gpus", "8")
+    done = vigc(tmp_path, "run", config_file(tmp_path, document("embedded")), "--assume-nodes", "1x8")
     assert done.returncode == 2
-    assert "--assume-cpus and --assume-gpus need --dry-run" in done.stderr
+    assert "--assume-nodes needs --dry-run" in done.stderr

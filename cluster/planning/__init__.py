@@ -1,0 +1,1 @@
+"""Fits the actors of a run onto nodes: pure arithmetic, before anything is reserved."""
