@@ -124,6 +124,7 @@ def open_workers(run: Run) -> Iterator[Workers]:
             placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
+        stack.callback(trainer.cancel)
         model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
         fleet = _fleet(run, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)

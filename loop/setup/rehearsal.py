@@ -168,7 +168,8 @@ def _lacking(config: RunConfig, plan: ResourcePlan, assumed: Machine | None) -> 
 def _described(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
     where = "colocated" if plan.colocated else "disaggregated"
     sleep = "; engines sleep while ranks train" if config.cluster.sleep_while_training else ""
-    yield f"{plan.num_engines} engine(s), {plan.trainer_ranks} trainer rank(s) and {plan.num_filters} filter(s), {where}{sleep}"
+    ahead = "; engines write the next round while ranks train" if config.overlap else ""
+    yield f"{plan.num_engines} engine(s), {plan.trainer_ranks} trainer rank(s) and {plan.num_filters} filter(s), {where}{sleep}{ahead}"
     bundles = Counter(tuple(sorted(bundle.items())) for bundle in plan.bundles)
     for bundle, count in bundles.items():
         yield f"{count} bundle(s) of {' and '.join(f'{amount:g} {name}(s)' for name, amount in bundle)}, each on one machine"
