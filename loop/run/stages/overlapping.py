@@ -51,5 +51,6 @@ def train_and_write_ahead(
         with clock.stage("write_ahead"):
             write_ahead(run, workers, ahead, training.check)
         trained = training.result()
-    clock.seconds["overlapped"] = training.elapsed_s + clock.seconds["write_ahead"] - (time.perf_counter() - started)
+    both_s = training.elapsed_s + clock.seconds["write_ahead"]
+    clock.seconds["overlapped"] = max(0.0, both_s - (time.perf_counter() - started))
     return trained
