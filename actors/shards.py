@@ -31,10 +31,12 @@ class Shard:
     tasks: tuple[GenerationTask, ...]
     """All tasks of an image are in the same shard."""
     source: ImageSource
+    revision: str = ""
+    """Why the shard is worked on again, as a part of its name; empty the first time."""
 
     @property
     def name(self) -> str:
-        return f"records-{self.index:05d}"
+        return f"records-{self.index:05d}" + (f"-{self.revision}" if self.revision else "")
 
     def __str__(self) -> str:
         return f"{self.name} of round {self.round} ({len(self.tasks)} tasks)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from actors.views import find_view
 from policies.correction.methods import CorrectionPolicy
 from policies.decontamination.held_out import HeldOutImages
 from policies.errors import running
-from policies.records import HeldOutQuestion, Prediction, to_table
+from policies.records import HeldOutQuestion, Prediction, Record, from_table, to_table
 from policies.scoring.answer_metrics import AnswerMetric
 
 
@@ -64,19 +64,38 @@ class EngineWorker:
             the seconds that each took, and the records, one row per task.
         """
         seconds: dict[str, float] = {}
-        source = shard.source if self._tested is None else UntestedImages(shard.source, self._tested)
-        engine, images = self._serving(), ShardImages(source, find_view(self._generator_options.view))
+        images = self._images(shard)
         with timed(seconds, "generate"):
-            generated = Generator(engine, self._generator_options, images).generate(shard)
-        with timed(seconds, "correct"), running(f"correction policy {type(self._correction).__name__!r}", self._correction):
-            corrected = Corrector(engine, self._correction, images).correct(shard, generated)
-        return seconds, to_table(corrected)
+            generated = Generator(self._serving(), self._generator_options, images).generate(shard)
+        return seconds, self._corrected(shard, generated, images, seconds)
+
+    def correct_records(self, shard: Shard, read: Callable[[], pa.Table]) -> tuple[dict[str, float], pa.Table]:
+        """Run VIC again on the records of a shard that was generated before, maybe with other weights.
+
+        Args:
+            shard: the shard.
+            read: reads its records, one row per task, where the engine runs. What correction and filters made of them is dropped.
+
+        Returns:
+            as `write_records`.
+        """
+        generated = [record.as_generated() for record in from_table(read())]
+        seconds: dict[str, float] = {}
+        return seconds, self._corrected(shard, generated, self._images(shard), seconds)
 
     def evaluate(
         self, source: ImageSource, questions: Sequence[HeldOutQuestion], max_new_tokens: int, metric: AnswerMetric = EXACT
     ) -> list[Prediction]:
         """Answer held-out questions and score the answers."""
         return Evaluator(self._serving()).evaluate(source, questions, max_new_tokens, metric)
+
+    def _images(self, shard: Shard) -> ShardImages:
+        source = shard.source if self._tested is None else UntestedImages(shard.source, self._tested)
+        return ShardImages(source, find_view(self._generator_options.view))
+
+    def _corrected(self, shard: Shard, generated: list[Record], images: ShardImages, seconds: dict[str, float]) -> pa.Table:
+        with timed(seconds, "correct"), running(f"correction policy {type(self._correction).__name__!r}", self._correction):
+            return to_table(Corrector(self._serving(), self._correction, images).correct(shard, generated))
 
     def _running(self) -> Engine:
         if self._engine is None:

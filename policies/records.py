@@ -132,6 +132,19 @@ class Record:
         """This record with more reasons against it."""
         return replace(self, accepted=False, reasons=(*self.reasons, *reasons))
 
+    def as_generated(self) -> Record:
+        """This record as generation left it, before correction and filters."""
+        generated = Record(**{name: getattr(self, name) for name in _GENERATED})
+        if not self.question and {Reason.UNREADABLE_IMAGE, Reason.HELD_OUT_IMAGE} & set(self.reasons):
+            return replace(generated, reasons=self.reasons, reason_detail=self.reason_detail)
+        return generated
+
+
+_GENERATED = (
+    "record_id", "round", "shard", "image_id", "question_type", "instruction", "seed", "generated_text", "question", "original_answer",
+    "generated_logprob", "generated_num_tokens", "generator_weight_version",
+)  # fmt: skip
+"""Fields that generation sets. Images that are set aside also have a reason."""
 
 _ARROW_TYPES: Mapping[Any, pa.DataType] = {
     str: pa.string(),

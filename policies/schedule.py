@@ -33,7 +33,8 @@ class StopPolicy(Protocol):
     """Ends the loop."""
 
     def stop(self, states: Sequence[str], num_rounds: int) -> str | None:
-        """Why the loop ends now, or None to go on.
+        """Why the loop ends now, or None to go on. With `overlap` it is also asked whether the loop would end after a round that is not
+        decided yet, so the answer may depend on the arguments alone.
 
         Args:
             states: state of every committed round in order: `baseline`, `accepted` or `rejected`.

@@ -35,6 +35,10 @@ class RankLostError(TrainerError):
     """A rank died, or the ranks stopped making progress: a fault of the machine, so another attempt may succeed."""
 
 
+class TrainingCancelledError(TrainerError):
+    """The driver ended the training, because something else of the run failed or was interrupted."""
+
+
 class RendezvousError(TrainerError):
     """A rank cannot reach the others: the network is at fault, or one of the others has died."""
 

@@ -1,6 +1,7 @@
 """Fault injection into real runs: drivers killed at random moments, actors and services killed and stopped, hostile input.
 
     python -m benchmarks.chaos [--only drivers,actors,fuzz] [--kills 200] [--matrix-repeats 3] [--seed 0] [--out OUT.json]
+    python -m benchmarks.chaos --only drivers --stale-records correct     in runs with `overlap: 1`
     python -m benchmarks.chaos --merge A.json B.json [--out BOTH.json]
 
 Every run is `python -m loop` as a user starts it (transformers engine, embedded model, local Ray); faults are signals sent from outside.
@@ -73,13 +74,21 @@ def _run(args: argparse.Namespace, folder: Path, results: Results, console: Cons
         console.print(f"{time.monotonic() - began:6.0f} s  {kind:11s} {_brief(event)}", highlight=False, markup=False, soft_wrap=True)
 
     if {"drivers", "actors"} & set(args.only):
-        world, reference = undisturbed(folder / "drivers", record)
+        world, reference = undisturbed(folder / "drivers", record, **_overlap(args.stale_records))
         if "drivers" in args.only:
             campaigns(world, reference, args.kills, args.campaign_kills, args.seed, record, is_over)
         if "actors" in args.only:
             try_matrix(folder / "actors", reference, matrix(args.cells), args.matrix_repeats, record, is_over)
     if "fuzz" in args.only:
         fuzz(record, _FUZZ_S)
+
+
+def _overlap(stale_records: str | None) -> dict[str, Any]:
+    """The changes of the config for runs with `overlap: 1`."""
+    if stale_records is None:
+        return {}
+    actors = {"num_engines": 2, "trainer_ranks": 1, "colocated": False, "num_cpus": 4}
+    return {"rounds": 3, "overlap": 1, "stale_records": stale_records, "cluster": actors}
 
 
 def _brief(event: dict[str, Any]) -> str:
@@ -100,10 +109,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--matrix-repeats", type=int, default=3, help="times that every cell of the actor matrix is tried")
     parser.add_argument("--cells", default=".", help="pattern of the cells of the actor matrix to try, or `telling`")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--stale-records", choices=("keep", "correct", "drop"), help="kill drivers of runs with overlap 1")
     parser.add_argument("--budget-s", type=float, default=None, help="no new fault after so many seconds")
     parser.add_argument("--out", type=Path, default=None, help="JSON of every fault, written after each")
     parser.add_argument("--merge", type=Path, nargs="+", default=None, help="print the table of these results instead")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.stale_records and "actors" in args.only:
+        parser.error("--stale-records is for killed drivers; add --only drivers")
+    return args
 
 
 def _parts(text: str) -> tuple[str, ...]:

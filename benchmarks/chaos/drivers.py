@@ -222,4 +222,4 @@ def compare(expected: Outcome, run_dir: Path) -> dict[str, Any]:
 
 def _num_working(titles: list[str]) -> int:
     """Number of engines and filters working on a shard."""
-    return sum(any(method in title for method in (".write_records", "filter_shard")) for title in titles)
+    return sum(any(method in title for method in (".write_records", ".correct_records", "filter_shard")) for title in titles)

@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 0.1
 _FAST_POLL_S = 0.003
 _WORKERS = tuple(KINDS.values())
 """Processes that exit immediately when the driver is killed."""
-_WORKING = re.compile(r"ray::(EngineWorker\.(write_records|evaluate)|filter_shard|TrainerRank\.(train|progress))")
+_WORKING = re.compile(r"ray::(EngineWorker\.(write_records|correct_records|evaluate)|filter_shard|TrainerRank\.(train|progress))")
 _OPENING = re.compile(r"ray::EngineWorker\.(__init__|__ray_call__|start)|ray::TrainerRank\.(__init__|prepare)|ray::IDLE")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,15 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from actors.images import ImageSource
-from actors.training.job import Progress, RankLostError, RendezvousError, TrainerError, TrainingJob, TrainingResult
+from actors.training.job import (
+    Progress,
+    RankLostError,
+    RendezvousError,
+    TrainerError,
+    TrainingCancelledError,
+    TrainingJob,
+    TrainingResult,
+)
 from cluster.errors import FinalError, TimeoutExceededError
 from cluster.processes import ActorProcess, await_exit
 from cluster.resources.placement import RankPlace
@@ -108,7 +117,7 @@ class Bounds:
 
 
 class TrainerGroup:
-    """The driver's handle on the ranks. A plain class; not for concurrent use."""
+    """The driver's handle on the ranks. A plain class; not for concurrent use, except for `cancel`."""
 
     def __init__(self, worker: type[RankWorker], num_ranks: int, options: RankOptions) -> None:
         """Starts nothing; see `launch`, `start` and `train`.
@@ -129,6 +138,7 @@ class TrainerGroup:
         self._places: Sequence[RankPlace] = ()
         self._processes: list[ActorProcess] = []
         self._joining: list[ray.ObjectRef] = []
+        self._cancelled = threading.Event()
         self.pids: tuple[int, ...] = ()
         """Process id of each rank on its node, once all have joined."""
 
@@ -140,11 +150,13 @@ class TrainerGroup:
 
         Raises:
             NotEnoughResourcesError: there is none in that time.
+            TrainingCancelledError: see `cancel`.
         """
         if self._processes:
             return
         placement = self._options.placement
         self._places = [] if placement is None else placement.place_ranks(room_timeout_s)
+        self._refuse_cancelled()
         self._processes = [ActorProcess(self._create(rank)) for rank in range(self._num_ranks)]
         ranks = self._ranks
         rendezvous = ranks[0].rendezvous.remote(*(process.location for process in self._processes))
@@ -185,6 +197,7 @@ class TrainerGroup:
         Raises:
             RankLostError: ranks were lost more often than `bounds` allow.
             NotEnoughResourcesError: a node is lost, and for too long no other had room for its ranks.
+            TrainingCancelledError: see `cancel`.
             TrainerError: the job itself failed or timed out. All ranks are killed; another call starts new ones.
             FinalError: a rank raised it, such as for a store that it cannot write.
         """
@@ -204,6 +217,10 @@ class TrainerGroup:
                     num_restarts += 1
                     log.warning("%s; restart %d of %d", error, num_restarts, bounds.max_restarts)
 
+    def cancel(self) -> None:
+        """End for good: a job that runs in another thread is ended within seconds, or once its ranks have room, and no later one begins."""
+        self._cancelled.set()
+
     def shutdown(self) -> None:
         """Kill the ranks. Waits, for a bounded time, until Ray knows that they are dead and their processes on this machine have
         exited, which frees its devices."""
@@ -217,6 +234,10 @@ class TrainerGroup:
         except TimeoutExceededError as error:
             log.warning("%s", error)
 
+    def _refuse_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise TrainingCancelledError("the training was cancelled")
+
     @property
     def _ranks(self) -> list[Any]:
         return [process.handle for process in self._processes]
@@ -229,6 +250,7 @@ class TrainerGroup:
     def _train(
         self, job: TrainingJob, source: ImageSource, deadline: float, stall_timeout_s: float, on_progress: Callable[[Progress], None]
     ) -> TrainingResult:
+        self._refuse_cancelled()
         job_ref, source_ref = ray.put(job), ray.put(source)
         ranks = self._ranks
         running = [rank.train.remote(job_ref, source_ref) for rank in ranks]
@@ -282,6 +304,7 @@ class TrainerGroup:
         deadline = time.monotonic() + timeout_s
         pending = refs
         while pending:
+            self._refuse_cancelled()
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise on_timeout(f"the trainer did not {verb} within {timeout_s:.0f} s; {len(pending)} of {len(refs)} ranks are not done")

@@ -195,6 +195,16 @@ class RunConfig(Section):
     training: TrainingConfig = _defaults(TrainingConfig, "how a candidate is trained")
     acceptance: PolicySpec = _policy("paired_test", "whether a candidate becomes the champion")
     stop: PolicySpec = _policy("rounds", "when the loop ends")
+    overlap: Literal[0, 1] = Field(
+        0,
+        description="rounds that the engines write ahead: 0 trains and writes in turn; 1 writes the next round with the present champion "
+        "while the candidate trains, on devices of its own",
+    )
+    stale_records: Literal["keep", "correct", "drop"] = Field(
+        "keep",
+        description="what becomes of records written ahead when the candidate is accepted: keep uses them as they are, correct has the new "
+        "champion correct them again, drop sets them aside and has it write new ones",
+    )
     on_empty_round: Literal["stop", "reject"] = Field(
         "stop",
         description="what to do when no record of a round was accepted: stop ends the run with the reason, reject commits the round as "
@@ -223,6 +233,19 @@ class RunConfig(Section):
             raise ValueError(f"control names {', '.join(self.control)}; name each once")
         if "no_correction" in self.control and self.correction.policy == "none":
             raise ValueError("control no_correction equals the run itself when correction is none; drop one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_hides_something(self) -> RunConfig:
+        if self.overlap and self.cluster.colocated:
+            raise ValueError(
+                "overlap 1 has nothing to gain where engines and trainer ranks take turns on the same devices; give them their own with "
+                "cluster.colocated false, or set overlap 0"
+            )
+        if self.stale_records != "keep" and not self.overlap:
+            raise ValueError(f"stale_records {self.stale_records} does nothing with overlap 0, which leaves no stale records; drop it")
+        if self.stale_records == "correct" and self.correction.policy == "none":
+            raise ValueError("stale_records correct changes nothing when correction is none; set stale_records keep or drop")
         return self
 
     @model_validator(mode="after")

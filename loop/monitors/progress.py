@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
@@ -27,7 +27,11 @@ RATE_OF = "records"  # the total whose rate is shown; a stage without it shows t
 class Stage:
     """One stage of a round, counted as it advances. Made by `RunProgress.stage`; safe to advance from one thread at a time."""
 
-    def __init__(self, name: str, total: int | None, unit: str, clock: Callable[[], float], on_change: Callable[[Stage], None]) -> None:
+    def __init__(
+        self, round: str, name: str, total: int | None, unit: str, clock: Callable[[], float], on_change: Callable[[Stage], None]
+    ) -> None:
+        self.round = round
+        """`round 2/5`; empty before the first."""
         self.name = name
         self.total = total
         self.unit = unit
@@ -36,6 +40,8 @@ class Stage:
         self.remark = ""
         self._clock = clock
         self._started_s = clock()
+        self.last_line_s = clock()
+        """When it last had a line."""
         self._on_change = on_change
 
     def advance(self, count: int = 1, **totals: int) -> None:
@@ -78,8 +84,8 @@ class Listener(Protocol):
         """One line of the log."""
         ...
 
-    def stage(self, round: str, stage: Stage | None) -> None:
-        """The current stage, when it starts or advances; None when it is done. A failed stage is not reported again."""
+    def stages(self, stages: Sequence[Stage]) -> None:
+        """The current stages, the newest last, when one starts or advances; none when all are done. A failed one is not reported again."""
         ...
 
 
@@ -90,6 +96,7 @@ def loss_remark(loss: float | None) -> str:
 
 class RunProgress:
     """Shows rounds and stages on `console`: live when it is a terminal, otherwise as lines. A listener gets the lines in either case.
+    Thread-safe: several stages may go on at the same time, each advanced by its own thread.
 
     A stage has one line at its start, at most one every `line_every_s` seconds on its progress, and one at its end with totals and
     seconds. A stage that does not advance has one every `QUIET_S`. On a terminal a live progress bar replaces all but the last.
@@ -116,8 +123,8 @@ class RunProgress:
         self._stages: list[Stage] = []
         self._line_every_s = line_every_s
         self._clock = clock
-        self._last_line_s = clock()
-        self._round = ""
+        self._round, self._num_rounds = "", 0
+        self._lock = threading.RLock()
         self._live = _live_display(console) if console.is_terminal and not console.is_dumb_terminal else None
         self._tasks: dict[Stage, TaskID] = {}
 
@@ -134,7 +141,7 @@ class RunProgress:
 
     def round(self, number: int, total: int) -> None:
         """The following stages belong to round `number` of `total`."""
-        self._round = f"round {number}/{total}"
+        self._round, self._num_rounds = f"round {number}/{total}", total
         self._line(self._round, "bold")
 
     def note(self, text: str) -> None:
@@ -142,9 +149,10 @@ class RunProgress:
         self._line(printable(text))
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "steps") -> Iterator[Stage]:
-        """A stage of `total` units (None: unknown), which ends with the block."""
-        stage = Stage(name, total, unit, self._clock, self._on_change)
+    def stage(self, name: str, total: int | None = None, unit: str = "steps", round: int | None = None) -> Iterator[Stage]:
+        """A stage of `total` units (None: unknown), which ends with the block. It belongs to the current round, or to `round`."""
+        label = self._round if round is None else f"round {round}/{self._num_rounds}"
+        stage = Stage(label, name, total, unit, self._clock, self._on_change)
         self._begin(stage)
         try:
             yield stage
@@ -152,63 +160,67 @@ class RunProgress:
             self._end(stage, f"stopped at {stage.counted()}")
             raise
         self._end(stage, f"done, {stage.counted()}" if stage.done else "done")
-        self._tell_stage()
+        self._tell_stages()
 
     def _begin(self, stage: Stage) -> None:
-        self._stages.append(stage)
-        if self._live is not None:
-            self._tasks[stage] = self._live.add_task(printable(stage.name), total=stage.total, round=self._round, counted="", details="")
-        self._tell(self._titled(stage, "started" if stage.total is None else f"started, {stage.total} {stage.unit}"))
-        self._tell_stage()
+        with self._lock:
+            self._stages.append(stage)
+            if self._live is not None:
+                self._tasks[stage] = self._live.add_task(
+                    printable(stage.name), total=stage.total, round=stage.round, counted="", details=""
+                )
+            self._tell(stage, self._titled(stage, "started" if stage.total is None else f"started, {stage.total} {stage.unit}"))
+            self._tell_stages()
 
     def _on_change(self, stage: Stage) -> None:
-        if self._live is not None:
-            self._live.update(self._tasks[stage], completed=stage.done, counted=stage.counted(), details=stage.details())
-        if self._clock() - self._last_line_s >= self._line_every_s and stage.done != stage.total:
-            self._tell(self._titled(stage, stage.counted(), stage.details()))
-        self._tell_stage()
+        with self._lock:
+            if self._live is not None:
+                self._live.update(self._tasks[stage], completed=stage.done, counted=stage.counted(), details=stage.details())
+            if self._clock() - stage.last_line_s >= self._line_every_s and stage.done != stage.total:
+                self._tell(stage, self._titled(stage, stage.counted(), stage.details()))
+            self._tell_stages()
 
     def _break_silence(self) -> None:
         """Runs in its own thread, because the driver reports nothing while it waits for an engine or a file."""
         while not self._over.wait(min(1.0, self._quiet_s)):
-            stages = self._stages[-1:]
-            if stages:
-                self._tell_stage()
-            if stages and time.monotonic() - self._told_s >= self._quiet_s:
-                stage = stages[0]
-                self._tell(
-                    self._titled(stage, stage.counted() if stage.done or stage.total else "", f"at work for {stage.elapsed_s:.0f} s")
-                )
+            with self._lock:
+                if self._stages:
+                    self._tell_stages()
+                if self._stages and time.monotonic() - self._told_s >= self._quiet_s:
+                    stage = self._stages[-1]
+                    counted = stage.counted() if stage.done or stage.total else ""
+                    self._tell(stage, self._titled(stage, counted, f"at work for {stage.elapsed_s:.0f} s"))
 
     def _end(self, stage: Stage, outcome: str) -> None:
-        self._stages.remove(stage)
-        if self._live is not None:
-            self._live.remove_task(self._tasks.pop(stage))
-        self._line(self._titled(stage, outcome, stage.details(), f"{stage.elapsed_s:.1f} s"))
+        with self._lock:
+            self._stages.remove(stage)
+            if self._live is not None:
+                self._live.remove_task(self._tasks.pop(stage))
+            self._line(self._titled(stage, outcome, stage.details(), f"{stage.elapsed_s:.1f} s"))
 
     def _titled(self, stage: Stage, *parts: str) -> str:
         """A line about a stage, with its round and name."""
-        title = " ".join(filter(None, (self._round, stage.name)))
+        title = " ".join(filter(None, (stage.round, stage.name)))
         return printable(f"{title}: {', '.join(filter(None, parts))}")
 
     def _line(self, text: str, style: str = "") -> None:
-        self._last_line_s, self._told_s = self._clock(), time.monotonic()
-        self._console.print(Text(text, style), soft_wrap=True)
-        if self._listener is not None:
-            self._listener.line(text)
+        with self._lock:
+            self._told_s = time.monotonic()
+            self._console.print(Text(text, style), soft_wrap=True)
+            if self._listener is not None:
+                self._listener.line(text)
 
-    def _tell(self, text: str) -> None:
-        """A line for logs only; a terminal shows it live."""
+    def _tell(self, stage: Stage, text: str) -> None:
+        """A line about a stage for logs only; a terminal shows it live."""
+        stage.last_line_s, self._told_s = self._clock(), time.monotonic()
         if self._live is None:
             self._line(text)
-            return
-        self._last_line_s, self._told_s = self._clock(), time.monotonic()
-        if self._listener is not None:
+        elif self._listener is not None:
             self._listener.line(text)
 
-    def _tell_stage(self) -> None:
+    def _tell_stages(self) -> None:
         if self._listener is not None:
-            self._listener.stage(self._round, self._stages[-1] if self._stages else None)
+            self._listener.stages(self._stages)
 
 
 class _BarWhereKnown(ProgressColumn):

@@ -36,7 +36,7 @@ def results_tables(commits: Sequence[RoundCommit], set_names: Sequence[str], wid
     """
     commits = sorted(commits, key=lambda commit: commit.round)
     rounds = [commit for commit in commits if commit.state is not RoundState.BASELINE]
-    tables = _tables("What each round wrote", _round_columns(), rounds, width) if rounds else []
+    tables = _tables("What each round wrote", _round_columns(rounds), rounds, width) if rounds else []
     filters = list(dict.fromkeys(count.filter for commit in rounds for count in commit.filters))
     if filters:
         generated = _count_column("generated", "generated")
@@ -97,9 +97,11 @@ def _width_of(console: Console) -> int:
     return min(console.width, TABLE_WIDTH)
 
 
-def _round_columns() -> list[Column]:
+def _round_columns(commits: Sequence[RoundCommit]) -> list[Column]:
+    stale: list[Column] = [("stale", _stale)] if any(_stale(commit) != MISSING for commit in commits) else []
     return [
         _count_column("generated", "generated"),
+        *stale,
         _count_column("kept", "accepted"),
         _count_column("trained on", "trained_on"),
         _count_column("images set aside", "set_aside_images"),
@@ -263,6 +265,13 @@ def _outcome(commit: RoundCommit) -> str:
     if commit.state is RoundState.BASELINE:
         return "seed model"
     return commit.state.value if commit.decision is None else f"{commit.state.value}: {commit.decision.reason}"
+
+
+def _stale(commit: RoundCommit) -> str:
+    """How many records an older model than the champion wrote, and what became of them."""
+    prefix = "stale_"
+    found = [f"{count} {name.removeprefix(prefix)}" for name, count in commit.counts.items() if name.startswith(prefix)]
+    return found[0] if found else MISSING
 
 
 def _seconds(commit: RoundCommit) -> str:

@@ -12,12 +12,12 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actors.engines.errors import EngineError
 from actors.training.job import TrainerError
@@ -75,6 +75,9 @@ class RunStatus(_Document):
     started_at: float
     updated_at: float
     stage: StageStatus | None = None
+    """The newest stage."""
+    beside: list[StageStatus] = Field(default_factory=list)
+    """Older stages that go on at the same time."""
     end: End | None = None
 
 
@@ -107,16 +110,13 @@ class RunLog:
         with self._lock:
             self._try(lambda: self._append("".join(f"{printable(one)}\n" for one in text.splitlines())))
 
-    def stage(self, round: str, stage: Stage | None) -> None:
-        """The driver's stage, when it starts or advances; None between stages."""
-        shown = None
-        if stage is not None:
-            shown = StageStatus(
-                round=round, name=stage.name, done=stage.done, total=stage.total, unit=stage.unit, details=printable(stage.details())
-            )
+    def stages(self, stages: Sequence[Stage]) -> None:
+        """The driver's stages, the newest last, when one starts or advances; none between stages."""
+        *beside, newest = [_status_of(stage) for stage in stages] or [None]
         with self._lock:
-            is_other = (shown and shown.name) != (self._status.stage and self._status.stage.name)
-            self._status = self._status.model_copy(update={"stage": shown, "updated_at": time.time()})
+            is_other = (newest and newest.name) != (self._status.stage and self._status.stage.name)
+            update = {"stage": newest, "beside": beside, "updated_at": time.time()}
+            self._status = self._status.model_copy(update=update)
             every_s = _REMOTE_EVERY_S if self._is_remote else 0.0 if is_other else _LOCAL_EVERY_S
             if time.monotonic() - self._written_s >= every_s:
                 self._write()
@@ -173,6 +173,12 @@ class RunLog:
                 logger.warning("cannot write %s or %s: %s; the run continues without them", LOG, STATUS, error)
 
 
+def _status_of(stage: Stage) -> StageStatus:
+    return StageStatus(
+        round=stage.round, name=stage.name, done=stage.done, total=stage.total, unit=stage.unit, details=printable(stage.details())
+    )
+
+
 class _Handler(logging.Handler):
     """Passes log records to the run's log. A critical one precedes the end of this process without any unwinding."""
 
@@ -193,7 +199,7 @@ def logged(storage: Storage) -> Iterator[RunLog]:
     """The log of a run while a driver, which must hold the run's lock, works; it includes what this process logs."""
     log = RunLog(storage)
     log.line(f"driver {os.getpid()} on {socket.gethostname()}")
-    log.stage("", None)
+    log.stages([])
     handler = _Handler(log)
     logging.getLogger().addHandler(handler)
     try:

@@ -186,7 +186,7 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
             for commit in rounds(session):
                 if mirror:
                     mirror.log_commits(commits)
-                prune(locked, commits, config.retention.keep_last, config.retention.keep_every)
+                prune(locked, commits, config.retention.keep_last, config.retention.keep_every, config.overlap)
                 for finding in commit.reported:
                     if finding not in checked.findings:  # findings about the config were already reported
                         progress.note(finding.line)

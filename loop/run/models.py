@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from loop.errors import DamagedFileError
 from loop.models.checks import downloaded, model_files
-from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name
+from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name, writer_commit
 from loop.store.run_store import Store, checkpoint_path
 
 
@@ -64,7 +64,13 @@ class Models:
 
     def champion(self) -> Model:
         """The newest accepted model."""
-        commit = champion_commit(self.commits)
+        return self._accepted(champion_commit(self.commits))
+
+    def writer(self, round_index: int, overlap: int) -> Model:
+        """The model that writes the records of a round; see `loop.store.commits.writer_commit`."""
+        return self._accepted(writer_commit(self.commits, round_index, overlap))
+
+    def _accepted(self, commit: RoundCommit) -> Model:
         if commit.state is RoundState.BASELINE:
             return self.base()
         return self._known.get(commit.champion_path) or self._checked(commit, self._trained_digest(commit, "training"))

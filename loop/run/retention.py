@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit
+from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, writer_commit
 from loop.store.run_store import Store
+from loop.store.selected import record_files
 
 
 def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
@@ -14,12 +15,14 @@ def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
     if not commits:
         return []
     champion = champion_commit(commits)
+    records = {file.path for commit in commits if commit.state is RoundState.ACCEPTED for file in record_files(commit)}
     return [
         file
         for commit in commits
         for file in commit.files
         if file.path.startswith(tuple(f"{path}/" for path in _needed_checkpoints(commits)))
-        or (commit.state is RoundState.ACCEPTED and (file.path.endswith("/selected.parquet") or "/parts/records-" in file.path))
+        or file.path in records
+        or (commit.state is RoundState.ACCEPTED and file.path.endswith("/selected.parquet"))
         or (commit in (commits[0], champion) and file.path.endswith("/predictions.parquet"))
         or (commit is champion and "/parts/training" in file.path)
     ]
@@ -42,21 +45,21 @@ def check_needed(store: Store, commits: Sequence[RoundCommit]) -> None:
         store.checkpoint(path)
 
 
-def prunable(commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None) -> list[str]:
-    """Checkpoint folders that may be deleted. Kept are the seed model, the champion, the controls trained beside it, the last
-    `keep_last` rounds and every `keep_every`th round."""
+def prunable(commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None, overlap: int = 0) -> list[str]:
+    """Checkpoint folders that may be deleted. Kept are the seed model, the champion, the controls trained beside it, the model that writes
+    the records of the next round, the last `keep_last` rounds and every `keep_every`th round."""
     if keep_last is None or not commits:
         return []
-    kept = _needed_checkpoints(commits)
+    kept = {*_needed_checkpoints(commits), writer_commit(commits, len(commits), overlap).champion_path}
     older = commits[:-keep_last]
     candidates = [path for commit in older if not (keep_every and commit.round % keep_every == 0) for path in commit.checkpoints]
     return [path for path in candidates if path not in kept]
 
 
-def prune(store: Store, commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None) -> None:
+def prune(store: Store, commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None, overlap: int = 0) -> None:
     """Delete prunable checkpoints. Call it after a commit: at least the newest round is kept, so a checkpoint is only deleted once a
     later commit is durable."""
     every = f" and of every {keep_every}th" if keep_every else ""
     reason = f"retention keeps the seed model, the champion, and the checkpoints of the last {keep_last} rounds{every}"
-    for path in prunable(commits, keep_last, keep_every):
+    for path in prunable(commits, keep_last, keep_every, overlap):
         store.prune_checkpoint(path, reason)

@@ -27,13 +27,14 @@ def run_state(store: Store) -> str:
 
 
 def driver_dict(store: Store, state: str) -> dict[str, Any]:
-    """The stage of a running driver, or how the last driver ended, in machine-readable form."""
+    """The stages of a running driver, or how the last driver ended, in machine-readable form."""
     status = read_status(store.storage)
     if status is None:
-        return {"stage": None, "last_end": None}
+        return {"stage": None, "beside": [], "last_end": None}
     end = status.end.model_dump() if status.end else {"at": status.updated_at, "outcome": "killed", "reason": _KILLED}
     stage = status.stage.model_dump() if status.stage else None
-    return {"stage": stage, "last_end": None if state == "running" else end}
+    beside = [one.model_dump() for one in status.beside]
+    return {"stage": stage, "beside": beside, "last_end": None if state == "running" else end}
 
 
 def driver_lines(store: Store, state: str) -> list[str]:
@@ -41,9 +42,10 @@ def driver_lines(store: Store, state: str) -> list[str]:
     status = read_status(store.storage)
     if status is None or state == "finished":
         return []
+    stages = "; beside it ".join(map(str, [status.stage, *status.beside])) if status.stage else ""
     if state == "running":
-        return [f"now: {status.stage or 'between two stages'} (written {max(0.0, time.time() - status.updated_at):.0f} s ago)"]
-    where = f" in {status.stage}" if status.stage else ""
+        return [f"now: {stages or 'between two stages'} (written {max(0.0, time.time() - status.updated_at):.0f} s ago)"]
+    where = f" in {stages}" if stages else ""
     if status.end is None:
         return [f"last end, after {_utc(status.updated_at)}{where}: {_KILLED} (process {status.pid} on {status.host})"]
     return [f"last end, {_utc(status.end.at)}{where}: {status.end.outcome}: {status.end.reason}"]

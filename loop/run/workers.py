@@ -119,6 +119,7 @@ def open_workers(run: Run, seed: Model) -> Iterator[Workers]:
             placement = stack.enter_context(_reserved(config, info))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
+        stack.callback(trainer.cancel)
         fleet = _fleet(run, placement, seed)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options)

@@ -58,6 +58,8 @@ def _image_sets(config: RunConfig, policies: Policies) -> Iterator[str]:
 
 def _choosing(config: RunConfig, policies: Policies) -> Iterator[str]:
     selection, mixing = policies.selection, policies.mixing
+    if config.overlap and config.rounds == 1:
+        yield "overlap 1 does nothing with rounds 1: there is no next round to write ahead"
     if isinstance(selection, TopShare) and selection.share == 1 and not selection.balance_types:
         yield "selection top_share with share 1 takes every accepted record, as `all` does; lower its share"
     if not isinstance(mixing, Replay):

@@ -181,7 +181,8 @@ def plan_lines(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
     """The plan in words: actors, bundles, and their sum."""
     where = "colocated" if plan.colocated else "disaggregated"
     sleep = "; engines sleep while ranks train" if config.cluster.sleep_while_training else ""
-    yield f"{plan.num_engines} engine(s), {plan.trainer_ranks} trainer rank(s) and {plan.num_filters} filter(s), {where}{sleep}"
+    ahead = "; engines write the next round while ranks train" if config.overlap else ""
+    yield f"{plan.num_engines} engine(s), {plan.trainer_ranks} trainer rank(s) and {plan.num_filters} filter(s), {where}{sleep}{ahead}"
     yield from _engine_lines(config, plan)
     bundles = Counter(tuple(sorted(bundle.items())) for bundle in plan.bundles)
     for bundle, count in bundles.items():

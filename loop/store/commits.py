@@ -79,6 +79,12 @@ def champion_commit(commits: Sequence[RoundCommit]) -> RoundCommit:
     return next(commit for commit in reversed(commits) if commit.state is not RoundState.REJECTED)
 
 
+def writer_commit(commits: Sequence[RoundCommit], round: int, overlap: int) -> RoundCommit:
+    """The round that made the model which writes the records of `round`: the champion when that round begins, or with `overlap` the one of
+    so many rounds before, which is known while the round before still trains."""
+    return champion_commit(commits[: max(1, round - overlap)])
+
+
 class RoundCommit(Document):
     """Everything a later reader needs to know about a round. `stage_seconds`, `started_at` and `committed_at` (seconds since the
     epoch), `epoch` and `incidents` are left out of the run's digest: they differ between two equal runs."""
@@ -97,7 +103,8 @@ class RoundCommit(Document):
     """Checkpoint folder of that champion, relative to the run folder."""
     candidate: str | None = None
     counts: dict[str, int] = Field(default_factory=dict)
-    """`generated`, `accepted`, `trained_on`, `set_aside_images` and `rejected_REASON`."""
+    """`generated`, `accepted`, `trained_on`, `set_aside_images` and `rejected_REASON`; if an older model than the champion has written the
+    records, also `stale_kept`, `stale_corrected` or `stale_dropped`. Dropped records are in none of the other counts."""
     filters: list[FilterCount] = Field(default_factory=list)
     metrics: dict[str, float] = Field(default_factory=dict)
     """`correct_before`, `correct_after`, `correct_kept` (shares, where the truth is known), `accuracy/SET` of the champion after
@@ -107,7 +114,8 @@ class RoundCommit(Document):
     decision: Decision | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     """Wall-clock of `generate_correct_filter`, `deduplicate`, `select`, `train`, `evaluate`, `controls`, `decide`, `swap` and the whole
-    `round`."""
+    `round`. With `overlap`, `write_ahead` is the time that writing the records of the next round took, and `overlapped` the part of it in
+    which this round trained as well: it counts in both, so that the stages less `overlapped` make the round."""
     files: list[FileEntry] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
     incidents: list[Finding] = Field(default_factory=list)

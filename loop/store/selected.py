@@ -11,6 +11,7 @@ records take 5.3 MiB on disk (`benchmarks.scale`) and 32 bytes a row in memory. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from policies.records import RECORD_SCHEMA, Record, from_table
 
 SELECTED = "selected"
 _FILE = f"{SELECTED}.parquet"
+_RECORDS = re.compile(r"/parts/records-(?P<number>\d+)(?:-(?P<revision>\w+))?\.parquet$")
 _PLACE = ("part", "row")
 _NUM_SAMPLED = 200
 """Rows to measure diversity on. Distinct-n falls with the number of texts, so the number is fixed."""
@@ -183,5 +185,8 @@ def _replaced(records: pa.Table, stored: pa.Table) -> pa.Table:
 
 
 def record_files(commit: RoundCommit) -> list[FileEntry]:
-    """The parts of records of a committed round, in order."""
-    return [file for file in commit.files if "/parts/records-" in file.path]
+    """The parts of records of a committed round, in order. Parts `records-NUMBER` that were set aside because there is a
+    `records-NUMBER-REVISION` of the same number are left out."""
+    found = [(file, match) for file in commit.files if (match := _RECORDS.search(file.path))]
+    revised = {match["number"] for _, match in found if match["revision"]}
+    return [file for file, match in found if match["revision"] or match["number"] not in revised]

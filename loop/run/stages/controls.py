@@ -22,6 +22,7 @@ Controls decide nothing, and a round without them is committed as if they did no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -29,7 +30,7 @@ from loop.run.contents import Run
 from loop.run.models import Models
 from loop.run.stages.clock import RoundClock
 from loop.run.stages.evaluation import evaluate, mean_scores
-from loop.run.stages.training import hyperparameters, train
+from loop.run.stages.training import Trained, hyperparameters, train
 from loop.run.stages.training_set import Generated, generated_so_far, num_without_original
 from loop.run.workers import Workers
 from loop.store.commits import FileEntry
@@ -51,22 +52,37 @@ class Controls:
 
 
 def run_controls(
-    run: Run, models: Models, workers: Workers, index: int, selected: SelectedRows, candidate: Predictions, clock: RoundClock
+    run: Run,
+    models: Models,
+    workers: Workers,
+    index: int,
+    selected: SelectedRows,
+    candidate: Predictions,
+    clock: RoundClock,
+    already_trained: Mapping[str, Trained],
 ) -> Controls:
     """Train and evaluate the configured controls; finished work is reused."""
-    done, hyper = Controls(), hyperparameters(run, selected)
+    done = Controls()
     for name in run.config.control:
-        suffix = f"-control-{name}"
         with clock.stage("controls"):
-            start = run.policies.start.start(models.base(), models.control(name))
-            trained = train(run, models, workers, index, start, hyper, partial(generated_for, name, run, index, selected), suffix)
-            predictions, predictions_part = evaluate(run, workers, index, trained.model, RoundClock(), f"predictions{suffix}")
+            trained = already_trained.get(name) or train_control(name, run, models, workers, index, selected)
+            predictions, predictions_part = evaluate(run, workers, index, trained.model, RoundClock(), f"predictions{_suffix(name)}")
         found = {**trained.metrics, **mean_scores("", run.sets, predictions), **differences(predictions, candidate)}
         if name == "no_correction":
             found["num_left_out"] = float(num_without_original(selected))
         done.metrics |= {f"control/{name}/{key}": value for key, value in found.items()}
         done.files += [trained.part.entry, *trained.model.files, predictions_part.entry]
     return done
+
+
+def train_control(name: str, run: Run, models: Models, workers: Workers, index: int, selected: SelectedRows) -> Trained:
+    """Train one control, or reuse it if it is finished."""
+    start, generated = run.policies.start.start(models.base(), models.control(name)), partial(generated_for, name, run, index, selected)
+    return train(run, models, workers, index, start, hyperparameters(run, selected), generated, _suffix(name))
+
+
+def _suffix(name: str) -> str:
+    return f"-control-{name}"
 
 
 def generated_for(name: str, run: Run, index: int, selected: SelectedRows) -> list[Generated]:

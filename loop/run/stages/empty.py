@@ -11,6 +11,7 @@ from loop.run.models import Model
 from loop.run.stages.clock import RoundClock
 from loop.run.stages.evaluation import champion_predictions, mean_scores
 from loop.run.stages.records import counts_of, filter_counts
+from loop.run.stages.writing import RoundRecords
 from loop.store.commits import Decision, Finding, RoundCommit, RoundState
 from loop.store.run_store import PartReceipt
 from policies.counts import RecordCounts
@@ -40,9 +41,11 @@ def commit_empty_round(
     clock: RoundClock,
     records: RecordCounts,
     parts: Sequence[PartReceipt],
+    written: RoundRecords,
     incidents: list[Finding],
 ) -> RoundCommit:
-    """Reject a round whose part `selected`, the last of `parts`, is empty. Nothing is trained and the champion stays.
+    """Reject a round whose part `selected`, the last of `parts`, is empty. Nothing is trained and the champion stays. `written` are its
+    records.
 
     Raises:
         EmptyRoundError: `on_empty_round` is `stop`.
@@ -54,11 +57,11 @@ def commit_empty_round(
     clock.seconds["round"] = time.time() - clock.started_at
     commit = RoundCommit(
         run_id=run.run_id, round=index, state=RoundState.REJECTED, epoch=run.store.epoch, started_at=clock.started_at,
-        committed_at=time.time(), champion=champion.version, champion_path=champion.path, counts=counts,
+        committed_at=time.time(), champion=champion.version, champion_path=champion.path, counts={**counts, **written.stale},
         filters=filter_counts(parts[:-1]),
         metrics={**records.correctness, **mean_scores("", run.sets, champion_predictions(run))},
         decision=Decision(accepted=False, reason=f"no candidate was trained: {reason}"),
-        stage_seconds=clock.seconds, files=[part.entry for part in parts],
+        stage_seconds=clock.seconds, files=[part.entry for part in (*parts, *written.set_aside)],
         findings=[Finding(kind="empty_round", count=max(1, records.generated), message=f"{reason}; {advice(counts)}")],
         incidents=incidents,
     )  # fmt: skip

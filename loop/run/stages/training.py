@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from actors.engines.adapters.files import ADAPTER_FOLDER
 from actors.folders import subfolder
@@ -11,7 +12,7 @@ from actors.training.job import Hyperparameters, TrainingJob
 from loop.run.contents import Run
 from loop.run.models import Model, Models
 from loop.run.skipped import findings_of
-from loop.run.stages.training_set import Generated, training_set
+from loop.run.stages.training_set import Generated, generated_so_far, training_set
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed
 from loop.store.commits import Finding, RoundState, checkpoint_name
@@ -76,6 +77,12 @@ def train(
     model = models.add(index, document["digest"], checkpoint.path, checkpoint.files)
     findings = [Finding.model_validate(finding) for finding in document.get("findings", [])]
     return Trained(model, document["metrics"], findings, part)
+
+
+def train_candidate(run: Run, models: Models, workers: Workers, index: int, selected: SelectedRows) -> Trained:
+    """The candidate of a round, from the model that the start policy chooses."""
+    start = run.policies.start.start(models.base(), models.champion())
+    return train(run, models, workers, index, start, hyperparameters(run, selected), partial(generated_so_far, run, index, selected))
 
 
 def on_base(run: Run, base: Model, job: TrainingJob) -> TrainingJob:

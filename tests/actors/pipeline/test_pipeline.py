@@ -533,6 +533,23 @@ def test_a_worker_takes_a_shard_through_generation_and_correction(reciting: Path
     assert {one.weight_version for one in worker.evaluate(SOURCE, SOURCE.questions(2, 0), 4, Exact())} == {"r2"}
 
 
+def test_records_that_were_filtered_are_corrected_again_as_if_they_had_only_been_generated(reciting: Path) -> None:
+    shard, policy = shard_of(SomeBad(frozenset({IDS[1]}))), SentenceBySentence(max_new_tokens=8)
+    given = question_records(shard)
+    before = corrected(ScriptedEngine(writes(GOOD)), shard, replace(policy, check_premises=True), given)
+    judged = FilterChain([Parsable(), Length(max_answer_words=2)]).apply(before).records
+    assert {record.reasons for record in judged} == {(Reason.UNREADABLE_IMAGE,), (Reason.TOO_LONG,)}
+    worker, engine = worker_of(reciting), TransformersEngine(reciting)
+    worker.start()
+    worker.swap(update_of(reciting, "r2"))
+    engine.swap(update_of(reciting, "r2"))
+    seconds, table = worker.correct_records(shard, lambda: to_table(judged))
+    assert set(seconds) == {"correct"}
+    assert from_table(table) == corrected(engine, shard, policy, given)
+    asked = [record for record in from_table(table) if record.question]
+    assert {(record.generator_weight_version, record.corrector_weight_version) for record in asked} == {("v1", "r2")}
+
+
 def test_records_survive_the_way_through_a_table(reciting: Path) -> None:
     shard = shard_of()
     policy = SentenceBySentence(check_premises=True, premise_refutations=("never",))

@@ -183,3 +183,19 @@ def test_an_item_whose_data_is_lost_is_made_again_by_an_engine(fleet: Fleet, mak
 
     assert sorted(make_tasks(lose_once).after(fleet, range(3), serve)) == EXPECTED[:3]
     assert sorted(submitted) == [0, 1, 1, 2]
+
+
+def test_an_error_of_the_driver_between_two_items_ends_them_and_leaves_no_engine_with_work(fleet: Fleet, make_tasks: MakeTasks) -> None:
+    judges, submitted = make_tasks(), list[int]()
+
+    def serve(engine: ActorHandle, task: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
+        if len(submitted) == 6:
+            raise FinalError("what goes on beside it has failed")
+        submitted.append(task)
+        served = engine.serve.remote(task)
+        return served, served
+
+    with pytest.raises(FinalError, match="beside it"), closing(judges.after(fleet, [*range(40)], serve)) as found:
+        list(found)
+    assert len(submitted) == 6
+    assert judged(fleet, judges, range(12)) == EXPECTED

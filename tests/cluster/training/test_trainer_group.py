@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import ray
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.trainer import TrainerRank
 from actors.training.core import run_local
-from actors.training.job import EarlyStop, Progress, RankLostError, TrainerError
+from actors.training.job import EarlyStop, Progress, RankLostError, TrainerError, TrainingCancelledError
 from cluster.errors import FinalError
 from cluster.resources.placement import RankPlace
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
@@ -82,6 +83,23 @@ def test_a_hanging_rank_is_replaced_and_goes_on_from_the_last_step(base: Path, t
     assert (result.digest, result.losses) == (undisturbed.digest, undisturbed.losses)
     assert seen == sorted(seen), "steps were done again that a step checkpoint had kept"
     group.shutdown()
+
+
+def test_a_cancelled_group_ends_its_job_and_begins_no_other(base: Path, tmp_path: Path) -> None:
+    group, job = TrainerGroup(TrainerRank, 1, RankOptions()), job_of(base, tmp_path / "out")
+    group.launch()
+    wait_while(lambda: not starting_ranks(), bound_s=30)
+    (rank,) = starting_ranks()
+    timer = threading.Timer(0.5, group.cancel)
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(TrainingCancelledError):
+        group.train(job, Shapes(), Bounds(TIMEOUT_S, start_timeout_s=60, max_restarts=3))
+    assert time.monotonic() - started < 30
+    assert_gone((rank.pid,))
+    with pytest.raises(TrainingCancelledError):
+        group.train(job, Shapes(), Bounds(TIMEOUT_S))
+    assert not starting_ranks()
 
 
 @pytest.mark.slow

@@ -212,6 +212,14 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
         ({"cluster": {"sleep_while_training": True, "colocated": False}}, "cluster: sleep_while_training has no effect when"),
         ({"cluster": {"sleep_while_training": True}, "engine": "vllm"}, "config: cluster.sleep_while_training needs vLLM's sleep mode,"),
         ({"cluster": {"sleep_while_training": True}, "transport": "native"}, "config: transport native keeps a copy of the served weights"),
+        ({"overlap": 2}, "overlap: Input should be 0 or 1"),
+        ({"overlap": 1}, "config: overlap 1 has nothing to gain where engines and trainer ranks take turns on the same devices; give"),
+        ({"overlap": 1, "cluster": {"sleep_while_training": True}}, "config: overlap 1 has nothing to gain where engines and trainer"),
+        ({"stale_records": "drop"}, "config: stale_records drop does nothing with overlap 0, which leaves no stale records; drop it"),
+        (
+            {"overlap": 1, "cluster": {"colocated": False}, "stale_records": "correct", "correction": "none"},
+            "config: stale_records correct changes nothing when correction is none; set stale_records keep or drop",
+        ),
         ({"transport": "adapter"}, "config: transport adapter sends the adapter of training.lora, which is not set; set it, or"),
         (
             {"transport": "adapter", "engine": "vllm", "training": {"frozen": ["language_model"], "lora": {"rank": 600}}},

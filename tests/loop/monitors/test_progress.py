@@ -43,6 +43,29 @@ def test_a_log_gets_a_line_at_the_start_and_the_end_of_a_stage_and_few_between()
     ]
 
 
+def test_stages_that_go_on_at_the_same_time_each_have_their_lines_and_their_round() -> None:
+    console, out = log_console()
+    clock = Clock()
+    with RunProgress(console, line_every_s=5.0, clock=clock) as progress:
+        progress.round(2, 5)
+        with progress.stage("write", total=8, unit="shards", round=3) as ahead, progress.stage("train", total=8) as train:
+            for _ in range(4):
+                clock.now_s += 3.0
+                ahead.advance()
+                train.reach(train.done + 1)
+    assert out.getvalue().splitlines() == [
+        "round 2/5",
+        "round 3/5 write: started, 8 shards",
+        "round 2/5 train: started, 8 steps",
+        "round 3/5 write: 2/8 shards, 0.3 shards/s",
+        "round 2/5 train: 2/8 steps, 0.3 steps/s",
+        "round 3/5 write: 4/8 shards, 0.3 shards/s",
+        "round 2/5 train: 4/8 steps, 0.3 steps/s",
+        "round 2/5 train: done, 4/8 steps, 0.3 steps/s, 12.0 s",
+        "round 3/5 write: done, 4/8 shards, 0.3 shards/s, 12.0 s",
+    ]
+
+
 def test_a_stage_without_a_known_length_counts_what_is_done() -> None:
     console, out = log_console()
     clock = Clock()

@@ -96,6 +96,14 @@ def rendered(commits: list[RoundCommit]) -> str:
     return without_trailing_blanks(out)
 
 
+def test_stale_records_have_a_column_where_there_are_some() -> None:
+    stale = COMMITS[1].model_copy(update={"counts": {**COMMITS[1].counts, "stale_corrected": 960}})
+    header, first, second = (line for line in rendered([COMMITS[0], stale, COMMITS[2]]).splitlines()[3:7] if "──" not in line)
+    assert header.split()[:4] == ["round", "generated", "stale", "kept"]
+    assert first.split()[:4] == ["1", "960", "960", "corrected"]
+    assert second.split()[:4] == ["2", "960", "–", "333"]
+
+
 def last_row(commits: list[RoundCommit]) -> list[str]:
     return rendered(commits).rstrip().splitlines()[-1].split()
 

@@ -28,10 +28,12 @@ def _fail(store: Store) -> None:
     with logged(store.storage) as log, log.ending(), RunProgress(console, listener=log) as progress:
         progress.round(1, 2)
         logging.getLogger("x").warning("no room at s3://KEY:hunter2@bucket")
-        with progress.stage("train", total=4) as stage:
+        with progress.stage("write", total=2, unit="shards", round=2), progress.stage("train", total=4) as stage:
             stage.advance(2)
             if isinstance(store.storage, LocalStorage):  # elsewhere a status is written at most every half minute
-                assert driver_lines(store, "running")[0].startswith("now: round 1/2 train: ")
+                (line,) = driver_lines(store, "running")
+                assert line.startswith("now: round 1/2 train: ")
+                assert "beside it round 2/2 write: 0/2 shards" in line
             raise DamagedFileError("a", "b", "c", "d")
 
 
@@ -44,6 +46,7 @@ def test_a_log_and_a_status_tell_where_a_driver_was_and_why_it_ended(tmp_path: P
     told = driver_dict(store, "interrupted")
     assert told["last_end"]["reason"] == "DamagedFileError: a is damaged: expected b, found c; d"
     assert (told["stage"]["round"], told["stage"]["name"]) == ("round 1/2", "train")
+    assert [(one["round"], one["name"]) for one in told["beside"]] == [("round 2/2", "write")]
     assert "failed: DamagedFileError: a is damaged" in driver_lines(store, "interrupted")[0]
     log = store.storage.read(LOG).decode()
     assert log.count("round 1/2 train: started, 4 steps") == 2, "a terminal shows it live; resumes append"

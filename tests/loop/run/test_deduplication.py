@@ -12,10 +12,11 @@ import pytest
 
 from loop.config.run_config import parse_config, stored_config
 from loop.errors import IncompleteRoundError, UserError, WriteError
-from loop.run.round import plan_shards, run_round
+from loop.run.round import run_round
 from loop.run.session import Session
 from loop.run.stages.deduplication import deduplicate, partly_compared
 from loop.run.stages.records import complete_parts, filter_counts, record_counts, select
+from loop.run.stages.writing import plan_shards
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.documents import PartReceipt
 from loop.store.selected import committed_rows, records_of

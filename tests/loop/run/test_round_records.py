@@ -29,12 +29,13 @@ from loop.run import driver
 from loop.run.contents import Run
 from loop.run.driver import rounds
 from loop.run.models import Models
-from loop.run.round import plan_shards, run_round
+from loop.run.round import run_round
 from loop.run.session import Session
 from loop.run.stages.deciding import decide
 from loop.run.stages.evaluation import champion_predictions
 from loop.run.stages.records import complete_parts, finished_parts, select
 from loop.run.stages.training_set import generated_so_far, training_set
+from loop.run.stages.writing import plan_shards
 from loop.run.workers import Workers
 from loop.setup import assembly, data
 from loop.setup.assembly import build_policies

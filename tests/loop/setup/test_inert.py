@@ -44,6 +44,7 @@ def findings(**changes: Any) -> list[str]:
         ({"rounds": 1, "image_sets": [shapes(3), shapes(4)]}, "image_sets.1 is drawn from by none of 1 round(s)"),
         ({"selection": {"top_share": {"share": 1.0}}}, "selection top_share with share 1 takes every accepted record"),
         ({"mixing": {"replay": {"seed_share": 1.0}}}, "mixing.replay.seed_share 1 trains on seed data alone"),
+        ({"rounds": 1, "overlap": 1, "cluster": {"colocated": False}}, "overlap 1 does nothing with rounds 1: there is no next round"),
         ({"rounds": 1, "mixing": {"replay": {"newest_share": 0.5}}}, "mixing.replay.newest_share 0.5 does nothing with rounds 1"),
     ],
 )
@@ -63,6 +64,7 @@ def test_what_has_no_effect_is_named(changes: dict[str, Any], text: str) -> None
         {"generation": {"temperature": 0, "num_per_image": 3}},
         {"rounds": 3, "image_sets": [shapes(3), shapes(4)]},
         {"selection": {"top_share": {"share": 1.0, "balance_types": True}}},
+        {"rounds": 2, "overlap": 1, "cluster": {"colocated": False}},
         {"rounds": 2, "mixing": {"replay": {"seed_share": 0.99, "newest_share": 0.5}}},
     ],
 )

@@ -62,6 +62,14 @@ def test_base_champion_last_and_every_kth_stay(
     assert sorted(path.name for path in (run_dir / "checkpoints").glob("round-????.json")) == [f"round-{n:04d}.json" for n in expected]
 
 
+@pytest.mark.parametrize(("states", "expected"), [([A, A, A, A], [0, 3, 4]), ([A, R, A], [0, 1, 3]), ([A, A, R], [0, 2, 3])])
+def test_the_model_that_writes_the_next_round_ahead_stays(
+    store: Store, run_dir: Path, states: list[RoundState], expected: list[int]
+) -> None:
+    prune(store, write_rounds(store, states), 1, None, overlap=1)
+    assert kept(run_dir) == expected
+
+
 def test_nothing_goes_that_the_next_round_needs(store: Store) -> None:
     commits = write_rounds(store, [A, R, A, R, R])
     prune(store, commits, 1, None)
