@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import ray
 from ray._private import ray_constants, services
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
@@ -24,6 +22,7 @@ from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttri
 from ray.exceptions import RayError
 
 from cluster.errors import AddressError, RayStartError, TimeoutExceededError, short_message
+from cluster.resources.head import check_head
 from cluster.resources.messages import ray_messages_logged
 from cluster.resources.scratch import scratch_folder
 from cluster.resources.watch import watched
@@ -33,7 +32,8 @@ _ANSWER_S = 10.0
 """Longest wait for an address, because the head of a cluster may be starting."""
 _LOCAL = "local"
 """Ray's own value of `RAY_ADDRESS` for a new local Ray."""
-_ADDRESS = re.compile(r"auto|[^/]+:\d+")
+_NEAREST = "auto"
+_ADDRESS = re.compile(rf"{_NEAREST}|[^/]+:\d+")
 _ONE_HOST_ENV = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
 
@@ -65,8 +65,8 @@ def connected(
     notebook, a test session) stays connected. The caller's SIGTERM handler stays in place.
 
     Raises:
-        AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, or `num_cpus`, `temp_dir` or `dashboard` is
-            given for a running cluster.
+        AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, the cluster refuses the token or runs another
+            Ray or Python, or `num_cpus`, `temp_dir` or `dashboard` is given for a running cluster.
         RayStartError: a local Ray did not start.
         TimeoutExceededError: the cluster had no live node within `timeout_s` seconds.
     """
@@ -203,9 +203,11 @@ def _own_process_groups() -> Iterator[None]:
 def _join(address: str, source: str, deadline: float) -> None:
     """Retries for a while, because the head of a cluster may be starting."""
     deadline = min(deadline, time.monotonic() + _ANSWER_S)
+    name = f"{source}{address}"
     while True:
         try:
-            _check_reachable(address, deadline)
+            if address != _NEAREST:
+                check_head(address, name, deadline)
             AuthenticationTokenLoader.instance().reset_cache()  # it may be that of another Ray
             ray.init(address=address, runtime_env={"env_vars": _WORKER_ENV}, **_OPTIONS)
             return
@@ -213,31 +215,17 @@ def _join(address: str, source: str, deadline: float) -> None:
             if time.monotonic() >= deadline:
                 remedy = "unset RAY_ADDRESS to start a local Ray, or start" if source else "start"
                 raise AddressError(
-                    f"no Ray cluster answers at {source}{address}: {_first_line(error)}; {remedy} the head and open its port"
+                    f"no Ray cluster answers at {name}: {_first_line(error)}; {remedy} the head and open its port"
                 ) from error
             time.sleep(_POLL_S)
-        except (RuntimeError, RayError) as error:  # another service listens there, or Ray refuses this driver's version or token
-            raise AddressError(f"cannot join the Ray cluster at {source}{address}: {short_message(error)}") from error
+        except AddressError:
+            raise
+        except (RuntimeError, RayError) as error:  # such as of `auto`, which only Ray can find
+            raise AddressError(f"cannot join the Ray cluster at {name}: {short_message(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _check_reachable(address: str, deadline: float) -> None:
-    """Raises an `OSError` unless a gRPC server listens at `HOST:PORT`: Ray itself would retry for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    timeout_s = max(_POLL_S, deadline - time.monotonic())
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
-    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false", ""):
-        return
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout_s)
-        except grpc.FutureTimeoutError as error:
-            raise ConnectionError("the service at this address is not a Ray head") from error
 
 
 def _await_nodes(deadline: float) -> ClusterInfo:
