@@ -8,7 +8,6 @@ import platform
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import grpc
 import ray
@@ -76,7 +75,9 @@ def version_problem(versions: dict[str, str]) -> str:
 
 def _versions(channel: grpc.Channel, token: str | None, timeout_s: float) -> dict[str, str] | None:
     """The versions that a head gives; None if it refuses the token. Raises `ConnectionError` if it is none."""
-    request: Any = getattr(gcs_service_pb2, "InternalKVGetRequest")(key=b"CLUSTER_METADATA", namespace=b"cluster")  # noqa: B009: generated
+    request = gcs_service_pb2.InternalKVGetRequest(  # pyright: ignore[reportAttributeAccessIssue]
+        key=b"CLUSTER_METADATA", namespace=b"cluster"
+    )
     metadata = [] if token is None else [("authorization", f"Bearer {token}")]
     try:
         reply = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel).InternalKVGet(request, timeout=timeout_s, metadata=metadata)

@@ -42,6 +42,7 @@ from loop.models.checks import check_model, downloaded
 from loop.monitors.progress import RunProgress, loss_remark
 from loop.run.skipped import findings_of, unreadable_images
 from loop.setup.assembly import build_labelled, derived_seed
+from loop.setup.nodes import check_nodes, image_paths
 from loop.store.commits import Finding
 from loop.store.documents import seal, unseal
 from loop.store.files import locked
@@ -268,6 +269,8 @@ class _Ranks:
         info = self._stack.enter_context(
             connected(cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s, owner=self._storage.uri)
         )
+        paths = [str(downloaded(self._config.model_path)), *image_paths(stage.data for stage in self._config.stages)]
+        check_nodes(paths, self._storage, info.num_nodes, cluster.start_timeout_s)
         plan = plan_ranks(info.cpus, info.gpus, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
         placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s))
         options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, self._config.stages[0].training.num_threads, placement)

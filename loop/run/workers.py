@@ -33,6 +33,7 @@ from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
+from loop.setup.nodes import check_nodes, paths_of
 from loop.store.commits import Finding
 from loop.store.run_store import Store
 from loop.store.storage.local import LocalStorage
@@ -120,11 +121,12 @@ def open_workers(run: Run) -> Iterator[Workers]:
                 )
             )  # fmt: skip
             check_reach(run.store, info.num_nodes)
+            model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
+            check_nodes(paths_of(config, run.store.storage, model), run.store.storage, info.num_nodes, cluster.start_timeout_s)
             plan = plan_resources(info.cpus, info.gpus, resource_request(config))
             placement = stack.enter_context(reserve(plan, cluster.start_timeout_s))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
-        model = run.store.local_checkpoint(run.commits[0].champion_path) if run.commits else downloaded(config.model_path)
         fleet = _fleet(run, placement, model)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options)
