@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import grpc
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import RayError
 
 from cluster.errors import AddressError, short_message
+from cluster.resources.head import check_head
 
 T = TypeVar("T")
 
@@ -23,7 +22,8 @@ _ANSWER_S = 10.0
 """Longest wait for an address, because the head of a cluster may be starting."""
 _LOCAL = "local"
 """Ray's own value of `RAY_ADDRESS` for a new local Ray."""
-_ADDRESS = re.compile(r"auto|[^/]+:\d+")
+_NEAREST = "auto"
+_ADDRESS = re.compile(rf"{_NEAREST}|[^/]+:\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,13 @@ def answered(address: ClusterAddress, ask: Callable[[], T], deadline: float) -> 
     """What `ask` returns once a cluster answers. Retries for a while, because the head of a cluster may be starting.
 
     Raises:
-        AddressError: nothing answers there, or the cluster refuses this process.
+        AddressError: nothing answers there, or the cluster refuses this process's token or runs another Ray or Python.
     """
     deadline = min(deadline, time.monotonic() + _ANSWER_S)
     while True:
         try:
-            _check_reachable(address.value, deadline)
+            if address.value != _NEAREST:
+                check_head(address.value, str(address), deadline)
             AuthenticationTokenLoader.instance().reset_cache()  # it may be that of another Ray
             return ask()
         except OSError as error:
@@ -75,25 +76,11 @@ def answered(address: ClusterAddress, ask: Callable[[], T], deadline: float) -> 
                     f"no Ray cluster answers at {address}: {_first_line(error)}; {remedy} the head and open its port"
                 ) from error
             time.sleep(_POLL_S)
-        except (RuntimeError, RayError) as error:  # another service listens there, or Ray refuses this driver's version or token
+        except AddressError:
+            raise
+        except (RuntimeError, RayError) as error:  # such as of `auto`, which only Ray can find
             raise AddressError(f"cannot join the Ray cluster at {address}: {short_message(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _check_reachable(address: str, deadline: float) -> None:
-    """Raises an `OSError` unless a gRPC server listens at `HOST:PORT`: Ray itself would retry for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    timeout_s = max(_POLL_S, deadline - time.monotonic())
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
-    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false", ""):
-        return
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout_s)
-        except grpc.FutureTimeoutError as error:
-            raise ConnectionError("the service at this address is not a Ray head") from error

@@ -72,8 +72,8 @@ def connected(
     is joined, such as an autoscaling one that has only its head.
 
     Raises:
-        AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, or `num_cpus`, `temp_dir` or `dashboard` is
-            given for a running cluster.
+        AddressError: the address is neither `HOST:PORT` nor `auto`, nothing answers there, the cluster refuses the token or runs another
+            Ray or Python, or `num_cpus`, `temp_dir` or `dashboard` is given for a running cluster.
         RayStartError: a local Ray did not start.
         TimeoutExceededError: the cluster had no live node, or none with a CPU, within `timeout_s` seconds.
     """

@@ -35,6 +35,7 @@ from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
+from loop.setup.nodes import check_nodes, paths_of
 from loop.store.commits import Finding
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ def open_workers(run: Run, seed: Model) -> Iterator[Workers]:
     with ExitStack() as stack:
         with run.progress.stage("reserve resources" if ray.is_initialized() else "connect to Ray"):
             info = stack.enter_context(connected_for(cluster, run.store.uri))
+            check_nodes(paths_of(config, run.store.storage, seed), run.store.storage, len(info.nodes), cluster.start_timeout_s)
             placement = stack.enter_context(_reserved(config, info))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)

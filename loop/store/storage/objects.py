@@ -7,6 +7,7 @@ which this process saw the object before its check. A driver that was taken over
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ _RETRIES: Any = {"max_retries": 6}
 _S3_QUERY = {"region", "endpoint_override", "scheme"}
 """Those of pyarrow's S3 URIs, which earlier versions read."""
 _NODE = socket.gethostname()
-_RIGHTS = "check that the bucket exists and that its region, endpoint and credentials are right"
+_XML = re.compile(r"<\?xml.*<Code>(.*?)</Code>.*<Message>(.*?)</Message>.*</Error>")
+_RIGHTS = "check that the bucket exists and that its region, endpoint and credentials are right, and the clock of this machine"
 
 
 class ObjectStorage(RemoteStorage):
@@ -155,14 +157,20 @@ class ObjectStorage(RemoteStorage):
         try:
             yield
         except BaseError as error:
-            raise StoreError(f"cannot read {self.uri}/{path} on {_NODE}: {one_line(error)}; {_RIGHTS}") from error
+            raise StoreError(f"cannot read {self.uri}/{path} on {_NODE}: {_reason(error)}; {_RIGHTS}") from error
 
     @contextmanager
     def _writing(self, path: str) -> Iterator[None]:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise WriteError(f"{self.uri}/{path} on {_NODE}", one_line(error)) from error
+            raise WriteError(f"{self.uri}/{path} on {_NODE}", _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """The text of an error in one line, without the client's dump of itself, and of the store's XML only code and message."""
+    text = one_line(error).partition(" Debug source:")[0]
+    return _XML.sub(r"\1: \2", text)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Trains and swaps on Ray nodes with addresses of their own: `python -m tests.cluster.resources.in_namespaces SCENARIO ADDRESS FOLDER`.
+"""Trains, swaps and compares Ray nodes with addresses of their own:
+
+    python -m tests.cluster.resources.in_namespaces SCENARIO ADDRESS FOLDER UNSHARED
 
 Prints what came of it, as JSON. Runs on one of the nodes.
 """
@@ -6,6 +8,7 @@ Prints what came of it, as JSON. Runs on one of the nodes.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,8 +26,11 @@ from actors.trainer import TrainerRank
 from actors.training.job import RankLostError, TrainerError
 from cluster.fleet.weights import prepare
 from cluster.resources.connect import connected
+from cluster.resources.head import check_head
 from cluster.resources.placement import RankPlace
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
+from loop.setup.nodes import check_nodes
+from loop.store.storage.local import LocalStorage
 from tests.actors.training.helpers import Shapes, job_of, save_base
 from tests.cluster.workers import received
 
@@ -79,11 +85,53 @@ def refused(folder: Path) -> dict[str, Any]:
     return {"error": str(refusal.value), "was_lost": isinstance(refusal.value, RankLostError), "seconds": time.monotonic() - started}
 
 
+def differ(folder: Path, unshared: Path) -> dict[str, Any]:
+    """What is said when the other node has everything, lacks a file, or has another run folder."""
+    photos = unshared / "photos"
+    photos.mkdir()
+    shared = LocalStorage(folder)
+    return {
+        "shared": [told(lambda: check_nodes([str(folder)], shared, 2, 60)), told(lambda: check_nodes([str(photos)], shared, 2, 60))],
+        "unshared": [told(lambda: check_nodes([], LocalStorage(unshared), 2, 60))],
+        "left": [path.name for path in (*folder.iterdir(), *unshared.iterdir())],
+    }
+
+
+def told(check: Callable[[], None]) -> str:
+    """The text of an error that a user can fix; empty if there is none."""
+    try:
+        check()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def with_environment(address: str, **variables: str) -> str:
+    """What is said to a driver with these variables."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        return told(lambda: check_head(address, address, time.monotonic() + 10))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def refused_tokens(address: str, folder: Path) -> list[str]:
+    return [
+        with_environment(address, RAY_AUTH_TOKEN="wrong" * 8),
+        with_environment(address, HOME=str(folder)),
+        with_environment(address, RAY_AUTH_MODE="disabled"),
+    ]
+
+
 if __name__ == "__main__":
-    scenario, address, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    scenario, address, folder, unshared = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
+    tokens = refused_tokens(address, folder) if scenario == "differ" else []
     scenarios: dict[str, Callable[[], dict[str, Any]]] = {
         "train": lambda: train(folder),
         "refused": lambda: refused(folder),
+        "differ": lambda: {"tokens": tokens, **differ(folder, unshared)},
     }
     with connected(address, num_cpus=None, temp_dir=None, timeout_s=60):
         deadline = time.monotonic() + 60

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from pathlib import Path
 from tests.paths import ROOT
 
 PORT = 6399
-ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-"""Of the nodes and of their driver: whether there is a token in the home folder makes no difference."""
+START_NODE = ROOT / "cluster" / "launch" / "start_node.sh"
+WAIT_S = 60.0
 STORE_BYTES = 100 * 1024**2
 _OWN_ADDRESS = "10.77.0.250"
 
@@ -69,6 +69,28 @@ def namespaces(count: int) -> Iterator[list[Namespace]]:
         yield found
 
 
+@dataclass(frozen=True)
+class RayNodes:
+    """A running cluster."""
+
+    head: Namespace
+    environment: dict[str, str]
+    """Of commands on the head: its home, with the token."""
+    unshared: Path
+    """A folder in which the head and its commands see other files than all other nodes."""
+
+    @property
+    def address(self) -> str:
+        return f"{self.head.address}:{PORT}"
+
+    def run(self, *words: str, timeout_s: float = 280, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the head, in the project's folder."""
+        variables = {**self.environment, **environment}
+        return subprocess.run(
+            self.head.command(*words), cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+
+
 @contextmanager
 def joined(places: Sequence[Namespace]) -> Iterator[str]:
     """This machine's own namespace joins the others, for the duration of a `with` block; yields its address."""
@@ -85,22 +107,48 @@ def joined(places: Sequence[Namespace]) -> Iterator[str]:
 
 
 @contextmanager
-def ray_nodes(places: Sequence[Namespace], cpus: Sequence[int]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A Ray node in each namespace, the first one the head, whose address is `HEAD_ADDRESS:PORT`; its processes end with the block."""
+def ray_nodes(places: Sequence[Namespace], cpus: Sequence[int]) -> Iterator[RayNodes]:
+    """A cluster with a token, as `start_node.sh` makes it: a Ray node in each namespace, the first one the head. Every node has a home of
+    its own. All processes end with the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vg")))  # short, because sockets lie in it
-        nodes = []
+        (unshared := folder / "unshared").mkdir()
+        homes = [folder / f"home{number}" for number in range(len(places))]
+        address = f"{places[0].address}:{PORT}"
         for number, (place, num_cpus) in enumerate(zip(places, cpus, strict=True)):
-            role = ["--head", "--port", str(PORT), "--include-dashboard", "false", "--temp-dir", str(folder / "ray")] if number == 0 else [
-                "--address", f"{places[0].address}:{PORT}"
-            ]  # fmt: skip
+            role = ["head", str(PORT), "--temp-dir", str(folder / "ray")] if number == 0 else ["worker", address]
             options = ["--node-ip-address", place.address, "--num-cpus", str(num_cpus), "--object-store-memory", str(STORE_BYTES)]
-            command = place.command(
-                sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *role, *options
-            )
-            nodes.append(subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            stack.callback(_end, place, nodes[-1])
-        yield nodes
+            command = ["bash", str(START_NODE), *role, "--block", *options]
+            if number > 0:
+                _await(token := homes[0] / ".ray" / "auth_token")
+                shutil.copytree(token.parent, homes[number] / ".ray", ignore=lambda _, names: {*names} - {token.name})
+                command = ["sh", "-c", 'mount -t tmpfs other "$1" && shift && exec "$@"', "sh", str(unshared), *command]
+                _await_port(places[0])
+            log = stack.enter_context((folder / f"node{number}.log").open("wb"))
+            node = subprocess.Popen(place.command(*command), cwd=ROOT, env=_environment(homes[number]), stdout=log, stderr=log)
+            stack.callback(_end, place, node)
+        yield RayNodes(places[0], _environment(homes[0]), unshared)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Of a machine with that home: whether this one has a token makes no difference."""
+    home.mkdir(exist_ok=True)
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, "HOME": str(home)}
+
+
+def _await(path: Path) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not path.exists() or not path.stat().st_size:
+        assert time.monotonic() < deadline, f"{path} is not written"
+        time.sleep(0.1)
+
+
+def _await_port(place: Namespace) -> None:
+    """Wait until the head listens: a node that does not find it gives up after a while."""
+    deadline = time.monotonic() + WAIT_S
+    while str(PORT) not in subprocess.run(place.command("ss", "-Hltn"), capture_output=True, text=True, check=True).stdout:
+        assert time.monotonic() < deadline, "the head does not listen"
+        time.sleep(0.1)
 
 
 def _end(place: Namespace, node: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,5 @@
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import ray
 
 from cluster.resources.connect import ClusterInfo, connected
+from cluster.resources.head import version_problem
 from tests.cluster.workers import wait_while
 from tests.paths import ROOT
 
@@ -104,3 +106,12 @@ except KeyboardInterrupt:
     assert said == ""
     assert started.returncode
     assert [line for line in errors.splitlines() if line.startswith("error: ")], errors
+
+
+def test_a_cluster_of_another_ray_or_python_is_one_line() -> None:
+    here = {"ray_version": ray.__version__, "python_version": platform.python_version()}
+    assert version_problem(here) == version_problem({}) == ""
+    assert version_problem({**here, "ray_version": "2.9.0"}) == (
+        f"runs Ray 2.9.0 with Python {platform.python_version()}, and this driver Ray {ray.__version__} with Python "
+        f"{platform.python_version()}; install the same versions on both"
+    )

@@ -207,3 +207,12 @@ def test_a_server_that_ignores_conditions_is_refused(uri: str) -> None:
         with pytest.raises(errors.UserError, match="ignores conditional writes"):
             Store.create(f"s3://bucket/x?endpoint_override=127.0.0.1:{server.server_address[1]}&scheme=http", RUN)
         server.shutdown()
+
+
+def test_a_bucket_without_rights_is_one_line_with_the_stores_reason(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto import settings
+
+    monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0.0)  # the server asks for known keys from now on
+    reason = r".* 403 Forbidden: InvalidAccessKeyId: The AWS Access Key Id you provided does not exist in our records\.; check that"
+    with pytest.raises(errors.UserError, match=rf"^{s3_uri} cannot be written: {reason} the bucket exists and that its .* are right"):
+        Store.create(s3_uri, RUN)
