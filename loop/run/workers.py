@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from cluster.fleet.tasks import StatelessTasks
 from cluster.fleet.weights import prepare
 from cluster.planning.packing import NodeResources
 from cluster.resources.connect import ClusterInfo
+from cluster.resources.joining import NodeGate
 from cluster.resources.placement import EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
@@ -38,6 +41,7 @@ from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
+from loop.setup.planning import local_paths
 from loop.store.commits import Finding
 from loop.store.run_store import Store
 from loop.store.storage.local import LocalStorage
@@ -143,8 +147,16 @@ def _reserved(config: RunConfig, info: ClusterInfo) -> Iterator[Placement]:
     if info.is_local or not cluster.node_wait_s:
         plan_resources(info.nodes, replace(request, num_engines=engines.least))
     plan = plan_resources([NodeResources("any", math.inf, math.inf)], request)
-    with reserve(plan, max(cluster.start_timeout_s, cluster.node_wait_s), engines, is_alone=info.is_local) as placement:
+    gate = NodeGate(partial(absent, local_paths(config)), [node.node_id for node in info.nodes])
+    timeout_s = max(cluster.start_timeout_s, cluster.node_wait_s)
+    with reserve(plan, timeout_s, engines, is_alone=info.is_local, admits=gate.admits) as placement:
         yield placement
+
+
+def absent(paths: Sequence[str]) -> str:
+    """What this node lacks of the files and folders that actors read."""
+    missing = [path for path in paths if not os.access(path, os.R_OK)]
+    return f"{', '.join(missing)} cannot be read there; put it on every node at the same path, or on a shared folder" if missing else ""
 
 
 def engine_range(cluster: ClusterConfig, *, is_local: bool) -> EngineRange:

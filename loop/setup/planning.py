@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,14 @@ from cluster.planning.request import ResourceRequest
 from cluster.resources.plan import ResourcePlan, most_engines, plan_resources
 from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
+from loop.config.sections import Section
 from loop.config.train_config import TrainCluster
 from loop.errors import UserError
 from loop.setup.assembly import resource_request
 
 _NODES = re.compile(r"(?P<count>[1-9]\d*)x(?:(?P<cpus>\d+)c)?(?:(?P<gpus>\d+)g?)?")
 THIS_MACHINE = "this machine"
+_PATTERN_MARKS = "*?{["
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,18 @@ def needs(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
         yield f"{each}: the same versions of Python, Ray and this project, and a run folder that all of them and the driver see"
 
 
+def local_paths(config: RunConfig) -> list[str]:
+    """Absolute paths of the model and the images, which actors read on every node. Annotations are read by the driver alone, and URIs and
+    patterns are left out."""
+    images = (getattr(section, "images", None) or getattr(section, "path", None) for section in _sections(config))
+    paths = {str(path) for path in (config.model_path, *images) if path and os.path.isabs(str(path))}
+    return sorted(path for path in paths if not any(mark in path for mark in _PATTERN_MARKS))
+
+
 def _data_paths(config: RunConfig) -> set[str]:
+    return {str(path) for section in _sections(config) for name in ("path", "images") if (path := getattr(section, name, None))}
+
+
+def _sections(config: RunConfig) -> list[Section]:
     questions = chain(config.held_out.values(), config.acceptance_sets.values())
-    sections = [*config.image_sets, config.seed_data.data, *(one.data for one in questions)]
-    return {str(path) for section in sections for name in ("path", "images") if (path := getattr(section, name, None))}
+    return [*config.image_sets, config.seed_data.data, *(one.data for one in questions)]
