@@ -237,8 +237,8 @@ class Placement:
         if most is not None and self.num_engines >= most:
             return 0
         bundle = self._engine_bundle
-        free = ({name: node.get(name, 0.0) for name in bundle} for node in free_resources().values())
-        num_fitting = sum(int(capacity(amounts, bundle)) for amounts in free)
+        by_node = {node: int(capacity({name: free.get(name, 0.0) for name in bundle}, bundle)) for node, free in free_resources().items()}
+        num_fitting = sum(num for node, num in by_node.items() if num and self._admits(node))
         if not num_fitting or not all(map(self._home, self._others)):
             return 0
         return num_fitting if most is None else min(num_fitting, most - self.num_engines)
