@@ -24,7 +24,8 @@ class NodeGate:
 
     def __init__(self, check: NodeCheck, known: Iterable[str]) -> None:
         """`known`: ids of nodes that need no check."""
-        self._check: Any = ray.remote(num_cpus=0, max_retries=0)(check)
+        self._task: Any = ray.remote(num_cpus=0, max_retries=0)(_run)
+        self._check = check
         self._verdicts = dict.fromkeys(known, True)
         self._asked: dict[str, ray.ObjectRef] = {}
 
@@ -34,7 +35,7 @@ class NodeGate:
             return self._verdicts[node]
         if node not in self._asked:
             here = NodeAffinitySchedulingStrategy(node, soft=False)
-            self._asked[node] = self._check.options(scheduling_strategy=here).remote()
+            self._asked[node] = self._task.options(scheduling_strategy=here).remote(self._check)
         if not ray.wait([self._asked[node]], timeout=0)[0]:
             return False
         problem = _result(self._asked.pop(node))
@@ -42,6 +43,10 @@ class NodeGate:
             log.warning("node %s has joined and is not used: %s", node[:12], problem)
         self._verdicts[node] = not problem
         return not problem
+
+
+def _run(check: NodeCheck) -> str:
+    return check()
 
 
 def _result(ref: ray.ObjectRef) -> str:
