@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -115,7 +115,7 @@ def _answer(node: dict[str, Any], ref: ray.ObjectRef, asked_at: float, answered_
     return Answer(name, None, error, asked_at, answered_at)
 
 
-def problems(answers: Sequence[Answer], here: dict[str, str]) -> list[str]:
+def problems(answers: Sequence[Answer], here: Mapping[str, str]) -> list[str]:
     """What differs on nodes from the driver, whose versions are `here`, and what to do: one line each, nodes with the same problem
     together. Empty if nothing does."""
     nodes: dict[str, list[str]] = {}
@@ -125,19 +125,24 @@ def problems(answers: Sequence[Answer], here: dict[str, str]) -> list[str]:
     return [f"{_named(names)}: {problem}" for problem, names in nodes.items()]
 
 
-def _problems_of(answer: Answer, here: dict[str, str]) -> Iterator[str]:
+def _problems_of(answer: Answer, here: Mapping[str, str]) -> Iterator[str]:
     report = answer.report
     if report is None:
         yield answer.error
         return
-    for name, found in report.versions.items():
-        if found != here.get(name):
-            remedy = _REMEDIES.get(name, "install the same version on all nodes")
-            yield f"{name} is {found} there, and {here.get(name)} for the driver; {remedy}"
+    yield from differences(report, here)
     early, late = answer.asked_at - report.unix_s, report.unix_s - answer.answered_at
     if max(early, late) > MAX_CLOCK_S:
         offset = f"{max(early, late):.0f} s {'behind' if early > late else 'ahead of'}"
         yield f"its clock is {offset} the driver's, and object stores refuse requests of such a clock; synchronise them (chrony, ntpd)"
+
+
+def differences(report: NodeReport, here: Mapping[str, str]) -> Iterator[str]:
+    """What differs on a node from the driver, whose versions are `here`, apart from its clock."""
+    for name, found in report.versions.items():
+        if found != here.get(name):
+            remedy = _REMEDIES.get(name, "install the same version on all nodes")
+            yield f"{name} is {found} there, and {here.get(name)} for the driver; {remedy}"
     for path in report.absent:
         yield f"{path} is not there or cannot be read; put it on every node at the same path, or on a folder that all share"
     if report.run_folder:

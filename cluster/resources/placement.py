@@ -31,6 +31,9 @@ from cluster.resources.turns import is_taken, turn
 
 log = logging.getLogger(__name__)
 
+Admits = Callable[[str], bool]
+"""Whether actors may run on the node with this id; see `cluster.resources.joining`."""
+
 CheckPlacement = Callable[[], None]
 """Raises `NotEnoughResourcesError` if there is no room for what does not start, for code that starts actors or tasks."""
 
@@ -76,27 +79,22 @@ class RankPlace:
 class Placement:
     """A reserved plan. Its options are keyword arguments for `.options(...)` of an actor or task."""
 
-    def __init__(self, plan: ResourcePlan, groups: list[PlacementGroup], engines: EngineRange | None = None) -> None:
-        """Takes over `groups`, one for each bundle of the plan; those of engines that join are appended. Without `engines` none join."""
+    def __init__(self, plan: ResourcePlan, groups: list[PlacementGroup], engines: EngineRange, admits: Admits) -> None:
+        """Takes over `groups`, one for each bundle of the plan; those of engines that join are appended."""
         self.plan = plan
         self.groups = groups
-        self._engine_range = engines or EngineRange(plan.num_engines, plan.num_engines)
+        self._engine_range = engines
         self._nodes = LiveNodes()
+        self._admits = admits
         self._turn = count()
         # If colocated, engines that join bring room for ranks and filters.
         self._ranks = groups if plan.colocated else [groups[bundle] for bundle in plan.rank_bundles]
         self._filters = groups if plan.colocated else [groups[bundle] for bundle in plan.filter_bundles]
-        engine_bundles = {plan.engine_bundle(index) for index in range(plan.num_engines)}
-        self._others = [group for bundle, group in enumerate(groups) if bundle not in engine_bundles]
+        engine_bundles = [plan.engine_bundle(index) for index in range(plan.num_engines)]
+        self._others = [group for bundle, group in enumerate(groups) if bundle not in set(engine_bundles)]
         self._engines: list[PlacementGroup] = []
-        self._pending: deque[tuple[PlacementGroup, float]] = deque()
+        self._pending = deque((groups[bundle], math.inf) for bundle in engine_bundles)
         """Groups of engines that have no place yet, and until when each stays pending."""
-        for index in range(plan.num_engines):
-            group = groups[plan.engine_bundle(index)]
-            if self._home(group):
-                self._engines.append(group)
-            else:
-                self._pending.append((group, math.inf))
 
     @property
     def num_engines(self) -> int:
@@ -113,13 +111,20 @@ class Placement:
     def find_places(self) -> int:
         """Number of engines that have a place, after those of new ones have been looked for. Waits for nothing: a few calls to Ray's GCS,
         each under a millisecond. A place for which there is room now is there in a later call."""
-        self._take_places()
+        self._take_places(_MAX_LOOKS)
         if not self._pending and (num_new := self._num_with_room()) and not is_taken():
             self._ask_for(num_new, time.monotonic() + _TRY_S)
         return self.num_engines
 
-    def fill(self) -> None:
-        """Finds places for all engines for which there is room now, or that are asked for."""
+    def begin(self, timeout_s: float) -> None:
+        """Waits until all bundles have a place, or after a while until a run can do without those that have none. Then finds places for all
+        engines for which there is room now, or that are asked for.
+
+        Raises:
+            NotEnoughResourcesError: it cannot do without them, after `timeout_s` seconds.
+        """
+        self._await_places(timeout_s)
+        self._take_places(len(self._pending))
         most = self._engine_range.most
         if self._engine_range.is_asked_for and most is not None:
             self._ask_for(most - self.plan.num_engines, math.inf)
@@ -128,8 +133,7 @@ class Placement:
         deadline = time.monotonic() + _PLACE_S
         for group, _ in self._pending:
             group.wait(max(0.0, deadline - time.monotonic()))
-        while self._take_places():
-            pass
+        self._take_places(len(self._pending))
 
     def sender_options(self) -> dict[str, Any]:
         """Options of the actor that sends weights, beside the first rank, whose machine has the checkpoint."""
@@ -175,10 +179,49 @@ class Placement:
         """Raises `NotEnoughResourcesError`, with advice, if no filter has room."""
         self._check(self._filters, 1, "filter")
 
-    def _take_places(self) -> int:
-        """Gives engines the pending groups that have been placed, of some that it looks at; returns how many."""
-        num_before = self.num_engines
-        for _ in range(min(_MAX_LOOKS, len(self._pending))):
+    def _await_places(self, timeout_s: float) -> None:
+        """See `begin`. An infeasible group never becomes ready and never fails by itself."""
+        deadline, quiet_until = time.monotonic() + timeout_s, time.monotonic() + min(timeout_s, _QUIET_S)
+        missing = self._without_place(self.groups, quiet_until)
+        while missing and time.monotonic() < quiet_until:  # nodes that have just joined are checked
+            time.sleep(_POLL_S)
+            missing = self._without_place(missing)
+        if missing and not self._can_do_without(missing):
+            log.warning("waiting for room for %s, at most %g s: %s", self._described(missing), timeout_s, _describe_resources())
+            while missing and not self._can_do_without(missing):
+                if time.monotonic() >= deadline:
+                    raise NotEnoughResourcesError(_explain(self.plan, timeout_s))
+                time.sleep(_POLL_S)
+                missing = self._without_place(missing)
+        if missing:
+            log.warning("the run begins without %s, and takes what joins: %s", self._described(missing), _describe_resources())
+
+    def _without_place(self, groups: Sequence[PlacementGroup], until: float = 0.0) -> list[PlacementGroup]:
+        """Those of the groups that have no place, at the latest at a monotonic time."""
+        for group in groups:
+            group.wait(max(0.0, until - time.monotonic()))
+        return [group for group in groups if not self._home(group)]
+
+    def _can_do_without(self, missing: Sequence[PlacementGroup]) -> bool:
+        """Whether a run can begin while these groups have no place."""
+        plan = self.plan
+        placed = {bundle for bundle, group in enumerate(self.groups) if group not in missing}
+        engines = (range(plan.num_engines), self._engine_range.least)
+        others = ((plan.rank_bundles, plan.trainer_ranks), (plan.filter_bundles, min(1, plan.num_filters)))
+        return all(len(placed.intersection(bundles)) >= num for bundles, num in (engines, *others))
+
+    def _described(self, missing: Sequence[PlacementGroup]) -> str:
+        """What the missing groups are for."""
+        plan, numbers = self.plan, [self.groups.index(group) for group in missing]
+        if plan.colocated:
+            return f"{len(numbers)} of {len(self.groups)} bundle(s) of engine and trainer rank"
+        kinds = {"engine": range(plan.num_engines), "trainer rank": plan.rank_bundles, "filter": plan.filter_bundles}
+        counts = {name: (sum(number in bundles for number in numbers), len(bundles)) for name, bundles in kinds.items()}
+        return " and ".join(f"{num} of {total} {name}(s)" for name, (num, total) in counts.items() if num)
+
+    def _take_places(self, max_looks: int) -> None:
+        """Gives engines the pending groups that have a place, of up to `max_looks` that it looks at."""
+        for _ in range(min(max_looks, len(self._pending))):
             group, until = self._pending.popleft()
             if self._home(group):
                 self._engines.append(group)
@@ -187,7 +230,6 @@ class Placement:
             else:
                 self.groups.remove(group)
                 remove_placement_group(group)
-        return self.num_engines - num_before
 
     def _num_with_room(self) -> int:
         """Number of further engines for which nodes have room, unless there is none for ranks or filters: it would be theirs."""
@@ -195,8 +237,8 @@ class Placement:
         if most is not None and self.num_engines >= most:
             return 0
         bundle = self._engine_bundle
-        free = ({name: node.get(name, 0.0) for name in bundle} for node in free_resources().values())
-        num_fitting = sum(int(capacity(amounts, bundle)) for amounts in free)
+        by_node = {node: int(capacity({name: free.get(name, 0.0) for name in bundle}, bundle)) for node, free in free_resources().items()}
+        num_fitting = sum(num for node, num in by_node.items() if num and self._admits(node))
         if not num_fitting or not all(map(self._home, self._others)):
             return 0
         return num_fitting if most is None else min(num_fitting, most - self.num_engines)
@@ -228,17 +270,19 @@ class Placement:
         return ((group, node) for group in groups if (node := self._home(group)))
 
     def _home(self, group: PlacementGroup) -> str:
-        """Id of the live node that holds a group; empty while there is none."""
+        """Id of the live, admitted node that holds a group; empty while there is none."""
         table = placement_group_table(group)
         node = table["bundles_to_node_id"][0] if table["state"] == "CREATED" else ""
-        return node if node and self._nodes.has(node) else ""
+        return node if node and self._nodes.has(node) and self._admits(node) else ""
 
     def _options(self, cpus: float, gpus: float, group: PlacementGroup) -> dict[str, Any]:
         return {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": _strategy(group)}
 
 
 @contextmanager
-def reserve(plan: ResourcePlan, timeout_s: float, engines: EngineRange | None = None, *, is_alone: bool = False) -> Iterator[Placement]:
+def reserve(
+    plan: ResourcePlan, timeout_s: float, engines: EngineRange | None = None, *, is_alone: bool = False, admits: Admits = lambda _: True
+) -> Iterator[Placement]:
     """Reserves the plan's resources for the duration of a `with` block; actors and tasks in them end with it. Runs on the same cluster
     reserve one after the other.
 
@@ -246,8 +290,9 @@ def reserve(plan: ResourcePlan, timeout_s: float, engines: EngineRange | None = 
         plan: what is reserved.
         timeout_s: longest wait for other runs to reserve, and for resources.
         engines: if given, with how few of the plan's engines the block may begin, once the others have been waited for a while, and how
-            many may join later; otherwise the block begins with all of the plan.
+            many may join later; otherwise the block begins with all of the plan, and none join.
         is_alone: whether no other run can reserve on this cluster.
+        admits: which nodes may be used.
 
     Raises:
         NotEnoughResourcesError: the resources were not free within `timeout_s` seconds.
@@ -256,10 +301,8 @@ def reserve(plan: ResourcePlan, timeout_s: float, engines: EngineRange | None = 
     try:
         with nullcontext() if is_alone else turn(timeout_s):
             _make_groups(plan, groups, time.monotonic() + timeout_s)
-            _await_groups(plan, groups, timeout_s, engines)
-            placement = Placement(plan, groups, engines)
-            if engines is not None:
-                placement.fill()
+            placement = Placement(plan, groups, engines or EngineRange(plan.num_engines, plan.num_engines), admits)
+            placement.begin(timeout_s)
         yield placement
     finally:
         for group in groups:
@@ -276,45 +319,6 @@ def _make_groups(plan: ResourcePlan, groups: list[PlacementGroup], deadline: flo
             node = placement_group_table(groups[-1])["bundles_to_node_id"][0] if has_room else None
         packed = {"strategy": "STRICT_PACK", "_soft_target_node_id": node} if plan.colocated else {}
         groups.append(placement_group([dict(bundle)], **packed))
-
-
-def _await_groups(plan: ResourcePlan, groups: Sequence[PlacementGroup], timeout_s: float, engines: EngineRange | None) -> None:
-    """Waits until all groups are placed, or after a while until a run can do without those that are not.
-
-    Raises:
-        NotEnoughResourcesError: it cannot, after `timeout_s` seconds. An infeasible group never becomes ready and never fails by itself.
-    """
-    least = plan.num_engines if engines is None else engines.least
-    deadline, quiet_until = time.monotonic() + timeout_s, time.monotonic() + min(timeout_s, _QUIET_S)
-    missing = [group for group in groups if not group.wait(max(0.0, quiet_until - time.monotonic()))]
-    if missing and not _can_do_without(plan, groups, missing, least):
-        log.warning("waiting for room for %s, at most %g s: %s", _described(plan, groups, missing), timeout_s, _describe_resources())
-        while missing and not _can_do_without(plan, groups, missing, least):
-            if time.monotonic() >= deadline:
-                raise NotEnoughResourcesError(_explain(plan, timeout_s))
-            time.sleep(_POLL_S)
-            missing = [group for group in missing if not group.wait(0)]
-    if missing:
-        log.warning("the run begins without %s, and takes what joins: %s", _described(plan, groups, missing), _describe_resources())
-
-
-def _can_do_without(plan: ResourcePlan, groups: Sequence[PlacementGroup], missing: Sequence[PlacementGroup], least_engines: int) -> bool:
-    """Whether a run can begin while these groups have no room."""
-    placed = {number for number, group in enumerate(groups) if group not in missing}
-    needed = (
-        (range(plan.num_engines), least_engines), (plan.rank_bundles, plan.trainer_ranks), (plan.filter_bundles, min(1, plan.num_filters))
-    )  # fmt: skip
-    return all(len(placed.intersection(bundles)) >= num for bundles, num in needed)
-
-
-def _described(plan: ResourcePlan, groups: Sequence[PlacementGroup], missing: Sequence[PlacementGroup]) -> str:
-    """What the missing groups are for."""
-    numbers = [groups.index(group) for group in missing]
-    if plan.colocated:
-        return f"{len(numbers)} of {len(groups)} bundle(s) of engine and trainer rank"
-    kinds = {"engine": range(plan.num_engines), "trainer rank": plan.rank_bundles, "filter": plan.filter_bundles}
-    counts = {name: (sum(number in bundles for number in numbers), len(bundles)) for name, bundles in kinds.items()}
-    return " and ".join(f"{num} of {total} {name}(s)" for name, (num, total) in counts.items() if num)
 
 
 def _strategy(group: PlacementGroup) -> PlacementGroupSchedulingStrategy:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -23,6 +24,8 @@ from cluster.fleet.tasks import StatelessTasks
 from cluster.fleet.weights import prepare
 from cluster.planning.packing import NodeResources
 from cluster.resources.connect import ClusterInfo
+from cluster.resources.joining import NodeGate
+from cluster.resources.node_report import versions
 from cluster.resources.placement import EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
@@ -35,7 +38,7 @@ from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
-from loop.setup.nodes import check_nodes, paths_of
+from loop.setup.nodes import check_nodes, image_paths_of, wrong_here
 from loop.store.commits import Finding
 
 log = logging.getLogger(__name__)
@@ -117,8 +120,8 @@ def open_workers(run: Run, seed: Model) -> Iterator[Workers]:
     with ExitStack() as stack:
         with run.progress.stage("reserve resources" if ray.is_initialized() else "connect to Ray"):
             info = stack.enter_context(connected_for(cluster, run.store.uri))
-            check_nodes(paths_of(config, run.store.storage, seed), run.store.storage, len(info.nodes), cluster.start_timeout_s)
-            placement = stack.enter_context(_reserved(config, info))
+            check_nodes(image_paths_of(config), run.store.storage, len(info.nodes), cluster.start_timeout_s)
+            placement = stack.enter_context(_reserved(run, info))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
         stack.callback(trainer.cancel)
@@ -128,18 +131,21 @@ def open_workers(run: Run, seed: Model) -> Iterator[Workers]:
 
 
 @contextmanager
-def _reserved(config: RunConfig, info: ClusterInfo) -> Iterator[Placement]:
-    """Reserve the resources of a run, on a cluster those for which there is room.
+def _reserved(run: Run, info: ClusterInfo) -> Iterator[Placement]:
+    """Reserve the resources of a run, on a cluster those for which there is room. Nodes that join are used once they have been checked.
 
     Raises:
         NotEnoughResourcesError: there is too little room, also after the configured waits.
     """
-    cluster, request = config.cluster, resource_request(config)
+    cluster, request = run.config.cluster, resource_request(run.config)
     engines = engine_range(cluster, is_local=info.is_local)
     if info.is_local or not cluster.node_wait_s:
         plan_resources(info.nodes, replace(request, num_engines=engines.least))
     plan = plan_resources([NodeResources("any", math.inf, math.inf)], request)
-    with reserve(plan, max(cluster.start_timeout_s, cluster.node_wait_s), engines, is_alone=info.is_local) as placement:
+    check = partial(wrong_here, image_paths_of(run.config), run.store.storage, versions())
+    gate = NodeGate(check, [node.node_id for node in info.nodes])
+    timeout_s = max(cluster.start_timeout_s, cluster.node_wait_s)
+    with reserve(plan, timeout_s, engines, is_alone=info.is_local, admits=gate.admits) as placement:
         yield placement
 
 

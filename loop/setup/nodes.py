@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from cluster.resources.node_report import ask_nodes, problems, versions
+from cluster.resources.node_report import ask_nodes, differences, problems, reported, versions
 from loop.config.run_config import RunConfig
 from loop.config.sections import Section
 from loop.errors import StoreError, UserError, one_line
+from loop.store.reading import RUN
 from loop.store.storage.base import TMP, Storage
-from loop.store.storage.local import LocalStorage
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,21 @@ def check_nodes(paths: Sequence[str], storage: Storage, num_nodes: int, timeout_
     log.info("%d nodes have the versions, the files and the run folder of the driver", len(answers))
 
 
-def paths_of(config: RunConfig, storage: Storage, model: Path) -> list[str]:
-    """The local files and folders that every node of a run needs. Behind a URI, nodes fetch the model from the run."""
+def wrong_here(paths: Sequence[str], storage: Storage, driver: Mapping[str, str]) -> str:
+    """What is wrong on the node that this process is on, and has joined a run; empty if nothing is. Its clock is not compared.
+
+    Args:
+        paths, storage: as for `check_nodes`.
+        driver: versions of the driver.
+    """
+    report = reported("", paths, lambda _: "" if storage.size(RUN) is not None else _not_shared(storage))
+    return "; ".join(differences(report, driver))
+
+
+def image_paths_of(config: RunConfig) -> list[str]:
+    """The local files and folders of images that every node of a run needs. The model is in the run folder."""
     labelled = [config.seed_data.data, *(one.data for one in (*config.held_out.values(), *config.acceptance_sets.values()))]
-    return [*([str(model)] if isinstance(storage, LocalStorage) else []), *image_paths([*config.image_sets, *labelled])]
+    return image_paths([*config.image_sets, *labelled])
 
 
 def image_paths(sets: Iterable[Section]) -> list[str]:
@@ -88,10 +99,14 @@ def visit(storage: Storage, folder: str, node_id: str) -> str:
         mark = storage.read(f"{folder}/{_DRIVER}")
         storage.write(f"{folder}/{node_id}", mark)
     except FileNotFoundError:
-        return f"the run folder {storage.uri} does not hold what the driver has written there; {_SHARE}"
+        return _not_shared(storage)
     except (StoreError, UserError, OSError) as error:
         return f"the run folder {storage.uri} cannot be used: {one_line(error)}; check rights and credentials on this node"
     return ""
+
+
+def _not_shared(storage: Storage) -> str:
+    return f"the run folder {storage.uri} does not hold what the driver has written there; {_SHARE}"
 
 
 def _num_marks(storage: Storage, folder: str) -> int:

@@ -13,6 +13,7 @@ from cluster.errors import NotEnoughResourcesError
 from cluster.planning.packing import NodeResources
 from cluster.planning.request import ResourceRequest
 from cluster.resources.connect import ClusterInfo
+from cluster.resources.joining import NodeGate
 from cluster.resources.placement import EngineRange, reserve
 from cluster.resources.plan import plan_resources
 from tests.cluster.workers import wait_while
@@ -70,6 +71,18 @@ def test_a_run_begins_with_what_has_room_and_more_engines_join_when_there_is(
             assert len(placement.groups) == placement.find_places() == 2, "no more than the limit"
     with reserve(plan, 30, EngineRange(1), is_alone=True) as placement:
         assert placement.num_engines == 2, "as many as there is room for"
+
+
+def test_a_node_that_joins_is_used_once_a_check_on_it_has_found_nothing(cluster: ClusterInfo, caplog: pytest.LogCaptureFixture) -> None:
+    plan, [node] = plan_resources(cluster.nodes, ONE), cluster.nodes
+    fine, bad = NodeGate(lambda: "", []), NodeGate(lambda: "/data/photos cannot be read there", [])
+    assert not fine.admits(node.node_id), "its check has only begun"
+    with reserve(plan, 30, is_alone=True, admits=fine.admits) as placement:
+        assert placement.engine_home(0) == node.node_id
+    with pytest.raises(NotEnoughResourcesError, match="within 3 s"), reserve(plan, 3, is_alone=True, admits=bad.admits):
+        pass
+    assert f"node {node.node_id[:12]} has joined and is not used: /data/photos cannot be read there" in caplog.text
+    assert NodeGate(lambda: "bad", [node.node_id]).admits(node.node_id), "it was there from the start"
 
 
 def test_of_two_runs_that_reserve_at_once_one_gets_all_and_the_other_waits_for_it(

@@ -1,10 +1,11 @@
 """What nodes need of a run: which paths, and a run folder that is the driver's."""
 
+import re
 from pathlib import Path
 
+from cluster.resources.node_report import versions
 from loop.config.run_config import parse_config
-from loop.setup.nodes import check_nodes, paths_of, visit
-from loop.store.storage import open_storage
+from loop.setup.nodes import check_nodes, image_paths_of, visit, wrong_here
 from loop.store.storage.local import LocalStorage
 from tests.loop.run.small_run import CONFIG
 
@@ -16,11 +17,17 @@ SETS = [
 ]
 
 
-def test_nodes_need_images_and_the_model_and_neither_annotations_nor_uris() -> None:
-    config, model = parse_config({**CONFIG, "image_sets": SETS}), Path("/models/m")
-    images = ["/data/photos", "/data/tars", "/data/train2017"]
-    assert paths_of(config, LocalStorage(Path("/runs/a")), model) == ["/models/m", *images]
-    assert paths_of(config, open_storage("s3://bucket/run"), model) == images, "a run behind a URI holds its model"
+def test_nodes_need_images_and_neither_annotations_nor_uris() -> None:
+    config = parse_config({**CONFIG, "image_sets": SETS})
+    assert image_paths_of(config) == ["/data/photos", "/data/tars", "/data/train2017"]
+
+
+def test_what_is_wrong_on_a_node_that_joins_is_said_in_one_line(tmp_path: Path) -> None:
+    storage, here = LocalStorage(tmp_path / "run"), versions()
+    found = wrong_here([str(tmp_path / "photos")], storage, {**here, "Ray": "1.0"})
+    assert re.search(r"Ray is .* there, and 1\.0 for the driver; .*photos is not there.*the run folder .* does not hold", found)
+    storage.write("run.json", b"{}")
+    assert wrong_here([str(tmp_path)], storage, here) == ""
 
 
 def test_a_node_reads_the_drivers_mark_and_leaves_its_own(tmp_path: Path) -> None:
