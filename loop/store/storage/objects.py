@@ -155,7 +155,7 @@ class ObjectStorage(RemoteStorage):
         try:
             yield
         except BaseError as error:
-            raise StoreError(f"cannot read {self.uri}/{path} on {_NODE}: {one_line(error)}; {_RIGHTS}") from error
+            raise StoreError(f"cannot read {self.uri}/{path} on {_NODE}; {_RIGHTS}: {one_line(error)}") from error
 
     @contextmanager
     def _writing(self, path: str) -> Iterator[None]:
