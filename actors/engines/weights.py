@@ -87,7 +87,7 @@ def _manifest_of_remote(folder: RemoteFolder) -> dict[str, TensorSpec]:
             header = json.loads(folder.read(name, _LENGTH_BYTES, min(num_bytes, _MAX_HEADER_BYTES)))
             header.pop("__metadata__", None)
             manifest |= {key: TensorSpec(tuple(one["shape"]), _DTYPE_NAMES[one["dtype"]]) for key, one in header.items()}
-        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
             raise WeightMismatchError(f"cannot read weights from {folder}/{name}: {error!r}") from error
     return manifest
 

@@ -35,11 +35,9 @@ class Models:
     """The run's commits; the driver appends to the same list."""
     _known: dict[str, Model] = field(default_factory=dict)
 
-    def seed(self, source: str) -> Model:
-        """The seed model of the run. Before its first commit, `source`, a folder or a Hugging Face id, is copied into the run, so that a
-        run folder is self-contained and every node can have the model."""
-        if self.commits:
-            return self.base()
+    def adopt(self, source: str) -> Model:
+        """Copy the seed model `source`, a folder or a Hugging Face id, into the run, so that a run folder is self-contained and every node
+        can have the model. A second call does nothing."""
         name = checkpoint_name(0)
         path = checkpoint_path(name)
         if path in self._known:

@@ -47,7 +47,7 @@ from loop.store.selected import SELECTED
 def run_baseline(session: Session) -> RoundCommit:
     """Round 0: copy the seed model into the run, serve and evaluate it, and commit it as the first champion."""
     run, clock = session.run, RoundClock()
-    model = session.models.seed(run.config.model_path)
+    model = session.models.adopt(run.config.model_path)
     predictions, part = evaluate(run, session.workers, 0, model, clock)
     commit = RoundCommit(
         run_id=run.run_id, round=0, state=RoundState.BASELINE, epoch=run.store.epoch, started_at=clock.started_at,

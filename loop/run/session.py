@@ -33,7 +33,8 @@ def open_session(
     """Open a session of the run in `store`, whose commits so far are `commits`. Its actors end with the block."""
     run = Run(config, build_policies(config), store, store.read_run().run_id, progress, data, commits, findings)
     models = Models(store, commits)
-    with progress.stage("copy the model into the run" if not commits else "check the model"):
-        seed = models.seed(config.model_path)
-    with open_workers(run, seed) as workers:
+    if not commits:
+        with progress.stage("copy the model into the run"):
+            models.adopt(config.model_path)
+    with open_workers(run) as workers:
         yield Session(run, models, workers)

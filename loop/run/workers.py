@@ -39,7 +39,8 @@ from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
 from loop.setup.nodes import check_nodes, image_paths_of, wrong_here
-from loop.store.commits import Finding
+from loop.store.commits import Finding, checkpoint_name
+from loop.store.run_store import checkpoint_path
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +115,9 @@ class Workers:
 
 
 @contextmanager
-def open_workers(run: Run, seed: Model) -> Iterator[Workers]:
-    """Join or start Ray, reserve the planned resources, and create the actors, whose engines load `seed`; all this ends with the block."""
+def open_workers(run: Run) -> Iterator[Workers]:
+    """Join or start Ray, reserve the planned resources, and create the actors, whose engines load the run's copy of the seed model; all of
+    this ends with the block."""
     config, cluster = run.config, run.config.cluster
     with ExitStack() as stack:
         with run.progress.stage("reserve resources" if ray.is_initialized() else "connect to Ray"):
@@ -125,7 +127,7 @@ def open_workers(run: Run, seed: Model) -> Iterator[Workers]:
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
         stack.callback(trainer.cancel)
-        fleet = _fleet(run, placement, seed)
+        fleet = _fleet(run, placement)
         stack.callback(fleet.shutdown, _SHUTDOWN_S)
         yield Workers(run, fleet, _filters(run, placement), trainer, placement.sender_options)
 
@@ -162,8 +164,8 @@ def _trainer(config: RunConfig, placement: Placement) -> TrainerGroup:
     return TrainerGroup(TrainerRank, plan.trainer_ranks, options)
 
 
-def _fleet(run: Run, placement: Placement, seed: Model) -> Fleet:
-    spec = EngineSpec(run.config.engine.kind, run.store.checkpoint(seed.path), run.config.engine_options)
+def _fleet(run: Run, placement: Placement) -> Fleet:
+    spec = EngineSpec(run.config.engine.kind, run.store.checkpoint(checkpoint_path(checkpoint_name(0))), run.config.engine_options)
     tested = run.tested if run.config.decontamination.images else None
     return engine_fleet(spec, run.config.generation.options, run.policies.correction, run.config.cluster, placement, tested)
 

@@ -384,7 +384,7 @@ def test_only_what_a_model_needs_is_copied_into_the_run(model: Path, store: Stor
     (model / ".hidden").write_text("secret")
     (model / "sub").mkdir()
     (model / "sub" / "link").symlink_to("/etc/passwd")
-    adopted = Models(store, []).seed(str(model))
+    adopted = Models(store, []).adopt(str(model))
     copied = {Path(file.path).name for file in adopted.files}
     assert copied == {path.name for path in EMBEDDED_MODEL.iterdir()}
     assert not any(path.is_symlink() for path in store.local_checkpoint(adopted.path).iterdir())

@@ -16,18 +16,21 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 
 import psutil
 
-from loop.errors import DamagedFileError
+from loop.errors import DamagedFileError, StoreError
 from loop.store.commits import FileEntry
 from loop.store.documents import REMEDY, canonical_json, describe
 from loop.store.storage.base import chunks_of, files_under, measured, writing
@@ -36,7 +39,11 @@ Download = Callable[[FileEntry, Path], None]
 """Writes the content of a file of the run to a new local file."""
 NUM_TRANSFERS = 8
 """Files that are moved side by side: a request takes milliseconds of waiting, and a connection has a fraction of the bandwidth."""
+_LOCK_S = 1800.0
+"""Longest wait for another process, which may copy tens of gigabytes."""
+_POLL_S = 0.05
 _SEEN = ".seen"
+_SCRATCH = re.compile(r"(?P<host>.+)-(?P<pid>\d+)-\w+")
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,14 @@ class NodeCache:
             for path in self._copies("checkpoints").glob("*"):
                 if not path.name.startswith(kept[-1] if path.suffix == ".steps" else tuple(kept)):
                     shutil.rmtree(path)
-            for path in (self.root / "scratch").glob("*"):
-                if _is_left_behind(path.name):
-                    shutil.rmtree(path)
+        self.remove_left_behind()
+
+    def remove_left_behind(self) -> None:
+        """Delete unfinished files of processes of this machine that are no longer alive."""
+        for path in (self.root / "scratch").glob("*"):
+            parts = _SCRATCH.fullmatch(path.name)
+            if parts and parts["host"] == socket.gethostname() and not psutil.pid_exists(int(parts["pid"])):
+                shutil.rmtree(path, ignore_errors=True)  # another process may be removing it too
 
     def drop(self, folder: str) -> None:
         """Delete all copies of a folder of the run, and of folders in it."""
@@ -127,11 +139,15 @@ class NodeCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """The kernel releases the lock of a process that dies."""
-        with writing(self.root / "lock"):
+        path, deadline = self.root / "lock", time.monotonic() + _LOCK_S
+        with writing(path):
             self.root.mkdir(parents=True, exist_ok=True)
-            stream = (self.root / "lock").open("a")
+            stream = path.open("a")
         with stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            while not _locks(stream):
+                if time.monotonic() > deadline:
+                    raise StoreError(f"another process on {socket.gethostname()} has held {path} for {_LOCK_S:g} s; end it, then resume")
+                time.sleep(_POLL_S)
             yield
 
 
@@ -177,7 +193,9 @@ def _verify(file: FileEntry, path: Path) -> None:
         raise DamagedFileError(file.path, describe(file), describe(found), REMEDY)
 
 
-def _is_left_behind(name: str) -> bool:
-    """Whether scratch belongs to a process of this machine that is no longer alive."""
-    host, pid, _ = name.rsplit("-", 2)
-    return host == socket.gethostname() and not psutil.pid_exists(int(pid))
+def _locks(stream: TextIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -157,7 +157,7 @@ class ObjectStorage(RemoteStorage):
         try:
             yield
         except BaseError as error:
-            raise StoreError(f"cannot read {self.uri}/{path} on {_NODE}: {_reason(error)}; {_RIGHTS}") from error
+            raise StoreError(f"cannot read {self.uri}/{path} on {_NODE}; {_RIGHTS}: {_reason(error)}") from error
 
     @contextmanager
     def _writing(self, path: str) -> Iterator[None]:

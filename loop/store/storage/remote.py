@@ -89,6 +89,7 @@ class RemoteStorage(ABC):
     def remove_leftovers(self) -> None:
         """An interrupted upload never becomes an object, so only machines have leftovers."""
         remove_dead(masked(self.uri))
+        self.cache.remove_left_behind()
 
     def _download(self, file: FileEntry, target: Path) -> None:
         try:
@@ -113,7 +114,7 @@ class StoredFolder:
     copy is deleted."""
 
     def __str__(self) -> str:
-        return f"{masked(self.storage.uri)}/{self.path}"
+        return f"{self.storage.uri}/{self.path}"
 
     def local(self) -> Path:
         """Raises `StoreError`, which names this node, if it cannot be read."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.paths import ROOT
 pytestmark = pytest.mark.slow
 
 NUM_NODES = 3
+STEPS = "checkpoints/round-0001.steps"
 STORE_BYTES = 100 * 1024**2
 
 
@@ -52,11 +54,14 @@ def test_a_run_whose_nodes_share_nothing_and_which_loses_that_of_its_rank_is_the
     with (tmp_path / "errors").open("w") as errors:
         driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=errors)
     try:
-        wait_until(lambda: "rank-0.json" in storage.names("checkpoints/round-0001.steps/step-00000002") or driver.poll() is not None, 120)
+        wait_until(lambda: storage.names(f"{STEPS}/samples") or driver.poll() is not None, 120)
         (rank,) = [process for process in psutil.process_iter() if "TrainerRank" in process.name() and is_below(tmp_path, process)]
         lost = Path(rank.environ()["XDG_CACHE_HOME"])
-        rank.kill()
+        wait_until(lambda: "rank-0.json" in storage.names(f"{STEPS}/step-00000002") or driver.poll() is not None, 120)
+        rank.suspend()  # it would be done before its node is lost
         machines.remove_node(by_cache[lost], allow_graceful=False)
+        with suppress(psutil.NoSuchProcess):
+            rank.kill()
         assert driver.wait(120) == 0, (tmp_path / "errors").read_text()
     finally:
         driver.kill()

@@ -77,7 +77,7 @@ def session_at(run_dir: Path, model: Path, **changes: Any) -> Iterator[Session]:
 
 def baseline(session: Session) -> RoundCommit:
     """Round 0, with every answer wrong."""
-    seed_model = session.models.seed(session.run.config.model_path)
+    seed_model = session.models.adopt(session.run.config.model_path)
     sets = session.run.sets
     answers = {name: [Prediction(question.question_id, "?", 0.0, "w", 1) for question in one.questions] for name, one in sets.items()}
     part = session.run.store.write_part(0, "predictions", predictions_table(answers, {name: one.metric_name for name, one in sets.items()}))

@@ -19,13 +19,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, write_adapter
 from actors.engines.errors import WeightMismatchError
+from actors.engines.preloading import load_update
+from actors.engines.vllm.sender import Sender
 from actors.engines.weights import digest_of, manifest_of, manifest_of_checkpoint, read_checkpoint
 from actors.folders import local_path, subfolder
 from actors.training.core import run_local
 from actors.training.job import EarlyStop, Progress, TrainingJob
 from actors.training.samples import StoredSamples, write_samples
 from actors.training.steps.remote import newest_whole
+from cluster.fleet.weights import prepare
 from loop import errors
 from loop.store.fencing import acquire
 from loop.store.run_store import Store
@@ -132,7 +136,7 @@ def test_a_node_that_cannot_read_the_store_is_named(run: Store, cache: Path, mon
     shutil.rmtree(cache)
     monkeypatch.setattr(objects, "_RETRIES", {"max_retries": 0})
     unreachable = objects.ObjectStorage("s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http")
-    with pytest.raises(errors.StoreError, match=rf"^cannot read s3://bucket/x.* on {socket.gethostname()}: [^\n]*credentials are right$"):
+    with pytest.raises(errors.StoreError, match=rf"^cannot read s3:.* on {socket.gethostname()}; [^\n]*credentials are right: [^\n]*$"):
         replace(folder, storage=unreachable).local()
 
 
@@ -155,6 +159,24 @@ def test_the_shapes_of_weights_are_read_without_a_copy(run: Store, cache: Path, 
     run.storage.write(file, b"not tensors at all")
     with pytest.raises(WeightMismatchError, match=rf"cannot read .* s3://.*/{file}"):
         manifest_of_checkpoint(folder)
+
+
+def test_every_transport_brings_a_stored_checkpoint_to_an_engine_and_copies_no_more_than_it_sends(run: Store, cache: Path) -> None:
+    weights = {"a": torch.ones(3, 4)}
+    adapter = Adapter(digest_of(weights), 1, 1, {"a": (torch.ones(1, 4), torch.ones(3, 1))})
+    made = run.checkpoint_dir("base")
+    save_file(weights, made / "model.safetensors")
+    write_adapter(made / ADAPTER_FOLDER, adapter)
+    run.publish_checkpoint(made, "base")
+    shutil.rmtree(cache)
+    folder, digest = stored(run, "checkpoints/base"), digest_of(weights)
+    update = prepare(folder, "r1", "checkpoint", digest=digest)
+    assert not list(cache.rglob("*.safetensors")), "the driver hands the folder on"
+    assert prepare(folder, "r1", "adapter", digest=digest).digest == adapter.digest
+    assert [path.name for path in cache.rglob("*.safetensors")] == ["adapter_model.safetensors"]
+    assert digest_of(load_update(pickle.loads(pickle.dumps(update)))) == digest
+    assert digest_of(load_update(prepare(folder, "r1", "object_store", digest=digest))) == digest
+    assert digest_of(Sender(folder).fetch({"a"})) == digest
 
 
 def test_training_samples_are_read_on_any_node(run: Store, cache: Path) -> None:
