@@ -100,7 +100,7 @@ def test_a_replay_share_above_one_is_refused(tmp_path: Path, model: Path) -> Non
 def test_more_ranks_than_cpus_are_refused(tmp_path: Path, model: Path) -> None:
     text = refusal(tmp_path, "run", config_file(tmp_path, document(model)), "cluster.trainer_ranks=4096", "training.batch_size=4096")
     assert "4096 trainer rank(s)" in text
-    assert "Set trainer_ranks to at most" in text
+    assert "It fits with trainer_ranks " in text
 
 
 def test_a_missing_image_folder_is_refused(tmp_path: Path, model: Path) -> None:
