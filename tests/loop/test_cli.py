@@ -284,7 +284,7 @@ def test_weights_that_the_engine_would_not_serve_are_refused(model: Path) -> Non
 
 def test_more_engines_than_cpus_are_refused(model: Path) -> None:
     cluster = {"num_engines": 3, "trainer_ranks": 1, "num_cpus": 2}
-    assert "Set num_engines to at most 2" in refused(document(model, cluster=cluster))
+    assert "It fits with num_engines 2" in refused(document(model, cluster=cluster))
     apart = {"num_engines": 1, "trainer_ranks": 1, "num_cpus": 2, "colocated": False}
     assert "Colocate engines and trainer ranks" in refused(document(model, cluster=apart))
 
