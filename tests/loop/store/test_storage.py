@@ -17,6 +17,7 @@ import pytest
 from loop import errors
 from loop.store.fencing import acquire
 from loop.store.run_store import Store
+from loop.store.storage.remote import StoredFolder
 from loop.store.verifying import verify
 from policies.records import from_table
 from tests.loop.store.make_run import RUN, checkpoint, commit_of, records
@@ -241,6 +242,9 @@ def test_a_run_in_an_object_store(uri: str, tmp_path: Path) -> None:
     assert (folder / "sub/config.json").read_text() == "{}"
     assert found.local_checkpoint("checkpoints/base") == folder
     assert folder.is_relative_to(tmp_path / "cache")
+    remote = found.checkpoint("checkpoints/base")
+    assert isinstance(remote, StoredFolder)
+    assert [remote.read("model.safetensors", *part) for part in ((2, 3), (5, 99))] == [b"igh", b"ts"]
     assert verify(found).ok
 
 
