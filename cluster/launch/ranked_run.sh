@@ -39,13 +39,7 @@ if [[ "$rank" == 0 ]]; then
   exit "$status"
 fi
 
-until answers; do
-  if ((SECONDS > START_TIMEOUT_S)); then
-    echo "no Ray head with this token answers at $RAY_ADDRESS within $START_TIMEOUT_S s; the output of rank 0 says why" >&2
-    exit 1
-  fi
-  sleep "$POLL_S"
-done
+python -m cluster.launch.await_head "$RAY_ADDRESS" "$START_TIMEOUT_S"
 "$launch/start_node.sh" worker "$RAY_ADDRESS" --node-ip-address "${addresses[$rank]}"
 while answers; do
   sleep "$POLL_S"

@@ -68,6 +68,8 @@ case "${1:-}" in
   worker)
     [[ "${2:-}" == *:* ]] || usage
     require_token
+    # Ray itself would try for 20 seconds, and say why not in a traceback.
+    PYTHONPATH="$(cd "$(dirname "$0")/../.." && pwd)${PYTHONPATH:+:$PYTHONPATH}" python -m cluster.launch.await_head "$2"
     export "$mark=worker"
     exec ray start --address "$2" --disable-usage-stats "${@:3}"
     ;;

@@ -84,7 +84,7 @@ def _whole(path: str) -> str:
 @contextmanager
 def _marked(storage: Storage) -> Iterator[str]:
     """A folder of the run with the driver's mark in it, for the duration of a `with` block. What a killed driver leaves of it is removed
-    by the next one."""
+    by the next one, except in an object store, where it is a few bytes that nothing reads."""
     folder = f".nodes-{uuid4().hex}{TMP}"
     storage.write(f"{folder}/{_DRIVER}", folder.encode())
     try:

@@ -49,7 +49,7 @@ def test_stop_ends_what_the_script_has_started_and_no_other_ray(node: Path) -> N
     subprocess.run([str(node / "ray"), "start"], check=True, timeout=30)
     (other,) = servers(node)
     start_node(node, "head", "6379")
-    start_node(node, "worker", "127.0.0.1:6379")
+    start_node(node, "head", "6380")
     assert len(servers(node)) == 3
     assert start_node(node, "stop") == "stopped 2 processes of this node\n"
     assert [server for server in servers(node) if server.status() != psutil.STATUS_ZOMBIE] == [other]

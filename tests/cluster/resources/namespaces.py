@@ -123,7 +123,6 @@ def ray_nodes(places: Sequence[Namespace], cpus: Sequence[int]) -> Iterator[RayN
                 _await(token := homes[0] / ".ray" / "auth_token")
                 shutil.copytree(token.parent, homes[number] / ".ray", ignore=lambda _, names: {*names} - {token.name})
                 command = ["sh", "-c", 'mount -t tmpfs other "$1" && shift && exec "$@"', "sh", str(unshared), *command]
-                _await_port(places[0])
             log = stack.enter_context((folder / f"node{number}.log").open("wb"))
             node = subprocess.Popen(place.command(*command), cwd=ROOT, env=_environment(homes[number]), stdout=log, stderr=log)
             stack.callback(_end, place, node)
@@ -140,14 +139,6 @@ def _await(path: Path) -> None:
     deadline = time.monotonic() + WAIT_S
     while not path.exists() or not path.stat().st_size:
         assert time.monotonic() < deadline, f"{path} is not written"
-        time.sleep(0.1)
-
-
-def _await_port(place: Namespace) -> None:
-    """Wait until the head listens: a node that does not find it gives up after a while."""
-    deadline = time.monotonic() + WAIT_S
-    while str(PORT) not in subprocess.run(place.command("ss", "-Hltn"), capture_output=True, text=True, check=True).stdout:
-        assert time.monotonic() < deadline, "the head does not listen"
         time.sleep(0.1)
 
 

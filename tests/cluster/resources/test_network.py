@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.resources.namespaces import RayNodes, namespaces, not_permitted, ray_nodes
+from tests.cluster.resources.namespaces import START_NODE, RayNodes, namespaces, not_permitted, ray_nodes
 from tests.loop.run.small_run import CONFIG, write_config
 from tests.paths import ROOT
 
@@ -62,6 +62,12 @@ def test_a_node_without_a_file_or_with_another_run_folder_is_named_and_so_is_a_w
     problems = ["refuses the token in RAY_AUTH_TOKEN; ", "asks for a token, and there is none in /", "set it to token"]
     for line, problem in zip(found["tokens"], problems, strict=True):
         assert problem in line
+
+
+def test_a_machine_with_another_token_does_not_become_a_node(nodes: RayNodes) -> None:
+    refused = nodes.run("bash", str(START_NODE), "worker", nodes.address, RAY_AUTH_TOKEN="wrong" * 8)
+    assert refused.returncode == 1
+    assert re.fullmatch(r"the Ray cluster at \S+ refuses the token in RAY_AUTH_TOKEN; .*\n", refused.stderr)
 
 
 def test_a_run_that_is_submitted_to_a_cluster_with_a_token_finishes(nodes: RayNodes, tmp_path: Path) -> None:
