@@ -127,7 +127,7 @@ def test_an_engine_that_ends_or_hangs_idle_is_replaced_by_the_next_swap(make_fle
 
 
 def test_an_engine_that_joins_and_cannot_serve_ends_no_run_and_is_tried_again_after_a_refill(make_fleet: MakeFleet, tmp_path: Path) -> None:
-    """Each time in the middle of a roll, whose weights only one engine serves so far: they would be blamed for what an old engine fails at."""
+    """Each time in the middle of a roll, whose weights only one engine serves so far: they would be blamed for an old failure."""
     num_places = 1
     fleet = make_fleet(1, rooms=Rooms(num_places=lambda: num_places))
     fleet.start(update_of(weights(0.0), "r0"))
