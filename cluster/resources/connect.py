@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants, services, worker
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 
 from cluster.errors import AddressError, RayStartError, TimeoutExceededError, short_message
@@ -126,7 +127,12 @@ _WORKER_ENV = {"OMP_NUM_THREADS": "1"}
 
 
 def _start_local(num_cpus: int | None, temp_dir: Path, dashboard: bool, object_store_bytes: int) -> None:
-    with _one_host(temp_dir.absolute(), _own_token(temp_dir.absolute(), dashboard)), _own_process_groups(), _start_errors_named():
+    with (
+        _one_host(temp_dir.absolute(), _own_token(temp_dir.absolute(), dashboard)),
+        _own_process_groups(),
+        nullcontext() if dashboard else _no_idle_servers(),
+        _start_errors_named(),
+    ):
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -198,6 +204,21 @@ def _own_process_groups() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = popen
+
+
+@contextmanager
+def _no_idle_servers() -> Iterator[None]:
+    """While Ray starts, leave out servers that a Ray of one node starts and does not use: those of a dashboard, for which the start waits,
+    of the autoscaler, and for the output of workers, which the driver does not print."""
+    servers = {(services, "start_api_server"): (None, None), (Node, "start_monitor"): None, (Node, "start_log_monitor"): None}
+    before = {(owner, name): getattr(owner, name) for owner, name in servers}
+    for (owner, name), started in servers.items():
+        setattr(owner, name, lambda *_, started=started, **__: started)
+    try:
+        yield
+    finally:
+        for (owner, name), start in before.items():
+            setattr(owner, name, start)
 
 
 def _join(address: ClusterAddress, deadline: float) -> None:

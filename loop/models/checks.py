@@ -76,13 +76,13 @@ def downloaded(model: str) -> Path:
 
 def local_model(model: str) -> Path | None:
     """The folder of a model, its own or in Hugging Face's cache; `None` if it is not completely on this machine."""
+    if os.path.isdir(model):
+        return Path(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     from actors.engines.weights import weight_files
 
-    if os.path.isdir(model):
-        return Path(model)
     try:
         folder = Path(snapshot_download(model, allow_patterns=list(MODEL_FILES), local_files_only=True))
         is_whole = all(file.exists() for file in weight_files(folder))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -121,6 +123,7 @@ def _check_beside_ray(config: RunConfig, run_dir: str, connection: ExitStack) ->
             data, metrics = _data_of(config)
         from loop.run.connection import connected_for  # Ray takes a while to import
 
+        threading.Thread(target=import_module, args=["torch"]).start()  # what the session needs next; this process waits for Ray meanwhile
         with progress.stage("connect to Ray"):
             connection.enter_context(connected_for(config.cluster, open_storage(run_dir).uri))
         with progress.stage("check model and questions"):

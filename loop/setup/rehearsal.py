@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import HeldOutSet, RunConfig
 from loop.config.sections import Section
 from loop.errors import UserError
-from loop.models.checks import check_model, check_trained_in_adapter, local_model
+from loop.models.checks import check_trained_in_adapter, local_model, model_check
 from loop.setup.assembly import (
     build_held_out,
     build_images,
@@ -66,11 +66,14 @@ def rehearse(config: RunConfig, assumed: Sequence[NodeResources] | None = None) 
     findings = no_effect(config, build_policies(config))
     plan = _plan(config, assumed)
     metrics: list[str] = []
-    no_data = list(_check_data(config, metrics))
-    if not no_data:
-        data = build_data(config)
-        findings += [*overlaps(config, data.seed, data.questions, data.unlabelled), *shared_content(data, with_unlabelled=True)]
-    missing = [*no_data, *_check_model(config, findings), *_lacking(config, plan, assumed)]
+    with ExitStack() as running:
+        no_model, slow = _begin_check(config, running)
+        no_data = list(_check_data(config, metrics))
+        if not no_data:
+            data = build_data(config)
+            findings += [*overlaps(config, data.seed, data.questions, data.unlabelled), *shared_content(data, with_unlabelled=True)]
+        findings += slow()
+    missing = [*no_data, *no_model, *_lacking(config, plan, assumed)]
     told = tuple(finding.line for finding in findings)
     shares = () if assumed is None else _shares(plan)
     return Rehearsal((*plan_lines(config, plan), *shares), tuple(missing), tuple(metrics), told)
@@ -113,20 +116,28 @@ def _is_absent(address: str) -> bool:
 # ---- the model
 
 
-def _check_model(config: RunConfig, findings: list[Finding]) -> Iterator[str]:
-    """Check the model if it is here, and note what is slow about it; yields what is missing."""
+def _begin_check(config: RunConfig, running: ExitStack) -> tuple[list[str], Callable[[], list[Finding]]]:
+    """Begin to check the model, if it is here, in a process that ends with `running`; returns what is missing, and a function that waits
+    for the result: what is slow about the model."""
+    missing: list[str] = []
     has_vllm = config.engine.kind != "vllm" or find_spec("vllm") is not None
     if not has_vllm:
-        yield "engine: vLLM is not installed here: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU"
+        missing.append("engine: vLLM is not installed here: `make install-vllm` on a CPU, `pip install -e .[gpu]` beside a GPU")
     folder = local_model(config.model_path)
     if folder is None:
-        yield f"model: {config.model} is neither a folder here nor whole in Hugging Face's cache"
-        return
+        missing.append(f"model: {config.model} is neither a folder here nor whole in Hugging Face's cache")
+        return missing, list
     # Without vLLM the model can still be checked against its own classes.
     engine = config.engine if has_vllm else TransformersEngineConfig.model_validate({"dtype": config.engine.dtype})
-    findings += slow_model(check_model(str(folder), engine, {"training": config.training.hyperparameters(num_samples=1)}))
-    if config.transport == "adapter":
-        check_trained_in_adapter(str(folder), config.training.frozen)
+    report = running.enter_context(model_check(str(folder), engine, {"training": config.training.hyperparameters(num_samples=1)}))
+
+    def slow() -> list[Finding]:
+        found = slow_model(report())
+        if config.transport == "adapter":
+            check_trained_in_adapter(str(folder), config.training.frozen)
+        return found
+
+    return missing, slow
 
 
 # ---- resources

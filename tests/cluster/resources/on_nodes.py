@@ -32,9 +32,11 @@ from cluster.fleet.restarts import Rooms
 from cluster.fleet.slot import engine_actor
 from cluster.fleet.tasks import StatelessTasks
 from cluster.planning.request import ResourceRequest
+from cluster.resources.address import ClusterAddress
 from cluster.resources.connect import connected
 from cluster.resources.placement import EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
+from cluster.resources.survey import survey
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from tests.actors.training.helpers import Shapes, job_of, save_base
 from tests.cluster.fleet.judges import judge
@@ -120,7 +122,11 @@ def on_cluster(
     machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES})
     nodes = [machines.add_node(num_cpus=num, object_store_memory=STORE_BYTES) for num in cpus]
     try:
+        there = ClusterAddress(machines.address, is_from_environment=False)
+        surveyed = survey(there, 60)  # without joining
         with connected(machines.address, num_cpus=None, temp_dir=None, timeout_s=60) as info:
+            assert {*surveyed.nodes} == {*surveyed.free}
+            assert {(node.node_id, node.cpus) for node in surveyed.nodes} == {(node.node_id, node.cpus) for node in info.nodes}
             plan = plan_resources(info.nodes, request)
             with reserve(plan, 60) as placement:
 

@@ -1,45 +1,86 @@
-from typing import Any
+"""What runs on which node: `vigc plan`, and nodes that are assumed."""
+
+from __future__ import annotations
+
+import io
+import math
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
 from cluster.planning.packing import NodeResources
-from loop.config.run_config import parse_config
+from loop.cli import app
+from loop.config.run_config import RunConfig, load_config
 from loop.errors import UserError
-from loop.setup.planning import plan_lines, planned
-from tests.loop.run.small_run import CONFIG
+from loop.setup.plan_table import print_plan
+from loop.setup.planning import Available, assumed_nodes, planned_now
+from tests.paths import RECIPES
+
+LLAVA = RECIPES / "vigc-llava-7b.yaml"
 
 
-def num_engines(cpus: int, *, is_cluster: bool = False, **cluster: Any) -> int:
-    """Engines that are planned on two nodes with so many CPUs each."""
-    config = parse_config({**CONFIG, "cluster": {"trainer_ranks": 1, **cluster}})
-    return planned(config, [NodeResources(name, cpus) for name in "ab"], is_cluster=is_cluster).num_engines
+def amounts(*texts: str) -> list[tuple[float, float]]:
+    return [(node.cpus, node.gpus) for node in assumed_nodes(texts, use_gpus=True)]
 
 
-def test_auto_is_as_many_engines_as_the_nodes_have_room_for() -> None:
-    assert num_engines(4, num_engines="auto") == 8
-    assert num_engines(4, num_engines="auto", cpus_per_actor=3) == 2
-    assert num_engines(4, num_engines="auto", colocated=False) == 6, "beside a rank and a filter"
-    assert num_engines(4, num_engines="auto", max_engines=3) == 3
-    with pytest.raises(UserError, match="5 engine"):
-        num_engines(2, num_engines="auto", min_engines=5)
+def test_assumed_nodes_have_cpus_gpus_or_both() -> None:
+    assert amounts("4x8") == [(math.inf, 8)] * 4
+    assert amounts("1x96c8g", "2x32c") == [(96, 8), (32, 0), (32, 0)]
+    assert [node.name for node in assumed_nodes(["1x8", "2x4"], use_gpus=True)] == ["node 1", "node 2", "node 3"]
 
 
-def test_a_fixed_number_may_be_short_of_room_on_a_cluster_alone() -> None:
-    assert num_engines(4, is_cluster=True, num_engines=12) == 8
-    assert num_engines(4, is_cluster=True, num_engines=6) == 6
-    for options in ({"is_cluster": True, "min_engines": 9}, {}):
-        with pytest.raises(UserError, match="12 engine"):
-            num_engines(4, num_engines=12, **options)
+@pytest.mark.parametrize("text", ["8", "4x", "x8", "0x8", "4x8g96c", "4x8x2", "4 x 8"])
+def test_other_texts_are_refused_with_what_is_meant(text: str) -> None:
+    with pytest.raises(UserError, match="expected nodes and what each has: 4x8"):
+        assumed_nodes([text], use_gpus=True)
 
 
-def test_a_plan_says_why_it_has_another_number_of_engines_than_the_config() -> None:
-    nodes = [NodeResources("a", 4)]
-    for keys, line in (
-        (
-            {"num_engines": "auto", "max_engines": 9},
-            "num_engines auto: engines as there is room, at least 1 and at most 9; more join with ",
-        ),
-        ({"num_engines": 6}, "num_engines 6: the run begins with 4, and the rest join when there is room"),
-    ):
-        config = parse_config({**CONFIG, "cluster": {"trainer_ranks": 1, **keys}})
-        assert any(one.startswith(line) for one in plan_lines(config, planned(config, nodes, is_cluster=True)))
+def test_a_run_without_gpus_is_told_to_name_cpus() -> None:
+    with pytest.raises(UserError, match="4x8 names only GPUs, and this run uses none"):
+        assumed_nodes(["4x8"], use_gpus=False)
+
+
+def shown(config: RunConfig, available: Available) -> list[str]:
+    text = io.StringIO()
+    print_plan(Console(file=text), config, planned_now(config, available), available)
+    return [" ".join(line.split()) for line in text.getvalue().splitlines()]
+
+
+def test_a_plan_names_the_actors_of_each_node_and_what_else_it_needs() -> None:
+    done = CliRunner().invoke(app, ["plan", str(LLAVA), "--assume-nodes", "1x96c4g", "--assume-nodes", "2x32c2g"])
+    assert done.exit_code == 0
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[:5] == [
+        "on assumed nodes",
+        "node CPUs GPUs engines trainer ranks filters free CPUs free GPUs",
+        "node 1 96 4 0-3 0-3 0-3 64 0",
+        "node 2 32 2 4-5 4-5 4-5 16 0",
+        "node 3 32 2 6-7 6-7 6-7 16 0",
+    ]
+    assert "needed on each of the 3 nodes with actors: the model models/llava-1.5-7b-hf" in lines
+    assert "needed on each of the 3 nodes with actors: vLLM" in lines
+
+
+def test_a_plan_that_does_not_fit_is_one_line_with_what_the_config_accepts_in_its_place() -> None:
+    """7 ranks would fit, and cannot share a batch."""
+    done = CliRunner().invoke(app, ["plan", str(LLAVA), "--assume-nodes", "1x64c7g"])
+    assert done.stdout == ""
+    assert isinstance(done.exception, UserError)
+    assert "there are 64 CPU(s) and 7 GPU(s). It fits with num_engines 7 and trainer_ranks 4; or on a larger cluster." in str(
+        done.exception
+    )
+
+
+def test_a_plan_is_made_for_what_others_leave_free_or_says_that_a_run_waits() -> None:
+    config = load_config(RECIPES / "shapes.yaml", ["cluster.address=127.0.0.1:1"])
+    has = (NodeResources("a", 2), NodeResources("b", 4))
+    lines = shown(config, Available(has, (NodeResources("a", 0), NodeResources("b", 4)), "the cluster"))
+    assert lines[1:4] == [
+        "node used by others CPUs engines trainer ranks filters free CPUs",
+        "a 2 CPU(s) 2 - - - 0",
+        "b - 4 0-1 0-1 0 2",
+    ]
+    assert not any("waits" in line for line in lines)
+    lines = shown(config, Available(has, (NodeResources("a", 1), NodeResources("b", 0)), "the cluster"))
+    assert "a run waits for the rest for at most 180 s" in lines[-1]
