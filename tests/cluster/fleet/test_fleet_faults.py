@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import closing
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import ray
 from actors.engines.errors import UnfitModelError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.health import State
+from cluster.fleet.restarts import Rooms
 from tests.cluster.conftest import MakeFleet
 from tests.cluster.workers import update_of, wait_while, weights
 
@@ -122,3 +124,31 @@ def test_an_engine_that_ends_or_hangs_idle_is_replaced_by_the_next_swap(make_fle
     assert (fleet.num_restarts, fleet.states()) == (1, [State.HEALTHY] * 2)
     assert_all_tasks_are_done(fleet, "r3", 3.0)
     wait_while(lambda: psutil.pid_exists(lost))
+
+
+def test_an_engine_that_joins_and_cannot_serve_ends_no_run_and_is_tried_again_after_a_refill(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """Each time in the middle of a roll, whose weights only one engine serves so far: they would be blamed for an old failure."""
+    num_places = 1
+    fleet = make_fleet(1, rooms=Rooms(num_places=lambda: num_places))
+    fleet.start(update_of(weights(0.0), "r0"))
+    num_places = 2
+
+    def roll_until(version: str, state: State) -> None:
+        fleet.roll(update_of(weights(1.0), version))
+        deadline = time.monotonic() + 60
+        with closing(fleet.run(count(), lambda engine, task: engine.slow.remote(task, 0.05))) as results:
+            for _ in results:
+                assert time.monotonic() < deadline, "it did not happen in time"
+                if fleet.states()[1:] == [state]:
+                    return
+
+    for version, fault in (("r1", "unfit"), ("r2", "refuse_1_r2"), ("r3", "break_swap_1_r3")):
+        (tmp_path / fault).touch()
+        roll_until(version, State.RETIRED)
+        assert fleet.weight_version == version
+        (tmp_path / fault).unlink()
+        fleet.refill_restarts()
+    roll_until("r4", State.HEALTHY)
+    assert len(fleet.complete_roll()) == 2
+    assert (len(fleet.engines), fleet.num_restarts) == (2, 0)
+    assert [line.partition(" on ")[0] for line in fleet.take_incidents()][::2] == ["engine 1 joins", *["engine 1 is back"] * 3]
