@@ -24,15 +24,16 @@ from loop.store.storage import open_storage
 
 RUN_S = 600.0
 """Time limit of a run."""
+NODE_WAIT_S = 60.0
+"""How long a run waits for the nodes of its cluster, which start at the same time."""
 _VERIFY_S = 120.0
 _POLL_S = 0.01
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
     """The small run of the chaos tests, with engines and ranks on resources of their own; `changes` are merged into its sections."""
-    own: list[dict[str, Any]] = [
-        {"cluster": {**SHORT_BOUNDS, "colocated": False}, "training": TRAINING_BOUNDS, "tracking": {"enabled": False}}, changes
-    ]  # fmt: skip
+    cluster = {**SHORT_BOUNDS, "node_wait_s": NODE_WAIT_S, "colocated": False}
+    own: list[dict[str, Any]] = [{"cluster": cluster, "training": TRAINING_BOUNDS, "tracking": {"enabled": False}}, changes]
     document: dict[str, Any] = copy.deepcopy(CONFIG)
     for each in own:
         for name, value in each.items():
