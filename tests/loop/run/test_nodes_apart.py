@@ -68,7 +68,7 @@ def test_a_run_whose_nodes_share_nothing_and_which_loses_that_of_its_rank_is_the
     assert "a node of the ranks is lost" in log
     assert "training resumed after step 2" in log
     assert first_commits(s3_uri, 1) == first_commits(finished[0], 1)
-    assert list(tmp_path.rglob("*.pt")) == [], "unfinished work is left on a node"
+    assert [path for path in tmp_path.rglob("*.pt") if not path.is_relative_to(lost)] == [], "unfinished work is left on a node"
 
 
 def rank_below(folder: Path) -> tuple[psutil.Process, Path]:
