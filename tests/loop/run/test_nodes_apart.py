@@ -55,8 +55,7 @@ def test_a_run_whose_nodes_share_nothing_and_which_loses_that_of_its_rank_is_the
         driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=errors)
     try:
         wait_until(lambda: storage.names(f"{STEPS}/samples") or driver.poll() is not None, 120)
-        (rank,) = [process for process in psutil.process_iter() if "TrainerRank" in process.name() and is_below(tmp_path, process)]
-        lost = Path(rank.environ()["XDG_CACHE_HOME"])
+        rank, lost = rank_below(tmp_path)
         wait_until(lambda: "rank-0.json" in storage.names(f"{STEPS}/step-00000002") or driver.poll() is not None, 120)
         rank.suspend()  # it would be done before its node is lost
         machines.remove_node(by_cache[lost], allow_graceful=False)
@@ -69,8 +68,12 @@ def test_a_run_whose_nodes_share_nothing_and_which_loses_that_of_its_rank_is_the
     assert "a node of the ranks is lost" in log
     assert "training resumed after step 2" in log
     assert first_commits(s3_uri, 1) == first_commits(finished[0], 1)
-    assert list(tmp_path.rglob("*.pt")) == [], "unfinished work is left on a node"
+    assert [path for path in tmp_path.rglob("*.pt") if not path.is_relative_to(lost)] == [], "unfinished work is left on a node"
 
 
-def is_below(folder: Path, process: psutil.Process) -> bool:
-    return Path(process.environ().get("XDG_CACHE_HOME", os.devnull)).is_relative_to(folder)
+def rank_below(folder: Path) -> tuple[psutil.Process, Path]:
+    """The trainer rank of this test, and the cache of its node."""
+    ranks = [process for process in psutil.process_iter(["name", "environ"]) if "TrainerRank" in process.info["name"]]
+    caches = [(process, Path((process.info["environ"] or {}).get("XDG_CACHE_HOME", os.devnull))) for process in ranks]
+    (found,) = [(process, cache) for process, cache in caches if cache.is_relative_to(folder)]
+    return found
