@@ -50,8 +50,7 @@ def shared_kinds(names: Sequence[str], other_scene: Callable[[SceneT, np.random.
              lambda scene, words: count_sentence(len(scene.things), "object", "objects")),
         Kind("exists", "conversation", alternatives({**word, "an": "an?"})("Is there {an} {name}?"), ask_exists, _answer_exists),
         Kind("at", "conversation", pattern("What is at the {position}?"),
-             lambda scene, rng: f"What is at the {pick(rng, scene.things).position}?",
-             lambda scene, words: f"{capitalised(with_article(thing_at(scene, words['position']).described))} is at the {words['position']}."),
+             lambda scene, rng: f"What is at the {pick(rng, scene.things).position}?", _answer_at),
         Kind("detail", "detail", alternatives({"detail": any_of(DETAIL_QUESTIONS)})("{detail}"),
              lambda scene, rng: pick(rng, DETAIL_QUESTIONS), lambda scene, words: description(scene)),
         Kind("left", "complex", pattern("Is the {name} to the left of the {name2}?"), ask_pair("Is the {} to the left of the {}?"),
@@ -116,6 +115,11 @@ def _answer_exists(scene: GridScene, words: dict[str, str]) -> str:
     name = words["name"]
     here = any(thing.name == name for thing in scene.things)
     return f"Yes, there is {with_article(name)}." if here else f"No, there is no {name}."
+
+
+def _answer_at(scene: GridScene, words: dict[str, str]) -> str:
+    found = thing_at(scene, words["position"])
+    return f"{capitalised(with_article(found.described))} is at the {found.position}."
 
 
 def _place(thing: GridThing) -> str:
