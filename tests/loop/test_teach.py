@@ -88,7 +88,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_what_the_exact_program_writes_is_true_and_is_the_seed_data_of_a_loop(tmp_path: Path) -> None:
     out = tmp_path / "taught"
-    summary = teach(TeachOptions(out, shapes=ShapesImages(3, 0.0, 0.2, 20), teacher="exact", write_images=True), QUIET)
+    summary = teach(TeachOptions(out, world=ShapesImages(3, 0.0, 0.2, 20), teacher="exact", write_images=True), QUIET)
     assert (summary["num_records"], summary["rejected"]) == (60, {})
     assert summary["records_by_type"] == {"complex": 20, "conversation": 20, "detail": 20}
     found = {"kind": "llava_json", "path": str(out / "data.json"), "images": str(out / "images")}
@@ -106,7 +106,7 @@ def test_what_the_exact_program_writes_is_true_and_is_the_seed_data_of_a_loop(tm
 
 def test_the_same_command_gives_the_same_bytes_and_more_images_only_add(tmp_path: Path) -> None:
     def run(folder: str, num_images: int) -> bytes:
-        teach(TeachOptions(tmp_path / folder, shapes=ShapesImages(3, 0.0, 0.2, num_images), teacher="exact"), QUIET)
+        teach(TeachOptions(tmp_path / folder, world=ShapesImages(3, 0.0, 0.2, num_images), teacher="exact"), QUIET)
         return (tmp_path / folder / "data.json").read_bytes()
 
     whole = run("a", 12)
@@ -250,7 +250,7 @@ def test_ctrl_c_keeps_and_publishes_what_is_finished(tmp_path: Path, files: tupl
 
 
 def exact(out: Path, seed: int = 3) -> Any:
-    return teach(TeachOptions(out, seed=seed, shapes=ShapesImages(3, 0.0, 0.2, 4), teacher="exact"), QUIET)
+    return teach(TeachOptions(out, seed=seed, world=ShapesImages(3, 0.0, 0.2, 4), teacher="exact"), QUIET)
 
 
 def test_a_journal_of_other_texts_and_foreign_files_are_refused(tmp_path: Path) -> None:

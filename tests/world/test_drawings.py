@@ -16,10 +16,10 @@ from loop.sources.drawings.questions import grammar_of
 from loop.sources.drawings.render import IMAGE_SIZE, boxes, render
 from loop.sources.drawings.scene import Scene, image_id, scene_of, thing_of
 from loop.sources.drawings.source import DrawingsImages, world_of
-from loop.sources.drawings.teaching import ExactTeacher, text_view
 from loop.sources.worlds.claims import Claims
 from loop.sources.worlds.grammar import Premise
 from loop.sources.worlds.kinds import description
+from loop.sources.worlds.teaching import ExactTeacher, text_view
 from policies.generation.instructions import QuestionType
 from policies.records import Reason
 from policies.teaching.prompts import teaching_task

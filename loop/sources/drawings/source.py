@@ -14,10 +14,10 @@ from loop.sources.drawings.claims import reader_of
 from loop.sources.drawings.drills import finder_of
 from loop.sources.drawings.houses import SHIPPED, Things, read_house, read_things
 from loop.sources.drawings.questions import grammar_of
-from loop.sources.drawings.render import render
+from loop.sources.drawings.render import boxes, render
 from loop.sources.drawings.scene import Scene, image_id, scene_of
 from loop.sources.worlds.drills import caption, cells
-from loop.sources.worlds.source import World, WorldImages
+from loop.sources.worlds.source import Box, World, WorldImages
 
 
 @lru_cache(maxsize=8)
@@ -56,3 +56,10 @@ class DrawingsImages(WorldImages[Scene]):
             return render(scene, read_house(self.path, scene.style))
         except UserError as error:
             raise BadImageError(f"image {scene.image_id} cannot be drawn", str(error)) from error
+
+    def boxes(self, scene: Scene) -> list[tuple[str, Box]]:
+        return boxes(scene)
+
+    @property
+    def origin(self) -> str:
+        return f"drawings {self.seed} {' '.join(self.styles)} {self.path} {self.habit}"

@@ -10,9 +10,9 @@ from PIL import Image
 from loop.sources.shapes.claims import READER
 from loop.sources.shapes.drills import caption, cells, find
 from loop.sources.shapes.questions import GRAMMAR
-from loop.sources.shapes.render import render
+from loop.sources.shapes.render import boxes, render
 from loop.sources.shapes.scene import Scene, image_id, scene_of
-from loop.sources.worlds.source import World, WorldImages
+from loop.sources.worlds.source import Box, World, WorldImages
 
 WORLD: World[Scene] = World(GRAMMAR, READER, caption, cells, find)
 
@@ -41,3 +41,10 @@ class ShapesImages(WorldImages[Scene]):
 
     def render(self, scene: Scene) -> Image.Image:
         return render(scene)
+
+    def boxes(self, scene: Scene) -> list[tuple[str, Box]]:
+        return boxes(scene)
+
+    @property
+    def origin(self) -> str:
+        return f"shapes {self.seed} {self.min_shift} {self.max_shift}" + (f" {self.habit}" if self.habit else "")

@@ -18,6 +18,7 @@ from policies.generation.instructions import TRAINING_INSTRUCTIONS, QuestionType
 from policies.records import HeldOutQuestion, TrainingSample
 
 SceneT = TypeVar("SceneT", bound=GridScene)
+Box = tuple[float, float, float, float]
 
 _TYPE_SHARES = {QuestionType.CONVERSATION: 0.45, QuestionType.DETAIL: 0.15, QuestionType.COMPLEX: 0.4}
 """Mix of the labelled data: detail answers are long, so a smaller share of them has as many tokens."""
@@ -66,6 +67,15 @@ class WorldImages(ABC, Generic[SceneT]):
     @abstractmethod
     def render(self, scene: SceneT) -> Image.Image:
         """The RGB image of a scene."""
+
+    @abstractmethod
+    def boxes(self, scene: SceneT) -> list[tuple[str, Box]]:
+        """Name and box (x1, y1, x2, y2) of every thing, as shares of width and height."""
+
+    @property
+    @abstractmethod
+    def origin(self) -> str:
+        """What the content of an image depends on besides its number: equal sets of other sizes have the same."""
 
     def open(self, image_id: str) -> Image.Image:
         try:
