@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +59,20 @@ Pretraining = Callable[[Any, Any, int, int], float]
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """How a stage after the first is trained."""
+
+    hyper: Hyperparameters
+    num_turns: int = 1
+    """Questions about an image that a sample asks one after the other: more to learn from each image that is encoded."""
+
+    @property
+    def num_asked(self) -> int:
+        """Questions of the whole stage."""
+        return self.hyper.num_steps * self.hyper.batch_size * self.num_turns
+
+
+@dataclass(frozen=True)
 class Curriculum:
     """How the seed model of a world is trained and tested."""
 
@@ -68,9 +82,9 @@ class Curriculum:
     test_sets: Mapping[str, WorldImages[Any]]
     pretrain: Pretraining
     vision_steps: int
-    looking: Hyperparameters
-    instructions: Hyperparameters
-    polish: Hyperparameters
+    looking: Lesson
+    instructions: Lesson
+    polish: Lesson
 
 
 def _pretrain_on_shapes(tower: Any, image_processor: Any, num_steps: int, seed: int) -> float:
@@ -96,20 +110,20 @@ SHAPES = Curriculum(
     {name: ShapesImages(990 + number, *shift, _NUM_TEST_QUESTIONS) for number, (name, shift) in enumerate(_SHIFTS.items())},
     _pretrain_on_shapes,
     vision_steps=1000,
-    looking=_LOOKING,
-    instructions=_INSTRUCTIONS,
-    polish=_POLISH,
+    looking=Lesson(_LOOKING),
+    instructions=Lesson(_INSTRUCTIONS),
+    polish=Lesson(_POLISH),
 )
 _ROBUST = {"pixel_noise": 0.05, "brightness": 0.2, "color_jitter": 0.1}
 DRAWINGS = Curriculum(
     DRAWINGS_ANATOMY,
-    DrawingsImages(seed=1, styles=("noto",), num_images=6000),
+    DrawingsImages(seed=1, styles=("noto",), num_images=5000),
     {house: DrawingsImages(990 + number, (house,), _NUM_TEST_QUESTIONS) for number, house in enumerate(_HOUSES)},
     _pretrain_on_drawings,
-    vision_steps=1200,
-    looking=replace(_LOOKING, num_steps=600, **_ROBUST),
-    instructions=replace(_INSTRUCTIONS, num_steps=1600, **_ROBUST),
-    polish=replace(_POLISH, num_steps=600, **_ROBUST),
+    vision_steps=1500,
+    looking=Lesson(replace(_LOOKING, batch_size=32, num_steps=500, **_ROBUST), num_turns=3),
+    instructions=Lesson(replace(_INSTRUCTIONS, batch_size=32, num_steps=1000, **_ROBUST), num_turns=5),
+    polish=Lesson(replace(_POLISH, num_steps=300, **_ROBUST)),
 )
 CURRICULA = {"shapes": SHAPES, "drawings": DRAWINGS}
 
@@ -186,19 +200,33 @@ def _stage_zero(curriculum: Curriculum, folder: Path, seed: int, console: Consol
 
 def _stages(curriculum: Curriculum, seed: int) -> list[tuple[str, list[TrainingSample], Hyperparameters]]:
     rng = np.random.default_rng([seed, 1])
-    looking, instructions, polish = curriculum.looking, curriculum.instructions, curriculum.polish
+    source, looking = curriculum.labelled, curriculum.looking
+    lessons = {"instructions": (curriculum.instructions, seed), "polish": (curriculum.polish, seed + 1)}
     return [
-        ("looking", drills(curriculum.labelled, looking.num_steps * looking.batch_size, rng), looking),
-        ("instructions", _taught(curriculum.labelled, instructions, seed, rng), instructions),
-        ("polish", _taught(curriculum.labelled, polish, seed + 1, rng), polish),
+        ("looking", several_turns(drills(source, looking.num_asked, rng), looking.num_turns), looking.hyper),
+        *((name, _taught(source, lesson, drawn, rng), lesson.hyper) for name, (lesson, drawn) in lessons.items()),
     ]
 
 
-def _taught(source: WorldImages[Any], hyper: Hyperparameters, seed: int, rng: np.random.Generator) -> list[TrainingSample]:
-    """Instructions with some drills among them, each sample used once."""
-    num_samples = hyper.num_steps * hyper.batch_size
-    num_drills = round(_DRILL_SHARE * num_samples)
-    return [*source.training_samples(num_samples - num_drills, seed), *drills(source, num_drills, rng)]
+def _taught(source: WorldImages[Any], lesson: Lesson, seed: int, rng: np.random.Generator) -> list[TrainingSample]:
+    """Instructions with some drills among them, each used once."""
+    num_drills = round(_DRILL_SHARE * lesson.num_asked)
+    asked = [*source.training_samples(lesson.num_asked - num_drills, seed), *drills(source, num_drills, rng)]
+    return several_turns(asked, lesson.num_turns)
+
+
+def several_turns(samples: Sequence[TrainingSample], num_turns: int) -> list[TrainingSample]:
+    """The turns of samples about the same image together, up to `num_turns` in a sample, in the order of the samples."""
+    if num_turns == 1:
+        return list(samples)
+    turns: dict[str, list[tuple[str, str]]] = {}
+    for sample in samples:
+        turns.setdefault(sample.image_id, []).extend(sample.turns)
+    return [
+        TrainingSample(image_id, tuple(about[start : start + num_turns]))
+        for image_id, about in turns.items()
+        for start in range(0, len(about), num_turns)
+    ]
 
 
 def _trainer(stack: ExitStack, num_ranks: int) -> TrainerGroup:
