@@ -34,7 +34,7 @@ def test_a_strength_of_0_is_the_set_as_it_was_and_another_strength_another_image
     ]  # fmt: skip
     with pytest.raises(ValueError, match="not an image of the shapes world"):
         scene_of("shapes-5-000001-0100-0000")
-    with pytest.raises(ValueError, match="outside 0..1"):
+    with pytest.raises(ValueError, match=r"habit 1\.5 is outside"):
         image_id(5, 1, 0.1, 1.5)
 
 

