@@ -83,7 +83,7 @@ def test_images_of_a_house_are_drawn_by_their_names_and_others_are_refused(tmp_p
     assert list(find_images(questions, "drawings:styles=noto", tmp_path).problems) == ["2"]
     with pytest.raises(UserError, match="there is no house 'blob'"):
         find_images(questions, "drawings:styles=blob", tmp_path)
-    with pytest.raises(UserError, match="--images is 'drawings:house=noto': house: .*expected, for example, drawings:styles="):
+    with pytest.raises(UserError, match=r"--images is 'drawings:house=noto': house: .*expected, for example, drawings:styles="):
         find_images(questions, "drawings:house=noto", tmp_path)
 
 
