@@ -22,7 +22,7 @@ commands = typer.Typer()
 
 BENCHMARK_NAMES = (
     "captions, chair, pope, amber, hallusion-bench, vqa, okvqa, aokvqa, textvqa, vizwiz, gqa, scienceqa, mmbench, mme, seed-bench, "
-    "llava-bench, mm-vet, or module:Name"
+    "llava-bench, mm-vet, exact, or module:Name"
 )
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Data = Annotated[list[Path], typer.Option(help="file of the benchmark; may be repeated")]
@@ -138,6 +138,21 @@ def pope(
     )  # fmt: skip
     write_questions(out, questions)
     typer.echo(f"{len(questions)} questions about {len({one.image for one in questions})} images in {out}")
+
+
+@commands.command()
+def questions(
+    world: Annotated[
+        str, typer.Argument(metavar="WORLD", help="shapes:seed=7,num_images=500 or drawings:styles=noto,seed=7,num_images=500")
+    ],
+    out: Annotated[Path, typer.Option(help="JSON Lines to write")],
+    num_questions: Annotated[int | None, typer.Option(help="number of questions; default one per image")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the draws")] = 0,
+) -> None:
+    """Write questions about an embedded world with their exact answers, for the benchmark exact."""
+    from loop.scoring.world_questions import write_world_questions
+
+    typer.echo(f"{write_world_questions(world, out, num_questions, seed)} questions in {out}")
 
 
 @commands.command()
