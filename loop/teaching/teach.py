@@ -214,7 +214,7 @@ def _check_sight(options: TeachOptions) -> None:
     if options.captions or options.instances:
         raise UserError("--captions and --instances are for a teacher that reads text; leave them out with --teacher-sees images")
     if options.world is None and options.images is None:
-        raise UserError("--teacher-sees images needs images: give --images FOLDER, --shapes NUM_IMAGES or --world")
+        raise UserError("--teacher-sees images needs images: give --images FOLDER or --shapes NUM_IMAGES, or --world")
     if not 32 <= options.image_side <= 2048 or not 1 <= options.image_quality <= 95:
         raise UserError("expected an --image-side from 32 to 2048 and an --image-quality from 1 to 95")
 
