@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from loop.sources.shapes.scene import COLORS, SHAPES, SIZES, Scene, pick
+from loop.sources.shapes.scene import COLORS, SHAPES, SIZES, Scene, Thing, pick
 from loop.sources.worlds import drills
 from loop.sources.worlds.drills import CAPTION_PROMPT, CELLS_PROMPT, Query, QueryMaker, by_property, caption, cells
+from loop.sources.worlds.grid import GridThing
 
 __all__ = ["CAPTION_PROMPT", "CELLS_PROMPT", "caption", "cells", "find"]
 
@@ -28,7 +29,12 @@ def _by_color_and_shape(scene: Scene, rng: np.random.Generator) -> Query:
 
 def _count_size(scene: Scene, rng: np.random.Generator) -> Query:
     size = pick(rng, SIZES)
-    return f"{size} objects", lambda other: getattr(other, "size") == size  # noqa: B009
+
+    def fits(other: GridThing) -> bool:
+        assert isinstance(other, Thing)
+        return other.size == size
+
+    return f"{size} objects", fits
 
 
 _QUERIES: tuple[QueryMaker[Scene], ...] = (
