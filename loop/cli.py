@@ -11,7 +11,7 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -116,13 +116,14 @@ def _check_dtype(dtype: str) -> None:
 @commands.command()
 def seed(
     out: Annotated[Path, typer.Option(help="folder for the checkpoint; it must not exist")] = Path("seed-checkpoint"),
+    world: Annotated[Literal["shapes", "drawings"], typer.Option(help="the embedded world that the model is for")] = "shapes",
     seed: Annotated[int, typer.Option(help="random seed of the whole curriculum")] = 0,
     num_ranks: Annotated[int, typer.Option(help="trainer ranks; two use two cores")] = 2,
 ) -> None:
-    """Train the embedded seed model from nothing and print its scores."""
-    from loop.models.seed.curriculum import make_seed_model
+    """Train the seed model of an embedded world from nothing and print its scores."""
+    from loop.models.seed.curriculum import CURRICULA, make_seed_model
 
-    make_seed_model(out, seed, num_ranks, Console())
+    make_seed_model(CURRICULA[world], out, seed, num_ranks, Console())
 
 
 @commands.command()

@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
-from loop.config.run_config import EMBEDDED_MODEL
+from loop.config.run_config import EMBEDDED_MODELS
 
 _PACKAGES = ("torch", "transformers", "peft", "deepspeed", "ray", "pyarrow", "mlflow", "rensa", "scipy")
 _MIN_MEMORY_BYTES = 6 * 2**30
@@ -34,9 +34,9 @@ class Finding:
 
 
 def examine(folder: Path = Path()) -> list[Finding]:
-    """Look at Python, packages, cores, memory, disk, accelerators and the embedded model; starts nothing."""
+    """Look at Python, packages, cores, memory, disk, accelerators and the embedded models; starts nothing."""
     machine = [_cores(), _memory(), _disk(folder), _gpus()]
-    return [_python(), *map(_package, _PACKAGES), *machine, _torchvision(), _vllm(), _seed_model()]
+    return [_python(), *map(_package, _PACKAGES), *machine, _torchvision(), _vllm(), *_seed_models()]
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
@@ -111,6 +111,17 @@ def _vllm() -> Finding:
     )
 
 
-def _seed_model() -> Finding:
-    weights = EMBEDDED_MODEL / "model.safetensors"
-    return Finding("embedded seed model", weights.exists(), str(EMBEDDED_MODEL), f"make it with: vigc seed --out {EMBEDDED_MODEL}")
+def seed_command(folder: Path) -> str:
+    """The command that trains a shipped seed model into its folder."""
+    world = " --world drawings" if folder == EMBEDDED_MODELS["embedded-drawings"] else ""
+    return f"vigc seed{world} --out {folder}"
+
+
+def _seed_models() -> list[Finding]:
+    """The model of `shapes` is part of every installation's tests and demo; that of `drawings` is needed by its recipe only."""
+    found: list[Finding] = []
+    for name, folder in EMBEDDED_MODELS.items():
+        present = (folder / "model.safetensors").exists()
+        title = f"{name.replace('-', ' ')} seed model"
+        found.append(Finding(title, present, str(folder), f"make it with: {seed_command(folder)}", required=name == "embedded"))
+    return found

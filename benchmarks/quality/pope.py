@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import argument_parser, write_results
-from loop.config.sets import ShapesSet
 from loop.monitors.progress import RunProgress
 from loop.scoring.evaluate import EvaluationSpec, evaluate
-from loop.scoring.images import SHAPES
-from loop.scoring.pope import pope_questions, shapes_objects, write_questions
+from loop.scoring.pope import pope_questions, write_questions
+from loop.sources.shapes.source import ShapesImages
 from policies.benchmarks.pope import SPLITS
 
 SHIFTS = ((0.0, 0.15), (0.2, 0.4), (0.4, 0.7), (0.7, 1.0))
@@ -38,10 +37,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vigc-pope-") as scratch, RunProgress(Console(stderr=True)) as progress:
         for index, shift in enumerate(SHIFTS):
             data = Path(scratch) / f"{index}.jsonl"
-            spec = ShapesSet(kind="shapes", seed=args.seed + index, min_shift=shift[0], max_shift=shift[1], num_images=args.images)
-            write_questions(data, pope_questions(shapes_objects(spec), SPLITS, 6, None, args.seed, short=True))
+            source = ShapesImages(args.seed + index, *shift, args.images)
+            write_questions(data, pope_questions(source.objects(), SPLITS, 6, None, args.seed, short=True))
             for plain in (True, False) if index == 0 else (True,):
-                given = EvaluationSpec(args.model, "pope", (data,), SHAPES, plain=plain)
+                given = EvaluationSpec(args.model, "pope", (data,), "shapes", plain=plain)
                 found = evaluate(given, Path(scratch) / f"{index}-{plain}", progress).scores
                 about = {"shift": f"{shift[0]:g}-{shift[1]:g}", "form": "plain" if plain else "standard"}
                 splits = {"all": found, **found["by_split"]}

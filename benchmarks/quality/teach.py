@@ -57,7 +57,7 @@ def main() -> None:
 def exact(num_images: int) -> dict[str, float]:
     """Records per second of the exact program, by wall-clock time and by CPU time of this process."""
     with tempfile.TemporaryDirectory(prefix="vigc-teach-") as folder:
-        options = TeachOptions(Path(folder, "out"), shapes=ShapesImages(7, 0.0, 0.15, num_images), teacher="exact")
+        options = TeachOptions(Path(folder, "out"), world=ShapesImages(7, 0.0, 0.15, num_images), teacher="exact")
         wall_s, cpu_s, summary = _measured(options)
     assert summary["num_records"] == 3 * num_images
     return {
@@ -79,7 +79,7 @@ def endpoint(concurrency: int, num_requests: int) -> dict[str, float]:
         url = f"http://127.0.0.1:{here.recv()}/v1"
         with tempfile.TemporaryDirectory(prefix="vigc-teach-") as folder:
             options = TeachOptions(
-                Path(folder, "out"), shapes=ShapesImages(7, 0.0, 0.15, num_requests), types=(QuestionType.CONVERSATION,),
+                Path(folder, "out"), world=ShapesImages(7, 0.0, 0.15, num_requests), types=(QuestionType.CONVERSATION,),
                 endpoint=EndpointOptions(url, "bench", max_concurrency=concurrency),
             )  # fmt: skip
             wall_s, cpu_s, summary = _measured(options)

@@ -34,7 +34,7 @@ from actors.training.core import run_local
 from actors.training.job import Hyperparameters, Progress, TrainingJob
 from benchmarks.common import argument_parser, write_results
 from loop.config.run_config import EMBEDDED_MODEL
-from loop.models.seed.curriculum import drills, served
+from loop.models.seed.curriculum import SHAPES, drills, served
 from loop.models.seed.model import build_model, build_processor
 from loop.monitors.progress import loss_remark
 from loop.sources.shapes.source import ShapesImages
@@ -110,7 +110,7 @@ def make_base(work: Path, size: Size) -> Path:
         model.save_pretrained(start)
         build_processor().save_pretrained(start)
     hyper = replace(size.hyper(size.looking_steps, 1e-3), warmup_share=0.1, min_learning_rate_ratio=0.1)
-    samples = drills(hyper.num_steps * hyper.batch_size, np.random.default_rng(0))
+    samples = drills(SHAPES.labelled, hyper.num_steps * hyper.batch_size, np.random.default_rng(0))
     run(start, work / f"base-{size.looking_steps}", samples, 0, hyper)
     return work / f"base-{size.looking_steps}"
 

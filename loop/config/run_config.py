@@ -16,7 +16,7 @@ from loop.config.engine_config import ClusterConfig, EngineConfig, TransformersE
 from loop.config.metric_names import check_distinct
 from loop.config.overrides import apply_override
 from loop.config.sections import POLICY_NAME, Policy, PolicySpec, Section, listed
-from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, ShapesSet, TypeName
+from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, TypeName, WorldSet
 from loop.config.suggestions import meant_key, spelled
 from loop.config.training_config import TrainingConfig, check_ranks
 from loop.config.yaml_input import MAX_BYTES, read_yaml
@@ -27,7 +27,9 @@ from policies.scoring.answer_metrics import AUTO, YES_NO
 from policies.texts import decoded_text
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "models" / "seed" / "checkpoint"
-"""The seed model shipped with the project; `model: embedded` in a config."""
+"""The seed model of the world `shapes`, shipped with the project; `model: embedded` in a config."""
+EMBEDDED_MODELS = {"embedded": EMBEDDED_MODEL, "embedded-drawings": EMBEDDED_MODEL.with_name("drawings_checkpoint")}
+"""The shipped seed models, by their names in a config."""
 
 _MAX_VLLM_TEMPERATURE = 2.0
 
@@ -90,8 +92,10 @@ class AcceptanceSet(HeldOutSet):
     def _yes_no_can_be_read(self) -> AcceptanceSet:
         if self.yes_no and self.metric.policy not in (AUTO, YES_NO):
             raise ValueError(f"yes_no true scores answers by the metric yes_no, but metric is {self.metric.policy}; drop one of the two")
-        if self.yes_no and isinstance(self.data, ShapesSet):
-            raise ValueError("yes_no true is for data whose answers begin with yes or no; shapes has whole sentences and knows the truth")
+        if self.yes_no and isinstance(self.data, WorldSet):
+            raise ValueError(
+                f"yes_no true is for data whose answers begin with yes or no; {self.data.kind} has whole sentences and knows the truth"
+            )
         return self
 
 
@@ -173,7 +177,9 @@ class RunConfig(Section):
     )
     seed: int = Field(17, ge=0, description="the run seed; every shard's seed derives from it")
     rounds: int = Field(3, ge=1, description="largest number of rounds")
-    model: str = Field("embedded", description="`embedded`, a folder, or a Hugging Face id of an image-text-to-text model")
+    model: str = Field(
+        "embedded", description="`embedded`, `embedded-drawings`, a folder, or a Hugging Face id of an image-text-to-text model"
+    )
     seed_data: SeedData = Field(description="labelled data that training replays")
     image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
     held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets on which every champion is reported; they decide nothing")
@@ -347,8 +353,8 @@ class RunConfig(Section):
 
 def model_path(model: str) -> str:
     """Folder (absolute: actors may have another working folder) or Hugging Face id of the model that a config names."""
-    if model == "embedded":
-        return str(EMBEDDED_MODEL)
+    if model in EMBEDDED_MODELS:
+        return str(EMBEDDED_MODELS[model])
     folder = os.path.expanduser(model)
     return str(Path(folder).absolute()) if os.path.isdir(folder) else model
 

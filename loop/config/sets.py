@@ -42,19 +42,44 @@ _NumImages = Annotated[int | None, Field(ge=1, le=MAX_IMAGES)]
 _ADDRESS = "a path, or a URI such as s3://bucket/x"
 
 
-class ShapesSet(Section):
-    """Images of the embedded world."""
+_HABIT = "how often what usually goes together in the world does in this set, 0..1 (things, places and colors; 0: no more than by chance)"
 
-    kind: Literal["shapes"] = Field("shapes", description="images of the embedded world")
+
+class ShapesSet(Section):
+    """Images of the embedded world `shapes`."""
+
+    kind: Literal["shapes"] = Field("shapes", description="images of the embedded world of colored shapes")
     seed: int = Field(ge=0, description="seed of the world; sets with different seeds share no image")
     min_shift: float = Field(ge=0, le=1, description="least shift of an image")
     max_shift: float = Field(ge=0, le=1, description="largest shift of an image")
     num_images: int = Field(ge=1, le=MAX_IMAGES, description="images in the set")
+    habit: float = Field(0.0, ge=0, le=1, description=_HABIT)
 
     @model_validator(mode="after")
     def _ordered(self) -> ShapesSet:
         if self.min_shift > self.max_shift:
             raise ValueError(f"min_shift {self.min_shift} is above max_shift {self.max_shift}; swap them")
+        return self
+
+
+class DrawingsSet(Section):
+    """Images of the embedded world `drawings`."""
+
+    kind: Literal["drawings"] = Field(description="images of the embedded world of things as different houses draw them")
+    path: Location | None = Field(
+        None, description=f"folder of atlases NAME.png with their things.json; null: the shipped ones ({_ADDRESS})"
+    )
+    styles: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)], ...] = Field(
+        min_length=1, description="houses whose drawings are used, each the NAME of an atlas; shipped: noto, twemoji, fluent, openmoji"
+    )
+    seed: int = Field(ge=0, description="seed of the scenes; sets with different seeds share none")
+    num_images: int = Field(ge=1, le=MAX_IMAGES, description="images in the set")
+    habit: float = Field(0.0, ge=0, le=1, description=_HABIT)
+
+    @model_validator(mode="after")
+    def _different_styles(self) -> DrawingsSet:
+        if twice := sorted({style for style in self.styles if self.styles.count(style) > 1}):
+            raise ValueError(f"styles names {', '.join(twice)} more than once; name each house once")
         return self
 
 
@@ -165,8 +190,10 @@ class MessagesSet(_ConversationsSet):
     question_type: TypeName = Field(QuestionType.CONVERSATION, description="type of the questions if there is no column `type`")
 
 
-ImageSet = Annotated[ShapesSet | FolderSet | CocoSet | ParquetSet | WebDatasetSet | HfDatasetSet, Field(discriminator="kind")]
-LabelledSet = Annotated[ShapesSet | LlavaJsonSet | LlamaFactorySet | VigcJsonSet | MessagesSet, Field(discriminator="kind")]
+WorldSet = ShapesSet | DrawingsSet
+"""Sets whose images are drawn from their ids, with exact truth."""
+ImageSet = Annotated[ShapesSet | DrawingsSet | FolderSet | CocoSet | ParquetSet | WebDatasetSet | HfDatasetSet, Field(discriminator="kind")]
+LabelledSet = Annotated[ShapesSet | DrawingsSet | LlavaJsonSet | LlamaFactorySet | VigcJsonSet | MessagesSet, Field(discriminator="kind")]
 
 
 def kinds_of(union: Any) -> dict[str, type[Section]]:

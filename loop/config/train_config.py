@@ -38,7 +38,7 @@ class TrainStage(Section):
         description="what a sample is: conversations (whole ones), captions (an instruction and a caption), bare_captions (the image, then "
         "its caption), or vigc (VIG and VIC pairs)",
     )
-    num_samples: int | None = Field(None, ge=1, description="samples drawn; null takes each once (of shapes: one per image)")
+    num_samples: int | None = Field(None, ge=1, description="samples drawn; null takes each once (of shapes and drawings: one per image)")
     training: TrainingConfig = Field(description="how it is trained: the section `training` of a run")
 
     @model_validator(mode="after")
@@ -53,7 +53,9 @@ class TrainConfig(Section):
 
     name: str = Field("train", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="name of the training and its folder")
     seed: int = Field(17, ge=0, description="every stage's seeds derive from it")
-    model: str = Field("embedded", description="`embedded`, a folder, or a Hugging Face id of an image-text-to-text model")
+    model: str = Field(
+        "embedded", description="`embedded`, `embedded-drawings`, a folder, or a Hugging Face id of an image-text-to-text model"
+    )
     stages: tuple[TrainStage, ...] = Field(min_length=1, description="trained one after the other")
     cluster: TrainCluster = Field(default_factory=lambda: TrainCluster.model_validate({}), description="where the ranks run")
 

@@ -155,8 +155,16 @@ def _licence(config: Mapping[str, Any]) -> str:
     kinds = {one.get("kind") for one in config.get("image_sets", ())}
     texts = "The texts were written by the weights named above; terms of their seed model may apply."
     drawn = " Pictures of the embedded world (`shapes`) are drawn by vigc-loop, which is under Apache-2.0." if "shapes" in kinds else ""
+    if "drawings" in kinds:
+        drawn += (
+            " Pictures of `drawings` contain the drawings of the houses that their sets name as `styles`, under the houses' licences: of "
+            "the shipped ones `noto` is under Apache-2.0 (Google), `twemoji` under CC BY 4.0 (Twitter and contributors), `fluent` under "
+            "MIT (Microsoft), and `openmoji` under CC BY-SA 4.0 (OpenMoji, HfG Schwäbisch Gmünd), as are the pictures drawn with it."
+        )
     others = (
-        " The pictures keep the licences they have in the image sets named above; a run does not record them." if kinds - {"shapes"} else ""
+        " The pictures keep the licences they have in the image sets named above; a run does not record them."
+        if kinds - {"shapes", "drawings"}
+        else ""
     )
     return texts + drawn + others
 

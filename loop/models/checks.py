@@ -20,8 +20,8 @@ from actors.processors import load_processor
 from actors.training.job import RESULT_FILE, Hyperparameters
 from loop.bounded import LimitedCheck, run_with_limits
 from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
-from loop.config.run_config import EMBEDDED_MODEL
-from loop.doctor import torchvision_remedy
+from loop.config.run_config import EMBEDDED_MODELS
+from loop.doctor import seed_command, torchvision_remedy
 from loop.errors import UserError, one_line
 from loop.models.templates import template_remedy
 
@@ -121,7 +121,7 @@ def model_check(path: str, engine: _Engine | None, trainings: Mapping[str, Hyper
     """
     folder = Path(path)
     if folder.is_absolute() and not os.path.isdir(folder):
-        advice = f"make the embedded one with `vigc seed --out {folder}`" if folder == EMBEDDED_MODEL else "check the path"
+        advice = f"make it with `{seed_command(folder)}`" if folder in EMBEDDED_MODELS.values() else "check the path"
         raise UserError(f"model folder {path} does not exist; {advice}")
     trainings = trainings or {}
     if not os.path.isdir(folder):

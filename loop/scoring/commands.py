@@ -22,7 +22,7 @@ commands = typer.Typer()
 
 BENCHMARK_NAMES = (
     "captions, chair, pope, amber, hallusion-bench, vqa, okvqa, aokvqa, textvqa, vizwiz, gqa, scienceqa, mmbench, mme, seed-bench, "
-    "llava-bench, mm-vet, or module:Name"
+    "llava-bench, mm-vet, exact, or module:Name"
 )
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Data = Annotated[list[Path], typer.Option(help="file of the benchmark; may be repeated")]
@@ -69,10 +69,10 @@ def score(
 
 @commands.command()
 def evaluate(
-    model: Annotated[str, typer.Option(help="embedded, a folder, a Hugging Face id, or a run folder (its champion)")],
+    model: Annotated[str, typer.Option(help="embedded, embedded-drawings, a folder, a Hugging Face id, or a run folder (its champion)")],
     benchmark: Annotated[str, typer.Option(help=BENCHMARK_NAMES)],
     data: Data,
-    images: Annotated[str | None, typer.Option(help="folder of the images, or shapes for the embedded world")] = None,
+    images: Annotated[str | None, typer.Option(help="folder of the images, or a world: shapes, drawings, drawings:path=FOLDER")] = None,
     split: Annotated[str | None, typer.Option(help="only the questions of this split")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="ask the questions alone, without the benchmark's instructions")] = False,
     engine: Annotated[Literal["transformers", "vllm"], typer.Option(help="what runs the model")] = "transformers",
@@ -111,23 +111,48 @@ def evaluate(
 @commands.command()
 def pope(
     objects: Annotated[
-        str, typer.Option(help="COCO's instances file, JSON Lines with instances, or shapes:seed=7,num_images=100,max_shift=0.2")
+        str,
+        typer.Option(help="COCO's instances file, JSON Lines with instances, or a world such as shapes:seed=7,num_images=100"),
     ],
     out: Annotated[Path, typer.Option(help="JSON Lines to write")],
     split: Annotated[list[PopeSplit] | None, typer.Option(help="random, popular or adversarial; may be repeated, by default all")] = None,
     num_per_image: Annotated[int, typer.Option(help="questions about an image in each split, half of them with a yes")] = 6,
     num_images: Annotated[int | None, typer.Option(help="ask about so many images, drawn by the seed")] = None,
     seed: Annotated[int, typer.Option(help="seed of all draws")] = 0,
+    counts_from: Annotated[
+        str | None,
+        typer.Option(help="objects in which frequency and co-occurrence are counted, such as a labelled set's; default those of --objects"),
+    ] = None,
 ) -> None:
     """Build POPE's questions for images whose objects are known."""
-    from loop.scoring.pope import parse_shapes, pope_questions, read_objects, shapes_objects, write_questions
+    from loop.scoring.pope import pope_questions, read_objects, world_objects, write_questions
+    from loop.sources.worlds.build import names_world
 
-    is_shapes = objects == "shapes" or objects.startswith("shapes:")
-    known = shapes_objects(parse_shapes(objects)) if is_shapes else read_objects(Path(objects))
+    def known(text: str, option: str) -> dict[str, list[str]]:
+        return world_objects(text, option) if names_world(text) else read_objects(Path(text))
+
     splits = [str(one) for one in split or list(PopeSplit)]
-    questions = pope_questions(known, splits, num_per_image, num_images, seed, short=is_shapes)
+    questions = pope_questions(
+        known(objects, "--objects"), splits, num_per_image, num_images, seed,
+        short=names_world(objects), counted=known(counts_from, "--counts-from") if counts_from else None,
+    )  # fmt: skip
     write_questions(out, questions)
     typer.echo(f"{len(questions)} questions about {len({one.image for one in questions})} images in {out}")
+
+
+@commands.command()
+def questions(
+    world: Annotated[
+        str, typer.Argument(metavar="WORLD", help="shapes:seed=7,num_images=500 or drawings:styles=noto,seed=7,num_images=500")
+    ],
+    out: Annotated[Path, typer.Option(help="JSON Lines to write")],
+    num_questions: Annotated[int | None, typer.Option(help="number of questions; default one per image")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the draws")] = 0,
+) -> None:
+    """Write questions about an embedded world with their exact answers, for the benchmark exact."""
+    from loop.scoring.world_questions import write_world_questions
+
+    typer.echo(f"{write_world_questions(world, out, num_questions, seed)} questions in {out}")
 
 
 @commands.command()

@@ -34,7 +34,7 @@ from actors.images import ImageSource
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.weights import prepare
 from loop.config.engine_config import ClusterConfig, EngineConfig
-from loop.config.run_config import EMBEDDED_MODEL
+from loop.config.run_config import EMBEDDED_MODELS
 from loop.errors import DamagedFileError, UserError, printable
 from loop.models.checks import check_model, downloaded, model_files
 from loop.models.serving import serving
@@ -65,11 +65,11 @@ class EvaluationSpec:
     """What is evaluated, and how."""
 
     model: str
-    """`embedded`, a folder, a hub id, or the folder or URI of a run (its champion is evaluated)."""
+    """`embedded`, `embedded-drawings`, a folder, a hub id, or the folder or URI of a run (its champion is evaluated)."""
     benchmark: str
     data: tuple[Path, ...]
     images: str | None = None
-    """A folder, or `shapes`; None if the data contains the images or there are none."""
+    """A folder, or a world such as `shapes`; None if the data contains the images or there are none."""
     split: str | None = None
     plain: bool = False
     """Ask only the questions, without the benchmark's choices and instructions."""
@@ -200,7 +200,7 @@ def _model(model: str, engine: EngineConfig) -> WeightUpdate:
             found = weight_version(champion.round, update.digest)
             raise DamagedFileError(champion.champion_path, f"weights {champion.champion}", found, remedy)
         return update
-    path = str(EMBEDDED_MODEL) if model == "embedded" else model
+    path = str(EMBEDDED_MODELS.get(model, model))
     check_model(path, engine)
     try:
         update = prepare(downloaded(path), "", "checkpoint")

@@ -1,4 +1,4 @@
-"""The images of a benchmark's questions: found in a folder by their usual names, drawn from the embedded world, or unpacked from the
+"""The images of a benchmark's questions: found in a folder by their usual names, drawn from an embedded world, or unpacked from the
 benchmark's table."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,10 @@ from actors.images import ImageSource
 from loop.errors import UserError
 from loop.sources.folder import SUFFIXES, open_image
 from loop.sources.reading.first_images import problem_of
-from loop.sources.shapes.source import ShapesImages
+from loop.sources.worlds.build import EXAMPLES, named_images, names_world
 from loop.store.files import write
 from policies.benchmarks import Question
 
-SHAPES = "shapes"
-"""In place of a folder: images of the embedded world, whose names describe their content."""
 NO_IMAGE = ""
 _BLANK_SIZE, _MID_GREY = (336, 336), (128, 128, 128)
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{1,12})(?:\.jpe?g)?", re.ASCII | re.IGNORECASE)
@@ -37,8 +35,8 @@ _MIN_INLINE_CHARACTERS = 100
 class BenchmarkImages:
     """Opens the images found by `find_images`. Engines require an image in every request, so a question without one gets a grey image."""
 
-    folder: Path | None
-    """None for the embedded world."""
+    opens: Callable[[str], Image.Image]
+    """Opens an image by its name in a folder or a world, as `ImageSource.open`."""
 
     def image_ids(self) -> list[str]:
         """Empty: images of a benchmark are listed by its questions."""
@@ -48,9 +46,7 @@ class BenchmarkImages:
         """See `ImageSource.open`."""
         if image_id == NO_IMAGE:
             return Image.new("RGB", _BLANK_SIZE, _MID_GREY)
-        if self.folder is None:
-            return ShapesImages(seed=0, min_shift=0.0, max_shift=0.0, num_images=1).open(image_id)
-        return open_image(self.folder, image_id)
+        return self.opens(image_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +65,26 @@ def find_images(questions: Sequence[Question], images: str | None, unpack_into: 
 
     Args:
         questions: as read by the benchmark.
-        images: a folder, `shapes`, or None if the questions contain their images or have none.
+        images: a folder, a world as `loop.sources.worlds.build.named_images` reads it, or None if the questions contain their images or
+            have none.
         unpack_into: folder for images contained in the questions.
 
     Raises:
-        UserError: questions name images and no folder is given, or the folder does not exist.
+        UserError: questions name images and no folder is given, the folder does not exist, or the text about a world is invalid.
     """
     if images is None:
-        return _checked(questions, BenchmarkImages(unpack_into), _unpacked(questions, unpack_into))
-    if images == SHAPES:
-        return _checked(questions, BenchmarkImages(None), {question.image: question.image for question in questions})
+        return _checked(questions, BenchmarkImages(partial(open_image, unpack_into)), _unpacked(questions, unpack_into))
+    if names_world(images):
+        world = named_images(images, "--images")
+        return _checked(questions, BenchmarkImages(world.open), {question.image: question.image for question in questions})
     folder = Path(images).expanduser().absolute()
     if not folder.is_dir():
-        raise UserError(f"image folder {images} does not exist; expected a folder of images, or {SHAPES}")
+        raise UserError(f"image folder {images} does not exist; expected a folder of images, or {' or '.join(EXAMPLES)}")
     names = {}
     for question in questions:
         found = next((name for name in candidate_names(question) if _is_file(folder / name)), None)
         names.setdefault(question.image, found or question.image)
-    return _checked(questions, BenchmarkImages(folder), names)
+    return _checked(questions, BenchmarkImages(partial(open_image, folder)), names)
 
 
 def candidate_names(question: Question) -> Iterator[str]:

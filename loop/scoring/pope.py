@@ -6,15 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from loop.config.sets import ShapesSet
 from loop.errors import UserError
 from loop.scoring.score import read_document
-from loop.sources.shapes.scene import scene_of
-from loop.sources.shapes.source import ShapesImages
+from loop.sources.worlds.build import build_world, parse_world
 from loop.store.files import write_lines
 from policies.benchmarks import BenchmarkDataError, Document, Question
 from policies.benchmarks.documents import Entry, Reader, show
@@ -26,27 +21,13 @@ Objects = dict[str, list[str]]
 """Image -> categories of its objects."""
 
 
-def shapes_objects(spec: ShapesSet) -> Objects:
-    """The objects of an image set of the embedded world, such as `red circle`."""
-    source = ShapesImages(spec.seed, spec.min_shift, spec.max_shift, spec.num_images)
-    return {one: [f"{thing.color} {thing.shape}" for thing in scene_of(one).things] for one in source.image_ids()}
-
-
-def parse_shapes(text: str) -> ShapesSet:
-    """Parse `shapes:seed=7,num_images=100,max_shift=0.2`; `min_shift` and `max_shift` are 0 by default.
+def world_objects(text: str, option: str = "--objects") -> Objects:
+    """The objects of a set of an embedded world, such as `red circle` or `dog`; `text` is read by `loop.sources.worlds.build`.
 
     Raises:
-        UserError: the text is invalid.
+        UserError: the text is invalid, or drawings cannot be used.
     """
-    keys: dict[str, Any] = {"min_shift": 0.0, "max_shift": 0.0}
-    for part in filter(None, text.partition(":")[2].split(",")):
-        name, _, value = part.partition("=")
-        keys[name.strip()] = value.strip()
-    try:
-        return ShapesSet.model_validate(keys)
-    except ValidationError as error:
-        findings = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise UserError(f"--objects is {text!r}: {findings}; expected, for example, shapes:seed=7,num_images=100,max_shift=0.2") from error
+    return build_world(parse_world(text, option)).objects()
 
 
 def read_objects(path: Path) -> Objects:
@@ -63,17 +44,25 @@ def read_objects(path: Path) -> Objects:
 
 
 def pope_questions(
-    objects: Objects, splits: Sequence[str], num_per_image: int, num_images: int | None, seed: int, *, short: bool
+    objects: Objects,
+    splits: Sequence[str],
+    num_per_image: int,
+    num_images: int | None,
+    seed: int,
+    *,
+    short: bool,
+    counted: Objects | None = None,
 ) -> list[Question]:
     """The questions of all splits, numbered from 1.
 
     Args:
-        objects: objects of all images; frequencies are counted over all.
+        objects: objects of all images.
         splits: any of `random`, `popular`, `adversarial`.
         num_per_image: questions per image and split, half of them with the answer yes.
         num_images: number of images to ask about, drawn by the seed; None for all.
         seed: seed of all draws.
-        short: leave out "in the image", as in the embedded world's grammar.
+        short: leave out "in the image", as in the grammar of the embedded worlds.
+        counted: objects of the images to count frequencies and co-occurrence in; None for those that are asked about.
 
     Raises:
         UserError: an option is invalid, or no question can be built.
@@ -81,7 +70,8 @@ def pope_questions(
     if num_images is not None and num_images < 1:
         raise UserError(f"--num-images is {num_images}; expected at least 1")
     try:
-        questions = [question for split in dict.fromkeys(splits) for question in build_questions(objects, split, num_per_image, seed)]
+        built = (build_questions(objects, split, num_per_image, seed, counted) for split in dict.fromkeys(splits))
+        questions = [question for of_split in built for question in of_split]
     except ValueError as error:
         raise UserError(str(error)) from error
     with_questions = sorted({question.image for question in questions})

@@ -17,6 +17,7 @@ from cluster.planning.request import ResourceRequest
 from loop.config.run_config import AcceptanceSet, HeldOutSet, RunConfig
 from loop.config.sets import (
     CocoSet,
+    DrawingsSet,
     FolderSet,
     HfDatasetSet,
     ImageSet,
@@ -31,6 +32,7 @@ from loop.config.sets import (
 )
 from loop.errors import UserError, one_line, printable
 from loop.sources.reading.first_images import problem_of, refuse_unreadable
+from loop.sources.worlds.build import build_world
 from policies.acceptance.rules import ACCEPTANCE_POLICIES, AcceptancePolicy
 from policies.correction.methods import CORRECTION_POLICIES, CorrectionPolicy
 from policies.errors import MissingMeasurementError
@@ -170,8 +172,8 @@ def _image_source(spec: ImageSet) -> ImageSource:
             from loop.sources.tables import saved_images
 
             return saved_images(spec.path, spec.split, spec.column, limit=spec.num_images)
-        case ShapesSet():
-            return _shapes(spec)
+        case ShapesSet() | DrawingsSet():
+            return build_world(spec)
 
 
 def build_labelled(spec: LabelledSet) -> LabelledSource:
@@ -193,8 +195,8 @@ def build_labelled(spec: LabelledSet) -> LabelledSource:
             from loop.sources.messages import MessagesData
 
             return MessagesData(spec.path, spec.question_type, spec.turns, spec.on_bad_record)
-        case ShapesSet():
-            return _shapes(spec)
+        case ShapesSet() | DrawingsSet():
+            return build_world(spec)
 
 
 def build_held_out(sets: Mapping[str, HeldOutSet], seed: int) -> list[HeldOut]:
@@ -278,9 +280,3 @@ def evenly(items: Sequence[Any], num_parts: int) -> list[list[Any]]:
     num_parts = min(num_parts, len(items))
     bounds = [len(items) * part // num_parts for part in range(num_parts + 1)] if num_parts else [0]
     return [list(items[start:end]) for start, end in pairwise(bounds)]
-
-
-def _shapes(spec: ShapesSet) -> Any:
-    from loop.sources.shapes.source import ShapesImages
-
-    return ShapesImages(spec.seed, spec.min_shift, spec.max_shift, spec.num_images)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from actors.images import BadImageError, ImageSource, LabelledSource
 from loop.config.run_config import RunConfig
 from loop.config.sections import Section
-from loop.config.sets import ShapesSet
+from loop.config.sets import WorldSet
 from loop.errors import UserError, printable
 from loop.setup.assembly import HeldOut, derived_seed, unreadable_image
 from loop.setup.fingerprinting import fingerprints_of
@@ -34,7 +34,7 @@ def compares_images(config: RunConfig) -> bool:
 
 def is_drawn(spec: Section) -> bool:
     """Whether the images of a set are drawn from their ids, by which they are compared in place of their content."""
-    return isinstance(spec, ShapesSet)
+    return isinstance(spec, WorldSet)
 
 
 def held_out_images(config: RunConfig, sets: Mapping[tuple[str, str], HeldOut]) -> HeldOutImages:

@@ -85,7 +85,7 @@ def rehearse(config: RunConfig, assumed: Sequence[NodeResources] | None = None) 
 def _check_data(config: RunConfig, metrics: list[str]) -> Iterator[str]:
     """Build the sets whose data are here, as `driver.check` does, and note their metrics; yields what is missing."""
     for where, spec, build in _sets(config, metrics):
-        absent = [address for name in _ADDRESSES if (address := str(getattr(spec, name, ""))) and _is_absent(address)]
+        absent = [address for name in _ADDRESSES if (address := str(getattr(spec, name, None) or "")) and _is_absent(address)]
         yield from (f"{where}: {address} is not on this machine" for address in absent)
         if not absent:
             build()

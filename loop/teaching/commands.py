@@ -23,18 +23,21 @@ def teach(
     instances: Annotated[Path | None, typer.Option(help="COCO or Objects365 instances")] = None,
     images: Annotated[Path | None, typer.Option(help="folder of the images; annotated ones that it lacks are set aside")] = None,
     teacher_sees: Annotated[
-        Literal["text", "images"], typer.Option(help="captions and boxes, or the images of --images or --shapes themselves")
+        Literal["text", "images"], typer.Option(help="captions and boxes, or the images of --images, --shapes or --world themselves")
     ] = "text",
     image_side: Annotated[int | None, typer.Option(help="longest side in pixels of images that the teacher sees; default 1024")] = None,
     image_quality: Annotated[int | None, typer.Option(help="JPEG quality of images that the teacher sees; default 90")] = None,
     num_images: Annotated[int | None, typer.Option(help="number of images, drawn by the seed; default all")] = None,
-    shapes: Annotated[int | None, typer.Option(metavar="NUM_IMAGES", help="images of the embedded world instead")] = None,
+    shapes: Annotated[int | None, typer.Option(metavar="NUM_IMAGES", help="images of the world `shapes` instead")] = None,
+    world: Annotated[
+        str | None, typer.Option(help="images of an embedded world instead, such as drawings:styles=noto,num_images=2000")
+    ] = None,
     min_shift: Annotated[float, typer.Option(help="of --shapes, 0..1")] = 0.0,
     max_shift: Annotated[float, typer.Option(help="of --shapes, 0..1")] = 0.15,
-    write_images: Annotated[bool, typer.Option("--write-images", help="draw the images of --shapes into OUT/images")] = False,
+    write_images: Annotated[bool, typer.Option("--write-images", help="draw the images of --shapes or --world into OUT/images")] = False,
     types: Annotated[str, typer.Option(help="question types, with commas")] = "conversation,detail,complex",
     seed: Annotated[int, typer.Option(help="random seed")] = 0,
-    teacher: Annotated[str, typer.Option(help="exact (for --shapes), or a text model's folder or Hugging Face id")] = "",
+    teacher: Annotated[str, typer.Option(help="exact (for --shapes and --world), or a text model's folder or Hugging Face id")] = "",
     endpoint: Annotated[str, typer.Option(help="URL of a server, up to and with its version: http://127.0.0.1:8000/v1")] = "",
     model: Annotated[str, typer.Option(help="the model's name at the endpoint")] = "",
     api: Api = "openai",
@@ -53,7 +56,7 @@ def teach(
     as_json: AsJson = False,
 ) -> None:
     """Have a teacher write seed data about images, from their captions and boxes or from the images themselves."""
-    from loop.teaching.teach import TeachOptions, print_summary, question_types, shapes_images
+    from loop.teaching.teach import TeachOptions, print_summary, question_types, world_images
     from loop.teaching.teach import teach as write
 
     if model and not endpoint:
@@ -67,7 +70,7 @@ def teach(
     ) if endpoint else None  # fmt: skip
     options = TeachOptions(
         out=out, types=question_types(types), seed=seed, captions=captions, instances=instances, images=images, num_images=num_images,
-        shapes=shapes_images(shapes, seed, min_shift, max_shift), write_images=write_images, teacher=teacher, endpoint=server,
+        world=world_images(world, shapes, seed, min_shift, max_shift), write_images=write_images, teacher=teacher, endpoint=server,
         max_tokens=max_tokens, temperature=temperature, batch_size=batch_size, sees_images=teacher_sees == "images",
         image_side=1024 if image_side is None else image_side, image_quality=90 if image_quality is None else image_quality,
     )  # fmt: skip

@@ -31,9 +31,11 @@ from loop.errors import TeachingStoppedError, UserError, WriteError, one_line, p
 from loop.monitors.progress import RunProgress
 from loop.sources.annotations import read_annotations
 from loop.sources.folder import ImageFolder, checked_folder
-from loop.sources.shapes.questions import DETAIL_QUESTIONS as SHAPES_DETAIL_QUESTIONS
 from loop.sources.shapes.source import ShapesImages
-from loop.sources.shapes.teaching import ExactTeacher, text_view
+from loop.sources.worlds.build import build_world, names_world, parse_world
+from loop.sources.worlds.kinds import DETAIL_QUESTIONS as WORLD_DETAIL_QUESTIONS
+from loop.sources.worlds.source import WorldImages
+from loop.sources.worlds.teaching import ExactTeacher, text_view
 from loop.store.files import write_json
 from loop.teaching.journal import DATA, SUMMARY, TeachingJournal
 from loop.teaching.sight import Sight
@@ -49,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TeachOptions:
-    """What to teach, by whom, and where to write it. Give either `shapes` or annotations, and either `teacher` or `endpoint`."""
+    """What to teach, by whom, and where to write it. Give either `world` or annotations, and either `teacher` or `endpoint`."""
 
     out: Path
     types: tuple[QuestionType, ...] = tuple(QuestionType)
@@ -66,9 +68,10 @@ class TeachOptions:
     """Of the JPEG that the teacher sees."""
     num_images: int | None = None
     """Number of annotated images or of images of the folder, drawn by `seed`; None for all."""
-    shapes: ShapesImages | None = None
+    world: WorldImages[Any] | None = None
+    """Images of an embedded world."""
     write_images: bool = False
-    """Write the images of `shapes` to `out`/images."""
+    """Write the images of `world` to `out`/images."""
     teacher: str = ""
     """`exact`, or the folder or Hugging Face id of a text model."""
     endpoint: EndpointOptions | None = None
@@ -83,17 +86,18 @@ class _Source:
     """Images as text, or, with a `sight`, as they are."""
 
     digest: str
-    views: Sequence[TextView] | ShapesImages
+    views: Sequence[TextView] | WorldImages[Any]
     detail_questions: tuple[str, ...]
     images_set_aside: Counter[str] = field(default_factory=Counter)
     objects_set_aside: Counter[str] = field(default_factory=Counter)
     sight: Sight | None = None
 
     def image_ids(self) -> list[str]:
-        return self.views.image_ids() if isinstance(self.views, ShapesImages) else [view.image_id for view in self.views]
+        return self.views.image_ids() if isinstance(self.views, WorldImages) else [view.image_id for view in self.views]
 
     def __iter__(self) -> Iterator[TextView]:
-        return map(text_view, self.views.image_ids()) if isinstance(self.views, ShapesImages) else iter(self.views)
+        views = self.views
+        return (text_view(views, one) for one in views.image_ids()) if isinstance(views, WorldImages) else iter(views)
 
 
 def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
@@ -114,8 +118,8 @@ def teach(options: TeachOptions, console: Console) -> dict[str, Any]:
         teacher = _teacher(options, journal.counts().usage.usd)
         stopped = ""
         try:
-            if options.write_images and options.shapes is not None:
-                _write_images(options.shapes, options.out / "images", progress)
+            if options.write_images and options.world is not None:
+                _write_images(options.world, options.out / "images", progress)
             _write(teacher, source, options, journal, progress)
         except SpendingCapError as error:
             stopped = str(error)
@@ -145,8 +149,14 @@ def question_types(text: str) -> tuple[QuestionType, ...]:
     return tuple(map(QuestionType, names))
 
 
-def shapes_images(num_images: int | None, seed: int, min_shift: float, max_shift: float) -> ShapesImages | None:
-    """`num_images` images of the embedded world; None if it is None."""
+def world_images(world: str | None, num_images: int | None, seed: int, min_shift: float, max_shift: float) -> WorldImages[Any] | None:
+    """The images of the text `world`, or `num_images` images of `shapes`; None if both are None."""
+    if world is not None and num_images is not None:
+        raise UserError("--shapes and --world both name images; leave one of them out")
+    if world is not None and not names_world(world):
+        raise UserError(f"--world is {world!r}; expected, for example, drawings:styles=noto,num_images=2000")
+    if world is not None:
+        return build_world(parse_world(world, "--world", seed=seed))
     if num_images is None:
         return None
     if num_images < 1 or not 0.0 <= min_shift <= max_shift <= 1.0 or seed < 0:
@@ -180,12 +190,12 @@ def _check(options: TeachOptions) -> None:
         raise UserError(f"no question types are given; expected some of {[str(kind) for kind in QuestionType]}")
     if bool(options.teacher) == (options.endpoint is not None):
         raise UserError("expected one teacher: `--teacher exact`, `--teacher MODEL`, or `--endpoint URL --model NAME`")
-    if options.shapes is not None and (options.captions or options.instances or options.images):
-        raise UserError("--shapes generates its own images; leave out --captions, --instances and --images")
-    if options.shapes is None and options.teacher == EXACT:
-        raise UserError("the exact teacher knows the embedded world only; give --shapes NUM_IMAGES, or another teacher")
-    if options.shapes is None and options.write_images:
-        raise UserError("--write-images works only with --shapes; annotated images already exist")
+    if options.world is not None and (options.captions or options.instances or options.images):
+        raise UserError("--shapes and --world generate their own images; leave out --captions, --instances and --images")
+    if options.world is None and options.teacher == EXACT:
+        raise UserError("the exact teacher knows the embedded worlds only; give --shapes NUM_IMAGES or --world, or another teacher")
+    if options.world is None and options.write_images:
+        raise UserError("--write-images works only with --shapes and --world; annotated images already exist")
     if options.max_tokens < 1 or options.batch_size < 1 or not 0.0 <= options.temperature <= 2.0:
         raise UserError("expected --max-tokens and --batch-size of 1 or more, and a --temperature from 0 to 2")
     if options.num_images is not None and options.num_images < 1:
@@ -203,17 +213,16 @@ def _check_sight(options: TeachOptions) -> None:
         )
     if options.captions or options.instances:
         raise UserError("--captions and --instances are for a teacher that reads text; leave them out with --teacher-sees images")
-    if options.shapes is None and options.images is None:
-        raise UserError("--teacher-sees images needs images: give --images FOLDER or --shapes NUM_IMAGES")
+    if options.world is None and options.images is None:
+        raise UserError("--teacher-sees images needs images: give --images FOLDER or --shapes NUM_IMAGES, or --world")
     if not 32 <= options.image_side <= 2048 or not 1 <= options.image_quality <= 95:
         raise UserError("expected an --image-side from 32 to 2048 and an --image-quality from 1 to 95")
 
 
 def _source(options: TeachOptions) -> _Source:
-    if options.shapes is not None:
-        shapes = options.shapes
-        sight = Sight(shapes, options.image_side, options.image_quality) if options.sees_images else None
-        return _Source(f"shapes {shapes.seed} {shapes.min_shift} {shapes.max_shift}", shapes, SHAPES_DETAIL_QUESTIONS, sight=sight)
+    if options.world is not None:
+        sight = Sight(options.world, options.image_side, options.image_quality) if options.sees_images else None
+        return _Source(options.world.origin, options.world, WORLD_DETAIL_QUESTIONS, sight=sight)
     if options.sees_images and options.images is not None:
         folder = ImageFolder(options.images)
         views = _drawn([TextView(image_id, image_id) for image_id in folder.image_ids()], options)
@@ -258,7 +267,8 @@ def _about(options: TeachOptions, source: _Source) -> dict[str, Any]:
 
 def _teacher(options: TeachOptions, spent_usd: float) -> Teacher:
     if options.teacher == EXACT:
-        return ExactTeacher()
+        assert options.world is not None  # checked
+        return ExactTeacher(options.world)
     if options.endpoint is not None:
         try:
             endpoint = Endpoint(replace(options.endpoint, spent_usd=spent_usd))
@@ -318,15 +328,15 @@ def _tasks_about(view: TextView, source: _Source, options: TeachOptions, journal
     return [replace(task, image=image) for task in left]
 
 
-def _write_images(shapes: ShapesImages, folder: Path, progress: RunProgress) -> None:
-    ids = shapes.image_ids()
+def _write_images(world: WorldImages[Any], folder: Path, progress: RunProgress) -> None:
+    ids = world.image_ids()
     try:
         folder.mkdir(exist_ok=True)
         with progress.stage("draw", len(ids), "images") as stage:
             for image_id in ids:
                 path, tmp = folder / f"{image_id}.png", folder / f".{image_id}.tmp"
                 if not path.exists():
-                    shapes.open(image_id).save(tmp, format="PNG")
+                    world.open(image_id).save(tmp, format="PNG")
                     os.replace(tmp, path)
                 stage.advance()
     except OSError as error:

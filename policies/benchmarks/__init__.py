@@ -1,6 +1,6 @@
 """Benchmarks of the field, by name in `BENCHMARKS`."""
 
-from policies.benchmarks import aokvqa, gqa, mmbench, mme, pope, scienceqa, seed_bench, vqa
+from policies.benchmarks import aokvqa, exact, gqa, mmbench, mme, pope, scienceqa, seed_bench, vqa
 from policies.benchmarks.base import BENCHMARKS, Benchmark, Prediction, Question
 from policies.benchmarks.captions import chair, coco
 from policies.benchmarks.documents import BenchmarkDataError, Document, parse_document
@@ -18,6 +18,7 @@ __all__ = [
     "aokvqa",
     "chair",
     "coco",
+    "exact",
     "gqa",
     "hallusion_bench",
     "llava_bench",

@@ -112,7 +112,13 @@ def _question(entry: Entry, reader: Reader) -> Question | None:
     return Question(question_id, text, image, answers=(label,), split=split)
 
 
-def build_questions(objects_by_image: Mapping[str, Collection[str]], split: str, num_per_image: int, seed: int) -> list[Question]:
+def build_questions(
+    objects_by_image: Mapping[str, Collection[str]],
+    split: str,
+    num_per_image: int,
+    seed: int,
+    counted: Mapping[str, Collection[str]] | None = None,
+) -> list[Question]:
     """POPE's questions for images whose objects are known: for each image equally many about present and absent objects.
 
     Absent objects are drawn as the paper has it (section 5.1): `random`: any of the data's objects; `popular`: the most frequent ones of
@@ -124,6 +130,8 @@ def build_questions(objects_by_image: Mapping[str, Collection[str]], split: str,
         split: `random`, `popular` or `adversarial`.
         num_per_image: questions for each image, an even number; fewer where an image has too few objects present or absent.
         seed: of the draws. The questions of an image do not depend on the order of images.
+        counted: objects of the images in which frequencies and what occurs together are counted, such as those that a model was trained
+            on; None counts in the images that are asked about.
 
     Returns:
         yes and no questions in turn, in the images' order; ids are counted from 1.
@@ -135,17 +143,19 @@ def build_questions(objects_by_image: Mapping[str, Collection[str]], split: str,
         raise ValueError(f"split is {split!r}; expected one of {list(SPLITS)}")
     if num_per_image < 2 or num_per_image % 2:
         raise ValueError(f"num_per_image is {num_per_image}; expected an even number of 2 or more")
-    frequency = Counter(one for objects in objects_by_image.values() for one in set(objects))
-    together = _together(objects_by_image) if split == "adversarial" else {}
+    counted = objects_by_image if counted is None else counted
+    frequency = Counter(one for objects in counted.values() for one in set(objects))
+    together = _together(counted) if split == "adversarial" else {}
+    known = {one for objects in objects_by_image.values() for one in objects} | set(frequency)
     asked: list[tuple[str, str, str]] = []
     for image, objects in objects_by_image.items():
         draw = random.Random(f"{seed} {image}")  # text seeds do not depend on the process
-        present, absent = sorted(set(objects)), sorted(set(frequency) - set(objects))
+        present, absent = sorted(set(objects)), sorted(known - set(objects))
         num_pairs = min(num_per_image // 2, len(present), len(absent))
         if split == "random":
             chosen = draw.sample(absent, num_pairs)
         else:
-            near: Counter[str] = sum((together[one] for one in present), Counter()) if split == "adversarial" else Counter()
+            near: Counter[str] = sum((together.get(one, Counter()) for one in present), Counter()) if split == "adversarial" else Counter()
             chosen = sorted(absent, key=lambda one, near=near: (-near[one], -frequency[one], one))[:num_pairs]
         pairs = zip_longest(draw.sample(present, num_pairs), chosen)
         asked += chain.from_iterable(((image, there, YES), (image, not_there, NO)) for there, not_there in pairs)

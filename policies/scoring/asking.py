@@ -9,8 +9,8 @@ from policies.benchmarks.base import ANSWER
 
 _SHORT_TOKENS, _LONG_TOKENS = 32, 512
 _CAPTIONS = ("captions", "chair")
-_LONG_ANSWERS = (*_CAPTIONS, "llava-bench", "mm-vet")
-"""Benchmarks of descriptions and explanations; the others ask for a word, a phrase or a letter."""
+_LONG_ANSWERS = (*_CAPTIONS, "llava-bench", "mm-vet", "exact")
+"""Benchmarks of descriptions, explanations and sentences; the others ask for a word, a phrase or a letter."""
 _JUDGED = ("llava-bench", "mm-vet")
 """Benchmarks whose answers a judge has to review first."""
 

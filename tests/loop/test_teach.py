@@ -30,11 +30,12 @@ from loop.cli import app
 from loop.config.run_config import parse_config
 from loop.errors import TeachingStoppedError, UserError
 from loop.setup.assembly import build_labelled
+from loop.sources.drawings.source import DrawingsImages
 from loop.sources.llava_json import LlavaJsonData
 from loop.sources.shapes.questions import is_correct
 from loop.sources.shapes.scene import scene_of
 from loop.sources.shapes.source import ShapesImages
-from loop.teaching.teach import TeachOptions, teach
+from loop.teaching.teach import TeachOptions, teach, world_images
 from policies.generation.instructions import QuestionType
 from tests.actors.chat.chat_server import Answer, ChatServer
 from tests.loop.journals import await_documents, documents
@@ -88,7 +89,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_what_the_exact_program_writes_is_true_and_is_the_seed_data_of_a_loop(tmp_path: Path) -> None:
     out = tmp_path / "taught"
-    summary = teach(TeachOptions(out, shapes=ShapesImages(3, 0.0, 0.2, 20), teacher="exact", write_images=True), QUIET)
+    summary = teach(TeachOptions(out, world=ShapesImages(3, 0.0, 0.2, 20), teacher="exact", write_images=True), QUIET)
     assert (summary["num_records"], summary["rejected"]) == (60, {})
     assert summary["records_by_type"] == {"complex": 20, "conversation": 20, "detail": 20}
     found = {"kind": "llava_json", "path": str(out / "data.json"), "images": str(out / "images")}
@@ -104,9 +105,21 @@ def test_what_the_exact_program_writes_is_true_and_is_the_seed_data_of_a_loop(tm
     assert len(data.training_samples(200, 0)) == 200
 
 
+def test_the_exact_program_writes_about_drawings_too(tmp_path: Path) -> None:
+    world = world_images("drawings:styles=noto,num_images=5", None, 3, 0.0, 0.0)
+    assert isinstance(world, DrawingsImages)
+    summary = teach(TeachOptions(tmp_path / "taught", world=world, teacher="exact", write_images=True), QUIET)
+    assert (summary["num_records"], summary["rejected"]) == (15, {})
+    for record in json.loads((tmp_path / "taught" / "data.json").read_text()):
+        assert (tmp_path / "taught" / "images" / record["image"]).is_file()
+        said = [turn["value"].removeprefix("<image>").strip() for turn in record["conversations"]]
+        for question, answer in zip(said[::2], said[1::2], strict=True):
+            assert world.is_correct(record["image"].removesuffix(".png"), question, answer)
+
+
 def test_the_same_command_gives_the_same_bytes_and_more_images_only_add(tmp_path: Path) -> None:
     def run(folder: str, num_images: int) -> bytes:
-        teach(TeachOptions(tmp_path / folder, shapes=ShapesImages(3, 0.0, 0.2, num_images), teacher="exact"), QUIET)
+        teach(TeachOptions(tmp_path / folder, world=ShapesImages(3, 0.0, 0.2, num_images), teacher="exact"), QUIET)
         return (tmp_path / folder / "data.json").read_bytes()
 
     whole = run("a", 12)
@@ -250,7 +263,7 @@ def test_ctrl_c_keeps_and_publishes_what_is_finished(tmp_path: Path, files: tupl
 
 
 def exact(out: Path, seed: int = 3) -> Any:
-    return teach(TeachOptions(out, seed=seed, shapes=ShapesImages(3, 0.0, 0.2, 4), teacher="exact"), QUIET)
+    return teach(TeachOptions(out, seed=seed, world=ShapesImages(3, 0.0, 0.2, 4), teacher="exact"), QUIET)
 
 
 def test_a_journal_of_other_texts_and_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -368,6 +381,9 @@ SEES = ["--endpoint", "http://h/v1", "--model", "m", "--teacher-sees", "images"]
     (["--teacher", "exact"], "no annotations|--shapes NUM_IMAGES"), (["--shapes", "5"], "expected one teacher"),
     (["--shapes", "5", "--teacher", "exact", "--endpoint", "http://h/v1", "--model", "m"], "expected one teacher"),
     (["--shapes", "0", "--teacher", "exact"], "--shapes of 1 or more"),
+    (["--shapes", "5", "--world", "shapes:num_images=5", "--teacher", "exact"], "--shapes and --world both name images"),
+    (["--world", "photos", "--teacher", "exact"], "--world is 'photos'; expected, for example, drawings:styles=noto"),
+    (["--world", "drawings:styles=blob,num_images=5", "--teacher", "exact"], "there is no house 'blob'"),
     (["--shapes", "5", "--teacher", "exact", "--types", "x"], "--types is 'x'"),
     (["--shapes", "5", "--endpoint", "h", "--model", "m"], "expected one such as http"), (["--shapes", "5", "--model", "m"], "--endpoint"),
     (["--shapes", "5", "--endpoint", "http://h/v1", "--model", "m", "--extra-body", "{"], "--extra-body is not JSON"),

@@ -1,19 +1,16 @@
-"""A filter for this world: does the answer follow from the model's own description of the image?
+"""The filter of `shapes`: does the answer follow from the model's own description of the image?
 
-It uses the grammar of the questions but not the truth: the model's description is parsed as a scene, on which the answering program is run.
-A record whose answer contradicts the model's own description, or whose question that scene does not support, is rejected. Named in a config
-as `loop.sources.shapes.consistency:FollowsFromDescription`.
+Named in a config as `loop.sources.shapes.consistency:FollowsFromDescription`; see `loop.sources.worlds.consistency`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from loop.sources.shapes.questions import Premise, truth
+from loop.sources.shapes.questions import GRAMMAR
 from loop.sources.shapes.scene import COLORS, POSITIONS, SHAPES, SIZES, Scene, Thing
-from policies.correction.methods import CorrectionPolicy
-from policies.records import Reason, Record
+from loop.sources.worlds.consistency import FollowsFromOwnDescription, described_things, in_reading_order
+from loop.sources.worlds.grammar import Grammar
 
 _SENTENCE = re.compile(
     rf"There is an? (?P<size>{'|'.join(SIZES)}) (?P<color>{'|'.join(COLORS)}) (?P<shape>{'|'.join(SHAPES)})"
@@ -21,31 +18,19 @@ _SENTENCE = re.compile(
 )
 
 
-class FollowsFromDescription:
+class FollowsFromDescription(FollowsFromOwnDescription[Scene]):
     """Filter policy `follows_from_description`; needs `describe: true` in the correction."""
 
-    name = "follows_from_description"
+    @property
+    def grammar(self) -> Grammar[Scene]:
+        return GRAMMAR
 
-    def missing(self, correction: CorrectionPolicy) -> list[str]:
-        return [] if correction.describe else ["correction option describe: true"]
-
-    def judge(self, records: Sequence[Record]) -> list[Reason | None]:
-        return [_judged(record) for record in records]
+    def described_scene(self, description: str) -> Scene | None:
+        return described_scene(description)
 
 
 def described_scene(description: str) -> Scene | None:
     """The scene in a description of the form of `questions.description`, or None if it contains none."""
-    found = _SENTENCE.finditer(description)
+    found = described_things(description, _SENTENCE)
     things = [Thing(POSITIONS.index(one["position"]), one["shape"], one["color"], one["size"]) for one in found]
-    consistent = len({thing.cell for thing in things}) == len(things) and _SENTENCE.sub("", description).strip() == ""
-    return Scene("described", 0.0, tuple(sorted(things, key=lambda thing: thing.cell)), 0) if things and consistent else None
-
-
-def _judged(record: Record) -> Reason | None:
-    scene = described_scene(record.view_description)
-    if scene is None:
-        return Reason.ANSWERS_DISAGREE
-    right = truth(scene, record.question)
-    if right.premise is not Premise.TRUE:
-        return Reason.NO_BASIS
-    return None if right.answer == record.answer else Reason.ANSWERS_DISAGREE
+    return Scene("described", 0.0, in_reading_order(things), 0) if things else None

@@ -19,7 +19,7 @@ from loop.errors import UserError
 from loop.models.checks import check_text_model
 from loop.models.seed.model import build_processor
 from loop.sources.shapes.source import ShapesImages
-from loop.sources.shapes.teaching import text_view
+from loop.sources.worlds.teaching import text_view
 from loop.teaching.teach import TeachOptions, teach
 from policies.chat import ChatMessage
 from policies.generation.instructions import QuestionType
@@ -49,7 +49,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tasks(num: int) -> list[Any]:
-    return [teaching_task(text_view(one), QuestionType.DETAIL, 0) for one in ShapesImages(1, 0.0, 0.1, num).image_ids()]
+    source = ShapesImages(1, 0.0, 0.1, num)
+    return [teaching_task(text_view(source, one), QuestionType.DETAIL, 0) for one in source.image_ids()]
 
 
 def test_a_model_writes_about_every_image_the_same_again_and_batches_do_not_matter(model: Path) -> None:
@@ -80,7 +81,7 @@ def test_marks_in_captions_end_no_turn_and_a_template_without_system_role_gets_i
 
 
 def test_it_goes_through_the_whole_command(model: Path, tmp_path: Path) -> None:
-    asked = TeachOptions(tmp_path / "out", shapes=ShapesImages(1, 0.0, 0.1, 2), teacher=str(model), max_tokens=8)
+    asked = TeachOptions(tmp_path / "out", world=ShapesImages(1, 0.0, 0.1, 2), teacher=str(model), max_tokens=8)
     summary = teach(asked, Console(quiet=True))
     assert summary["num_finished"] == 6
     assert sum(summary["rejected"].values()) + summary["num_records"] == 6

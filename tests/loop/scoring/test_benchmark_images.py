@@ -11,7 +11,7 @@ from PIL import Image
 
 from actors.images import BadImageError
 from loop.errors import UserError
-from loop.scoring.images import NO_IMAGE, SHAPES, find_images
+from loop.scoring.images import NO_IMAGE, find_images
 from policies.benchmarks import Question
 
 
@@ -70,11 +70,21 @@ def test_images_of_the_table_itself_are_unpacked_once(tmp_path: Path) -> None:
 
 def test_images_of_the_embedded_world_need_no_files(tmp_path: Path) -> None:
     questions = [Question("1", "", "shapes-7-000000-0154"), Question("2", "", "shapes-7-0")]
-    found = find_images(questions, SHAPES, tmp_path)
+    found = find_images(questions, "shapes", tmp_path)
     assert list(found.problems) == ["2"]
     assert found.source.open("shapes-7-000000-0154").mode == "RGB"
     with pytest.raises(BadImageError):
         found.source.open("shapes-7-0")
+
+
+def test_images_of_a_house_are_drawn_by_their_names_and_others_are_refused(tmp_path: Path) -> None:
+    questions = [Question("1", "", "drawings-noto-7-000000"), Question("2", "", "drawings-twemoji-7-000000")]
+    assert find_images(questions, "drawings", tmp_path).problems == {}
+    assert list(find_images(questions, "drawings:styles=noto", tmp_path).problems) == ["2"]
+    with pytest.raises(UserError, match="there is no house 'blob'"):
+        find_images(questions, "drawings:styles=blob", tmp_path)
+    with pytest.raises(UserError, match=r"--images is 'drawings:house=noto': house: .*expected, for example, drawings:styles="):
+        find_images(questions, "drawings:house=noto", tmp_path)
 
 
 def test_a_question_without_an_image_gets_a_grey_one(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from loop.interruption import interruptible
 from loop.monitors.progress import RunProgress
 from loop.scoring.evaluate import CHUNK_SIZE, Evaluated, EvaluationSpec, evaluate
 from loop.scoring.evaluation_tracking import log_evaluation, metrics_of
-from loop.scoring.pope import parse_shapes, pope_questions, shapes_objects, write_questions
+from loop.scoring.pope import pope_questions, world_objects, write_questions
 from loop.scoring.score import print_scores, score_files
 from loop.store.commits import RoundCommit
 from loop.store.run_store import Store
@@ -42,7 +42,7 @@ def _model_is_checked_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pope_file(folder: Path, num_images: int, splits: tuple[str, ...] = ("random",)) -> Path:
-    objects = shapes_objects(parse_shapes(f"shapes:seed=7,num_images={num_images},max_shift=0.2"))
+    objects = world_objects(f"shapes:seed=7,num_images={num_images},max_shift=0.2")
     write_questions(folder / "pope.jsonl", pope_questions(objects, splits, 6, None, 0, short=True))
     return folder / "pope.jsonl"
 

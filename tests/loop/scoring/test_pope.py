@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from loop.errors import UserError
-from loop.scoring.pope import Objects, parse_shapes, pope_questions, read_objects, shapes_objects, write_questions
+from loop.scoring.pope import Objects, pope_questions, read_objects, world_objects, write_questions
+from loop.sources.drawings.houses import SHIPPED, read_things
 from loop.sources.shapes.questions import truth
 from loop.sources.shapes.scene import scene_of
+from loop.sources.worlds.build import named_images
+from loop.sources.worlds.habits import usual
 from policies.benchmarks import BENCHMARKS, parse_document
 from policies.benchmarks.pope import SPLITS
 from tests.paths import DATA
@@ -25,13 +28,36 @@ COCO: dict[str, Any] = {
 
 
 def test_shapes_questions_are_of_the_worlds_own_grammar_and_their_labels_are_the_truth() -> None:
-    objects = shapes_objects(parse_shapes("shapes:seed=7,num_images=30,max_shift=0.2"))
+    objects = world_objects("shapes:seed=7,num_images=30,max_shift=0.2")
     questions = pope_questions(objects, SPLITS, 4, None, 0, short=True)
     for question in questions:
         answer = truth(scene_of(question.image), question.text).answer
         assert answer.startswith("Yes," if question.answers == ("yes",) else "No,"), question
     assert {question.split for question in questions} == set(SPLITS)
     assert Counter(question.answers[0] for question in questions)["yes"] * 2 == len(questions)
+
+
+def test_questions_about_drawings_and_what_usually_goes_together_in_a_labelled_set() -> None:
+    asked, labelled = (f"drawings:styles=noto,seed={seed},num_images=200,habit={habit}" for seed, habit in ((7, 0), (1, 1)))
+    objects, counted = world_objects(asked), world_objects(labelled)
+    questions = pope_questions(objects, ["adversarial"], 2, None, 0, short=True, counted=counted)
+    companions, names = usual(80, 80), read_things(SHIPPED).names
+    absent = {one.image: one.text for one in questions if one.answers == ("no",)}
+    assert len(absent) == 200
+    usual_ones = sum(
+        any(f" {names[companion]}?" in text for thing in objects[image] for companion in _beside(names.index(thing), companions))
+        for image, text in absent.items()
+    )
+    assert usual_ones > 180  # the companions of everything in an image may be there, and then something else is asked about
+    source = named_images("drawings", "--images")
+    for question in questions:
+        answer = source.world.grammar.truth(source.scene(question.image), question.text).answer
+        assert answer.startswith("Yes," if question.answers == ("yes",) else "No,"), question
+
+
+def _beside(number: int, companions: tuple[int, ...]) -> tuple[int, int]:
+    """What usually follows a thing, and what it usually follows."""
+    return companions[number], companions.index(number)
 
 
 def test_questions_written_are_read_by_the_benchmark(tmp_path: Path) -> None:
@@ -43,7 +69,7 @@ def test_questions_written_are_read_by_the_benchmark(tmp_path: Path) -> None:
 
 
 def test_fewer_images_are_drawn_by_the_seed_and_their_questions_do_not_change() -> None:
-    objects = shapes_objects(parse_shapes("shapes:seed=1,num_images=40"))
+    objects = world_objects("shapes:seed=1,num_images=40")
     asked = {(one.image, one.split, one.text) for one in pope_questions(objects, SPLITS, 2, None, 5, short=True)}
     some = [pope_questions(objects, SPLITS, 2, 10, seed, short=True) for seed in (5, 5, 6)]
     assert some[0] == some[1]
@@ -75,10 +101,12 @@ def test_files_of_another_form_are_refused(tmp_path: Path, content: Any, says: s
 
 
 @pytest.mark.parametrize("text", ["shapes", "shapes:seed=1", "shapes:seed=x,num_images=3", "shapes:seed=1,num_images=3,what=2",
-                                  "shapes:seed=1,num_images=3,min_shift=0.5,max_shift=0.1"])  # fmt: skip
-def test_a_set_of_shapes_that_cannot_be_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="expected, for example, shapes:seed=7"):
-        parse_shapes(text)
+                                  "shapes:seed=1,num_images=3,min_shift=0.5,max_shift=0.1", "shapes:seed=1,num_images=3,styles=noto",
+                                  "drawings:seed=1,num_images=3", "drawings:styles=noto+noto,seed=1,num_images=3"])  # fmt: skip
+def test_a_set_of_a_world_that_cannot_be_is_refused(text: str) -> None:
+    world = text.partition(":")[0]
+    with pytest.raises(UserError, match=f"--objects is .*expected, for example, {world}:s"):
+        world_objects(text)
 
 
 @pytest.mark.parametrize(("objects", "changes", "says"), [

@@ -21,7 +21,7 @@ from actors.engines.weights import read_checkpoint
 from actors.training.checkpoint import group_of
 from actors.training.core import run_local
 from actors.training.job import Lora, TrainingJob
-from loop.config.run_config import load_config, parse_config
+from loop.config.run_config import EMBEDDED_MODELS, load_config, parse_config
 from loop.errors import UserError
 from loop.setup.planning import assumed_nodes
 from loop.setup.rehearsal import rehearse
@@ -53,11 +53,11 @@ def test_a_recipe_lacks_nothing_but_what_is_to_be_provided(path: Path) -> None:
     where = {line.partition(":")[0].partition(".")[0] for line in rehearsal.missing}
     assert where <= {"image_sets", "seed_data", "held_out", "acceptance_sets", "model", "cluster", "engine"}
     assert all(line.endswith("is not on this machine") for line in rehearsal.missing if "data" in line.partition(":")[0])
-    assert ("model" in where) == (config.model != "embedded")
+    assert ("model" in where) == (config.model not in EMBEDDED_MODELS)
     assert rehearsal.findings == ()
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "shapes"], ids=recipe_id)
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem not in ("shapes", "drawings")], ids=recipe_id)
 def test_a_recipe_fits_the_machine_that_its_head_names_and_no_smaller_one(path: Path) -> None:
     found = re.search(r"--assume-nodes (\S+)", path.read_text())
     assert found is not None
@@ -82,7 +82,7 @@ def test_the_engine_of_a_recipe_can_be_made(path: Path) -> None:
     assert (made["enable_sleep_mode"], made["gpu_memory_utilization"]) == (config.cluster.sleep_while_training, 0.85)
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "shapes"], ids=recipe_id)
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem not in ("shapes", "drawings")], ids=recipe_id)
 def test_every_value_of_a_recipe_says_where_it_comes_from(path: Path) -> None:
     lines = path.read_text().splitlines()
     start = lines.index("training:") if "training:" in lines else next(i for i, line in enumerate(lines) if line.startswith("training:"))

@@ -1,0 +1,1 @@
+"""The embedded world of drawings: scenes of things as different houses draw them, with exact truth."""

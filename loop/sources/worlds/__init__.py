@@ -1,0 +1,1 @@
+"""What the embedded worlds share: the grid, the grammar of questions and claims, habits, sources and teachers."""
