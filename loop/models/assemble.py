@@ -17,7 +17,8 @@ from typing import Any
 
 from loop.config.engine_config import TransformersEngineConfig
 from loop.errors import UserError, one_line
-from loop.models.checks import check_model, downloaded, model_files, refuse_own_code
+from loop.models.checks import check_model, refuse_own_code
+from loop.models.files import downloaded, model_files
 from loop.models.templates import read_template
 
 _SHARD_BYTES = 2 << 30

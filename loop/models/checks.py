@@ -1,4 +1,4 @@
-"""Check the seed model of a run, which is untrusted, before an actor starts, and choose which of its files are used."""
+"""Check the seed model of a run, which is untrusted, before an actor starts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from typing import Any
 
 from PIL import Image
 
-from actors.engines.errors import WeightMismatchError
 from actors.process.skipped_imports import skip_sklearn
 from actors.processors import load_processor
-from actors.training.job import RESULT_FILE, Hyperparameters
+from actors.training.job import Hyperparameters
 from loop.bounded import LimitedCheck, run_with_limits
 from loop.config.engine_config import TransformersEngineConfig, VllmEngineConfig
 from loop.config.run_config import EMBEDDED_MODELS
 from loop.doctor import seed_command, torchvision_remedy
 from loop.errors import UserError, one_line
+from loop.models.files import model_files
 from loop.models.templates import template_remedy
-
-MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""Files of a model: no pickles and no code, which are never loaded."""
 
 _CHECK_TIMEOUT_S = 120.0
 CHECK_BYTES = 4 << 30
@@ -44,51 +41,6 @@ _CONFIG_FILES = "*config.json"
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 _Engine = TransformersEngineConfig | VllmEngineConfig
-
-
-def model_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that are used and copied. Others are ignored, among them the notes of `vigc train`, which contain
-    times.
-
-    Raises:
-        UserError: one is not a regular file, or links out of the folder (links into the store of Hugging Face's cache are allowed).
-    """
-    homes = [folder.resolve()]
-    if folder.resolve().parent.name == "snapshots":
-        homes.append(folder.resolve().parents[1] / "blobs")
-    found = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.name != RESULT_FILE})
-    for path in found:
-        target = Path(os.path.realpath(path))
-        if not target.is_file() or not any(target.is_relative_to(home) for home in homes):
-            problem = "is not a regular file" if not target.is_file() else f"is a link to {target}, outside of the folder"
-            raise UserError(f"{path.name} of model folder {str(folder)!r} {problem}; put the file itself there")
-    return found
-
-
-def downloaded(model: str) -> Path:
-    """A local folder of the model: a hub id is fetched by the hub's client, only weights in safetensors."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
-
-
-def local_model(model: str) -> Path | None:
-    """The folder of a model, its own or in Hugging Face's cache; `None` if it is not completely on this machine."""
-    if os.path.isdir(model):
-        return Path(model)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    from actors.engines.weights import weight_files
-
-    try:
-        folder = Path(snapshot_download(model, allow_patterns=list(MODEL_FILES), local_files_only=True))
-        is_whole = all(file.exists() for file in weight_files(folder))
-    except (LocalEntryNotFoundError, HFValidationError, WeightMismatchError):  # the second one: a path that is not an id
-        return None
-    return folder if is_whole else None
 
 
 def check_model(path: str, engine: _Engine | None, trainings: Mapping[str, Hyperparameters] | None = None) -> str:

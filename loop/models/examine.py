@@ -31,11 +31,10 @@ from loop.models.checks import (
     empty_model,
     image_text_config,
     load_checked_processor,
-    local_model,
-    model_files,
     refuse_own_code,
     try_to_load,
 )
+from loop.models.files import local_model, model_files
 
 _TIMEOUT_S = 300.0
 _TRIED_TIMEOUT_S = 3600.0

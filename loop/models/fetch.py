@@ -13,7 +13,8 @@ from typing import Any
 
 from loop.config.engine_config import TransformersEngineConfig
 from loop.errors import UserError, one_line
-from loop.models.checks import check_model, downloaded
+from loop.models.checks import check_model
+from loop.models.files import downloaded
 from loop.models.templates import read_template, template_remedy
 
 

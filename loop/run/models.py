@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from loop.errors import DamagedFileError
-from loop.models.checks import downloaded, model_files
+from loop.models.files import downloaded, model_files
 from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name, writer_commit
 from loop.store.run_store import Store, checkpoint_path
 

@@ -36,7 +36,8 @@ from loop.config.run_config import validated
 from loop.config.train_config import TrainConfig, TrainStage, differences
 from loop.errors import UserError, WriteError, printable
 from loop.interruption import interruptible
-from loop.models.checks import check_model, downloaded
+from loop.models.checks import check_model
+from loop.models.files import downloaded
 from loop.monitors.progress import RunProgress, loss_remark
 from loop.run.skipped import findings_of, unreadable_images
 from loop.setup.assembly import build_labelled, derived_seed

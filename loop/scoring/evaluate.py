@@ -36,7 +36,8 @@ from cluster.fleet.weights import prepare
 from loop.config.engine_config import ClusterConfig, EngineConfig
 from loop.config.run_config import EMBEDDED_MODELS
 from loop.errors import DamagedFileError, UserError, printable
-from loop.models.checks import check_model, downloaded, model_files
+from loop.models.checks import check_model
+from loop.models.files import downloaded, model_files
 from loop.models.serving import serving
 from loop.monitors.progress import RunProgress
 from loop.scoring.evaluation_tracking import log_evaluation

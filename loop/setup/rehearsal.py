@@ -20,7 +20,8 @@ from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import HeldOutSet, RunConfig
 from loop.config.sections import Section
 from loop.errors import UserError
-from loop.models.checks import check_trained_in_adapter, local_model, model_check
+from loop.models.checks import check_trained_in_adapter, model_check
+from loop.models.files import local_model
 from loop.setup.assembly import (
     build_held_out,
     build_images,

@@ -25,7 +25,8 @@ from loop.bounded import run_with_limits
 from loop.config.engine_config import TransformersEngineConfig
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import UserError
-from loop.models.checks import check_model, model_files
+from loop.models.checks import check_model
+from loop.models.files import model_files
 from loop.run.models import Models
 from loop.store.run_store import Store
 from tests.actors.engines.family_models import save_instructblip, save_paligemma

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from loop.config.deduplication_config import DeduplicationConfig
+from loop.config.cleaning_config import DeduplicationConfig
 from loop.errors import WriteError
 from loop.run.contents import Run
 from loop.run.stages.known_texts import KnownTexts, RoundTexts

@@ -14,7 +14,7 @@ import yaml
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.training.checkpoint import group_of
 from loop.config.run_config import EMBEDDED_MODEL
-from loop.models.checks import model_files
+from loop.models.files import model_files
 from tests.loop.config.test_train_config import document
 from tests.loop.run.small_run import lose_machine, start, vigc, wait_until
 

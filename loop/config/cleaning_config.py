@@ -1,4 +1,4 @@
-"""How duplicates are found among the accepted records of a round, and against what the champion was trained on."""
+"""The config sections `decontamination` and `deduplication`: what is kept out of training, and which records repeat others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ from loop.config.sections import Section, listed
 from policies.filtering.near_duplicates import TextSimilarity
 
 Origin = Literal["round", "earlier_rounds", "seed_data"]
+
+
+class DecontaminationConfig(Section):
+    """Both keys are about files; sets of kind `shapes` draw their images."""
+
+    images: bool = Field(
+        True,
+        description="set aside unlabelled images that held-out or acceptance sets ask about, before the model sees them; they are "
+        "recognised by content, also under another name, at another size or compressed",
+    )
+    questions: bool = Field(
+        True,
+        description="leave out of training what asks a tested question about a tested image: samples of the seed data and, if `images` is "
+        "false, generated records",
+    )
 
 
 class DeduplicationConfig(Section):
