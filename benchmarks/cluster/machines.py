@@ -144,7 +144,13 @@ def machines(cpus: Sequence[int], logs: Path) -> Iterator[Machines]:
 def environment(folder: Path, s3: str) -> dict[str, str]:
     """Environment of the processes on a machine with its file system in `folder`."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "XDG_CACHE_HOME")}
-    own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    own = {
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "RAY_TMPDIR": str(folder / "ray"),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     access = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL": s3, "AWS_REGION": REGION}
     return {**inherited, **own, **access, **_QUICK_HEALTH_CHECKS, "RAY_AUTH_MODE": "disabled"}
 

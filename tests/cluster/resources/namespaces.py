@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.paths import ROOT
 
 PORT = 6399
+JOBS_PORT = 8265
 START_NODE = ROOT / "cluster" / "launch" / "start_node.sh"
 WAIT_S = 60.0
 STORE_BYTES = 100 * 1024**2
@@ -112,7 +113,9 @@ def ray_nodes(places: Sequence[Namespace], cpus: Sequence[int]) -> Iterator[RayN
     its own. All processes end with the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vg")))  # short, because sockets lie in it
-        (unshared := folder / "unshared").mkdir()
+        own = [folder / "unshared", folder / "ray"]  # a node that unpacks a job's working folder would replace that of another
+        for path in own:
+            path.mkdir()
         homes = [folder / f"home{number}" for number in range(len(places))]
         address = f"{places[0].address}:{PORT}"
         for number, (place, num_cpus) in enumerate(zip(places, cpus, strict=True)):
@@ -122,11 +125,13 @@ def ray_nodes(places: Sequence[Namespace], cpus: Sequence[int]) -> Iterator[RayN
             if number > 0:
                 _await(token := homes[0] / ".ray" / "auth_token")
                 shutil.copytree(token.parent, homes[number] / ".ray", ignore=lambda _, names: {*names} - {token.name})
-                command = ["sh", "-c", 'mount -t tmpfs other "$1" && shift && exec "$@"', "sh", str(unshared), *command]
+                mount = 'mount -t tmpfs other "$1" && mount -t tmpfs other "$2" && shift 2 && exec "$@"'
+                command = ["sh", "-c", mount, "sh", *map(str, own), *command]
             log = stack.enter_context((folder / f"node{number}.log").open("wb"))
             node = subprocess.Popen(place.command(*command), cwd=ROOT, env=_environment(homes[number]), stdout=log, stderr=log)
             stack.callback(_end, place, node)
-        yield RayNodes(places[0], _environment(homes[0]), unshared)
+        _await_port(places[0], JOBS_PORT)
+        yield RayNodes(places[0], _environment(homes[0]), own[0])
 
 
 def _environment(home: Path) -> dict[str, str]:
