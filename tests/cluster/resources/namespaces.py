@@ -130,7 +130,7 @@ def ray_nodes(places: Sequence[Namespace], cpus: Sequence[int]) -> Iterator[RayN
             log = stack.enter_context((folder / f"node{number}.log").open("wb"))
             node = subprocess.Popen(place.command(*command), cwd=ROOT, env=_environment(homes[number]), stdout=log, stderr=log)
             stack.callback(_end, place, node)
-        _await_port(places[0], JOBS_PORT)
+        _await_jobs(places[0])
         yield RayNodes(places[0], _environment(homes[0]), own[0])
 
 
@@ -144,6 +144,14 @@ def _await(path: Path) -> None:
     deadline = time.monotonic() + WAIT_S
     while not path.exists() or not path.stat().st_size:
         assert time.monotonic() < deadline, f"{path} is not written"
+        time.sleep(0.1)
+
+
+def _await_jobs(place: Namespace) -> None:
+    """Wait until the head's job server listens."""
+    deadline = time.monotonic() + WAIT_S
+    while f":{JOBS_PORT} " not in subprocess.run(place.command("ss", "-Hltn"), capture_output=True, text=True, check=True).stdout:
+        assert time.monotonic() < deadline, "the job server of the head does not listen"
         time.sleep(0.1)
 
 
