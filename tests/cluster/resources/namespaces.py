@@ -21,6 +21,8 @@ START_NODE = ROOT / "cluster" / "launch" / "start_node.sh"
 WAIT_S = 60.0
 STORE_BYTES = 100 * 1024**2
 _OWN_ADDRESS = "10.77.0.250"
+_INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+"""As it is before tests run: a training in the process of a test leaves variables such as GLOO_SOCKET_IFNAME."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def ray_nodes(places: Sequence[Namespace], cpus: Sequence[int]) -> Iterator[RayN
 def _environment(home: Path) -> dict[str, str]:
     """Of a machine with that home: whether this one has a token makes no difference."""
     home.mkdir(exist_ok=True)
-    return {**{name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, "HOME": str(home)}
+    return {**_INHERITED, "HOME": str(home)}
 
 
 def _await(path: Path) -> None:
