@@ -122,7 +122,7 @@ DRAWINGS = Curriculum(
     vision_steps=1500,
     looking=Lesson(replace(_LOOKING, batch_size=32, num_steps=500, **_ROBUST), num_turns=3),
     instructions=Lesson(replace(_INSTRUCTIONS, batch_size=32, num_steps=1000, **_ROBUST), num_turns=5),
-    polish=Lesson(replace(_POLISH, num_steps=300, **_ROBUST)),
+    polish=Lesson(replace(_POLISH, batch_size=32, num_steps=2400, learning_rate=8e-4, **_ROBUST)),
 )
 CURRICULA = {"shapes": SHAPES, "drawings": DRAWINGS}
 
