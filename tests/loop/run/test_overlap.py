@@ -128,6 +128,7 @@ def test_a_resume_has_each_model_write_what_is_missing_of_its_own(
 
         monkeypatch.setattr(writing, "write_records", written)
         monkeypatch.setattr(Workers, "serve", lambda workers, served: None)
+        monkeypatch.setattr(Workers, "launch_trainer", lambda workers: None)
         before = session.models.base().version
         write(session, before, names=[name for number, name in enumerate(NAMES) if number not in lost])
         champion = commit_round_1(session, RoundState.ACCEPTED)
