@@ -9,6 +9,7 @@ from functools import cached_property
 from actors.images import ImageSource
 from loop.config.run_config import RunConfig
 from loop.monitors.progress import RunProgress
+from loop.run.retention import kept_copies
 from loop.run.stages.known_texts import SeedTexts
 from loop.setup.assembly import HeldOut, Policies
 from loop.setup.data import RunData
@@ -16,7 +17,7 @@ from loop.setup.decontamination import compares_images
 from loop.setup.overlaps import image_locations
 from loop.setup.routing import image_set_name, run_images, seed_image_id
 from loop.sources.routed import RoutedSource
-from loop.store.commits import Finding, RoundCommit, champion_commit, checkpoint_name
+from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import Store
 from policies.decontamination.held_out import HeldOutImages
 from policies.records import TrainingSample
@@ -45,9 +46,8 @@ class Run:
 
     @property
     def kept_checkpoints(self) -> list[str]:
-        """Beginnings of the names of checkpoints that the run still needs, of which nodes keep copies."""
-        needed = {0, champion_commit(self.commits).round} if self.commits else {0}
-        return [checkpoint_name(round_index) for round_index in sorted(needed | {len(self.commits)})]
+        """See `loop.run.retention.kept_copies`."""
+        return kept_copies(self.commits, self.config.overlap)
 
     def image_set(self, index: int) -> ImageSource:
         """The unlabelled images of round `index`."""

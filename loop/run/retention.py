@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, writer_commit
+from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name, writer_commit
 from loop.store.run_store import Store
 from loop.store.selected import record_files
 
@@ -54,6 +54,15 @@ def prunable(commits: Sequence[RoundCommit], keep_last: int | None, keep_every: 
     older = commits[:-keep_last]
     candidates = [path for commit in older if not (keep_every and commit.round % keep_every == 0) for path in commit.checkpoints]
     return [path for path in candidates if path not in kept]
+
+
+def kept_copies(commits: Sequence[RoundCommit], overlap: int = 0) -> list[str]:
+    """Beginnings of the names of checkpoints of which nodes keep copies in the round after `commits`: those of the seed model, of the
+    champion, of the model that writes the round's records, and, the last one, of the round itself."""
+    needed = {0, len(commits)}
+    if commits:
+        needed |= {champion_commit(commits).round, writer_commit(commits, len(commits), overlap).round}
+    return [checkpoint_name(round_index) for round_index in sorted(needed)]
 
 
 def prune(store: Store, commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None, overlap: int = 0) -> None:

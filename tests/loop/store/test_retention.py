@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from loop import errors
 from loop.cli import app
 from loop.config.run_config import RetentionConfig
-from loop.run.retention import needed_files, prunable, prune
+from loop.run.retention import kept_copies, needed_files, prunable, prune
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.run_store import Store
 from loop.store.verifying import verify
@@ -68,6 +68,23 @@ def test_the_model_that_writes_the_next_round_ahead_stays(
 ) -> None:
     prune(store, write_rounds(store, states), 1, None, overlap=1)
     assert kept(run_dir) == expected
+
+
+@pytest.mark.parametrize(
+    ("states", "overlap", "expected"),
+    [
+        ([A, A, A, A], 0, [0, 4, 5]),
+        ([A, A, A, A], 1, [0, 3, 4, 5]),
+        ([A, R, A], 1, [0, 1, 3, 4]),
+        ([A, A, R], 1, [0, 2, 4]),
+        ([], 1, [0, 1]),
+    ],
+)
+def test_nodes_keep_copies_of_what_the_next_round_serves_and_trains(
+    store: Store, states: list[RoundState], overlap: int, expected: list[int]
+) -> None:
+    assert kept_copies(write_rounds(store, states), overlap) == [f"round-{n:04d}" for n in expected]
+    assert kept_copies([]) == ["round-0000"]
 
 
 def test_nothing_goes_that_the_next_round_needs(store: Store) -> None:
