@@ -115,6 +115,13 @@ def sum_over_ranks(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
     return summed.cpu()
 
 
+def count_over_ranks(value: int, world_size: int) -> int:
+    """The sum of every rank's value; every rank must call this."""
+    import torch
+
+    return int(sum_over_ranks(torch.tensor([value]), world_size).item())
+
+
 def max_over_ranks(value: int, world_size: int) -> int:
     """The largest of all ranks' values; every rank must call this."""
     import torch

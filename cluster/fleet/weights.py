@@ -52,8 +52,7 @@ def by_native(update: WeightUpdate, checkpoint: Folder, sender_options: SenderOp
     """The update carries a handle of a new actor that sends the weights: over NCCL, CUDA IPC or gloo to vLLM's workers, through the
     object store to other engines. The actor ends when the update and all copies of it are gone.
 
-    Without a share of a GPU in `sender_options` the actor reserves nothing, holds
-    the weights in main memory and sends them over gloo.
+    Without a share of a GPU in `sender_options` the actor reserves nothing, holds the weights in main memory and sends them over gloo.
     """
     # Restarts need no limit: only engines call the sender, and their restarts are limited.
     options = {"num_cpus": 0, "max_restarts": -1, "max_concurrency": _MAX_TRANSFERS, **sender_options}

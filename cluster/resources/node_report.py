@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def _version(package: str) -> str:
         return "(not installed)"
 
 
+@cache
 def _source_digest() -> str:
     """A digest of this project's modules: checkouts of different commits have the same version."""
     root, digest = Path(__file__).parents[2], hashlib.sha256()

@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.errors import HOW_TO_RESUME, NotEnoughResourcesError
-from cluster.planning.packing import capacity
+from cluster.planning.packing import amounts_of, capacity, described
 from cluster.resources.nodes import LiveNodes, free_resources
 from cluster.resources.plan import ResourcePlan
 from cluster.resources.turns import is_taken, turn
@@ -338,4 +338,4 @@ def _describe_resources() -> str:
 
 
 def _amounts(resources: Mapping[str, float]) -> str:
-    return f"{resources.get('CPU', 0):g} CPU(s) and {resources.get('GPU', 0):g} GPU(s)"
+    return described(amounts_of([resources]))

@@ -306,6 +306,11 @@ class RunConfig(Section):
         return self.engine.options | adapters | ({"sleeps": True} if sleeps else {})
 
     @property
+    def data_sets(self) -> list[Section]:
+        """The sets of images and of labelled data."""
+        return [*self.image_sets, self.seed_data.data, *(one.data for one in (*self.held_out.values(), *self.acceptance_sets.values()))]
+
+    @property
     def model_path(self) -> str:
         """Folder or Hugging Face id of the seed model."""
         return model_path(self.model)

@@ -273,7 +273,7 @@ class _Ranks:
             connected(cluster.address, num_cpus=cluster.num_cpus, temp_dir=None, timeout_s=cluster.start_timeout_s, owner=self._storage.uri)
         )
         paths = [str(downloaded(self._config.model_path)), *image_paths(stage.data for stage in self._config.stages)]
-        check_nodes(paths, self._storage, len(info.nodes), cluster.start_timeout_s)
+        check_nodes(paths, self._storage, info.num_nodes, cluster.start_timeout_s)
         plan = plan_ranks(info.nodes, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
         placement = self._stack.enter_context(reserve(plan, cluster.start_timeout_s, is_alone=info.is_local))
         options = RankOptions(plan.trainer_cpus, plan.trainer_gpus, self._config.stages[0].training.num_threads, placement)

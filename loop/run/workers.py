@@ -26,7 +26,7 @@ from cluster.planning.packing import NodeResources
 from cluster.resources.connect import ClusterInfo
 from cluster.resources.joining import NodeGate
 from cluster.resources.node_report import versions
-from cluster.resources.placement import EngineRange, Placement, reserve
+from cluster.resources.placement import Admits, EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.engine_config import ClusterConfig
@@ -38,7 +38,7 @@ from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
-from loop.setup.nodes import check_nodes, image_paths_of, wrong_here
+from loop.setup.nodes import check_nodes, image_paths, wrong_here
 from loop.store.commits import Finding, checkpoint_name
 from loop.store.run_store import checkpoint_path
 
@@ -122,7 +122,7 @@ def open_workers(run: Run) -> Iterator[Workers]:
     with ExitStack() as stack:
         with run.progress.stage("reserve resources" if ray.is_initialized() else "connect to Ray"):
             info = stack.enter_context(connected_for(cluster, run.store.uri))
-            check_nodes(image_paths_of(config), run.store.storage, len(info.nodes), cluster.start_timeout_s)
+            check_nodes(image_paths(config.data_sets), run.store.storage, info.num_nodes, cluster.start_timeout_s)
             placement = stack.enter_context(_reserved(run, info))
         trainer = _trainer(config, placement)
         stack.callback(trainer.shutdown)
@@ -144,11 +144,17 @@ def _reserved(run: Run, info: ClusterInfo) -> Iterator[Placement]:
     if info.is_local or not cluster.node_wait_s:
         plan_resources(info.nodes, replace(request, num_engines=engines.least))
     plan = plan_resources([NodeResources("any", math.inf, math.inf)], request)
-    check = partial(wrong_here, image_paths_of(run.config), run.store.storage, versions())
-    gate = NodeGate(check, [node.node_id for node in info.nodes])
     timeout_s = max(cluster.start_timeout_s, cluster.node_wait_s)
-    with reserve(plan, timeout_s, engines, is_alone=info.is_local, admits=gate.admits) as placement:
+    with reserve(plan, timeout_s, engines, is_alone=info.is_local, admits=_admission(run, info)) as placement:
         yield placement
+
+
+def _admission(run: Run, info: ClusterInfo) -> Admits:
+    """Admits the nodes that are there, and those that join once they pass the check of nodes; none join a local Ray."""
+    if info.is_local:
+        return lambda _: True
+    check = partial(wrong_here, image_paths(run.config.data_sets), run.store.storage, versions())
+    return NodeGate(check, [node.node_id for node in info.nodes]).admits
 
 
 def engine_range(cluster: ClusterConfig, *, is_local: bool) -> EngineRange:

@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from cluster.resources.node_report import ask_nodes, differences, problems, reported, versions
-from loop.config.run_config import RunConfig
 from loop.config.sections import Section
 from loop.errors import StoreError, UserError, one_line
 from loop.store.reading import RUN
@@ -56,12 +55,6 @@ def wrong_here(paths: Sequence[str], storage: Storage, driver: Mapping[str, str]
     """
     report = reported("", paths, lambda _: "" if storage.size(RUN) is not None else _not_shared(storage))
     return "; ".join(differences(report, driver))
-
-
-def image_paths_of(config: RunConfig) -> list[str]:
-    """The local files and folders of images that every node of a run needs. The model is in the run folder."""
-    labelled = [config.seed_data.data, *(one.data for one in (*config.held_out.values(), *config.acceptance_sets.values()))]
-    return image_paths([*config.image_sets, *labelled])
 
 
 def image_paths(sets: Iterable[Section]) -> list[str]:

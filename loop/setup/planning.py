@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any
 
 import psutil
@@ -19,7 +19,6 @@ from cluster.planning.request import ResourceRequest
 from cluster.resources.plan import ResourcePlan, most_engines, plan_resources
 from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
-from loop.config.sections import Section
 from loop.config.train_config import TrainCluster
 from loop.errors import UserError
 from loop.setup.assembly import resource_request
@@ -216,9 +215,4 @@ def needs(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
 
 
 def _data_paths(config: RunConfig) -> set[str]:
-    return {str(path) for section in _sections(config) for name in ("path", "images") if (path := getattr(section, name, None))}
-
-
-def _sections(config: RunConfig) -> list[Section]:
-    questions = chain(config.held_out.values(), config.acceptance_sets.values())
-    return [*config.image_sets, config.seed_data.data, *(one.data for one in questions)]
+    return {str(path) for section in config.data_sets for name in ("path", "images") if (path := getattr(section, name, None))}

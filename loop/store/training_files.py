@@ -12,8 +12,7 @@ What ranks write behind a URI is under the driver's lease, as everything that th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +47,8 @@ class StoredOutput:
     def __str__(self) -> str:
         return f"{self.store.uri}/{checkpoint_path(self.name)}"
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        with self.storage.cache.scratch() as folder:
-            yield folder
+    def scratch(self) -> AbstractContextManager[Path]:
+        return self.storage.cache.scratch()
 
     def publish(self, scratch: Path) -> None:
         """Raises what `Store.publish_checkpoint` does."""
@@ -70,10 +67,8 @@ class StoredSteps:
     def __str__(self) -> str:
         return f"{self.store.uri}/{self.path}"
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        with self.storage.cache.scratch() as folder:
-            yield folder
+    def scratch(self) -> AbstractContextManager[Path]:
+        return self.storage.cache.scratch()
 
     def publish(self, scratch: Path, part: str, job: str) -> None:
         files = self.storage.upload_all(scratch, f"{self.path}/{part}", self.store.check_fence)
@@ -132,14 +127,11 @@ def training_steps(store: Store, name: str) -> Path | StoredSteps:
     return store.storage.workspace(path)
 
 
-@contextmanager
-def samples_folder(store: Store, name: str) -> Iterator[Path]:
+def samples_folder(store: Store, name: str) -> AbstractContextManager[Path]:
     """A folder on this machine to write the training samples of checkpoint `name` into; then `shared_samples`."""
     if isinstance(store.storage, RemoteStorage):
-        with store.storage.cache.scratch() as folder:
-            yield folder
-    else:
-        yield store.storage.workspace(_steps(name)) / _SAMPLES
+        return store.storage.cache.scratch()
+    return nullcontext(store.storage.workspace(_steps(name)) / _SAMPLES)
 
 
 def shared_samples(store: Store, name: str, samples: StoredSamples) -> StoredSamples:

@@ -17,11 +17,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from actors.durable import fsync, fsync_tree
-from actors.training.distributed import sum_over_ranks
+from actors.training.distributed import count_over_ranks
 from actors.training.job import TrainerError
 from actors.training.steps.state import load_engine, load_rank, measure, save_engine, save_rank
 
@@ -62,15 +61,12 @@ class FolderSteps:
 
     def restore(self, engine: Any) -> dict[str, Any]:
         found = self._newest() if self._rank == 0 else 0
-        step = self._summed(found)
+        step = count_over_ranks(found, self._world_size)
         own = self._folder / f"step-{step:08d}" / f"rank-{self._rank}.pt"
-        if step == 0 or self._summed(int(own.is_file())) < self._world_size:
+        if step == 0 or count_over_ranks(int(own.is_file()), self._world_size) < self._world_size:
             return {}
         load_engine(engine, own.parent)
         return load_rank(step, own)
-
-    def _summed(self, value: int) -> int:
-        return int(sum_over_ranks(torch.tensor([value]), self._world_size).item())
 
     def _rename_into_place(self, scratch: Path, target: Path) -> None:
         files = {path.relative_to(scratch).as_posix(): measure(path) for path in sorted(scratch.rglob("*")) if path.is_file()}

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from actors.folders import RemoteSteps
-from actors.training.distributed import sum_over_ranks
+from actors.training.distributed import count_over_ranks
 from actors.training.job import TrainerError
 from actors.training.steps.state import ENGINE, load_engine, load_rank, save_engine, save_rank
 
@@ -65,11 +64,11 @@ class UploadedSteps:
                     self._steps.remove(other)
 
     def restore(self, engine: Any) -> dict[str, Any]:
-        step = self._summed(newest_whole(self._steps.parts(), self._world_size) if self._rank == 0 else 0)
+        step = count_over_ranks(newest_whole(self._steps.parts(), self._world_size) if self._rank == 0 else 0, self._world_size)
         if step == 0:
             return {}
         parts = [self._steps.fetch(f"{_name(step)}/{part}", self._job) for part in (_MODEL, f"rank-{self._rank}")]
-        if self._summed(int(None not in parts)) < self._world_size:
+        if count_over_ranks(int(None not in parts), self._world_size) < self._world_size:
             return {}
         with self._steps.scratch() as scratch:
             for file in (file for part in parts if part is not None for file in part.rglob("*") if file.is_file()):
@@ -81,9 +80,6 @@ class UploadedSteps:
         dist.barrier()  # ranks of a node share copies
         self._steps.drop_copies(_name(step))
         return position
-
-    def _summed(self, value: int) -> int:
-        return int(sum_over_ranks(torch.tensor([value]), self._world_size).item())
 
 
 def newest_whole(parts: Sequence[str], world_size: int) -> int:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from actors.images import BadImageError
-from actors.training.job import Hyperparameters, TrainingJob
+from actors.training.core import run_local
+from actors.training.job import Hyperparameters, Progress, TrainingJob
 from loop.sources.shapes.questions import ask, truth
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id, scene_of
@@ -52,3 +54,18 @@ def save_base(folder: Path) -> Path:
 def job_of(base: Path, output: Path, *, count: int = 24, **hyper: object) -> TrainingJob:
     settings: dict = {"batch_size": 8, "num_steps": 4, "learning_rate": 1e-3, **hyper}
     return TrainingJob(base, output, samples_of(count), seed=3, hyper=Hyperparameters(**settings))
+
+
+class InterruptedJobError(Exception):
+    """What stands for the death of the process, or the loss of its node."""
+
+
+def interrupt(job: TrainingJob, after: int) -> None:
+    """Run a job up to the end of a step."""
+
+    def stop(progress: Progress) -> None:
+        if progress.step == after:
+            raise InterruptedJobError
+
+    with pytest.raises(InterruptedJobError):
+        run_local(job, Shapes(), on_progress=stop)

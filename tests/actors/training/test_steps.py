@@ -13,12 +13,8 @@ import pytest
 import torch
 
 from actors.training.core import run_local
-from actors.training.job import Lora, Progress, TrainerError, TrainingJob
-from tests.actors.training.helpers import Shapes, job_of, save_base
-
-
-class InterruptedJobError(Exception):
-    """What stands for the death of the process here."""
+from actors.training.job import Lora, TrainerError, TrainingJob
+from tests.actors.training.helpers import Shapes, interrupt, job_of, save_base
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +24,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stepping(job: TrainingJob, folder: Path) -> TrainingJob:
     return replace(job, steps_folder=folder, steps_between=2)
-
-
-def interrupt(job: TrainingJob, after: int) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.step == after:
-            raise InterruptedJobError
-
-    with pytest.raises(InterruptedJobError):
-        run_local(job, Shapes(), on_progress=stop)
 
 
 def finish(job: TrainingJob) -> tuple[list[int], tuple[Any, ...]]:

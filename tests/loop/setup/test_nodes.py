@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cluster.resources.node_report import versions
 from loop.config.run_config import parse_config
-from loop.setup.nodes import check_nodes, image_paths_of, visit, wrong_here
+from loop.setup.nodes import check_nodes, image_paths, visit, wrong_here
 from loop.store.storage.local import LocalStorage
 from tests.loop.run.small_run import CONFIG
 
@@ -19,7 +19,7 @@ SETS = [
 
 def test_nodes_need_images_and_neither_annotations_nor_uris() -> None:
     config = parse_config({**CONFIG, "image_sets": SETS})
-    assert image_paths_of(config) == ["/data/photos", "/data/tars", "/data/train2017"]
+    assert image_paths(config.data_sets) == ["/data/photos", "/data/tars", "/data/train2017"]
 
 
 def test_what_is_wrong_on_a_node_that_joins_is_said_in_one_line(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from actors.engines.vllm.sender import Sender
 from actors.engines.weights import digest_of, manifest_of, manifest_of_checkpoint, read_checkpoint
 from actors.folders import local_path, subfolder
 from actors.training.core import run_local
-from actors.training.job import EarlyStop, Progress, TrainingJob
+from actors.training.job import EarlyStop, TrainingJob
 from actors.training.samples import StoredSamples, write_samples
 from actors.training.steps.remote import newest_whole
 from cluster.fleet.weights import prepare
@@ -46,7 +46,7 @@ from loop.store.training_files import (
     training_steps,
 )
 from loop.store.verifying import verify
-from tests.actors.training.helpers import Shapes, job_of, samples_of, save_base
+from tests.actors.training.helpers import Shapes, interrupt, job_of, samples_of, save_base
 from tests.loop.store.make_run import RUN, checkpoint, commit_of
 
 NAME = "round-0001"
@@ -224,19 +224,6 @@ def test_what_ranks_of_a_driver_publish_that_was_taken_over_is_refused(run: Stor
 )
 def test_a_step_counts_once_the_parts_of_all_ranks_are_there(parts: list[str], step: int) -> None:
     assert newest_whole(parts, world_size=2) == step
-
-
-class InterruptedJobError(Exception):
-    """What stands for the loss of the node here."""
-
-
-def interrupt(job: TrainingJob, after: int) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.step == after:
-            raise InterruptedJobError
-
-    with pytest.raises(InterruptedJobError):
-        run_local(job, Shapes(), on_progress=stop)
 
 
 def finish(job: TrainingJob) -> tuple[list[int], tuple[Any, ...]]:
