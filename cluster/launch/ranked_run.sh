@@ -26,16 +26,8 @@ answers() {
 if [[ "$rank" == 0 ]]; then
   "$launch/start_node.sh" head "$PORT" --node-ip-address "${addresses[0]}"
   python -m cluster.launch.await_nodes "${#addresses[@]}" "$START_TIMEOUT_S"
-  vigc run "${@:3}" --resume &
-  driver=$!
-  trap 'kill -TERM $driver' TERM
-  trap 'kill -INT $driver' INT
-  status=0
-  wait $driver || status=$?
-  while kill -0 $driver 2>/dev/null; do
-    status=0
-    wait $driver || status=$?
-  done
+  source "$launch/driver.sh"
+  run_driver "${@:3}"
   exit "$status"
 fi
 

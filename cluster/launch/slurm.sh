@@ -40,19 +40,9 @@ if ((${#nodes[@]} > 1)); then
   start_nodes
 fi
 
-requeue=
-vigc run "$@" --resume &
-driver=$!
-trap 'requeue=1; kill -TERM $driver' TERM
-trap 'kill -INT $driver' INT
-# `wait` returns early when a signal arrives; then the driver is still closing the run.
-status=0
-wait $driver || status=$?
-while kill -0 $driver 2>/dev/null; do
-  status=0
-  wait $driver || status=$?
-done
-if [[ -n "$requeue" && "$status" == 130 ]]; then
+source "$launch/driver.sh"
+run_driver "$@"
+if [[ -n "$terminated" && "$status" == 130 ]]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
