@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -40,6 +41,7 @@ TypeName = Annotated[AnyType, BeforeValidator(_question_type)]
 
 _NumImages = Annotated[int | None, Field(ge=1, le=MAX_IMAGES)]
 _ADDRESS = "a path, or a URI such as s3://bucket/x"
+_PATTERN_MARKS = "*?{["
 
 
 _HABIT = "how often what usually goes together in the world does in this set, 0..1 (things, places and colors; 0: no more than by chance)"
@@ -199,3 +201,17 @@ LabelledSet = Annotated[ShapesSet | DrawingsSet | LlavaJsonSet | LlamaFactorySet
 def kinds_of(union: Any) -> dict[str, type[Section]]:
     """The sets of `ImageSet` or `LabelledSet` by their kind."""
     return {get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(union)[0])}
+
+
+def image_paths(sets: Iterable[Section]) -> list[str]:
+    """Local files and folders of images, which actors open. Annotations are only read by the driver; URIs are the same everywhere."""
+    found = (getattr(one, "images", None) or getattr(one, "path", None) for one in sets)
+    return sorted({_whole(path) for path in found if path and "://" not in path})
+
+
+def _whole(path: str) -> str:
+    """A path, without the parts that are a pattern such as `train-*.tar`."""
+    whole = Path(path)
+    while any(mark in str(whole) for mark in _PATTERN_MARKS):
+        whole = whole.parent
+    return str(whole)

@@ -33,6 +33,7 @@ from cluster.resources.placement import reserve
 from cluster.resources.plan import plan_ranks
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.run_config import validated
+from loop.config.sets import image_paths
 from loop.config.train_config import TrainConfig, TrainStage, differences
 from loop.errors import UserError, WriteError, printable
 from loop.interruption import interruptible
@@ -41,7 +42,7 @@ from loop.models.files import downloaded
 from loop.monitors.progress import RunProgress, loss_remark
 from loop.run.skipped import findings_of, unreadable_images
 from loop.setup.assembly import build_labelled, derived_seed
-from loop.setup.nodes import check_nodes, image_paths
+from loop.setup.nodes import check_nodes
 from loop.setup.planning import available_nodes
 from loop.store.commits import Finding
 from loop.store.documents import seal, unseal

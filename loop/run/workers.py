@@ -31,6 +31,7 @@ from cluster.resources.plan import plan_resources
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
+from loop.config.sets import image_paths
 from loop.models.serving import engine_fleet, probe_of
 from loop.monitors.progress import Stage, loss_remark
 from loop.run.connection import connected_for
@@ -38,7 +39,7 @@ from loop.run.contents import Run
 from loop.run.models import Model
 from loop.setup.assembly import resource_request
 from loop.setup.decontamination import decontaminated
-from loop.setup.nodes import check_nodes, image_paths, wrong_here
+from loop.setup.nodes import check_nodes, wrong_here
 from loop.store.commits import Finding, checkpoint_name
 from loop.store.run_store import checkpoint_path
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from uuid import uuid4
 
 from cluster.resources.node_report import ask_nodes, differences, problems, reported, versions
-from loop.config.sections import Section
 from loop.errors import StoreError, UserError, one_line
 from loop.store.reading import RUN
 from loop.store.storage.base import TMP, Storage
@@ -19,7 +17,6 @@ log = logging.getLogger(__name__)
 
 _DRIVER = "driver"
 _SHARE = "give --run-dir a folder that all nodes share at the same path, or a URI such as s3://bucket/run"
-_PATTERN_MARKS = "*?{["
 
 
 def check_nodes(paths: Sequence[str], storage: Storage, num_nodes: int, timeout_s: float) -> None:
@@ -55,20 +52,6 @@ def wrong_here(paths: Sequence[str], storage: Storage, driver: Mapping[str, str]
     """
     report = reported("", paths, lambda _: "" if storage.size(RUN) is not None else _not_shared(storage))
     return "; ".join(differences(report, driver))
-
-
-def image_paths(sets: Iterable[Section]) -> list[str]:
-    """Local files and folders of images, which actors open. Annotations are only read by the driver; URIs are the same everywhere."""
-    found = (getattr(one, "images", None) or getattr(one, "path", None) for one in sets)
-    return sorted({_whole(path) for path in found if path and "://" not in path})
-
-
-def _whole(path: str) -> str:
-    """A path, without the parts that are a pattern such as `train-*.tar`."""
-    whole = Path(path)
-    while any(mark in str(whole) for mark in _PATTERN_MARKS):
-        whole = whole.parent
-    return str(whole)
 
 
 # ---- the run folder

@@ -18,7 +18,8 @@ from cluster.planning.packing import NodeResources, amounts_of, capacity, descri
 from cluster.planning.request import ResourceRequest
 from cluster.resources.plan import ResourcePlan, most_engines, plan_resources
 from loop.config.engine_config import ClusterConfig
-from loop.config.run_config import RunConfig
+from loop.config.run_config import EMBEDDED_MODELS, RunConfig
+from loop.config.sets import image_paths
 from loop.config.train_config import TrainCluster
 from loop.errors import UserError
 from loop.setup.assembly import resource_request
@@ -201,18 +202,18 @@ def _engine_lines(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
 
 
 def needs(config: RunConfig, plan: ResourcePlan) -> Iterator[str]:
-    """What the nodes of a plan need besides CPUs and GPUs, one line each."""
+    """What the nodes of a plan and the driver's machine need besides CPUs and GPUs, one line each."""
     used = {*plan.homes}
     each = "this machine" if len(used) == 1 else f"each of the {len(used)} nodes with actors"
-    if config.model != "embedded":
-        yield f"{each}: the model {config.model}"
-    if paths := sorted(_data_paths(config)):
-        yield f"{each}: the data in {', '.join(paths)}"
+    images = image_paths(config.data_sets)
+    paths = {str(path) for section in config.data_sets for name in ("path", "images") if (path := getattr(section, name, None))}
+    if config.model not in EMBEDDED_MODELS:
+        yield f"the driver's machine: the model {config.model}"
+    if read := sorted(paths - {*images}):
+        yield f"the driver's machine: the data in {', '.join(read)}"
+    if images:
+        yield f"{each}: the images in {', '.join(images)}"
     if config.engine.kind == "vllm":
         yield f"{each}: vLLM"
     if len(used) > 1:
         yield f"{each}: the same versions of Python, Ray and this project, and a run folder that all of them and the driver see"
-
-
-def _data_paths(config: RunConfig) -> set[str]:
-    return {str(path) for section in config.data_sets for name in ("path", "images") if (path := getattr(section, name, None))}

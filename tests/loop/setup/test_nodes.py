@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cluster.resources.node_report import versions
 from loop.config.run_config import parse_config
-from loop.setup.nodes import check_nodes, image_paths, visit, wrong_here
+from loop.config.sets import image_paths
+from loop.setup.nodes import check_nodes, visit, wrong_here
 from loop.store.storage.local import LocalStorage
 from tests.loop.run.small_run import CONFIG
 

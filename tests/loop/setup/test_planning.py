@@ -58,7 +58,9 @@ def test_a_plan_names_the_actors_of_each_node_and_what_else_it_needs() -> None:
         "node 2 32 2 4-5 4-5 4-5 16 0",
         "node 3 32 2 6-7 6-7 6-7 16 0",
     ]
-    assert "needed on each of the 3 nodes with actors: the model models/llava-1.5-7b-hf" in lines
+    assert "needed on the driver's machine: the model models/llava-1.5-7b-hf" in lines
+    (images,) = (line for line in lines if line.startswith("needed on each of the 3 nodes with actors: the images in "))
+    assert images.endswith("data/objects365/train")
     assert "needed on each of the 3 nodes with actors: vLLM" in lines
 
 
