@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.samples import StoredSamples
@@ -37,27 +37,8 @@ class StepReceipt(Document):
 
 
 @dataclass(frozen=True)
-class StoredOutput:
-    """A checkpoint that rank 0 publishes; implements `actors.folders.RemoteOutput`."""
-
-    store: Store
-    storage: RemoteStorage
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.store.uri}/{checkpoint_path(self.name)}"
-
-    def scratch(self) -> AbstractContextManager[Path]:
-        return self.storage.cache.scratch()
-
-    def publish(self, scratch: Path) -> None:
-        """Raises what `Store.publish_checkpoint` does."""
-        self.store.publish_checkpoint(scratch, self.name)
-
-
-@dataclass(frozen=True)
-class StoredSteps:
-    """Unfinished work on a checkpoint; implements `actors.folders.RemoteSteps`."""
+class _Stored:
+    """A place of a run behind a URI."""
 
     store: Store
     storage: RemoteStorage
@@ -69,6 +50,22 @@ class StoredSteps:
 
     def scratch(self) -> AbstractContextManager[Path]:
         return self.storage.cache.scratch()
+
+
+class StoredOutput(_Stored):
+    """A checkpoint that rank 0 publishes; implements `actors.folders.RemoteOutput`."""
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    def publish(self, scratch: Path) -> None:
+        """Raises what `Store.publish_checkpoint` does."""
+        self.store.publish_checkpoint(scratch, self.name)
+
+
+class StoredSteps(_Stored):
+    """Unfinished work on a checkpoint; implements `actors.folders.RemoteSteps`."""
 
     def publish(self, scratch: Path, part: str, job: str) -> None:
         files = self.storage.upload_all(scratch, f"{self.path}/{part}", self.store.check_fence)
@@ -103,7 +100,7 @@ class StoredSteps:
 def training_output(store: Store, name: str) -> Path | StoredOutput:
     """Where rank 0 writes checkpoint `name`; then `finish_checkpoint`."""
     if isinstance(store.storage, RemoteStorage):
-        return StoredOutput(store, store.storage, name)
+        return StoredOutput(store, store.storage, checkpoint_path(name))
     return store.checkpoint_dir(name)
 
 
