@@ -97,13 +97,16 @@ class PerturbedImage:
     noise: float
     seed: int
     shift: float
+    transform: Callable[[Image.Image, int], Image.Image] | None = None
+    """Further random changes that the seed determines; see `actors.transforms.picture_transforms`."""
 
     @property
     def size(self) -> tuple[int, int]:
         return self.image.size
 
     def open(self) -> Image.Image:
-        return perturbed(opened(self.image), self.noise, self.seed, self.shift)
+        image = perturbed(opened(self.image), self.noise, self.seed, self.shift)
+        return image if self.transform is None else self.transform(image, self.seed)
 
 
 def bands(pixels: np.ndarray) -> Iterator[slice]:

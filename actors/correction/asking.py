@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling
 from actors.shards import ShardImages
@@ -16,11 +18,14 @@ from policies.records import Record
 
 @dataclass(frozen=True, slots=True)
 class CorrectionClient:
-    """An engine and the images of a shard."""
+    """An engine, the images of a shard, and how they are looked at again."""
 
     engine: Engine
     images: ShardImages
     max_new_tokens: int
+    evidence: Evidence
+    transform: Callable[[Image.Image, int], Image.Image] | None = None
+    """`evidence.view_transforms`, built."""
 
     def request(self, record: Record, answer_prefix: str = "", prompt: str | None = None) -> Request:
         """The record's question, or another prompt about its image."""
@@ -30,6 +35,18 @@ class CorrectionClient:
     def greedy(self, requests: list[Request], stop: tuple[str, ...] = ()) -> list[Completion]:
         """One greedy completion per request."""
         return self.engine.complete(requests, Sampling(self.max_new_tokens, stop=stop))
+
+    def on_views(self, requests: list[Request], seed: int) -> list[Completion]:
+        """One completion per request, which is about another view of an image."""
+        temperature = self.evidence.view_temperature
+        return (
+            self.engine.complete(requests, Sampling(self.max_new_tokens, temperature, seed=seed)) if temperature else self.greedy(requests)
+        )
+
+    def another_view(self, request: Request, seed: int) -> Request:
+        """The request with another view of its image."""
+        view = PerturbedImage(request.image, self.evidence.view_noise, seed, self.evidence.view_shift, self.transform)
+        return replace(request, image=view, image_key="")
 
     def several(
         self, requests: list[Request], num_sampled: int, temperature: float, seed: int, stop: tuple[str, ...] = ()
@@ -44,11 +61,6 @@ class CorrectionClient:
 def ended(completion: Completion, stop: tuple[str, ...]) -> bool:
     """Whether the model ended with its end token, not with a stop string or the token budget."""
     return completion.finish_reason is FinishReason.STOP and not (stop and completion.text.endswith(stop))
-
-
-def another_view(request: Request, evidence: Evidence, seed: int) -> Request:
-    """The request with another view of its image."""
-    return replace(request, image=PerturbedImage(request.image, evidence.view_noise, seed, evidence.view_shift), image_key="")
 
 
 def look_seed(shard_seed: int, *place: int) -> int:

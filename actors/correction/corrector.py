@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 
-from actors.correction.asking import CorrectionClient, another_view, ended
+from actors.correction.asking import CorrectionClient, ended, look_seed
 from actors.correction.grounding import answer_grounded
 from actors.correction.premises import check_premises
 from actors.correction.short_answers import answer_shortly
 from actors.engines.base import Completion, Engine
 from actors.shards import Shard, ShardImages
+from actors.transforms import picture_transforms
 from policies.correction.methods import CorrectionPolicy, Draft, Grounded, SentenceBySentence
 from policies.correction.sentences import split_sentences
 from policies.generation.knowledge import is_knowledge
-from policies.metrics import view_agreement
+from policies.metrics import normalise, view_agreement
 from policies.records import Reason, Record
+
+_VIEWS = 3
+"""First number of the seeds by which answers on views are sampled."""
 
 
 class Corrector:
     """Runs VIC (VIGC, section 3.2) on the engine that generated the shard, and measures the evidence for filters."""
 
     def __init__(self, engine: Engine, policy: CorrectionPolicy, images: ShardImages) -> None:
+        """Raises `ValueError` if the policy's transforms cannot be used."""
         self._policy = policy
-        self._client = CorrectionClient(engine, images, policy.max_new_tokens)
+        transform = picture_transforms(policy.view_transforms) if policy.view_transforms else None
+        self._client = CorrectionClient(engine, images, policy.max_new_tokens, policy, transform)
 
     def correct(self, shard: Shard, records: list[Record]) -> list[Record]:
         """Add `answer`, its sentences and scores, and the evidence to the records. Records without a question stay unchanged. A record
@@ -106,16 +112,17 @@ class Corrector:
 
     def _view(self, shard_seed: int, records: list[Record]) -> list[Record]:
         """Ask the question again on independently perturbed views of the image."""
-        answers: list[list[str]] = [[] for _ in records]
+        given: list[list[Completion]] = [[] for _ in records]
         for view in range(self._policy.num_views):
             requests = []
             for row, record in enumerate(records):
                 request = self._client.request(record)
                 seed = (shard_seed * 31 + view * 1009 + row) % 2**63
-                requests.append(another_view(request, self._policy, seed))
-            for row, completion in enumerate(self._client.greedy(requests)):
-                answers[row].append(completion.text)
-        viewed = [replace(record, view_answers=tuple(given)) for record, given in zip(records, answers, strict=True)]
+                requests.append(self._client.another_view(request, seed))
+            for row, completion in enumerate(self._client.on_views(requests, look_seed(shard_seed, _VIEWS, view))):
+                given[row].append(completion)
+        pools = isinstance(self._policy, SentenceBySentence) and self._policy.pool_views
+        viewed = [(_pooled if pools else _viewed)(record, views) for record, views in zip(records, given, strict=True)]
         return [replace(record, agreement=view_agreement(record)) for record in viewed]
 
     def _measure_blank(self, records: list[Record]) -> list[Record]:
@@ -124,6 +131,29 @@ class Corrector:
         requests = [self._client.request(record) for record in records]
         scores = self._client.engine.score(requests, [record.answer for record in records], blank_image=True)
         return [replace(record, blank_logprob=score.logprob) for record, score in zip(records, scores, strict=True)]
+
+
+def _viewed(record: Record, views: list[Completion]) -> Record:
+    return replace(record, view_answers=tuple(view.text for view in views))
+
+
+def _pooled(record: Record, views: list[Completion]) -> Record:
+    """The record with the answer that most of the image and its views give; the image's own then counts as one of the views."""
+    votes = Counter([normalise(record.answer), *(normalise(view.text) for view in views)])
+    chosen, _ = votes.most_common(1)[0]  # on a tie the first
+    if chosen == normalise(record.answer):
+        return _viewed(record, views)
+    place, view = next((place, view) for place, view in enumerate(views) if normalise(view.text) == chosen)
+    sentences = tuple(split_sentences(view.text))
+    return replace(
+        record,
+        answer=" ".join(sentences),
+        sentences=sentences,
+        sentence_logprobs=(view.logprob / len(sentences),) * len(sentences) if sentences else (),
+        answer_logprob=view.logprob,
+        answer_num_tokens=view.num_logprob_tokens,
+        view_answers=(record.answer, *(other.text for number, other in enumerate(views) if number != place)),
+    )
 
 
 def _answered(record: Record, draft: Draft, written: list[tuple[int, Completion]]) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from actors.correction.asking import CorrectionClient, another_view, ended, look_seed
+from actors.correction.asking import CorrectionClient, ended, look_seed
 from actors.engines.base import Request, Score
 from policies.correction.methods import Candidate, Draft, Grounded, Step, next_sentence
 from policies.records import Record
@@ -70,7 +70,7 @@ def _score_views(
     steps = [best.step for best in found if best is not None]
     totals = [0.0] * len(rows)
     for look in range(policy.num_looks):
-        views = [another_view(requests[row], policy, look_seed(seed, look, row)) for row in rows]
+        views = [client.another_view(requests[row], look_seed(seed, look, row)) for row in rows]
         totals = [total + _mean(score) for total, score in zip(totals, _score(client, views, steps), strict=True)]
     means = {row: total / policy.num_looks for row, total in zip(rows, totals, strict=True)}
     return [None if best is None else replace(best, view_logprob=means[row]) for row, best in enumerate(found)]

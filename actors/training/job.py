@@ -23,7 +23,7 @@ RESULT_FILE = "training_result.json"
 """File in the checkpoint's folder with the result and the fingerprint of its job."""
 _WITHOUT_EFFECT = ("max_unreadable_images",)
 """Hyperparameters that decide whether a training goes on, and not what comes of it."""
-_ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None, "attention": "auto"}
+_ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None, "attention": "auto", "transforms": ()}
 """Hyperparameters that earlier versions lack, with the values that change nothing: jobs with these keep their fingerprint."""
 
 
@@ -129,6 +129,8 @@ class Hyperparameters:
     """Largest relative change of an image's brightness."""
     color_jitter: float = 0.0
     """Largest relative change of each color channel."""
+    transforms: tuple[Mapping[str, Any], ...] = ()
+    """Further augmentation, before the noise: transforms of torchvision by name, see `actors.transforms`."""
     max_tokens: int = 512
     """Conversations are truncated to this many tokens, including the image's."""
     max_micro_batch_tokens: int | None = None

@@ -12,6 +12,7 @@ from PIL import Image
 
 from actors.images import ImageSource
 from actors.training.job import Hyperparameters
+from actors.transforms import build_transforms, seeded
 
 CACHE_BYTES = 1 << 30
 """Room for 38,000 images of 48 x 48 x 3 float32."""
@@ -90,10 +91,12 @@ def _processed(image_processor: Any, images: list[Image.Image]) -> ImageInputs:
 
 
 class Augmentation:
-    """Random brightness, color gain and noise on normalised pixels, seeded by (seed, step, position in the global batch)."""
+    """Random brightness, color gain, transforms and noise on normalised pixels, seeded by (seed, step, position in the global batch)."""
 
     def __init__(self, hyper: Hyperparameters, image_processor: Any, seed: int) -> None:
+        """Raises `ValueError` if the transforms cannot be used; see `build_transforms`."""
         self._noise, self._brightness, self._color_jitter = hyper.pixel_noise, hyper.brightness, hyper.color_jitter
+        self._transform = build_transforms(hyper.transforms) if hyper.transforms else None
         self._seed = seed
         normalises = bool(getattr(image_processor, "do_normalize", False))
         mean, std = (image_processor.image_mean, image_processor.image_std) if normalises else ((0.0,) * 3, (1.0,) * 3)
@@ -102,7 +105,7 @@ class Augmentation:
 
     @property
     def is_on(self) -> bool:
-        return max(self._noise, self._brightness, self._color_jitter) > 0
+        return self._transform is not None or max(self._noise, self._brightness, self._color_jitter) > 0
 
     def apply(self, pixels: torch.Tensor, step: int, position: int, place: int = 0) -> torch.Tensor:
         """An augmented copy of one image's pixels, [..., 3, height, width], clamped between black and white.
@@ -119,12 +122,16 @@ class Augmentation:
         if pixels.ndim < 3 or pixels.shape[-3] != 3:
             raise ValueError(
                 f"pixel augmentation needs pixel values [..., 3, height, width]; this image processor makes {tuple(pixels.shape)}; "
-                "set pixel_noise, brightness and color_jitter to 0"
+                "set pixel_noise, brightness and color_jitter to 0, and transforms to []"
             )
-        rng = np.random.default_rng([self._seed, 2, step, position, *([place] if place else [])])
+        entropy = [step, position, *([place] if place else [])]
+        rng = np.random.default_rng([self._seed, 2, *entropy])
         brightness, *channels, noise = rng.uniform(-1.0, 1.0, 5)
         gains = [(1.0 + self._brightness * brightness) * (1.0 + self._color_jitter * channel) for channel in channels]
         picture = (pixels * self._std + self._mean) * torch.tensor(gains, dtype=torch.float32).view(3, 1, 1)
+        if self._transform is not None:
+            drawn_from = np.random.SeedSequence([self._seed, 4, *entropy]).generate_state(1, np.uint64)[0]
+            picture = seeded(self._transform, int(drawn_from) >> 1)(picture.clamp_(0.0, 1.0))
         if self._noise:
             drawn = torch.from_numpy(rng.standard_normal(tuple(pixels.shape), dtype=np.float32))
             picture += drawn * (self._noise * abs(noise))

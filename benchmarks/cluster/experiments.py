@@ -21,6 +21,8 @@ Row = dict[str, Any]
 
 _ROOM = (0, 3, 3, 3)
 """CPUs of the machines. The head has none, so that all actors are on the others, and two of these have room for all."""
+_ROOM_FOR_TWO = (0, 6, 6)
+"""A driver that stands still keeps its actors, beside those of the driver that takes over."""
 _NUM_ROUNDS_OF_KILLS = 4
 _ENGINE, _RANK, _FILTER = "ray::EngineWorker", "ray::TrainerRank", "ray::filter_shard"
 _HALF_A_SHARD_S = 0.4
@@ -123,8 +125,8 @@ def drivers(lab: Lab, repeats: int) -> Iterator[Row]:
         run.finish()
         digest = run.verified()["digest"]
     for _ in range(repeats):
-        for fault in (_kill_driver, _lose_head, _two_drivers):
-            with lab.machines(*_ROOM) as found:
+        for fault, room in ((_kill_driver, _ROOM), (_lose_head, _ROOM), (_two_drivers, _ROOM_FOR_TWO)):
+            with lab.machines(*room) as found:
                 run = lab.run(found, "drivers").start()
                 row = fault(run)
                 yield {"fault": fault.__name__.strip("_"), **row, "same_digest": run.verified()["digest"] == digest}

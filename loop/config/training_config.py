@@ -39,6 +39,10 @@ class TrainingConfig(Section):
     pixel_noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of noise on training images, where white is 1")
     brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness of training images")
     color_jitter: float = Field(0.0, ge=0, lt=1, description="largest relative change of each color channel's gain")
+    transforms: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="more augmentation of training images: transforms of torchvision.transforms.v2 as {NAME: {ARGUMENT: VALUE}}, in order",
+    )
     interpolation: float = Field(1.0, gt=0, le=1, description="the candidate, between the starting weights (0) and the trained ones (1)")
     max_unreadable_images: float = Field(
         0.05, ge=0, le=1, description="share of the samples whose images cannot be read above which the training ends with an error"

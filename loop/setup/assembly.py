@@ -114,6 +114,7 @@ def build_policies(config: RunConfig) -> Policies:
         )
         check_measurements(policies.filters.policies, policies.correction)
         find_view(config.generation.view)
+        _check_views(policies.correction)
     except (UnknownPolicyError, MissingMeasurementError) as error:
         raise UserError(one_line(error)) from error
     for spec in (*config.held_out.values(), *config.acceptance_sets.values()):
@@ -126,6 +127,17 @@ def build_policies(config: RunConfig) -> Policies:
             "did not change; give it require_original false, or drop the control"
         )
     return policies
+
+
+def _check_views(correction: CorrectionPolicy) -> None:
+    if not correction.view_transforms:
+        return
+    from actors.transforms import build_transforms  # imports torch
+
+    try:
+        build_transforms(correction.view_transforms)
+    except ValueError as error:
+        raise UserError(f"correction view_transforms: {one_line(error)}") from error
 
 
 _REMEDIES = {

@@ -115,10 +115,17 @@ class SentenceBySentence(Answering):
             sentences as input; a decoder-only model writes the same in one pass. With `max_passes` 4 and `end_at_repetition` off
             this is what VIGC's published code does.
         end_at_repetition: a sentence that starts to repeat the last ones is dropped and ends the answer.
+        pool_views: the answer is the one that is given most often on the image and its views, and on a tie the image's own.
     """
 
     one_sentence_per_pass: bool | None = None
     end_at_repetition: bool = True
+    pool_views: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool_views and self.num_views < 2:
+            raise ValueError(f"pool_views is on with num_views {self.num_views}; expected 2 or more: one other answer outvotes nothing")
 
     def stop(self) -> tuple[str, ...]:
         """Stop strings of a pass, for the engine."""
@@ -189,7 +196,7 @@ class Grounded(Answering):
             raise ValueError(
                 f"num_candidates is {self.num_candidates} with temperature 0; expected a temperature, or 1: they would be equal"
             )
-        if self.num_looks and not (self.view_noise or self.view_shift):
+        if self.num_looks and not (self.view_noise or self.view_shift or self.view_transforms):
             raise ValueError(f"num_looks is {self.num_looks} with view_noise and view_shift 0; expected one above 0, or num_looks 0")
 
     def stop(self) -> tuple[str, ...]:
