@@ -38,10 +38,9 @@ class CorrectionClient:
 
     def on_views(self, requests: list[Request], seed: int) -> list[Completion]:
         """One completion per request, which is about another view of an image."""
-        temperature = self.evidence.view_temperature
-        return (
-            self.engine.complete(requests, Sampling(self.max_new_tokens, temperature, seed=seed)) if temperature else self.greedy(requests)
-        )
+        if not self.evidence.view_temperature:
+            return self.greedy(requests)
+        return self.engine.complete(requests, Sampling(self.max_new_tokens, self.evidence.view_temperature, seed=seed))
 
     def another_view(self, request: Request, seed: int) -> Request:
         """The request with another view of its image."""

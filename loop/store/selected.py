@@ -62,7 +62,8 @@ class SelectedRows:
         """
         parts, found = (places if rows is None else places[rows] for places in (self._parts, self._rows))
         starts = np.flatnonzero(np.diff(parts, prepend=_ITSELF - 1))
-        for start, end in zip(starts, [*starts[1:], len(parts)], strict=True):
+        ends = np.append(starts, len(parts))[1:]
+        for start, end in zip(starts, ends, strict=True):
             records = self.reader.read_record_columns(self.files[int(parts[start])], columns)
             yield records.take(pa.array(found[start:end]))
 
