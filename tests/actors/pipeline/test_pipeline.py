@@ -289,6 +289,44 @@ def test_every_view_is_another_look_and_is_counted() -> None:
         assert 8 < noise.std() < 30  # 0.1 of 255, less what was clipped
 
 
+def test_the_pooled_answer_is_the_one_of_most_views_with_its_scores_and_agreement() -> None:
+    replies = iter(["It is blue, I say.", "It is green.", "it is green"])
+
+    def reply(request: Request) -> Reply:
+        return next(replies) if request.image_key == "" else writes(GOOD)(request)
+
+    engine = ScriptedEngine(reply)
+    policy = SentenceBySentence(num_views=3, view_temperature=0.5, pool_views=True, describe=False, measure_blank=False)
+    (record,) = corrected(engine, shard_of(image_ids=IDS[:1], types=[QuestionType.DETAIL]), policy)
+    assert (record.answer, record.sentences) == ("It is green.", ("It is green.",))
+    assert record.view_answers == ("The ring is red.", "It is blue, I say.", "it is green")
+    assert record.agreement == pytest.approx(1 / 3)
+    assert (record.answer_logprob, record.answer_num_tokens) == (pytest.approx(-0.4), 4)
+    sampled = [sampling for request, sampling in engine.asked if request.image_key == ""]
+    assert {sampling.temperature for sampling in sampled} == {0.5}
+    assert len({sampling.seed for sampling in sampled}) == 3
+
+
+def test_a_tie_of_pooled_answers_is_decided_for_the_image_itself() -> None:
+    replies = iter(["It is green.", "It is blue."])
+    engine = ScriptedEngine(lambda request: next(replies) if request.image_key == "" else writes(GOOD)(request))
+    policy = SentenceBySentence(num_views=2, pool_views=True, describe=False, measure_blank=False)
+    (record,) = corrected(engine, shard_of(image_ids=IDS[:1], types=[QuestionType.DETAIL]), policy)
+    assert (record.answer, record.agreement) == ("The ring is red.", 0.0)
+
+
+def test_the_transforms_of_a_view_come_after_its_noise_and_are_the_same_when_made_again() -> None:
+    pytest.importorskip("torchvision", reason="transforms need torchvision: make install")
+    seen = []
+    for transforms in ([], [{"RandomHorizontalFlip": {"p": 1.0}}], [{"RandomHorizontalFlip": {"p": 1.0}}]):
+        engine = ScriptedEngine(writes(GOOD))
+        policy = SentenceBySentence(num_views=1, view_transforms=transforms, describe=False, measure_blank=False)
+        corrected(engine, shard_of(image_ids=IDS[:1], types=[QuestionType.DETAIL]), policy)
+        seen.append(next(np.asarray(opened(request.image)) for request, _ in engine.asked if request.image_key == ""))
+    assert (seen[1] == seen[0][:, ::-1]).all()
+    assert (seen[1] == seen[2]).all()
+
+
 def test_a_description_is_asked_for_once_per_image() -> None:
     engine = ScriptedEngine(lambda request: GOOD if request.prompt in CANONICAL_INSTRUCTIONS.values() else f"About {image_id_of(request)}.")
     policy = SentenceBySentence(num_views=0, describe_prompt="Say what you see.", measure_blank=False)

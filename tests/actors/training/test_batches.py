@@ -129,6 +129,21 @@ def test_augmentation_depends_on_seed_step_and_position_only(processor: Any) -> 
     assert float((first - plain).abs().mean()) < 1.0
 
 
+def test_transforms_of_a_batch_depend_on_seed_step_and_position_only(processor: Any) -> None:
+    pytest.importorskip("torchvision", reason="transforms need torchvision: make install")
+    samples, mirror = list(enumerate(samples_of(4))), ({"RandomHorizontalFlip": {"p": 1.0}},)
+    plain, mirrored = (
+        builder_of(processor, Shapes(), transforms=chosen).build(samples, 5).inputs["pixel_values"] for chosen in ((), mirror)
+    )
+    assert torch.allclose(mirrored, plain.flip(-1), atol=1e-5)
+    jitter = ({"ColorJitter": {"brightness": 0.5, "saturation": 0.5}}, {"GaussianNoise": {"sigma": 0.1}})
+    builder, again = (builder_of(processor, Shapes(), transforms=jitter) for _ in range(2))
+    first = builder.build(samples, 5).inputs["pixel_values"]
+    torch.rand(7)
+    assert torch.equal(first[2:], again.build(samples[2:], 5).inputs["pixel_values"])
+    assert not torch.equal(first, again.build(samples, 6).inputs["pixel_values"])
+
+
 def test_every_sample_once_per_pass_whatever_the_grouping() -> None:
     lengths = list(range(40))
     for grouping in (False, True):
