@@ -134,5 +134,5 @@ class Augmentation:
             picture = seeded(self._transform, int(drawn_from) >> 1)(picture.clamp_(0.0, 1.0))
         if self._noise:
             drawn = torch.from_numpy(rng.standard_normal(tuple(pixels.shape), dtype=np.float32))
-            picture += drawn * (self._noise * abs(noise))
-        return (picture.clamp_(0.0, 1.0) - self._mean) / self._std
+            picture = picture + drawn * (self._noise * abs(noise))
+        return (picture.clamp(0.0, 1.0) - self._mean) / self._std
