@@ -17,12 +17,13 @@ from rich.table import Table
 
 from actors.evaluator import Evaluator
 from actors.views import View, raw
-from benchmarks.quality.gain import SETS
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.models.seed.curriculum import served
 from loop.sources.shapes.source import ShapesImages
 from loop.sources.shapes.views import flat_background
 from policies.metrics import share
+
+SETS = ("0-0.15", "0.2-0.4", "0.4-0.7", "0.7-1.0")
 
 
 @dataclass(frozen=True)
