@@ -76,12 +76,10 @@ def main() -> None:
     seeds_of = {variant: seeds if variant in _MAIN else fewer for variant in args.variants.split(",")}
     with ThreadPoolExecutor(args.parallel) as pool:
         jobs = sorted(((variant, seed) for variant, own in seeds_of.items() for seed in own), key=lambda job: (job[0] not in _MAIN, job[1]))
-        list(pool.map(lambda job: run(recipe, config, *job, work, args.questions), jobs))
-    results = {
-        variant: {seed: champions(folder_of(variant, seed, work), list(config.held_out)) for seed in own}
-        for variant, own in seeds_of.items()
-    }
-    report = summarise(results, list(config.held_out), args.reference)
+        list(pool.map(lambda job: run(recipe, config, job[0], job[1], work, args.questions), jobs))
+    sets = list(config.held_out)
+    results = {variant: {seed: champions(folder_of(variant, seed, work), sets) for seed in own} for variant, own in seeds_of.items()}
+    report = summarise(results, sets, args.reference)
     write_results(args.out, {"recipe": args.recipe, "seeds": seeds_of, "questions": args.questions, "rows": report})
     plot(report, args.plot)
     print_report(report, args.reference)
