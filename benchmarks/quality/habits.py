@@ -36,12 +36,13 @@ from loop.store.run_store import Store
 from policies.scoring.predictions import from_table
 
 RECIPE = Path("loop/recipes/habits.yaml")
+_ALWAYS = ("acceptance=always", "acceptance_sets.near.seed_domain=false")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full loop": (),
     "no correction": ("correction=none", "filters=[parsable, {length: {max_answer_words: 60}}, duplicates]"),
     "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
     "replace": ("mixing.options.accumulate=false",),
-    "no evidence": ("acceptance=always",),
+    "no evidence": _ALWAYS,
     "control": ("mixing.options.seed_share=1.0", "filters=[parsable]"),
 }
 FAR = ("0.2-0.5", "0.5-1.0")
@@ -49,7 +50,7 @@ FAR = ("0.2-0.5", "0.5-1.0")
 _SMALL = ("cluster.num_engines=1", "cluster.trainer_ranks=1", "cluster.num_cpus=1", "tracking.enabled=false")
 _SEED_MODEL_STEPS = 400
 _OF_SEED_MODEL = (
-    "model=embedded", "rounds=1", "mixing.options.seed_share=1.0", "filters=[parsable]", "acceptance=always", "training.interpolation=1.0",
+    "model=embedded", "rounds=1", "mixing.options.seed_share=1.0", "filters=[parsable]", *_ALWAYS, "training.interpolation=1.0",
     f"training.num_steps={_SEED_MODEL_STEPS}", "training.learning_rate=5.0e-4", "seed_data.num_samples=12000",
     "image_sets.0.num_images=8", *_SMALL,
 )  # fmt: skip
