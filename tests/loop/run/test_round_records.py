@@ -319,6 +319,13 @@ def test_a_training_set_holds_the_drawn_rows_in_the_form_of_vig_and_vic(tmp_path
         assert again == samples
 
 
+def test_a_training_set_of_seed_data_alone_draws_no_record(tmp_path: Path, model: Path) -> None:
+    with session_at(tmp_path / "run", model) as session:
+        written(session, 1)
+        samples = drawn(session, tmp_path, 12, seed_share=1.0)
+        assert {sample.image_id.partition("|")[0] for sample in samples} == {"seed"}
+
+
 def test_answers_before_correction_leave_out_records_without_one(tmp_path: Path, model: Path) -> None:
     with session_at(tmp_path / "run", model) as session:
         written(session, 1, short_answers=("dog", "cat"), short_answer_weights=(3.0, 1.0), question_type="okvqa")
