@@ -17,7 +17,8 @@ from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, write_adapter
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.folders import local_path
 from actors.processors import load_processor
-from actors.training.job import RESULT_FILE, SkippedSamples, SkipReason, TrainerError, TrainingJob, TrainingResult
+from actors.training.inputs.skips import SkippedSamples, SkipReason
+from actors.training.job import RESULT_FILE, TrainerError, TrainingJob, TrainingResult
 
 _MARKS = {
     "language_model": ("language_model",),

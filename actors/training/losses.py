@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from actors.training.distributed import gather_objects, sum_over_ranks
-from actors.training.job import Hyperparameters, Progress, Skip, SkippedSamples, SkipReason, TrainerError, TrainingResult
+from actors.training.inputs.skips import Skip, SkippedSamples, SkipReason
+from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingResult
 
 _LOSS_POINTS = 100
 _Example = tuple[int, str, str]
