@@ -138,5 +138,6 @@ def _result_from(plain: dict[str, Any]) -> TrainingResult:
     if "num_steps_kept" in plain:  # the name in results of earlier versions
         plain["resumed_from_step"] = plain.pop("num_steps_kept")
     losses, held_out = (tuple((int(step), float(loss)) for step, loss in plain.pop(name, ())) for name in ("losses", "held_out_losses"))
+    pairs = tuple((int(step), float(loss), float(share), float(margin)) for step, loss, share, margin in plain.pop("pair_points", ()))
     skipped = tuple(SkippedSamples(**{**one, "reason": SkipReason(one["reason"])}) for one in plain.pop("skipped", ()))
-    return TrainingResult(**plain, losses=losses, skipped=skipped, held_out_losses=held_out)
+    return TrainingResult(**plain, losses=losses, skipped=skipped, held_out_losses=held_out, pair_points=pairs)

@@ -49,7 +49,9 @@ class Dpo:
             raise ValueError(f"min_logprob_gain is {self.min_logprob_gain}; expected a finite number of nats per token")
 
     def missing(self, correction: CorrectionPolicy) -> str:
-        """What to change in the correction settings to measure the evidence; empty if nothing."""
+        """What to change in the correction settings so that they make pairs and measure the evidence; empty if nothing."""
+        if correction.skip:
+            return "a correction other than `none`, which changes no answer"
         if self.min_agreement_gain is not None and not correction.num_views:
             return "correction num_views of 1 or more (or its own min_agreement_gain null)"
         return ""

@@ -1,9 +1,10 @@
-"""The training set of a model: seed data and generated records, mixed by the mixing policy, as files that the ranks map into memory."""
+"""The training set of a model: seed data and generated records, mixed by the mixing policy, and the pairs for DPO, as files that the ranks
+map into memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from policies.generation.instructions import vig_target
 from policies.generation.knowledge import drawn_answer, vic_prompt
 from policies.records import TrainingSample
 from policies.training.mixing import Form, Mix, mixed
+from policies.training.objectives import Dpo
+from policies.training.pairs import EVIDENCE_COLUMNS, TEXT_COLUMNS, is_changed, is_evident, pairs_of
 
 _MAX_COPIES = 20
 """Mean copies of a generated record in a training set above which a finding is reported: LLaVA and VIGC train for 1 to 12 epochs."""
@@ -133,6 +136,45 @@ def _samples(generated: Generated, entries: _Entries) -> Iterator[TrainingSample
                     turn = vic_prompt(question_type, question), said
                 yield TrainingSample(image, (turn,), record_id, question_type)
             done += 1
+
+
+def training_pairs(
+    run: Run, index: int, selected: SelectedRows, dpo: Dpo, num_pairs: int, folder: Path
+) -> tuple[StoredSamples | None, list[Finding]]:
+    """Write up to `num_pairs` pairs of the selected records of round `index` to `folder`: the chosen and the rejected conversation of each,
+    in turn. If there are more, they are drawn.
+
+    Returns:
+        the conversations, `None` if no record makes a pair, and what a person should know of them.
+
+    Raises:
+        DamagedFileError: a part of the round is missing or altered.
+    """
+    tables = list[np.ndarray]()
+    for records in selected.read((*TEXT_COLUMNS, *EVIDENCE_COLUMNS)):
+        changed = is_changed(records)
+        tables.append(np.stack([changed, changed & is_evident(records, dpo)]))
+    changed, kept = map(np.flatnonzero, np.concatenate(tables, axis=1))
+    if not len(kept):
+        return None, [_no_pairs(len(selected), len(changed), dpo)]
+    if len(kept) > num_pairs:
+        rng = np.random.default_rng(derived_seed(run.config.seed, index, "pairs"))
+        kept = np.sort(rng.choice(kept, num_pairs, replace=False))
+    image_set = image_set_name(run.config, run.policies.schedule, index)
+    pairs = (
+        replace(pair, image_id=routed(image_set, pair.image_id)) for table in selected.read(TEXT_COLUMNS, kept) for pair in pairs_of(table)
+    )
+    return write_samples(folder, chain.from_iterable(pair.samples for pair in pairs), np.arange(2 * len(kept))), []
+
+
+def _no_pairs(num_records: int, num_changed: int, dpo: Dpo) -> Finding:
+    if num_changed:
+        what = f"of {num_records} selected records have an answer that correction changed, and for none the evidence reaches {dpo.evidence}"
+        advice = "lower it, or loosen the filters"
+    else:
+        what, advice = "selected records, and in none has correction changed the answer", "loosen the filters, or set objective sft"
+    message = f"{what}: dpo has no pair, and the candidate was trained by sft alone; {advice}"
+    return Finding(kind="no_pairs", count=num_changed or num_records, message=message)
 
 
 def repeated_records(mix: Mix, samples: Sequence[TrainingSample]) -> list[Finding]:

@@ -57,8 +57,10 @@ def test_the_corrected_answer_must_be_likelier_than_what_vig_wrote() -> None:
 
 
 def test_views_are_needed_where_they_are_compared() -> None:
-    assert Dpo().missing(NoCorrection()).startswith("correction num_views of 1 or more")
-    assert Dpo().missing(SentenceBySentence()) == Dpo(min_agreement_gain=None).missing(NoCorrection()) == ""
+    without_views = SentenceBySentence(num_views=0)
+    assert Dpo().missing(without_views).startswith("correction num_views of 1 or more")
+    assert Dpo().missing(SentenceBySentence()) == Dpo(min_agreement_gain=None).missing(without_views) == ""
+    assert Dpo().missing(NoCorrection()).startswith("a correction other than `none`")
 
 
 @pytest.mark.parametrize(
