@@ -35,7 +35,8 @@ def findings_of(result: TrainingResult, num_samples: int, *, with_place: bool = 
         message = f"of {result.num_steps} training steps had no token to learn and changed nothing: all their samples were passed over"
         findings.append(Finding(kind="empty_steps", count=result.num_empty_steps, message=message))
     if result.num_skipped_pairs:
-        message = f"of {result.num_pairs + result.num_skipped_pairs} pairs passed over: their image or text cannot be trained on, or early_stop holds out the image"
+        num_pairs = result.num_pairs + result.num_skipped_pairs
+        message = f"of {num_pairs} pairs passed over: image or text cannot be trained on, or early_stop holds the image out"
         findings.append(Finding(kind="passed_over_pairs", count=result.num_skipped_pairs, message=message))
     return findings
 

@@ -150,11 +150,11 @@ def training_pairs(
     Raises:
         DamagedFileError: a part of the round is missing or altered.
     """
-    tables = list[np.ndarray]()
+    masks = list[np.ndarray]()
     for records in selected.read((*TEXT_COLUMNS, *EVIDENCE_COLUMNS)):
         changed = is_changed(records)
-        tables.append(np.stack([changed, changed & is_evident(records, dpo)]))
-    changed, kept = map(np.flatnonzero, np.concatenate(tables, axis=1))
+        masks.append(np.stack([changed, changed & is_evident(records, dpo)]))
+    changed, kept = map(np.flatnonzero, np.concatenate(masks, axis=1))
     if not len(kept):
         return None, [_no_pairs(len(selected), len(changed), dpo)]
     if len(kept) > num_pairs:
