@@ -1,4 +1,4 @@
-"""What is exported trains a model elsewhere: steps of TRL's supervised fine-tuning on the messages of a run, and of its DPO on the pairs."""
+"""What is exported trains a model elsewhere: steps of TRL's SFTTrainer on the messages of a run, and of its DPOTrainer on the pairs."""
 
 from __future__ import annotations
 
