@@ -54,6 +54,9 @@ def test_the_pairs_of_a_round_are_the_changed_answers_with_enough_evidence(tmp_p
             session.run.images.open(chosen.image_id)
         few, _ = training_pairs(session.run, 1, rows, Dpo(), 3, tmp_path / "few")
         assert len(few or ()) == 6
+        _, (finding,) = training_pairs(session.run, 1, rows, Dpo(), 11 * len(samples), tmp_path / "many")
+        assert (finding.kind, finding.count) == ("repeated_pairs", len(samples) // 2)
+        assert finding.message.startswith(f"{len(samples) // 2} pair(s) are drawn {11 * len(samples)} times, 22 times each")
         assert {sample.origin for sample in few or ()} < {sample.origin for sample in samples}
 
         none, (finding,) = training_pairs(session.run, 1, rows, Dpo(min_agreement_gain=0.75), 100, tmp_path / "none")
