@@ -56,7 +56,7 @@ def run_local(
         job: what to train.
         source: provides the samples' images.
         threads: torch's intra-op threads.
-        on_progress: called after each step.
+        on_progress: called after each step, and after each pass that measures the reference of pairs.
 
     Raises:
         ValueError: the job does not fit its checkpoint, its images or its output folder.

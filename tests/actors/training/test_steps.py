@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from actors.training.core import run_local
-from actors.training.job import Lora, TrainerError, TrainingJob
+from actors.training.job import Lora, Progress, TrainerError, TrainingJob
 from policies.training.objectives import Dpo
 from tests.actors.training.helpers import Shapes, interrupt, job_of, pairs_of, save_base
 
@@ -29,8 +29,9 @@ def stepping(job: TrainingJob, folder: Path) -> TrainingJob:
 
 def finish(job: TrainingJob) -> tuple[list[int], tuple[Any, ...]]:
     """The steps that were still done, and what came of the job."""
-    steps: list[int] = []
-    result = run_local(job, Shapes(), on_progress=lambda progress: steps.append(progress.step))
+    seen: list[Progress] = []
+    result = run_local(job, Shapes(), on_progress=seen.append)
+    steps = [progress.step for progress in seen if not progress.num_measured]
     logged = (result.losses, result.mean_loss, result.num_target_tokens, result.skipped, result.num_pairs, result.pair_points)
     return steps, (result.digest, *logged)
 
