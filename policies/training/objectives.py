@@ -1,4 +1,4 @@
-"""Training objectives: what a candidate is trained to do, beside which pairs of answers it learns from."""
+"""Training objectives: what a candidate is trained to do, and which pairs of answers it learns from."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ class Dpo:
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; expected a number above 0")
         check_at_least("pairs_per_step", self.pairs_per_step, 1)
+        if not isinstance(self.pairs_per_step, int):
+            raise ValueError(f"pairs_per_step is {self.pairs_per_step}; expected a whole number")
         if self.min_agreement_gain is not None and not -1 <= self.min_agreement_gain <= 1:
             raise ValueError(f"min_agreement_gain is {self.min_agreement_gain}; expected a difference of two shares, from -1 to 1")
         if self.min_logprob_gain is not None and not math.isfinite(self.min_logprob_gain):

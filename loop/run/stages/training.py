@@ -65,7 +65,7 @@ def train(
             samples = shared_samples(run.store, name, drawn.samples)
         job = TrainingJob(
             run.store.checkpoint(start.path, run.kept_checkpoints), output, samples, derived_seed(run.config.seed, index, "train"),
-            hyper, training_steps(run.store, name), config.checkpoint_steps, pairs=shared_pairs(samples, pairs) if pairs else (),
+            hyper, training_steps(run.store, name), config.checkpoint_steps, pairs=() if pairs is None else shared_pairs(samples, pairs),
         )  # fmt: skip
         if run.config.transport == "adapter":
             job = on_base(run, models.base(), job)

@@ -69,6 +69,7 @@ def test_views_are_needed_where_they_are_compared() -> None:
         ({"beta": 0.0}, "beta is 0.0; expected a number above 0"),
         ({"weight": float("inf")}, "weight is inf; expected a number above 0"),
         ({"pairs_per_step": 0}, "pairs_per_step is 0; expected 1 or more"),
+        ({"pairs_per_step": 2.0}, "pairs_per_step is 2.0; expected a whole number"),
         ({"min_agreement_gain": 1.5}, "min_agreement_gain is 1.5; expected a difference of two shares"),
         ({"min_logprob_gain": float("nan")}, "min_logprob_gain is nan; expected a finite number"),
         ({"betta": 1}, "betta"),
