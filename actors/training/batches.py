@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from actors.images import BadImageError
 from actors.training.inputs.encoding import IGNORED, BadSampleError, ConversationEncoder, EncodedText
-from actors.training.job import Skip, SkipReason
+from actors.training.inputs.skips import Skip, SkipReason
 from actors.training.pixels import Augmentation, ImageInputs, PixelReader
 from policies.records import TrainingSample
 

@@ -17,7 +17,8 @@ from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, write_adapter
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.folders import local_path
 from actors.processors import load_processor
-from actors.training.job import RESULT_FILE, SkippedSamples, SkipReason, TrainerError, TrainingJob, TrainingResult
+from actors.training.inputs.skips import SkippedSamples, SkipReason
+from actors.training.job import RESULT_FILE, TrainerError, TrainingJob, TrainingResult
 
 _MARKS = {
     "language_model": ("language_model",),
@@ -137,5 +138,6 @@ def _result_from(plain: dict[str, Any]) -> TrainingResult:
     if "num_steps_kept" in plain:  # the name in results of earlier versions
         plain["resumed_from_step"] = plain.pop("num_steps_kept")
     losses, held_out = (tuple((int(step), float(loss)) for step, loss in plain.pop(name, ())) for name in ("losses", "held_out_losses"))
+    pairs = tuple((int(step), float(loss), float(share), float(margin)) for step, loss, share, margin in plain.pop("pair_points", ()))
     skipped = tuple(SkippedSamples(**{**one, "reason": SkipReason(one["reason"])}) for one in plain.pop("skipped", ()))
-    return TrainingResult(**plain, losses=losses, skipped=skipped, held_out_losses=held_out)
+    return TrainingResult(**plain, losses=losses, skipped=skipped, held_out_losses=held_out, pair_points=pairs)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ from actors.training.adapters import (
 )
 from actors.training.batches import Batch, BatchBuilder, Row
 from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
-from actors.training.distributed import join_process_group, max_over_ranks, sum_over_ranks
+from actors.training.distributed import deepspeed_config, join_process_group, max_over_ranks, sum_over_ranks
+from actors.training.dpo import PairBatch, PairRows, PairTraining, pair_training, without_dropout
 from actors.training.early_stop import EarlyStopping, split_by_image
 from actors.training.inputs.encoding import ConversationEncoder
 from actors.training.inputs.forward import summed_loss
@@ -43,10 +44,7 @@ from actors.training.steps.best import best_weights
 from actors.training.steps.checkpoints import StepCheckpoints, step_checkpoints
 from policies.records import TrainingSample
 
-_BUCKET_ELEMENTS = 200_000_000
 _JOIN_TIMEOUT_S = 120.0
-_OFFLOADED = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
-"""DeepSpeed's keys for the values of `Hyperparameters.offload`."""
 
 
 def run_local(
@@ -58,7 +56,7 @@ def run_local(
         job: what to train.
         source: provides the samples' images.
         threads: torch's intra-op threads.
-        on_progress: called after each step.
+        on_progress: called after each step, and after each pass that measures the reference of pairs.
 
     Raises:
         ValueError: the job does not fit its checkpoint, its images or its output folder.
@@ -95,6 +93,7 @@ class Trainer:
         self._world_size = world_size
         self._on_progress = on_progress
         self._micro_batch_size = job.hyper.micro_batch_size(world_size)
+        self._num_passes_varies = job.hyper.max_micro_batch_tokens is not None or len(job.pairs) > 0
         self._samples, self._held_out = job.samples, list[TrainingSample]()
         if job.hyper.early_stop is not None:
             self._samples, self._held_out = split_by_image(job.samples, job.hyper.early_stop.num_samples, job.seed)
@@ -164,9 +163,8 @@ class Trainer:
         import deepspeed
 
         optimizer = torch.optim.AdamW(_parameter_groups(model, self._hyper), betas=self._hyper.betas, fused=True)
-        engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, dist_init_required=False, config=_deepspeed_config(model, self._hyper, self._micro_batch_size)
-        )
+        config = deepspeed_config(model, self._hyper, self._micro_batch_size, varies=self._num_passes_varies)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, dist_init_required=False, config=config)
         if self._world_size == 1 and self._hyper.zero_stage == 0:
             engine.enable_backward_allreduce = False  # nothing to reduce; saves the flat copies
         return engine, optimizer
@@ -181,23 +179,27 @@ class Trainer:
         num_steps_of_a_pass = math.ceil(len(samples) / hyper.batch_size) + MEGABATCH_BATCHES  # upper bound
         steps = self._step_checkpoints()
         stopping = self._early_stopping(builder)
+        # before a step checkpoint replaces the weights of the reference
+        pairs = pair_training(self._job, builder, engine, self._held_out, log, self._on_progress, self._rank, self._world_size)
         if steps is not None:
             position = steps.restore(engine)
             log.restore(position)
             if stopping is not None:
                 stopping.restore(position.get("early_stop", {}))
-        with prefetch(self._reading(order, builder, log.resumed_from_step)) as reading:
-            for step, indices, rows in reading:
+        with prefetch(self._reading(order, builder, pairs, log.resumed_from_step)) as reading:
+            for step, indices, rows, pair_rows in reading:
                 if stopping is not None and stopping.is_over:
                     break
                 log.skip((indices[row.position], row.skip) for row in rows if row.skip is not None)
                 batches = [collate(part) for part in self._micro_batches(rows)]
-                num_tokens = self._num_target_tokens(batches)
+                num_tokens, num_pairs = self._count_targets(batches, pair_rows)
                 # weight decay and momentum would change the weights even without target tokens
                 factor = learning_rate_factor(step, hyper) if num_tokens else 0.0
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
-                log.add(self._step(engine, batches, num_tokens), num_tokens)
+                pair_batches = pairs.batches(pair_rows, num_pairs) if pairs is not None and num_tokens and num_pairs else []
+                loss, pair_sums = self._step(engine, batches, num_tokens, pair_batches)
+                log.add(loss, num_tokens, pair_sums)
                 if self._on_progress is not None:
                     self._on_progress(log.progress())
                 if stopping is not None:
@@ -234,11 +236,15 @@ class Trainer:
         check_packing(engine.module, builder, packer, engine.device)
         return packer.batch
 
-    def _reading(self, order: Iterator[list[int]], builder: BatchBuilder, first: int) -> Iterator[tuple[int, list[int], list[Row]]]:
-        """For each step from `first` on: the step, the indices of its global batch, and this rank's rows."""
-        for step, indices in islice(enumerate(order), first, None):
+    def _reading(
+        self, order: Iterator[list[int]], builder: BatchBuilder, pairs: PairTraining | None, first: int
+    ) -> Iterator[tuple[int, list[int], list[Row], PairRows]]:
+        """For each step from `first` on: the step, the indices of its global batch, and this rank's rows and pairs."""
+        numbers_of_pairs = repeat(list[int]()) if pairs is None else pairs.order()
+        for step, (indices, numbers) in islice(enumerate(zip(order, numbers_of_pairs, strict=False)), first, None):
             share = rank_share(indices, self._rank, self._world_size)
-            yield step, indices, builder.rows(((position, self._samples[indices[position]]) for position in share), step)
+            rows = builder.rows(((position, self._samples[indices[position]]) for position in share), step)
+            yield step, indices, rows, PairRows([], []) if pairs is None else pairs.read(numbers)
 
     def _step_checkpoints(self) -> StepCheckpoints | None:
         if self._job.steps_folder is None:
@@ -260,27 +266,45 @@ class Trainer:
         num_passes = max_over_ranks(len(cut(widths, limit)), self._world_size)
         return [[rows[index] for index in part] for part in cut(widths, limit, num_passes)]
 
-    def _num_target_tokens(self, batches: list[Batch]) -> int:
-        """Over all ranks in this step; every rank must call this."""
-        counted = torch.tensor([sum(batch.num_target_tokens for batch in batches)], dtype=torch.int64)
-        return int(sum_over_ranks(counted, self._world_size).item())
+    def _count_targets(self, batches: list[Batch], pairs: PairRows) -> tuple[int, int]:
+        """Target tokens and usable pairs over all ranks in this step; every rank must call this."""
+        counted = torch.tensor([sum(batch.num_target_tokens for batch in batches), sum(pairs.is_usable)], dtype=torch.int64)
+        num_tokens, num_pairs = sum_over_ranks(counted, self._world_size).tolist()
+        return num_tokens, num_pairs
 
-    def _step(self, engine: Any, batches: list[Batch], num_tokens: int) -> torch.Tensor:
-        """One update on the `num_tokens` target tokens of all ranks.
+    def _step(
+        self, engine: Any, batches: list[Batch], num_tokens: int, pair_batches: list[PairBatch]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One update on the `num_tokens` target tokens and on the pairs of all ranks.
 
         Returns:
-            this rank's part of the global batch's mean loss; the parts sum to it.
+            this rank's part of the global batch's mean loss (the parts sum to it), and the sums of `PairBatch.loss` if there are pairs.
         """
-        part = torch.zeros((), device=engine.device)
+        part, pair_sums = torch.zeros((), device=engine.device), torch.zeros(4, device=engine.device)
+        last = len(batches) + len(pair_batches) - 1
         for index, batch in enumerate(batches):
-            if self._hyper.max_micro_batch_tokens is not None:
-                engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
+            self._begin_pass(engine, is_last=index == last)
             loss = summed_loss(engine, batch, engine.device) / max(1, num_tokens)
             part += loss.detach()
-            # DeepSpeed averages gradients over ranks: the factor turns the mean into the sum
-            engine.backward(loss * self._world_size, scale_wrt_gas=False)
-            engine.step()
-        return part
+            self._finish_pass(engine, loss)
+        if not pair_batches:
+            return part, None
+        with without_dropout(engine.module):
+            for index, pairs in enumerate(pair_batches, len(batches)):
+                self._begin_pass(engine, is_last=index == last)
+                loss, sums = pairs.loss(engine)
+                pair_sums += sums
+                self._finish_pass(engine, loss)
+        return part, pair_sums
+
+    def _begin_pass(self, engine: Any, *, is_last: bool) -> None:
+        if self._num_passes_varies:
+            engine.set_gradient_accumulation_boundary(is_last)
+
+    def _finish_pass(self, engine: Any, loss: torch.Tensor) -> None:
+        # DeepSpeed averages gradients over ranks: the factor turns the mean into the sum
+        engine.backward(loss * self._world_size, scale_wrt_gas=False)
+        engine.step()
 
 
 def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:
@@ -346,27 +370,6 @@ def checkpoint_activations(model: Any) -> None:
         raise ValueError(f"{type(model).__name__} cannot checkpoint its activations; set activation_checkpointing to false")
     # reentrant checkpointing would lose the weight gradients of layers whose inputs need none, as after a frozen vision tower
     model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def _deepspeed_config(model: Any, hyper: Hyperparameters, micro_batch_size: int) -> dict[str, Any]:
-    bucket = min(_BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
-    zero: dict[str, Any] = {
-        "stage": hyper.zero_stage,
-        "reduce_bucket_size": bucket,  # buffers are allocated in full size: DeepSpeed's default is 2 GB
-        "allgather_bucket_size": bucket,
-    }
-    pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    zero |= {key: pinned for name, key in _OFFLOADED.items() if name in hyper.offload}
-    return {
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        # if the number of passes varies by step, the trainer marks the last one; DeepSpeed only has to expect several
-        "gradient_accumulation_steps": hyper.gradient_accumulation if hyper.max_micro_batch_tokens is None else 2,
-        "gradient_clipping": hyper.max_grad_norm,
-        "bf16": {"enabled": hyper.precision == "bf16"},
-        "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is vectorised on CPUs too; compiling DeepSpeed's takes minutes
-        "steps_per_print": None,
-    }
 
 
 def _gathered_state(model: Any, zero_stage: int, *, keep: bool) -> dict[str, torch.Tensor]:

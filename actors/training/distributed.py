@@ -12,10 +12,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from actors.process.network import INTERFACE_VARIABLES, use_interface_of
-from actors.training.job import RendezvousError, TrainerError
+from actors.training.job import Hyperparameters, RendezvousError, TrainerError
 
 if TYPE_CHECKING:
     import torch
+
+_BUCKET_ELEMENTS = 200_000_000
+_OFFLOADED = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
+"""DeepSpeed's keys for the values of `Hyperparameters.offload`."""
 
 COLLECTIVE_TIMEOUT_S = 600.0
 """Longest wait of one rank for the others within a step or an export."""
@@ -181,3 +185,33 @@ def _disable_operator(operator: str) -> None:
             "install the release that requirements.lock names"
         )
     compatible[operator] = False
+
+
+def deepspeed_config(model: Any, hyper: Hyperparameters, micro_batch_size: int, *, varies: bool) -> dict[str, Any]:
+    """DeepSpeed's config of a training.
+
+    Args:
+        model: whose parameters are trained.
+        hyper: of the training.
+        micro_batch_size: conversations per forward pass of a rank.
+        varies: whether the number of passes varies by step, and the trainer marks the last one.
+    """
+    import torch
+
+    bucket = min(_BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
+    zero: dict[str, Any] = {
+        "stage": hyper.zero_stage,
+        "reduce_bucket_size": bucket,  # buffers are allocated in full size: DeepSpeed's default is 2 GB
+        "allgather_bucket_size": bucket,
+    }
+    pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    zero |= {key: pinned for name, key in _OFFLOADED.items() if name in hyper.offload}
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": 2 if varies else hyper.gradient_accumulation,  # it only has to expect several
+        "gradient_clipping": hyper.max_grad_norm,
+        "bf16": {"enabled": hyper.precision == "bf16"},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is vectorised on CPUs too; compiling DeepSpeed's takes minutes
+        "steps_per_print": None,
+    }

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
 from actors.folders import Folder, RemoteOutput, RemoteSteps
+from actors.training.inputs.skips import SkippedSamples
 from actors.training.samples import identity_of
 from policies.records import TrainingSample
+from policies.training.objectives import Dpo
 
 PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
 """Groups that can be frozen or have their own learning rate. `qformer` is the Q-Former with its query tokens, if the model has one.
@@ -23,7 +24,7 @@ RESULT_FILE = "training_result.json"
 """File in the checkpoint's folder with the result and the fingerprint of its job."""
 _WITHOUT_EFFECT = ("max_unreadable_images",)
 """Hyperparameters that decide whether a training goes on, and not what comes of it."""
-_ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None, "attention": "auto", "transforms": ()}
+_ADDED: Mapping[str, Any] = {"packing": False, "early_stop": None, "attention": "auto", "transforms": (), "dpo": None}
 """Hyperparameters that earlier versions lack, with the values that change nothing: jobs with these keep their fingerprint."""
 
 
@@ -142,6 +143,8 @@ class Hyperparameters:
     and gradients of the step do not change. The trainer refuses models that do not keep them apart."""
     early_stop: EarlyStop | None = None
     """Evaluate on held-out samples of the job and stop when it no longer helps; the schedule is that of `num_steps`."""
+    dpo: Dpo | None = None
+    """Learn from the job's pairs, too; a job without pairs trains as if it were `None`."""
     attention: str = "auto"
     """transformers' implementation of attention: `sdpa`, `eager`, `flex_attention`, `flash_attention_2` or `flash_attention_3`; `auto` is
     the model's own choice."""
@@ -209,6 +212,10 @@ class Hyperparameters:
             f"max_micro_batch_tokens {limit} has no room for a conversation of max_tokens {self.max_tokens}; raise it, or lower max_tokens",
         )
         _require(
+            self.dpo is None or limit >= 2 * self.max_tokens,
+            f"max_micro_batch_tokens {limit} has no room for a pair for dpo, two conversations of max_tokens {self.max_tokens}; raise it",
+        )
+        _require(
             self.gradient_accumulation == 1,
             f"max_micro_batch_tokens decides how many passes a step takes, and gradient_accumulation {self.gradient_accumulation} would do "
             "nothing; give one of the two",
@@ -253,11 +260,15 @@ class TrainingJob:
     """Digest of `base_checkpoint`. If given, `output` also holds the LoRA adapter alone, relative to that checkpoint."""
     adapter: Folder | None = None
     """The adapter of `base_checkpoint` that training starts from; `None` starts a new one."""
+    pairs: Sequence[TrainingSample] = ()
+    """For `hyper.dpo`: the conversation with the chosen answer of each pair, then that with the rejected one."""
 
     def __post_init__(self) -> None:
         _require(not self.adapter_base or self.hyper.lora is not None, "only training with lora writes an adapter; set lora")
         _require(self.adapter is None or bool(self.adapter_base), "an adapter to start from needs the digest of its base, adapter_base")
         _require(len(self.samples) > 0, "a training job needs at least one sample")
+        _require(len(self.pairs) % 2 == 0, f"pairs are two conversations each, but there are {len(self.pairs)} conversations")
+        _require(not self.pairs or self.hyper.dpo is not None, "pairs are for the hyperparameter dpo, which is not set; set it")
         _require(self.steps_between >= 0, f"steps_between must not be negative, but is {self.steps_between}")
         _require(isinstance(self.output, Path) or self.steps_folder is not None, "an output behind a URI needs a steps_folder")
 
@@ -279,59 +290,9 @@ class TrainingJob:
         }
         if self.adapter_base:
             said |= {"adapter_base": self.adapter_base, "adapter": str(self.adapter)}
+        if self.pairs:
+            said["pairs"] = identity_of(self.pairs)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-class SkipReason(StrEnum):
-    """Why a sample was skipped."""
-
-    BAD_IMAGE = "bad_image"
-    NO_TURNS = "no_turns"
-    SPECIAL_TOKEN = "special_token"
-    ANSWER_CUT_OFF = "answer_cut_off"
-    SEVERAL_IMAGES = "several_images"
-    NO_IMAGE = "no_image"
-
-    @property
-    def explanation(self) -> str:
-        """What is wrong, and how to fix it."""
-        return _EXPLANATIONS[self]
-
-
-_EXPLANATIONS = {
-    SkipReason.BAD_IMAGE: "the image cannot be read; check the folder of the images and the files",
-    SkipReason.NO_TURNS: "the conversation has no turns",
-    SkipReason.SPECIAL_TOKEN: "the text contains a special token of the model; remove it",
-    SkipReason.ANSWER_CUT_OFF: "image and question fill max_tokens, so that nothing of an answer is left; raise training.max_tokens",
-    SkipReason.SEVERAL_IMAGES: "the model takes one image a conversation, and these have several; train them on a model that takes more",
-    SkipReason.NO_IMAGE: "the model needs an image in every conversation, and these have none; train them on a model that does not",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """One skipped sample."""
-
-    reason: SkipReason
-    message: str
-    """Which sample it is and what is wrong; the same on every machine."""
-    where: str = ""
-    """Where this machine looked for its image."""
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedSamples:
-    """The samples of a job that were skipped for one reason."""
-
-    reason: SkipReason
-    num_samples: int
-    """Each counted once."""
-    example: str
-    """`Skip.message` of the first."""
-    where: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.example} {self.where}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +320,13 @@ class TrainingResult:
     """`num_skipped_samples` by reason."""
     held_out_losses: tuple[tuple[int, float], ...] = ()
     """`(steps done, mean loss per target token)` on the samples held out for `early_stop`; empty without it."""
+    num_pairs: int = 0
+    """Pairs that the job learned from."""
+    num_skipped_pairs: int = 0
+    """Pairs that it did not, because their image or text is bad, or their image is held out for `early_stop`."""
+    pair_points: tuple[tuple[int, float, float, float], ...] = ()
+    """`(steps done, DPO loss, accuracy, margin)`, means over the pairs since the previous point, as `losses`. The margin is DPO's
+    implicit reward of the chosen answer less that of the rejected one; the accuracy is the share of margins above 0."""
 
     @property
     def best_step(self) -> int:
@@ -374,6 +342,8 @@ class Progress:
     num_steps: int
     loss: float | None
     """Mean loss of the last finished window of steps; `None` before the first."""
+    num_measured: int = 0
+    """Pairs of this rank whose reference has been measured, before the first step."""
 
 
 def _is_left_out(name: str, value: Any) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from actors.training.distributed import gather_objects, sum_over_ranks
-from actors.training.job import Hyperparameters, Progress, Skip, SkippedSamples, SkipReason, TrainerError, TrainingResult
+from actors.training.inputs.skips import Skip, SkippedSamples, SkipReason
+from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingResult
 
 _LOSS_POINTS = 100
 _Example = tuple[int, str, str]
@@ -38,6 +39,10 @@ class TrainingLog:
         self.resumed_from_step = 0
         self.num_target_tokens = 0
         """Of all ranks so far."""
+        self._pending_pairs: list[torch.Tensor] = []
+        self._pair_points: list[tuple[int, float, float, float]] = []
+        self.num_pairs = self.num_skipped_pairs = 0
+        """As in the result; the trainer sets them."""
 
     def skip(self, samples: Iterable[tuple[int, Skip]]) -> None:
         """Note samples that this rank skipped, by their index in the job; a repeated sample counts once."""
@@ -47,10 +52,18 @@ class TrainingLog:
             if known is None or index < known[0]:
                 self._examples[skip.reason.value] = (index, skip.message, skip.where)
 
-    def add(self, loss: torch.Tensor, num_tokens: int) -> None:
-        """Note a step: this rank's part of the loss and the global number of target tokens; if that is 0, the step has no loss."""
+    def add(self, loss: torch.Tensor, num_tokens: int, pairs: torch.Tensor | None = None) -> None:
+        """Note a step.
+
+        Args:
+            loss: this rank's part of the loss.
+            num_tokens: target tokens of all ranks; if there are none, the step has no loss.
+            pairs: this rank's sums, see `actors.training.dpo.PairBatch.loss`; `None` on every rank in a step without pairs.
+        """
         self._step += 1
         self._pending.append(loss)
+        if pairs is not None:
+            self._pending_pairs.append(pairs)
         self.num_target_tokens += num_tokens
         if num_tokens == 0:
             self._num_empty_pending += 1
@@ -104,6 +117,8 @@ class TrainingLog:
             "pending": [loss.cpu() for loss in self._pending],
             "num_empty_pending": self._num_empty_pending,
             "points": self._points,
+            "pending_pairs": [one.cpu() for one in self._pending_pairs],
+            "pair_points": self._pair_points,
             "summed": self._summed,
             "num_target_tokens": self.num_target_tokens,
             "num_empty_steps": self._num_empty_steps,
@@ -119,6 +134,7 @@ class TrainingLog:
         self._summed, self._num_empty_pending = position["summed"], position["num_empty_pending"]
         self._num_empty_steps, self.num_target_tokens = position["num_empty_steps"], position["num_target_tokens"]
         self._skipped, self._examples = position["skipped"], position["examples"]
+        self._pending_pairs, self._pair_points = position.get("pending_pairs", []), position.get("pair_points", [])
         self.resumed_from_step = self._step
 
     def progress(self) -> Progress:
@@ -139,6 +155,9 @@ class TrainingLog:
             resumed_from_step=self.resumed_from_step,
             num_empty_steps=self._num_empty_steps,
             skipped=skipped,
+            num_pairs=self.num_pairs,
+            num_skipped_pairs=self.num_skipped_pairs,
+            pair_points=tuple(self._pair_points),
         )
 
     def _check_images(self, num_samples: int) -> None:
@@ -176,4 +195,9 @@ class TrainingLog:
         self._summed += summed
         self._num_empty_pending = 0
         self._pending.clear()
+        if self._pending_pairs:
+            *sums, num_pairs = sum_over_ranks(torch.stack(self._pending_pairs).sum(0).cpu().double(), self._world_size).tolist()
+            loss, accuracy, margin = (one / num_pairs for one in sums)
+            self._pair_points.append((self._step, loss, accuracy, margin))
+            self._pending_pairs.clear()
         self.require_readable_images()

@@ -29,6 +29,7 @@ from policies.registry import Registry
 from policies.schedule import SCHEDULE_POLICIES, START_POLICIES, STOP_POLICIES
 from policies.scoring.answer_metrics import ANSWER_METRICS
 from policies.training.mixing import MIXING_POLICIES
+from policies.training.objectives import OBJECTIVES
 from policies.training.selection import SELECTION_POLICIES
 
 _POLICIES: dict[str, Registry[Any]] = {
@@ -39,6 +40,7 @@ _POLICIES: dict[str, Registry[Any]] = {
     "mixing": MIXING_POLICIES,
     "schedule": SCHEDULE_POLICIES,
     "start": START_POLICIES,
+    "training.objective": OBJECTIVES,
     "acceptance": ACCEPTANCE_POLICIES,
     "stop": STOP_POLICIES,
     "metric": ANSWER_METRICS,

@@ -108,9 +108,7 @@ class TrackingConfig(Section):
 
 class RetentionConfig(Section):
     keep_last: int | None = Field(
-        3,
-        ge=1,
-        description="latest rounds whose checkpoints are kept, besides the seed model's and the champion's; null keeps all",
+        3, ge=1, description="latest rounds whose checkpoints are kept, besides the seed model's and the champion's; null keeps all"
     )
     keep_every: int | None = Field(None, ge=1, description="keep the checkpoint of every round divisible by this number too; null: none")
 
@@ -194,11 +192,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _controls_differ(self) -> RunConfig:
+    def _what_needs_correction_has_it(self) -> RunConfig:
         if len(set(self.control)) < len(self.control):
             raise ValueError(f"control names {', '.join(self.control)}; name each once")
         if "no_correction" in self.control and self.correction.policy == "none":
             raise ValueError("control no_correction equals the run itself when correction is none; drop one of the two")
+        if self.training.dpo is not None and self.correction.policy == "none":
+            raise ValueError("training.objective dpo has no pairs when correction is none, which changes no answer; set objective sft")
         return self
 
     @model_validator(mode="after")

@@ -42,9 +42,11 @@ class TrainStage(Section):
     training: TrainingConfig = Field(description="how it is trained: the section `training` of a run")
 
     @model_validator(mode="after")
-    def _pairs_are_drawn(self) -> TrainStage:
+    def _has_what_it_needs(self) -> TrainStage:
         if self.form == "vigc" and self.num_samples is None:
             raise ValueError("form vigc draws any number of samples; set num_samples")
+        if self.training.dpo is not None:
+            raise ValueError("objective dpo learns from what correction changes in a round of `vigc run`; set objective sft")
         return self
 
 

@@ -8,10 +8,15 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from actors.training.job import EarlyStop, Hyperparameters, Lora
-from loop.config.sections import Section
+from loop.config.sections import Policy, PolicySpec, Section
+from policies.training.objectives import OBJECTIVES, Dpo
 
 
 class TrainingConfig(Section):
+    objective: PolicySpec = Field(
+        default_factory=lambda: Policy(policy="sft"),
+        description="sft, or dpo: learn the training set, and beside it to prefer corrected answers to the original ones of the round",
+    )
     num_steps: int | None = Field(200, ge=1, description="optimizer steps; null where num_epochs is given")
     num_epochs: float | None = Field(
         None, gt=0, description="passes over the data, instead of num_steps; in a run, over seed data and generated records together"
@@ -94,10 +99,15 @@ class TrainingConfig(Section):
 
     def hyperparameters(self, num_samples: int) -> Hyperparameters:
         """The trainer's hyperparameters for this many samples; raises `ValueError` if values exclude each other."""
-        of_the_driver = {"num_steps", "num_epochs", "num_threads", "checkpoint_steps", "stall_timeout_s", "timeout_s", "lora", "early_stop"}
-        return Hyperparameters(
-            num_steps=self.steps_for(num_samples), lora=self.lora, early_stop=self.early_stop, **self.model_dump(exclude=of_the_driver)
-        )
+        of_the_driver = {"num_epochs", "num_threads", "checkpoint_steps", "stall_timeout_s", "timeout_s"}
+        built = {"num_steps": self.steps_for(num_samples), "lora": self.lora, "early_stop": self.early_stop, "dpo": self.dpo}
+        return Hyperparameters(**self.model_dump(exclude={*of_the_driver, *built, "objective"}), **built)
+
+    @property
+    def dpo(self) -> Dpo | None:
+        """The objective, if it is DPO; raises `ValueError` if it does not exist or refuses its options."""
+        objective = OBJECTIVES.build(self.objective.policy, self.objective.options)
+        return objective if isinstance(objective, Dpo) else None
 
 
 def check_ranks(training: TrainingConfig, num_ranks: int, *, use_gpus: bool, where: str = "training") -> None:
@@ -110,6 +120,11 @@ def check_ranks(training: TrainingConfig, num_ranks: int, *, use_gpus: bool, whe
     if micro % num_ranks:
         raise ValueError(
             f"{where}.batch_size / gradient_accumulation = {micro} cannot be shared by {num_ranks} trainer ranks; choose a multiple"
+        )
+    if training.dpo is not None and training.dpo.pairs_per_step % num_ranks:
+        raise ValueError(
+            f"{where}.objective.dpo.pairs_per_step {training.dpo.pairs_per_step} cannot be shared by {num_ranks} trainer ranks; choose a "
+            "multiple"
         )
     if training.offload and not use_gpus:
         raise ValueError(

@@ -8,6 +8,7 @@
 | `swift`    | accepted records                        | a folder: `data.jsonl` (ms-swift's messages), `images/...`             |
 | `webdataset` | accepted records with their images    | a folder of tars: an image and a `.json` file of LLaVA's fields a record |
 | `messages` | accepted records with their images      | Parquet that `datasets` and TRL read as chat messages and images       |
+| `trl-dpo`  | pairs of the answers to accepted records that correction changed, with their images | Parquet that TRL's DPOTrainer reads |
 | `parquet`  | all records, the rejected with reasons  | Parquet of `policies.records.RECORD_SCHEMA` and their images           |
 
 Images keep their bytes and their names; those of sets without files are encoded as PNG. What is written does not depend on the number of
@@ -38,7 +39,7 @@ from loop.errors import UserError
 from loop.export.card import card
 from loop.export.pictures import Pictures
 from loop.export.rows import Lineage, Rows
-from loop.export.tables import DATA_PARQUET, write_messages, write_parquet
+from loop.export.tables import DATA_PARQUET, write_messages, write_parquet, write_trl_dpo
 from loop.export.writers import (
     DATA_JSON,
     DATA_JSONL,
@@ -68,6 +69,7 @@ class ExportFormat(StrEnum):
     MESSAGES = "messages"
     PARQUET = "parquet"
     WEBDATASET = "webdataset"
+    TRL_DPO = "trl-dpo"
 
 
 _WRITERS: dict[ExportFormat, tuple[Writer, str]] = {
@@ -81,6 +83,7 @@ _SHARDED_WRITERS: dict[ExportFormat, tuple[ShardedWriter, str]] = {
     ExportFormat.MESSAGES: (write_messages, DATA_PARQUET),
     ExportFormat.PARQUET: (write_parquet, DATA_PARQUET),
     ExportFormat.WEBDATASET: (write_webdataset, DATA_TARS),
+    ExportFormat.TRL_DPO: (write_trl_dpo, DATA_PARQUET),
 }
 """The same for formats that may have several."""
 
@@ -131,7 +134,7 @@ def export(
 
     def fill(data: Path, target: Path, shown_name: str) -> None:
         write(rows, data, counts)
-        _refuse_nothing(counts, pictures, commits, store.uri, all_records=format == ExportFormat.PARQUET)
+        _refuse_nothing(counts, pictures, commits, store.uri, ExportFormat(format))
         target.write_text(card(lineage, counts, pictures, shown_name, is_file=as_file), encoding="utf-8")
 
     with _whole(out) as tmp:
@@ -146,11 +149,15 @@ def export(
     return ExportReport(counts.num_records, out, card_path, tuple(pictures.bad.values()))
 
 
-def _refuse_nothing(counts: ExportCounts, pictures: Pictures, commits: Sequence[RoundCommit], uri: str, *, all_records: bool) -> None:
+def _refuse_nothing(counts: ExportCounts, pictures: Pictures, commits: Sequence[RoundCommit], uri: str, format: ExportFormat) -> None:
     if counts.num_records:
         return
     unreadable = f" ({len(pictures.bad)} images cannot be read, the first: {next(iter(pictures.bad.values()))})" if pictures.bad else ""
-    nothing = "no records" if all_records else f"no accepted records with readable images{unreadable}"
+    nothing = f"no accepted records with readable images{unreadable}"
+    if format == ExportFormat.PARQUET:
+        nothing = "no records"
+    elif format == ExportFormat.TRL_DPO:
+        nothing = f"no pairs: correction changed the answers of {nothing}, or of none with the evidence that training.objective asks for"
     raise UserError(f"nothing to export: rounds {[commit.round for commit in commits]} of {uri} hold {nothing}")
 
 

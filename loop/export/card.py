@@ -26,6 +26,8 @@ _HOLDS = {
     "`media_dir`, and `vigc_loop` as `dataset`.",
     "swift": "Accepted records as ms-swift's messages in `data.jsonl`; set `ROOT_IMAGE_DIR` to this folder, below which the images are.",
     "messages": "Accepted records as chat messages with the bytes of their image, for TRL and `datasets`.",
+    "trl-dpo": "Pairs of answers with the bytes of their image, for TRL's DPOTrainer: where correction changed the answer of an accepted "
+    "record, the corrected one is chosen and the original one rejected.",
     "webdataset": "Accepted records as WebDataset: a sample is an image and a `.json` file of LLaVA's fields, named by the record.",
     "parquet": "All records with the bytes of their image, the rejected ones with their reasons; `accepted` tells them apart.",
 }

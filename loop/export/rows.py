@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from actors.images import ImageSource
@@ -86,26 +87,32 @@ class Rows:
     pictures: Pictures
     workers: int
 
-    def batches(self, columns: Sequence[str], *, accepted_only: bool = True) -> Generator[Batch, None, None]:
-        """Columns of the records, in order. Every record is added to the lineage. Close the iterator if it is not used up.
+    def batches(
+        self, columns: Sequence[str], *, accepted_only: bool = True, mask: Callable[[pa.Table], np.ndarray] | None = None
+    ) -> Generator[Batch, None, None]:
+        """Columns of the records, in order; with a `mask` only of those for which it is true. Every record is added to the lineage. Close
+        the iterator if it is not used up.
 
         Raises:
             DamagedFileError: a part does not match the commit record.
             ExportError: a process that reads images died, or did not read in time.
         """
-        slices = self._slices(columns, accepted_only=accepted_only)
+        slices = self._slices(columns, mask, accepted_only=accepted_only)
         with closing(read_pictures(self.images, ((part, part[2]) for part in slices), self.workers)) as read:
             for (index, table, ids), found in read:
                 named = {image_id: self.pictures.named(image_id, picture) for image_id, picture in found.items()}
                 yield Batch(index, table, ids, [named[image_id] for image_id in ids])
 
-    def _slices(self, columns: Sequence[str], *, accepted_only: bool) -> Iterator[tuple[int, pa.Table, list[str]]]:
+    def _slices(
+        self, columns: Sequence[str], mask: Callable[[pa.Table], np.ndarray] | None, *, accepted_only: bool
+    ) -> Iterator[tuple[int, pa.Table, list[str]]]:
         """Round, rows and image ids of each batch."""
         names = list(dict.fromkeys([*columns, "image_id", *_LINEAGE_COLUMNS]))
         for commit in self.lineage.commits:
             for records in record_tables(self.reader, commit, names):
                 self.lineage.add(commit.round, records)
                 written = records.filter(records["accepted"]) if accepted_only else records
+                written = written if mask is None else written.filter(pa.array(mask(written)))
                 ids = [self.image_id_of(commit.round, image_id) for image_id in written["image_id"].to_pylist()]
                 written = written.select(list(columns))
                 for start in range(0, written.num_rows, _ROWS_PER_BATCH):

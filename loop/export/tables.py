@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +16,8 @@ from loop.export.pictures import Picture
 from loop.export.rows import Batch, Rows, counts_of
 from loop.export.writers import COLUMNS, ExportCounts
 from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA
+from policies.training.objectives import OBJECTIVES, Dpo
+from policies.training.pairs import EVIDENCE_COLUMNS, TEXT_COLUMNS, Pair, is_changed, is_evident, pairs_of
 
 DATA_PARQUET = "data.parquet"
 _ROWS_PER_GROUP = 1000
@@ -21,23 +25,27 @@ _IMAGE_BYTES_PER_GROUP = 32 << 20
 """Limits of a Parquet row group: streaming readers hold one, images included, in memory; small ones take longer to write and read."""
 
 _TEXT = {"dtype": "string", "_type": "Value"}
-_FEATURES = {
-    "messages": [{"role": _TEXT, "content": [{"type": _TEXT, "text": _TEXT}]}],
-    "images": [{"_type": "Image"}],
-    "id": _TEXT,
-    "type": _TEXT,
-}
+_MESSAGES = [{"role": _TEXT, "content": [{"type": _TEXT, "text": _TEXT}]}]
 _CONTENT = pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())]))
-MESSAGES_SCHEMA = pa.schema(
-    [
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", _CONTENT)]))),
-        ("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))),
-        ("id", pa.string()),
-        ("type", pa.string()),
-    ],
-    # Without the features of `datasets` in the metadata, load_dataset("parquet") shows structs of bytes instead of images.
-    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-)
+
+
+def _chat_schema(columns: Sequence[str]) -> pa.Schema:
+    """Columns of chat messages, and then the images, `id` and `type` of a record."""
+    features = {**dict.fromkeys(columns, _MESSAGES), "images": [{"_type": "Image"}], "id": _TEXT, "type": _TEXT}
+    return pa.schema(
+        [
+            *((name, pa.list_(pa.struct([("role", pa.string()), ("content", _CONTENT)]))) for name in columns),
+            ("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))),
+            ("id", pa.string()),
+            ("type", pa.string()),
+        ],
+        # Without the features of `datasets` in the metadata, load_dataset("parquet") shows structs of bytes instead of images.
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+MESSAGES_SCHEMA = _chat_schema(("messages",))
+PAIRS_SCHEMA = _chat_schema(("prompt", "chosen", "rejected"))
 
 
 def _feature(kind: pa.DataType) -> Any:
@@ -69,6 +77,25 @@ def write_messages(rows: Rows, file: Path, counts: ExportCounts, shard_size: int
             files.write(pa.Table.from_pylist(written, schema=MESSAGES_SCHEMA), _num_bytes(batch))
 
 
+def write_trl_dpo(rows: Rows, file: Path, counts: ExportCounts, shard_size: int | None = None) -> None:
+    """Parquet of `PAIRS_SCHEMA`: the pairs of accepted records. A run with the objective `dpo` exports those whose evidence it trusts,
+    any other run all."""
+    dpo = _dpo_of(rows.lineage.run.config)
+
+    def is_pair(records: pa.Table) -> np.ndarray:
+        return is_changed(records) if dpo is None else is_changed(records) & is_evident(records, dpo)
+
+    batches = rows.batches((*TEXT_COLUMNS, *EVIDENCE_COLUMNS), mask=is_pair)
+    with closing(_ParquetFiles(file, PAIRS_SCHEMA, shard_size)) as files, closing(batches):
+        for batch in batches:
+            written = []
+            for pair, picture in zip(pairs_of(batch.table), batch.pictures, strict=True):
+                if picture is not None:
+                    counts.add(batch.round, pair.question_type)
+                    written.append(_pair_row(pair, picture))
+            files.write(pa.Table.from_pylist(written, schema=PAIRS_SCHEMA), _num_bytes(batch))
+
+
 def write_parquet(rows: Rows, file: Path, counts: ExportCounts, shard_size: int | None = None) -> None:
     """Parquet of all records with their images; one that cannot be read is null."""
     with (
@@ -95,13 +122,35 @@ def _with_images(batch: Batch) -> pa.Table:
 def _messages_row(row: dict[str, Any], picture: Picture) -> dict[str, Any]:
     return {
         "messages": [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["question"]}]},
-            {"role": "assistant", "content": [{"type": "text", "text": row["answer"]}]},
+            {"role": "user", "content": [{"type": "image"}, _text(row["question"])]},
+            {"role": "assistant", "content": [_text(row["answer"])]},
         ],
         "images": [_image_cell(picture)],
         "id": row["record_id"],
         "type": row["question_type"],
     }
+
+
+def _pair_row(pair: Pair, picture: Picture) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, _text(pair.prompt)]}],
+        "chosen": [{"role": "assistant", "content": [_text(pair.chosen)]}],
+        "rejected": [{"role": "assistant", "content": [_text(pair.rejected)]}],
+        "images": [_image_cell(picture)],
+        "id": pair.record_id,
+        "type": pair.question_type,
+    }
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _dpo_of(config: Mapping[str, Any]) -> Dpo | None:
+    """The objective of a run, if it is DPO."""
+    objective = config.get("training", {}).get("objective", {"policy": "sft"})
+    found = OBJECTIVES.build(objective["policy"], objective.get("options"))
+    return found if isinstance(found, Dpo) else None
 
 
 def _image_cell(picture: Picture) -> dict[str, Any]:

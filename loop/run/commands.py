@@ -193,7 +193,9 @@ def export(
     run_dir: RunDir,
     out: Annotated[str, typer.Option(help="folder to write, or NAME.parquet; it must not exist")],
     round: Annotated[str, typer.Option("--round", help="a round's number, or all")] = "all",
-    format: Annotated[str, typer.Option("--format", help="llava, vigc, sharegpt, swift, webdataset, messages or parquet")] = "llava",
+    format: Annotated[
+        str, typer.Option("--format", help="llava, vigc, sharegpt, swift, webdataset, messages, trl-dpo or parquet")
+    ] = "llava",
     shard_size: Annotated[int | None, typer.Option("--shard-size", min=1, help="records per file of Parquet or WebDataset")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes that read images; default one for each core, up to 8")] = None,
 ) -> None:

@@ -15,7 +15,7 @@ NUM_CHECKED_IMAGES = 64
 
 
 def findings_of(result: TrainingResult, num_samples: int, *, with_place: bool = False) -> list[Finding]:
-    """One finding per reason for skipping samples, and one for steps without a token to learn.
+    """One finding per reason for skipping samples, one for steps without a token to learn, and one for skipped pairs.
 
     Args:
         result: the result of the training.
@@ -34,6 +34,10 @@ def findings_of(result: TrainingResult, num_samples: int, *, with_place: bool = 
     if result.num_empty_steps:
         message = f"of {result.num_steps} training steps had no token to learn and changed nothing: all their samples were passed over"
         findings.append(Finding(kind="empty_steps", count=result.num_empty_steps, message=message))
+    if result.num_skipped_pairs:
+        num_pairs = result.num_pairs + result.num_skipped_pairs
+        message = f"of {num_pairs} pairs passed over: image or text cannot be trained on, or early_stop holds the image out"
+        findings.append(Finding(kind="passed_over_pairs", count=result.num_skipped_pairs, message=message))
     return findings
 
 

@@ -121,6 +121,14 @@ def build_policies(config: RunConfig) -> Policies:
         if spec.metric.policy != AUTO:
             build_metric(spec.metric.policy, spec.metric.options)
     unchanged = any(spec.policy == "agreement" and spec.options.get("require_original", True) for spec in config.filters)
+    if (dpo := config.training.dpo) is not None:
+        if unchanged:
+            raise UserError(
+                "training.objective dpo has no pairs: the filter agreement keeps only records whose answer correction did not change; give "
+                "it require_original false, or set objective sft"
+            )
+        if needed := dpo.missing(policies.correction):
+            raise UserError(f"training.objective dpo needs {needed}")
     if unchanged and "no_correction" in config.control:
         raise UserError(
             "control no_correction would learn what the candidate learns: the filter agreement keeps only records whose answer correction "

@@ -109,7 +109,9 @@ class RoundCommit(Document):
     metrics: dict[str, float] = Field(default_factory=dict)
     """`correct_before`, `correct_after`, `correct_kept` (shares, where the truth is known), `accuracy/SET` of the champion after
     the round (`likelihood/SET`, `rouge_l/SET`, `judge/SET` or `score/SET` where the metric of the set measures that),
-    `candidate_accuracy/SET`, `train_loss`, `distinct_2`, `mean_answer_words` and the like; of controls `control/NAME/...`, see
+    `candidate_accuracy/SET`, `train_loss`, `distinct_2`, `mean_answer_words` and the like; with the objective `dpo` `dpo_pairs`, and at
+    the first and at the last point of the training `dpo_first_accuracy` and `dpo_accuracy` (the share of pairs whose implicit margin is
+    above 0), `dpo_first_margin` and `dpo_margin`, `dpo_first_loss` and `dpo_loss`; of controls `control/NAME/...`, see
     `loop.run.stages.controls`."""
     decision: Decision | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)

@@ -5,6 +5,7 @@
 | checkpoint       | rank 0 writes it, the driver publishes it | rank 0 writes it on its node and publishes it                             |
 | step checkpoints | ranks write them into one folder          | each rank uploads a part, `checkpoints/NAME.steps/PART`, then its receipt |
 | training samples | a folder that ranks map into memory       | the driver uploads them, and ranks map a copy on their node               |
+| pairs for DPO    | a folder in that of the training samples  | the same                                                                  |
 
 What ranks write behind a URI is under the driver's lease, as everything that the driver writes itself.
 """
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from actors.folders import subfolder
 from actors.training.checkpoint import RESULT_FILE
 from actors.training.samples import StoredSamples
 from loop.errors import DamagedFileError
@@ -26,6 +28,8 @@ from loop.store.storage.remote import RemoteStorage
 
 log = logging.getLogger(__name__)
 
+PAIRS = "pairs"
+"""Folder of the pairs for DPO, in that of the training samples."""
 _SAMPLES = "samples"
 
 
@@ -139,6 +143,13 @@ def shared_samples(store: Store, name: str, samples: StoredSamples) -> StoredSam
     path = f"{_steps(name)}/{_SAMPLES}"
     files = store.storage.publish(samples.folder, path, store.check_fence)
     return StoredSamples(store.storage.checkpoint(path, files), samples.digest)
+
+
+def shared_pairs(samples: StoredSamples, pairs: StoredSamples) -> StoredSamples:
+    """Pairs that were written into the folder `PAIRS` of shared samples, as ranks on any node read them."""
+    folder = subfolder(samples.folder, PAIRS)
+    assert folder is not None, "they were shared with the samples"
+    return StoredSamples(folder, pairs.digest)
 
 
 def drop_steps(store: Store, name: str) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from actors.processors import SpecialTokens, end_ids_of, reads_both_ways
 from actors.training.inputs.conversations import messages_of, takes_no_image, takes_several_images, words_of
-from actors.training.job import SkipReason
+from actors.training.inputs.skips import SkipReason
 
 IGNORED = -100
 """Label of a token without a loss."""

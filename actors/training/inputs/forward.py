@@ -39,3 +39,11 @@ def summed_loss(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
     """Cross-entropy in float32, summed over the batch's target tokens."""
     logits, targets = target_logits(model, batch, device)
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def answer_logprobs(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+    """Log-probability of each row's target tokens in nats, summed in float32: [rows]. A row without targets has 0."""
+    logits, targets = target_logits(model, batch, device)
+    logprobs = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    num_targets = (batch.labels[:, 1:] != IGNORED).sum(1).tolist()
+    return torch.stack([row.sum() for row in logprobs.split(num_targets)])

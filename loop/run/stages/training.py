@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from actors.engines.adapters.files import ADAPTER_FOLDER
 from actors.folders import subfolder
-from actors.training.job import Hyperparameters, TrainingJob
+from actors.training.job import Hyperparameters, TrainingJob, TrainingResult
+from actors.training.samples import StoredSamples
 from loop.run.contents import Run
 from loop.run.models import Model, Models
 from loop.run.skipped import findings_of
-from loop.run.stages.training_set import Generated, generated_so_far, training_set
+from loop.run.stages.training_set import Generated, generated_so_far, training_pairs, training_set
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed
 from loop.store.commits import Finding, RoundState, checkpoint_name
 from loop.store.run_store import PartReceipt
 from loop.store.selected import SelectedRows
-from loop.store.training_files import drop_steps, finish_checkpoint, samples_folder, shared_samples, training_output, training_steps
+from loop.store.training_files import (
+    PAIRS,
+    drop_steps,
+    finish_checkpoint,
+    samples_folder,
+    shared_pairs,
+    shared_samples,
+    training_output,
+    training_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +45,10 @@ class Trained:
 
 def train(
     run: Run, models: Models, workers: Workers, index: int, start: Model, hyper: Hyperparameters,
-    generated: Callable[[], Sequence[Generated]], suffix: str = "",
+    generated: Callable[[], Sequence[Generated]], suffix: str = "", pairs_of: SelectedRows | None = None,
 ) -> Trained:  # fmt: skip
-    """Train a model from `start` on seed data and `generated` records, which are not read if the training is finished.
+    """Train a model from `start` on seed data and `generated` records, which are not read if the training is finished. With the objective
+    `dpo` it also learns from the pairs of the records `pairs_of`; a control, which has none, is trained by `sft` alone.
 
     The checkpoint is named `round-INDEX` and the part `training`, each followed by `suffix`. All trainings of a round share steps,
     schedule, augmentation and seed.
@@ -49,10 +61,11 @@ def train(
         output = training_output(run.store, name)
         with samples_folder(run.store, name) as folder:
             drawn = training_set(run, index, generated(), hyper.num_samples, folder)
+            pairs, findings = _pairs(run, index, pairs_of, hyper, folder)
             samples = shared_samples(run.store, name, drawn.samples)
         job = TrainingJob(
             run.store.checkpoint(start.path, run.kept_checkpoints), output, samples, derived_seed(run.config.seed, index, "train"),
-            hyper, training_steps(run.store, name), config.checkpoint_steps,
+            hyper, training_steps(run.store, name), config.checkpoint_steps, pairs=() if pairs is None else shared_pairs(samples, pairs),
         )  # fmt: skip
         if run.config.transport == "adapter":
             job = on_base(run, models.base(), job)
@@ -63,13 +76,15 @@ def train(
             "train_loss": result.mean_loss,
             "train_final_loss": result.final_loss,
             "train_target_tokens": float(result.num_target_tokens),
+            **(_pair_metrics(result) if hyper.dpo is not None and pairs_of is not None else {}),
         }
         document = {
             "digest": result.digest,
             "metrics": measured,
             "losses": list(result.losses),
             **({"held_out_losses": list(result.held_out_losses), "best_step": result.best_step} if result.held_out_losses else {}),
-            "findings": [finding.model_dump() for finding in (*findings_of(result, len(samples)), *drawn.findings)],
+            **({"pairs": list(result.pair_points)} if result.pair_points else {}),
+            "findings": [finding.model_dump() for finding in (*findings_of(result, len(samples)), *drawn.findings, *findings)],
         }
         part = run.store.write_json_part(index, part_name, document)
     drop_steps(run.store, name)
@@ -82,7 +97,26 @@ def train(
 def train_candidate(run: Run, models: Models, workers: Workers, index: int, selected: SelectedRows) -> Trained:
     """The candidate of a round, from the model that the start policy chooses."""
     start = run.policies.start.start(models.base(), models.champion())
-    return train(run, models, workers, index, start, hyperparameters(run, selected), partial(generated_so_far, run, index, selected))
+    generated = partial(generated_so_far, run, index, selected)
+    return train(run, models, workers, index, start, hyperparameters(run, selected), generated, pairs_of=selected)
+
+
+def _pairs(
+    run: Run, index: int, selected: SelectedRows | None, hyper: Hyperparameters, folder: Path
+) -> tuple[StoredSamples | None, list[Finding]]:
+    """The pairs that a training learns from, in the folder of its samples, and findings about them; a step has as many as DPO asks for."""
+    if hyper.dpo is None or selected is None:
+        return None, []
+    return training_pairs(run, index, selected, hyper.dpo, hyper.num_steps * hyper.dpo.pairs_per_step, folder / PAIRS)
+
+
+def _pair_metrics(result: TrainingResult) -> dict[str, float]:
+    """The number of pairs, and what the model prefers at the first and at the last point of the training."""
+    found = {"dpo_pairs": float(result.num_pairs)}
+    if result.pair_points:
+        for name, (_, loss, accuracy, margin) in (("first_", result.pair_points[0]), ("", result.pair_points[-1])):
+            found |= {f"dpo_{name}loss": loss, f"dpo_{name}accuracy": accuracy, f"dpo_{name}margin": margin}
+    return found
 
 
 def on_base(run: Run, base: Model, job: TrainingJob) -> TrainingJob:

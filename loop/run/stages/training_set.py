@@ -1,9 +1,10 @@
-"""The training set of a model: seed data and generated records, mixed by the mixing policy, as files that the ranks map into memory."""
+"""The training set of a model: seed data and generated records, mixed by the mixing policy, and the pairs for DPO, as files that the ranks
+map into memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from policies.generation.instructions import vig_target
 from policies.generation.knowledge import drawn_answer, vic_prompt
 from policies.records import TrainingSample
 from policies.training.mixing import Form, Mix, mixed
+from policies.training.objectives import Dpo
+from policies.training.pairs import EVIDENCE_COLUMNS, TEXT_COLUMNS, is_changed, is_evident, pairs_of
 
 _MAX_COPIES = 20
-"""Mean copies of a generated record in a training set above which a finding is reported: LLaVA and VIGC train for 1 to 12 epochs."""
+"""Mean copies of a generated record or pair in a training above which a finding is reported: LLaVA and VIGC train for 1 to 12 epochs."""
 _READ = ("record_id", "image_id", "question_type", "instruction", "question", "short_answers", "short_answer_weights")
 
 
@@ -133,6 +136,55 @@ def _samples(generated: Generated, entries: _Entries) -> Iterator[TrainingSample
                     turn = vic_prompt(question_type, question), said
                 yield TrainingSample(image, (turn,), record_id, question_type)
             done += 1
+
+
+def training_pairs(
+    run: Run, index: int, selected: SelectedRows, dpo: Dpo, num_drawn: int, folder: Path
+) -> tuple[StoredSamples | None, list[Finding]]:
+    """Write the pairs of the selected records of round `index` to `folder`: the chosen and the rejected conversation of each, in turn. If
+    there are more than the `num_drawn` that a training draws, some are left out.
+
+    Returns:
+        the conversations, `None` if no record makes a pair, and what a person should know of them.
+
+    Raises:
+        DamagedFileError: a part of the round is missing or altered.
+    """
+    masks = list[np.ndarray]()
+    for records in selected.read((*TEXT_COLUMNS, *EVIDENCE_COLUMNS)):
+        changed = is_changed(records)
+        masks.append(np.stack([changed, changed & is_evident(records, dpo)]))
+    changed, kept = map(np.flatnonzero, np.concatenate(masks, axis=1))
+    findings = _findings_about_pairs(len(selected), len(changed), len(kept), num_drawn, dpo)
+    if not len(kept):
+        return None, findings
+    if len(kept) > num_drawn:
+        rng = np.random.default_rng(derived_seed(run.config.seed, index, "pairs"))
+        kept = np.sort(rng.choice(kept, num_drawn, replace=False))
+    image_set = image_set_name(run.config, run.policies.schedule, index)
+    pairs = chain.from_iterable(map(pairs_of, selected.read(TEXT_COLUMNS, kept)))
+    samples = chain.from_iterable(replace(pair, image_id=routed(image_set, pair.image_id)).samples for pair in pairs)
+    return write_samples(folder, samples, np.arange(2 * len(kept))), findings
+
+
+def _findings_about_pairs(num_records: int, num_changed: int, num_pairs: int, num_drawn: int, dpo: Dpo) -> list[Finding]:
+    sft = "dpo has no pair, and the candidate was trained by sft alone"
+    if not num_changed:
+        message = f"selected records, and in none has correction changed the answer: {sft}; loosen the filters, or set objective sft"
+        return [Finding(kind="no_pairs", count=num_records, message=message)]
+    if not num_pairs:
+        message = (
+            f"of {num_records} selected records have an answer that correction changed, and for none the evidence reaches {dpo.evidence}: "
+            f"{sft}; lower it, or loosen the filters"
+        )
+        return [Finding(kind="no_pairs", count=num_changed, message=message)]
+    if num_drawn <= _MAX_COPIES * num_pairs:
+        return []
+    message = (
+        f"{num_pairs} pair(s) are drawn {num_drawn} times, {num_drawn / num_pairs:.0f} times each, and may be learned by heart: take more "
+        "images, lower objective.dpo.pairs_per_step or training.num_steps"
+    )
+    return [Finding(kind="repeated_pairs", count=num_pairs, message=message)]
 
 
 def repeated_records(mix: Mix, samples: Sequence[TrainingSample]) -> list[Finding]:

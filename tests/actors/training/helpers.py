@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +46,25 @@ def samples_of(count: int) -> list[TrainingSample]:
     return samples
 
 
+def pairs_of(count: int) -> list[TrainingSample]:
+    """The chosen and the rejected conversation of each pair, in turn: the right answer about the first scenes of `samples_of`, and a wrong
+    one."""
+    pairs = []
+    for sample in samples_of(count):
+        question, right = sample.turns[0]
+        pairs += [replace(sample, turns=((question, answer),)) for answer in (right, "There is no square at the left.")]
+    return pairs
+
+
 def save_base(folder: Path) -> Path:
     torch.manual_seed(0)
     save_untrained(folder)
     return folder
 
 
-def job_of(base: Path, output: Path, *, count: int = 24, **hyper: object) -> TrainingJob:
+def job_of(base: Path, output: Path, *, count: int = 24, pairs: Sequence[TrainingSample] = (), **hyper: object) -> TrainingJob:
     settings: dict = {"batch_size": 8, "num_steps": 4, "learning_rate": 1e-3, **hyper}
-    return TrainingJob(base, output, samples_of(count), seed=3, hyper=Hyperparameters(**settings))
+    return TrainingJob(base, output, samples_of(count), seed=3, hyper=Hyperparameters(**settings), pairs=pairs)
 
 
 class InterruptedJobError(Exception):

@@ -17,7 +17,8 @@ from actors.training.checkpoint import load_model
 from actors.training.core import run_local
 from actors.training.inputs.conversations import messages_of
 from actors.training.inputs.encoding import IGNORED, ConversationEncoder
-from actors.training.job import Hyperparameters, SkipReason, TrainingJob
+from actors.training.inputs.skips import SkipReason
+from actors.training.job import Hyperparameters, TrainingJob
 from actors.training.pixels import Augmentation, PixelReader
 from loop.sources.shapes.render import render
 from loop.sources.shapes.scene import image_id as shape_id

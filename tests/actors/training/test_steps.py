@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from actors.training.core import run_local
-from actors.training.job import Lora, TrainerError, TrainingJob
-from tests.actors.training.helpers import Shapes, interrupt, job_of, save_base
+from actors.training.job import Lora, Progress, TrainerError, TrainingJob
+from policies.training.objectives import Dpo
+from tests.actors.training.helpers import Shapes, interrupt, job_of, pairs_of, save_base
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +29,31 @@ def stepping(job: TrainingJob, folder: Path) -> TrainingJob:
 
 def finish(job: TrainingJob) -> tuple[list[int], tuple[Any, ...]]:
     """The steps that were still done, and what came of the job."""
-    steps: list[int] = []
-    result = run_local(job, Shapes(), on_progress=lambda progress: steps.append(progress.step))
-    return steps, (result.digest, result.losses, result.mean_loss, result.num_target_tokens, result.skipped)
+    seen: list[Progress] = []
+    result = run_local(job, Shapes(), on_progress=seen.append)
+    steps = [progress.step for progress in seen if not progress.num_measured]
+    logged = (result.losses, result.mean_loss, result.num_target_tokens, result.skipped, result.num_pairs, result.pair_points)
+    return steps, (result.digest, *logged)
 
 
 OFFLOADED = {"zero_stage": 2, "offload": ("optimizer",), "max_micro_batch_tokens": 100, "max_tokens": 100, "activation_checkpointing": True}
 LORA = {"frozen": ("vision_tower", "language_model"), "lora": Lora(rank=2, dropout=0.3)}
 
 
+PAIRS = {"dpo": Dpo(pairs_per_step=3)}
+
+
 @pytest.mark.parametrize(
-    "hyper", [{"zero_stage": 0}, {**LORA, "zero_stage": 2}, OFFLOADED, pytest.param({"zero_stage": 3}, marks=pytest.mark.slow)]
+    "hyper",
+    [
+        {"zero_stage": 0, **PAIRS},
+        {**LORA, "zero_stage": 2, **PAIRS},
+        OFFLOADED,
+        pytest.param({"zero_stage": 3, **PAIRS}, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_job_ends_with_the_weights_of_an_undisturbed_one(base: Path, tmp_path: Path, hyper: dict[str, Any]) -> None:
-    job = job_of(base, tmp_path / "out", num_steps=7, pixel_noise=0.05, **hyper)
+    job = job_of(base, tmp_path / "out", num_steps=7, pixel_noise=0.05, pairs=pairs_of(5) if "dpo" in hyper else (), **hyper)
     _, undisturbed = finish(replace(job, output=tmp_path / "undisturbed"))
     job = stepping(job, tmp_path / "steps")
     interrupt(job, after=3)

@@ -18,7 +18,8 @@ from actors.engines.transformers import TransformersEngine
 from actors.engines.weights import digest_of, manifest_of, read_checkpoint
 from actors.training.checkpoint import group_of, load_model
 from actors.training.core import checkpoint_activations, learning_rate_factor, run_local
-from actors.training.job import PARAMETER_GROUPS, Hyperparameters, SkipReason, TrainerError, TrainingResult
+from actors.training.inputs.skips import SkipReason
+from actors.training.job import PARAMETER_GROUPS, Hyperparameters, TrainerError, TrainingResult
 from actors.training.order import global_batches
 from tests.actors.training.helpers import Shapes, job_of, save_base
 

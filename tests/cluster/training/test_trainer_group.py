@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -20,7 +21,8 @@ from cluster.errors import FinalError
 from cluster.resources.placement import RankPlace
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from cluster.training.watch import WATCH_GROUP, StartWatch
-from tests.actors.training.helpers import Shapes, job_of, save_base
+from policies.training.objectives import Dpo
+from tests.actors.training.helpers import Shapes, job_of, pairs_of, save_base
 from tests.cluster.training.mortals import Mortal, Refused, Unreachable
 from tests.cluster.workers import SlowStart, wait_while
 
@@ -46,6 +48,11 @@ def test_two_ranks_train_like_one_over_several_jobs_and_a_death_is_a_named_error
         assert result.num_target_tokens == single.num_target_tokens
         assert result.digest == digest_of(read_checkpoint(job.output))
     assert group.train(job, Shapes(), Bounds(TIMEOUT_S)) == result
+    with_pairs = job_of(base, tmp_path / "single pairs", dpo=Dpo(pairs_per_step=4), pairs=pairs_of(5))
+    result = group.train(replace(with_pairs, output=tmp_path / "pairs"), Shapes(), Bounds(TIMEOUT_S))
+    single = run_local(with_pairs, Shapes())
+    assert (result.num_pairs, dict(result.losses)) == (5, pytest.approx(dict(single.losses), abs=1e-4))
+    assert np.array(result.pair_points)[:, 3] == pytest.approx(np.array(single.pair_points)[:, 3], abs=1e-3)
     assert group.pids == pids
 
     endless = job_of(base, tmp_path / "endless", num_steps=100_000)

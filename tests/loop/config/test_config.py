@@ -40,6 +40,7 @@ def document(**changes: Any) -> dict[str, Any]:
     return {**least, "filters": ["parsable"], **changes}
 
 
+DPO = {"training": {"objective": "dpo"}}
 NEAR = {"near": {"data": SHAPES, "seed_domain": True}}
 POPE = {"pope": {"data": {**SHAPES}, "yes_no": True}}
 
@@ -52,6 +53,19 @@ POPE = {"pope": {"data": {**SHAPES}, "yes_no": True}}
         (
             {"control": "no_correction", "correction": "none"},
             "config: control no_correction equals the run itself when correction is none",
+        ),
+        (
+            {"correction": "none", **DPO},
+            "config: training.objective dpo has no pairs when correction is none, which changes no answer; set",
+        ),
+        ({"training": {"objective": "ppo"}}, "training: unknown training objective 'ppo'; expected one of ['dpo', 'sft'] or "),
+        (
+            {"training": {"objective": {"dpo": {"beta": 0}}}},
+            "training: training objective 'dpo' cannot be built from {'beta': 0}: beta is 0; expected a number above 0",
+        ),
+        (
+            {"training": {**DPO["training"], "batch_size": 63}, "cluster": {"trainer_ranks": 3}},
+            "config: training.objective.dpo.pairs_per_step 8 cannot be shared by 3 trainer ranks; choose a multiple",
         ),
         (
             {"acceptance_sets": NEAR},
@@ -300,6 +314,14 @@ def test_a_policy_that_does_not_exist_is_named_with_those_that_do(section: str, 
         (
             {"control": "no_correction", "filters": ["agreement"], "correction": {"sentence_by_sentence": {"num_views": 1}}},
             "control no_correction would learn what the candidate learns: the filter agreement keeps only records whose answer correction",
+        ),
+        (
+            {**DPO, "filters": ["agreement"]},
+            "training.objective dpo has no pairs: the filter agreement keeps only records whose answer correction did not change; give it ",
+        ),
+        (
+            {**DPO, "correction": {"sentence_by_sentence": {"num_views": 0}}},
+            "training.objective dpo needs correction num_views of 1 or more (or its own min_agreement_gain null)",
         ),
     ],
 )  # fmt: skip

@@ -81,6 +81,7 @@ def test_forms_make_the_samples_that_they_name() -> None:
         ({"frozen": ["vision_tower", "projector", "language_model"]}, "the model has nothing to train"),
         ({"frozen": ["language_model"], "lora": {"targets": ["q_proj", "gate"]}}, "lora targets ['gate'] are not linear layers"),
         ({"lora": {"rank": 4}}, "name language_model in `frozen`"),
+        ({"objective": "dpo"}, "stages.0: objective dpo learns from what correction changes in a round of `vigc run`; set objective sft"),
     ],
     ids=str,
 )

@@ -112,6 +112,37 @@ def test_llava_holds_accepted_records_and_their_images(filled: Store, tmp_path: 
         assert image.getpixel((0, 0)) == (5, 20, 30)
 
 
+CHANGED = replace(KEPT, original_answer="A dog.", view_answers=("A cat.", "a cat"))
+
+
+def test_trl_dpo_holds_the_answers_that_correction_changed(store: Store, tmp_path: Path) -> None:
+    same, doubted = replace(CHANGED, original_answer="a cat"), replace(CHANGED, record_id="r0-s0-2", view_answers=("A dog.",))
+    commit(store, 0, [CHANGED, replace(same, record_id="r0-s0-1"), doubted, replace(CHANGED, record_id="r0-s0-3", accepted=False)])
+    report = export(store, 0, "trl-dpo", tmp_path / "out", Pictures())
+    first, second = pq.read_table(report.path / "data.parquet").to_pylist()
+    assert (first["id"], second["id"]) == ("r0-s0-0", "r0-s0-2")
+    assert first["prompt"] == [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What <image>?"}]}]
+    assert first["chosen"] == [{"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}]
+    assert first["rejected"] == [{"role": "assistant", "content": [{"type": "text", "text": "A dog."}]}]
+    assert Image.open(io.BytesIO(first["images"][0]["bytes"])).size == (8, 6)
+    assert "2 records about 1 images" in report.card.read_text()
+
+
+def test_trl_dpo_of_a_run_that_trains_on_pairs_holds_those_that_it_trusts(tmp_path: Path) -> None:
+    config = {"training": {"objective": {"policy": "dpo", "options": {"min_agreement_gain": 0.5}}}}
+    doubted = replace(CHANGED, view_answers=("A dog.", "A cat."))
+    with Store.create(tmp_path / "run", RunInfo(run_id="x", config=config)).locked() as store:
+        commit(store, 0, [CHANGED, replace(doubted, record_id="r0-s0-1")])
+        commit(store, 1, [replace(doubted, round=1)])
+        assert export(store, 0, "trl-dpo", tmp_path / "out", Pictures()).num_records == 1
+        nothing = (
+            r"nothing to export: rounds \[1\] of .* hold no pairs: correction changed the answers of no accepted records with readable"
+        )
+        with pytest.raises(UserError, match=nothing):
+            export(store, 1, "trl-dpo", tmp_path / "none", Pictures())
+    assert not (tmp_path / "none").exists()
+
+
 def test_one_round_alone(filled: Store, tmp_path: Path) -> None:
     report = export(filled, 1, "llava", tmp_path / "out", Pictures())
     assert [entry["id"] for entry in json.loads((report.path / "data.json").read_text())] == ["r1-s0-0"]
@@ -331,7 +362,7 @@ def test_parquet_is_cut_into_files(filled: Store, tmp_path: Path, format: str) -
 
 
 def test_files_of_one_format_or_name_are_not_cut(filled: Store, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="format llava has one data file; --shard-size works with messages, parquet, webdataset"):
+    with pytest.raises(UserError, match="format llava has one data file; --shard-size works with messages, parquet, trl-dpo, webdataset"):
         export(filled, "all", "llava", tmp_path / "a", Pictures(), shard_size=2)
     with pytest.raises(UserError, match=r"--shard-size writes several files, and --out .*a\.parquet is one; give a folder"):
         export(filled, "all", "parquet", tmp_path / "a.parquet", Pictures(), shard_size=2)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.training.job import SkippedSamples, SkipReason, TrainingResult
+from actors.training.inputs.skips import SkippedSamples, SkipReason
+from actors.training.job import TrainingResult
 from loop.run.skipped import findings_of
 from loop.run.train import print_summary
 

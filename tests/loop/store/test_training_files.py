@@ -36,17 +36,19 @@ from loop.store.run_store import Store
 from loop.store.storage import objects
 from loop.store.storage.remote import StoredFolder
 from loop.store.training_files import (
+    PAIRS,
     StoredOutput,
     StoredSteps,
     drop_steps,
     finish_checkpoint,
     samples_folder,
+    shared_pairs,
     shared_samples,
     training_output,
     training_steps,
 )
 from loop.store.verifying import verify
-from tests.actors.training.helpers import Shapes, interrupt, job_of, samples_of, save_base
+from tests.actors.training.helpers import Shapes, interrupt, job_of, pairs_of, samples_of, save_base
 from tests.loop.store.make_run import RUN, checkpoint, commit_of
 
 NAME = "round-0001"
@@ -180,12 +182,13 @@ def test_every_transport_brings_a_stored_checkpoint_to_an_engine_and_copies_no_m
 
 
 def test_training_samples_are_read_on_any_node(run: Store, cache: Path) -> None:
-    samples = samples_of(5)
+    samples, pairs = samples_of(5), pairs_of(2)
     with samples_folder(run, NAME) as folder:
+        written = write_samples(folder / PAIRS, pairs, np.arange(4))
         shared = shared_samples(run, NAME, write_samples(folder, samples, np.arange(5)))
     shutil.rmtree(cache)
-    elsewhere: StoredSamples = pickle.loads(pickle.dumps(shared))
-    assert list(elsewhere) == samples
+    elsewhere: list[StoredSamples] = pickle.loads(pickle.dumps([shared, shared_pairs(shared, written)]))
+    assert [list(one) for one in elsewhere] == [samples, pairs]
     drop_steps(run, NAME)
     assert run.storage.sizes("checkpoints") == {}
     assert list(cache.rglob("samples.arrow")) == []
