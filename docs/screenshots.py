@@ -17,7 +17,6 @@ from playwright.sync_api import sync_playwright
 
 from loop.cli import app
 
-_SIZE = {"width": 1240, "height": 1080}
 _FILE = Path(__file__).parent / "gallery.png"
 
 
@@ -27,7 +26,7 @@ def main() -> None:
         app(["report", sys.argv[1], "--out", f"{folder}/report"], standalone_mode=False)
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            page = browser.new_page(viewport=_SIZE, color_scheme="light")
+            page = browser.new_page(viewport={"width": 1240, "height": 1080}, color_scheme="light")
             page.goto((Path(folder) / "report" / "round-0001.html").as_uri())
             page.select_option("[name=sort]", "changed")
             page.screenshot(path=_FILE)

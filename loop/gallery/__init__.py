@@ -122,6 +122,10 @@ def _index(reader: RunReader, commits: Sequence[RoundCommit], previews: dict[int
 
     return {
         "previews": previews,
+        "totals": {
+            **{name: sum(commit.counts.get(name, 0) for commit in commits) for name in ("generated", "accepted")},
+            "champions": sum(commit.state is RoundState.ACCEPTED for commit in commits),
+        },
         "leads": list(zip(leads, lead_bars(leads), strict=True)),
         "scores": charts(held_out_scores(reader, commits, report.problems)),
         "correctness": charts([correctness(commits)]),

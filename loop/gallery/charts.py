@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from loop.gallery.measures import Lead, Measured, Point
 
-WIDTH, HEIGHT = 340, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 14, 12, 26
+WIDTH, HEIGHT = 290, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 10, 26
 _STEPS = (0.5, 1, 2, 5, 10, 20, 25)
 """Distances of ticks in percent, of which the smallest with at most `_MAX_TICKS` is taken."""
 _MAX_TICKS = 5
@@ -94,12 +94,10 @@ class _Scale:
 def _ticks(values: Sequence[float]) -> list[float]:
     """Round percentages that enclose the values."""
     low, high = min(values), max(values)
-    for step in _STEPS:
-        first, last = math.floor(low / step), math.ceil(high / step)
-        if first == last:
-            first, last = (first - 1, last) if last * step >= 100 else (first, last + 1)
-        if last - first < _MAX_TICKS:
-            break
+    step = next((one for one in _STEPS if math.ceil(high / one) - math.floor(low / one) < _MAX_TICKS), _STEPS[-1])
+    first, last = math.floor(low / step), math.ceil(high / step)
+    if first == last:  # one value, on a tick
+        first, last = (first - 1, last) if last * step >= 100 else (first, last + 1)
     return [step * tick for tick in range(first, last + 1)]
 
 

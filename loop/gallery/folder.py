@@ -54,9 +54,10 @@ def replaced(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: `check_folder` refuses the folder, or it cannot be written.
     """
-    check_folder(folder)
+    folder = folder.resolve()
     tmp, old = (folder.with_name(f".{folder.name}.{uuid4().hex}.{kind}") for kind in ("tmp", "old"))
     try:
+        check_folder(folder)
         tmp.mkdir(parents=True)
         yield tmp
         if folder.exists():

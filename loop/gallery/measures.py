@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loop.errors import DamagedFileError, SchemaVersionError
-from loop.store.commits import RoundCommit, RoundState, champion_commit
+from loop.store.commits import RoundCommit, RoundState
 from loop.store.reading import RunReader
 from policies.acceptance.paired import Comparison, interval
 from policies.records import RecordSchemaError
@@ -59,15 +59,19 @@ def held_out_scores(reader: RunReader, commits: Sequence[RoundCommit], problems:
     """
     names = sorted({name for commit in commits for name in commit.metrics if name.partition("/")[0] in MEASURES})
     scores = {commit.round: _scores(reader, commit, problems) for commit in commits}
-    return [_held_out(name, commits, scores) for name in names]
+    made_in = {commit.champion: commit.round for commit in commits if commit.state is not RoundState.REJECTED}
+    return [_held_out(name, commits, scores, made_in) for name in names]
 
 
-def _held_out(metric: str, commits: Sequence[RoundCommit], scores: Mapping[int, Mapping[str, list[float]]]) -> Measured:
+def _held_out(
+    metric: str, commits: Sequence[RoundCommit], scores: Mapping[int, Mapping[str, list[float]]], made_in: Mapping[str, int]
+) -> Measured:
+    """The scores of one held-out set, given the answers of each round's candidate and the round that made each champion."""
     measure, _, name = metric.partition("/")
     champions, rejected = [], []
-    for place, commit in enumerate(commits):
+    for commit in commits:
         if metric in commit.metrics:
-            answered = scores[champion_commit(commits[: place + 1]).round].get(f"held_out/{name}", [])
+            answered = scores.get(made_in.get(commit.champion, -1), {}).get(f"held_out/{name}", [])
             champions.append(_point(commit.round, commit.metrics[metric], answered))
         if commit.state is RoundState.REJECTED and f"candidate_{metric}" in commit.metrics:
             answered = scores[commit.round].get(f"held_out/{name}", [])
@@ -160,5 +164,6 @@ def lead(commit: RoundCommit) -> Lead | None:
         return Lead(numbers["difference"], numbers["low"], numbers["high"])
     if not {"num_questions", "num_won", "num_lost"} <= numbers.keys():
         return None
-    counts = Comparison(*(round(numbers[name]) for name in ("num_questions", "num_won", "num_lost")))
+    num_questions, num_won, num_lost = (round(numbers[name]) for name in ("num_questions", "num_won", "num_lost"))
+    counts = Comparison(num_questions, num_won, num_lost)
     return Lead(counts.difference, *interval([counts]))

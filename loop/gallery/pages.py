@@ -33,7 +33,7 @@ def environment() -> Environment:
     style, script = (_asset(name) for name in ("gallery.css", "gallery.js"))
     found.globals |= {"style": Markup(style), "script": Markup(script), "policy": _content_policy(style, script), "mark": Markup(MARK)}
     found.globals |= {"width": WIDTH, "height": HEIGHT, "page_name": page_name, "missing": MISSING, "reasons_of": rejections}
-    found.filters |= {"percent": percent, "points": points, "words": _words, "utc": _utc, "shown": shown}
+    found.filters |= {"percent": percent, "points": points, "signed": signed, "words": _words, "utc": _utc, "shown": shown}
     return found
 
 
@@ -66,8 +66,13 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def points(share: float) -> str:
-    """A difference of shares in points, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", "\u2212")
+    """A difference of shares in points."""
+    return signed(100 * share, 1)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign."""
+    return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def _words(name: str) -> str:

@@ -230,7 +230,6 @@ def report(
     """Write a gallery of a run's records with their images, and charts over its rounds: pages that open from disk in any browser."""
     from loop.config.run_config import parse_config
     from loop.gallery import write_report
-    from loop.gallery.folder import check_folder
     from loop.interruption import interruptible
     from loop.run.state import run_state
     from loop.setup.routing import record_images
@@ -238,13 +237,11 @@ def report(
 
     if "://" in out:
         raise UserError(f"--out {out} is a URI, and a report is written to this machine; give a folder, and copy it there afterwards")
-    folder = Path(out)
-    check_folder(folder)
     store = Store.open(run_dir)
     images_of = record_images(parse_config(store.read_run().config))
     state = "" if store.readable_commits()[1] else run_state(store)
     with interruptible(out, "nothing of it is left; write the report again"):
-        written = write_report(store, images_of, folder, None if round is None else [round], samples, state=state)
+        written = write_report(store, images_of, Path(out), None if round is None else [round], samples, state=state)
     for number, (num_shown, num_records) in written.num_shown.items():
         typer.echo(f"round {number}: {num_shown:,} of {num_records:,} records")
     if bad := written.missing_pictures:

@@ -38,7 +38,7 @@ def records(round: int, num: int = NUM_RECORDS, seed: int = 101) -> list[Record]
 
 def _record(round: int, index: int, image_id: str, question: str, answer: str) -> Record:
     is_changed, is_rejected = index % 4 == 1, index % 3 == 2
-    before = answer.replace("a ", "a green ", 1) if "a " in answer else f"not {answer}"
+    before = answer.replace("a ", "a green ", 1) if index % 8 == 1 else f"Perhaps {answer.partition(' ')[2]}"
     record = Record(
         f"r{round}-s00000-{index:04d}", round, 0, image_id, ("conversation", "detail", "complex")[index % 3], "Ask.", 3,
         generated_text=question, question=question, original_answer=before if is_changed else answer, answer=answer,
@@ -86,6 +86,7 @@ def write_round(store: Store, round: int, shards: Sequence[Sequence[Record]], st
     store.commit(
         commit_of(
             store, round, [*(part.entry for part in parts), _predictions(store, round, num_right)], state=state,
+            champion=f"{round if was_accepted else round - 1}" * 16,
             counts={
                 "generated": len(given), "accepted": num_accepted, "trained_on": num_accepted,
                 **{f"rejected_{reason}": reasons.count(reason) for reason in reasons},
@@ -113,6 +114,6 @@ def commit_of(store: Store, round: int, files: Sequence[FileEntry], **changes: A
     """A commit record, by default the baseline's."""
     values: dict[str, Any] = {
         "run_id": "made", "round": round, "state": RoundState.BASELINE, "epoch": store.epoch, "started_at": 1.0, "committed_at": 2.0,
-        "champion": "c" * 16, "champion_path": "checkpoints/base", "files": list(files),
+        "champion": "0" * 16, "champion_path": "checkpoints/base", "files": list(files),
     }  # fmt: skip
     return RoundCommit(**{**values, **changes})
