@@ -38,6 +38,7 @@ class Row:
     num_records: int
     num_samples: int
     seconds: float
+    cpu_seconds: float
     peak_mib: float
     page_mb: float
     open_seconds: list[float]
@@ -61,9 +62,13 @@ def measured(folder: Path, num_records: int, num_samples: int) -> Row:
     started = time.perf_counter()
     subprocess.run(command, check=True, timeout=600)
     seconds = time.perf_counter() - started
-    peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of the largest child, which is the command
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak_mib = used.ru_maxrss / 1024  # of the largest child, which is the command
     page = folder / "out" / "round-0001.html"
-    return Row(num_records, num_samples, round(seconds, 2), round(peak_mib), round(page.stat().st_size / 1e6, 2), openings(page))
+    return Row(
+        num_records, num_samples, round(seconds, 2), round(used.ru_utime + used.ru_stime, 2), round(peak_mib),
+        round(page.stat().st_size / 1e6, 2), openings(page),
+    )  # fmt: skip
 
 
 def write_run(folder: Path, size: Size) -> None:
