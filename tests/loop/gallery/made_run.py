@@ -38,7 +38,7 @@ def records(round: int, num: int = NUM_RECORDS, seed: int = 101) -> list[Record]
 
 def _record(round: int, index: int, image_id: str, question: str, answer: str) -> Record:
     is_changed, is_rejected = index % 4 == 1, index % 3 == 2
-    before = answer.replace("a ", "a green ", 1) if index % 8 == 1 else f"Perhaps {answer.partition(' ')[2]}"
+    before = answer.replace("a ", "a shiny ", 1) if index % 8 == 1 else f"Perhaps {answer.partition(' ')[2]}"
     record = Record(
         f"r{round}-s00000-{index:04d}", round, 0, image_id, ("conversation", "detail", "complex")[index % 3], "Ask.", 3,
         generated_text=question, question=question, original_answer=before if is_changed else answer, answer=answer,

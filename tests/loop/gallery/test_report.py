@@ -37,7 +37,7 @@ def test_pages_show_the_records_of_their_round(report: Path) -> None:
     assert page.count("data:image/webp;base64,") == NUM_RECORDS
     assert "the record is about no image" in page
     assert "is not an image of the shapes world" in page
-    assert "a <del>green</del>" in page
+    assert "a <del>shiny</del>" in page
     assert "62 of 62" in page
 
 
