@@ -63,6 +63,7 @@ def write_report(
 
     Raises:
         UserError: no round is committed, one of `rounds` is not or has no records, or the folder cannot be used.
+        DamagedFileError: no commit record can be read.
     """
     commits, problems = reader.readable_commits()
     chosen = _chosen(reader, commits, rounds)
@@ -83,6 +84,7 @@ def write_report(
 def _chosen(reader: RunReader, commits: Sequence[RoundCommit], rounds: Sequence[int] | None) -> list[RoundCommit]:
     """The committed rounds to show, those that wrote records by default."""
     if not commits:
+        reader.commits()  # tells whether there are none, or a damaged one
         raise UserError(f"{reader.uri} has no committed round yet; a report shows committed rounds: wait for the first one")
     written = {commit.round: commit for commit in commits if record_files(commit) or commit.state is not RoundState.BASELINE}
     for round in rounds or []:

@@ -225,11 +225,11 @@ def report(
     run_dir: RunDir,
     out: Annotated[str, typer.Option(help="folder for the pages: a new one, or an earlier report, which is replaced")],
     round: Annotated[int | None, typer.Option("--round", min=0, help="a round's number; default all")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="most records of a round to show")] = 500,
+    samples: Annotated[int | None, typer.Option(min=1, help="most records of a round to show; default 500")] = None,
 ) -> None:
     """Write a gallery of a run's records with their images, and charts over its rounds: pages that open from disk in any browser."""
     from loop.config.run_config import parse_config
-    from loop.gallery import write_report
+    from loop.gallery import NUM_SAMPLES, write_report
     from loop.interruption import interruptible
     from loop.run.state import run_state
     from loop.setup.routing import record_images
@@ -241,7 +241,7 @@ def report(
     images_of = record_images(parse_config(store.read_run().config))
     state = "" if store.readable_commits()[1] else run_state(store)
     with interruptible(out, "nothing of it is left; write the report again"):
-        written = write_report(store, images_of, Path(out), None if round is None else [round], samples, state=state)
+        written = write_report(store, images_of, Path(out), None if round is None else [round], samples or NUM_SAMPLES, state=state)
     for number, (num_shown, num_records) in written.num_shown.items():
         typer.echo(f"round {number}: {num_shown:,} of {num_records:,} records")
     if bad := written.missing_pictures:

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from loop.cli import app
-from loop.errors import UserError
+from loop.errors import DamagedFileError, UserError
 from loop.gallery import write_report
 from loop.gallery.measures import held_out_scores, lead, mean_interval
 from loop.gallery.thumbnails import pictures
@@ -153,6 +153,13 @@ def test_a_round_that_cannot_be_shown_is_refused_and_the_others_are_named(made: 
     with pytest.raises(UserError, match=rf"round {round} of .* {why}; rounds with records are \[1, 2\]"):
         write_report(made, record_images(config_of()), tmp_path / "out", [round])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_only_commit_is_damaged_is_refused(store: Store, tmp_path: Path) -> None:
+    store.commit(commit_of(store, 0, []))
+    flip(tmp_path / "run" / "rounds" / "0000" / "commit.json", 100)
+    with pytest.raises(DamagedFileError, match=r"commit.json is damaged"):
+        write_report(store, record_images(config_of()), tmp_path / "out")
 
 
 def test_a_damaged_round_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
