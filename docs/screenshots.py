@@ -3,7 +3,8 @@
     vigc run loop/recipes/shapes.yaml --run-dir runs/shapes
     python docs/screenshots.py runs/shapes
 
-Needs Chromium (Debian's package `chromium`) and playwright. The page is shown in Inter and Source Serif where they are installed.
+Needs Chromium (Debian's package `chromium`) and playwright. The picture in this folder
+was made with the fonts of `fonts-inter` and `fonts-sil-charis`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ def main() -> None:
             browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1240, "height": 1080}, color_scheme="light")
             page.goto((Path(folder) / "report" / "round-0001.html").as_uri())
-            page.select_option("[name=sort]", "changed")
             page.screenshot(path=_FILE)
             browser.close()
     print(f"{_FILE}: {_FILE.stat().st_size / 1000:.0f} kB")
