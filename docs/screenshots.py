@@ -29,6 +29,8 @@ def main() -> None:
             browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1240, "height": 1080}, color_scheme="light")
             page.goto((Path(folder) / "report" / "round-0001.html").as_uri())
+            page.select_option("[name=type]", "conversation")
+            page.select_option("[name=sort]", "changed")
             page.screenshot(path=_FILE)
             browser.close()
     print(f"{_FILE}: {_FILE.stat().st_size / 1000:.0f} kB")

@@ -71,8 +71,9 @@ def points(share: float) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "\u2212")
+    """A number with its sign, if it does not round to zero."""
+    text = f"{value:+.{digits}f}"
+    return (text if float(text) else text[1:]).replace("-", "\u2212")
 
 
 def _words(name: str) -> str:
