@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 QUIET := --quiet --disable-pip-version-check
 RUN := runs/demo
 
-.PHONY: install install-vllm demo test test-slow test-vllm chaos chaos-short lint types check clean
+.PHONY: install install-vllm demo test test-slow test-browser test-vllm chaos chaos-short lint types check clean
 
 install: $(STAMP)
 
@@ -33,10 +33,13 @@ demo: $(STAMP)
 	$(BIN)/vigc run loop/recipes/shapes.yaml --run-dir $(RUN)
 
 test: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not vllm" -n 2
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not vllm and not browser" -n 2
 
 test-slow: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "slow and not vllm"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "slow and not vllm and not browser"
+
+test-browser: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m browser
 
 test-vllm: $(VENV)/.vllm
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m vllm

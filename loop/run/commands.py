@@ -222,6 +222,40 @@ def export(
     typer.echo(f"{report.num_records} records in {report.path}, described in {report.card}")
 
 
+@commands.command()
+def report(
+    run_dir: RunDir,
+    out: Annotated[str, typer.Option(help="folder for the pages: a new one, or an earlier report, which is replaced")],
+    round: Annotated[int | None, typer.Option("--round", min=0, help="a round's number; default all")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="most records of a round to show; default 500")] = None,
+) -> None:
+    """Write a gallery of a run's records with their images, and charts over its rounds: pages that open from disk in any browser."""
+    from loop.config.run_config import parse_config
+    from loop.gallery import NUM_SAMPLES, write_report
+    from loop.interruption import interruptible
+    from loop.run.state import run_state
+    from loop.setup.routing import record_images
+    from loop.store.run_store import Store
+
+    if "://" in out:
+        raise UserError(f"--out {out} is a URI, and a report is written to this machine; give a folder, and copy it there afterwards")
+    store = Store.open(run_dir)
+    images_of = record_images(parse_config(store.read_run().config))
+    state = "" if store.readable_commits()[1] else run_state(store)
+    with interruptible(out, "nothing of it is left; write the report again"):
+        written = write_report(store, images_of, Path(out), None if round is None else [round], samples or NUM_SAMPLES, state=state)
+    for number, (num_shown, num_records) in written.num_shown.items():
+        typer.echo(f"round {number}: {num_shown:,} of {num_records:,} records")
+    if bad := written.missing_pictures:
+        which = "1 image has a placeholder: it" if len(bad) == 1 else f"{len(bad)} images have placeholders: they"
+        typer.echo(f"{which} cannot be read, such as {printable(bad[0])}", err=True)
+    for problem in written.problems:
+        typer.echo(f"damaged: {printable(problem)}", err=True)
+    typer.echo(f"report in {printable(str(written.index))}")
+    if written.problems:
+        raise typer.Exit(1)
+
+
 def _outliving_job(folder: str | None, default: str, option: str) -> str:
     """The output folder of a command. A Ray job must name one outside its working folder, which is deleted with the cluster."""
     is_lost = folder is None or not ("://" in folder or Path(folder).expanduser().is_absolute())

@@ -191,3 +191,9 @@ def record_files(commit: RoundCommit) -> list[FileEntry]:
     found = [(file, match) for file in commit.files if (match := _RECORDS.search(file.path))]
     revised = {match["number"] for _, match in found if match["revision"]}
     return [file for file, match in found if match["revision"] or match["number"] not in revised]
+
+
+def replaced_files(commit: RoundCommit) -> list[FileEntry]:
+    """The parts of records that `record_files` leaves out: what an older champion wrote, in place of which others count."""
+    counted = {file.path for file in record_files(commit)}
+    return [file for file in commit.files if _RECORDS.search(file.path) and file.path not in counted]
