@@ -131,10 +131,10 @@ class Trainer:
             return None
         result = log.result(time.perf_counter() - started)
         if stopping is None:
-            return self._write(model, state, start, result)
+            return replace(self._write(model, state, start, result), steps=log.steps)
         written = self._write(model, state, start, replace(result, held_out_losses=stopping.losses))
         stopping.forget(keep_best=False)
-        return written
+        return replace(written, steps=log.steps)
 
     def _state(self, model: Any) -> dict[str, torch.Tensor]:
         return _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
@@ -197,7 +197,8 @@ class Trainer:
                 factor = learning_rate_factor(step, hyper) if num_tokens else 0.0
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
-                log.add(self._step(engine, batches, num_tokens), num_tokens)
+                loss, norm = self._step(engine, batches, num_tokens)
+                log.add(loss, num_tokens, hyper.learning_rate * factor, norm)
                 if self._on_progress is not None:
                     self._on_progress(log.progress())
                 if stopping is not None:
@@ -265,13 +266,14 @@ class Trainer:
         counted = torch.tensor([sum(batch.num_target_tokens for batch in batches)], dtype=torch.int64)
         return int(sum_over_ranks(counted, self._world_size).item())
 
-    def _step(self, engine: Any, batches: list[Batch], num_tokens: int) -> torch.Tensor:
+    def _step(self, engine: Any, batches: list[Batch], num_tokens: int) -> tuple[torch.Tensor, Any]:
         """One update on the `num_tokens` target tokens of all ranks.
 
         Returns:
-            this rank's part of the global batch's mean loss; the parts sum to it.
+            this rank's part of the global batch's mean loss, where the parts sum to it; and the norm of all gradients before clipping,
+            `None` if DeepSpeed does not compute it.
         """
-        part = torch.zeros((), device=engine.device)
+        part, norm = torch.zeros((), device=engine.device), None
         for index, batch in enumerate(batches):
             if self._hyper.max_micro_batch_tokens is not None:
                 engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
@@ -279,8 +281,11 @@ class Trainer:
             part += loss.detach()
             # DeepSpeed averages gradients over ranks: the factor turns the mean into the sum
             engine.backward(loss * self._world_size, scale_wrt_gas=False)
+            if self._hyper.zero_stage == 0 and index == len(batches) - 1:  # which keeps no norm
+                gradients = (parameter.grad for parameter in engine.module.parameters())
+                norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
             engine.step()
-        return part
+        return part, norm if self._hyper.zero_stage == 0 else engine.get_global_grad_norm()
 
 
 def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:

@@ -30,6 +30,7 @@ def finish(job: TrainingJob) -> tuple[list[int], tuple[Any, ...]]:
     """The steps that were still done, and what came of the job."""
     steps: list[int] = []
     result = run_local(job, Shapes(), on_progress=lambda progress: steps.append(progress.step))
+    assert [(one.step, one.loss) for one in result.steps] == [(step, pytest.approx(loss)) for step, loss in result.losses if step in steps]
     return steps, (result.digest, result.losses, result.mean_loss, result.num_target_tokens, result.skipped)
 
 
