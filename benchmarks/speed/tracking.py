@@ -115,7 +115,7 @@ def vigc(world: World, port: int, *arguments: str) -> None:
 
 
 def rounds_once(port: int, run_dir: Path) -> list[int]:
-    """Rounds with exactly one child run in MLflow, which has no step of a metric twice, and the numbers of the commit at its round and time."""
+    """Rounds with exactly one child run in MLflow, which has no step of a metric twice and the numbers of the commit as recorded."""
     client = MlflowClient(f"http://127.0.0.1:{port}")
     experiment = client.get_experiment_by_name(run_dir.name)
     if experiment is None:

@@ -25,7 +25,7 @@ from loop.config.metric_names import mlflow_key
 from loop.credentials import masked, masked_value
 from loop.monitors.mirror.answering import UNAVAILABLE
 from loop.monitors.mirror.facts import RoundFacts, dataset_inputs
-from loop.monitors.mirror.metrics import accuracy_figure, round_metrics, sample_table
+from loop.monitors.mirror.metrics import accuracy_figure, model_metrics, round_metrics, sample_table
 from loop.monitors.mirror.models import landed_before, log_model, register
 from loop.monitors.mirror.notes import round_note, run_note
 from loop.monitors.monitor import Ending
@@ -303,6 +303,7 @@ class Mirror:
         identity = {RUN_TAG: self.run_id, "weight_version": version}
         tags = {**identity, "round": str(commit.round), "checkpoint": checkpoint, "outcome": commit.state.value}
         model_id = log_model(self.client, experiment_id, child_id, tags, commit.round)
+        self.client.log_batch(child_id, metrics=model_metrics(commit, model_id, is_champion=is_champion))
         if is_champion:
             register(self.client, self.model_name, model_id, child_id, tags, identity)
 

@@ -73,7 +73,8 @@ def find_place(store: Store) -> tuple[str, tuple[str, str]]:
         raise UserError(
             f"MLflow's database {file} of {store.uri} does not exist; if it was moved, set MLFLOW_TRACKING_URI to its new place"
         )
-    ids = (place["experiment_id"], place["run_id"]) if "run_id" in place else replace(mirror, tracking_uri=uri).ids()
+    is_noted = "run_id" in place and place.get("tracking_uri", uri) == uri
+    ids = (place["experiment_id"], place["run_id"]) if is_noted else replace(mirror, tracking_uri=uri).ids()
     if ids is None:
         raise UserError(
             f"MLflow at {masked(uri)} has nothing of {store.uri} yet; try again in a minute, or see mlflow.log in the run folder"

@@ -38,6 +38,19 @@ def round_metrics(commit: RoundCommit, facts: RoundFacts | None = None) -> list[
     return [Metric(name, value, committed_ms, commit.round) for name, value in round_values(commit, facts).items()]
 
 
+def model_metrics(commit: RoundCommit, model_id: str, *, is_champion: bool) -> list[Metric]:
+    """The scores of the model that the round has made, as metrics of this logged model: the candidate's, and those of the champion if it
+    is that one. The run has the same points."""
+    from mlflow.entities import Metric
+
+    groups = {f"candidate_{measure}" for measure in MEASURES} | (set(MEASURES) if is_champion else set())
+    return [
+        Metric(point.key, point.value, point.timestamp, point.step, model_id=model_id)
+        for point in round_metrics(commit)
+        if point.key.partition("/")[0].removesuffix("_acceptance") in groups
+    ]
+
+
 def round_values(commit: RoundCommit, facts: RoundFacts | None = None) -> dict[str, float]:
     """The numbers of a round: `counts/...`, `rejected/REASON`, `kept/FILTER` (shares of what a filter saw), scores by set with their
     intervals (`accuracy/SET`, `accuracy_low/SET`, `accuracy_high/SET`), `decision/...`, `train/...`, `time/STAGE` in seconds, and

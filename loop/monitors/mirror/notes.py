@@ -19,7 +19,7 @@ def round_note(commit: RoundCommit, facts: RoundFacts, before: RoundCommit | Non
         return "\n\n".join(filter(None, (head, _score_table(commit, facts, None), _findings(commit))))
     reason = f": {commit.decision.reason}" if commit.decision is not None else ""
     head = f"**Round {commit.round}: the candidate is {commit.state.value}**{_text(reason)}. The champion is `{commit.champion}`."
-    if commit.candidate is None:
+    if commit.candidate is None and commit.state is RoundState.REJECTED:
         head = f"**Round {commit.round}: nothing was trained**, since no record was kept. The champion is `{commit.champion}`."
     parts = (head, _written(commit), _filters(commit), _score_table(commit, facts, before), _time(commit), _findings(commit))
     return "\n\n".join(filter(None, parts))
@@ -85,7 +85,9 @@ def _score_table(commit: RoundCommit, facts: RoundFacts, before: RoundCommit | N
 def _time(commit: RoundCommit) -> str:
     seconds = {name: value for name, value in commit.stage_seconds.items() if name != "round"}
     stages = ", ".join(f"{name.replace('_', ' ')} {value:.1f} s" for name, value in sorted(seconds.items(), key=lambda one: -one[1]))
-    return f"Time: {commit.stage_seconds['round']:.1f} s ({stages})." if "round" in commit.stage_seconds else ""
+    if "round" not in commit.stage_seconds:
+        return ""
+    return f"Time: {commit.stage_seconds['round']:.1f} s{f' ({stages})' if stages else ''}."
 
 
 def _findings(commit: RoundCommit) -> str:

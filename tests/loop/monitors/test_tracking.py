@@ -135,7 +135,9 @@ def test_a_loop_is_mirrored_once_however_often_it_is_published(mirror: Mirror, t
         "w-0000": ("0", "READY"),
         "w-0001": ("1", "READY"),
     }
-    assert seen.versions[-1].model_id == next(model.model_id for model in models if model.name == "w-0001")
+    scores = {model.name: {metric.key: metric.value for metric in model.metrics} for model in models}
+    assert scores["w-0001"] == {"accuracy/near": 0.64, "candidate_accuracy/near": 0.62}
+    assert seen.versions[-1].source == "models:/" + next(model.model_id for model in models if model.name == "w-0001")
     assert "| 1 | accepted | 96 | 31 | 64.0 |" in parent.data.tags["mlflow.note.content"]
     child = seen.children[1]
     assert (child.info.start_time, child.info.end_time) == (1_700_000_100_000, 1_700_000_160_500)
