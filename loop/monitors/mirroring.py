@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -50,24 +50,33 @@ class MlflowMonitor:
     """Implements `Monitor`: writes live points to files and leaves everything else to `BackgroundMirror`."""
 
     def __init__(self, config: RunConfig, store: Store) -> None:
-        folder = run_folder(store)
-        self._points = LivePoints(folder)
+        folder, own = run_folder(store), monitor_folder(store)
+        self._points = LivePoints(own)
         self._mirror = BackgroundMirror(
             mirror_of(config, store), partial(_samples, store, config.tracking.num_samples), partial(_champion_folder, store),
             folder / "mlflow.log", facts=lambda commit: facts_of(config, store, commit, store.commits()[: commit.round + 1]),
-            live=self._points, on_ids=partial(_note_place, folder / PLACE, default_tracking_uri(folder, os.environ)),
+            live=self._points, on_ids=partial(_note_place, own / PLACE, default_tracking_uri(folder, os.environ)),
         )  # fmt: skip
 
+        self._writes_points = True
+
     def round_started(self, round: int, num_rounds: int) -> None:
-        self._points.open(round, time.time())
-        self._mirror.stream()
+        self._stream(lambda: self._points.open(round, time.time()))
 
     def stage_progressed(self, stage: StageProgress) -> None:
-        self._points.add(stage.round, stage_points(stage, time.time()))
-        self._mirror.stream()
+        self._stream(lambda: self._points.add(stage.round, stage_points(stage, time.time())))
 
     def steps_trained(self, stage: StageProgress, steps: Sequence[TrainedStep]) -> None:
-        self._points.add(stage.round, step_points(stage, steps))
+        self._stream(lambda: self._points.add(stage.round, step_points(stage, steps)))
+
+    def _stream(self, write: Callable[[], None]) -> None:
+        if not self._writes_points:
+            return
+        try:
+            write()
+        except OSError as error:  # a full disk costs the points of running rounds, and not what is mirrored of committed ones
+            self._writes_points = False
+            log.warning("cannot write the live points of MLflow: %s; MLflow gets each round after its commit", error)
         self._mirror.stream()
 
     def round_committed(self, commits: Sequence[RoundCommit]) -> None:
@@ -138,10 +147,11 @@ def source_tags() -> dict[str, str]:
 
 
 def _made(name: str, config: RunConfig, store: Store) -> Monitor:
+    monitor_folder(store).mkdir(exist_ok=True)
     if name == MLFLOW:
         return MlflowMonitor(config, store)
     parameters = flatten_parameters(config.model_dump(mode="json"))
-    return MONITORS.build(name, {"facts": RunFacts(store.read_run().run_id, config.name, store.uri, run_folder(store), parameters)})
+    return MONITORS.build(name, {"facts": RunFacts(store.read_run().run_id, config.name, store.uri, monitor_folder(store), parameters)})
 
 
 def sample_of(store: Store, commit: RoundCommit, num: int) -> tuple[list[Record], list[Record]]:
@@ -181,8 +191,13 @@ def _note_place(path: Path, tracking_uri: str, experiment_id: str, run_id: str) 
 
 
 def run_folder(store: Store) -> Path:
-    """The run's local folder; for a run on an object store, the working folder, which then gets only what monitors write."""
+    """The run's local folder; for a run on an object store, the working folder, which then gets MLflow's database and log."""
     return Path(store.uri) if "://" not in store.uri else Path.cwd()
+
+
+def monitor_folder(store: Store) -> Path:
+    """Where monitors write: the run's local folder; for a run on an object store, a subfolder of the working folder."""
+    return run_folder(store) if "://" not in store.uri else Path.cwd() / store.read_run().run_id
 
 
 def _user() -> str:

@@ -36,7 +36,7 @@ class RunFacts:
     uri: str
     """The run folder, or its URI."""
     folder: Path
-    """A local folder to write to: the run's own, or for a run behind a URI the working folder."""
+    """A local folder to write to: the run's own, or for a run behind a URI one in the working folder."""
     parameters: Mapping[str, str]
     """The config, as dotted keys and text values."""
 

@@ -23,7 +23,7 @@ import psutil
 from loop.config.run_config import stored_config
 from loop.credentials import masked
 from loop.errors import LoopError, UserError
-from loop.monitors.mirroring import MLFLOW, PLACE, mirror_of, run_folder
+from loop.monitors.mirroring import MLFLOW, PLACE, mirror_of, monitor_folder
 from loop.monitors.tracking import child_environment
 from loop.store.run_store import Store
 
@@ -66,7 +66,7 @@ def find_place(store: Store) -> tuple[str, tuple[str, str]]:
     config = stored_config(store.read_run().config)
     if MLFLOW not in config.monitors or not config.tracking.enabled:
         raise UserError(f"{store.uri} is not mirrored to MLflow: its config has no monitor mlflow, or tracking.enabled is false")
-    place, mirror = _noted(run_folder(store) / PLACE), mirror_of(config, store)
+    place, mirror = _noted(monitor_folder(store) / PLACE), mirror_of(config, store)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or place.get("tracking_uri", mirror.tracking_uri)
     file = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
     if file is not None and not file.exists():
