@@ -57,7 +57,6 @@ class MlflowMonitor:
             folder / "mlflow.log", facts=lambda commit: facts_of(config, store, commit, store.commits()[: commit.round + 1]),
             live=self._points, on_ids=partial(_note_place, own / PLACE, default_tracking_uri(folder, os.environ)),
         )  # fmt: skip
-
         self._writes_points = True
 
     def round_started(self, round: int, num_rounds: int) -> None:
@@ -186,8 +185,9 @@ def _note_place(path: Path, tracking_uri: str, experiment_id: str, run_id: str) 
     if masked(tracking_uri) == tracking_uri:
         place = {"tracking_uri": tracking_uri, **place}
     text = json.dumps(place, indent=1) + "\n"
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    with suppress(OSError):  # without it, `vigc ui` asks MLflow
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
 
 
 def run_folder(store: Store) -> Path:

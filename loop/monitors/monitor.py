@@ -76,7 +76,7 @@ class Monitor(Protocol):
         ...
 
     def round_committed(self, commits: Sequence[RoundCommit]) -> None:
-        """The last of these rounds, which are all of the run so far, is committed. Comes again for a finished run that is resumed."""
+        """The last of these rounds, which are all of the run so far, is committed. Comes again when a run is resumed."""
         ...
 
     def run_ended(self, ending: Ending, patience_s: float) -> None:

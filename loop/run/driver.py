@@ -171,6 +171,8 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         connection or ExitStack(),
     ):
         commits = locked.commits()
+        if commits:
+            monitors.round_committed(commits)  # they may have missed some
         if checked is None:
             with progress.stage("check config and data"):
                 checked = check(config, has_begun=bool(commits))
@@ -181,7 +183,6 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         policies = build_policies(config)
         if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
             progress.note("the run is finished; nothing to do")
-            monitors.round_committed(commits)
             monitors.run_ended("FINISHED", _REPLAY_S)
             return
         check_needed(locked, commits)

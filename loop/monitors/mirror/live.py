@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FOLDER = "mlflow-live"
 POINTS_PER_BATCH = 1000
 """MLflow's limit."""
+_RATED = ("records", "questions", "steps")
+"""Units whose rate says something."""
 Point = tuple[str, float, int, int]
 """Key, value, time in milliseconds, step."""
 
@@ -41,7 +43,6 @@ class LivePoints:
 
     def open(self, round: int, at: float) -> None:
         """Round `round` has started, or is continued, at `at` (seconds since the epoch of time)."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._append(round, [("", 0.0, _milliseconds(at), 0)])
 
     def add(self, round: int | None, points: Sequence[Point]) -> None:
@@ -58,6 +59,7 @@ class LivePoints:
         (self._folder / f"{round:04d}.jsonl").unlink(missing_ok=True)
 
     def _append(self, round: int, points: Sequence[Point]) -> None:
+        self._folder.mkdir(exist_ok=True)
         append_lines(self._folder / f"{round:04d}.jsonl", points)
 
 
@@ -68,9 +70,9 @@ def stage_points(stage: StageProgress, at: float) -> list[Point]:
     values: dict[str, float] = {}
     if stage.total:
         values[f"progress/{_plain(stage.name)}"] = stage.done / stage.total
-    if stage.elapsed_s > 0:
-        unit = "records" if "records" in stage.totals else stage.unit
-        values[f"throughput/{_plain(unit)}_per_s"] = stage.totals.get("records", stage.done) / stage.elapsed_s
+    unit = "records" if "records" in stage.totals else stage.unit
+    if unit in _RATED and stage.elapsed_s > 0:
+        values[f"throughput/{unit}_per_s"] = stage.totals.get("records", stage.done) / stage.elapsed_s
     if stage.totals.get("records"):
         values["kept/so_far"] = stage.totals.get("kept", 0) / stage.totals["records"]
     return [(mlflow_key(key), value, _milliseconds(at), stage.done) for key, value in values.items()]
@@ -92,8 +94,8 @@ def step_points(stage: StageProgress, steps: Sequence[TrainedStep]) -> list[Poin
 
 
 def started_at_ms(path: Path) -> int:
-    """When the round of a file started, in milliseconds; 0 if the file does not say so."""
-    return next((at_ms for (key, _, at_ms, _), _ in points_from(path, 0) if not key), 0)
+    """When the first driver began the round of a file, in milliseconds; with `overlap`, when its first records were written ahead."""
+    return next((at_ms for (_, _, at_ms, _), _ in points_from(path, 0)), 0)
 
 
 def points_from(path: Path, start: int) -> Iterator[tuple[Point, int]]:
