@@ -191,7 +191,7 @@ class BackgroundMirror:
             text=True,
             encoding="utf-8",
             errors="backslashreplace",
-            env=child_environment(),
+            env={**child_environment(), "MLFLOW_TRACKING_URI": self._mirror.tracking_uri},  # MLflow's registry looks for models there
             start_new_session=True,  # the driver handles interrupts from the terminal, and calls `finish` after them
         )
         self._log = threading.Thread(target=_write_masked, args=(child.stderr, log), name="mlflow-log", daemon=True)
@@ -300,7 +300,7 @@ def _obey(
         if message["close"] is not None:
             mirror.close(message["close"], commits)
     ids = streams.ids()
-    if ids is not None and message["live"] and not message.get("close"):
+    if ids is not None and "commits" not in message:  # a round is running
         watch_system(mirror.tracking_uri, ids[1])
     return ids
 
