@@ -130,10 +130,10 @@ class Trainer:
             return None
         result = log.result(time.perf_counter() - started)
         if stopping is None:
-            return self._write(model, state, start, result)
+            return replace(self._write(model, state, start, result), steps=log.steps)
         written = self._write(model, state, start, replace(result, held_out_losses=stopping.losses))
         stopping.forget(keep_best=False)
-        return written
+        return replace(written, steps=log.steps)
 
     def _state(self, model: Any) -> dict[str, torch.Tensor]:
         return _gathered_state(model, self._hyper.zero_stage, keep=self._rank == 0)
@@ -198,8 +198,8 @@ class Trainer:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
                 pair_batches = pairs.batches(pair_rows, num_pairs) if pairs is not None and num_tokens and num_pairs else []
-                loss, pair_sums = self._step(engine, batches, num_tokens, pair_batches)
-                log.add(loss, num_tokens, pair_sums)
+                loss, pair_sums, norm = self._step(engine, batches, num_tokens, pair_batches)
+                log.add(loss, num_tokens, pair_sums, hyper.learning_rate * factor, norm)
                 if self._on_progress is not None:
                     self._on_progress(log.progress())
                 if stopping is not None:
@@ -274,37 +274,44 @@ class Trainer:
 
     def _step(
         self, engine: Any, batches: list[Batch], num_tokens: int, pair_batches: list[PairBatch]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
         """One update on the `num_tokens` target tokens and on the pairs of all ranks.
 
         Returns:
-            this rank's part of the global batch's mean loss (the parts sum to it), and the sums of `PairBatch.loss` if there are pairs.
+            this rank's part of the global batch's mean loss (the parts sum to it); the sums of `PairBatch.loss` if there are pairs; and the
+            norm of all gradients before clipping, `None` if DeepSpeed does not compute it.
         """
-        part, pair_sums = torch.zeros((), device=engine.device), torch.zeros(4, device=engine.device)
+        part, pair_sums, norm = torch.zeros((), device=engine.device), torch.zeros(4, device=engine.device), None
         last = len(batches) + len(pair_batches) - 1
         for index, batch in enumerate(batches):
             self._begin_pass(engine, is_last=index == last)
             loss = summed_loss(engine, batch, engine.device) / max(1, num_tokens)
             part += loss.detach()
-            self._finish_pass(engine, loss)
+            norm = self._finish_pass(engine, loss, is_last=index == last)
         if not pair_batches:
-            return part, None
+            return part, None, norm
         with without_dropout(engine.module):
             for index, pairs in enumerate(pair_batches, len(batches)):
                 self._begin_pass(engine, is_last=index == last)
                 loss, sums = pairs.loss(engine)
                 pair_sums += sums
-                self._finish_pass(engine, loss)
-        return part, pair_sums
+                norm = self._finish_pass(engine, loss, is_last=index == last)
+        return part, pair_sums, norm
 
     def _begin_pass(self, engine: Any, *, is_last: bool) -> None:
         if self._num_passes_varies:
             engine.set_gradient_accumulation_boundary(is_last)
 
-    def _finish_pass(self, engine: Any, loss: torch.Tensor) -> None:
+    def _finish_pass(self, engine: Any, loss: torch.Tensor, *, is_last: bool) -> Any:
+        """Returns the norm of all gradients after the last pass."""
+        norm = None
         # DeepSpeed averages gradients over ranks: the factor turns the mean into the sum
         engine.backward(loss * self._world_size, scale_wrt_gas=False)
+        if is_last and self._hyper.zero_stage == 0:  # which keeps no norm
+            gradients = (parameter.grad for parameter in engine.module.parameters())
+            norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
         engine.step()
+        return engine.get_global_grad_norm() if is_last and self._hyper.zero_stage else norm
 
 
 def learning_rate_factor(step: int, hyper: Hyperparameters) -> float:

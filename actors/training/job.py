@@ -19,7 +19,6 @@ PARAMETER_GROUPS = ("vision_tower", "qformer", "projector", "language_model")
 """Groups that can be frozen or have their own learning rate. `qformer` is the Q-Former with its query tokens, if the model has one.
 VIGC trains only `qformer` and `projector`."""
 
-
 RESULT_FILE = "training_result.json"
 """File in the checkpoint's folder with the result and the fingerprint of its job."""
 _WITHOUT_EFFECT = ("max_unreadable_images",)
@@ -135,9 +134,8 @@ class Hyperparameters:
     max_tokens: int = 512
     """Conversations are truncated to this many tokens, including the image's."""
     max_micro_batch_tokens: int | None = None
-    """Maximum tokens per forward pass of a rank, including padding: its share of a step is split into as many passes as needed, each
-    of few long or many short conversations. The split does not change loss and gradients of the step. `None`:
-    `gradient_accumulation` passes."""
+    """Maximum tokens per forward pass of a rank, including padding: its share of a step is split into as many passes as needed, each of few
+    long or many short conversations, which changes neither loss nor gradients. `None`: `gradient_accumulation` passes."""
     packing: bool = False
     """Pack conversations into rows of up to `max_micro_batch_tokens` without padding, one row per forward pass; none sees another. Loss
     and gradients of the step do not change. The trainer refuses models that do not keep them apart."""
@@ -296,6 +294,20 @@ class TrainingJob:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedStep:
+    """How a step went: its number from 1, when it ended (seconds since the epoch of time), the mean cross-entropy per target token in nats
+    (`None` without target tokens), the learning rate, the norm of all gradients before clipping (`None` where DeepSpeed computes none), and
+    target tokens of all ranks per second (`None` for the first step of a process)."""
+
+    step: int
+    at: float
+    loss: float | None
+    learning_rate: float
+    gradient_norm: float | None
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingResult:
     """Report of a finished job. Losses are mean cross-entropies per target token in nats, over the steps that had any."""
 
@@ -327,6 +339,8 @@ class TrainingResult:
     pair_points: tuple[tuple[int, float, float, float], ...] = ()
     """`(steps done, DPO loss, accuracy, margin)`, means over the pairs since the previous point, as `losses`. The margin is DPO's
     implicit reward of the chosen answer less that of the rejected one; the accuracy is the share of margins above 0."""
+    steps: tuple[TrainedStep, ...] = field(default=(), compare=False, repr=False)
+    """The latest steps of this process; not stored."""
 
     @property
     def best_step(self) -> int:
@@ -344,6 +358,8 @@ class Progress:
     """Mean loss of the last finished window of steps; `None` before the first."""
     num_measured: int = 0
     """Pairs of this rank whose reference has been measured, before the first step."""
+    steps: tuple[TrainedStep, ...] = ()
+    """The latest, of finished windows."""
 
 
 def _is_left_out(name: str, value: Any) -> bool:

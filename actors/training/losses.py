@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 
 from actors.training.distributed import gather_objects, sum_over_ranks
 from actors.training.inputs.skips import Skip, SkippedSamples, SkipReason
-from actors.training.job import Hyperparameters, Progress, TrainerError, TrainingResult
+from actors.training.job import Hyperparameters, Progress, TrainedStep, TrainerError, TrainingResult
 
 _LOSS_POINTS = 100
+_MIN_KEPT_STEPS = 100
+"""Latest steps that a progress report names, at least; there are about two reports a second."""
+_Note = tuple[float, int, float, Any]
+"""Of a step: when it was done, target tokens, learning rate, gradient norm."""
 _Example = tuple[int, str, str]
 """Index, message and place of a skipped sample."""
 
@@ -29,6 +34,10 @@ class TrainingLog:
         self._world_size = world_size
         self._window = max(1, num_steps // _LOSS_POINTS)
         self._pending: list[torch.Tensor] = []
+        self._notes: list[_Note] = []
+        """Of the last of `_pending`: earlier versions stored none in step checkpoints."""
+        self._last_at: float | None = None
+        self._steps: deque[TrainedStep] = deque(maxlen=2 * max(self._window, _MIN_KEPT_STEPS))
         self._num_empty_pending = 0
         self._points: list[tuple[int, float]] = []
         self._summed = 0.0
@@ -52,16 +61,21 @@ class TrainingLog:
             if known is None or index < known[0]:
                 self._examples[skip.reason.value] = (index, skip.message, skip.where)
 
-    def add(self, loss: torch.Tensor, num_tokens: int, pairs: torch.Tensor | None = None) -> None:
+    def add(
+        self, loss: torch.Tensor, num_tokens: int, pairs: torch.Tensor | None = None, learning_rate: float = 0.0, gradient_norm: Any = None
+    ) -> None:
         """Note a step.
 
         Args:
             loss: this rank's part of the loss.
             num_tokens: target tokens of all ranks; if there are none, the step has no loss.
             pairs: this rank's sums, see `actors.training.dpo.PairBatch.loss`; `None` on every rank in a step without pairs.
+            learning_rate: the rate of the step.
+            gradient_norm: a number, a tensor of one on any device, or `None`.
         """
         self._step += 1
         self._pending.append(loss)
+        self._notes.append((time.time(), num_tokens, learning_rate, gradient_norm))
         if pairs is not None:
             self._pending_pairs.append(pairs)
         self.num_target_tokens += num_tokens
@@ -115,6 +129,7 @@ class TrainingLog:
         return {
             "step": self._step,
             "pending": [loss.cpu() for loss in self._pending],
+            "notes": [(at, tokens, rate, _as_float(norm)) for at, tokens, rate, norm in self._notes],
             "num_empty_pending": self._num_empty_pending,
             "points": self._points,
             "pending_pairs": [one.cpu() for one in self._pending_pairs],
@@ -131,6 +146,7 @@ class TrainingLog:
         if not position:
             return
         self._step, self._pending, self._points = position["step"], position["pending"], position["points"]
+        self._notes = position.get("notes", [])
         self._summed, self._num_empty_pending = position["summed"], position["num_empty_pending"]
         self._num_empty_steps, self.num_target_tokens = position["num_empty_steps"], position["num_target_tokens"]
         self._skipped, self._examples = position["skipped"], position["examples"]
@@ -138,7 +154,12 @@ class TrainingLog:
         self.resumed_from_step = self._step
 
     def progress(self) -> Progress:
-        return Progress(self._step, self._num_steps, self._points[-1][1] if self._points else None)
+        return Progress(self._step, self._num_steps, self._points[-1][1] if self._points else None, steps=self.steps)
+
+    @property
+    def steps(self) -> tuple[TrainedStep, ...]:
+        """The latest steps of finished windows, in order."""
+        return tuple(self._steps)
 
     def result(self, seconds: float) -> TrainingResult:
         """The result with an empty digest; call after `close`."""
@@ -186,13 +207,15 @@ class TrainingLog:
         return all_skipped, first
 
     def _close_window(self) -> None:
-        summed = sum_over_ranks(torch.stack(self._pending).sum().cpu().double(), self._world_size).item()
+        pending = torch.stack(self._pending)
+        summed = sum_over_ranks(pending.sum().cpu().double(), self._world_size).item()
         if not math.isfinite(summed):
             raise TrainerError(f"the loss is {summed} at step {self._step} of {self._num_steps}; lower the learning rate")
         num_counted = len(self._pending) - self._num_empty_pending
         if num_counted:
             self._points.append((self._step, summed / num_counted))
         self._summed += summed
+        self._close_steps(sum_over_ranks(pending.cpu().double(), self._world_size).tolist())
         self._num_empty_pending = 0
         self._pending.clear()
         if self._pending_pairs:
@@ -201,3 +224,18 @@ class TrainingLog:
             self._pair_points.append((self._step, loss, accuracy, margin))
             self._pending_pairs.clear()
         self.require_readable_images()
+
+    def _close_steps(self, losses: list[float]) -> None:
+        """Turn the notes of a window into steps; `losses` are of all its steps."""
+        first = self._step - len(self._notes) + 1
+        for step, (loss, note) in enumerate(zip(losses[len(losses) - len(self._notes) :], self._notes, strict=True), first):
+            at, num_tokens, learning_rate, norm = note
+            seconds = None if self._last_at is None else at - self._last_at
+            tokens_per_s = num_tokens / seconds if seconds and seconds > 0 else None
+            self._steps.append(TrainedStep(step, at, loss if num_tokens else None, learning_rate, _as_float(norm), tokens_per_s))
+            self._last_at = at
+        self._notes.clear()
+
+
+def _as_float(norm: Any) -> float | None:
+    return None if norm is None else float(norm)

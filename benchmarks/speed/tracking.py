@@ -34,6 +34,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 from benchmarks.chaos.world import World
 from benchmarks.common import argument_parser, write_results
 from benchmarks.speed.faulty_proxy import FaultyProxy
+from loop.monitors.mirror.metrics import round_values
 from loop.monitors.tracking import ROUND_TAG
 from loop.store.run_store import Store
 
@@ -53,7 +54,7 @@ class Measured:
     """Rounds in MLflow when the run ended."""
     replay_s: float
     rounds_once: int
-    """Rounds that MLflow has exactly once after the replay, with one point per metric: the recorded one."""
+    """Rounds that MLflow has exactly once after the replay, without a doubled point and with the recorded numbers."""
 
 
 def main() -> None:
@@ -114,20 +115,24 @@ def vigc(world: World, port: int, *arguments: str) -> None:
 
 
 def rounds_once(port: int, run_dir: Path) -> list[int]:
-    """Rounds with exactly one child run in MLflow, whose metrics each have one point, at the round and time of its commit."""
+    """Rounds with exactly one child run in MLflow, which has no step of a metric twice and the numbers of the commit as recorded."""
     client = MlflowClient(f"http://127.0.0.1:{port}")
     experiment = client.get_experiment_by_name(run_dir.name)
     if experiment is None:
         return []
-    times_ms = {commit.round: round(1000 * commit.committed_at) for commit in Store.open(str(run_dir)).commits()}
+    commits = {commit.round: commit for commit in Store.open(str(run_dir)).commits()}
     children = [run for run in client.search_runs([experiment.experiment_id]) if ROUND_TAG in run.data.tags]
     counted = Counter(int(run.data.tags[ROUND_TAG]) for run in children)
     found = []
     for run in children:
         number = int(run.data.tags[ROUND_TAG])
-        histories = [client.get_metric_history(run.info.run_id, key) for key in run.data.metrics]
-        points = [[(point.step, point.timestamp) for point in history] for history in histories]
-        if counted[number] == 1 and points and all(history == [(number, times_ms[number])] for history in points):
+        if number not in commits or counted[number] != 1:
+            continue
+        histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        points = {key: [(point.step, point.timestamp) for point in history] for key, history in histories.items()}
+        at = (number, round(1000 * commits[number].committed_at))
+        has_all = all(points.get(key) == [at] for key in round_values(commits[number]))
+        if has_all and all(len({step for step, _ in history}) == len(history) for history in points.values()):
             found.append(number)
     return found
 

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import ray
@@ -257,11 +257,11 @@ class TrainerGroup:
         results = self._await(running, "train", deadline - time.monotonic(), ProgressWatch(ranks[0], on_progress, stall_timeout_s))
         result = results[0]
         assert isinstance(result, TrainingResult), "rank 0 has the result"
-        on_progress(Progress(result.num_steps, result.num_steps, result.final_loss))
+        on_progress(Progress(result.num_steps, result.num_steps, result.final_loss, steps=result.steps))
         if job.hyper.zero_stage == 3:
             # DeepSpeed 0.19 keeps a stage 3 model alive after its engine is destroyed; only the end of the process frees it
             self.shutdown()
-        return result
+        return replace(result, steps=())
 
     def _is_node_lost(self) -> bool:
         """Whether the ranks that were started last are lost because a node of theirs is."""

@@ -1,12 +1,45 @@
-"""Check that names of a config stay distinct in MLflow and in tables."""
+"""What a config says of monitors, and names that stay distinct in MLflow and in tables."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from loop.config.sections import POLICY_NAME, Section
 
 MAX_KEY_CHARACTERS = 250
+MONITORS = ("mlflow", "jsonl", "tensorboard", "wandb")
+MAX_LABEL_CHARACTERS = 100
+
+
+def _label(text: str) -> str:
+    if not (text.strip() and text.isprintable() and len(text) <= MAX_LABEL_CHARACTERS):
+        raise ValueError(f"a name is expected: 1 to {MAX_LABEL_CHARACTERS} printable characters")
+    return text
+
+
+def _monitor_name(text: str) -> str:
+    if text not in MONITORS and not (":" in text and re.fullmatch(POLICY_NAME, text)):
+        raise ValueError(f"unknown monitor; expected one of {', '.join(MONITORS)}, or a class of your own as module:Name")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
+"""A name that tables, logs and MLflow show."""
+MonitorName = Annotated[str, AfterValidator(_monitor_name)]
+
+
+class TrackingConfig(Section):
+    enabled: bool = Field(True, description="mirror the run to MLflow")
+    experiment: Label = Field("vigc", description="MLflow experiment")
+    registered_model: Label | None = Field(
+        None, description="MLflow registered model, whose alias `champion` follows the run; null is vigc-NAME, one for each run name"
+    )
+    num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
 
 
 def mlflow_key(name: str) -> str:

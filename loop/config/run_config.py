@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from loop.config.cleaning_config import DecontaminationConfig, DeduplicationConfig
 from loop.config.engine_config import ClusterConfig, EngineConfig, TransformersEngineConfig
 from loop.config.generation_config import GenerationConfig
-from loop.config.metric_names import check_distinct
+from loop.config.metric_names import MAX_LABEL_CHARACTERS, Label, MonitorName, TrackingConfig, check_distinct
 from loop.config.overrides import apply_override
 from loop.config.sections import Policy, PolicySpec, Section, listed
 from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, WorldSet
@@ -38,21 +38,12 @@ _COLOCATED_GPU_SHARE = 0.5
 """Largest share of a GPU's memory for an engine that is colocated with a trainer rank and does not sleep while it trains."""
 
 
-def _label(text: str) -> str:
-    """A name that tables, logs and MLflow show."""
-    if not (text.strip() and text.isprintable() and len(text) <= _MAX_LABEL_CHARACTERS):
-        raise ValueError(f"a name is expected: 1 to {_MAX_LABEL_CHARACTERS} printable characters")
-    return text
-
-
-_MAX_LABEL_CHARACTERS = 100
 _MAX_QUESTIONS = 1_000_000
 _HOLDS_CREDENTIALS = (
     "holds credentials, which the run folder would keep; set them in the environment, such as AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY for s3://"
 )
 _Config = TypeVar("_Config", bound=Section)
-_Label = Annotated[str, AfterValidator(_label)]
 
 
 class SeedData(Section):
@@ -97,15 +88,6 @@ class AcceptanceSet(HeldOutSet):
         return self
 
 
-class TrackingConfig(Section):
-    enabled: bool = Field(True, description="mirror the run to MLflow")
-    experiment: _Label = Field("vigc", description="MLflow experiment")
-    registered_model: _Label | None = Field(
-        None, description="MLflow registered model, whose alias `champion` follows the run; null is vigc-NAME, one for each run name"
-    )
-    num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
-
-
 class RetentionConfig(Section):
     keep_last: int | None = Field(
         3, ge=1, description="latest rounds whose checkpoints are kept, besides the seed model's and the champion's; null keeps all"
@@ -131,7 +113,7 @@ class RunConfig(Section):
     """The complete config of a run."""
 
     name: str = Field(
-        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=_MAX_LABEL_CHARACTERS, description="name of the run and of its folder"
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_LABEL_CHARACTERS, description="name of the run and of its folder"
     )
     seed: int = Field(17, ge=0, description="the run seed; every shard's seed derives from it")
     rounds: int = Field(3, ge=1, description="largest number of rounds")
@@ -140,8 +122,8 @@ class RunConfig(Section):
     )
     seed_data: SeedData = Field(description="labelled data that training replays")
     image_sets: tuple[ImageSet, ...] = Field(min_length=1, description="unlabelled images; the schedule says which a round draws from")
-    held_out: dict[_Label, HeldOutSet] = Field(min_length=1, description="sets on which every champion is reported; they decide nothing")
-    acceptance_sets: dict[_Label, AcceptanceSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
+    held_out: dict[Label, HeldOutSet] = Field(min_length=1, description="sets on which every champion is reported; they decide nothing")
+    acceptance_sets: dict[Label, AcceptanceSet] = Field(min_length=1, description="sets that the acceptance policy decides on")
     decontamination: DecontaminationConfig = _defaults(DecontaminationConfig, "what is kept out of training because it is tested on")
     answer_max_new_tokens: int = Field(64, ge=1, description="largest number of tokens in an answer to a held-out question")
     engine: EngineConfig = _defaults(TransformersEngineConfig, "what runs the model: a kind, or a mapping with its settings")
@@ -183,7 +165,10 @@ class RunConfig(Section):
         description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs; adapter sends "
         "only the adapter of training.lora, which engines apply beside the seed model's weights",
     )
-    tracking: TrackingConfig = _defaults(TrackingConfig, "the mirror of the run in MLflow")
+    monitors: Annotated[tuple[MonitorName, ...], BeforeValidator(listed)] = Field(
+        ("mlflow",), description="who follows the run: mlflow, jsonl, tensorboard, wandb, or a class of your own as module:Name"
+    )
+    tracking: TrackingConfig = _defaults(TrackingConfig, "the monitor mlflow, a mirror of the run in MLflow")
     retention: RetentionConfig = _defaults(RetentionConfig, "which checkpoints are kept; all other data always is")
 
     @model_validator(mode="after")

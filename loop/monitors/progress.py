@@ -14,10 +14,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
+from actors.training.job import Progress as TrainingProgress
 from loop.errors import printable
+from loop.monitors.monitor import Monitors, StageProgress
 from loop.monitors.terminal import encodes_unicode
 
 DEFAULT_LINE_EVERY_S = 5.0
+MONITOR_EVERY_S = 2.0
+"""Time between reports on a stage to monitors."""
 QUIET_S = 15.0
 """A stage without news for this long is reported as at work."""
 BAR_WIDTH = 12
@@ -28,10 +32,13 @@ class Stage:
     """One stage of a round, counted as it advances. Made by `RunProgress.stage`; safe to advance from one thread at a time."""
 
     def __init__(
-        self, round: str, name: str, total: int | None, unit: str, clock: Callable[[], float], on_change: Callable[[Stage], None]
-    ) -> None:
+        self, round: str, number: int | None, name: str, total: int | None, unit: str, clock: Callable[[], float],
+        on_change: Callable[[Stage], None],
+    ) -> None:  # fmt: skip
         self.round = round
         """`round 2/5`; empty before the first."""
+        self.number = number
+        """Of the round; None before the first."""
         self.name = name
         self.total = total
         self.unit = unit
@@ -42,11 +49,20 @@ class Stage:
         self._started_s = clock()
         self.last_line_s = clock()
         """When it last had a line."""
+        self.last_report_s = float("-inf")
+        """When monitors last heard of it."""
+        self.num_steps_reported = 0
+        """Training steps that monitors have heard of."""
+        self._pace_from: tuple[int, float] | None = None
+        self._advanced_s = clock()
         self._on_change = on_change
 
     def advance(self, count: int = 1, **totals: int) -> None:
         """`count` more units are done; each of `totals` (`records`, `kept` and the like) grows by its value."""
         self.done += count
+        self._advanced_s = self._clock()
+        if self._pace_from is None and self.done:  # what comes first may have been done before, by an earlier driver
+            self._pace_from = self.done, self._advanced_s
         for name, number in totals.items():
             self.totals[name] = self.totals.get(name, 0) + number
         self._on_change(self)
@@ -59,6 +75,19 @@ class Stage:
     @property
     def elapsed_s(self) -> float:
         return self._clock() - self._started_s
+
+    @property
+    def left_s(self) -> float | None:
+        """Estimated seconds until the stage is over, at its mean pace so far; None if there is none yet."""
+        if self.total is None or self._pace_from is None or self.done <= self._pace_from[0]:
+            return None
+        first, since_s = self._pace_from
+        finish_s = since_s + (self._advanced_s - since_s) * (self.total - first) / (self.done - first)
+        return max(0.0, finish_s - self._clock())
+
+    def progress(self, *, is_over: bool = False) -> StageProgress:
+        """The stage as monitors see it."""
+        return StageProgress(self.number, self.name, self.done, self.total, self.unit, dict(self.totals), self.elapsed_s, is_over)
 
     def counted(self) -> str:
         """Progress: `12/64 shards`."""
@@ -94,6 +123,15 @@ def loss_remark(loss: float | None) -> str:
     return "" if loss is None else f"loss {loss:.3f}"
 
 
+def time_left(seconds: float | None) -> str:
+    """An estimate as the live views show it: `about 2:05 left`; empty without one."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"about {hours}:{minutes:02}:{rest:02} left" if hours else f"about {minutes}:{rest:02} left"
+
+
 class RunProgress:
     """Shows rounds and stages on `console`: live when it is a terminal, otherwise as lines. A listener gets the lines in either case.
     Thread-safe: several stages may go on at the same time, each advanced by its own thread.
@@ -114,16 +152,18 @@ class RunProgress:
         clock: Callable[[], float] = time.monotonic,
         listener: Listener | None = None,
         quiet_s: float = QUIET_S,
+        monitors: Monitors | None = None,
     ) -> None:
         self._console = console
         self._listener = listener
+        self._monitors = monitors or Monitors()
         self._quiet_s = quiet_s
         self._over = threading.Event()
         self._told_s = time.monotonic()
         self._stages: list[Stage] = []
         self._line_every_s = line_every_s
         self._clock = clock
-        self._round, self._num_rounds = "", 0
+        self._round, self._number, self._num_rounds = "", None, 0
         self._lock = threading.RLock()
         self._live = _live_display(console) if console.is_terminal and not console.is_dumb_terminal else None
         self._tasks: dict[Stage, TaskID] = {}
@@ -141,18 +181,27 @@ class RunProgress:
 
     def round(self, number: int, total: int) -> None:
         """The following stages belong to round `number` of `total`."""
-        self._round, self._num_rounds = f"round {number}/{total}", total
+        self._round, self._number, self._num_rounds = f"round {number}/{total}", number, total
         self._line(self._round, "bold")
+        self._monitors.round_started(number, total)
 
     def note(self, text: str) -> None:
         """Print one line of text."""
         self._line(printable(text))
 
+    def trained(self, stage: Stage, progress: TrainingProgress) -> None:
+        """What the trainer reports of its job during `stage`."""
+        stage.reach(progress.step, loss_remark(progress.loss))
+        steps = [step for step in progress.steps if step.step > stage.num_steps_reported]
+        if steps:
+            stage.num_steps_reported = steps[-1].step
+            self._monitors.steps_trained(stage.progress(), steps)
+
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "steps", round: int | None = None) -> Iterator[Stage]:
         """A stage of `total` units (None: unknown), which ends with the block. It belongs to the current round, or to `round`."""
         label = self._round if round is None else f"round {round}/{self._num_rounds}"
-        stage = Stage(label, name, total, unit, self._clock, self._on_change)
+        stage = Stage(label, self._number if round is None else round, name, total, unit, self._clock, self._on_change)
         self._begin(stage)
         try:
             yield stage
@@ -167,18 +216,23 @@ class RunProgress:
             self._stages.append(stage)
             if self._live is not None:
                 self._tasks[stage] = self._live.add_task(
-                    printable(stage.name), total=stage.total, round=stage.round, counted="", details=""
+                    printable(stage.name), total=stage.total, round=stage.round, counted="", details="", left=""
                 )
             self._tell(stage, self._titled(stage, "started" if stage.total is None else f"started, {stage.total} {stage.unit}"))
             self._tell_stages()
+            self._report(stage)
 
     def _on_change(self, stage: Stage) -> None:
         with self._lock:
             if self._live is not None:
-                self._live.update(self._tasks[stage], completed=stage.done, counted=stage.counted(), details=stage.details())
+                self._live.update(
+                    self._tasks[stage], completed=stage.done, counted=stage.counted(), details=stage.details(), left=time_left(stage.left_s)
+                )
             if self._clock() - stage.last_line_s >= self._line_every_s and stage.done != stage.total:
-                self._tell(stage, self._titled(stage, stage.counted(), stage.details()))
+                self._tell(stage, self._titled(stage, stage.counted(), stage.details(), time_left(stage.left_s)))
             self._tell_stages()
+            if self._clock() - stage.last_report_s >= MONITOR_EVERY_S:
+                self._report(stage)
 
     def _break_silence(self) -> None:
         """Runs in its own thread, because the driver reports nothing while it waits for an engine or a file."""
@@ -186,6 +240,9 @@ class RunProgress:
             with self._lock:
                 if self._stages:
                     self._tell_stages()
+                if self._live is not None:
+                    for stage, task in self._tasks.items():
+                        self._live.update(task, left=time_left(stage.left_s))
                 if self._stages and time.monotonic() - self._told_s >= self._quiet_s:
                     stage = self._stages[-1]
                     counted = stage.counted() if stage.done or stage.total else ""
@@ -197,6 +254,11 @@ class RunProgress:
             if self._live is not None:
                 self._live.remove_task(self._tasks.pop(stage))
             self._line(self._titled(stage, outcome, stage.details(), f"{stage.elapsed_s:.1f} s"))
+            self._report(stage, is_over=True)
+
+    def _report(self, stage: Stage, *, is_over: bool = False) -> None:
+        stage.last_report_s = self._clock()
+        self._monitors.stage_progressed(stage.progress(is_over=is_over))
 
     def _titled(self, stage: Stage, *parts: str) -> str:
         """A line about a stage, with its round and name."""
@@ -242,6 +304,7 @@ def _live_display(console: Console) -> Progress:
         _BarWhereKnown(),
         TextColumn("{task.fields[counted]}", markup=False),
         TimeElapsedColumn(Column(min_width=7)),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.fields[details]}", style="green", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         console=console,
         expand=True,

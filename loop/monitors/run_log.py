@@ -52,6 +52,9 @@ class StageStatus(_Document):
     total: int | None
     unit: str
     details: str
+    elapsed_s: float = 0.0
+    left_s: float | None = None
+    """Estimated; None if there is no estimate."""
 
     def __str__(self) -> str:
         counted = f"{self.done}{'' if self.total is None else f'/{self.total}'} {self.unit}" if self.done or self.total else ""
@@ -175,8 +178,9 @@ class RunLog:
 
 def _status_of(stage: Stage) -> StageStatus:
     return StageStatus(
-        round=stage.round, name=stage.name, done=stage.done, total=stage.total, unit=stage.unit, details=printable(stage.details())
-    )
+        round=stage.round, name=stage.name, done=stage.done, total=stage.total, unit=stage.unit, details=printable(stage.details()),
+        elapsed_s=stage.elapsed_s, left_s=stage.left_s,
+    )  # fmt: skip
 
 
 class _Handler(logging.Handler):

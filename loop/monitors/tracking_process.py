@@ -1,5 +1,8 @@
 """Run the MLflow mirror beside the loop, in its own process.
 
+    driver: commits, states ─► BackgroundMirror ─► one thread ─► child process ─► MLflow
+            live points ─► files ───────────────────────────────────┘
+
 `BackgroundMirror` is what the driver uses: a thread that waits and a child process that works, because importing MLflow costs
 seconds of processor time, its server may be slow, and it changes the logging and the environment of its process.
 """
@@ -15,7 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -23,7 +26,11 @@ from typing import IO, Any, TextIO
 import pyarrow as pa
 
 from loop.credentials import masked
-from loop.monitors.tracking import ChampionFolder, LoopState, Mirror, Samples, child_environment, cut
+from loop.monitors.mirror.facts import RoundFacts
+from loop.monitors.mirror.live import LivePoints
+from loop.monitors.mirror.sending import LiveStreams, watch_system
+from loop.monitors.monitor import Ending
+from loop.monitors.tracking import ChampionFolder, Facts, Mirror, Samples, child_environment, cut
 from loop.store.commits import RoundCommit
 from policies.records import RECORD_SCHEMA, Record, from_table
 
@@ -31,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 REPLY_TIMEOUT_S = 120.0  # mirroring one round is about fifteen requests of at most a few seconds each
 CHILD_EXIT_TIMEOUT_S = 5.0
+STREAM_EVERY_S = 3.0
+"""From one look for live points to the next; ten times as long while MLflow is away."""
 PATIENCE_S = 8.0  # longer waits are explained
 CHILD_NICENESS = 10
 MAX_FAILURE_CHARACTERS = 600
@@ -44,18 +53,33 @@ class BackgroundMirror:
     """Mirrors while the loop runs: only `finish` waits.
 
     A daemon thread hands the newest commits to a child process (`python -m loop.monitors.tracking_process`) over its standard input, as
-    JSON lines, and reads sample records for it when it asks. The child is started at the first `log_commits` and ends with this process. An
-    outage is reported once; each later `log_commits`, and `finish`, tries again with everything that is missing.
+    JSON lines, and reads sample records for it when it asks. Between commits it has the child send the live points that are in files. The
+    child is started when it is first needed and ends with this process. An outage is reported once; each later attempt, and `finish`,
+    tries again with everything that is missing.
     """
 
-    def __init__(self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path) -> None:
-        """`samples` and `champion_folder` are called in the thread. The child's output is appended to `log_path`, credentials masked."""
+    def __init__(
+        self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path, *, facts: Facts = lambda _: RoundFacts(),
+        live: LivePoints | None = None, on_ids: Callable[[str, str], None] = lambda experiment_id, run_id: None,
+    ) -> None:  # fmt: skip
+        """The functions are called in the thread. The child's output is appended to `log_path`, credentials masked.
+
+        Args:
+            facts: what MLflow shows of a round beyond commit and samples.
+            live: where the points of running rounds are; files of rounds that MLflow has completely are deleted.
+            on_ids: called with the ids of experiment and parent run, when MLflow has something of the run.
+        """
         self._mirror = mirror
         self._samples = samples
         self._champion_folder = champion_folder
+        self._facts = facts
+        self._live = live
+        self._on_ids = on_ids
         self._shown_uri = masked(mirror.tracking_uri)
         self._log_path = log_path
-        self._orders: queue.SimpleQueue[tuple[list[RoundCommit], LoopState | None]] = queue.SimpleQueue()
+        self._orders: queue.Queue[Ending | None] = queue.Queue()
+        """Something is committed, or the loop has ended."""
+        self._has_points = threading.Event()
         self._newest: list[RoundCommit] = []
         self._child: subprocess.Popen[str] | None = None
         self._log: threading.Thread | None = None
@@ -68,14 +92,18 @@ class BackgroundMirror:
     def log_commits(self, commits: Sequence[RoundCommit]) -> None:
         """Mirror all `commits` of the run so far; returns at once."""
         self._newest = list(commits)
-        self._orders.put((self._newest, None))
+        self._orders.put(None)
 
-    def finish(self, state: LoopState, timeout_s: float = 30.0) -> bool:
+    def stream(self) -> None:
+        """There are new live points; returns at once."""
+        self._has_points.set()
+
+    def finish(self, state: Ending, timeout_s: float = 30.0) -> bool:
         """Mirror what is missing and set the state of the loop; returns whether MLflow has everything.
 
         Waits `timeout_s` at most, and a few seconds more for a process that had to be killed.
         """
-        self._orders.put((self._newest, state))
+        self._orders.put(state)
         self._thread.join(min(PATIENCE_S, timeout_s))
         if self._thread.is_alive() and timeout_s > PATIENCE_S:
             logger.warning("waiting for MLflow at %s to take what it lacks, at most %.0f s", self._shown_uri, timeout_s)
@@ -91,19 +119,27 @@ class BackgroundMirror:
         return self._is_complete
 
     def _serve(self) -> None:
-        closing: LoopState | None = None
+        closing: Ending | None = None
         while closing is None and not self._stopped.is_set():
-            commits, closing = self._orders.get()
-            while closing is None and not self._orders.empty():
-                commits, closing = self._orders.get_nowait()
-            self._attempt(commits, closing)
+            try:
+                closing = self._orders.get(timeout=STREAM_EVERY_S * (10 if self._is_down else 1))
+                while closing is None and not self._orders.empty():
+                    closing = self._orders.get_nowait()
+            except queue.Empty:
+                if self._has_points.is_set():
+                    self._attempt(None, None)
+            else:
+                self._attempt(self._newest, closing)
         self._drop_child()
 
-    def _attempt(self, commits: list[RoundCommit], closing: LoopState | None) -> None:
+    def _attempt(self, commits: list[RoundCommit] | None, closing: Ending | None) -> None:
+        """Mirror `commits` and what is live; without commits, only what is live."""
         try:
+            self._has_points.clear()
             self._exchange(commits, closing)
         except Exception as error:
             # The boundary of the mirror: whatever fails in MLflow, its process or the reading of samples, the loop continues.
+            self._has_points.set()
             if not isinstance(error, MirrorError):
                 self._drop_child()
             if not self._is_down and not self._stopped.is_set():
@@ -116,23 +152,33 @@ class BackgroundMirror:
             self._is_down = False
             self._is_complete = closing is not None
 
-    def _exchange(self, commits: list[RoundCommit], closing: LoopState | None) -> None:
+    def _exchange(self, commits: list[RoundCommit] | None, closing: Ending | None) -> None:
         child = self._child = self._child or self._start_child()
-        by_round = {commit.round: commit for commit in commits}
-        folders = {commit.round: self._champion_folder(commit) for commit in commits}
-        message: dict[str, Any] = {
-            "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in commits],
-            "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
-            "close": closing,
-        }
+        message: dict[str, Any] = {"live": {number: str(path) for number, path in self._live.files().items()} if self._live else {}}
+        by_round = {commit.round: commit for commit in commits or ()}
+        if commits is not None:
+            folders = {commit.round: self._champion_folder(commit) for commit in commits}
+            message |= {
+                "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in commits],
+                "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
+                "close": closing,
+            }
         while True:
             reply = _ask(child, message)
             if "failed" in reply:
                 raise MirrorError(reply["failed"])
-            if "samples_of" not in reply:
-                return
-            accepted, rejected = self._samples(by_round[reply["samples_of"]])
-            message = {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
+            if "of" not in reply:
+                break
+            commit = by_round[reply["of"]]
+            if reply["asked"] == "facts":
+                message = asdict(self._facts(commit))
+            else:
+                accepted, rejected = self._samples(commit)
+                message = {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
+        if reply["ids"] is not None:
+            self._on_ids(*reply["ids"])
+        for number in by_round if self._live else ():
+            self._live.forget(number)
 
     def _start_child(self) -> subprocess.Popen[str]:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,13 +191,13 @@ class BackgroundMirror:
             text=True,
             encoding="utf-8",
             errors="backslashreplace",
-            env=child_environment(),
+            env={**child_environment(), "MLFLOW_TRACKING_URI": self._mirror.tracking_uri},  # MLflow's registry looks for models there
             start_new_session=True,  # the driver handles interrupts from the terminal, and calls `finish` after them
         )
         self._log = threading.Thread(target=_write_masked, args=(child.stderr, log), name="mlflow-log", daemon=True)
         self._log.start()
         plain = {field.name: getattr(self._mirror, field.name) for field in fields(self._mirror)}
-        _write_line(child.stdin, {**plain, "parameters": dict(self._mirror.parameters)})
+        _write_line(child.stdin, {**plain, "parameters": dict(self._mirror.parameters), "source": dict(self._mirror.source)})
         return child
 
     def _drop_child(self) -> None:
@@ -206,16 +252,18 @@ def _serve_driver() -> None:
     mirror = Mirror(**json.loads(sys.stdin.readline()))
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    streams = LiveStreams(mirror)
     while True:
         line = lines.get()
         try:
-            _obey(mirror, json.loads(line), lines, replies)
+            ids = _obey(mirror, json.loads(line), lines, replies, streams)
         except Exception as error:
             # The boundary of the process: whatever MLflow raises is sent to the driver, which warns and tries again later.
             traceback.print_exc()
+            streams.forget()
             _write_line(replies, {"failed": cut(f"{type(error).__name__}: {error}", MAX_FAILURE_CHARACTERS)})
         else:
-            _write_line(replies, {"done": True})
+            _write_line(replies, {"ids": ids})
 
 
 def _listen(lines: queue.SimpleQueue[str]) -> None:
@@ -225,10 +273,17 @@ def _listen(lines: queue.SimpleQueue[str]) -> None:
     os._exit(0)
 
 
-def _obey(mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str], replies: IO[str]) -> None:
+def _obey(
+    mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str], replies: IO[str], streams: LiveStreams
+) -> tuple[str, str] | None:
+    """Do what the driver asks for; returns the ids of experiment and parent run."""
+
+    def asked(what: str, commit: RoundCommit) -> dict[str, Any]:
+        _write_line(replies, {"asked": what, "of": commit.round})
+        return json.loads(lines.get())
+
     def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
-        _write_line(replies, {"samples_of": commit.round})
-        answer = json.loads(lines.get())
+        answer = asked("samples", commit)
         return _records(answer["accepted"]), _records(answer["rejected"])
 
     def champion_folder(commit: RoundCommit) -> Path | str | None:
@@ -238,9 +293,16 @@ def _obey(mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str]
         text, is_path = folder
         return Path(text) if is_path else text
 
-    mirror.log_commits([RoundCommit.model_validate(commit) for commit in message["commits"]], samples, champion_folder)
-    if message["close"] is not None:
-        mirror.close(message["close"])
+    streams.send({int(number): Path(path) for number, path in message["live"].items()})
+    if "commits" in message:
+        commits = [RoundCommit.model_validate(commit) for commit in message["commits"]]
+        mirror.log_commits(commits, samples, champion_folder, lambda commit: RoundFacts.from_json(asked("facts", commit)))
+        if message["close"] is not None:
+            mirror.close(message["close"], commits)
+    ids = streams.ids()
+    if ids is not None and "commits" not in message:  # a round is running
+        watch_system(mirror.tracking_uri, ids[1])
+    return ids
 
 
 def _records(rows: list[dict[str, Any]]) -> list[Record]:

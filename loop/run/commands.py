@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -164,6 +165,34 @@ def status(run_dir: RunDir, as_json: AsJson = False) -> None:
 
 
 @commands.command()
+def watch(
+    run_dir: RunDir, once: Annotated[bool, typer.Option("--once", help="show it once instead of until its driver ends")] = False
+) -> None:
+    """Show a run live that another process drives: rounds, stages, time left, the last decision."""
+    from loop.monitors.watch import watch as show
+    from loop.run.state import driver_lines, run_state
+    from loop.store.run_store import Store
+
+    store = Store.open(run_dir)
+    with suppress(KeyboardInterrupt):  # the usual end
+        show(store, lambda: run_state(store), lambda state: driver_lines(store, state), Console(), once=once)
+
+
+@commands.command()
+def ui(
+    run_dir: RunDir,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port on this machine; default 5000, or another if it is taken")
+    ] = None,
+) -> None:
+    """Open a run in MLflow: start its server on this machine, and print the address."""
+    print_loading(f"MLflow for {run_dir}")
+    from loop.monitors.ui import show
+
+    show(run_dir, port, lambda line: print(printable(line), flush=True))
+
+
+@commands.command()
 def verify(run_dir: RunDir, as_json: AsJson = False) -> None:
     """Check every committed file and print one digest over all committed data."""
     from loop.store.run_store import Store
@@ -269,6 +298,7 @@ def _outliving_job(folder: str | None, default: str, option: str) -> str:
 
 def _print_results(console: Console, uri: str) -> None:
     from loop.config.run_config import parse_config
+    from loop.monitors.mirroring import MLFLOW
     from loop.monitors.report import TABLE_WIDTH, print_results
     from loop.monitors.run_log import RunLog
     from loop.store.run_store import Store
@@ -280,7 +310,10 @@ def _print_results(console: Console, uri: str) -> None:
     print_results(Console(file=tables, width=TABLE_WIDTH), store.commits(), list(config.held_out))
     RunLog(store.storage).text(tables.getvalue())
     shown = printable(uri)
-    console.print(f"run folder {shown}; look at it with: {_this_command()} status {shown}", highlight=False, soft_wrap=True)
+    command = _this_command()
+    console.print(f"run folder {shown}; look at it with: {command} status {shown}", highlight=False, soft_wrap=True)
+    if MLFLOW in config.monitors and config.tracking.enabled:
+        console.print(f"its charts, models and records in MLflow: {command} ui {shown}", highlight=False, soft_wrap=True)
 
 
 def _this_command() -> str:

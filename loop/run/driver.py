@@ -1,4 +1,4 @@
-"""The driver: opens the session, runs rounds until the stop policy ends the run, and mirrors each commit."""
+"""The driver: opens the session, runs rounds until the stop policy ends the run, and tells monitors of each commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loop.config.run_config import RunConfig, stored_config
 from loop.errors import DamagedFileError, RunExistsError, UserError
 from loop.interruption import interruptible
 from loop.models.checks import check_trained_in_adapter, model_check
-from loop.monitors.mirroring import mirrored
+from loop.monitors.mirroring import MLFLOW, check_monitors, monitored
 from loop.monitors.progress import RunProgress
 from loop.monitors.run_log import logged
 from loop.monitors.tracking import flatten_parameters
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _REPLAY_S = 600.0
-"""Time limit for the mirror when the run is already finished: about fifteen MLflow requests per round."""
+"""Time limit for monitors when the run is already finished: about fifteen MLflow requests per round."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ def _model_check(config: RunConfig) -> AbstractContextManager[Callable[[], str]]
 
 
 def _data_of(config: RunConfig) -> tuple[RunData, list[str]]:
-    """The data of a run, and how each set of questions is scored; checks policies and resources first."""
+    """The data of a run, and how each set of questions is scored; checks policies, monitors and resources first."""
     build_policies(config)
+    check_monitors(config)
     if not config.cluster.node_wait_s:
         available = available_nodes(config.cluster)
         planned(config, available.nodes, is_cluster=available.is_cluster)
@@ -164,31 +165,32 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         interruptible(store.uri),
         store.locked() as locked,
         logged(locked.storage) as log_of_run,
-        mirrored(config, locked) as mirror,
+        monitored(config, locked) as monitors,
         log_of_run.ending(),
-        RunProgress(console, listener=log_of_run) as progress,
+        RunProgress(console, listener=log_of_run, monitors=monitors) as progress,
         connection or ExitStack(),
     ):
         commits = locked.commits()
+        if commits:
+            monitors.round_committed(commits)  # they may have missed some
         if checked is None:
             with progress.stage("check config and data"):
                 checked = check(config, has_begun=bool(commits))
+        in_mlflow = f"`vigc ui {store.uri}` (MLflow) or " if config.tracking.enabled and MLFLOW in config.monitors else ""
+        progress.note(f"watch it from another terminal with {in_mlflow}`vigc watch {store.uri}`")
         for line in checked.metrics:
             progress.note(f"metric of {line}")
         policies = build_policies(config)
         if commits and policies.stop.stop([commit.state for commit in commits[1:]], config.rounds):
             progress.note("the run is finished; nothing to do")
-            if mirror:
-                mirror.log_commits(commits)
-                mirror.finish("FINISHED", _REPLAY_S)
+            monitors.run_ended("FINISHED", _REPLAY_S)
             return
         check_needed(locked, commits)
         for finding in checked.findings:
             progress.note(finding.line)
         with open_session(config, checked.data, locked, commits, progress, checked.findings) as session:
             for commit in rounds(session):
-                if mirror:
-                    mirror.log_commits(commits)
+                monitors.round_committed(commits)
                 prune(locked, commits, config.retention.keep_last, config.retention.keep_every, config.overlap)
                 for finding in commit.reported:
                     if finding not in checked.findings:  # findings about the config were already reported

@@ -39,7 +39,7 @@ from loop.errors import UserError, WriteError, printable
 from loop.interruption import interruptible
 from loop.models.checks import check_model
 from loop.models.files import downloaded
-from loop.monitors.progress import RunProgress, loss_remark
+from loop.monitors.progress import RunProgress
 from loop.run.skipped import findings_of, unreadable_images
 from loop.setup.assembly import build_labelled, derived_seed
 from loop.setup.nodes import check_nodes
@@ -263,7 +263,7 @@ class _Ranks:
         training, cluster = stage.config.training, self._config.cluster
         bounds = Bounds(training.timeout_s, cluster.start_timeout_s, training.stall_timeout_s, cluster.max_restarts)
         with progress.stage(job.output.name, total=job.hyper.num_steps) as shown:
-            result = self._group.train(job, stage.source, bounds, lambda now: shown.reach(now.step, loss_remark(now.loss)))
+            result = self._group.train(job, stage.source, bounds, lambda now: progress.trained(shown, now))
         if result.resumed_from_step:
             progress.note(f"training resumed after step {result.resumed_from_step}")
         return result

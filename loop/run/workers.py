@@ -33,7 +33,7 @@ from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
 from loop.config.sets import image_paths
 from loop.models.serving import engine_fleet, probe_of
-from loop.monitors.progress import Stage, loss_remark
+from loop.monitors.progress import Stage
 from loop.run.connection import connected_for
 from loop.run.contents import Run
 from loop.run.models import Model
@@ -90,7 +90,7 @@ class Workers:
             training.timeout_s, start_timeout_s=cluster.start_timeout_s, stall_timeout_s=training.stall_timeout_s,
             max_restarts=cluster.max_restarts,
         )  # fmt: skip
-        result = self.trainer.train(job, self.run.images, bounds, lambda progress: stage.reach(progress.step, loss_remark(progress.loss)))
+        result = self.trainer.train(job, self.run.images, bounds, lambda progress: self.run.progress.trained(stage, progress))
         if result.resumed_from_step:
             self.run.progress.note(f"training resumed after step {result.resumed_from_step}")
         return result

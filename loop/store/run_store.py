@@ -9,6 +9,7 @@
     checkpoints/NAME.steps/               step checkpoints and samples of an unfinished training
     lock, lock.json                       who drives the run, and the fencing epoch
     run.log, status.json, mlflow.log      for people: terminal output, state of the driver; not data of the run
+    events.jsonl, mlflow.json, mlflow-live/   of monitors: events, the run's place in MLflow, points that it lacks; not data of the run
 
 A round exists when its commit record does. There is no pointer to the latest one: the newest complete commit record wins.
 The fencing epoch refuses every write through a handle that is not, or no longer, the run's driver.

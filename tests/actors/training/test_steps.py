@@ -32,6 +32,7 @@ def finish(job: TrainingJob) -> tuple[list[int], tuple[Any, ...]]:
     seen: list[Progress] = []
     result = run_local(job, Shapes(), on_progress=seen.append)
     steps = [progress.step for progress in seen if not progress.num_measured]
+    assert [(one.step, one.loss) for one in result.steps] == [(step, pytest.approx(loss)) for step, loss in result.losses if step in steps]
     logged = (result.losses, result.mean_loss, result.num_target_tokens, result.skipped, result.num_pairs, result.pair_points)
     return steps, (result.digest, *logged)
 

@@ -36,6 +36,12 @@ def test_training_lowers_the_loss_and_writes_what_it_says(base: Path, tmp_path: 
     assert result.final_loss < 0.8 * result.losses[0][1]
     assert result.num_target_tokens > 0
     assert [progress.step for progress in seen] == list(range(1, 13))
+    steps = seen[-1].steps
+    assert steps == result.steps
+    assert [(one.step, one.loss) for one in steps] == [(step, pytest.approx(loss)) for step, loss in result.losses]
+    assert [one.learning_rate for one in steps] == pytest.approx([1e-3 * learning_rate_factor(step, job.hyper) for step in range(12)])
+    assert all(one.gradient_norm is not None and one.gradient_norm > 0 for one in steps)
+    assert sum(1 for one in steps if one.tokens_per_s) == 11
     assert digest_of(read_checkpoint(job.output)) == result.digest
     AutoProcessor.from_pretrained(job.output)
     model = AutoModelForImageTextToText.from_pretrained(job.output)

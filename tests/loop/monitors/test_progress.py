@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from loop.monitors.progress import RunProgress
+from loop.monitors.progress import RunProgress, time_left
 
 
 class Clock:
@@ -37,8 +37,8 @@ def test_a_log_gets_a_line_at_the_start_and_the_end_of_a_stage_and_few_between()
     assert out.getvalue().splitlines() == [
         "round 2/5",
         "round 2/5 generate: started, 8 shards",
-        "round 2/5 generate: 3/8 shards, records 120, kept 30, 20.0 records/s",
-        "round 2/5 generate: 6/8 shards, records 240, kept 60, 20.0 records/s",
+        "round 2/5 generate: 3/8 shards, records 120, kept 30, 20.0 records/s, about 0:10 left",
+        "round 2/5 generate: 6/8 shards, records 240, kept 60, 20.0 records/s, about 0:04 left",
         "round 2/5 generate: done, 8/8 shards, records 320, kept 80, 20.0 records/s, 16.0 s",
     ]
 
@@ -57,13 +57,27 @@ def test_stages_that_go_on_at_the_same_time_each_have_their_lines_and_their_roun
         "round 2/5",
         "round 3/5 write: started, 8 shards",
         "round 2/5 train: started, 8 steps",
-        "round 3/5 write: 2/8 shards, 0.3 shards/s",
-        "round 2/5 train: 2/8 steps, 0.3 steps/s",
-        "round 3/5 write: 4/8 shards, 0.3 shards/s",
-        "round 2/5 train: 4/8 steps, 0.3 steps/s",
+        "round 3/5 write: 2/8 shards, 0.3 shards/s, about 0:18 left",
+        "round 2/5 train: 2/8 steps, 0.3 steps/s, about 0:18 left",
+        "round 3/5 write: 4/8 shards, 0.3 shards/s, about 0:12 left",
+        "round 2/5 train: 4/8 steps, 0.3 steps/s, about 0:12 left",
         "round 2/5 train: done, 4/8 steps, 0.3 steps/s, 12.0 s",
         "round 3/5 write: done, 4/8 shards, 0.3 shards/s, 12.0 s",
     ]
+
+
+def test_the_time_left_is_that_at_the_pace_of_this_driver() -> None:
+    clock = Clock()
+    with RunProgress(log_console()[0], clock=clock) as progress, progress.stage("write", total=100, unit="shards") as stage:
+        assert stage.left_s is None
+        stage.advance(40)  # which were finished by an earlier driver
+        assert stage.left_s is None
+        clock.now_s += 30.0
+        stage.advance(10)
+        assert stage.left_s == pytest.approx(150.0)
+        clock.now_s += 20.0
+        assert stage.left_s == pytest.approx(130.0)
+    assert [time_left(seconds) for seconds in (None, 59.6, 3725.0)] == ["", "about 1:00 left", "about 1:02:05 left"]
 
 
 def test_a_stage_without_a_known_length_counts_what_is_done() -> None:
@@ -103,8 +117,10 @@ def test_a_terminal_gets_a_live_bar_and_keeps_one_line_per_stage() -> None:
     with RunProgress(console, clock=clock) as progress:
         progress.round(1, 3)
         with progress.stage("generate", total=4, unit="shards") as stage:
-            clock.now_s += 2.0
-            stage.advance(2, records=50, kept=20)
+            clock.now_s += 1.0
+            stage.advance(1, records=25, kept=10)
+            clock.now_s += 1.0
+            stage.advance(1, records=25, kept=10)
             assert progress._live is not None
             progress._live.refresh()
             live = out.getvalue()
@@ -113,6 +129,7 @@ def test_a_terminal_gets_a_live_bar_and_keeps_one_line_per_stage() -> None:
     assert "━" in live
     assert "round 1/3 generate" in live
     assert "2/4 shards" in live
+    assert "about 0:02 left" in live
     assert "records 50, kept 20, 25.0 records/s" in live
     assert "round 1/3 generate: done, 4/4 shards, records 100, kept 20, 50.0 records/s, 2.0 s" in out.getvalue()
     assert "started" not in out.getvalue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import socket
 import threading
 import time
@@ -17,13 +16,14 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from loop.monitors.mirror.facts import DataSet, RoundFacts
+from loop.monitors.mirror.live import LivePoints
 from loop.monitors.tracking import Mirror, cut, default_tracking_uri, flatten_parameters, mlflow_key
 from loop.monitors.tracking_process import BackgroundMirror
 from loop.store.commits import Decision, FilterCount, Finding, RoundCommit, RoundState
 from policies.records import Reason, Record
+from tests.loop.monitors.conftest import EXPERIMENT, RUN_ID
 
-EXPERIMENT = "shapes"
-RUN_ID = "shapes-7"
 NUMBERS = {"difference": 0.04, "difference/acceptance/near": 0.05, "level": 0.017}
 
 
@@ -70,25 +70,13 @@ def _fields(record: Record) -> dict[str, object]:
     return {name: getattr(record, name) for name in Record.__dataclass_fields__}
 
 
+def facts(commit: RoundCommit) -> RoundFacts:
+    selected = DataSet(f"round {commit.round} selected", "selected", "0123abcd", "/runs/shapes-7/selected.parquet", 31)
+    return RoundFacts({"accuracy/near": (0.5, 0.75)}, [selected] if commit.round else [])
+
+
 def champion_folder(commit: RoundCommit) -> Path:
     return Path("/runs/shapes-7") / commit.champion_path
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: its migrations take seconds."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    MlflowClient(default_tracking_uri(folder / "run", {})).search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def mirror(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    uri = default_tracking_uri(tmp_path / "run", {})
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # `MlflowClient.load_table` looks for runs there only
-    parameters = flatten_parameters({"run": {"rounds": 2, "sets": [{"name": "near"}]}, "note": "n" * 900})
-    return Mirror(uri, EXPERIMENT, "a loop", RUN_ID, parameters)
 
 
 class Seen:
@@ -105,6 +93,10 @@ class Seen:
             (run for run in runs if "vigc.round" in run.data.tags), key=lambda run: run.data.tags["vigc.round"]
         )
         self.versions = sorted(self.client.search_model_versions(f"name='{mirror.model_name}'"), key=lambda version: int(version.version))
+
+    @property
+    def child_ids(self) -> list[str]:
+        return [run.info.run_id for run in self.children]
 
     def history(self, run: Run, key: str) -> list[tuple[int, float, int]]:
         return sorted((metric.step, metric.value, metric.timestamp) for metric in self.client.get_metric_history(run.info.run_id, key))
@@ -128,19 +120,36 @@ def assert_mirrored_once(mirror: Mirror) -> Seen:
 
 
 def test_a_loop_is_mirrored_once_however_often_it_is_published(mirror: Mirror, tmp_path: Path) -> None:
-    assert mirror.log_commits(COMMITS[:2], samples, champion_folder) == [0, 1]
-    assert mirror.log_commits(COMMITS, samples, champion_folder) == [2]
-    assert mirror.log_commits(COMMITS, samples, champion_folder) == []
-    mirror.close("FINISHED")
+    assert mirror.log_commits(COMMITS[:2], samples, champion_folder, facts) == [0, 1]
+    assert mirror.log_commits(COMMITS, samples, champion_folder, facts) == [2]
+    assert mirror.log_commits(COMMITS, samples, champion_folder, facts) == []
+    mirror.close("FINISHED", COMMITS)
     seen = assert_mirrored_once(mirror)
     (parent,) = seen.parents
     assert parent.info.status == "FINISHED"
     assert parent.data.params["run.sets.0.name"] == "near"
     assert parent.data.params["note"].endswith("n ... (cut, 900 characters)")
-    assert seen.versions[-1].source == "file:///runs/shapes-7/checkpoints/w-0001"
+    assert seen.versions[-1].tags["checkpoint"] == "file:///runs/shapes-7/checkpoints/w-0001"
+    models = seen.client.search_logged_models([seen.experiment_id])
+    assert {model.name: (model.tags["round"], model.status.name) for model in models} == {
+        "w-0000": ("0", "READY"),
+        "w-0001": ("1", "READY"),
+    }
+    scores = {model.name: {metric.key: metric.value for metric in model.metrics} for model in models}
+    assert scores["w-0001"] == {"accuracy/near": 0.64, "candidate_accuracy/near": 0.62}
+    assert seen.versions[-1].source == "models:/" + next(model.model_id for model in models if model.name == "w-0001")
+    assert "| 1 | accepted | 96 | 31 | 64.0 |" in parent.data.tags["mlflow.note.content"]
     child = seen.children[1]
     assert (child.info.start_time, child.info.end_time) == (1_700_000_100_000, 1_700_000_160_500)
-    assert child.data.metrics["filters/user.policies_short/kept"] == 31
+    assert child.data.metrics["kept/user.policies_short"] == pytest.approx(31 / 96)
+    assert (child.data.metrics["accuracy_low/near"], child.data.metrics["accuracy_high/near"]) == (0.5, 0.75)
+    assert {key: child.data.params[key] for key in ("round", "written_with", "training.num_steps")} == {
+        "round": "1", "written_with": "w-0000", "training.num_steps": "6",
+    }  # fmt: skip
+    assert "the candidate is accepted**: margin 0.005. The champion is `w-0001`" in child.data.tags["mlflow.note.content"]
+    assert (child.data.tags["mlflow.source.name"], child.data.tags["mlflow.user"]) == ("vigc run x.yaml", "ada")
+    inputs = [(one.dataset.name, one.dataset.digest, one.tags[0].value) for one in child.inputs.dataset_inputs]
+    assert inputs == [("round 1 selected", "0123abcd", "selected")]
     found = seen.children[2].data
     assert {name: value for name, value in found.metrics.items() if name.startswith("findings/")} == {
         "findings/passed_over": 5,
@@ -167,7 +176,9 @@ def _assert_samples(seen: Seen) -> None:
     assert rejected["reasons"].tolist() == ["empty, too_short", "unparsable"]
 
 
-@pytest.mark.parametrize("write", ["log_batch", "log_text", "create_model_version", "log_figure", "set_terminated"])
+@pytest.mark.parametrize(
+    "write", ["log_batch", "log_text", "create_logged_model", "log_outputs", "create_model_version", "log_figure", "set_terminated"]
+)
 def test_a_mirror_that_is_cut_short_is_completed_without_duplicates(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, write: str) -> None:
     mirror.log_commits(COMMITS[:1], samples, champion_folder)
     real = getattr(MlflowClient, write)
@@ -181,7 +192,10 @@ def test_a_mirror_that_is_cut_short_is_completed_without_duplicates(mirror: Mirr
         with pytest.raises(ConnectionError):
             mirror.log_commits(COMMITS, samples, champion_folder)
     mirror.log_commits(COMMITS, samples, champion_folder)
-    _assert_samples(assert_mirrored_once(mirror))
+    seen = assert_mirrored_once(mirror)
+    _assert_samples(seen)
+    assert sorted(model.name for model in seen.client.search_logged_models([seen.experiment_id])) == ["w-0000", "w-0001"]
+    assert [len(run.outputs.model_outputs) for run in map(seen.client.get_run, seen.child_ids)] == [1, 1, 0]
 
 
 def test_a_run_that_was_created_twice_is_reduced_to_one(mirror: Mirror) -> None:
@@ -214,7 +228,13 @@ def test_the_background_mirror_keeps_nobody_waiting_and_catches_up_after_an_outa
             raise OSError("the store is away")
         return samples(commit)
 
-    background = BackgroundMirror(mirror, away_at_first, champion_folder, tmp_path / "mirror.log")
+    points, ids = LivePoints(tmp_path), list[tuple[str, str]]()
+    for round in range(4):
+        points.open(round, 1_700_000_000.0 + 100 * round)
+        points.add(round, [("train/loss", 0.5, 1_700_000_030_000 + 100_000 * round, 1)])
+    background = BackgroundMirror(
+        mirror, away_at_first, champion_folder, tmp_path / "mirror.log", facts=facts, live=points, on_ids=lambda *found: ids.append(found)
+    )
     started_s = time.monotonic()
     background.log_commits(COMMITS[:2])
     background.log_commits(COMMITS)
@@ -222,7 +242,14 @@ def test_the_background_mirror_keeps_nobody_waiting_and_catches_up_after_an_outa
     wait_until(lambda: "the store is away" in caplog.text)
     assert background.finish("FINISHED", timeout_s=60.0), (tmp_path / "mirror.log").read_text()
     assert asked == [0, 0, 1, 2]
+    assert list(points.files()) == [3], "the points of complete rounds are no longer needed"
+    seen = Seen(mirror)
+    running = seen.children.pop()
+    assert (running.data.tags["vigc.round"], running.info.status) == ("3", "FINISHED")
+    seen.client.delete_run(running.info.run_id)
     seen = assert_mirrored_once(mirror)
+    assert [seen.history(run, "train/loss") for run in seen.children] == [[(1, 0.5, 1_700_000_030_000 + 100_000 * n)] for n in range(3)]
+    assert ids[-1] == (seen.experiment_id, seen.parents[0].info.run_id)
     assert seen.parents[0].info.status == "FINISHED"
     _assert_samples(seen)
 

@@ -19,7 +19,8 @@ from benchmarks.speed.faulty_proxy import FaultyProxy
 from benchmarks.speed.tracking import mlflow_server
 from loop.monitors.tracking import Mirror
 from loop.monitors.tracking_process import BackgroundMirror
-from tests.loop.monitors.test_tracking import COMMITS, RUN_ID, assert_mirrored_once, champion_folder, samples, wait_until
+from tests.loop.monitors.conftest import RUN_ID
+from tests.loop.monitors.test_tracking import COMMITS, assert_mirrored_once, champion_folder, samples, wait_until
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
