@@ -119,7 +119,7 @@ def _line(cells: Iterator[str] | tuple[str, ...]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{text.replace('|', chr(92) + '|')}`" if text else ""
+    return f"`{text}`" if text else ""
 
 
 def _escaped(text: str) -> str:
