@@ -9,6 +9,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import typer
@@ -94,7 +96,8 @@ def _config() -> str:
 
 
 def _policies() -> str:
-    return _rows(("where", "policy"), policy_rows())
+    places = groupby(policy_rows(), key=itemgetter(0))
+    return "\n".join(f"## {where}\n\n{_rows(('policy', 'meaning'), (row[1:] for row in rows))}" for where, rows in places)
 
 
 def _commands() -> str:
@@ -123,7 +126,8 @@ def _code(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([|<*_\[\]])", r"\\\1", text)
+    """Text in which only backticks are markup."""
+    return re.sub(r"`[^`]*`|[|<*_\[\]]", lambda found: found[0] if found[0].startswith("`") else f"\\{found[0]}", text)
 
 
 def _capital(title: str) -> str:

@@ -93,7 +93,7 @@ def known_keys() -> set[str]:
     schemas = [model.model_json_schema() for model in (RunConfig, TrainConfig)]
     sections = [section for schema in schemas for section in (schema, *schema["$defs"].values())]
     keys = {key for section in sections for key in section.get("properties", ())}
-    return keys | {word for _, signature in policy_rows() for word in re.findall(r"\w+(?=[(=])", signature)}
+    return keys | {word for _, signature, _ in policy_rows() for word in re.findall(r"\w+(?=[(=])", signature)}
 
 
 def keys_of(value: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import math
 import sys
@@ -79,11 +80,12 @@ def key_tables() -> Iterator[tuple[str, Iterator[tuple[str, str, str]]]]:
         yield title, _keys(model, "")
 
 
-def policy_rows() -> Iterator[tuple[str, str]]:
-    """The policies that a config can name: the key that takes it, and the policy with its options and their defaults."""
+def policy_rows() -> Iterator[tuple[str, str, str]]:
+    """The policies that a config can name: the key that takes it, the policy with its options and their defaults, and its meaning."""
     for where, registry in _POLICIES.items():
         for name in registry.names():
-            yield where, _signature(registry, name)
+            meaning, _, _ = inspect.cleandoc(registry.find(name).__doc__ or "").partition("\n\n")
+            yield where, _signature(registry, name), " ".join(meaning.split())
 
 
 def _print_all(console: Console) -> None:
@@ -93,7 +95,7 @@ def _print_all(console: Console) -> None:
         console.print(_table(rows))
     console.print("\nPolicies: a name, or {name: {option: value}}, or a class of your own as module:Name (docs/policies.md)", style="bold")
     policies = Table(Column("where", no_wrap=True), Column("policies", overflow="fold"), box=None)
-    for where, signature in policy_rows():
+    for where, signature, _ in policy_rows():
         policies.add_row(where, Text(signature))
     console.print(policies)
 
