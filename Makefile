@@ -55,9 +55,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/pyright
 
-# The variable silences an advertisement for the successor of mkdocs-material.
+# Without --quiet, which also keeps --strict from counting warnings. The variable silences an advertisement for the successor of mkdocs-material.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint types docs test
 
