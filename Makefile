@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 QUIET := --quiet --disable-pip-version-check
 RUN := runs/demo
 
-.PHONY: install install-vllm demo test test-slow test-browser test-vllm chaos chaos-short lint types check clean
+.PHONY: install install-vllm demo test test-slow test-browser test-vllm chaos chaos-short lint types docs check clean
 
 install: $(STAMP)
 
@@ -58,7 +58,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/pyright
 
-check: lint types test
+# Without --quiet, which also keeps --strict from counting warnings. The variable silences an advertisement for the successor of mkdocs-material.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: lint types docs test
 
 clean:
 	rm -rf .pytest_cache .ruff_cache build *.egg-info

@@ -103,7 +103,7 @@ def test_no_folder_has_more_files_than_one_can_look_over() -> None:
 
 
 def test_documents_name_files_that_exist() -> None:
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md", ROOT / "cluster/launch/README.md"]
     named = {
         f"{document.name}: {path}"
         for document in documents

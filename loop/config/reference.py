@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import math
 import sys
@@ -73,16 +74,31 @@ def print_reference() -> None:
             print(line.rstrip())
 
 
-def _print_all(console: Console) -> None:
-    console.print(_table(_keys(RunConfig, "")))
+def key_tables() -> Iterator[tuple[str, Iterator[tuple[str, str, str]]]]:
+    """The tables of keys: title, and rows of key, default and meaning. The first is the config of a run; others are the kinds of sets and
+    engines, and the config of `vigc train`."""
+    yield "the config of a run", _keys(RunConfig, "")
     for title, model in _SETS.items():
-        console.print(f"\n{title}", style="bold")
-        console.print(_table(_keys(model, "")))
-    console.print("\nPolicies: a name, or {name: {option: value}}, or a class of your own as module:Name (docs/policies.md)", style="bold")
-    policies = Table(Column("where", no_wrap=True), Column("policies", overflow="fold"), box=None)
+        yield title, _keys(model, "")
+
+
+def policy_rows() -> Iterator[tuple[str, str, str]]:
+    """The policies that a config can name: the key that takes it, the policy with its options and their defaults, and its meaning."""
     for where, registry in _POLICIES.items():
         for name in registry.names():
-            policies.add_row(where, Text(_signature(registry, name)))
+            meaning, _, _ = inspect.cleandoc(registry.find(name).__doc__ or "").partition("\n\n")
+            yield where, _signature(registry, name), " ".join(meaning.split())
+
+
+def _print_all(console: Console) -> None:
+    for number, (title, rows) in enumerate(key_tables()):
+        if number:
+            console.print(f"\n{title}", style="bold")
+        console.print(_table(rows))
+    console.print("\nPolicies: a name, or {name: {option: value}}, or a class of your own as module:Name (docs/policies.md)", style="bold")
+    policies = Table(Column("where", no_wrap=True), Column("policies", overflow="fold"), box=None)
+    for where, signature, _ in policy_rows():
+        policies.add_row(where, Text(signature))
     console.print(policies)
 
 
