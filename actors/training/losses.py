@@ -221,6 +221,8 @@ class TrainingLog:
         if self._pending_pairs:
             *sums, num_pairs = sum_over_ranks(torch.stack(self._pending_pairs).sum(0).cpu().double(), self._world_size).tolist()
             loss, accuracy, margin = (one / num_pairs for one in sums)
+            if not math.isfinite(loss):
+                raise TrainerError(f"the DPO loss is {loss} at step {self._step} of {self._num_steps}; lower the learning rate")
             self._pair_points.append((self._step, loss, accuracy, margin))
             self._pending_pairs.clear()
         self.require_readable_images()

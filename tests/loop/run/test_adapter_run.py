@@ -1,4 +1,5 @@
-"""Runs whose engines receive adapters alone: rounds build on each other's adapters, and an interrupted run ends as an undisturbed one."""
+"""Runs whose engines receive adapters alone, trained with DPO: rounds build on each other's adapters, and an interrupted run ends as an
+undisturbed one."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ TRAINING = {
     "lora": {"rank": 4, "targets": ["q_proj", "v_proj"]},
     "learning_rate": 1e-3,
     "interpolation": 0.75,
+    "objective": {"dpo": {"pairs_per_step": 4}},
 }
 
 
@@ -43,6 +45,8 @@ def test_a_run_that_loses_its_machine_ends_with_the_adapters_of_an_undisturbed_o
 
     store = Store.open(lost)
     assert [commit.state for commit in store.commits()] == ["baseline", "accepted", "accepted"]
+    assert store.commits()[1].metrics["dpo_pairs"] > 0
+    assert store.commits()[1].metrics["dpo_margin"] > store.commits()[1].metrics["dpo_first_margin"]
     assert store.tombstones() == ["checkpoints/round-0001.pruned.json"]
     adapter = read_adapter(store.local_checkpoint("checkpoints/round-0002") / ADAPTER_FOLDER)
     assert adapter.base_digest == digest_of(read_checkpoint(Path(EMBEDDED_MODEL)))
