@@ -177,8 +177,9 @@ class BackgroundMirror:
                 message = {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
         if reply["ids"] is not None:
             self._on_ids(*reply["ids"])
-        for number in by_round if self._live else ():
-            self._live.forget(number)
+        if self._live is not None:
+            for number in by_round:
+                self._live.forget(number)
 
     def _start_child(self) -> subprocess.Popen[str]:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
