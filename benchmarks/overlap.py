@@ -47,7 +47,7 @@ MODES: dict[str, tuple[str, ...]] = {
 
 _RECIPE = "loop/recipes/shapes.yaml"
 _APART = ("cluster.colocated=false", "cluster.num_engines=1", "cluster.trainer_ranks=1", "cluster.num_cpus=3")
-_QUIET = ("acceptance=always", "tracking.enabled=false")
+_QUIET = ("acceptance=always", "acceptance_sets.near.seed_domain=false", "tracking.enabled=false")
 _IMAGE_S, _TRAINING_S = 1.0, 38.0
 """How long the waiting view waits for an image, and the waiting mixing policy for a training."""
 _NUM_IMAGES_WAITED_FOR = 40

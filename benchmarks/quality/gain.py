@@ -39,6 +39,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "mixing.options.seed_share=1.0",
         "filters=[parsable]",
         "acceptance.options.min_diversity_ratio=0",
+        "acceptance.options.min_type_ratio=0",
         "acceptance.options.max_length_ratio=1000",  # no guards on generated data, which the control lacks
     ),
     "no correction": (

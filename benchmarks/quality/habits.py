@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no evidence": _ALWAYS,
     "control": ("mixing.options.seed_share=1.0", "filters=[parsable]"),
 }
-FAR = ("0.2-0.5", "0.5-1.0")
+WITHOUT_HABITS = ("0-0.15", "0.2-0.5", "0.5-1.0")
 """The held-out sets without habits."""
 _SMALL = ("cluster.num_engines=1", "cluster.trainer_ranks=1", "cluster.num_cpus=1", "tracking.enabled=false")
 _SEED_MODEL_STEPS = 400
@@ -148,7 +148,7 @@ def rounds_of(folder: Path) -> list[Measured]:
 def _answers(store: Store, commit: RoundCommit, sets: dict[str, HeldOut]) -> dict[str, np.ndarray]:
     predictions, _ = from_table(store.read_part(commit.file("predictions.parquet")))
     right, contradicted, absent = [], [], []
-    for name in FAR:
+    for name in WITHOUT_HABITS:
         one = sets[name]
         assert isinstance(one.source, WorldImages)
         for question, given in zip(one.questions, predictions[f"held_out/{name}"], strict=True):
