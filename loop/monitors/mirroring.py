@@ -135,7 +135,8 @@ def source_tags() -> dict[str, str]:
     """Tags of MLflow that say who runs which code."""
     tags = {
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": masked(" ".join(["vigc", *sys.argv[1:]]))[:500],
+        "mlflow.source.name": " ".join(["vigc", *sys.argv[1:2]]),  # MLflow's UI shows what follows the last slash
+        "vigc.command": masked(" ".join(["vigc", *sys.argv[1:]]))[:500],
         "mlflow.user": _user(),
     }
     with suppress(PackageNotFoundError):  # run from a checkout that is not installed
