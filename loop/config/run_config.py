@@ -12,11 +12,11 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from loop.config.cleaning_config import DecontaminationConfig, DeduplicationConfig
 from loop.config.engine_config import ClusterConfig, EngineConfig, TransformersEngineConfig
 from loop.config.generation_config import GenerationConfig
-from loop.config.metric_names import MAX_LABEL_CHARACTERS, Label, MonitorName, TrackingConfig, check_distinct
 from loop.config.overrides import apply_override
 from loop.config.sections import Policy, PolicySpec, Section, listed
 from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, WorldSet
 from loop.config.suggestions import meant_key, spelled
+from loop.config.tracking_config import MAX_LABEL_CHARACTERS, Label, MonitorName, TrackingConfig, check_distinct
 from loop.config.training_config import TrainingConfig, check_ranks
 from loop.config.yaml_input import MAX_BYTES, read_yaml
 from loop.credentials import keys_with_credentials

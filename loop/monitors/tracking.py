@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.config.metric_names import mlflow_key
+from loop.config.tracking_config import mlflow_key
 from loop.credentials import masked, masked_value
 from loop.monitors.mirror.answering import UNAVAILABLE
 from loop.monitors.mirror.facts import RoundFacts, dataset_inputs

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.training.job import TrainedStep
-from loop.config.metric_names import mlflow_key
+from loop.config.tracking_config import mlflow_key
 from loop.monitors.json_lines import append_lines
 from loop.monitors.monitor import StageProgress
 

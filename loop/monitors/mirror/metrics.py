@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from loop.config.metric_names import mlflow_key
+from loop.config.tracking_config import mlflow_key
 from loop.monitors.mirror.facts import RoundFacts
 from loop.store.commits import RoundCommit, RoundState
 from policies.records import Record

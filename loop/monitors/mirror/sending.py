@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from loop.config.metric_names import mlflow_key
+from loop.config.tracking_config import mlflow_key
 from loop.monitors.mirror.live import LiveSender, started_at_ms
 from loop.monitors.tracking import Mirror
 
