@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from loop.config.sections import POLICY_NAME, Section
 
 MAX_KEY_CHARACTERS = 250
-MONITORS = ("mlflow", "jsonl", "tensorboard", "wandb")
+MONITORS = ("mlflow", "jsonl", "ray", "tensorboard", "wandb")
 MAX_LABEL_CHARACTERS = 100
 
 

@@ -1,7 +1,8 @@
-"""The monitors `tensorboard` and `wandb`, for those who have these packages: live points, and the numbers of committed rounds."""
+"""The monitors `ray`, `tensorboard` and `wandb`: live points, and the numbers of committed rounds. The last two need these packages."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,6 +41,35 @@ class _Board:
             self._committed.add(commit.round)
             at_ms = round(1000 * commit.committed_at)
             self.write(-1, [(name, value, at_ms, commit.round) for name, value in round_values(commit).items()])
+
+
+class RayMetrics(_Board):
+    """Implements `Monitor`: gauges that Ray exports to Prometheus from the driver's node, for `cluster/launch/grafana.json`.
+
+    `accuracy/near` becomes `ray_vigc_accuracy{of="near"}`. All gauges have the label `run`, the run's name, and `round`, which is empty for
+    the numbers of committed rounds. What happens before the driver has connected to Ray is left out.
+    """
+
+    def __init__(self, facts: RunFacts) -> None:
+        super().__init__()
+        self._run = facts.name
+        self._gauges: dict[str, Any] = {}
+
+    def write(self, round: int, points: Sequence[Point]) -> None:
+        import ray
+        from ray.util.metrics import Gauge
+
+        if not ray.is_initialized():
+            return
+        for key, value, _, _ in points:
+            group, _, of = key.partition("/")
+            name = "vigc_" + re.sub(r"\W", "_", group)
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(name, f"{group} of a run of vigc-loop", tag_keys=("run", "round", "of"))
+            self._gauges[name].set(value, {"run": self._run, "round": str(round) if round >= 0 else "", "of": of})
+
+    def run_ended(self, ending: Ending, patience_s: float) -> None:
+        """Gauges keep their last values until the driver's process ends."""
 
 
 class TensorBoard(_Board):

@@ -21,7 +21,7 @@ from actors.training.job import TrainedStep
 from loop.config.run_config import RunConfig
 from loop.credentials import masked
 from loop.errors import PrunedCheckpointError, UserError, one_line
-from loop.monitors.boards import TensorBoard, WeightsAndBiases
+from loop.monitors.boards import RayMetrics, TensorBoard, WeightsAndBiases
 from loop.monitors.json_lines import JsonLines
 from loop.monitors.mirror.facts import facts_of
 from loop.monitors.mirror.live import LivePoints, stage_points, step_points
@@ -42,7 +42,7 @@ PLACE = "mlflow.json"
 _GIT_TIMEOUT_S = 5.0
 
 MONITORS: Registry[Monitor] = Registry("monitor", Monitor)
-for _name, _factory in {"jsonl": JsonLines, "tensorboard": TensorBoard, "wandb": WeightsAndBiases}.items():
+for _name, _factory in {"jsonl": JsonLines, "ray": RayMetrics, "tensorboard": TensorBoard, "wandb": WeightsAndBiases}.items():
     MONITORS.register(_name)(_factory)
 
 
