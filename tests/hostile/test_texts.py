@@ -322,13 +322,14 @@ def test_a_figure_is_drawn_whatever_the_sets_are_called() -> None:
 
 
 @pytest.mark.slow
-def test_mlflow_takes_bad_text_and_gives_it_back(tmp_path: Path) -> None:
+def test_mlflow_takes_bad_text_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
     names = [name for name in NAMES if name.isprintable() and len(name) <= 100]
     records = nasty_records()
     for number, name in enumerate(names[::6]):
         uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # as in the mirror's process: MLflow's registry looks for models there
         commits = [one.model_copy(update={"round": 0, "champion": name}) for one in nasty_commits()[:1]]
         mirror = Mirror(uri, name, "run", f"run-{number}", flatten_parameters({"a": name}))
         assert mirror.log_commits(commits, lambda _: (records, [records[0].rejected(Reason.EMPTY)]), lambda _: tmp_path) == [0]
