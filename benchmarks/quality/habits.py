@@ -35,7 +35,7 @@ from loop.store.commits import RoundCommit
 from loop.store.run_store import Store
 from policies.scoring.predictions import from_table
 
-RECIPE = Path("loop/recipes/habits.yaml")
+RECIPE = Path(__file__).with_name("habits.yaml")
 _ALWAYS = ("acceptance=always", "acceptance_sets.near.seed_domain=false")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full loop": (),

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from loop.errors import DamagedFileError, LockedError, StoreError
 from loop.store.documents import Lease, seal
@@ -28,11 +29,19 @@ LOCK = "lock.json"
 LEASE_S = 60.0
 """Time without renewal after which a lease has expired."""
 _RENEWALS_PER_LEASE = 4
+_READS_OF_LEASE, _READ_AGAIN_S = 5, 0.1
 
 
 def holder(run: RunReader) -> Lease | None:
-    """The newest lease, of the driver that is working or of the last one."""
-    return run.load_if_there(LOCK, Lease)
+    """The newest lease, of the driver that is working or of the last one. Not every filesystem replaces a file at once: a lease that looks
+    damaged may be in the middle of a renewal, and is read again."""
+    again = Retrying(
+        retry=retry_if_exception_type(DamagedFileError),
+        stop=stop_after_attempt(_READS_OF_LEASE),
+        wait=wait_fixed(_READ_AGAIN_S),
+        reraise=True,
+    )
+    return again(run.load_if_there, LOCK, Lease)
 
 
 def check_fence(run: RunReader, lease: Lease | None) -> None:

@@ -59,7 +59,7 @@ def drive(monitors: Monitors, first_step: int = 1) -> None:
         with progress.stage("train", total=4) as stage:
             for step in range(first_step, 5):
                 done = tuple(TrainedStep(number, 10.0 + number, 0.5, 1e-3, None, None) for number in range(first_step, step + 1))
-                progress.trained(stage, Progress(step, 4, 0.5, done))
+                progress.trained(stage, Progress(step, 4, 0.5, steps=done))
     monitors.round_committed(COMMITS[:2])
     monitors.run_ended("FINISHED")
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -265,6 +266,20 @@ def test_behind_a_uri_a_second_driver_takes_over_when_the_lease_has_expired(uri:
         new.commit(commit_of(new))
         with pytest.raises(errors.LockedError, match="taken over"):
             old.write_part(1, "shard", records())
+
+
+def test_a_lease_that_is_read_in_the_middle_of_its_renewal_is_read_again(tmp_path: Path) -> None:
+    uri = f"fsspec+memory://bucket-{uuid4().hex}/runs/x"
+    with Store.create(uri, RUN).locked() as store:
+        whole = store.storage.read("lock.json")
+        store.storage.write("lock.json", b"")
+        threading.Timer(0.2, store.storage.write, ("lock.json", whole)).start()
+        assert store.finished_part(0, "shard") is None
+        assert store.write_part(0, "shard", records()) == store.finished_part(0, "shard")
+        store.storage.write("lock.json", b"")
+        with pytest.raises(errors.DamagedFileError, match=r"lock\.json"):
+            store.write_part(0, "other", records())
+        store.storage.write("lock.json", whole)
 
 
 def test_a_damaged_remote_checkpoint_is_not_served(uri: str, tmp_path: Path) -> None:
