@@ -99,14 +99,16 @@ def serving(uri: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes
         server = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, env={**child_environment(), **_SERVER_ENVIRONMENT}, start_new_session=True
         )
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # a job in the background of a shell inherits that SIGINT is ignored
+        before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
         try:
             address = f"http://127.0.0.1:{number}"
             _await_answer(server, address, Path(folder) / "log")
             yield server, address
         finally:
             _end(server)
-            signal.signal(signal.SIGTERM, before)
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
 
 def _await_answer(server: subprocess.Popen[bytes], address: str, log: Path) -> None:

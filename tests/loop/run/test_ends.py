@@ -125,7 +125,7 @@ def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc
             _, alive = psutil.wait_procs(processes, timeout=0)
             assert vigc.temp_files() == []
             assert _mlflow_status(vigc.folder) == "KILLED"
-        assert alive == []
+        assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []  # init has not collected it yet
         assert listening(processes) == []
         shown = subprocess.run([sys.executable, "-m", "loop", "status", str(run_dir), "--json"], cwd=ROOT, capture_output=True, check=True)
         told = json.loads(shown.stdout)
