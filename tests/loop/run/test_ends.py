@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc
             _, alive = psutil.wait_procs(processes, timeout=0)
             assert vigc.temp_files() == []
             assert _mlflow_status(vigc.folder) == "KILLED"
-        assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []  # init has not collected it yet
+        assert living(alive) == []
         assert listening(processes) == []
         shown = subprocess.run([sys.executable, "-m", "loop", "status", str(run_dir), "--json"], cwd=ROOT, capture_output=True, check=True)
         told = json.loads(shown.stdout)
@@ -153,6 +154,16 @@ def test_nothing_is_left_of_a_driver_that_was_stopped_killed_or_ended(vigc: Vigc
     assert first_commits(run_dir, 1) == first_commits(finished[0], 1), "it is not the undisturbed run"
     assert _mlflow_status(vigc.folder) == "FINISHED"
     assert_that_every_damage_is_noticed(run_dir)
+
+
+def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that are not zombies, which init has only not collected yet."""
+    found = []
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            if one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+    return found
 
 
 def assert_that_every_damage_is_noticed(run_dir: Path) -> None:
