@@ -141,3 +141,11 @@ def _result_from(plain: dict[str, Any]) -> TrainingResult:
     pairs = tuple((int(step), float(loss), float(share), float(margin)) for step, loss, share, margin in plain.pop("pair_points", ()))
     skipped = tuple(SkippedSamples(**{**one, "reason": SkipReason(one["reason"])}) for one in plain.pop("skipped", ()))
     return TrainingResult(**plain, losses=losses, skipped=skipped, held_out_losses=held_out, pair_points=pairs)
+
+
+@torch.no_grad()
+def interpolate(state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], share: float) -> None:
+    """Interpolate from base (0) to trained weights (1) in place; integers and untrained weights stay unchanged."""
+    for name, tensor in {id(tensor): (name, tensor) for name, tensor in state.items()}.values():  # each tied weight once
+        if tensor.is_floating_point() and not torch.equal(tensor, base[name].to(tensor.dtype)):
+            tensor.copy_(torch.lerp(base[name].double(), tensor.double(), share))

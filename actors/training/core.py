@@ -27,7 +27,7 @@ from actors.training.adapters import (
     require_adapters_alone,
 )
 from actors.training.batches import Batch, BatchBuilder, Row
-from actors.training.checkpoint import finished_result, group_of, load_model, write_checkpoint
+from actors.training.checkpoint import finished_result, group_of, interpolate, load_model, write_checkpoint
 from actors.training.distributed import deepspeed_config, join_process_group, max_over_ranks, sum_over_ranks
 from actors.training.dpo import PairBatch, PairRows, PairTraining, pair_training, without_dropout
 from actors.training.early_stop import EarlyStopping, split_by_image
@@ -142,12 +142,12 @@ class Trainer:
         """Write the checkpoint of a trained state, whose adapters started from `start`."""
         job, lora, share, adapter = self._job, self._hyper.lora, self._hyper.interpolation, None
         if job.adapter_base and lora is not None:
-            _interpolate(adapter_state(state.items()), start, share)
+            interpolate(adapter_state(state.items()), start, share)
             adapter = adapter_of(state, lora, job.adapter_base)
         if lora is not None:
             state = merged(state, lora)
         if adapter is None and share < 1:
-            _interpolate(state, load_model(local_path(job.base_checkpoint)).state_dict(), share)
+            interpolate(state, load_model(local_path(job.base_checkpoint)).state_dict(), share)
         return write_checkpoint(job, model, state, result, adapter)
 
     def _batch_builder(self) -> BatchBuilder:
@@ -392,11 +392,3 @@ def _gathered_state(model: Any, zero_stage: int, *, keep: bool) -> dict[str, tor
                     copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
                 state[name] = copies[id(tensor)]
     return state
-
-
-@torch.no_grad()
-def _interpolate(state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], share: float) -> None:
-    """Interpolate from base (0) to trained weights (1) in place; integers and untrained weights stay unchanged."""
-    for name, tensor in {id(tensor): (name, tensor) for name, tensor in state.items()}.values():  # each tied weight once
-        if tensor.is_floating_point() and not torch.equal(tensor, base[name].to(tensor.dtype)):
-            tensor.copy_(torch.lerp(base[name].double(), tensor.double(), share))
