@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def kill(driver: subprocess.Popen[Any]) -> None:
     driver.kill()
     driver.wait(30)
     _, alive = psutil.wait_procs(children, timeout=60)
-    assert alive == [], "processes of a killed driver are left behind"
+    assert living(alive) == [], "processes of a killed driver are left behind"
 
 
 def lose_machine(driver: subprocess.Popen[Any]) -> None:
@@ -90,7 +90,7 @@ def _end(processes: list[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):  # what runs in a family ends with its head, at a moment of its own
             process.kill()
     _, alive = psutil.wait_procs(processes, timeout=30)
-    assert alive == []
+    assert living(alive) == []
 
 
 def wait_until(holds: Callable[[], object], timeout_s: float) -> None:
@@ -98,3 +98,13 @@ def wait_until(holds: Callable[[], object], timeout_s: float) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that are not zombies, which init has only not collected yet."""
+    found = []
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            if one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+    return found

@@ -36,7 +36,7 @@ from loop.store.selected import record_files, records_of
 from loop.store.verifying import verify
 from policies.counts import RecordCounts
 from policies.records import Reason, Record, from_table, to_table
-from tests.loop.run.small_run import first_commits, start, vigc, wait_until, write_config
+from tests.loop.run.small_run import first_commits, living, start, vigc, wait_until, write_config
 from tests.loop.run.test_round_records import NUM_SHARDS, session_at
 from tests.loop.run.test_round_records import records_of as blank_records
 
@@ -192,7 +192,7 @@ def stop(driver: subprocess.Popen[bytes]) -> None:
     driver.send_signal(signal.SIGTERM)
     assert driver.wait(90) == 130
     _, alive = psutil.wait_procs(processes, timeout=0)
-    assert alive == []
+    assert living(alive) == []
 
 
 @pytest.mark.slow
