@@ -9,6 +9,8 @@ from typing import Any
 
 from policies.records import Reason, Record
 
+REJECTED = "rejected_"
+"""What names of counts begin with that are of one reason."""
 _ADDED = {"held_out_images", "held_out_example"}
 """Fields that counts of earlier versions lack; they have their default."""
 
@@ -92,7 +94,7 @@ class RecordCounts:
     def by_reason(self) -> dict[str, int]:
         """Number of records by `rejected_REASON`, in the order of `Reason`, then reasons of user-defined filters."""
         names = [*map(str, Reason), *sorted(self.rejected.keys() - set(map(str, Reason)))]
-        return {f"rejected_{name}": self.rejected[name] for name in names if self.rejected.get(name)}
+        return {f"{REJECTED}{name}": self.rejected[name] for name in names if self.rejected.get(name)}
 
     @property
     def correctness(self) -> dict[str, float]:
@@ -103,6 +105,12 @@ class RecordCounts:
         `correct_kept` is over the corrected answers of accepted records.
         """
         return {name: self.right[name] / number for name, number in self.judged.items() if number}
+
+
+def rejections(counts: Mapping[str, int]) -> dict[str, int]:
+    """Rejected records by reason, the most frequent first, of counts as a commit record has them."""
+    found = {name.removeprefix(REJECTED): count for name, count in counts.items() if name.startswith(REJECTED) and count}
+    return dict(sorted(found.items(), key=lambda one: -one[1]))
 
 
 def _set_aside(records: Sequence[Record], reason: Reason) -> dict[str, str]:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from loop.gallery.charts import HEIGHT, WIDTH
 from loop.gallery.folder import MARK, page_name
 from loop.gallery.samples import shown
-from loop.store.commits import RoundCommit
+from policies.counts import rejections
 
 MISSING = "\u2013"  # an en dash
 _TEMPLATES = "templates"
@@ -32,7 +32,7 @@ def environment() -> Environment:
     )
     style, script = (_asset(name) for name in ("gallery.css", "gallery.js"))
     found.globals |= {"style": Markup(style), "script": Markup(script), "policy": _content_policy(style, script), "mark": Markup(MARK)}
-    found.globals |= {"width": WIDTH, "height": HEIGHT, "page_name": page_name, "missing": MISSING, "reasons_of": rejections}
+    found.globals |= {"width": WIDTH, "height": HEIGHT, "page_name": page_name, "missing": MISSING, "rejections": rejections}
     found.filters |= {"percent": percent, "points": points, "signed": signed, "words": _words, "utc": _utc, "shown": shown}
     return found
 
@@ -52,13 +52,6 @@ def _content_policy(style: str, script: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
     return f"default-src 'none'; img-src data:; style-src {hashed(style)}; script-src {hashed(script)}; base-uri 'none'; form-action 'none'"
-
-
-def rejections(commit: RoundCommit) -> dict[str, int]:
-    """Rejected records by reason, the most frequent first."""
-    prefix = "rejected_"
-    found = {name.removeprefix(prefix): count for name, count in commit.counts.items() if name.startswith(prefix)}
-    return dict(sorted(found.items(), key=lambda one: -one[1]))
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from policies.counts import RecordCounts
+from policies.counts import RecordCounts, rejections
 from policies.records import Reason
 from tests.policies.make import make_record
 
@@ -57,3 +57,9 @@ def test_counts_from_before_decontamination_are_read() -> None:
 def test_counts_of_another_version_are_refused() -> None:
     with pytest.raises(ValueError, match="counts of records hold"):
         RecordCounts.read({"generated": 3})
+
+
+def test_rejections_are_read_back_from_the_counts_of_a_commit_the_most_frequent_first() -> None:
+    records = [make_record(), make_record().rejected(Reason.TOO_LONG), make_record().rejected(Reason.EMPTY, Reason.TOO_LONG)]
+    found = rejections({"generated": 3, "accepted": 1, **RecordCounts.of(records).by_reason})
+    assert [*found.items()] == [("too_long", 2), ("empty", 1)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from loop.config.tracking_config import mlflow_key
 from loop.monitors.mirror.facts import RoundFacts
 from loop.store.commits import RoundCommit, RoundState
+from policies.counts import REJECTED
 from policies.records import Record
 from policies.scoring.answer_metrics import ACCURACY, MEASURES
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 SAMPLE_COLUMNS = ("image_id", "type", "question", "original_answer", "answer", "reasons", "mean_logprob")
-_REJECTED = "rejected_"
 _GROUPS = {
     "train_loss": "train/mean_loss",
     "train_final_loss": "train/final_loss",
@@ -70,7 +70,7 @@ def round_values(commit: RoundCommit, facts: RoundFacts | None = None) -> dict[s
 def _counted(commit: RoundCommit) -> dict[str, float]:
     values: dict[str, float] = {}
     for name, count in commit.counts.items():
-        values[f"rejected/{name.removeprefix(_REJECTED)}" if name.startswith(_REJECTED) else f"counts/{name}"] = count
+        values[f"rejected/{name.removeprefix(REJECTED)}" if name.startswith(REJECTED) else f"counts/{name}"] = count
     if commit.counts.get("generated"):
         values["kept/all"] = commit.counts.get("accepted", 0) / commit.counts["generated"]
     return values | {f"kept/{one.filter}": one.kept / one.seen for one in commit.filters if one.seen}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from loop.errors import printable
 from loop.monitors.mirror.facts import RoundFacts
 from loop.store.commits import RoundCommit, RoundState
+from policies.counts import rejections
 from policies.scoring.answer_metrics import ACCURACY, MEASURES
 
 _MAX_FINDINGS = 10
@@ -51,12 +52,8 @@ def _written(commit: RoundCommit) -> str:
     written, kept = counts.get("generated", 0), counts.get("accepted", 0)
     share = f" ({kept / written:.0%})" if written else ""
     line = f"{written} records were written and {kept}{share} kept; {counts.get('trained_on', 0)} were trained on."
-    prefix = "rejected_"
-    rejected = sorted(
-        ((count, name.removeprefix(prefix)) for name, count in counts.items() if name.startswith(prefix) and count), reverse=True
-    )
-    if rejected:
-        line += " Rejected: " + ", ".join(f"{count} {name}" for count, name in rejected) + "."
+    if rejected := rejections(counts):
+        line += " Rejected: " + ", ".join(f"{count} {name}" for name, count in rejected.items()) + "."
     shares = [f"{_percent(commit.metrics[f'correct_{name}'])} % {label}" for name, label in _CORRECT if f"correct_{name}" in commit.metrics]
     return line + (f" Correct answers: {', '.join(shares)}." if shares else "")
 

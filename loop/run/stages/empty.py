@@ -14,7 +14,7 @@ from loop.run.stages.records import counts_of, filter_counts
 from loop.run.stages.writing import RoundRecords
 from loop.store.commits import Decision, Finding, RoundCommit, RoundState
 from loop.store.run_store import PartReceipt
-from policies.counts import RecordCounts
+from policies.counts import RecordCounts, rejections
 from policies.records import Reason
 
 _MAX_REASONS = 3
@@ -87,6 +87,4 @@ def advice(counts: Mapping[str, int]) -> str:
 
 
 def _main_reasons(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    prefix = "rejected_"
-    reasons = [(name.removeprefix(prefix), count) for name, count in counts.items() if name.startswith(prefix)]
-    return sorted(reasons, key=lambda one: -one[1])[:_MAX_REASONS]
+    return [*rejections(counts).items()][:_MAX_REASONS]
