@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from policies.answers.yes_no import YES, parse_yes_no
 from policies.records import Record
 
+_Z = 1.959964
+"""The normal quantile of a two-sided 95 %."""
 _FINAL_PUNCTUATION = ".,;:!?…。！？ "  # noqa: RUF001
 
 
@@ -47,6 +50,20 @@ def mean_words(texts: Iterable[str]) -> float:
     """Mean number of words, split at white space."""
     lengths = [len(text.split()) for text in texts]
     return sum(lengths) / len(lengths) if lengths else 0.0
+
+
+def mean_interval(scores: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of at least one score, each 0..1: Wilson's (1927) for right and wrong answers, else that of a normal
+    mean."""
+    count = len(scores)
+    mean = math.fsum(scores) / count
+    if all(score in (0.0, 1.0) for score in scores):
+        z2 = _Z**2 / count
+        center, half = (mean + z2 / 2) / (1 + z2), _Z / (1 + z2) * math.sqrt(mean * (1 - mean) / count + z2 / (4 * count))
+    else:
+        variance = math.fsum((score - mean) ** 2 for score in scores) / max(1, count - 1)
+        center, half = mean, _Z * math.sqrt(variance / count)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def share(flags: Iterable[bool]) -> float:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loop.gallery.measures import Lead, Measured, Point
+from loop.gallery.measures import Measured, Point
+from policies.acceptance.paired import Lead
 
 WIDTH, HEIGHT = 290, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 10, 26

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from loop.errors import DamagedFileError, SchemaVersionError
 from loop.store.commits import RoundCommit, RoundState
 from loop.store.reading import RunReader
-from policies.acceptance.paired import Comparison, interval
+from policies.acceptance.paired import Lead, lead_of
+from policies.metrics import mean_interval
 from policies.records import RecordSchemaError
 from policies.scoring.answer_metrics import MEASURES
 from policies.scoring.predictions import from_table
 
 _PREDICTIONS = "predictions.parquet"
-_CONFIDENCE = 0.95
-_NORMAL_QUANTILE = 1.96
-"""Of the confidence, for means of graded scores."""
 _CORRECTNESS = {"correct_before": "as generated", "correct_after": "as corrected", "correct_kept": "as kept"}
 _HALLUCINATED = {"hallucinated": "candidate", "hallucinated_champion": "champion"}
 
@@ -97,19 +95,6 @@ def _point(round: int, mean: float, scores: Sequence[float]) -> Point:
     return Point(round, mean, *mean_interval(scores)) if scores else Point(round, mean)
 
 
-def mean_interval(scores: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of at least one score, each 0..1."""
-    if all(score in (0.0, 1.0) for score in scores):
-        from scipy.stats import binomtest  # here because it takes half a second to import
-
-        low, high = binomtest(round(math.fsum(scores)), len(scores)).proportion_ci(_CONFIDENCE, "wilson")
-        return float(low), float(high)
-    mean = math.fsum(scores) / len(scores)
-    variance = math.fsum((score - mean) ** 2 for score in scores) / max(1, len(scores) - 1)
-    half = _NORMAL_QUANTILE * math.sqrt(variance / len(scores))
-    return max(0.0, mean - half), min(1.0, mean + half)
-
-
 def correctness(commits: Sequence[RoundCommit]) -> Measured:
     """Shares of right answers as generated, as corrected and among those kept, where the truth is known."""
     return Measured("right answers", [one for name, label in _CORRECTNESS.items() if (one := _series(label, commits, name)).points])
@@ -148,22 +133,6 @@ def filter_shares(commits: Sequence[RoundCommit]) -> list[FilterShares]:
     return [FilterShares(name.rpartition(":")[2], found) for name, found in shares.items()]
 
 
-@dataclass(frozen=True, slots=True)
-class Lead:
-    """A candidate's lead over the champion on the acceptance sets, in shares, with its 95 % interval."""
-
-    difference: float
-    low: float
-    high: float
-
-
 def lead(commit: RoundCommit) -> Lead | None:
     """The lead of the round's candidate; None if there was no candidate."""
-    numbers = {} if commit.decision is None else commit.decision.numbers
-    if {"difference", "low", "high"} <= numbers.keys():
-        return Lead(numbers["difference"], numbers["low"], numbers["high"])
-    if not {"num_questions", "num_won", "num_lost"} <= numbers.keys():
-        return None
-    num_questions, num_won, num_lost = (round(numbers[name]) for name in ("num_questions", "num_won", "num_lost"))
-    counts = Comparison(num_questions, num_won, num_lost)
-    return Lead(counts.difference, *interval([counts]))
+    return None if commit.decision is None else lead_of(commit.decision.numbers)

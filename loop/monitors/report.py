@@ -14,7 +14,7 @@ from rich.table import Table
 
 from loop.errors import printable
 from loop.store.commits import RoundCommit, RoundState
-from policies.acceptance.paired import Comparison, interval
+from policies.acceptance.paired import lead_of
 from policies.acceptance.rules import points
 from policies.scoring.answer_metrics import ACCURACY, MEASURES
 
@@ -134,12 +134,8 @@ def _numbers_of(commit: RoundCommit) -> Mapping[str, float]:
 
 
 def _over_champion(commit: RoundCommit) -> str:
-    numbers = _numbers_of(commit)
-    if "low" in numbers:
-        return points(numbers["difference"], numbers["low"], numbers["high"])
-    num_questions, num_won, num_lost = (round(numbers[name]) for name in ("num_questions", "num_won", "num_lost"))
-    counts = Comparison(num_questions, num_won, num_lost)
-    return points(counts.difference, *interval([counts]))
+    found = lead_of(_numbers_of(commit))
+    return MISSING if found is None else points(found.difference, found.low, found.high)
 
 
 def _forgetting_column(name: str) -> Callable[[RoundCommit], str]:

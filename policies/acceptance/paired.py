@@ -91,6 +91,26 @@ def pooled(compared: Iterable[Comparison]) -> Comparison:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """A candidate's lead over the champion on the acceptance sets, in shares, with its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def lead_of(numbers: Mapping[str, float]) -> Lead | None:
+    """The lead in the numbers of a verdict, whose interval may have to be computed from its counts; None if there was no candidate."""
+    if {"difference", "low", "high"} <= numbers.keys():
+        return Lead(numbers["difference"], numbers["low"], numbers["high"])
+    if not {"num_questions", "num_won", "num_lost"} <= numbers.keys():
+        return None
+    num_questions, num_won, num_lost = (round(numbers[name]) for name in ("num_questions", "num_won", "num_lost"))
+    counts = Comparison(num_questions, num_won, num_lost)
+    return Lead(counts.difference, *interval([counts]))
+
+
 def p_value(compared: Comparison) -> float:
     """One-sided p: the probability that a model that is no better has at least this lead."""
     if compared.differences is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +17,12 @@ from loop.credentials import masked
 from loop.errors import PrunedCheckpointError
 from loop.store.commits import RoundCommit, RoundState, champion_commit, checkpoint_name
 from loop.store.run_store import Store, checkpoint_path
+from policies.metrics import mean_interval
 from policies.scoring.answer_metrics import MEASURES
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-_CONFIDENCE_Z = 1.959964
-"""Of 95 %."""
 _DIGEST_CHARACTERS = 16  # MLflow takes up to 36
 
 
@@ -76,20 +74,8 @@ def intervals_of(predictions: pa.Table, metrics: dict[str, float]) -> dict[str, 
         known = scores[names == name]
         known = known[~np.isnan(known)]
         if key is not None and len(known):
-            found[key] = interval(known)
+            found[key] = mean_interval(known.tolist())
     return found
-
-
-def interval(scores: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean of scores 0..1: Wilson's for right and wrong answers, else the normal approximation."""
-    count, mean = len(scores), float(scores.mean())
-    if np.isin(scores, (0.0, 1.0)).all():
-        z2 = _CONFIDENCE_Z**2 / count
-        center = (mean + z2 / 2) / (1 + z2)
-        half = _CONFIDENCE_Z / (1 + z2) * math.sqrt(mean * (1 - mean) / count + z2 / (4 * count))
-    else:
-        center, half = mean, _CONFIDENCE_Z * float(scores.std()) / math.sqrt(count)
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def dataset_inputs(data: Sequence[DataSet]) -> list[DatasetInput]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from loop.cli import app
 from loop.errors import DamagedFileError, UserError
 from loop.gallery import write_report
-from loop.gallery.measures import held_out_scores, lead, mean_interval
+from loop.gallery.measures import held_out_scores, lead
 from loop.gallery.thumbnails import pictures
 from loop.setup.routing import record_images
 from loop.store.commits import RoundState
@@ -76,10 +76,6 @@ def test_scores_have_the_interval_of_the_champion_and_rejected_candidates(made: 
     assert found is not None
     assert found.difference == pytest.approx(0.15)
     assert found.low < found.difference < found.high
-
-
-def test_graded_scores_have_a_normal_interval() -> None:
-    assert mean_interval([0.4, 0.6] * 50) == pytest.approx((0.4803, 0.5197), abs=1e-3)
 
 
 def test_the_answer_of_the_previous_champion_is_shown_where_it_is_stored(store: Store, tmp_path: Path) -> None:
