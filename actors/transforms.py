@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 
+from actors.views import PictureTransform
+
 Transform = Callable[[torch.Tensor], torch.Tensor]
 """Maps an image, float32 [..., 3, height, width] from 0 (black) to 1 (white), to one of the same shape."""
 Specs = Sequence[Mapping[str, Mapping[str, Any]]]
@@ -85,8 +87,8 @@ def build_transforms(specs: Specs) -> Transform:
     return apply
 
 
-def picture_transforms(specs: Specs) -> Callable[[Image.Image, int], Image.Image]:
-    """`build_transforms` for RGB pictures: a function of a picture and a seed. Raises what that does."""
+def picture_transforms(specs: Specs) -> PictureTransform:
+    """`build_transforms` for RGB pictures. Raises what that does."""
     transform = build_transforms(specs)
 
     def apply(image: Image.Image, seed: int) -> Image.Image:

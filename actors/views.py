@@ -20,6 +20,9 @@ from policies.registry import Registry, UnknownPolicyError
 View = Callable[[Image.Image], Image.Image]
 """Maps an RGB image to an RGB image, deterministically. Several threads may call it at the same time."""
 
+PictureTransform = Callable[[Image.Image, int], Image.Image]
+"""Random changes of an RGB image that a seed determines; see `actors.transforms.picture_transforms`."""
+
 VIEWS: Registry[Image.Image] = Registry("view")
 
 _BAND_PIXELS = 1 << 20
@@ -97,8 +100,7 @@ class PerturbedImage:
     noise: float
     seed: int
     shift: float
-    transform: Callable[[Image.Image, int], Image.Image] | None = None
-    """Further random changes that the seed determines; see `actors.transforms.picture_transforms`."""
+    transform: PictureTransform | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -107,6 +109,11 @@ class PerturbedImage:
     def open(self) -> Image.Image:
         image = perturbed(opened(self.image), self.noise, self.seed, self.shift)
         return image if self.transform is None else self.transform(image, self.seed)
+
+
+def drawn_seed(*place: int) -> int:
+    """A 63-bit seed, as torch takes them, of the draw that the numbers in `place` identify."""
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]) >> 1
 
 
 def bands(pixels: np.ndarray) -> Iterator[slice]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import numpy as np
-from PIL import Image
 
 from actors.engines.base import Completion, Engine, FinishReason, Request, Sampling
 from actors.shards import ShardImages
-from actors.views import PerturbedImage
+from actors.views import PerturbedImage, PictureTransform
 from policies.correction.evidence import Evidence
 from policies.generation.knowledge import vic_prompt
 from policies.records import Record
@@ -24,7 +20,7 @@ class CorrectionClient:
     images: ShardImages
     max_new_tokens: int
     evidence: Evidence
-    transform: Callable[[Image.Image, int], Image.Image] | None = None
+    transform: PictureTransform | None = None
     """`evidence.view_transforms`, built."""
 
     def request(self, record: Record, answer_prefix: str = "", prompt: str | None = None) -> Request:
@@ -60,8 +56,3 @@ class CorrectionClient:
 def ended(completion: Completion, stop: tuple[str, ...]) -> bool:
     """Whether the model ended with its end token, not with a stop string or the token budget."""
     return completion.finish_reason is FinishReason.STOP and not (stop and completion.text.endswith(stop))
-
-
-def look_seed(shard_seed: int, *place: int) -> int:
-    """A 63-bit seed for one look of a shard, identified by the numbers in `place`."""
-    return int(np.random.SeedSequence([shard_seed, *place]).generate_state(1, np.uint64)[0]) >> 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import replace
 
-from actors.correction.asking import CorrectionClient, ended, look_seed
+from actors.correction.asking import CorrectionClient, ended
 from actors.correction.grounding import answer_grounded
 from actors.correction.premises import check_premises
 from actors.correction.short_answers import answer_shortly
 from actors.engines.base import Completion, Engine
 from actors.shards import Shard, ShardImages
 from actors.transforms import picture_transforms
+from actors.views import drawn_seed
 from policies.correction.methods import CorrectionPolicy, Draft, Grounded, SentenceBySentence
 from policies.correction.sentences import split_sentences
 from policies.generation.knowledge import is_knowledge
@@ -119,7 +120,7 @@ class Corrector:
                 request = self._client.request(record)
                 seed = (shard_seed * 31 + view * 1009 + row) % 2**63
                 requests.append(self._client.another_view(request, seed))
-            for row, completion in enumerate(self._client.on_views(requests, look_seed(shard_seed, _VIEWS, view))):
+            for row, completion in enumerate(self._client.on_views(requests, drawn_seed(shard_seed, _VIEWS, view))):
                 given[row].append(completion)
         pools = isinstance(self._policy, SentenceBySentence) and self._policy.pool_views
         viewed = [(_pooled if pools else _viewed)(record, views) for record, views in zip(records, given, strict=True)]

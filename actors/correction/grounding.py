@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from actors.correction.asking import CorrectionClient, ended, look_seed
+from actors.correction.asking import CorrectionClient, ended
 from actors.engines.base import Request, Score
+from actors.views import drawn_seed
 from policies.correction.methods import Candidate, Draft, Grounded, Step, next_sentence
 from policies.records import Record
 
@@ -29,7 +30,7 @@ def answer_grounded(client: CorrectionClient, policy: Grounded, shard_seed: int,
         if not rows:
             break
         requests = [client.request(records[row], " ".join(drafts[row].written)) for row in rows]
-        seed = look_seed(shard_seed, number)
+        seed = drawn_seed(shard_seed, number)
         steps = _candidates(client, policy, requests, seed)
         measured = _measure(client, requests, steps)
         found = [policy.best(drafts[row], [one.candidate for one in group]) for row, group in zip(rows, measured, strict=True)]
@@ -70,7 +71,7 @@ def _score_views(
     steps = [best.step for best in found if best is not None]
     totals = [0.0] * len(rows)
     for look in range(policy.num_looks):
-        views = [client.another_view(requests[row], look_seed(seed, look, row)) for row in rows]
+        views = [client.another_view(requests[row], drawn_seed(seed, look, row)) for row in rows]
         totals = [total + _mean(score) for total, score in zip(totals, _score(client, views, steps), strict=True)]
     means = {row: total / policy.num_looks for row, total in zip(rows, totals, strict=True)}
     return [None if best is None else replace(best, view_logprob=means[row]) for row, best in enumerate(found)]

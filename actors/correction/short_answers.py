@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from actors.correction.asking import CorrectionClient, look_seed
+from actors.correction.asking import CorrectionClient
 from actors.engines.base import Completion
+from actors.views import drawn_seed
 from policies.correction.methods import Answering
 from policies.generation.knowledge import ShortAnswer, ranked
 from policies.records import Record
@@ -20,7 +21,7 @@ def answer_shortly(client: CorrectionClient, policy: Answering, shard_seed: int,
         return []
     brief = replace(client, max_new_tokens=_SHORT_ANSWER_TOKENS)
     requests = [client.request(record) for record in records]
-    written = brief.several(requests, policy.num_short_answers, temperature=1.0, seed=look_seed(shard_seed, 1))
+    written = brief.several(requests, policy.num_short_answers, temperature=1.0, seed=drawn_seed(shard_seed, 1))
     return [_answered(record, group) for record, group in zip(records, written, strict=True)]
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from actors.images import ImageSource
 from actors.training.job import Hyperparameters
 from actors.transforms import build_transforms, seeded
+from actors.views import drawn_seed
 
 CACHE_BYTES = 1 << 30
 """Room for 38,000 images of 48 x 48 x 3 float32."""
@@ -130,8 +131,7 @@ class Augmentation:
         gains = [(1.0 + self._brightness * brightness) * (1.0 + self._color_jitter * channel) for channel in channels]
         picture = (pixels * self._std + self._mean) * torch.tensor(gains, dtype=torch.float32).view(3, 1, 1)
         if self._transform is not None:
-            drawn_from = np.random.SeedSequence([self._seed, 4, *entropy]).generate_state(1, np.uint64)[0]
-            picture = seeded(self._transform, int(drawn_from) >> 1)(picture.clamp_(0.0, 1.0))
+            picture = seeded(self._transform, drawn_seed(self._seed, 4, *entropy))(picture.clamp_(0.0, 1.0))
         if self._noise:
             drawn = torch.from_numpy(rng.standard_normal(tuple(pixels.shape), dtype=np.float32))
             picture = picture + drawn * (self._noise * abs(noise))

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from actors.training.job import TrainedStep
-from loop.monitors.mirror.live import Point, stage_points, step_points
+from loop.monitors.mirror.live import Point, milliseconds, stage_points, step_points
 from loop.monitors.mirror.metrics import round_values
 from loop.monitors.monitor import Ending, RunFacts, StageProgress
 from loop.store.commits import RoundCommit
@@ -39,7 +39,7 @@ class _Board:
         commit = commits[-1]
         if commit.round not in self._committed:
             self._committed.add(commit.round)
-            at_ms = round(1000 * commit.committed_at)
+            at_ms = milliseconds(commit.committed_at)
             self.write(-1, [(name, value, at_ms, commit.round) for name, value in round_values(commit).items()])
 
 

@@ -56,9 +56,19 @@ class StageStatus(_Document):
     left_s: float | None = None
     """Estimated; None if there is no estimate."""
 
+    @property
+    def title(self) -> str:
+        """`round 2/5 generate`."""
+        return f"{self.round} {self.name}".strip()
+
+    @property
+    def counted(self) -> str:
+        """`12/64 shards`; empty if nothing is done and it is not known of how many."""
+        of_total = "" if self.total is None else f"/{self.total}"
+        return f"{self.done}{of_total} {self.unit}" if self.done or self.total else ""
+
     def __str__(self) -> str:
-        counted = f"{self.done}{'' if self.total is None else f'/{self.total}'} {self.unit}" if self.done or self.total else ""
-        return ": ".join(filter(None, (f"{self.round} {self.name}".strip(), ", ".join(filter(None, (counted, self.details))))))
+        return ": ".join(filter(None, (self.title, ", ".join(filter(None, (self.counted, self.details))))))
 
 
 class End(_Document):

@@ -25,6 +25,7 @@ from loop.config.tracking_config import mlflow_key
 from loop.credentials import masked, masked_value
 from loop.monitors.mirror.answering import UNAVAILABLE
 from loop.monitors.mirror.facts import RoundFacts, dataset_inputs
+from loop.monitors.mirror.live import POINTS_PER_BATCH, milliseconds
 from loop.monitors.mirror.metrics import accuracy_figure, model_metrics, round_metrics, sample_table
 from loop.monitors.mirror.models import landed_before, log_model, register
 from loop.monitors.mirror.notes import round_note, run_note
@@ -63,7 +64,6 @@ MAX_TAG_CHARACTERS = 5000
 CHILD_PARAMETERS = ("model", "generation.", "correction.", "filters.", "selection.", "mixing.", "training.", "acceptance.")
 """Parts of the config that child runs repeat, so that MLflow compares rounds of different runs."""
 PARAMETERS_PER_BATCH = 100  # MLflow's limit
-METRICS_PER_BATCH = 1000  # likewise
 _ENDINGS: Mapping[Ending, str] = {
     "FINISHED": "the loop is over",
     "FAILED": "it ended with an error, see run.log; `vigc resume` continues it",
@@ -144,10 +144,10 @@ class Mirror:
         commits = sorted(commits, key=lambda commit: commit.round)
         experiment_id = self._experiment_id()
         runs = self._runs(experiment_id)
-        parent_id = self._open_parent(experiment_id, runs.get(None), _milliseconds(commits[0].started_at if commits else time.time()))
+        parent_id = self._open_parent(experiment_id, runs.get(None), milliseconds(commits[0].started_at if commits else time.time()))
         pending = [commit for commit in commits if not _is_mirrored(runs.get(commit.round))]
         for commit in pending:
-            started_ms = _milliseconds(commit.started_at)
+            started_ms = milliseconds(commit.started_at)
             child = runs.get(commit.round) or self._create_child(experiment_id, parent_id, commit.round, started_ms)
             found = facts(commit)
             self._fill_child(child.info.run_id, commit, found, _before(commit, commits))
@@ -164,7 +164,7 @@ class Mirror:
         """Set the status of the parent run, and of the round that was running, to how the driver has ended."""
         experiment_id = self._experiment_id()
         runs = self._runs(experiment_id)
-        parent_id = self._open_parent(experiment_id, runs.get(None), _milliseconds(time.time()))
+        parent_id = self._open_parent(experiment_id, runs.get(None), milliseconds(time.time()))
         for number, run in runs.items():
             if number is not None and not _is_mirrored(run) and run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, state)
@@ -178,11 +178,11 @@ class Mirror:
         experiment_id = self._experiment_id()
         run = self._runs(experiment_id).get(None)
         known = run.data.metrics if run else {}
-        now_ms = _milliseconds(time.time())
+        now_ms = milliseconds(time.time())
         run_id = self._open_parent(experiment_id, run, now_ms)
         found = [Metric(key, value, now_ms, 0) for key, value in metrics.items() if known.get(key) != value]
-        for start in range(0, len(found), METRICS_PER_BATCH):
-            self.client.log_batch(run_id, metrics=found[start : start + METRICS_PER_BATCH])
+        for start in range(0, len(found), POINTS_PER_BATCH):
+            self.client.log_batch(run_id, metrics=found[start : start + POINTS_PER_BATCH])
         for file in files:
             self.client.log_artifact(run_id, str(file))
         self.client.set_terminated(run_id, "FINISHED")
@@ -308,7 +308,7 @@ class Mirror:
             register(self.client, self.model_name, model_id, child_id, tags, identity)
 
     def _complete_child(self, child_id: str, commit: RoundCommit) -> None:
-        self.client.set_terminated(child_id, "FINISHED", end_time=_milliseconds(commit.committed_at))
+        self.client.set_terminated(child_id, "FINISHED", end_time=milliseconds(commit.committed_at))
         self.client.set_tag(child_id, MIRRORED_TAG, "complete")
 
 
@@ -323,10 +323,6 @@ def _is_new_champion(commit: RoundCommit, commits: Sequence[RoundCommit]) -> boo
 
 def _before(commit: RoundCommit, commits: Sequence[RoundCommit]) -> RoundCommit | None:
     return next((other for other in commits if other.round == commit.round - 1), None)
-
-
-def _milliseconds(time_s: float) -> int:
-    return round(time_s * 1000)
 
 
 def cut(text: str, max_characters: int) -> str:

@@ -116,7 +116,7 @@ def _stages(status: RunStatus) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for stage in stages:
         table.add_row(
-            Text(printable(f"{stage.round} {stage.name}".strip()), style="bold"), _bar(stage), _counted(stage), _clock(stage, age_s),
+            Text(printable(stage.title), style="bold"), _bar(stage), stage.counted, _clock(stage, age_s),
             Text(printable(stage.details), style="green"),
         )  # fmt: skip
     return table
@@ -124,10 +124,6 @@ def _stages(status: RunStatus) -> RenderableType:
 
 def _bar(stage: StageStatus) -> RenderableType:
     return "" if stage.total is None else ProgressBar(max(1, stage.total), stage.done, width=_BAR_WIDTH)
-
-
-def _counted(stage: StageStatus) -> str:
-    return f"{stage.done}/{stage.total} {stage.unit}" if stage.total is not None else f"{stage.done} {stage.unit}" if stage.done else ""
 
 
 def _clock(stage: StageStatus, age_s: float) -> str:

@@ -43,7 +43,7 @@ class LivePoints:
 
     def open(self, round: int, at: float) -> None:
         """Round `round` has started, or is continued, at `at` (seconds since the epoch of time)."""
-        self._append(round, [("", 0.0, _milliseconds(at), 0)])
+        self._append(round, [("", 0.0, milliseconds(at), 0)])
 
     def add(self, round: int | None, points: Sequence[Point]) -> None:
         """Note points of a round; what is before the first round is left out."""
@@ -75,7 +75,7 @@ def stage_points(stage: StageProgress, at: float) -> list[Point]:
         values[f"throughput/{unit}_per_s"] = stage.totals.get("records", stage.done) / stage.elapsed_s
     if stage.totals.get("records"):
         values["kept/so_far"] = stage.totals.get("kept", 0) / stage.totals["records"]
-    return [(mlflow_key(key), value, _milliseconds(at), stage.done) for key, value in values.items()]
+    return [(mlflow_key(key), value, milliseconds(at), stage.done) for key, value in values.items()]
 
 
 def step_points(stage: StageProgress, steps: Sequence[TrainedStep]) -> list[Point]:
@@ -89,7 +89,7 @@ def step_points(stage: StageProgress, steps: Sequence[TrainedStep]) -> list[Poin
             "tokens_per_s": step.tokens_per_s,
         }
         known = {mlflow_key(f"{_plain(stage.name)}/{name}"): value for name, value in values.items() if value is not None}
-        points += [(key, value, _milliseconds(step.at), step.step) for key, value in known.items()]
+        points += [(key, value, milliseconds(step.at), step.step) for key, value in known.items()]
     return points
 
 
@@ -161,5 +161,6 @@ def _plain(name: str) -> str:
     return re.sub(r"\W+", "_", name)
 
 
-def _milliseconds(time_s: float) -> int:
+def milliseconds(time_s: float) -> int:
+    """Seconds since the epoch of time as MLflow takes them."""
     return round(time_s * 1000)

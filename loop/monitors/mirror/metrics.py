@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loop.config.tracking_config import mlflow_key
 from loop.monitors.mirror.facts import RoundFacts
+from loop.monitors.mirror.live import milliseconds
 from loop.store.commits import RoundCommit, RoundState
 from policies.counts import REJECTED
 from policies.records import Record
@@ -34,7 +35,7 @@ def round_metrics(commit: RoundCommit, facts: RoundFacts | None = None) -> list[
     """`round_values` as MLflow takes them, at step = round and the time of the commit."""
     from mlflow.entities import Metric
 
-    committed_ms = round(1000 * commit.committed_at)
+    committed_ms = milliseconds(commit.committed_at)
     return [Metric(name, value, committed_ms, commit.round) for name, value in round_values(commit, facts).items()]
 
 
