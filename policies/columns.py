@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
@@ -41,6 +42,14 @@ def round_columns(records: pa.Table, more: Sequence[str] = ()) -> pa.Table:
     for name, column in derived.items():
         found = found.append_column(name, column)
     return found.replace_schema_metadata(None)
+
+
+def mean_logprobs(records: pa.Table, of: str) -> np.ndarray:
+    """Mean log-probability per token (nats) of what the columns `{of}_logprob` and `{of}_num_tokens` are about, NaN where it was not
+    measured: [rows], float64."""
+    summed = records[f"{of}_logprob"].to_numpy().astype(float)
+    num_tokens = records[f"{of}_num_tokens"].to_numpy()
+    return np.divide(summed, num_tokens, out=np.full(len(summed), np.nan), where=num_tokens > 0)
 
 
 def num_words(texts: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from loop.config.training_config import TrainingConfig
 from loop.export.pictures import Picture
 from loop.export.rows import Batch, Rows, counts_of
 from loop.export.writers import COLUMNS, ExportCounts
 from policies.records import EXPORTED_IMAGE, RECORD_SCHEMA
-from policies.training.objectives import OBJECTIVES, Dpo
 from policies.training.pairs import EVIDENCE_COLUMNS, TEXT_COLUMNS, Pair, is_changed, is_evident, pairs_of
 
 DATA_PARQUET = "data.parquet"
@@ -80,7 +80,7 @@ def write_messages(rows: Rows, file: Path, counts: ExportCounts, shard_size: int
 def write_trl_dpo(rows: Rows, file: Path, counts: ExportCounts, shard_size: int | None = None) -> None:
     """Parquet of `PAIRS_SCHEMA`: the pairs of accepted records. A run with the objective `dpo` exports those whose evidence it trusts,
     any other run all."""
-    dpo = _dpo_of(rows.lineage.run.config)
+    dpo = TrainingConfig.model_validate(rows.lineage.run.config.get("training", {})).dpo
 
     def is_pair(records: pa.Table) -> np.ndarray:
         return is_changed(records) if dpo is None else is_changed(records) & is_evident(records, dpo)
@@ -144,13 +144,6 @@ def _pair_row(pair: Pair, picture: Picture) -> dict[str, Any]:
 
 def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
-
-
-def _dpo_of(config: Mapping[str, Any]) -> Dpo | None:
-    """The objective of a run, if it is DPO."""
-    objective = config.get("training", {}).get("objective", {"policy": "sft"})
-    found = OBJECTIVES.build(objective["policy"], objective.get("options"))
-    return found if isinstance(found, Dpo) else None
 
 
 def _image_cell(picture: Picture) -> dict[str, Any]:

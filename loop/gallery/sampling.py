@@ -13,7 +13,7 @@ from loop.gallery.corrections import num_changed_words
 from loop.store.commits import RoundCommit
 from loop.store.reading import RunReader
 from loop.store.selected import record_tables
-from policies.columns import compute
+from policies.columns import compute, mean_logprobs
 
 _COLUMNS = ("accepted", "reasons", "answer_logprob", "answer_num_tokens", "original_answer", "answer")
 
@@ -46,20 +46,13 @@ def read_columns(reader: RunReader, commit: RoundCommit) -> RoundColumns:
     first = 0
     for table in record_tables(reader, commit, _COLUMNS):
         accepted.append(table["accepted"].to_numpy())
-        confidence.append(_confidence(table))
+        confidence.append(mean_logprobs(table, "answer").astype(np.float32))
         changed.append(_num_changed_words(table))
         for name, rows in _rows_by_reason(table["reasons"].combine_chunks()).items():
             by_reason.setdefault(name, []).append(first + rows)
         first += table.num_rows
     rows_by_reason = {name: np.concatenate(rows) for name, rows in sorted(by_reason.items())}
     return RoundColumns(np.concatenate(accepted), np.concatenate(confidence), np.concatenate(changed), rows_by_reason)
-
-
-def _confidence(table: pa.Table) -> np.ndarray:
-    """Mean log-probability per token; NaN without tokens."""
-    sums = table["answer_logprob"].to_numpy().astype(np.float32)
-    num_tokens = table["answer_num_tokens"].to_numpy()
-    return np.divide(sums, num_tokens, out=np.full(len(sums), np.nan, np.float32), where=num_tokens > 0)
 
 
 def _num_changed_words(table: pa.Table) -> np.ndarray:

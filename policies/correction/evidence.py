@@ -62,9 +62,14 @@ class Evidence:
         self.refutation()
 
     @property
+    def pictures_differ(self) -> bool:
+        """Whether a view can differ from the image."""
+        return bool(self.view_noise or self.view_shift or self.view_transforms)
+
+    @property
     def views_differ(self) -> bool:
         """Whether a view, or what is sampled on it, can differ from the image's own."""
-        return bool(self.view_noise or self.view_shift or self.view_transforms or self.view_temperature)
+        return self.pictures_differ or self.view_temperature > 0
 
     def refutation(self) -> re.Pattern[str]:
         """One pattern that finds a reply that refutes a premise."""

@@ -196,7 +196,7 @@ class Grounded(Answering):
             raise ValueError(
                 f"num_candidates is {self.num_candidates} with temperature 0; expected a temperature, or 1: they would be equal"
             )
-        if self.num_looks and not (self.view_noise or self.view_shift or self.view_transforms):
+        if self.num_looks and not self.pictures_differ:
             raise ValueError(f"num_looks is {self.num_looks} with view_noise and view_shift 0; expected one above 0, or num_looks 0")
 
     def stop(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from policies.columns import mean_logprobs
 from policies.generation.knowledge import vic_prompt
 from policies.metrics import normalise, share
 from policies.records import TrainingSample
@@ -63,7 +64,7 @@ def is_evident(records: pa.Table, dpo: Dpo) -> np.ndarray:
         gains = [_agreement_gain(*row) for row in zip(*columns, strict=True)]
         evident &= np.array(gains, dtype=float) >= dpo.min_agreement_gain  # NaN is not
     if dpo.min_logprob_gain is not None:
-        evident &= _mean_logprobs(records, "answer") - _mean_logprobs(records, "generated") >= dpo.min_logprob_gain
+        evident &= mean_logprobs(records, "answer") - mean_logprobs(records, "generated") >= dpo.min_logprob_gain
     return evident
 
 
@@ -71,10 +72,3 @@ def _agreement_gain(original: str, answer: str, views: Sequence[str]) -> float:
     """NaN without views."""
     said = [normalise(view) for view in views]
     return share(view == normalise(answer) for view in said) - share(view == normalise(original) for view in said) if said else np.nan
-
-
-def _mean_logprobs(records: pa.Table, of: str) -> np.ndarray:
-    """Nats per token, NaN where it is not measured: [rows]."""
-    summed = records[f"{of}_logprob"].to_numpy().astype(float)
-    num_tokens = records[f"{of}_num_tokens"].to_numpy()
-    return np.divide(summed, num_tokens, out=np.full(len(summed), np.nan), where=num_tokens > 0)

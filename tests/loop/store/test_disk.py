@@ -57,15 +57,19 @@ def refused(call):
     else:
         raise SystemExit("a write to a full disk was not refused")
 
-with Store.create(root / "run", RUN).locked() as store:
-    part = store.write_part(0, "predictions", records())
-    ballast = root / "ballast"
+ballast = root / "ballast"
+
+def fill():
     with ballast.open("wb", buffering=0) as file:
         try:
             while file.write(b"x" * 4096):
                 pass
         except OSError:
             pass
+
+with Store.create(root / "run", RUN).locked() as store:
+    part = store.write_part(0, "predictions", records())
+    fill()
     before = visible(root)
     refused(lambda: store.write_part(0, "shard", records(1000)))
     refused(lambda: store.write_json_part(0, "training", {"losses": [0.5] * 10000}))
@@ -75,12 +79,7 @@ with Store.create(root / "run", RUN).locked() as store:
     ballast.unlink()
     folder = store.checkpoint_dir("base")
     (folder / "model.safetensors").write_bytes(b"weights")
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"x" * 4096):
-                pass
-        except OSError:
-            pass
+    fill()
     refused(lambda: store.publish_checkpoint(folder, "base"))
     assert store.finished_checkpoint("base") is None
     ballast.unlink()
