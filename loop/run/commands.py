@@ -312,6 +312,7 @@ def _print_results(console: Console, uri: str) -> None:
     shown = printable(uri)
     command = _this_command()
     console.print(f"run folder {shown}; look at it with: {command} status {shown}", highlight=False, soft_wrap=True)
+    console.print(f"its records with their images: {command} report {shown} --out report", highlight=False, soft_wrap=True)
     if MLFLOW in config.monitors and config.tracking.enabled:
         console.print(f"its charts, models and records in MLflow: {command} ui {shown}", highlight=False, soft_wrap=True)
 

@@ -106,7 +106,8 @@ def test_vigc_ui_serves_the_page_of_the_run_and_leaves_no_process(finished: tupl
 def test_a_run_says_how_it_is_watched(finished: tuple[Path, str]) -> None:
     run_dir, said = finished
     assert f"watch it from another terminal with `vigc ui {run_dir}` (MLflow) or `vigc watch {run_dir}`" in said
-    assert " ui " in said.splitlines()[-1]
+    status, report, ui = said.splitlines()[-3:]
+    assert (" status " in status, " report " in report, " ui " in ui) == (True, True, True)
     shown = vigc("watch", str(run_dir), cwd=run_dir).stdout
     assert "finished, champion" in shown
     assert "round 2 was accepted" in shown
