@@ -25,10 +25,13 @@ class LiveNodes:
         self._clock = clock
         self._answers: dict[str, tuple[float, bool]] = {}
 
-    def has(self, node_id: str) -> bool:
-        """Whether Ray lists the node as alive and its raylet accepts connections. Waits for at most a second."""
+    def has(self, node_id: str, *, after_fault: bool = False) -> bool:
+        """Whether Ray lists the node as alive and its raylet accepts connections. Waits for at most a second.
+
+        With `after_fault`, an actor has just died there: that the node was alive a moment ago says nothing, and it is asked again.
+        """
         asked_at, is_alive = self._answers.get(node_id, (-math.inf, False))
-        if self._clock() - asked_at > _FRESH_S:
+        if self._clock() - asked_at > _FRESH_S or (after_fault and is_alive):
             is_alive = any(node["NodeID"] == node_id and node["Alive"] and _accepts(node) for node in self._list_nodes())
             self._answers[node_id] = (self._clock(), is_alive)
         return is_alive

@@ -105,8 +105,8 @@ class Placement:
         return self._options(self.plan.engine_cpus, self.plan.engine_gpus, self._engines[index])
 
     def engine_home(self, index: int) -> str:
-        """Id of the live node on which an engine can run; empty while there is none."""
-        return self._home(self._engines[index])
+        """Id of the live node on which an engine can start or restart; empty while there is none."""
+        return self._home(self._engines[index], after_fault=True)
 
     def find_places(self) -> int:
         """Number of engines that have a place, after those of new ones have been looked for. Waits for nothing: a few calls to Ray's GCS,
@@ -168,8 +168,8 @@ class Placement:
         return [RankPlace(node, _strategy(group)) for group, node in found]
 
     def is_lost(self, place: RankPlace) -> bool:
-        """Whether the node of a rank is lost."""
-        return not self._nodes.has(place.node)
+        """Whether the node of a rank that has failed is lost."""
+        return not self._nodes.has(place.node, after_fault=True)
 
     def check_engines(self) -> None:
         """Raises `NotEnoughResourcesError`, with advice, if an engine has no room."""
@@ -269,11 +269,11 @@ class Placement:
         """The groups that a live node holds, with the id of that node."""
         return ((group, node) for group in groups if (node := self._home(group)))
 
-    def _home(self, group: PlacementGroup) -> str:
-        """Id of the live, admitted node that holds a group; empty while there is none."""
+    def _home(self, group: PlacementGroup, *, after_fault: bool = False) -> str:
+        """Id of the live, admitted node that holds a group; empty while there is none. For `after_fault` see `LiveNodes.has`."""
         table = placement_group_table(group)
         node = table["bundles_to_node_id"][0] if table["state"] == "CREATED" else ""
-        return node if node and self._nodes.has(node) and self._admits(node) else ""
+        return node if node and self._nodes.has(node, after_fault=after_fault) and self._admits(node) else ""
 
     def _options(self, cpus: float, gpus: float, group: PlacementGroup) -> dict[str, Any]:
         return {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": _strategy(group)}
