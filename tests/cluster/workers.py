@@ -133,6 +133,10 @@ class Worker:
         time.sleep(seconds)
         return task, self.index
 
+    def wait_for(self, pattern: str) -> None:
+        """Ends when there is a mark of this pattern."""
+        wait_while(lambda: not any(self.folder.glob(pattern)), bound_s=100)
+
     def greedy_once(self, task: int) -> tuple[int, str, float]:
         """Takes memory until its process is killed for it, once."""
         try:
