@@ -79,6 +79,9 @@ class Prefill:
     """Further arguments of every later pass, each with one row per prompt."""
 
 
+ENCODER_DECODER = "has an encoder-decoder language model; expected a decoder-only one (Vicuna, Llama)"
+
+
 class Family(Protocol):
     """Encodes images and prompts for one loaded model."""
 
@@ -104,9 +107,14 @@ def family_of(model: Any, processor: Any) -> Family:
     """
     if model.config.model_type in _OTHERS:
         return _OTHERS[model.config.model_type](model, processor)
-    takes_features = "mm_encoder_outputs" in signature(model.forward).parameters and not model.config.is_encoder_decoder
+    takes_features = "mm_encoder_outputs" in signature(model.forward).parameters and not has_encoder_decoder(model.config)
     writes_placeholders = type(processor).replace_image_token is not ProcessorMixin.replace_image_token
     return PlaceholderFamily(model, processor) if takes_features and writes_placeholders else Whole(model, processor)
+
+
+def has_encoder_decoder(config: Any) -> bool:
+    """Whether the language model is an encoder-decoder, as Flan-T5 in some BLIP-2 and InstructBLIP, whose own config does not say so."""
+    return config.is_encoder_decoder or not getattr(config, "use_decoder_only_language_model", True)
 
 
 def image_token_id(model: Any) -> int:
@@ -201,10 +209,8 @@ class Blip2:
     """BLIP-2: a Q-Former's output comes before the text. Decoding calls the language model alone, since `forward` wants an image."""
 
     def __init__(self, model: Any, processor: Any) -> None:
-        if not model.config.use_decoder_only_language_model:
-            raise UnfitModelError(
-                f"this {model.config.model_type} model has an encoder-decoder language model; expected a decoder-only one (Vicuna, Llama)"
-            )
+        if has_encoder_decoder(model.config):
+            raise UnfitModelError(f"this {model.config.model_type} model {ENCODER_DECODER}")
         self.language_model = model.language_model
         self._model = model
         self._processor = processor

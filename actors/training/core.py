@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from actors.engines.adapters.files import read_adapter
+from actors.engines.families import ENCODER_DECODER, has_encoder_decoder
 from actors.folders import local_path
 from actors.images import ImageSource
 from actors.process.network import LOOPBACK
@@ -349,9 +350,11 @@ def check_fits(model: Any, image_processor: Any, hyper: Hyperparameters) -> None
     """Check hyperparameters against a model, which may be on the meta device and is changed, and its image processor.
 
     Raises:
-        ValueError: a parameter group or a layer for adapters does not exist, nothing would be trained, the model cannot checkpoint its
-            activations, or the pixels cannot be augmented.
+        ValueError: the language model is an encoder-decoder, a parameter group or a layer for adapters does not exist, nothing would be
+            trained, the model cannot checkpoint its activations, or the pixels cannot be augmented.
     """
+    if has_encoder_decoder(model.config):
+        raise ValueError(f"it {ENCODER_DECODER}")
     _prepare(model, hyper)
     _parameter_groups(model, hyper)
     augmentation = Augmentation(hyper, image_processor, seed=0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import struct
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actors.engines import families
+from actors.engines.families import ENCODER_DECODER
 from actors.training.job import Hyperparameters, Lora
 from loop.bounded import run_with_limits
 from loop.config.engine_config import TransformersEngineConfig
@@ -29,7 +31,7 @@ from loop.models.checks import check_model
 from loop.models.files import model_files
 from loop.run.models import Models
 from loop.store.run_store import Store
-from tests.actors.engines.family_models import save_instructblip, save_paligemma
+from tests.actors.engines.family_models import save_instructblip, save_instructblip_t5, save_paligemma
 from tests.actors.engines.tiled_models import save_lfm2_vl, save_mllama
 
 WEIGHTS = "model.safetensors"
@@ -76,6 +78,13 @@ def test_a_small_model_that_the_engine_would_run_wrongly_is_refused(tmp_path: Pa
         f"model {str(tmp_path / 'paligemma')!r}: the transformers engine cannot run this paligemma model as it runs by itself: "
     )
     assert found.endswith("; set engine.kind to vllm, if vLLM supports the model, or use another model")
+
+
+def test_a_model_with_an_encoder_decoder_is_neither_run_nor_trained(tmp_path: Path) -> None:
+    folder = save_instructblip_t5(tmp_path / "t5")
+    assert refusal(folder) == f"model {str(folder)!r}: this instructblip model {ENCODER_DECODER}"
+    with pytest.raises(UserError, match=f"^stages.1.training does not fit model .*: it {re.escape(ENCODER_DECODER)}$"):
+        check_model(str(folder), None, {"stages.1.training": Hyperparameters(8, 1, 1e-3)})
 
 
 def test_a_model_that_runs_whole_is_told_with_its_cost(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from transformers import (
     Glm4vImageProcessor,
     Glm4vProcessor,
     Glm4vVideoProcessor,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
     LlamaConfig,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
@@ -41,6 +43,7 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
     SiglipImageProcessor,
+    T5Config,
 )
 
 from loop.models.seed.instructblip import build_instructblip, build_instructblip_processor
@@ -285,3 +288,17 @@ def save_instructblip(folder: Path) -> Path:
     model.save_pretrained(folder)
     build_instructblip_processor().save_pretrained(folder)
     return folder
+
+
+def save_instructblip_t5(folder: Path) -> Path:
+    """An InstructBLIP with an encoder-decoder language model, as its published Flan-T5 variants."""
+    config: Any = build_instructblip().config
+    text: Any = T5Config
+    text = text(vocab_size=config.text_config.vocab_size, d_model=64, d_kv=16, d_ff=64, num_layers=2, num_heads=2)
+    as_t5: Any = InstructBlipConfig
+    as_t5 = as_t5(
+        vision_config=config.vision_config, qformer_config=config.qformer_config, text_config=text,
+        num_query_tokens=config.num_query_tokens, image_token_index=config.image_token_index,
+    )  # fmt: skip
+    model: Any = InstructBlipForConditionalGeneration(as_t5)
+    return saved(model, build_instructblip_processor(), folder)
