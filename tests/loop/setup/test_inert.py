@@ -47,7 +47,7 @@ def findings(**changes: Any) -> list[str]:
         ({"rounds": 1, "overlap": 1, "cluster": {"colocated": False}}, "overlap 1 does nothing with rounds 1: there is no next round"),
         (
             {"rounds": 1, "generation": {"mean_teacher_decay": 0.7}},
-            "generation.mean_teacher_decay 0.7 does nothing with rounds 1: the seed",
+            "generation.mean_teacher_decay 0.7 does nothing with rounds 1",
         ),
         ({"rounds": 1, "mixing": {"replay": {"newest_share": 0.5}}}, "mixing.replay.newest_share 0.5 does nothing with rounds 1"),
     ],
