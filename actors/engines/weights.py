@@ -18,7 +18,7 @@ from actors.engines.errors import WeightMismatchError
 from actors.folders import Folder, RemoteFolder
 
 _INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
 """A safetensors file begins with the length of its JSON header: https://huggingface.co/docs/safetensors/index#format."""
 _MAX_HEADER_BYTES = 100 << 20
 """As in the safetensors library."""
@@ -83,8 +83,8 @@ def _manifest_of_remote(folder: RemoteFolder) -> dict[str, TensorSpec]:
     manifest: dict[str, TensorSpec] = {}
     for name in sorted(listed):
         try:
-            (num_bytes,) = struct.unpack("<Q", folder.read(name, 0, _LENGTH_BYTES))
-            header = json.loads(folder.read(name, _LENGTH_BYTES, min(num_bytes, _MAX_HEADER_BYTES)))
+            (num_bytes,) = struct.unpack("<Q", folder.read(name, 0, LENGTH_BYTES))
+            header = json.loads(folder.read(name, LENGTH_BYTES, min(num_bytes, _MAX_HEADER_BYTES)))
             header.pop("__metadata__", None)
             manifest |= {key: TensorSpec(tuple(one["shape"]), _DTYPE_NAMES[one["dtype"]]) for key, one in header.items()}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
@@ -130,8 +130,13 @@ def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor in main memory, without a copy."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def num_bytes_of(tensors: Mapping[str, torch.Tensor]) -> int:

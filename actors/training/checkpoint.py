@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -15,10 +16,12 @@ from safetensors import SafetensorError
 from actors.durable import fsync, fsync_tree
 from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, write_adapter
 from actors.engines.weights import digest_of, read_checkpoint
-from actors.folders import local_path
+from actors.folders import RemoteOutput, local_path
 from actors.processors import load_processor
 from actors.training.inputs.skips import SkippedSamples, SkipReason
 from actors.training.job import RESULT_FILE, TrainerError, TrainingJob, TrainingResult
+
+T = TypeVar("T")
 
 _MARKS = {
     "language_model": ("language_model",),
@@ -60,25 +63,36 @@ def group_of(parameter_name: str) -> str:
 def write_checkpoint(
     job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult, adapter: Adapter | None = None
 ) -> TrainingResult:
-    """Write weights, processor and the adapter that the weights contain if it is given. The folder is renamed to `job.output` once it is
-    on disk, with the result in it; or it is uploaded there.
+    """Write weights, processor and the adapter that the weights contain if it is given, as `write_folder` does to `job.output`, which a
+    local folder also tells the result.
 
     Returns:
         the result with the digest of the written weights.
 
+    Raises what `write_folder` does.
+    """
+    return write_folder(job.output, lambda folder: _save(folder, job, model, state, result, adapter))
+
+
+def write_folder(output: Path | RemoteOutput, save: Callable[[Path], T]) -> T:
+    """Have `save` fill an empty folder, which is renamed to `output` once it is on disk, or uploaded there.
+
+    Returns:
+        what `save` returns.
+
     Raises:
-        ValueError: `job.output` is not empty.
+        ValueError: `output` is not empty.
         TrainerError: the disk is full, or the folder cannot be written.
     """
     try:
-        if not isinstance(job.output, Path):
-            with job.output.scratch() as folder:
-                digested = _save(folder, job, model, state, result, adapter)
-                job.output.publish(folder)
-            return digested
-        return _write_into_place(job.output, job, model, state, result, adapter)
+        if isinstance(output, Path):
+            return _write_into_place(output, save)
+        with output.scratch() as folder:
+            saved = save(folder)
+            output.publish(folder)
+        return saved
     except (OSError, SafetensorError) as error:
-        raise TrainerError(f"cannot write the checkpoint {job.output}: {error}; free some space, then resume") from error
+        raise TrainerError(f"cannot write the checkpoint {output}: {error}; free some space, then resume") from error
 
 
 def _save(
@@ -90,17 +104,17 @@ def _save(
     if adapter is not None:
         write_adapter(folder / ADAPTER_FOLDER, adapter)
     # Hashed as written, which is in the page cache: only `save_pretrained` knows the names and dtypes that it gives to the state.
-    return replace(result, digest=digest_of(read_checkpoint(folder)))
+    digested = replace(result, digest=digest_of(read_checkpoint(folder)))
+    if isinstance(job.output, Path):
+        (folder / RESULT_FILE).write_text(json.dumps({"job": job.fingerprint(), "result": asdict(digested)}, indent=1))
+    return digested
 
 
-def _write_into_place(
-    output: Path, job: TrainingJob, model: Any, state: dict[str, torch.Tensor], result: TrainingResult, adapter: Adapter | None
-) -> TrainingResult:
+def _write_into_place(output: Path, save: Callable[[Path], T]) -> T:
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
-        digested = _save(folder, job, model, state, result, adapter)
-        (folder / RESULT_FILE).write_text(json.dumps({"job": job.fingerprint(), "result": asdict(digested)}, indent=1))
+        saved = save(folder)
         folder.chmod(0o755)  # mkdtemp makes it private, but an engine may run as another user
         fsync_tree(folder)
         try:
@@ -110,7 +124,7 @@ def _write_into_place(
         fsync(output.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return digested
+    return saved
 
 
 def finished_result(job: TrainingJob) -> TrainingResult | None:
@@ -148,4 +162,9 @@ def interpolate(state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], s
     """Interpolate from base (0) to trained weights (1) in place; integers and untrained weights stay unchanged."""
     for name, tensor in {id(tensor): (name, tensor) for name, tensor in state.items()}.values():  # each tied weight once
         if tensor.is_floating_point() and not torch.equal(tensor, base[name].to(tensor.dtype)):
-            tensor.copy_(torch.lerp(base[name].double(), tensor.double(), share))
+            tensor.copy_(between(base[name], tensor, share))
+
+
+def between(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
+    """The weights at `share` of the way from `start` (0) to `end` (1): computed in float64, in the dtype of `end`."""
+    return torch.lerp(start.double(), end.double(), share).to(end.dtype)

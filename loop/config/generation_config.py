@@ -37,6 +37,13 @@ class GenerationConfig(Section):
         pattern=POLICY_NAME,
         description="what generator and corrector are shown: raw, or a function as module:name; training and evaluation see the raw image",
     )
+    mean_teacher_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="a mean teacher writes the records: after each accepted round it keeps this share of its weights and takes the rest "
+        "from the champion; null: the champion writes them",
+    )
 
     @property
     def options(self) -> GeneratorOptions:

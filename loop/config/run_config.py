@@ -277,6 +277,11 @@ class RunConfig(Section):
             return self
         if lora is None:
             raise ValueError("transport adapter sends the adapter of training.lora, which is not set; set it, or set transport checkpoint")
+        if self.generation.mean_teacher_decay is not None:
+            raise ValueError(
+                f"generation.mean_teacher_decay {self.generation.mean_teacher_decay:g} averages whole weights, and transport adapter sends "
+                "adapters alone; set transport checkpoint, or drop generation.mean_teacher_decay"
+            )
         if self.engine.kind == "vllm" and lora.rank > _MAX_VLLM_RANK:
             raise ValueError(f"vLLM applies adapters up to rank {_MAX_VLLM_RANK}, and training.lora.rank is {lora.rank}; lower it")
         return self

@@ -269,7 +269,7 @@ class Mirror:
         if commit.reported:
             texts[FINDINGS_TAG] = "\n".join(finding.line for finding in commit.reported)
         tags = [RunTag(name, cut(text, MAX_TAG_CHARACTERS)) for name, text in texts.items()]
-        parameters = {"round": str(commit.round), "written_with": commit.champion if before is None else before.champion}
+        parameters = {"round": str(commit.round), "written_with": commit.champion if before is None else before.writer}
         if commit.candidate is not None:
             parameters["candidate"] = commit.candidate
         chosen = {mlflow_key(key): value for key, value in self.parameters.items() if key.startswith(CHILD_PARAMETERS)}

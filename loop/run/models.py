@@ -1,4 +1,4 @@
-"""The models of a run: seed model, champion and controls."""
+"""The models of a run: seed model, champion, mean teacher and controls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from loop.errors import DamagedFileError
 from loop.models.files import downloaded, model_files
-from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name, writer_commit
+from loop.store.commits import MEAN_TEACHER, FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name, writer_commit
 from loop.store.run_store import Store, checkpoint_path
 
 
@@ -58,20 +58,26 @@ class Models:
     def base(self) -> Model:
         """The seed model of the run."""
         commit = self.commits[0]
-        return self._known.get(commit.champion_path) or self._checked(commit, self._hash(commit.champion_path))
+        path = commit.champion_path
+        return self._known.get(path) or self._checked(commit, path, commit.champion, self._hash(path))
 
     def champion(self) -> Model:
         """The newest accepted model."""
         return self._accepted(champion_commit(self.commits))
 
     def writer(self, round_index: int, overlap: int) -> Model:
-        """The model that writes the records of a round; see `loop.store.commits.writer_commit`."""
-        return self._accepted(writer_commit(self.commits, round_index, overlap))
+        """The model that writes the records of a round: the champion of `loop.store.commits.writer_commit`, or the mean teacher of then."""
+        commit = writer_commit(self.commits, round_index, overlap)
+        if commit.mean_teacher is None:
+            return self._accepted(commit)
+        path = commit.writer_path
+        return self._known.get(path) or self._checked(commit, path, commit.writer, self._trained_digest(commit, MEAN_TEACHER))
 
     def _accepted(self, commit: RoundCommit) -> Model:
         if commit.state is RoundState.BASELINE:
             return self.base()
-        return self._known.get(commit.champion_path) or self._checked(commit, self._trained_digest(commit, "training"))
+        path = commit.champion_path
+        return self._known.get(path) or self._checked(commit, path, commit.champion, self._trained_digest(commit, "training"))
 
     def control(self, name: str) -> Model:
         """The start checkpoint of a control: the control of the champion's round, or the seed model before any acceptance."""
@@ -81,12 +87,11 @@ class Models:
         path = f"{commit.champion_path}-control-{name}"
         return self._known.get(path) or self._committed(commit, self._trained_digest(commit, f"training-control-{name}"), path)
 
-    def _checked(self, commit: RoundCommit, digest: str) -> Model:
-        """The champion of a round, with its digest verified against its version."""
-        version = weight_version(commit.round, digest)
-        if commit.champion != version:
-            raise DamagedFileError(commit.champion_path, f"weights {commit.champion}", version, "restore it")
-        return self._committed(commit, digest, commit.champion_path)
+    def _checked(self, commit: RoundCommit, path: str, version: str, digest: str) -> Model:
+        """A model that a round has made, with its digest verified against its version."""
+        if version != (found := weight_version(commit.round, digest)):
+            raise DamagedFileError(path, f"weights {version}", found, "restore it")
+        return self._committed(commit, digest, path)
 
     def _committed(self, commit: RoundCommit, digest: str, path: str) -> Model:
         return self.add(commit.round, digest, path, [file for file in commit.files if file.path.startswith(f"{path}/")])

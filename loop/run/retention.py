@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loop.store.commits import FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name, writer_commit
+from loop.store.commits import MEAN_TEACHER, FileEntry, RoundCommit, RoundState, champion_commit, checkpoint_name, writer_commit
 from loop.store.run_store import Store
 from loop.store.selected import record_files
 
 
 def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
-    """The files that the next round reads: the checkpoints of the seed model, the champion and the controls trained beside it, their
-    training parts, the records of accepted rounds, and the predictions of seed model and champion."""
+    """The files that the next round reads: the checkpoints of the seed model, the champion, its mean teacher and the controls trained
+    beside it, the parts with their digests, the records of accepted rounds, and the predictions of seed model and champion."""
     if not commits:
         return []
     champion = champion_commit(commits)
@@ -24,12 +24,13 @@ def needed_files(commits: Sequence[RoundCommit]) -> list[FileEntry]:
         or file.path in records
         or (commit.state is RoundState.ACCEPTED and file.path.endswith("/selected.parquet"))
         or (commit in (commits[0], champion) and file.path.endswith("/predictions.parquet"))
-        or (commit is champion and "/parts/training" in file.path)
+        or (commit is champion and ("/parts/training" in file.path or f"/parts/{MEAN_TEACHER}." in file.path))
     ]
 
 
 def _needed_checkpoints(commits: Sequence[RoundCommit]) -> set[str]:
-    """The seed model's checkpoint and all of the champion's round: a control continues from the one trained beside the champion."""
+    """The seed model's checkpoint and all of the champion's round: a control continues from the one trained beside the champion, and so
+    does a mean teacher."""
     champion = champion_commit(commits)
     return {commits[0].champion_path, champion.champion_path, *champion.checkpoints}
 
@@ -46,11 +47,11 @@ def check_needed(store: Store, commits: Sequence[RoundCommit]) -> None:
 
 
 def prunable(commits: Sequence[RoundCommit], keep_last: int | None, keep_every: int | None, overlap: int = 0) -> list[str]:
-    """Checkpoint folders that may be deleted. Kept are the seed model, the champion, the controls trained beside it, the model that writes
-    the records of the next round, the last `keep_last` rounds and every `keep_every`th round."""
+    """Checkpoint folders that may be deleted. Kept are the seed model, the champion, its mean teacher, the controls trained beside it, the
+    model that writes the records of the next round, the last `keep_last` rounds and every `keep_every`th round."""
     if keep_last is None or not commits:
         return []
-    kept = {*_needed_checkpoints(commits), writer_commit(commits, len(commits), overlap).champion_path}
+    kept = {*_needed_checkpoints(commits), writer_commit(commits, len(commits), overlap).writer_path}
     older = commits[:-keep_last]
     candidates = [path for commit in older if not (keep_every and commit.round % keep_every == 0) for path in commit.checkpoints]
     return [path for path in candidates if path not in kept]

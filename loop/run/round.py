@@ -11,7 +11,9 @@
 | write ahead, if `overlap` | shards of the next round        | records of the next round        | select, beside train    |
 | evaluate                  | held-out questions              | part `predictions`               | one engine's swap       |
 | controls, if configured   | as train and evaluate           | the same for each control        | evaluate                |
-| decide, swap              | predictions of both models      | the champion of the next round   | evaluate                |
+| decide                    | predictions of both models      | the champion of the next round   | evaluate                |
+| average, if configured    | the accepted candidate          | a checkpoint, the mean teacher   | decide                  |
+| swap                      | the mean teacher or champion    | engines that serve it            | one engine's swap       |
 | commit                    | all of the above                | the round                        | everything              |
 
 If a round selects no records, `on_empty_round` decides whether the run ends or the round is rejected without training.
@@ -38,6 +40,7 @@ from loop.run.stages.evaluation import blind_sets, champion_predictions, evaluat
 from loop.run.stages.image_check import check_images
 from loop.run.stages.overlapping import train_and_write_ahead
 from loop.run.stages.records import counts_of, filter_counts, record_counts, select
+from loop.run.stages.training import next_writer
 from loop.run.stages.writing import round_records
 from loop.store.commits import Decision, RoundCommit, RoundState
 from loop.store.duplicates import DUPLICATES
@@ -86,10 +89,11 @@ def run_round(session: Session, index: int) -> RoundCommit:
     with clock.stage("decide"):
         answered_before = champion_predictions(run)
         verdict = decide(run, index, answered_before, predictions, selected)
+    winner = candidate if verdict.accepted else champion
+    writer, writer_files = next_writer(run, models, workers, index, candidate, clock, accepted=verdict.accepted)
     with clock.stage("swap"):
-        winner = candidate if verdict.accepted else champion
         if workers.fleet.weight_version:
-            workers.serve(winner)
+            workers.serve(writer)
     clock.seconds["round"] = time.time() - clock.started_at
     commit = RoundCommit(
         run_id=run.run_id,
@@ -100,6 +104,8 @@ def run_round(session: Session, index: int) -> RoundCommit:
         committed_at=time.time(),
         champion=winner.version,
         champion_path=winner.path,
+        mean_teacher=None if writer == winner else writer.version,
+        mean_teacher_path=None if writer == winner else writer.path,
         candidate=candidate.version,
         counts={**counts_of(records, len(selected)), **written.stale},
         filters=filter_counts(judged),
@@ -120,6 +126,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
             *candidate.files,
             predictions_part.entry,
             *controls.files,
+            *writer_files,
             *(part.entry for part in written.set_aside),
         ],
         findings=[*findings, *partly_compared(duplicates), *trained.findings],

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ import ray
 from actors.engines import EngineSpec
 from actors.engines.base import WeightUpdate
 from actors.filter import filter_shard
+from actors.folders import RemoteOutput
 from actors.shards import Shard
 from actors.trainer import TrainerRank
 from actors.training.job import TrainingJob, TrainingResult
@@ -28,6 +30,7 @@ from cluster.resources.joining import NodeGate
 from cluster.resources.node_report import versions
 from cluster.resources.placement import Admits, EngineRange, Placement, reserve
 from cluster.resources.plan import plan_resources
+from cluster.training.averaging import average
 from cluster.training.group import Bounds, RankOptions, TrainerGroup
 from loop.config.engine_config import ClusterConfig
 from loop.config.run_config import RunConfig
@@ -59,7 +62,7 @@ class Workers:
     filters: StatelessTasks[Shard]
     trainer: TrainerGroup
     sender_options: Callable[[], dict[str, Any]]
-    """Returns the Ray options of the actor that sends weights, for transports that use one."""
+    """Returns the Ray options of what works beside the first rank, such as the actor that sends weights."""
 
     def serve(self, model: Model) -> None:
         """Serve `model`. Returns once one engine serves it; the others are swapped while that one works. Starts or wakes the engines if
@@ -94,6 +97,13 @@ class Workers:
         if result.resumed_from_step:
             self.run.progress.note(f"training resumed after step {result.resumed_from_step}")
         return result
+
+    def average(self, older: Model, newer: Model, decay: float, output: Path | RemoteOutput) -> str:
+        """Write the average of two models; see `actors.averaging.write_average`. Returns its digest. The task runs beside the first rank,
+        whose machine has the newer one."""
+        old, new = (self.run.store.checkpoint(model.path, self.run.kept_checkpoints) for model in (older, newer))
+        options = {**self.sender_options(), "num_gpus": 0}
+        return average(old, new, decay, output, timeout_s=self.run.config.training.stall_timeout_s, options=options)
 
     def take_incidents(self) -> list[Finding]:
         """How the fleet has shrunk and grown since the last call, for the commit of a round."""

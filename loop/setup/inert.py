@@ -18,7 +18,10 @@ KIND = "no_effect"
 
 def no_effect(config: RunConfig, policies: Policies) -> list[Finding]:
     """A finding for each part of the config that has no effect on a run."""
-    found = [*_filters(config, policies), *_generation(config), *_image_sets(config, policies), *_choosing(config, policies)]
+    found = [
+        *_filters(config, policies), *_generation(config), *_mean_teacher(config), *_image_sets(config, policies),
+        *_choosing(config, policies),
+    ]  # fmt: skip
     return [Finding(kind=KIND, count=1, message=text) for text in found]
 
 
@@ -46,6 +49,12 @@ def _generation(config: RunConfig) -> Iterator[str]:
             f"generation.num_per_image {generation.num_per_image} at temperature 0 writes the same again: there are {len(types)} question "
             "type(s); sample at a temperature above 0"
         )
+
+
+def _mean_teacher(config: RunConfig) -> Iterator[str]:
+    decay = config.generation.mean_teacher_decay
+    if decay is not None and config.rounds == 1:
+        yield f"generation.mean_teacher_decay {decay:g} does nothing with rounds 1: the seed model writes the first round"
 
 
 def _image_sets(config: RunConfig, policies: Policies) -> Iterator[str]:

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+MEAN_TEACHER = "mean-teacher"
+"""Name of a round's part about its mean teacher, and the end of the name of its checkpoint."""
 
 
 class RoundState(StrEnum):
@@ -80,8 +82,8 @@ def champion_commit(commits: Sequence[RoundCommit]) -> RoundCommit:
 
 
 def writer_commit(commits: Sequence[RoundCommit], round: int, overlap: int) -> RoundCommit:
-    """The round that made the model which writes the records of `round`: the champion when that round begins, or with `overlap` the one of
-    so many rounds before, which is known while the round before still trains."""
+    """The round that made the model which writes the records of `round`, its `writer`: that of the champion when the round begins, or with
+    `overlap` the one of so many rounds before, which is known while the round before still trains."""
     return champion_commit(commits[: max(1, round - overlap)])
 
 
@@ -101,6 +103,10 @@ class RoundCommit(Document):
     """Weight version of the champion after this round."""
     champion_path: str
     """Checkpoint folder of that champion, relative to the run folder."""
+    mean_teacher: str | None = None
+    """Weight version of the mean teacher after this round, which writes records in the champion's place; None if the champion does."""
+    mean_teacher_path: str | None = None
+    """Checkpoint folder of that mean teacher, relative to the run folder."""
     candidate: str | None = None
     counts: dict[str, int] = Field(default_factory=dict)
     """`generated`, `accepted`, `trained_on`, `set_aside_images` and `rejected_REASON`; if an older model than the champion has written the
@@ -115,13 +121,24 @@ class RoundCommit(Document):
     `loop.run.stages.controls`."""
     decision: Decision | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall-clock of `generate_correct_filter`, `deduplicate`, `select`, `train`, `evaluate`, `controls`, `decide`, `swap` and the whole
-    `round`. With `overlap`, `write_ahead` is the time that writing the records of the next round took, and `overlapped` the part of it in
-    which this round trained as well: it counts in both, so that the stages less `overlapped` make the round."""
+    """Wall-clock of `generate_correct_filter`, `deduplicate`, `select`, `train`, `evaluate`, `controls`, `decide`, `average` (of a mean
+    teacher), `swap` and the whole `round`. With `overlap`, `write_ahead` is the time that writing the records of the next round took, and
+    `overlapped` the part of it in which this round trained as well: it counts in both, so that the stages less `overlapped` make the
+    round."""
     files: list[FileEntry] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
     incidents: list[Finding] = Field(default_factory=list)
     """What happened to the machines meanwhile, such as a fleet that lost an engine."""
+
+    @property
+    def writer(self) -> str:
+        """Weight version of the model that writes records after this round: the mean teacher, or else the champion."""
+        return self.mean_teacher or self.champion
+
+    @property
+    def writer_path(self) -> str:
+        """Checkpoint folder of the writer."""
+        return self.mean_teacher_path or self.champion_path
 
     @property
     def reported(self) -> list[Finding]:

@@ -16,6 +16,8 @@ from loop.store.commits import SCHEMA_VERSION, Document, FileEntry, RoundCommit
 
 REMEDY = "restore it from a copy of the run (`vigc verify` lists every damaged file)"
 _NOT_IN_DIGEST = {"run_id", "started_at", "committed_at", "epoch", "stage_seconds", "incidents", "files"}
+_NOT_IN_DIGEST_IF_EMPTY = ("findings", "mean_teacher", "mean_teacher_path")
+"""Keys that records of earlier versions lack: records without a value keep their digest."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -144,5 +146,5 @@ def note_damage(load: Callable[[], _Model], problems: list[str]) -> _Model | Non
 def canonical(commit: RoundCommit) -> bytes:
     """What a commit says, free of when, where and by whom it was written."""
     files = sorted((file.path, file.sha256) for file in commit.files)
-    exclude = _NOT_IN_DIGEST if commit.findings else _NOT_IN_DIGEST | {"findings"}  # records without findings keep their digest
+    exclude = _NOT_IN_DIGEST.union(name for name in _NOT_IN_DIGEST_IF_EMPTY if not getattr(commit, name))
     return canonical_json({"commit": commit.model_dump(mode="json", exclude=exclude), "files": files})

@@ -57,7 +57,7 @@ class _Stored:
 
 
 class StoredOutput(_Stored):
-    """A checkpoint that rank 0 publishes; implements `actors.folders.RemoteOutput`."""
+    """A checkpoint that the actor or task publishes which has written it; implements `actors.folders.RemoteOutput`."""
 
     @property
     def name(self) -> str:
@@ -102,21 +102,21 @@ class StoredSteps(_Stored):
 
 
 def training_output(store: Store, name: str) -> Path | StoredOutput:
-    """Where rank 0 writes checkpoint `name`; then `finish_checkpoint`."""
+    """Where an actor or task writes checkpoint `name`; then `finish_checkpoint`."""
     if isinstance(store.storage, RemoteStorage):
         return StoredOutput(store, store.storage, checkpoint_path(name))
     return store.checkpoint_dir(name)
 
 
 def finish_checkpoint(store: Store, output: Path | StoredOutput, name: str) -> CheckpointReceipt:
-    """The receipt of a checkpoint that a training has written; the driver publishes it if rank 0 has not.
+    """The receipt of a checkpoint that an actor or task has written to its `training_output`; the driver publishes that of a local run.
 
     Raises:
-        DamagedFileError: rank 0 has not published it.
+        DamagedFileError: behind a URI, it has not been published.
     """
     if isinstance(output, StoredOutput):
         return store.load(checkpoint_path(name) + ".json", CheckpointReceipt)
-    (output / RESULT_FILE).unlink()  # it contains times, which committed files must not
+    (output / RESULT_FILE).unlink(missing_ok=True)  # a training's contains times, which committed files must not
     return store.publish_checkpoint(output, name)
 
 

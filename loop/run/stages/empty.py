@@ -57,7 +57,8 @@ def commit_empty_round(
     clock.seconds["round"] = time.time() - clock.started_at
     commit = RoundCommit(
         run_id=run.run_id, round=index, state=RoundState.REJECTED, epoch=run.store.epoch, started_at=clock.started_at,
-        committed_at=time.time(), champion=champion.version, champion_path=champion.path, counts={**counts, **written.stale},
+        committed_at=time.time(), champion=champion.version, champion_path=champion.path, mean_teacher=run.commits[-1].mean_teacher,
+        mean_teacher_path=run.commits[-1].mean_teacher_path, counts={**counts, **written.stale},
         filters=filter_counts(parts[:-1]),
         metrics={**records.correctness, **mean_scores("", run.sets, champion_predictions(run))},
         decision=Decision(accepted=False, reason=f"no candidate was trained: {reason}"),

@@ -1,4 +1,4 @@
-"""Training: each model of a round is trained from a start checkpoint on a training set."""
+"""Training: each model of a round is trained from a start checkpoint on a training set, and the mean teacher follows the champion."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from actors.training.samples import StoredSamples
 from loop.run.contents import Run
 from loop.run.models import Model, Models
 from loop.run.skipped import findings_of
+from loop.run.stages.clock import RoundClock
 from loop.run.stages.training_set import Generated, generated_so_far, training_pairs, training_set
 from loop.run.workers import Workers
 from loop.setup.assembly import derived_seed
-from loop.store.commits import Finding, RoundState, checkpoint_name
+from loop.store.commits import MEAN_TEACHER, FileEntry, Finding, RoundState, checkpoint_name
 from loop.store.run_store import PartReceipt
 from loop.store.selected import SelectedRows
 from loop.store.training_files import (
@@ -99,6 +100,28 @@ def train_candidate(run: Run, models: Models, workers: Workers, index: int, sele
     start = run.policies.start.start(models.base(), models.champion())
     generated = partial(generated_so_far, run, index, selected)
     return train(run, models, workers, index, start, hyperparameters(run, selected), generated, pairs_of=selected)
+
+
+def next_writer(
+    run: Run, models: Models, workers: Workers, index: int, candidate: Model, clock: RoundClock, *, accepted: bool
+) -> tuple[Model, list[FileEntry]]:
+    """The model that writes the next round, and what round `index` has made of it: the champion, or the mean teacher, which moves towards
+    an accepted candidate and is a checkpoint of its own. A finished one is reused."""
+    decay = run.config.generation.mean_teacher_decay
+    if not accepted:
+        return models.writer(index, overlap=0), []
+    if decay is None:
+        return candidate, []
+    name = f"{checkpoint_name(index)}-{MEAN_TEACHER}"
+    part, checkpoint = run.store.finished_part(index, MEAN_TEACHER), run.store.finished_checkpoint(name)
+    if part is None or checkpoint is None:
+        with clock.stage("average"), run.progress.stage("average weights"):
+            output = training_output(run.store, name)
+            digest = workers.average(models.writer(index, overlap=0), candidate, decay, output)
+            checkpoint = finish_checkpoint(run.store, output, name)
+            part = run.store.write_json_part(index, MEAN_TEACHER, {"digest": digest, "decay": decay})
+    model = models.add(index, run.store.read_json_part(part)["digest"], checkpoint.path, checkpoint.files)
+    return model, [*model.files, part.entry]
 
 
 def _pairs(

@@ -9,6 +9,9 @@ while that round's candidate trained. If that candidate was accepted, the record
 | `correct`       | its questions with answers that the champion gave, filtered again      | `records-NUMBER-corrected`      |
 | `drop`          | what the champion writes about the same images                         | `records-NUMBER-renewed`        |
 
+With `generation.mean_teacher_decay`, the mean teacher of a champion stands for it in all of this: it generates and corrects, and once the
+champion changes, so does its mean teacher.
+
 Which model writes which part follows from the commits alone, so a resumed round is the same whenever it was interrupted. Parts that were
 replaced are set aside: the commit lists them, and nothing reads them.
 """
@@ -80,16 +83,16 @@ def round_records(run: Run, models: Models, workers: Workers, index: int, clock:
     write = partial(_written, run, workers, clock=clock)
     first = planned(run, models, index)
     parts = write(first)
-    champion, choice = models.champion(), run.config.stale_records
-    if first.model.version == champion.version:
+    newest, choice = models.writer(index, overlap=0), run.config.stale_records
+    if first.model.version == newest.version:
         return RoundRecords(parts, first.model)
     stale = {f"stale_{_OUTCOMES[choice]}": sum(part.num_rows for part in parts)}
     if choice == "keep":
         return RoundRecords(parts, first.model, stale=stale)
     shards = [replace(shard, revision=_REVISIONS[choice]) for shard in first.shards]
     if choice == "drop":
-        return RoundRecords(write(Writing(shards, champion)), champion, parts, stale)
-    corrected = write(Writing(shards, champion, {shard.name: part for shard, part in zip(shards, parts, strict=True)}))
+        return RoundRecords(write(Writing(shards, newest)), newest, parts, stale)
+    corrected = write(Writing(shards, newest, {shard.name: part for shard, part in zip(shards, parts, strict=True)}))
     return RoundRecords(corrected, first.model, parts, stale)
 
 

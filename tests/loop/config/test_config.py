@@ -239,6 +239,16 @@ def test_the_least_config_has_every_other_value_by_default() -> None:
             {"transport": "adapter", "engine": "vllm", "training": {"frozen": ["language_model"], "lora": {"rank": 600}}},
             "config: vLLM applies adapters up to rank 512, and training.lora.rank is 600; lower it",
         ),
+        (
+            {
+                "transport": "adapter",
+                "training": {"frozen": ["language_model"], "lora": {"rank": 4}},
+                "generation": {"mean_teacher_decay": 0.7},
+            },
+            "config: generation.mean_teacher_decay 0.7 averages whole weights, and transport adapter sends adapters alone; set transport ",
+        ),
+        ({"generation": {"mean_teacher_decay": 0}}, "generation.mean_teacher_decay: Input should be greater than 0 (given: '0')"),
+        ({"generation": {"mean_teacher_decay": 1}}, "generation.mean_teacher_decay: Input should be less than 1 (given: '1')"),
         ({"generation": {"structured": True}}, "config: generation.structured needs engine.kind vllm"),
         ({"cluster": {"address": "ray://head:10001"}}, "cluster.address: String should match pattern"),
         ({"cluster": {"address": "head:6379", "num_cpus": 2}}, "cluster: num_cpus can only be set for a local Ray; drop them, or drop"),

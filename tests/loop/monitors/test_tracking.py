@@ -37,6 +37,7 @@ def commit(number: int, state: RoundState, champion: str, accuracy: float) -> Ro
         committed_at=1_700_000_060.5 + 100 * number,
         champion=champion,
         champion_path=f"checkpoints/{champion}",
+        mean_teacher="t-0001" if number else None,
         counts={"generated": 96, "accepted": 31},
         filters=[FilterCount(filter="user.policies:short", seen=96, kept=31)],
         metrics={"accuracy/near": accuracy, "candidate_accuracy/near": accuracy - 0.02},
@@ -151,6 +152,7 @@ def test_a_loop_is_mirrored_once_however_often_it_is_published(mirror: Mirror, t
     inputs = [(one.dataset.name, one.dataset.digest, one.tags[0].value) for one in child.inputs.dataset_inputs]
     assert inputs == [("round 1 selected", "0123abcd", "selected")]
     found = seen.children[2].data
+    assert found.params["written_with"] == "t-0001"
     assert {name: value for name, value in found.metrics.items() if name.startswith("findings/")} == {
         "findings/passed_over": 5,
         "findings/left_out": 1,

@@ -100,11 +100,11 @@ def records_of(shard: Shard, version: str = "", *reasons: Reason) -> list[Record
     ]  # fmt: skip
 
 
-def write_shards(session: Session, index: int, *reasons: Reason) -> dict[str, PartReceipt]:
-    """What the pipeline leaves of a round."""
+def write_shards(session: Session, index: int, *reasons: Reason, version: str = "") -> dict[str, PartReceipt]:
+    """What the pipeline leaves of a round that a model of this version, or the champion, writes."""
     parts = {}
     for shard in plan_shards(session.run, index):
-        records = records_of(shard, session.models.champion().version, *reasons)
+        records = records_of(shard, version or session.models.champion().version, *reasons)
         extra = {"filters": [["parsable", len(records), 0]], "counts": RecordCounts.of(records).stored}
         parts[shard.name] = session.run.store.write_part(index, shard.name, to_table(records), extra)
     return parts

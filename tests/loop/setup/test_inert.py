@@ -45,6 +45,10 @@ def findings(**changes: Any) -> list[str]:
         ({"selection": {"top_share": {"share": 1.0}}}, "selection top_share with share 1 takes every accepted record"),
         ({"mixing": {"replay": {"seed_share": 1.0}}}, "mixing.replay.seed_share 1 trains on seed data alone"),
         ({"rounds": 1, "overlap": 1, "cluster": {"colocated": False}}, "overlap 1 does nothing with rounds 1: there is no next round"),
+        (
+            {"rounds": 1, "generation": {"mean_teacher_decay": 0.7}},
+            "generation.mean_teacher_decay 0.7 does nothing with rounds 1",
+        ),
         ({"rounds": 1, "mixing": {"replay": {"newest_share": 0.5}}}, "mixing.replay.newest_share 0.5 does nothing with rounds 1"),
     ],
 )
