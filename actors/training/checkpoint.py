@@ -177,9 +177,9 @@ def between(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tenso
 
 
 def write_average(older: Folder, newer: Folder, decay: float, output: Path | RemoteOutput) -> str:
-    """Write a checkpoint whose weights are `decay * older + (1 - decay) * newer`, computed in float64: the step of a mean teacher (Tarvainen
-    & Valpola 2017, arXiv 1703.01780). Names, dtypes, the cut into files and everything beside the weights are those of `newer`. Holds one
-    tensor at a time. A second call writes the same bytes.
+    """Write a checkpoint whose weights are `decay * older + (1 - decay) * newer`, computed in float64: the step of a mean teacher
+    (Tarvainen & Valpola 2017, arXiv 1703.01780). Names, dtypes, the cut into files and everything beside the weights are those of
+    `newer`. Holds one tensor at a time. A second call writes the same bytes.
 
     Args:
         older, newer: checkpoints with the same names, shapes and dtypes.
