@@ -1,22 +1,24 @@
-"""Reads and writes checkpoints: Hugging Face folders of an image-text-to-text model and its processor."""
+"""Reads, writes and averages checkpoints: Hugging Face folders of an image-text-to-text model and its processor."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from actors.durable import fsync, fsync_tree
 from actors.engines.adapters.files import ADAPTER_FOLDER, Adapter, write_adapter
-from actors.engines.weights import digest_of, read_checkpoint
-from actors.folders import RemoteOutput, local_path
+from actors.engines.errors import WeightMismatchError
+from actors.engines.weights import LENGTH_BYTES, bytes_of, digest_of, manifest_of_checkpoint, read_checkpoint, weight_files
+from actors.folders import Folder, RemoteOutput, local_path
 from actors.processors import load_processor
 from actors.training.inputs.skips import SkippedSamples, SkipReason
 from actors.training.job import RESULT_FILE, TrainerError, TrainingJob, TrainingResult
@@ -31,6 +33,10 @@ _MARKS = {
 }
 _MERGER = "merger"
 """In the name of the projector if it is a module of the vision tower, as in Qwen-VL and GLM-4V."""
+_METADATA = "__metadata__"
+"""The key in the header of a safetensors file that is no tensor."""
+_PIECE = 1 << 22
+"""Weights that are averaged at once: tens of megabytes in float64, while an embedding has gigabytes."""
 
 
 def load_model(folder: Path) -> Any:
@@ -168,3 +174,67 @@ def interpolate(state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], s
 def between(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
     """The weights at `share` of the way from `start` (0) to `end` (1): computed in float64, in the dtype of `end`."""
     return torch.lerp(start.double(), end.double(), share).to(end.dtype)
+
+
+def write_average(older: Folder, newer: Folder, decay: float, output: Path | RemoteOutput) -> str:
+    """Write a checkpoint whose weights are `decay * older + (1 - decay) * newer`, computed in float64: the step of a mean teacher
+    (Tarvainen & Valpola 2017, arXiv 1703.01780). Names, dtypes, the cut into files and everything beside the weights are those of
+    `newer`. Holds one tensor at a time. A second call writes the same bytes.
+
+    Args:
+        older, newer: checkpoints with the same names, shapes and dtypes.
+        decay: share of `older`, 0 to 1.
+        output: where the checkpoint goes; what is in a local folder is replaced.
+
+    Returns:
+        the digest of the weights.
+
+    Raises:
+        WeightMismatchError: the checkpoints differ in more than values, or one cannot be read.
+        TrainerError: the disk is full, or the folder cannot be written.
+    """
+    old, new = local_path(older), local_path(newer)
+    _require_alike(old, new)
+    if isinstance(output, Path) and output.exists():
+        shutil.rmtree(output)  # empty, or whole: of a task that Ray has started again because its process died before it returned
+
+    def save(folder: Path) -> str:
+        _write_averages(old, new, decay, folder)
+        return digest_of(read_checkpoint(folder))
+
+    return write_folder(output, save)
+
+
+def _require_alike(older: Path, newer: Path) -> None:
+    one, other = manifest_of_checkpoint(older), manifest_of_checkpoint(newer)
+    if differing := sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)):
+        raise WeightMismatchError(f"{older} and {newer} have no average: they differ in name, shape or dtype of {differing[0]}")
+
+
+def _write_averages(older: Path, newer: Path, decay: float, folder: Path) -> None:
+    files = weight_files(newer)
+    names = {file.name for file in files}
+    shutil.copytree(newer, folder, ignore=lambda _, there: names.intersection(there), dirs_exist_ok=True)
+    with ExitStack() as opened:
+        readers = [opened.enter_context(safe_open(file, framework="pt")) for file in weight_files(older)]
+        reader_of = {name: reader for reader in readers for name in reader.keys()}  # noqa: SIM118 (no mapping)
+        for file in files:
+            _write_file(reader_of, file, decay, folder / file.name)
+
+
+def _write_file(older: Mapping[str, Any], newer: Path, decay: float, target: Path) -> None:
+    """Write the averages of the tensors in the safetensors file `newer` under its header: their dtypes and places are the same."""
+    with safe_open(newer, framework="pt") as reader, newer.open("rb") as source, target.open("xb") as sink:
+        length = source.read(LENGTH_BYTES)
+        header = source.read(int.from_bytes(length, "little"))
+        sink.write(length + header)
+        entries = {name: entry for name, entry in json.loads(header).items() if name != _METADATA}
+        for name in sorted(entries, key=lambda one: entries[one]["data_offsets"]):
+            for piece in _averaged(older[name].get_tensor(name), reader.get_tensor(name), decay):
+                sink.write(bytes_of(piece))
+
+
+def _averaged(older: torch.Tensor, newer: torch.Tensor, decay: float) -> Iterator[torch.Tensor]:
+    """The average in order, in flat pieces; integers are those of `newer`."""
+    pieces = zip(older.reshape(-1).split(_PIECE), newer.reshape(-1).split(_PIECE), strict=True)
+    return (between(old, new, 1 - decay) if new.is_floating_point() else new for old, new in pieces)

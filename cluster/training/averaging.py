@@ -1,4 +1,4 @@
-"""Runs `actors.averaging` as a task on the cluster, with bounds."""
+"""Runs `actors.training.checkpoint` as a task on the cluster, with bounds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from actors.averaging import write_average
 from actors.folders import Folder, RemoteOutput
+from actors.training.checkpoint import write_average
 from actors.training.job import TrainerError
 from cluster.errors import FinalError, short_message
 from cluster.fleet.failures import root_cause
@@ -22,7 +22,7 @@ _MAX_RETRIES = 2
 def average(
     older: Folder, newer: Folder, decay: float, output: Path | RemoteOutput, *, timeout_s: float, options: Mapping[str, Any]
 ) -> str:
-    """Write the average of two checkpoints where the Ray `options` of the task say; see `actors.averaging.write_average`.
+    """Write the average of two checkpoints where the Ray `options` of the task say; see `actors.training.checkpoint.write_average`.
 
     Returns:
         the digest of the weights.

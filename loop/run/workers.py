@@ -99,8 +99,8 @@ class Workers:
         return result
 
     def average(self, older: Model, newer: Model, decay: float, output: Path | RemoteOutput) -> str:
-        """Write the average of two models; see `actors.averaging.write_average`. Returns its digest. The task runs beside the first rank,
-        whose machine has the newer one."""
+        """Write the average of two models; see `actors.training.checkpoint.write_average`. Returns its digest. The task runs beside the
+        first rank, whose machine has the newer one."""
         old, new = (self.run.store.checkpoint(model.path, self.run.kept_checkpoints) for model in (older, newer))
         options = {**self.sender_options(), "num_gpus": 0}
         return average(old, new, decay, output, timeout_s=self.run.config.training.stall_timeout_s, options=options)

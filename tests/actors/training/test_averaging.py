@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actors import averaging
-from actors.averaging import write_average
 from actors.engines.errors import WeightMismatchError
 from actors.engines.weights import digest_of, read_checkpoint
+from actors.training import checkpoint as averaging
+from actors.training.checkpoint import write_average
 
 Tensors = dict[str, torch.Tensor]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.averaging import write_average
+from actors.training.checkpoint import write_average
 from actors.training.job import TrainerError
 from cluster.training.averaging import average
 from tests.actors.training.helpers import save_base

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actors.averaging import write_average
 from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from actors.folders import RemoteOutput
+from actors.training.checkpoint import write_average
 from loop.run.models import Model, Models
 from loop.run.retention import needed_files, prunable
 from loop.run.round import run_round
@@ -54,7 +54,8 @@ def averages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     def average(workers: Workers, older: Model, newer: Model, decay: float, output: Path | RemoteOutput) -> str:
         found.append((older.version, newer.version))
-        return write_average(*(workers.run.store.local_checkpoint(one.path) for one in (older, newer)), decay, output)
+        store = workers.run.store
+        return write_average(store.local_checkpoint(older.path), store.local_checkpoint(newer.path), decay, output)
 
     monkeypatch.setattr(Workers, "average", average)
     return found
@@ -240,8 +241,7 @@ def test_a_run_generates_with_its_mean_teacher_also_after_it_has_lost_its_machin
     assert verify(store).ok
     baseline, first, second = store.commits()
     assert first.mean_teacher_path == "checkpoints/round-0001-mean-teacher"
-    folders = (run_dir / one.champion_path for one in (baseline, first))
-    digest = write_average(*folders, DECAY, tmp_path / "again")
+    digest = write_average(run_dir / baseline.champion_path, run_dir / first.champion_path, DECAY, tmp_path / "again")
     assert (tmp_path / "again/model.safetensors").read_bytes() == (run_dir / first.mean_teacher_path / "model.safetensors").read_bytes()
     assert first.mean_teacher == weight_version(1, digest) != first.champion
     for commit, writer in ((first, baseline.champion), (second, first.mean_teacher)):
