@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.hostile.fuzz import INPUTS
@@ -18,6 +19,8 @@ def _is_worker(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    settings.register_profile("busy machine", deadline=None)
+    settings.load_profile("busy machine")
     if _is_worker(config):
         torch.set_num_threads(1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.sources.shapes.scene import COLORS, MAX_OBJECTS, POSITIONS, SHAPES, SIZES, Thing, image_id, scene_of
@@ -32,7 +32,6 @@ def test_a_scene_is_drawn_from_its_id_alone(identifier: str) -> None:
     assert scene == scene_of(identifier)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(0, 2 * 10**6), st.integers(0, 1000))
 def test_every_id_that_is_written_is_read_back(seed: int, index: int, thousandths: int) -> None:
     identifier = image_id(seed, index, thousandths / 1000)

@@ -93,7 +93,7 @@ def test_the_rest_of_a_final_text_is_a_sentence() -> None:
     assert first_sentence_end("  \n", final=True) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS)
 def test_joined_sentences_are_the_text_again(text: str) -> None:
     joined = " ".join(split_sentences(text))
@@ -102,7 +102,7 @@ def test_joined_sentences_are_the_text_again(text: str) -> None:
         assert joined == " ".join(text.split())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS)
 def test_what_is_decided_on_a_prefix_stays(text: str) -> None:
     whole = first_sentence_end(text, final=True)
@@ -111,7 +111,7 @@ def test_what_is_decided_on_a_prefix_stays(text: str) -> None:
         assert end is None or end == whole
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=40))
 def test_any_text_is_split_without_loss(text: str) -> None:
     sentences = split_sentences(text)
@@ -119,7 +119,7 @@ def test_any_text_is_split_without_loss(text: str) -> None:
     assert all(sentence.strip() == sentence != "" for sentence in sentences)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TEXTS)
 def test_sentences_of_a_prefix_are_the_first_of_the_text(text: str) -> None:
     sentences = split_sentences(text)
