@@ -1,4 +1,4 @@
-"""Runs `actors.training.checkpoint` as a task on the cluster, with bounds."""
+"""Averages two checkpoints in a task on the cluster, within bounds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def average(
         return ray.get(task, timeout=timeout_s)
     except GetTimeoutError as error:
         ray.cancel(task, force=True)
-        raise TrainerError(f"the average of two checkpoints was not written within {timeout_s:g} s") from error
+        raise TrainerError(f"the average of two checkpoints was not written within {timeout_s:g} s; raise training.stall_timeout_s, then resume") from error
     except RayError as error:
         cause = root_cause(error)
         if isinstance(cause, FinalError):

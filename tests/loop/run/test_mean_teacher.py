@@ -232,6 +232,7 @@ def test_a_run_generates_with_its_mean_teacher_also_after_it_has_lost_its_machin
     run_dir = tmp_path / "run"
     driver = start("run", str(config), "--run-dir", str(run_dir), cwd=tmp_path)
     wait_until(lambda: (run_dir / "rounds/0001/parts/predictions.json").exists() or driver.poll() is not None, 400)
+    assert driver.poll() is None, "the run has failed"
     lose_machine(driver)
     assert not (run_dir / "rounds/0001/commit.json").exists(), "it was lost too late"
     result = vigc("resume", str(run_dir), cwd=tmp_path)

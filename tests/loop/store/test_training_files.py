@@ -25,6 +25,7 @@ from actors.engines.preloading import load_update
 from actors.engines.vllm.sender import Sender
 from actors.engines.weights import digest_of, manifest_of, manifest_of_checkpoint, read_checkpoint
 from actors.folders import local_path, subfolder
+from actors.training.checkpoint import write_average
 from actors.training.core import run_local
 from actors.training.job import EarlyStop, TrainingJob
 from actors.training.samples import StoredSamples, write_samples
@@ -119,6 +120,23 @@ def test_copies_of_checkpoints_that_the_run_no_longer_needs_are_deleted(run: Sto
     assert {path.parents[1].name for path in cache.rglob("model.safetensors")} == {"round-0000", "round-0002", "round-0002-control-x"}
     assert [path.parents[2].name for path in cache.rglob("samples.arrow")] == ["round-0002.steps"]
     assert not left_behind.exists()
+
+
+def test_an_average_is_made_of_copies_and_published_from_the_node_that_makes_it(run: Store, cache: Path) -> None:
+    for name, value in (("older", 0.0), ("newer", 4.0)):
+        made = run.checkpoint_dir(name)
+        save_file({"a": torch.full((2,), value)}, made / "model.safetensors", {"format": "pt"})
+        (made / "config.json").write_text(name)
+        run.publish_checkpoint(made, name)
+    shutil.rmtree(cache)
+    output = training_output(run, NAME)
+    digest = write_average(*pickle.loads(pickle.dumps((stored(run, "checkpoints/older"), stored(run, "checkpoints/newer"), 0.75, output))))
+    receipt = finish_checkpoint(run, output, NAME)
+    shutil.rmtree(cache)
+    copy = run.local_checkpoint(receipt.path)
+    assert digest == digest_of(read_checkpoint(copy)) == digest_of({"a": torch.ones(2)})
+    assert [Path(file.path).name for file in receipt.files] == ["config.json", "model.safetensors"]
+    assert (copy / "config.json").read_text() == "newer"
 
 
 def test_a_part_of_a_checkpoint_is_copied_alone(run: Store, cache: Path) -> None:
