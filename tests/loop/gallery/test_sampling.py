@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loop.gallery.corrections import num_changed_words, segments
-from loop.gallery.sampling import RoundColumns, choose, read_columns
+from loop.gallery.sampling import RoundColumns, draw, read_columns
 from loop.store.run_store import Store
 from policies.records import Reason
 from tests.loop.gallery.made_run import NUM_RECORDS
@@ -24,21 +24,21 @@ def columns(num: int = 1000) -> RoundColumns:
 
 
 def test_a_small_sample_shows_every_reason_the_extremes_and_the_largest_correction() -> None:
-    rows = choose(columns(), 10, seed=1).tolist()
+    rows = draw(columns(), 10, seed=1).rows.tolist()
     assert len(rows) == 10
     assert {0, 999, 123} < set(rows)
     assert {500, 501} & set(rows)
 
 
 def test_a_sample_is_the_same_again_ascending_and_partly_random() -> None:
-    rows = choose(columns(), 100, seed=1)
-    assert rows.tolist() == choose(columns(), 100, seed=1).tolist() == sorted(set(rows.tolist()))
-    assert rows.tolist() != choose(columns(), 100, seed=2).tolist()
+    rows = draw(columns(), 100, seed=1).rows
+    assert rows.tolist() == draw(columns(), 100, seed=1).rows.tolist() == sorted(set(rows.tolist()))
+    assert rows.tolist() != draw(columns(), 100, seed=2).rows.tolist()
     assert np.sum((rows > 100) & (rows < 900)) > 40
 
 
 def test_a_round_that_fits_is_shown_whole() -> None:
-    assert choose(columns(30 + 972), 2000, seed=1).tolist() == list(range(1002))
+    assert draw(columns(30 + 972), 2000, seed=1).rows.tolist() == list(range(1002))
 
 
 def test_columns_are_those_of_the_records(made: Store) -> None:
