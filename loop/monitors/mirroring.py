@@ -57,7 +57,7 @@ class MlflowMonitor:
             mirror_of(config, store), partial(_samples, store, config.tracking.num_samples), partial(_champion_folder, store),
             folder / "mlflow.log", facts=lambda commit: facts_of(config, store, commit, store.commits()[: commit.round + 1]),
             live=self._points, on_ids=partial(_note_place, own / PLACE, default_tracking_uri(folder, os.environ)),
-            traces=TraceOrder(TRACES_MODULE, store.uri, num_traces) if (num_traces := config.tracking.num_traces) else None,
+            traces=TraceOrder(TRACES_MODULE, store.uri, config.tracking.num_traces),
         )  # fmt: skip
         self._writes_points = True
 

@@ -58,7 +58,7 @@ class TraceOrder:
     uri: str
     """The run folder."""
     num: int
-    """Traces a round, at most."""
+    """Traces a round, at most; 0 for none."""
 
     def timeout_s(self, commits: Sequence[RoundCommit]) -> float:
         """How much longer than others a reply may take that needs the traces of one of these rounds."""
@@ -282,7 +282,8 @@ def serve_driver(traces_of: Callable[[TraceOrder], RoundTraces] | None = None) -
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep the output of libraries out of the replies
     order = json.loads(sys.stdin.readline())
     mirror = Mirror(**order["mirror"])
-    traces = None if traces_of is None or order["traces"] is None else traces_of(TraceOrder(**order["traces"]))
+    wanted = TraceOrder(**order["traces"]) if order["traces"] else None
+    traces = traces_of(wanted) if traces_of is not None and wanted is not None and wanted.num else None
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     streams = LiveStreams(mirror)

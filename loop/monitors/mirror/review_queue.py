@@ -35,8 +35,10 @@ _MAX_ITEMS = 100
 
 
 def put_up(client: TracingClient, experiment_id: str, name: str, trace_ids: Sequence[str]) -> str:
-    """Put traces into the review queue `name`, which is created if necessary, in order; those in it keep their state. Returns why that is not
-    possible with this MLflow; empty if it was. Raises what MLflow raises otherwise."""
+    """Put traces into the review queue `name`, which is created if necessary; those that are in it keep their state.
+
+    Returns why that is not possible with this MLflow; empty if it was. Raises what MLflow raises otherwise.
+    """
     from mlflow.exceptions import MlflowException
 
     try:

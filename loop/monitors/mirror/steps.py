@@ -1,14 +1,14 @@
 """How a record came about, as a tree of steps: the spans of its trace in MLflow.
 
-    record            the picture, the question, the answer and the verdict
-      generate        VIG: the instruction, and what the model wrote
-      correct         VIC: a step for each pass over the answer and each look at the image
-        premises      the objects that the question names, each asked about
-        sentence 1    a corrected sentence with its log-probability and what the image adds
-        blank image   the answer again, without the picture
-        view 1        the answer on another view of the image
-        describe      the model's own description of the image
-      filter: NAME    kept, or rejected with a reason
+record            the picture, the question, the answer and the verdict
+  generate        VIG: the instruction, and what the model wrote
+  correct         VIC: a step for each pass over the answer and each look at the image
+    premises      the objects that the question names, each asked about
+    sentence 1    a corrected sentence with its log-probability and what the image adds
+    blank image   the answer again, without the picture
+    view 1        the answer on another view of the image
+    describe      the model's own description of the image
+  filter: NAME    kept, or rejected with a reason
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A sample of a round's records as MLflow traces, with pictures, and put up for people to review.
 
-Everything has an id that follows from run, record and name, and MLflow replaces a trace, a span or an assessment of the same id. So writing a
-round again after an outage adds nothing, and leaves the labels of people as they are.
+Everything has an id that follows from run, record and name, and MLflow replaces a trace, a span or an assessment of the same id. So writing
+a round again after an outage adds nothing, and leaves the labels of people as they are.
 
 A record has no times of its own: spans begin when the round did and last a millisecond each, in order.
 """
