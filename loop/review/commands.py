@@ -37,27 +37,24 @@ def review(
 ) -> None:
     """Compare the verdict and every filter with what people said in MLflow: precision and recall, with intervals."""
     print_loading(f"the labels of {run_dir}")
-    from loop.review.estimates import agreements, weighed
-    from loop.review.labels import read_review
-
-    if out is not None and "://" in out:
-        raise UserError(f"--out {out} is a URI, and labelled records are written to this machine; give a folder")
     from loop.config.run_config import stored_config
-    from loop.monitors.ui import find_place
+    from loop.review.estimates import agreements, weighed
     from loop.review.labelled_data import write_labelled
+    from loop.review.labels import read_review
     from loop.setup.routing import record_images
     from loop.store.run_store import Store
     from policies.filtering.attribution import judges
 
+    if out is not None and "://" in out:
+        raise UserError(f"--out {out} is a URI, and labelled records are written to this machine; give a folder")
     store = Store.open(run_dir)
-    info = store.read_run()
-    uri, (experiment_id, _) = find_place(store)
-    found = read_review(uri, experiment_id, info.run_id)
+    found = read_review(store)
     chain = judges(list(dict.fromkeys(one.filter for commit in store.readable_commits()[0] for one in commit.filters)))
     measured = agreements(weighed(found.labelled), chain)
     written = None
     if out is not None:
-        written = write_labelled(store, found.labelled, record_images(stored_config(info.config)), Path(out))
+        images_of = record_images(stored_config(store.read_run().config))
+        written = write_labelled(store, found.labelled, images_of, Path(out))
     _warn(found, written)
     if as_json:
         typer.echo(json.dumps(_document(found, measured, written)))

@@ -22,6 +22,8 @@ from loop.monitors.mirror.traces import (
     VERDICT_KEY,
 )
 from loop.monitors.tracking import CLIENT_ENVIRONMENT
+from loop.monitors.ui import find_place
+from loop.store.run_store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Assessment, Trace
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 _PER_PAGE = 200
 _PERSON = "HUMAN"
+_MAX_REASON = 300
+"""Characters of what MLflow says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +71,28 @@ class Review:
         return [one for one in self.records if one.label is not None]
 
 
-def read_review(tracking_uri: str, experiment_id: str, run_id: str) -> Review:
-    """The records of the run with its own id `run_id` that MLflow shows, and their labels. Waits for a server a few seconds at most.
+def read_review(store: Store) -> Review:
+    """The records of a run that MLflow shows, and their labels. Waits a few seconds at most for a server that does not answer.
 
     Raises:
-        UserError: MLflow does not answer, or has no trace of the run.
+        UserError: the run is not tracked, MLflow does not answer, or it has no trace of the run.
     """
     for name, value in CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    shown = masked(tracking_uri)
-    review = Review()
+    run_id, review = store.read_run().run_id, Review()
     try:
-        for trace in _traces(MlflowClient(tracking_uri), experiment_id, run_id):
+        uri, (experiment_id, _) = find_place(store)
+        for trace in _traces(MlflowClient(uri), experiment_id, run_id):
             _add(review, trace)
     except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow at {shown} does not answer: {masked(one_line(error))[:300]}; start it, then try again") from error
+        raise UserError(f"MLflow does not answer: {masked(one_line(error))[:_MAX_REASON]}; start its server, then try again") from error
     if not review.records:
         raise UserError(
-            f"MLflow at {shown} has no trace of the run {run_id}: tracking.num_traces was 0, no round with records is mirrored yet, or "
-            "MLflow cannot keep them; see the tag vigc.traces of its rounds"
+            f"MLflow at {masked(uri)} has no trace of the run {run_id}: tracking.num_traces was 0, no round with records is mirrored yet, "
+            "or this MLflow cannot keep traces; the tag vigc.traces of each round says which"
         )
     return review
 

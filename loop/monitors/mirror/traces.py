@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loop.gallery.samples import RoundSamples, Sample, shown
+from loop.gallery.samples import RoundSamples, Sample
 from loop.monitors.mirror.review_queue import LABEL, put_up
 from loop.monitors.mirror.steps import Step, record_steps
 from loop.store.commits import RoundCommit
@@ -163,7 +163,7 @@ def truth_of(is_correct: bool | None) -> str | None:
 
 
 def _preview(text: str) -> str:
-    return json.dumps(shown(text)[:_MAX_PREVIEW_CHARACTERS], ensure_ascii=False)
+    return " ".join(text[:_MAX_PREVIEW_CHARACTERS].split())
 
 
 def _digest(*parts: Sequence[str] | str) -> str:

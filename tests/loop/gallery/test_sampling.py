@@ -65,3 +65,30 @@ def test_characters_without_spaces_are_compared_one_by_one() -> None:
 @pytest.mark.parametrize(("before", "after", "num"), [("a b", "a b", 0), ("", "a b", 0), ("a a b", "a c", 2)])
 def test_changed_words_are_counted_once(before: str, after: str, num: int) -> None:
     assert num_changed_words(before, after) == num
+
+
+def test_what_is_shown_stands_for_all_records() -> None:
+    drawn = draw(columns(), 100, seed=1)
+    sizes = dict(zip(drawn.strata, drawn.stratum_sizes.tolist(), strict=True))
+    extremes = drawn.strata.count("")
+    assert set(sizes) == {"", "accepted", "rare"}
+    assert sizes[""] == 1
+    assert sizes["accepted"] + sizes["rare"] + extremes == 1000
+    by_row = dict(zip(drawn.rows.tolist(), drawn.strata, strict=True))
+    assert {by_row[row] for row in (0, 999, 123)} == {""}
+    assert by_row[500] == by_row[501] == "rare"
+
+
+def test_within_a_stratum_every_record_has_the_same_chance() -> None:
+    counts = np.zeros(60)
+    changed = np.zeros(60, np.int32)
+    accepted = np.arange(60) % 10 > 0
+    reasons = {"a": np.flatnonzero(~accepted)}
+    for seed in range(2000):
+        drawn = draw(RoundColumns(accepted, np.full(60, np.nan, np.float32), changed, reasons), 20, seed)
+        counts[drawn.rows] += 1
+        assert set(drawn.stratum_sizes.tolist()) == {6, 54}
+    spread = 4 * np.sqrt(2000 * 0.25)
+    assert np.ptp(counts[accepted]) < 2 * spread
+    assert np.ptp(counts[~accepted]) < 2 * spread
+    assert counts[~accepted].mean() > counts[accepted].mean() + spread
