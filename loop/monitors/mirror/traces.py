@@ -8,18 +8,11 @@ A record has no times of its own: spans begin when the round did and last a mill
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
-
-from PIL import Image
 
 from loop.gallery.samples import RoundSamples, Sample
 from loop.monitors.mirror.notes import markdown_text
@@ -40,8 +33,6 @@ VERDICT_KEY, REASON_KEY = "vigc.verdict", "vigc.reason"
 STRATUM_KEY, STRATUM_SIZE_KEY = "vigc.stratum", "vigc.stratum_size"
 """Metadata of a trace. Metadata cannot be changed in MLflow's UI; tags can."""
 TRUTH = "truth"
-PICTURES = "pictures"
-"""Folder of artifacts of a child run."""
 TRACES_TAG = "vigc.traces"
 """Of a child run: how many records it shows as traces, or why none."""
 _NS_PER_STEP = 1_000_000
@@ -72,7 +63,6 @@ class TraceLog:
             self.client.log_spans(self.experiment_id, [span for _, spans in made for span in spans])
         except NotImplementedError as error:
             return f"this MLflow cannot keep traces ({error}); they need a server of 3.4 or later with a database"
-        self._log_pictures(child_id, found.samples)
         for info, _ in made:
             self.client.start_trace(info)
         to_judge = [info.trace_id for (info, _), sample in zip(made, found.samples, strict=True) if can_be_judged(sample)]
@@ -85,8 +75,6 @@ class TraceLog:
         record = sample.record
         trace_id = f"tr-{_digest(self.run_id, record.record_id)[:32]}"
         started_ns = round(commit.started_at * 1000) * 1_000_000
-        # the page of a review queue shows previews, as Markdown; they are too short for a picture itself
-        picture = f"![picture]({_picture_address(child_id, record.record_id)})\n\n" if sample.picture.uri else ""
         spans = list(_spans(record_steps(sample, judges([one.filter for one in commit.filters])), trace_id, started_ns))
         info = TraceInfo(
             trace_id=trace_id,
@@ -94,7 +82,7 @@ class TraceLog:
             request_time=started_ns // 1_000_000,
             execution_duration=len(spans),
             state=TraceState.OK,
-            request_preview=picture + _preview(record.question or record.generated_text or "(no question)"),
+            request_preview=_preview(record.question or record.generated_text or "(no question)"),
             response_preview=_preview(record.answer or record.original_answer or "(no answer)"),
             client_request_id=f"{self.run_id}/{record.record_id}",
             trace_metadata=self._metadata(child_id, sample),
@@ -104,17 +92,6 @@ class TraceLog:
         )
         return info, spans
 
-    def _log_pictures(self, child_id: str, samples: Sequence[Sample]) -> None:
-        """Log the pictures as files of the run, as PNG, whose type every server knows."""
-        from mlflow.tracking import MlflowClient
-
-        with tempfile.TemporaryDirectory(prefix="vigc-pictures-") as folder:
-            for sample in samples:
-                if sample.picture.uri:
-                    data = base64.b64decode(sample.picture.uri.partition(",")[2])
-                    Image.open(io.BytesIO(data)).save(Path(folder) / f"{sample.record.record_id}.png")
-            MlflowClient(self.client.tracking_uri).log_artifacts(child_id, folder, PICTURES)
-
     def _metadata(self, child_id: str, sample: Sample) -> dict[str, str]:
         record = sample.record
         return {
@@ -122,11 +99,6 @@ class TraceLog:
             VERDICT_KEY: sample.verdict, REASON_KEY: next(iter(record.reasons), ""),
             STRATUM_KEY: sample.stratum, STRATUM_SIZE_KEY: str(sample.stratum_size),
         }  # fmt: skip
-
-
-def _picture_address(child_id: str, record_id: str) -> str:
-    """Where MLflow's own server has a picture, relative to its pages."""
-    return f"get-artifact?path={quote(f'{PICTURES}/{record_id}.png', safe='')}&run_uuid={child_id}"
 
 
 def can_be_judged(sample: Sample) -> bool:
@@ -192,6 +164,7 @@ def truth_of(is_correct: bool | None) -> str | None:
 
 
 def _preview(text: str) -> str:
+    """The start of a text. The page of a review queue shows it as Markdown, and would load images that a model wrote."""
     return markdown_text(" ".join(text[:_MAX_PREVIEW_CHARACTERS].split()))
 
 
