@@ -26,8 +26,8 @@ class LABEL:
 
 LABELS = (LABEL.right, LABEL.wrong, LABEL.bad_question)
 _INSTRUCTION = (
-    "Look at the picture (View full trace). right: the question can be answered from it, and the answer is right. wrong: the answer is wrong. "
-    "bad question: nobody can answer it from the picture."
+    "Look at the picture (View full trace). right: the question can be answered from it, and the answer is right. wrong: the answer is "
+    "wrong. bad question: nobody can answer it from the picture."
 )
 _ANSWER_INSTRUCTION = "If the answer is wrong, the right one. It may stay empty."
 _MAX_ITEMS = 100
