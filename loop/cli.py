@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from loop.credentials import masked
 from loop.errors import LoopError, UserError, printable
 from loop.monitors.terminal import encode_any_text, unusable_locale
+from loop.review.commands import commands as review_commands
 from loop.run.commands import commands as run_commands
 from loop.scoring.commands import AsJson
 from loop.scoring.commands import commands as scoring_commands
@@ -161,7 +162,7 @@ def _examined(model: str, *, tried: bool) -> list[Finding]:
     return examine_model(model_path(model), tried=tried)
 
 
-for group in (run_commands, commands, teaching_commands, scoring_commands):
+for group in (run_commands, review_commands, commands, teaching_commands, scoring_commands):
     app.add_typer(group)
 
 

@@ -58,11 +58,17 @@ def mean_interval(scores: Sequence[float]) -> tuple[float, float]:
     count = len(scores)
     mean = math.fsum(scores) / count
     if all(score in (0.0, 1.0) for score in scores):
-        z2 = _Z**2 / count
-        center, half = (mean + z2 / 2) / (1 + z2), _Z / (1 + z2) * math.sqrt(mean * (1 - mean) / count + z2 / (4 * count))
-    else:
-        variance = math.fsum((score - mean) ** 2 for score in scores) / max(1, count - 1)
-        center, half = mean, _Z * math.sqrt(variance / count)
+        return wilson(mean, count)
+    variance = math.fsum((score - mean) ** 2 for score in scores) / max(1, count - 1)
+    half = _Z * math.sqrt(variance / count)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def wilson(share: float, num: float) -> tuple[float, float]:
+    """Wilson's 95 % interval (1927) of a share among `num` draws, a number above 0 that need not be whole."""
+    z2 = _Z**2 / num
+    center = (share + z2 / 2) / (1 + z2)
+    half = _Z / (1 + z2) * math.sqrt(share * (1 - share) / num + z2 / (4 * num))
     return max(0.0, center - half), min(1.0, center + half)
 
 

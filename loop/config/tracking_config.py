@@ -40,6 +40,9 @@ class TrackingConfig(Section):
         None, description="MLflow registered model, whose alias `champion` follows the run; null is vigc-NAME, one for each run name"
     )
     num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
+    num_traces: int = Field(
+        24, ge=0, le=1000, description="records per round shown as traces with their pictures, for people to review; 0 for none"
+    )
 
 
 def mlflow_key(name: str) -> str:

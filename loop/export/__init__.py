@@ -137,9 +137,9 @@ def export(
         _refuse_nothing(counts, pictures, commits, store.uri, ExportFormat(format))
         target.write_text(card(lineage, counts, pictures, shown_name, is_file=as_file), encoding="utf-8")
 
-    with _whole(out) as tmp:
+    with whole(out) as tmp:
         if as_file:
-            with _whole(card_path) as tmp_card:  # the card appears before the data
+            with whole(card_path) as tmp_card:  # the card appears before the data
                 fill(tmp, tmp_card, out.name)
         else:
             tmp.mkdir()
@@ -185,7 +185,7 @@ def _chosen(store: Store, rounds: Literal["all"] | int) -> list[RoundCommit]:
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
+def whole(out: Path) -> Iterator[Path]:
     """A path beside `out` to write a file or folder at; it becomes `out` if the block succeeds and is deleted otherwise. A process that is
     killed leaves it behind, hidden and under a name that nothing reads."""
     tmp = out.with_name(f".{out.name}.{uuid4().hex}.tmp")

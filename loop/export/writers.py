@@ -63,7 +63,7 @@ ShardedWriter = Callable[[Rows, Path, ExportCounts, int | None], None]
 
 def write_llava(rows: Rows, folder: Path, counts: ExportCounts) -> None:
     """LLaVA's conversations as `data.json` and the images beside it."""
-    _write_json(folder / DATA_JSON, rows, COLUMNS, _llava_entry, counts)
+    _write_json(folder / DATA_JSON, rows, COLUMNS, llava_entry, counts)
 
 
 def write_vigc(rows: Rows, folder: Path, counts: ExportCounts) -> None:
@@ -94,7 +94,7 @@ def write_webdataset(rows: Rows, folder: Path, counts: ExportCounts, shard_size:
                     record_id = row["record_id"]
                     name = f"{record_id}{PurePosixPath(picture.name).suffix}"
                     _add_member(tar, name, picture.data)
-                    _add_member(tar, f"{record_id}.json", json.dumps(_llava_entry(row, name), ensure_ascii=False).encode())
+                    _add_member(tar, f"{record_id}.json", json.dumps(llava_entry(row, name), ensure_ascii=False).encode())
             number += 1
 
 
@@ -114,7 +114,8 @@ def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _llava_entry(row: dict[str, Any], name: str) -> _Entry:
+def llava_entry(row: dict[str, Any], name: str) -> _Entry:
+    """A record with `COLUMNS` about the image `name`, as LLaVA writes it."""
     return {
         "id": row["record_id"],
         "image": name,
@@ -178,7 +179,7 @@ def _write_json(
     """Write an entry a line to `data`, between brackets if it is JSON, and the images; and the same as metadata of the images, so that
     `datasets` shows pictures, not names."""
     before, between, end = ("[\n", ",\n", "\n]\n") if data.name == DATA_JSON else ("", "\n", "\n")
-    files = _ImageFiles(data.parent / IMAGES, rows.pictures)
+    files = ImageFiles(data.parent / IMAGES, rows.pictures)
     with (
         data.open("w", encoding="utf-8") as lines,
         data.with_name(METADATA).open("w", encoding="utf-8") as metadata,
@@ -208,7 +209,7 @@ def _metadata(entry: _Entry, name: str) -> _Entry:
     return row
 
 
-class _ImageFiles:
+class ImageFiles:
     """The images of an export as files of a folder."""
 
     def __init__(self, folder: Path, pictures: Pictures) -> None:

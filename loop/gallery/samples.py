@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from actors.images import ImageSource
 from loop.gallery.corrections import Segment, segments
-from loop.gallery.sampling import choose, read_columns
+from loop.gallery.sampling import draw, read_columns
 from loop.gallery.thumbnails import Picture, pictures
 from loop.store.commits import RoundCommit
 from loop.store.reading import RunReader
@@ -56,6 +56,9 @@ class Sample:
     segments: list[Segment]
     """The answer with what correction changed; empty if there are not two answers."""
     earlier: Earlier | None = None
+    stratum: str = ""
+    """See `loop.gallery.sampling.Draw`."""
+    stratum_size: int = 1
 
     @property
     def confidence(self) -> float | None:
@@ -118,10 +121,14 @@ def read_samples(reader: RunReader, commit: RoundCommit, images: ImageSource, nu
         SchemaVersionError: a part was written in another version of the record schema.
     """
     columns = read_columns(reader, commit)
-    records = list(_records_at(record_tables(reader, commit, RECORD_SCHEMA.names), choose(columns, num_samples, commit.round)))
+    drawn = draw(columns, num_samples, commit.round)
+    records = list(_records_at(record_tables(reader, commit, RECORD_SCHEMA.names), drawn.rows))
     found = pictures(images, (record.image_id for record in records))
     earlier = _earlier(reader, commit, records)
-    samples = [Sample(record, found[record.image_id], _segments(record), earlier.get(record.record_id)) for record in records]
+    samples = [
+        Sample(record, found[record.image_id], _segments(record), earlier.get(record.record_id), stratum, int(size))
+        for record, stratum, size in zip(records, drawn.strata, drawn.stratum_sizes, strict=True)
+    ]
     return RoundSamples(samples, len(columns))
 
 

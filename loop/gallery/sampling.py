@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
+from itertools import islice, zip_longest
 
 import numpy as np
 import pyarrow as pa
@@ -66,18 +66,60 @@ def _rows_by_reason(reasons: pa.ListArray) -> dict[str, np.ndarray]:
     return {name: rows[codes == code] for code, name in enumerate(names.dictionary.to_pylist())}
 
 
-def choose(columns: RoundColumns, num: int, seed: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Draw:
+    """The rows that are shown, and how many records of the round each of them stands for."""
+
+    rows: np.ndarray
+    """Ascending."""
+    strata: list[str]
+    """Of each row: `accepted`, or the reason against it, from whose records it was drawn at random. Empty for a row that is shown because
+    it is an extreme: it stands for itself."""
+    stratum_sizes: np.ndarray
+    """Records of each row's stratum, without extremes that are shown; 1 for an extreme."""
+
+
+def draw(columns: RoundColumns, num: int, seed: int) -> Draw:
     """At most `num` rows, ascending; the same ones for the same columns and seed.
 
     Half of them are drawn in turn from accepted records, from those of every reason, and from the least confident, the most confident
-    and the most corrected ones, so that each kind is shown however rare it is. The rest is a random sample of all records.
+    and the most corrected ones, so that each kind is shown however rare it is. The rest is a random sample of all records. All random
+    draws follow one order, so that within a stratum they are a simple random sample of what is no extreme.
     """
     if len(columns) <= num:
-        return np.arange(len(columns))
+        return _weighed(columns, np.arange(len(columns)), set())
     shuffled = np.random.default_rng(seed).permutation(len(columns))
+    taken, extremes = _some_of_each(columns, num, shuffled)
+    rows = np.sort(np.fromiter(islice(_distinct([*taken, *shuffled.tolist()]), num), np.int64, num))
+    return _weighed(columns, rows, extremes)
+
+
+def _some_of_each(columns: RoundColumns, num: int, shuffled: np.ndarray) -> tuple[list[int], set[int]]:
+    """Rows of every kind in turn, and those of them that are extremes."""
     kinds = [one[:num].tolist() for one in _kinds(columns, shuffled)]
-    taken = list(islice(_distinct(_in_turn(kinds)), min(num, max(num // 2, len(kinds)))))
-    return np.sort(np.fromiter(islice(_distinct([*taken, *shuffled.tolist()]), num), np.int64, num))
+    first_extreme = 1 + len(columns.rows_by_reason)
+    most = min(num, max(num // 2, len(kinds)))
+    taken: dict[int, None] = {}
+    extremes: set[int] = set()
+    for kind, row in _in_turn(kinds):
+        if row not in taken and len(taken) == most:
+            break
+        taken[row] = None
+        if kind >= first_extreme:
+            extremes.add(row)
+    return list(taken), extremes
+
+
+def _weighed(columns: RoundColumns, rows: np.ndarray, extremes: set[int]) -> Draw:
+    names = ["accepted", *columns.rows_by_reason]
+    stratum = np.zeros(len(columns), np.int32)
+    for number, found in enumerate(columns.rows_by_reason.values(), start=1):
+        stratum[found] = number
+    at_random = np.ones(len(columns), bool)
+    at_random[list(extremes)] = False
+    sizes = np.bincount(stratum[at_random], minlength=len(names))
+    strata = [names[stratum[row]] if at_random[row] else "" for row in rows]
+    return Draw(rows, strata, np.where(at_random[rows], sizes[stratum[rows]], 1))
 
 
 def _kinds(columns: RoundColumns, shuffled: np.ndarray) -> Iterator[np.ndarray]:
@@ -93,9 +135,10 @@ def _kinds(columns: RoundColumns, shuffled: np.ndarray) -> Iterator[np.ndarray]:
     yield by_change[columns.num_changed_words[by_change] > 0]
 
 
-def _in_turn(kinds: Sequence[Sequence[int]]) -> Iterator[int]:
-    """The first of every kind, then the second of every kind, and so on."""
-    return (row for row in chain.from_iterable(zip_longest(*kinds)) if row is not None)
+def _in_turn(kinds: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+    """The first row of every kind, then the second of every kind, and so on; each with the number of its kind."""
+    for rows in zip_longest(*kinds):
+        yield from ((kind, row) for kind, row in enumerate(rows) if row is not None)
 
 
 def _distinct(rows: Iterable[int]) -> Iterator[int]:

@@ -27,7 +27,7 @@ from loop.monitors.mirror.facts import facts_of
 from loop.monitors.mirror.live import LivePoints, stage_points, step_points
 from loop.monitors.monitor import Ending, Monitor, Monitors, RunFacts, StageProgress
 from loop.monitors.tracking import Mirror, default_tracking_uri, flatten_parameters
-from loop.monitors.tracking_process import BackgroundMirror
+from loop.monitors.tracking_process import BackgroundMirror, TraceOrder
 from loop.store.commits import RoundCommit
 from loop.store.run_store import Store
 from loop.store.selected import records_of
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 MLFLOW = "mlflow"
 PLACE = "mlflow.json"
 """In the run folder: where MLflow has the run, as `vigc ui` looks it up."""
+TRACES_MODULE = "loop.review.mirror_process"
 _GIT_TIMEOUT_S = 5.0
 
 MONITORS: Registry[Monitor] = Registry("monitor", Monitor)
@@ -56,6 +57,7 @@ class MlflowMonitor:
             mirror_of(config, store), partial(_samples, store, config.tracking.num_samples), partial(_champion_folder, store),
             folder / "mlflow.log", facts=lambda commit: facts_of(config, store, commit, store.commits()[: commit.round + 1]),
             live=self._points, on_ids=partial(_note_place, own / PLACE, default_tracking_uri(folder, os.environ)),
+            traces=TraceOrder(TRACES_MODULE, store.uri, config.tracking.num_traces),
         )  # fmt: skip
         self._writes_points = True
 

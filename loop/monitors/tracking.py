@@ -29,6 +29,7 @@ from loop.monitors.mirror.live import POINTS_PER_BATCH, milliseconds
 from loop.monitors.mirror.metrics import accuracy_figure, model_metrics, round_metrics, sample_table
 from loop.monitors.mirror.models import landed_before, log_model, register
 from loop.monitors.mirror.notes import round_note, run_note
+from loop.monitors.mirror.traces import TRACES_TAG, RoundTraces, TraceLog
 from loop.monitors.monitor import Ending
 from loop.store.commits import RoundCommit
 from policies.records import Record
@@ -138,8 +139,9 @@ class Mirror:
         return None if experiment is None or parent is None else (experiment.experiment_id, parent.info.run_id)
 
     def log_commits(
-        self, commits: Sequence[RoundCommit], samples: Samples, champion_folder: ChampionFolder, facts: Facts = lambda _: RoundFacts()
-    ) -> list[int]:
+        self, commits: Sequence[RoundCommit], samples: Samples, champion_folder: ChampionFolder, facts: Facts = lambda _: RoundFacts(),
+        traces: RoundTraces | None = None,
+    ) -> list[int]:  # fmt: skip
         """Mirror what is missing of `commits` (all of the run, in any order); returns the rounds that were missing."""
         commits = sorted(commits, key=lambda commit: commit.round)
         experiment_id = self._experiment_id()
@@ -153,6 +155,8 @@ class Mirror:
             self._fill_child(child.info.run_id, commit, found, _before(commit, commits))
             self._log_samples(child.info.run_id, samples(commit))
             self._log_models(experiment_id, child.info.run_id, commit, commits, champion_folder, found)
+            if traces is not None and commit.counts:
+                self._log_traces(experiment_id, child.info.run_id, commit, traces)
             self.client.log_batch(parent_id, metrics=round_metrics(commit, found))
             if commit is pending[-1]:
                 self.client.log_figure(parent_id, accuracy_figure(commits), "accuracy_by_round.png")
@@ -306,6 +310,13 @@ class Mirror:
         self.client.log_batch(child_id, metrics=model_metrics(commit, model_id, is_champion=is_champion))
         if is_champion:
             register(self.client, self.model_name, model_id, child_id, tags, identity)
+
+    def _log_traces(self, experiment_id: str, child_id: str, commit: RoundCommit, traces: RoundTraces) -> None:
+        """Write some records as traces, and note how many in a tag."""
+        from mlflow.tracing.client import TracingClient
+
+        log = TraceLog(TracingClient(self.tracking_uri), experiment_id, self.run_id, self.run_name)
+        self.client.set_tag(child_id, TRACES_TAG, cut(log.write(child_id, commit, traces(commit)), MAX_TAG_CHARACTERS))
 
     def _complete_child(self, child_id: str, commit: RoundCommit) -> None:
         self.client.set_terminated(child_id, "FINISHED", end_time=milliseconds(commit.committed_at))

@@ -19,7 +19,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -29,6 +29,7 @@ from loop.credentials import masked
 from loop.monitors.mirror.facts import RoundFacts
 from loop.monitors.mirror.live import LivePoints
 from loop.monitors.mirror.sending import LiveStreams, watch_system
+from loop.monitors.mirror.traces import RoundTraces
 from loop.monitors.monitor import Ending
 from loop.monitors.tracking import ChampionFolder, Facts, Mirror, Samples, child_environment, cut
 from loop.store.commits import RoundCommit
@@ -37,12 +38,32 @@ from policies.records import RECORD_SCHEMA, Record, from_table
 logger = logging.getLogger(__name__)
 
 REPLY_TIMEOUT_S = 120.0  # mirroring one round is about fifteen requests of at most a few seconds each
+TRACE_TIMEOUT_S = 5.0
+RECORDS_PER_S = 1000
+"""To read and choose from, at least, for the traces of a round."""
 CHILD_EXIT_TIMEOUT_S = 5.0
 STREAM_EVERY_S = 3.0
 """From one look for live points to the next; ten times as long while MLflow is away."""
 PATIENCE_S = 8.0  # longer waits are explained
 CHILD_NICENESS = 10
 MAX_FAILURE_CHARACTERS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOrder:
+    """Which records the child writes as traces. It reads them, and opens their images, itself."""
+
+    module: str
+    """The child's program: it calls `serve_driver` with a function that reads traces, which this package cannot build."""
+    uri: str
+    """The run folder."""
+    num: int
+    """Traces a round, at most; 0 for none."""
+
+    def timeout_s(self, commits: Sequence[RoundCommit]) -> float:
+        """How much longer than others a reply may take that needs the traces of one of these rounds."""
+        most = max((commit.counts.get("generated", 0) for commit in commits), default=0)
+        return self.num * TRACE_TIMEOUT_S + most / RECORDS_PER_S
 
 
 class MirrorError(RuntimeError):
@@ -61,6 +82,7 @@ class BackgroundMirror:
     def __init__(
         self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path, *, facts: Facts = lambda _: RoundFacts(),
         live: LivePoints | None = None, on_ids: Callable[[str, str], None] = lambda experiment_id, run_id: None,
+        traces: TraceOrder | None = None,
     ) -> None:  # fmt: skip
         """The functions are called in the thread. The child's output is appended to `log_path`, credentials masked.
 
@@ -68,6 +90,7 @@ class BackgroundMirror:
             facts: what MLflow shows of a round beyond commit and samples.
             live: where the points of running rounds are; files of rounds that MLflow has completely are deleted.
             on_ids: called with the ids of experiment and parent run, when MLflow has something of the run.
+            traces: which records the child writes as traces; None for none.
         """
         self._mirror = mirror
         self._samples = samples
@@ -75,6 +98,7 @@ class BackgroundMirror:
         self._facts = facts
         self._live = live
         self._on_ids = on_ids
+        self._traces = traces
         self._shown_uri = masked(mirror.tracking_uri)
         self._log_path = log_path
         self._orders: queue.Queue[Ending | None] = queue.Queue()
@@ -156,6 +180,7 @@ class BackgroundMirror:
         child = self._child = self._child or self._start_child()
         message: dict[str, Any] = {"live": {number: str(path) for number, path in self._live.files().items()} if self._live else {}}
         by_round = {commit.round: commit for commit in commits or ()}
+        timeout_s = REPLY_TIMEOUT_S + (self._traces.timeout_s(commits or ()) if self._traces else 0.0)
         if commits is not None:
             folders = {commit.round: self._champion_folder(commit) for commit in commits}
             message |= {
@@ -164,7 +189,7 @@ class BackgroundMirror:
                 "close": closing,
             }
         while True:
-            reply = _ask(child, message)
+            reply = _ask(child, message, timeout_s)
             if "failed" in reply:
                 raise MirrorError(reply["failed"])
             if "of" not in reply:
@@ -185,7 +210,7 @@ class BackgroundMirror:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         log = self._log_path.open("a")
         child = subprocess.Popen(
-            [sys.executable, "-m", "loop.monitors.tracking_process"],
+            [sys.executable, "-m", self._traces.module if self._traces else "loop.monitors.tracking_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -198,7 +223,8 @@ class BackgroundMirror:
         self._log = threading.Thread(target=_write_masked, args=(child.stderr, log), name="mlflow-log", daemon=True)
         self._log.start()
         plain = {field.name: getattr(self._mirror, field.name) for field in fields(self._mirror)}
-        _write_line(child.stdin, {**plain, "parameters": dict(self._mirror.parameters), "source": dict(self._mirror.source)})
+        plain |= {"parameters": dict(self._mirror.parameters), "source": dict(self._mirror.source)}
+        _write_line(child.stdin, {"mirror": plain, "traces": self._traces and asdict(self._traces)})
         return child
 
     def _drop_child(self) -> None:
@@ -218,14 +244,14 @@ def _write_masked(lines: IO[str], log: TextIO) -> None:
             log.flush()
 
 
-def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, Any]:
+def _ask(child: subprocess.Popen[str], message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
     """Send the child one message and return its reply; a child that does not reply in time is killed.
 
     Raises:
         OSError: the child is gone.
     """
     assert child.stdout is not None
-    deadline = threading.Timer(REPLY_TIMEOUT_S, child.kill)
+    deadline = threading.Timer(timeout_s, child.kill)
     deadline.daemon = True
     deadline.start()
     try:
@@ -234,7 +260,7 @@ def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, 
     finally:
         deadline.cancel()
     if not reply:
-        raise ConnectionError(f"its process ended or did not reply for {REPLY_TIMEOUT_S:.0f} s")
+        raise ConnectionError(f"its process ended or did not reply for {timeout_s:.0f} s")
     return json.loads(reply)
 
 
@@ -244,20 +270,27 @@ def _write_line(stream: IO[str] | None, message: Mapping[str, Any]) -> None:
     stream.flush()
 
 
-def _serve_driver() -> None:
-    """The child's side: mirror what the driver sends, until standard input is closed."""
+def serve_driver(traces_of: Callable[[TraceOrder], RoundTraces] | None = None) -> None:
+    """The child's side: mirror what the driver sends, until standard input is closed.
+
+    Args:
+        traces_of: reads the records of rounds that become traces, if the driver has ordered any.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process; the driver still closes the run in MLflow
     os.nice(CHILD_NICENESS)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep the output of libraries out of the replies
-    mirror = Mirror(**json.loads(sys.stdin.readline()))
+    order = json.loads(sys.stdin.readline())
+    mirror = Mirror(**order["mirror"])
+    wanted = TraceOrder(**order["traces"]) if order["traces"] else None
+    traces = traces_of(wanted) if traces_of is not None and wanted is not None and wanted.num else None
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     streams = LiveStreams(mirror)
     while True:
         line = lines.get()
         try:
-            ids = _obey(mirror, json.loads(line), lines, replies, streams)
+            ids = _obey(mirror, json.loads(line), lines, replies, streams, traces)
         except Exception as error:
             # The boundary of the process: whatever MLflow raises is sent to the driver, which warns and tries again later.
             traceback.print_exc()
@@ -275,8 +308,9 @@ def _listen(lines: queue.SimpleQueue[str]) -> None:
 
 
 def _obey(
-    mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str], replies: IO[str], streams: LiveStreams
-) -> tuple[str, str] | None:
+    mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str], replies: IO[str], streams: LiveStreams,
+    traces: RoundTraces | None,
+) -> tuple[str, str] | None:  # fmt: skip
     """Do what the driver asks for; returns the ids of experiment and parent run."""
 
     def asked(what: str, commit: RoundCommit) -> dict[str, Any]:
@@ -297,7 +331,7 @@ def _obey(
     streams.send({int(number): Path(path) for number, path in message["live"].items()})
     if "commits" in message:
         commits = [RoundCommit.model_validate(commit) for commit in message["commits"]]
-        mirror.log_commits(commits, samples, champion_folder, lambda commit: RoundFacts.from_json(asked("facts", commit)))
+        mirror.log_commits(commits, samples, champion_folder, lambda commit: RoundFacts.from_json(asked("facts", commit)), traces)
         if message["close"] is not None:
             mirror.close(message["close"], commits)
     ids = streams.ids()
@@ -311,4 +345,4 @@ def _records(rows: list[dict[str, Any]]) -> list[Record]:
 
 
 if __name__ == "__main__":
-    _serve_driver()
+    serve_driver()

@@ -19,7 +19,7 @@ def round_note(commit: RoundCommit, facts: RoundFacts, before: RoundCommit | Non
         head = f"**Seed model**, weights `{commit.champion}`: the first champion, evaluated before anything is trained."
         return "\n\n".join(filter(None, (head, _score_table(commit, facts, None), _findings(commit))))
     reason = f": {commit.decision.reason}" if commit.decision is not None else ""
-    head = f"**Round {commit.round}: the candidate is {commit.state.value}**{_text(reason)}. The champion is `{commit.champion}`."
+    head = f"**Round {commit.round}: the candidate is {commit.state.value}**{markdown_text(reason)}. The champion is `{commit.champion}`."
     if commit.candidate is None and commit.state is RoundState.REJECTED:
         head = f"**Round {commit.round}: nothing was trained**, since no record was kept. The champion is `{commit.champion}`."
     parts = (head, _written(commit), _filters(commit), _score_table(commit, facts, before), _time(commit), _findings(commit))
@@ -28,7 +28,7 @@ def round_note(commit: RoundCommit, facts: RoundFacts, before: RoundCommit | Non
 
 def run_note(run_id: str, uri: str, commits: Sequence[RoundCommit], now: str) -> str:
     """The report on a run so far; `now` says what it does at present or how it has ended."""
-    head = f"Run `{run_id}` in `{_text(uri)}`: {_text(now)}."
+    head = f"Run `{run_id}` in `{markdown_text(uri)}`: {markdown_text(now)}."
     if not commits:
         return f"{head} The seed model is being evaluated."
     last = commits[-1]
@@ -43,7 +43,7 @@ def run_note(run_id: str, uri: str, commits: Sequence[RoundCommit], now: str) ->
     table = _table(["round", "outcome", "written", "kept", *map(_set_label, names)], rows)
     gains = ", ".join(f"{_set_label(name)} {_points(commits[0].metrics.get(name), last.metrics.get(name))}" for name in names)
     gained = f"Gain over the seed model in points: {gains}." if gains and len(commits) > 1 else ""
-    decision = f"Last decision: {_text(last.decision.reason)}." if last.decision is not None else ""
+    decision = f"Last decision: {markdown_text(last.decision.reason)}." if last.decision is not None else ""
     return "\n\n".join(filter(None, (head, table, gained, decision, "Each round is a child run with its own report.")))
 
 
@@ -62,7 +62,7 @@ _CORRECT = (("before", "as generated"), ("after", "after correction"), ("kept", 
 
 
 def _filters(commit: RoundCommit) -> str:
-    rows = [[_text(one.filter), str(one.seen), str(one.kept)] for one in commit.filters]
+    rows = [[markdown_text(one.filter), str(one.seen), str(one.kept)] for one in commit.filters]
     return _table(["filter", "saw", "kept"], rows) if rows else ""
 
 
@@ -88,7 +88,7 @@ def _time(commit: RoundCommit) -> str:
 
 
 def _findings(commit: RoundCommit) -> str:
-    lines = [f"- {_text(finding.line)}" for finding in commit.reported[:_MAX_FINDINGS]]
+    lines = [f"- {markdown_text(finding.line)}" for finding in commit.reported[:_MAX_FINDINGS]]
     more = len(commit.reported) - len(lines)
     return "\n".join(["Findings:", "", *lines, *([f"- and {more} more"] if more else [])]) if lines else ""
 
@@ -103,7 +103,7 @@ def _set_label(name: str) -> str:
     measure, _, of = name.partition("/")
     kind = measure.removesuffix("_acceptance")
     details = ", ".join(filter(None, ("acceptance" if kind != measure else "", kind if kind != ACCURACY else "")))
-    return _text(f"{of} ({details})" if details else of)
+    return markdown_text(f"{of} ({details})" if details else of)
 
 
 def _count(commit: RoundCommit, name: str) -> str:
@@ -123,7 +123,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text of a model, a person or a policy: nothing in it is Markdown or HTML."""
     escaped = printable(text)
     for mark in "\\`*_[]<>|#":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loop.gallery.corrections import num_changed_words, segments
-from loop.gallery.sampling import RoundColumns, choose, read_columns
+from loop.gallery.sampling import RoundColumns, draw, read_columns
 from loop.store.run_store import Store
 from policies.records import Reason
 from tests.loop.gallery.made_run import NUM_RECORDS
@@ -24,21 +24,21 @@ def columns(num: int = 1000) -> RoundColumns:
 
 
 def test_a_small_sample_shows_every_reason_the_extremes_and_the_largest_correction() -> None:
-    rows = choose(columns(), 10, seed=1).tolist()
+    rows = draw(columns(), 10, seed=1).rows.tolist()
     assert len(rows) == 10
     assert {0, 999, 123} < set(rows)
     assert {500, 501} & set(rows)
 
 
 def test_a_sample_is_the_same_again_ascending_and_partly_random() -> None:
-    rows = choose(columns(), 100, seed=1)
-    assert rows.tolist() == choose(columns(), 100, seed=1).tolist() == sorted(set(rows.tolist()))
-    assert rows.tolist() != choose(columns(), 100, seed=2).tolist()
+    rows = draw(columns(), 100, seed=1).rows
+    assert rows.tolist() == draw(columns(), 100, seed=1).rows.tolist() == sorted(set(rows.tolist()))
+    assert rows.tolist() != draw(columns(), 100, seed=2).rows.tolist()
     assert np.sum((rows > 100) & (rows < 900)) > 40
 
 
 def test_a_round_that_fits_is_shown_whole() -> None:
-    assert choose(columns(30 + 972), 2000, seed=1).tolist() == list(range(1002))
+    assert draw(columns(30 + 972), 2000, seed=1).rows.tolist() == list(range(1002))
 
 
 def test_columns_are_those_of_the_records(made: Store) -> None:
@@ -65,3 +65,30 @@ def test_characters_without_spaces_are_compared_one_by_one() -> None:
 @pytest.mark.parametrize(("before", "after", "num"), [("a b", "a b", 0), ("", "a b", 0), ("a a b", "a c", 2)])
 def test_changed_words_are_counted_once(before: str, after: str, num: int) -> None:
     assert num_changed_words(before, after) == num
+
+
+def test_what_is_shown_stands_for_all_records() -> None:
+    drawn = draw(columns(), 100, seed=1)
+    sizes = dict(zip(drawn.strata, drawn.stratum_sizes.tolist(), strict=True))
+    extremes = drawn.strata.count("")
+    assert set(sizes) == {"", "accepted", "rare"}
+    assert sizes[""] == 1
+    assert sizes["accepted"] + sizes["rare"] + extremes == 1000
+    by_row = dict(zip(drawn.rows.tolist(), drawn.strata, strict=True))
+    assert {by_row[row] for row in (0, 999, 123)} == {""}
+    assert by_row[500] == by_row[501] == "rare"
+
+
+def test_within_a_stratum_every_record_has_the_same_chance() -> None:
+    counts = np.zeros(60)
+    changed = np.zeros(60, np.int32)
+    accepted = np.arange(60) % 10 > 0
+    reasons = {"a": np.flatnonzero(~accepted)}
+    for seed in range(2000):
+        drawn = draw(RoundColumns(accepted, np.full(60, np.nan, np.float32), changed, reasons), 20, seed)
+        counts[drawn.rows] += 1
+        assert set(drawn.stratum_sizes.tolist()) == {6, 54}
+    spread = 4 * np.sqrt(2000 * 0.25)
+    assert np.ptp(counts[accepted]) < 2 * spread
+    assert np.ptp(counts[~accepted]) < 2 * spread
+    assert counts[~accepted].mean() > counts[accepted].mean() + spread
