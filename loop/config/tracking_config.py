@@ -40,6 +40,7 @@ class TrackingConfig(Section):
         None, description="MLflow registered model, whose alias `champion` follows the run; null is vigc-NAME, one for each run name"
     )
     num_samples: int = Field(50, ge=0, description="accepted and rejected records per round shown as tables")
+    gallery_samples: int = Field(60, ge=0, description="records per round in the gallery among MLflow's artifacts; 0 writes none")
 
 
 def mlflow_key(name: str) -> str:

@@ -24,6 +24,7 @@ from loop.errors import PrunedCheckpointError, UserError, one_line
 from loop.monitors.boards import RayMetrics, TensorBoard, WeightsAndBiases
 from loop.monitors.json_lines import JsonLines
 from loop.monitors.mirror.facts import facts_of
+from loop.monitors.mirror.gallery import RecordImages, gallery_source
 from loop.monitors.mirror.live import LivePoints, stage_points, step_points
 from loop.monitors.monitor import Ending, Monitor, Monitors, RunFacts, StageProgress
 from loop.monitors.tracking import Mirror, default_tracking_uri, flatten_parameters
@@ -49,13 +50,14 @@ for _name, _factory in {"jsonl": JsonLines, "ray": RayMetrics, "tensorboard": Te
 class MlflowMonitor:
     """Implements `Monitor`: writes live points to files and leaves everything else to `BackgroundMirror`."""
 
-    def __init__(self, config: RunConfig, store: Store) -> None:
+    def __init__(self, config: RunConfig, store: Store, record_images: RecordImages) -> None:
         folder, own = run_folder(store), monitor_folder(store)
         self._points = LivePoints(own)
         self._mirror = BackgroundMirror(
             mirror_of(config, store), partial(_samples, store, config.tracking.num_samples), partial(_champion_folder, store),
             folder / "mlflow.log", facts=lambda commit: facts_of(config, store, commit, store.commits()[: commit.round + 1]),
             live=self._points, on_ids=partial(_note_place, own / PLACE, default_tracking_uri(folder, os.environ)),
+            gallery=gallery_source(store, record_images, config.tracking.gallery_samples) if config.tracking.gallery_samples else None,
         )  # fmt: skip
         self._writes_points = True
 
@@ -96,14 +98,20 @@ def mirror_of(config: RunConfig, store: Store) -> Mirror:
 
 
 @contextmanager
-def monitored(config: RunConfig, store: Store) -> Iterator[Monitors]:
-    """The monitors of a run; the end of the block tells them whether it has finished, failed or was interrupted."""
+def monitored(config: RunConfig, store: Store, record_images: RecordImages) -> Iterator[Monitors]:
+    """The monitors of a run; the end of the block tells them whether it has finished, failed or was interrupted.
+
+    Args:
+        config: of the run.
+        store: of the run.
+        record_images: opens the images that the gallery shows.
+    """
     made: dict[str, Monitor] = {}
     for name in config.monitors:
         if name == MLFLOW and not config.tracking.enabled:
             continue
         try:
-            made[name] = _made(name, config, store)
+            made[name] = _made(name, config, store, record_images)
         except Exception as error:
             # The boundary of a monitor, which may be anybody's code: the run goes on without one that cannot be made.
             log.warning("monitor %s is left out: %s", name, masked(one_line(error)))
@@ -146,10 +154,10 @@ def source_tags() -> dict[str, str]:
     return tags
 
 
-def _made(name: str, config: RunConfig, store: Store) -> Monitor:
+def _made(name: str, config: RunConfig, store: Store, record_images: RecordImages) -> Monitor:
     monitor_folder(store).mkdir(exist_ok=True)
     if name == MLFLOW:
-        return MlflowMonitor(config, store)
+        return MlflowMonitor(config, store, record_images)
     parameters = flatten_parameters(config.model_dump(mode="json"))
     return MONITORS.build(name, {"facts": RunFacts(store.read_run().run_id, config.name, store.uri, monitor_folder(store), parameters)})
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,14 +43,20 @@ ChampionFolder = Callable[[RoundCommit], Path | str | None]
 """The champion's checkpoint folder after a round: a local path, or the URI of a store elsewhere; None if it has been pruned."""
 Facts = Callable[[RoundCommit], RoundFacts]
 """What MLflow shows of a round beyond its commit and samples."""
+WritePages = Callable[[int, Path], str]
+"""Writes the gallery's page of a round and the index into a new folder; returns what they lack."""
 
 RUN_TAG = "vigc.run_id"
 ROUND_TAG = "vigc.round"
 MIRRORED_TAG = "vigc.mirrored"
+GALLERY_TAG = "vigc.gallery"
+"""`complete`, or what the gallery's page of a round lacks."""
 FINDINGS_TAG = "vigc.findings"
 """A line for each finding of a round; their counts are the metrics `findings/KIND`."""
 NOTE_TAG = "mlflow.note.content"
 KIND_TAG = "mlflow.experimentKind"
+GALLERY = "gallery"
+"""Folder of artifacts: all pages and the index of the parent run, and of a child run the page of its round."""
 KIND = "custom_model_development"
 """What MLflow's UI calls machine learning: charts of metrics rather than traces."""
 
@@ -159,6 +166,27 @@ class Mirror:
                 self._describe(parent_id, commits, "it is running")
             self._complete_child(child.info.run_id, commit)
         return [commit.round for commit in pending]
+
+    def log_gallery(self, commits: Sequence[RoundCommit], write: WritePages) -> list[str]:
+        """Log the gallery's page of each mirrored round that lacks one; returns what these pages lack. No page is tried twice."""
+        from loop.gallery import rounds_with_pages
+        from loop.gallery.folder import page_name
+
+        runs = self._runs(self._experiment_id())
+        problems: list[str] = []
+        for commit in rounds_with_pages(commits):
+            child = runs[commit.round]
+            if GALLERY_TAG in child.data.tags:
+                continue
+            with tempfile.TemporaryDirectory(prefix="vigc-gallery-") as folder:
+                pages = Path(folder) / GALLERY
+                problem = write(commit.round, pages)
+                if pages.exists():
+                    self.client.log_artifact(child.info.run_id, str(pages / page_name(commit.round)), GALLERY)
+                    self.client.log_artifacts(runs[None].info.run_id, str(pages), GALLERY)
+            self.client.set_tag(child.info.run_id, GALLERY_TAG, cut(masked(problem), MAX_TAG_CHARACTERS) or "complete")
+            problems += [problem] if problem else []
+        return problems
 
     def close(self, state: Ending, commits: Sequence[RoundCommit] = ()) -> None:
         """Set the status of the parent run, and of the round that was running, to how the driver has ended."""

@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from loop.credentials import masked
 from loop.monitors.mirror.facts import RoundFacts
+from loop.monitors.mirror.gallery import GallerySource, GalleryWriter
 from loop.monitors.mirror.live import LivePoints
 from loop.monitors.mirror.sending import LiveStreams, watch_system
 from loop.monitors.monitor import Ending
@@ -61,6 +62,7 @@ class BackgroundMirror:
     def __init__(
         self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path, *, facts: Facts = lambda _: RoundFacts(),
         live: LivePoints | None = None, on_ids: Callable[[str, str], None] = lambda experiment_id, run_id: None,
+        gallery: GallerySource | None = None,
     ) -> None:  # fmt: skip
         """The functions are called in the thread. The child's output is appended to `log_path`, credentials masked.
 
@@ -68,6 +70,7 @@ class BackgroundMirror:
             facts: what MLflow shows of a round beyond commit and samples.
             live: where the points of running rounds are; files of rounds that MLflow has completely are deleted.
             on_ids: called with the ids of experiment and parent run, when MLflow has something of the run.
+            gallery: what the gallery is made of; None for none.
         """
         self._mirror = mirror
         self._samples = samples
@@ -75,6 +78,8 @@ class BackgroundMirror:
         self._facts = facts
         self._live = live
         self._on_ids = on_ids
+        self._gallery = gallery
+        self._gallery_lacks = False
         self._shown_uri = masked(mirror.tracking_uri)
         self._log_path = log_path
         self._orders: queue.Queue[Ending | None] = queue.Queue()
@@ -162,6 +167,7 @@ class BackgroundMirror:
                 "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in commits],
                 "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
                 "close": closing,
+                "has_gallery": self._gallery is not None,
             }
         while True:
             reply = _ask(child, message)
@@ -169,17 +175,29 @@ class BackgroundMirror:
                 raise MirrorError(reply["failed"])
             if "of" not in reply:
                 break
-            commit = by_round[reply["of"]]
-            if reply["asked"] == "facts":
-                message = asdict(self._facts(commit))
-            else:
-                accepted, rejected = self._samples(commit)
-                message = {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
+            message = self._answer(reply["asked"], by_round[reply["of"]])
         if reply["ids"] is not None:
             self._on_ids(*reply["ids"])
+        self._warn_of_gallery(reply["lacking"])
         if self._live is not None:
             for number in by_round:
                 self._live.forget(number)
+
+    def _answer(self, asked: str, commit: RoundCommit) -> dict[str, Any]:
+        """What the child asks for of a round."""
+        if asked == "facts":
+            return asdict(self._facts(commit))
+        if asked == "gallery":
+            assert self._gallery is not None, "the child was told whether there is one"
+            return asdict(self._gallery)
+        accepted, rejected = self._samples(commit)
+        return {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
+
+    def _warn_of_gallery(self, lacking: Sequence[str]) -> None:
+        """Say once what the gallery lacks; MLflow says it of every round."""
+        if lacking and not self._gallery_lacks:
+            self._gallery_lacks = True
+            logger.warning("the gallery in MLflow is incomplete: %s; further rounds have it in the tag vigc.gallery", masked(lacking[0]))
 
     def _start_child(self) -> subprocess.Popen[str]:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,18 +271,17 @@ def _serve_driver() -> None:
     mirror = Mirror(**json.loads(sys.stdin.readline()))
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
-    streams = LiveStreams(mirror)
+    served = _Served(mirror, lines, replies)
     while True:
         line = lines.get()
         try:
-            ids = _obey(mirror, json.loads(line), lines, replies, streams)
+            reply = served.obey(json.loads(line))
         except Exception as error:
             # The boundary of the process: whatever MLflow raises is sent to the driver, which warns and tries again later.
             traceback.print_exc()
-            streams.forget()
-            _write_line(replies, {"failed": cut(f"{type(error).__name__}: {error}", MAX_FAILURE_CHARACTERS)})
-        else:
-            _write_line(replies, {"ids": ids})
+            served.streams.forget()
+            reply = {"failed": cut(f"{type(error).__name__}: {error}", MAX_FAILURE_CHARACTERS)}
+        _write_line(replies, reply)
 
 
 def _listen(lines: queue.SimpleQueue[str]) -> None:
@@ -274,36 +291,55 @@ def _listen(lines: queue.SimpleQueue[str]) -> None:
     os._exit(0)
 
 
-def _obey(
-    mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str], replies: IO[str], streams: LiveStreams
-) -> tuple[str, str] | None:
-    """Do what the driver asks for; returns the ids of experiment and parent run."""
+class _Served:
+    """What the child does for the driver."""
 
-    def asked(what: str, commit: RoundCommit) -> dict[str, Any]:
-        _write_line(replies, {"asked": what, "of": commit.round})
-        return json.loads(lines.get())
+    def __init__(self, mirror: Mirror, lines: queue.SimpleQueue[str], replies: IO[str]) -> None:
+        self._mirror = mirror
+        self._lines = lines
+        self._replies = replies
+        self._gallery: GalleryWriter | None = None
+        self.streams = LiveStreams(mirror)
 
-    def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
-        answer = asked("samples", commit)
+    def obey(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Do what the driver asks for; returns the ids of experiment and parent run, and what the gallery lacks."""
+        self.streams.send({int(number): Path(path) for number, path in message["live"].items()})
+        lacking = self._mirror_commits(message) if "commits" in message else []
+        ids = self.streams.ids()
+        if ids is not None and "commits" not in message:  # a round is running
+            watch_system(self._mirror.tracking_uri, ids[1])
+        return {"ids": ids, "lacking": lacking}
+
+    def _mirror_commits(self, message: dict[str, Any]) -> list[str]:
+        """Mirror what is committed, everything else before the gallery, which takes longest; returns what that lacks."""
+
+        def champion_folder(commit: RoundCommit) -> Path | str | None:
+            folder = message["folders"][str(commit.round)]
+            if folder is None:
+                return None
+            text, is_path = folder
+            return Path(text) if is_path else text
+
+        commits = [RoundCommit.model_validate(commit) for commit in message["commits"]]
+        self._mirror.log_commits(
+            commits, self._samples, champion_folder, lambda commit: RoundFacts.from_json(self._asked("facts", commit.round))
+        )
+        if message["close"] is not None:
+            self._mirror.close(message["close"], commits)
+        return self._mirror.log_gallery(commits, self._write_pages) if message["has_gallery"] else []
+
+    def _samples(self, commit: RoundCommit) -> tuple[list[Record], list[Record]]:
+        answer = self._asked("samples", commit.round)
         return _records(answer["accepted"]), _records(answer["rejected"])
 
-    def champion_folder(commit: RoundCommit) -> Path | str | None:
-        folder = message["folders"][str(commit.round)]
-        if folder is None:
-            return None
-        text, is_path = folder
-        return Path(text) if is_path else text
+    def _write_pages(self, round: int, folder: Path) -> str:
+        source = GallerySource(**self._asked("gallery", round))  # also for each later page, since the driver waits as long for each
+        self._gallery = self._gallery or GalleryWriter(source)
+        return self._gallery.write(round, folder)
 
-    streams.send({int(number): Path(path) for number, path in message["live"].items()})
-    if "commits" in message:
-        commits = [RoundCommit.model_validate(commit) for commit in message["commits"]]
-        mirror.log_commits(commits, samples, champion_folder, lambda commit: RoundFacts.from_json(asked("facts", commit)))
-        if message["close"] is not None:
-            mirror.close(message["close"], commits)
-    ids = streams.ids()
-    if ids is not None and "commits" not in message:  # a round is running
-        watch_system(mirror.tracking_uri, ids[1])
-    return ids
+    def _asked(self, what: str, round: int) -> dict[str, Any]:
+        _write_line(self._replies, {"asked": what, "of": round})
+        return json.loads(self._lines.get())
 
 
 def _records(rows: list[dict[str, Any]]) -> list[Record]:
