@@ -34,7 +34,7 @@ from loop.store.commits import RoundCommit
 from policies.records import Record
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
 Samples = Callable[[RoundCommit], tuple[list[Record], list[Record]]]
@@ -129,7 +129,7 @@ class Mirror:
         experiment_id = self._experiment_id()
         runs = self._runs(experiment_id)
         child = runs.get(round)
-        if _is_mirrored(child):
+        if is_mirrored(child):
             return None
         parent_id = self._open_parent(experiment_id, runs.get(None), started_ms)
         if child is None:
@@ -151,10 +151,10 @@ class Mirror:
         commits = sorted(commits, key=lambda commit: commit.round)
         experiment_id = self._experiment_id()
         runs = self._runs(experiment_id)
-        parent_id = self._open_parent(experiment_id, runs.get(None), _milliseconds(commits[0].started_at if commits else time.time()))
-        pending = [commit for commit in commits if not _is_mirrored(runs.get(commit.round))]
+        parent_id = self._open_parent(experiment_id, runs.get(None), milliseconds(commits[0].started_at if commits else time.time()))
+        pending = [commit for commit in commits if not is_mirrored(runs.get(commit.round))]
         for commit in pending:
-            started_ms = _milliseconds(commit.started_at)
+            started_ms = milliseconds(commit.started_at)
             child = runs.get(commit.round) or self._create_child(experiment_id, parent_id, commit.round, started_ms)
             found = facts(commit)
             self._fill_child(child.info.run_id, commit, found, _before(commit, commits))
@@ -163,8 +163,8 @@ class Mirror:
             self.client.log_batch(parent_id, metrics=round_metrics(commit, found))
             if commit is pending[-1]:
                 self.client.log_figure(parent_id, accuracy_figure(commits), "accuracy_by_round.png")
-                self._describe(parent_id, commits, "it is running")
-            self._complete_child(child.info.run_id, commit)
+                self.client.set_tag(parent_id, NOTE_TAG, self._note(commits, "it is running"))
+            self._complete_child(child.info.run_id, commit.committed_at)
         return [commit.round for commit in pending]
 
     def log_gallery(self, commits: Sequence[RoundCommit], write: WritePages) -> list[str]:
@@ -190,13 +190,20 @@ class Mirror:
 
     def close(self, state: Ending, commits: Sequence[RoundCommit] = ()) -> None:
         """Set the status of the parent run, and of the round that was running, to how the driver has ended."""
+        self._end(state, self._note(commits, _ENDINGS[state]))
+
+    def child_name(self, round: int) -> str:
+        """What the child run of a round is called."""
+        return f"round {round}"
+
+    def _end(self, state: Ending, note: str) -> None:
         experiment_id = self._experiment_id()
         runs = self._runs(experiment_id)
-        parent_id = self._open_parent(experiment_id, runs.get(None), _milliseconds(time.time()))
+        parent_id = self._open_parent(experiment_id, runs.get(None), milliseconds(time.time()))
         for number, run in runs.items():
-            if number is not None and not _is_mirrored(run) and run.info.status == "RUNNING":
+            if number is not None and not is_mirrored(run) and run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, state)
-        self._describe(parent_id, commits, _ENDINGS[state])
+        self.client.set_tag(parent_id, NOTE_TAG, note)
         self.client.set_terminated(parent_id, state)
 
     def log_evaluation(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
@@ -206,7 +213,7 @@ class Mirror:
         experiment_id = self._experiment_id()
         run = self._runs(experiment_id).get(None)
         known = run.data.metrics if run else {}
-        now_ms = _milliseconds(time.time())
+        now_ms = milliseconds(time.time())
         run_id = self._open_parent(experiment_id, run, now_ms)
         found = [Metric(key, value, now_ms, 0) for key, value in metrics.items() if known.get(key) != value]
         for start in range(0, len(found), METRICS_PER_BATCH):
@@ -267,9 +274,9 @@ class Mirror:
         self._log_parameters(parent)
         return parent.info.run_id
 
-    def _describe(self, parent_id: str, commits: Sequence[RoundCommit], now: str) -> None:
+    def _note(self, commits: Sequence[RoundCommit], now: str) -> str:
         ordered = sorted(commits, key=lambda commit: commit.round)
-        self.client.set_tag(parent_id, NOTE_TAG, cut(run_note(self.run_id, self.uri, ordered, now), MAX_TAG_CHARACTERS))
+        return cut(run_note(self.run_id, self.uri, ordered, now), MAX_TAG_CHARACTERS)
 
     def _log_parameters(self, parent: Run) -> None:
         """Parameters cannot be changed in MLflow: the first run's values stay, a resumed run's changes go into a tag."""
@@ -286,27 +293,31 @@ class Mirror:
 
     def _create_child(self, experiment_id: str, parent_id: str, round: int, started_ms: int) -> Run:
         tags = {"mlflow.parentRunId": parent_id, RUN_TAG: self.run_id, ROUND_TAG: str(round), "vigc.state": "running", **self.source}
-        return self.client.create_run(experiment_id, started_ms, tags, f"round {round}")
+        return self.client.create_run(experiment_id, started_ms, tags, self.child_name(round))
 
     def _fill_child(self, child_id: str, commit: RoundCommit, facts: RoundFacts, before: RoundCommit | None) -> None:
-        from mlflow.entities import Param, RunTag
-
         texts = {"vigc.state": commit.state.value, "vigc.champion": commit.champion, NOTE_TAG: round_note(commit, facts, before)}
         if commit.decision is not None:
             texts["vigc.decision"] = commit.decision.reason
         if commit.reported:
             texts[FINDINGS_TAG] = "\n".join(finding.line for finding in commit.reported)
-        tags = [RunTag(name, cut(text, MAX_TAG_CHARACTERS)) for name, text in texts.items()]
         parameters = {"round": str(commit.round), "written_with": commit.champion if before is None else before.champion}
         if commit.candidate is not None:
             parameters["candidate"] = commit.candidate
-        chosen = {mlflow_key(key): value for key, value in self.parameters.items() if key.startswith(CHILD_PARAMETERS)}
-        parameters |= dict(list(chosen.items())[: PARAMETERS_PER_BATCH - len(parameters)])
-        params = [Param(key, cut(value, MAX_PARAMETER_CHARACTERS)) for key, value in parameters.items()]
-        known = self.client.get_run(child_id).data.params  # a parameter that exists cannot be changed, and a resumed run may have others
-        self.client.log_batch(child_id, round_metrics(commit, facts), [one for one in params if one.key not in known], tags)
+        parameters |= {key: value for key, value in self.parameters.items() if key.startswith(CHILD_PARAMETERS)}
+        self._log_round(child_id, round_metrics(commit, facts), parameters, texts)
         if facts.data:
             self.client.log_inputs(child_id, dataset_inputs(facts.data))
+
+    def _log_round(self, child_id: str, metrics: Sequence[Metric], parameters: Mapping[str, str], texts: Mapping[str, str]) -> None:
+        """Log metrics, parameters and tags of a child run."""
+        from mlflow.entities import Param, RunTag
+
+        tags = [RunTag(name, cut(text, MAX_TAG_CHARACTERS)) for name, text in texts.items()]
+        chosen = list({mlflow_key(key): value for key, value in parameters.items()}.items())[:PARAMETERS_PER_BATCH]
+        known = self.client.get_run(child_id).data.params  # a parameter that exists cannot be changed, and a resumed run may have others
+        params = [Param(key, cut(value, MAX_PARAMETER_CHARACTERS)) for key, value in chosen if key not in known]
+        self.client.log_batch(child_id, metrics, params, tags)
 
     def _log_samples(self, child_id: str, samples: tuple[list[Record], list[Record]]) -> None:
         from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
@@ -335,12 +346,13 @@ class Mirror:
         if is_champion:
             register(self.client, self.model_name, model_id, child_id, tags, identity)
 
-    def _complete_child(self, child_id: str, commit: RoundCommit) -> None:
-        self.client.set_terminated(child_id, "FINISHED", end_time=_milliseconds(commit.committed_at))
+    def _complete_child(self, child_id: str, ended_at: float) -> None:
+        self.client.set_terminated(child_id, "FINISHED", end_time=milliseconds(ended_at))
         self.client.set_tag(child_id, MIRRORED_TAG, "complete")
 
 
-def _is_mirrored(run: Run | None) -> bool:
+def is_mirrored(run: Run | None) -> bool:
+    """Whether MLflow has all of a child run."""
     return run is not None and MIRRORED_TAG in run.data.tags
 
 
@@ -353,7 +365,8 @@ def _before(commit: RoundCommit, commits: Sequence[RoundCommit]) -> RoundCommit 
     return next((other for other in commits if other.round == commit.round - 1), None)
 
 
-def _milliseconds(time_s: float) -> int:
+def milliseconds(time_s: float) -> int:
+    """Seconds since the epoch of time as MLflow counts it."""
     return round(time_s * 1000)
 
 

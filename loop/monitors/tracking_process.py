@@ -30,6 +30,7 @@ from loop.monitors.mirror.facts import RoundFacts
 from loop.monitors.mirror.gallery import GallerySource, GalleryWriter
 from loop.monitors.mirror.live import LivePoints
 from loop.monitors.mirror.sending import LiveStreams, watch_system
+from loop.monitors.mirror.training import FinishedStage, TrainingMirror
 from loop.monitors.monitor import Ending
 from loop.monitors.tracking import ChampionFolder, Facts, Mirror, Samples, child_environment, cut
 from loop.store.commits import RoundCommit
@@ -134,14 +135,14 @@ class BackgroundMirror:
                 if self._has_points.is_set():
                     self._attempt(None, None)
             else:
-                self._attempt(self._newest, closing)
+                self._attempt(self._finished, closing)
         self._drop_child()
 
-    def _attempt(self, commits: list[RoundCommit] | None, closing: Ending | None) -> None:
-        """Mirror `commits` and what is live; without commits, only what is live."""
+    def _attempt(self, finished: Callable[[], dict[str, Any]] | None, closing: Ending | None) -> None:
+        """Mirror what is `finished` and what is live; None for what is live alone."""
         try:
             self._has_points.clear()
-            self._exchange(commits, closing)
+            self._exchange(finished, closing)
         except Exception as error:
             # The boundary of the mirror: whatever fails in MLflow, its process or the reading of samples, the loop continues.
             self._has_points.set()
@@ -157,34 +158,37 @@ class BackgroundMirror:
             self._is_down = False
             self._is_complete = closing is not None
 
-    def _exchange(self, commits: list[RoundCommit] | None, closing: Ending | None) -> None:
+    def _exchange(self, finished: Callable[[], dict[str, Any]] | None, closing: Ending | None) -> None:
         child = self._child = self._child or self._start_child()
         message: dict[str, Any] = {"live": {number: str(path) for number, path in self._live.files().items()} if self._live else {}}
-        by_round = {commit.round: commit for commit in commits or ()}
-        if commits is not None:
-            folders = {commit.round: self._champion_folder(commit) for commit in commits}
-            message |= {
-                "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in commits],
-                "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
-                "close": closing,
-                "has_gallery": self._gallery is not None,
-            }
+        if finished is not None:
+            message |= {**finished(), "close": closing}
         while True:
             reply = _ask(child, message)
             if "failed" in reply:
                 raise MirrorError(reply["failed"])
             if "of" not in reply:
                 break
-            message = self._answer(reply["asked"], by_round[reply["of"]])
+            message = self._answer(reply["asked"], reply["of"])
         if reply["ids"] is not None:
             self._on_ids(*reply["ids"])
         self._warn_of_gallery(reply["lacking"])
         if self._live is not None:
-            for number in by_round:
+            for number in reply["complete"]:
                 self._live.forget(number)
 
-    def _answer(self, asked: str, commit: RoundCommit) -> dict[str, Any]:
+    def _finished(self) -> dict[str, Any]:
+        """What is committed, as the child takes it."""
+        folders = {commit.round: self._champion_folder(commit) for commit in self._newest}
+        return {
+            "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in self._newest],
+            "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
+            "has_gallery": self._gallery is not None,
+        }
+
+    def _answer(self, asked: str, round: int) -> dict[str, Any]:
         """What the child asks for of a round."""
+        commit = next(commit for commit in self._newest if commit.round == round)
         if asked == "facts":
             return asdict(self._facts(commit))
         if asked == "gallery":
@@ -228,6 +232,25 @@ class BackgroundMirror:
             self._log.join(CHILD_EXIT_TIMEOUT_S)
 
 
+class TrainingInBackground(BackgroundMirror):
+    """Mirrors a training while it goes on."""
+
+    def __init__(
+        self, mirror: TrainingMirror, stages: Callable[[], list[FinishedStage]], log_path: Path, live: LivePoints,
+        on_ids: Callable[[str, str], None],
+    ) -> None:  # fmt: skip
+        """`stages` says which stages are finished; the rest is as for `BackgroundMirror`."""
+        super().__init__(mirror, lambda commit: ([], []), lambda commit: None, log_path, live=live, on_ids=on_ids)
+        self._stages = stages
+
+    def log_stages(self) -> None:
+        """Mirror all stages that are finished; returns at once."""
+        self.log_commits([])
+
+    def _finished(self) -> dict[str, Any]:
+        return {"stages": [asdict(stage) for stage in self._stages()]}
+
+
 def _write_masked(lines: IO[str], log: TextIO) -> None:
     """Append the output of a process until it ends, masked: MLflow may print a tracking URI with its password."""
     with log:
@@ -268,7 +291,8 @@ def _serve_driver() -> None:
     os.nice(CHILD_NICENESS)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep the output of libraries out of the replies
-    mirror = Mirror(**json.loads(sys.stdin.readline()))
+    plain = json.loads(sys.stdin.readline())
+    mirror = TrainingMirror(**plain) if "stage_names" in plain else Mirror(**plain)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     served = _Served(mirror, lines, replies)
@@ -302,16 +326,22 @@ class _Served:
         self.streams = LiveStreams(mirror)
 
     def obey(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Do what the driver asks for; returns the ids of experiment and parent run, and what the gallery lacks."""
+        """Do what the driver asks for; returns the ids of experiment and parent run, which rounds are complete, and what the gallery
+        lacks."""
         self.streams.send({int(number): Path(path) for number, path in message["live"].items()})
-        lacking = self._mirror_commits(message) if "commits" in message else []
+        complete: list[int] = []
+        lacking: list[str] = []
+        if isinstance(self._mirror, TrainingMirror) and "stages" in message:
+            complete = _mirror_stages(self._mirror, message)
+        elif "commits" in message:
+            complete, lacking = self._mirror_commits(message)
         ids = self.streams.ids()
-        if ids is not None and "commits" not in message:  # a round is running
+        if ids is not None and "close" not in message:  # something is running
             watch_system(self._mirror.tracking_uri, ids[1])
-        return {"ids": ids, "lacking": lacking}
+        return {"ids": ids, "complete": complete, "lacking": lacking}
 
-    def _mirror_commits(self, message: dict[str, Any]) -> list[str]:
-        """Mirror what is committed, everything else before the gallery, which takes longest; returns what that lacks."""
+    def _mirror_commits(self, message: dict[str, Any]) -> tuple[list[int], list[str]]:
+        """Mirror what is committed, everything else before the gallery, which takes longest; returns its rounds, and what that lacks."""
 
         def champion_folder(commit: RoundCommit) -> Path | str | None:
             folder = message["folders"][str(commit.round)]
@@ -326,7 +356,8 @@ class _Served:
         )
         if message["close"] is not None:
             self._mirror.close(message["close"], commits)
-        return self._mirror.log_gallery(commits, self._write_pages) if message["has_gallery"] else []
+        lacking = self._mirror.log_gallery(commits, self._write_pages) if message["has_gallery"] else []
+        return [commit.round for commit in commits], lacking
 
     def _samples(self, commit: RoundCommit) -> tuple[list[Record], list[Record]]:
         answer = self._asked("samples", commit.round)
@@ -340,6 +371,15 @@ class _Served:
     def _asked(self, what: str, round: int) -> dict[str, Any]:
         _write_line(self._replies, {"asked": what, "of": round})
         return json.loads(self._lines.get())
+
+
+def _mirror_stages(mirror: TrainingMirror, message: dict[str, Any]) -> list[int]:
+    """Mirror the finished stages of a training, and its end; returns their numbers."""
+    stages = [FinishedStage.from_json(stage) for stage in message["stages"]]
+    mirror.log_stages(stages)
+    if message["close"] is not None:
+        mirror.close_training(message["close"], stages)
+    return [stage.number for stage in stages]
 
 
 def _records(rows: list[dict[str, Any]]) -> list[Record]:

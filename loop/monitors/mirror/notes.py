@@ -46,6 +46,20 @@ def run_note(run_id: str, uri: str, commits: Sequence[RoundCommit], now: str) ->
     return "\n\n".join(filter(None, (head, table, gained, decision, "Each round is a child run with its own report.")))
 
 
+def training_note(run_id: str, uri: str, stages: Sequence[tuple[str, int, float, float]], now: str) -> str:
+    """The report on a training; its stages are names, samples, final losses and seconds."""
+    head = f"Training `{run_id}` in `{_text(uri)}`: {_text(now)}."
+    rows = [[_text(name), str(num_samples), f"{loss:.3f}", f"{seconds:.0f}"] for name, num_samples, loss, seconds in stages]
+    table = _table(["stage", "samples", "final loss", "seconds"], rows) if rows else ""
+    return "\n\n".join(filter(None, (head, table, "Each stage is a child run with its curves and its model.")))
+
+
+def stage_note(name: str, num_samples: int, num_skipped: int, loss: float, seconds: float) -> str:
+    """The report on a stage of a training."""
+    skipped = f" {num_skipped} of them were skipped." if num_skipped else ""
+    return f"**Stage {_text(name)}** was trained on {num_samples} samples in {seconds:.0f} s, to a loss of {loss:.3f}.{skipped}"
+
+
 def _written(commit: RoundCommit) -> str:
     counts = commit.counts
     written, kept = counts.get("generated", 0), counts.get("accepted", 0)
