@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from loop.config.tracking_config import mlflow_key
 from loop.credentials import masked, masked_value
 from loop.monitors.mirror.answering import UNAVAILABLE
-from loop.monitors.mirror.facts import RoundFacts, dataset_inputs
+from loop.monitors.mirror.facts import DataSet, RoundFacts, dataset_inputs
 from loop.monitors.mirror.metrics import accuracy_figure, model_metrics, round_metrics, sample_table
-from loop.monitors.mirror.models import landed_before, log_model, register
+from loop.monitors.mirror.models import landed_before, log_evaluated_model, log_model, register
 from loop.monitors.mirror.notes import round_note, run_note
 from loop.monitors.monitor import Ending
 from loop.store.commits import RoundCommit
@@ -206,8 +206,10 @@ class Mirror:
         self.client.set_tag(parent_id, NOTE_TAG, note)
         self.client.set_terminated(parent_id, state)
 
-    def log_evaluation(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Log a finished run of this name and id with these metrics and files; an existing one is overwritten."""
+    def log_evaluation(
+        self, metrics: Mapping[str, float], files: Sequence[Path], data: Sequence[DataSet], weight_version: str, checkpoint: str
+    ) -> None:
+        """Log a finished run of this name and id with these metrics, files and data sets, and the model; an existing one is overwritten."""
         from mlflow.entities import Metric
 
         experiment_id = self._experiment_id()
@@ -215,9 +217,11 @@ class Mirror:
         known = run.data.metrics if run else {}
         now_ms = milliseconds(time.time())
         run_id = self._open_parent(experiment_id, run, now_ms)
-        found = [Metric(key, value, now_ms, 0) for key, value in metrics.items() if known.get(key) != value]
+        model_id = log_evaluated_model(self.client, experiment_id, run_id, {"weight_version": weight_version, "checkpoint": checkpoint})
+        found = [Metric(key, value, now_ms, 0, model_id=model_id) for key, value in metrics.items() if known.get(key) != value]
         for start in range(0, len(found), METRICS_PER_BATCH):
             self.client.log_batch(run_id, metrics=found[start : start + METRICS_PER_BATCH])
+        self.client.log_inputs(run_id, dataset_inputs(data))
         for file in files:
             self.client.log_artifact(run_id, str(file))
         self.client.set_terminated(run_id, "FINISHED")

@@ -63,7 +63,7 @@ def _load_pyfunc(path: str) -> Answerer:
 
 
 def checkpoint_of(uri: str) -> Path:
-    """The checkpoint folder of a run on this machine, verified; behind a URI, a copy. That of a training is where it was written.
+    """The checkpoint folder of a run on this machine, verified; behind a URI, a copy. Other checkpoints are read where they are.
 
     Raises:
         UserError: it is gone.
@@ -73,7 +73,7 @@ def checkpoint_of(uri: str) -> Path:
         raise UserError("the weights of this model were pruned before it was logged; keep more checkpoints with retention.keep_last")
     place = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
     run, _, name = place.rpartition(_FOLDER)
-    if uri.startswith("file://") and not (Path(run) / RUN).exists():
+    if uri.startswith("file://") and not (run and (Path(run) / RUN).exists()):
         if not Path(place).is_dir():
             raise UserError(f"the checkpoint {place} of this model does not exist; restore it, or train the model again")
         return Path(place)

@@ -85,11 +85,16 @@ def interval(scores: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean of scores 0..1: Wilson's for right and wrong answers, else the normal approximation."""
     count, mean = len(scores), float(scores.mean())
     if np.isin(scores, (0.0, 1.0)).all():
-        z2 = _CONFIDENCE_Z**2 / count
-        center = (mean + z2 / 2) / (1 + z2)
-        half = _CONFIDENCE_Z / (1 + z2) * math.sqrt(mean * (1 - mean) / count + z2 / (4 * count))
-    else:
-        center, half = mean, _CONFIDENCE_Z * float(scores.std()) / math.sqrt(count)
+        return wilson(mean, count)
+    half = _CONFIDENCE_Z * float(scores.std()) / math.sqrt(count)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of right answers; that of a mean of graded answers 0..1 is not wider."""
+    z2 = _CONFIDENCE_Z**2 / count
+    center = (share + z2 / 2) / (1 + z2)
+    half = _CONFIDENCE_Z / (1 + z2) * math.sqrt(share * (1 - share) / count + z2 / (4 * count))
     return max(0.0, center - half), min(1.0, center + half)
 
 
