@@ -101,7 +101,12 @@ def _time(commit: RoundCommit) -> str:
     stages = ", ".join(f"{name.replace('_', ' ')} {value:.1f} s" for name, value in sorted(seconds.items(), key=lambda one: -one[1]))
     if "round" not in commit.stage_seconds:
         return ""
-    return f"Time: {commit.stage_seconds['round']:.1f} s{f' ({stages})' if stages else ''}."
+    return f"Time: {commit.stage_seconds['round']:.1f} s{f' ({stages})' if stages else ''}.{_idle(commit)}"
+
+
+def _idle(commit: RoundCommit) -> str:
+    shares = ", ".join(f"{who} {share:.0%}" for who, share in commit.idle.items())
+    return f" Idle: {shares}." if shares else ""
 
 
 def _findings(commit: RoundCommit) -> str:
