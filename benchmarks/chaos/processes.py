@@ -32,7 +32,7 @@ KINDS = {
     "trainer": "ray::TrainerRank",
     "raylet": "/raylet/raylet",
     "gcs_server": "/gcs/gcs_server",
-    "mirror": "loop.review.mirror_process",
+    "mirror": "loop.monitors.tracking_process",
 }
 """Text that identifies a kind of process in its command line. Ray appends the running method to the actor's name."""
 

@@ -71,15 +71,34 @@ class _InFlight(Generic[T]):
     ref: ray.ObjectRef
 
 
+class BusyTime:
+    """Seconds in which engines have a task, summed over the engines."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since: dict[int, float] = {}
+
+    def note(self, index: int, *, is_busy: bool) -> None:
+        """Engine `index` has a task from now on, or has none."""
+        now_s = time.monotonic()
+        if is_busy:
+            self._since.setdefault(index, now_s)
+        else:
+            self.seconds += now_s - self._since.pop(index, now_s)
+
+
 class Dispatch(Generic[T]):
     """One run over the tasks, driven by `results`. After any end, `abandon` leaves no engine with a task."""
 
-    def __init__(self, rolling: RollingSwap, tasks: Iterable[T], submit: Submit[T], timeouts: Timeouts, limits: Limits) -> None:
+    def __init__(
+        self, rolling: RollingSwap, tasks: Iterable[T], submit: Submit[T], timeouts: Timeouts, limits: Limits, busy: BusyTime
+    ) -> None:
         self._rolling = rolling
         self._tasks = iter(tasks)
         self._submit = submit
         self._timeouts = timeouts
         self._limits = limits
+        self._busy = busy
         self._retries: deque[_Work[T]] = deque()
         self._exhausted = False
         self._flights: defaultdict[int, list[_InFlight[T]]] = defaultdict(list)
@@ -122,6 +141,7 @@ class Dispatch(Generic[T]):
         for slot in busy:
             self._num_flights -= len(self._flights[slot.index])
             self._flights[slot.index].clear()
+            self._busy.note(slot.index, is_busy=False)
             slot.health.record(Event.WORK_ABANDONED)
             slot.health.expect_within(_DRAIN_S)
         for slot in busy:
@@ -147,6 +167,7 @@ class Dispatch(Generic[T]):
             flight = _InFlight(work, slot, self._submit(slot.handle, work.task))
             flights = self._flights[slot.index]
             flights.append(flight)
+            self._busy.note(slot.index, is_busy=True)
             self._num_flights += 1
             self._watch(flight.ref, flight)
             self._offer(slot)
@@ -253,6 +274,7 @@ class Dispatch(Generic[T]):
         self._num_flights -= 1
         self._offer(flight.slot)
         if not flights:
+            self._busy.note(flight.slot.index, is_busy=False)
             flight.slot.health.expect_nothing()
         elif was_oldest:
             flight.slot.health.expect_within(self._timeouts.task_s)
@@ -274,6 +296,7 @@ class Dispatch(Generic[T]):
         self._rolling.kill(slot, reason)
         flights, self._flights[slot.index] = self._flights[slot.index], []
         self._num_flights -= len(flights)
+        self._busy.note(slot.index, is_busy=False)
         self._retries.extend(flight.work for flight in flights if flight is not to_blame)
         self._retry(to_blame, reason)
 

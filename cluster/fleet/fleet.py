@@ -24,7 +24,7 @@ from ray.actor import ActorHandle
 from actors.engines.base import WeightUpdate
 from actors.engines.errors import WeightMismatchError
 from cluster.errors import FleetError
-from cluster.fleet.dispatch import Dispatch, Limits, Submit
+from cluster.fleet.dispatch import BusyTime, Dispatch, Limits, Submit
 from cluster.fleet.health import Clock, EngineHealth, RestartBudget, State
 from cluster.fleet.restarts import Rooms
 from cluster.fleet.rolling import RollingSwap
@@ -79,6 +79,12 @@ class Fleet:
         self._slots = [self._new_slot(index) for index in range(size)]
         self._rolling = RollingSwap(self._slots, rooms or Rooms(), clock, self._joining_slot)
         self._running = False
+        self._busy = BusyTime()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which engines had a task, summed over the engines, as of the last run that has ended."""
+        return self._busy.seconds
 
     @property
     def engines(self) -> list[ActorHandle]:
@@ -154,7 +160,7 @@ class Fleet:
         """
         assert self._rolling.target is not None, "start the fleet first"
         assert not self._running, "one run at a time"
-        dispatch = Dispatch(self._rolling, tasks, submit, self._timeouts, self._limits)
+        dispatch = Dispatch(self._rolling, tasks, submit, self._timeouts, self._limits, self._busy)
         self._running = True
         try:
             yield from dispatch.results()

@@ -16,7 +16,7 @@ from loop.config.overrides import apply_override
 from loop.config.sections import Policy, PolicySpec, Section, listed
 from loop.config.sets import MAX_IMAGES, ImageSet, LabelledSet, WorldSet
 from loop.config.suggestions import meant_key, spelled
-from loop.config.tracking_config import MAX_LABEL_CHARACTERS, Label, MonitorName, TrackingConfig, check_distinct
+from loop.config.tracking_config import MAX_LABEL_CHARACTERS, Label, MonitorNames, TrackingConfig, check_distinct
 from loop.config.training_config import TrainingConfig, check_ranks
 from loop.config.yaml_input import MAX_BYTES, read_yaml
 from loop.credentials import keys_with_credentials
@@ -165,7 +165,7 @@ class RunConfig(Section):
         description="how weights travel to the engines; native is vLLM's own transfer: NCCL, CUDA IPC, or gloo on CPUs; adapter sends "
         "only the adapter of training.lora, which engines apply beside the seed model's weights",
     )
-    monitors: Annotated[tuple[MonitorName, ...], BeforeValidator(listed)] = Field(
+    monitors: MonitorNames = Field(
         ("mlflow",), description="who follows the run: mlflow, jsonl, tensorboard, wandb, or a class of your own as module:Name"
     )
     tracking: TrackingConfig = _defaults(TrackingConfig, "the monitor mlflow, a mirror of the run in MLflow")

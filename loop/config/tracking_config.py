@@ -7,13 +7,14 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from loop.config.sections import POLICY_NAME, Section
+from loop.config.sections import POLICY_NAME, Section, listed
 
 MAX_KEY_CHARACTERS = 250
 MONITORS = ("mlflow", "jsonl", "ray", "tensorboard", "wandb")
 MAX_LABEL_CHARACTERS = 100
+DEFAULT_EXPERIMENT = "vigc"
 
 
 def _label(text: str) -> str:
@@ -31,11 +32,15 @@ def _monitor_name(text: str) -> str:
 Label = Annotated[str, AfterValidator(_label)]
 """A name that tables, logs and MLflow show."""
 MonitorName = Annotated[str, AfterValidator(_monitor_name)]
+MonitorNames = Annotated[tuple[MonitorName, ...], BeforeValidator(listed)]
 
 
-class TrackingConfig(Section):
+class TrainingTracking(Section):
     enabled: bool = Field(True, description="mirror the run to MLflow")
-    experiment: Label = Field("vigc", description="MLflow experiment")
+    experiment: Label = Field(DEFAULT_EXPERIMENT, description="MLflow experiment")
+
+
+class TrackingConfig(TrainingTracking):
     registered_model: Label | None = Field(
         None, description="MLflow registered model, whose alias `champion` follows the run; null is vigc-NAME, one for each run name"
     )
@@ -43,6 +48,7 @@ class TrackingConfig(Section):
     num_traces: int = Field(
         24, ge=0, le=1000, description="records per round shown as traces with their pictures, for people to review; 0 for none"
     )
+    gallery_samples: int = Field(60, ge=0, description="records per round in the gallery among MLflow's artifacts; 0 writes none")
 
 
 def mlflow_key(name: str) -> str:

@@ -12,6 +12,7 @@ from loop.config.engine_config import RayConfig
 from loop.config.run_config import model_path, read_document, validated
 from loop.config.sections import Section
 from loop.config.sets import LabelledSet
+from loop.config.tracking_config import MonitorNames, TrainingTracking
 from loop.config.training_config import TrainingConfig, check_ranks
 from loop.errors import UserError
 
@@ -60,6 +61,12 @@ class TrainConfig(Section):
     )
     stages: tuple[TrainStage, ...] = Field(min_length=1, description="trained one after the other")
     cluster: TrainCluster = Field(default_factory=lambda: TrainCluster.model_validate({}), description="where the ranks run")
+    monitors: MonitorNames = Field(
+        ("mlflow",), description="who follows the training: mlflow, jsonl, tensorboard, wandb, or a class of your own as module:Name"
+    )
+    tracking: TrainingTracking = Field(
+        default_factory=lambda: TrainingTracking.model_validate({}), description="the monitor mlflow, a mirror of the training in MLflow"
+    )
 
     @model_validator(mode="after")
     def _stages_have_names_of_their_own(self) -> TrainConfig:

@@ -50,6 +50,7 @@ def write_report(
     num_samples: int = NUM_SAMPLES,
     *,
     state: str = "",
+    previews: dict[int, RoundSamples] | None = None,
 ) -> Report:
     """Write the pages of committed rounds, and the index, to `folder`, which then holds nothing else.
 
@@ -60,6 +61,7 @@ def write_report(
         rounds: the rounds to show; all by default.
         num_samples: the most records of a round to show.
         state: of the run, as `loop.run.state.run_state` says; the index mentions it.
+        previews: what the index shows of rounds whose pages are already elsewhere, by round; gets those of the rounds that are written.
 
     Raises:
         UserError: no round is committed, one of `rounds` is not or has no records, or the folder cannot be used.
@@ -70,15 +72,31 @@ def write_report(
     report = Report(folder / INDEX, problems=problems)
     templates = environment()
     run = {"run": reader.read_run(), "state": state, "commits": commits}
+    previews = {} if previews is None else previews
+    shown = sorted({*previews, *(commit.round for commit in chosen)})
     with replaced(folder) as target:
-        previews: dict[int, RoundSamples] = {}
         for commit in chosen:
             found = _read(reader, commit, images_of, num_samples, report)
-            values = {"commit": commit, "shown_rounds": [one.round for one in chosen], "samples": found.samples, "found": found}
+            values = {"commit": commit, "shown_rounds": shown, "samples": found.samples, "found": found}
             write_page(templates, "round.html", target / page_name(commit.round), {**run, **values, "lead": lead(commit)})
             previews[commit.round] = _preview(found)
-        write_page(templates, "index.html", target / INDEX, {**run, **_index(reader, commits, previews, report)})
+        ordered = {round: previews[round] for round in shown}
+        write_page(templates, "index.html", target / INDEX, {**run, **_index(reader, commits, ordered, report)})
     return report
+
+
+def rounds_with_pages(commits: Sequence[RoundCommit]) -> list[RoundCommit]:
+    """Those of `commits` that a report has pages of."""
+    return [commit for commit in commits if record_files(commit) or commit.state is not RoundState.BASELINE]
+
+
+def preview_of(reader: RunReader, commit: RoundCommit, images: ImageSource) -> RoundSamples:
+    """What the index shows of a round.
+
+    Raises:
+        DamagedFileError, SchemaVersionError: a part of the round is damaged, or of another version.
+    """
+    return _preview(read_samples(reader, commit, images, _NUM_PREVIEWS))
 
 
 def _chosen(reader: RunReader, commits: Sequence[RoundCommit], rounds: Sequence[int] | None) -> list[RoundCommit]:
@@ -86,7 +104,7 @@ def _chosen(reader: RunReader, commits: Sequence[RoundCommit], rounds: Sequence[
     if not commits:
         reader.commits()  # tells whether there are none, or a damaged one
         raise UserError(f"{reader.uri} has no committed round yet; a report shows committed rounds: wait for the first one")
-    written = {commit.round: commit for commit in commits if record_files(commit) or commit.state is not RoundState.BASELINE}
+    written = {commit.round: commit for commit in rounds_with_pages(commits)}
     for round in rounds or []:
         if round not in written:
             why = "is the seed model alone" if any(one.round == round for one in commits) else "is not committed"

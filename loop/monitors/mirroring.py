@@ -19,15 +19,18 @@ from typing import Any
 
 from actors.training.job import TrainedStep
 from loop.config.run_config import RunConfig
+from loop.config.train_config import TrainConfig
 from loop.credentials import masked
 from loop.errors import PrunedCheckpointError, UserError, one_line
 from loop.monitors.boards import RayMetrics, TensorBoard, WeightsAndBiases
 from loop.monitors.json_lines import JsonLines
 from loop.monitors.mirror.facts import facts_of
 from loop.monitors.mirror.live import LivePoints, stage_points, step_points
+from loop.monitors.mirror.records import RecordImages, record_source
+from loop.monitors.mirror.training import TrainingMirror, finished_stages
 from loop.monitors.monitor import Ending, Monitor, Monitors, RunFacts, StageProgress
 from loop.monitors.tracking import Mirror, default_tracking_uri, flatten_parameters
-from loop.monitors.tracking_process import BackgroundMirror, TraceOrder
+from loop.monitors.tracking_process import BackgroundMirror, TrainingInBackground
 from loop.store.commits import RoundCommit
 from loop.store.run_store import Store
 from loop.store.selected import records_of
@@ -39,7 +42,6 @@ log = logging.getLogger(__name__)
 MLFLOW = "mlflow"
 PLACE = "mlflow.json"
 """In the run folder: where MLflow has the run, as `vigc ui` looks it up."""
-TRACES_MODULE = "loop.review.mirror_process"
 _GIT_TIMEOUT_S = 5.0
 
 MONITORS: Registry[Monitor] = Registry("monitor", Monitor)
@@ -47,18 +49,12 @@ for _name, _factory in {"jsonl": JsonLines, "ray": RayMetrics, "tensorboard": Te
     MONITORS.register(_name)(_factory)
 
 
-class MlflowMonitor:
-    """Implements `Monitor`: writes live points to files and leaves everything else to `BackgroundMirror`."""
+class _Streamed:
+    """What the monitors of MLflow have in common: live points go to files, everything else to a mirror in the background."""
 
-    def __init__(self, config: RunConfig, store: Store) -> None:
-        folder, own = run_folder(store), monitor_folder(store)
-        self._points = LivePoints(own)
-        self._mirror = BackgroundMirror(
-            mirror_of(config, store), partial(_samples, store, config.tracking.num_samples), partial(_champion_folder, store),
-            folder / "mlflow.log", facts=lambda commit: facts_of(config, store, commit, store.commits()[: commit.round + 1]),
-            live=self._points, on_ids=partial(_note_place, own / PLACE, default_tracking_uri(folder, os.environ)),
-            traces=TraceOrder(TRACES_MODULE, store.uri, config.tracking.num_traces),
-        )  # fmt: skip
+    def __init__(self, points: LivePoints, mirror: BackgroundMirror) -> None:
+        self._points = points
+        self._mirror = mirror
         self._writes_points = True
 
     def round_started(self, round: int, num_rounds: int) -> None:
@@ -87,29 +83,94 @@ class MlflowMonitor:
         self._mirror.finish(ending, patience_s)
 
 
+class MlflowMonitor(_Streamed):
+    """Implements `Monitor` for a run."""
+
+    def __init__(self, config: RunConfig, store: Store, record_images: RecordImages) -> None:
+        folder, own = run_folder(store), monitor_folder(store)
+        points = LivePoints(own)
+        mirror = BackgroundMirror(
+            mirror_of(config, store), partial(_samples, store, config.tracking.num_samples), partial(_champion_folder, store),
+            folder / "mlflow.log", facts=lambda commit: facts_of(config, store, commit, store.commits()[: commit.round + 1]),
+            live=points, on_ids=partial(_note_place, own / PLACE, default_tracking_uri(folder, os.environ)),
+            records=record_source(store, record_images, config.tracking.gallery_samples, config.tracking.num_traces),
+        )  # fmt: skip
+        super().__init__(points, mirror)
+
+
+class TrainingMonitor(_Streamed):
+    """Implements `Monitor` for `vigc train`, whose stages take the place of rounds: when one starts, those before it are finished."""
+
+    def __init__(self, config: TrainConfig, run_id: str, out: Path) -> None:
+        uri, points = default_tracking_uri(out, os.environ), LivePoints(out)
+        mirror = TrainingMirror(
+            uri, config.tracking.experiment, config.name, run_id, _parameters(config), None, source_tags(),
+            str(out), [stage.name for stage in config.stages],
+        )  # fmt: skip
+        self._training = TrainingInBackground(
+            mirror, partial(finished_stages, config, out), out / "mlflow.log", points, partial(_note_place, out / PLACE, uri)
+        )
+        super().__init__(points, self._training)
+
+    def round_started(self, round: int, num_rounds: int) -> None:
+        super().round_started(round, num_rounds)
+        self._training.log_stages()
+
+
 def mirror_of(config: RunConfig, store: Store) -> Mirror:
     """The MLflow side of a run."""
-    parameters = flatten_parameters(config.model_dump(mode="json"))
     uri = default_tracking_uri(run_folder(store), os.environ)
     return Mirror(
-        uri, config.tracking.experiment, config.name, store.read_run().run_id, parameters, config.tracking.registered_model,
+        uri, config.tracking.experiment, config.name, store.read_run().run_id, _parameters(config), config.tracking.registered_model,
         source_tags(), masked(store.uri),
     )  # fmt: skip
 
 
 @contextmanager
-def monitored(config: RunConfig, store: Store) -> Iterator[Monitors]:
-    """The monitors of a run; the end of the block tells them whether it has finished, failed or was interrupted."""
-    made: dict[str, Monitor] = {}
+def monitored(config: RunConfig, store: Store, record_images: RecordImages) -> Iterator[Monitors]:
+    """The monitors of a run; the end of the block tells them whether it has finished, failed or was interrupted.
+
+    Args:
+        config: of the run.
+        store: of the run.
+        record_images: opens the images that the gallery shows.
+    """
+
+    def made(name: str) -> Monitor:
+        monitor_folder(store).mkdir(exist_ok=True)
+        if name == MLFLOW:
+            return MlflowMonitor(config, store, record_images)
+        return _built(name, RunFacts(store.read_run().run_id, config.name, store.uri, monitor_folder(store), _parameters(config)))
+
+    with _told(config, made) as monitors:
+        yield monitors
+
+
+@contextmanager
+def monitored_training(config: TrainConfig, run_id: str, out: Path) -> Iterator[Monitors]:
+    """Like `monitored`, of a training in the folder `out`."""
+
+    def made(name: str) -> Monitor:
+        if name == MLFLOW:
+            return TrainingMonitor(config, run_id, out)
+        return _built(name, RunFacts(run_id, config.name, str(out), out, _parameters(config)))
+
+    with _told(config, made) as monitors:
+        yield monitors
+
+
+@contextmanager
+def _told(config: RunConfig | TrainConfig, made: Callable[[str], Monitor]) -> Iterator[Monitors]:
+    found: dict[str, Monitor] = {}
     for name in config.monitors:
         if name == MLFLOW and not config.tracking.enabled:
             continue
         try:
-            made[name] = _made(name, config, store)
+            found[name] = made(name)
         except Exception as error:
             # The boundary of a monitor, which may be anybody's code: the run goes on without one that cannot be made.
             log.warning("monitor %s is left out: %s", name, masked(one_line(error)))
-    monitors = Monitors(made)
+    monitors = Monitors(found)
     try:
         yield monitors
     finally:
@@ -117,7 +178,7 @@ def monitored(config: RunConfig, store: Store) -> Iterator[Monitors]:
         monitors.run_ended("FINISHED" if raised is None else "KILLED" if raised is KeyboardInterrupt else "FAILED")
 
 
-def check_monitors(config: RunConfig) -> None:
+def check_monitors(config: RunConfig | TrainConfig) -> None:
     """Raise `UserError` if a monitor that the config names does not exist or lacks a package."""
     for name in config.monitors:
         if name == MLFLOW:
@@ -148,12 +209,12 @@ def source_tags() -> dict[str, str]:
     return tags
 
 
-def _made(name: str, config: RunConfig, store: Store) -> Monitor:
-    monitor_folder(store).mkdir(exist_ok=True)
-    if name == MLFLOW:
-        return MlflowMonitor(config, store)
-    parameters = flatten_parameters(config.model_dump(mode="json"))
-    return MONITORS.build(name, {"facts": RunFacts(store.read_run().run_id, config.name, store.uri, monitor_folder(store), parameters)})
+def _built(name: str, facts: RunFacts) -> Monitor:
+    return MONITORS.build(name, {"facts": facts})
+
+
+def _parameters(config: RunConfig | TrainConfig) -> dict[str, str]:
+    return flatten_parameters(config.model_dump(mode="json"))
 
 
 def sample_of(store: Store, commit: RoundCommit, num: int) -> tuple[list[Record], list[Record]]:

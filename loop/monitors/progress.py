@@ -179,9 +179,9 @@ class RunProgress:
         if self._live is not None:
             self._live.stop()
 
-    def round(self, number: int, total: int) -> None:
-        """The following stages belong to round `number` of `total`."""
-        self._round, self._number, self._num_rounds = f"round {number}/{total}", number, total
+    def round(self, number: int, total: int, label: str = "") -> None:
+        """The following stages belong to round `number` of `total`, shown as `label`; default `round NUMBER/TOTAL`."""
+        self._round, self._number, self._num_rounds = label or f"round {number}/{total}", number, total
         self._line(self._round, "bold")
         self._monitors.round_started(number, total)
 

@@ -281,7 +281,7 @@ def _metric(commit: RoundCommit, name: str) -> float | None:
 
 def _round_dict(commit: RoundCommit) -> dict[str, Any]:
     return {
-        **commit.model_dump(mode="json", include={"round", "state", "champion", "counts", "decision", "findings", "incidents"}),
+        **commit.model_dump(mode="json", include={"round", "state", "champion", "counts", "decision", "idle", "findings", "incidents"}),
         "accepted": commit.state is RoundState.ACCEPTED,
         "metrics": {name: _metric(commit, name) for name in commit.metrics},
     }

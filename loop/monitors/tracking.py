@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 from loop.config.tracking_config import mlflow_key
 from loop.credentials import masked, masked_value
 from loop.monitors.mirror.answering import UNAVAILABLE
-from loop.monitors.mirror.facts import RoundFacts, dataset_inputs
+from loop.monitors.mirror.facts import DataSet, RoundFacts, dataset_inputs
 from loop.monitors.mirror.live import POINTS_PER_BATCH, milliseconds
 from loop.monitors.mirror.metrics import accuracy_figure, model_metrics, round_metrics, sample_table
-from loop.monitors.mirror.models import landed_before, log_model, register
+from loop.monitors.mirror.models import landed_before, log_evaluated_model, log_model, register
 from loop.monitors.mirror.notes import round_note, run_note
 from loop.monitors.mirror.traces import TRACES_TAG, RoundTraces, TraceLog
 from loop.monitors.monitor import Ending
@@ -35,7 +36,7 @@ from loop.store.commits import RoundCommit
 from policies.records import Record
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
 Samples = Callable[[RoundCommit], tuple[list[Record], list[Record]]]
@@ -44,14 +45,20 @@ ChampionFolder = Callable[[RoundCommit], Path | str | None]
 """The champion's checkpoint folder after a round: a local path, or the URI of a store elsewhere; None if it has been pruned."""
 Facts = Callable[[RoundCommit], RoundFacts]
 """What MLflow shows of a round beyond its commit and samples."""
+WritePages = Callable[[int, Path], str]
+"""Writes the gallery's page of a round and the index into a new folder; returns what they lack."""
 
 RUN_TAG = "vigc.run_id"
 ROUND_TAG = "vigc.round"
 MIRRORED_TAG = "vigc.mirrored"
+GALLERY_TAG = "vigc.gallery"
+"""`complete`, or what the gallery's page of a round lacks."""
 FINDINGS_TAG = "vigc.findings"
 """A line for each finding of a round; their counts are the metrics `findings/KIND`."""
 NOTE_TAG = "mlflow.note.content"
 KIND_TAG = "mlflow.experimentKind"
+GALLERY = "gallery"
+"""Folder of artifacts: all pages and the index of the parent run, and of a child run the page of its round."""
 KIND = "custom_model_development"
 """What MLflow's UI calls machine learning: charts of metrics rather than traces."""
 
@@ -123,7 +130,7 @@ class Mirror:
         experiment_id = self._experiment_id()
         runs = self._runs(experiment_id)
         child = runs.get(round)
-        if _is_mirrored(child):
+        if is_mirrored(child):
             return None
         parent_id = self._open_parent(experiment_id, runs.get(None), started_ms)
         if child is None:
@@ -147,7 +154,7 @@ class Mirror:
         experiment_id = self._experiment_id()
         runs = self._runs(experiment_id)
         parent_id = self._open_parent(experiment_id, runs.get(None), milliseconds(commits[0].started_at if commits else time.time()))
-        pending = [commit for commit in commits if not _is_mirrored(runs.get(commit.round))]
+        pending = [commit for commit in commits if not is_mirrored(runs.get(commit.round))]
         for commit in pending:
             started_ms = milliseconds(commit.started_at)
             child = runs.get(commit.round) or self._create_child(experiment_id, parent_id, commit.round, started_ms)
@@ -160,23 +167,53 @@ class Mirror:
             self.client.log_batch(parent_id, metrics=round_metrics(commit, found))
             if commit is pending[-1]:
                 self.client.log_figure(parent_id, accuracy_figure(commits), "accuracy_by_round.png")
-                self._describe(parent_id, commits, "it is running")
-            self._complete_child(child.info.run_id, commit)
+                self.client.set_tag(parent_id, NOTE_TAG, self._note(commits, "it is running"))
+            self._complete_child(child.info.run_id, commit.committed_at)
         return [commit.round for commit in pending]
+
+    def log_gallery(self, commits: Sequence[RoundCommit], write: WritePages) -> list[str]:
+        """Log the gallery's page of each mirrored round that lacks one; returns what these pages lack. No page is tried twice."""
+        from loop.gallery import rounds_with_pages
+        from loop.gallery.folder import page_name
+
+        runs = self._runs(self._experiment_id())
+        problems: list[str] = []
+        for commit in rounds_with_pages(commits):
+            child = runs[commit.round]
+            if GALLERY_TAG in child.data.tags:
+                continue
+            with tempfile.TemporaryDirectory(prefix="vigc-gallery-") as folder:
+                pages = Path(folder) / GALLERY
+                problem = write(commit.round, pages)
+                if pages.exists():
+                    self.client.log_artifact(child.info.run_id, str(pages / page_name(commit.round)), GALLERY)
+                    self.client.log_artifacts(runs[None].info.run_id, str(pages), GALLERY)
+            self.client.set_tag(child.info.run_id, GALLERY_TAG, cut(masked(problem), MAX_TAG_CHARACTERS) or "complete")
+            problems += [problem] if problem else []
+        return problems
 
     def close(self, state: Ending, commits: Sequence[RoundCommit] = ()) -> None:
         """Set the status of the parent run, and of the round that was running, to how the driver has ended."""
+        self._end(state, self._note(commits, _ENDINGS[state]))
+
+    def child_name(self, round: int) -> str:
+        """What the child run of a round is called."""
+        return f"round {round}"
+
+    def _end(self, state: Ending, note: str) -> None:
         experiment_id = self._experiment_id()
         runs = self._runs(experiment_id)
         parent_id = self._open_parent(experiment_id, runs.get(None), milliseconds(time.time()))
         for number, run in runs.items():
-            if number is not None and not _is_mirrored(run) and run.info.status == "RUNNING":
+            if number is not None and not is_mirrored(run) and run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, state)
-        self._describe(parent_id, commits, _ENDINGS[state])
+        self.client.set_tag(parent_id, NOTE_TAG, note)
         self.client.set_terminated(parent_id, state)
 
-    def log_evaluation(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Log a finished run of this name and id with these metrics and files; an existing one is overwritten."""
+    def log_evaluation(
+        self, metrics: Mapping[str, float], files: Sequence[Path], data: Sequence[DataSet], weight_version: str, checkpoint: str
+    ) -> None:
+        """Log a finished run of this name and id with these metrics, files and data sets, and the model; an existing one is overwritten."""
         from mlflow.entities import Metric
 
         experiment_id = self._experiment_id()
@@ -184,9 +221,11 @@ class Mirror:
         known = run.data.metrics if run else {}
         now_ms = milliseconds(time.time())
         run_id = self._open_parent(experiment_id, run, now_ms)
-        found = [Metric(key, value, now_ms, 0) for key, value in metrics.items() if known.get(key) != value]
+        model_id = log_evaluated_model(self.client, experiment_id, run_id, {"weight_version": weight_version, "checkpoint": checkpoint})
+        found = [Metric(key, value, now_ms, 0, model_id=model_id) for key, value in metrics.items() if known.get(key) != value]
         for start in range(0, len(found), POINTS_PER_BATCH):
             self.client.log_batch(run_id, metrics=found[start : start + POINTS_PER_BATCH])
+        self.client.log_inputs(run_id, dataset_inputs(data))
         for file in files:
             self.client.log_artifact(run_id, str(file))
         self.client.set_terminated(run_id, "FINISHED")
@@ -243,9 +282,9 @@ class Mirror:
         self._log_parameters(parent)
         return parent.info.run_id
 
-    def _describe(self, parent_id: str, commits: Sequence[RoundCommit], now: str) -> None:
+    def _note(self, commits: Sequence[RoundCommit], now: str) -> str:
         ordered = sorted(commits, key=lambda commit: commit.round)
-        self.client.set_tag(parent_id, NOTE_TAG, cut(run_note(self.run_id, self.uri, ordered, now), MAX_TAG_CHARACTERS))
+        return cut(run_note(self.run_id, self.uri, ordered, now), MAX_TAG_CHARACTERS)
 
     def _log_parameters(self, parent: Run) -> None:
         """Parameters cannot be changed in MLflow: the first run's values stay, a resumed run's changes go into a tag."""
@@ -262,27 +301,31 @@ class Mirror:
 
     def _create_child(self, experiment_id: str, parent_id: str, round: int, started_ms: int) -> Run:
         tags = {"mlflow.parentRunId": parent_id, RUN_TAG: self.run_id, ROUND_TAG: str(round), "vigc.state": "running", **self.source}
-        return self.client.create_run(experiment_id, started_ms, tags, f"round {round}")
+        return self.client.create_run(experiment_id, started_ms, tags, self.child_name(round))
 
     def _fill_child(self, child_id: str, commit: RoundCommit, facts: RoundFacts, before: RoundCommit | None) -> None:
-        from mlflow.entities import Param, RunTag
-
         texts = {"vigc.state": commit.state.value, "vigc.champion": commit.champion, NOTE_TAG: round_note(commit, facts, before)}
         if commit.decision is not None:
             texts["vigc.decision"] = commit.decision.reason
         if commit.reported:
             texts[FINDINGS_TAG] = "\n".join(finding.line for finding in commit.reported)
-        tags = [RunTag(name, cut(text, MAX_TAG_CHARACTERS)) for name, text in texts.items()]
         parameters = {"round": str(commit.round), "written_with": commit.champion if before is None else before.writer}
         if commit.candidate is not None:
             parameters["candidate"] = commit.candidate
-        chosen = {mlflow_key(key): value for key, value in self.parameters.items() if key.startswith(CHILD_PARAMETERS)}
-        parameters |= dict(list(chosen.items())[: PARAMETERS_PER_BATCH - len(parameters)])
-        params = [Param(key, cut(value, MAX_PARAMETER_CHARACTERS)) for key, value in parameters.items()]
-        known = self.client.get_run(child_id).data.params  # a parameter that exists cannot be changed, and a resumed run may have others
-        self.client.log_batch(child_id, round_metrics(commit, facts), [one for one in params if one.key not in known], tags)
+        parameters |= {key: value for key, value in self.parameters.items() if key.startswith(CHILD_PARAMETERS)}
+        self._log_round(child_id, round_metrics(commit, facts), parameters, texts)
         if facts.data:
             self.client.log_inputs(child_id, dataset_inputs(facts.data))
+
+    def _log_round(self, child_id: str, metrics: Sequence[Metric], parameters: Mapping[str, str], texts: Mapping[str, str]) -> None:
+        """Log metrics, parameters and tags of a child run."""
+        from mlflow.entities import Param, RunTag
+
+        tags = [RunTag(name, cut(text, MAX_TAG_CHARACTERS)) for name, text in texts.items()]
+        chosen = list({mlflow_key(key): value for key, value in parameters.items()}.items())[:PARAMETERS_PER_BATCH]
+        known = self.client.get_run(child_id).data.params  # a parameter that exists cannot be changed, and a resumed run may have others
+        params = [Param(key, cut(value, MAX_PARAMETER_CHARACTERS)) for key, value in chosen if key not in known]
+        self.client.log_batch(child_id, metrics, params, tags)
 
     def _log_samples(self, child_id: str, samples: tuple[list[Record], list[Record]]) -> None:
         from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
@@ -318,12 +361,13 @@ class Mirror:
         log = TraceLog(TracingClient(self.tracking_uri), experiment_id, self.run_id, self.run_name)
         self.client.set_tag(child_id, TRACES_TAG, cut(log.write(child_id, commit, traces(commit)), MAX_TAG_CHARACTERS))
 
-    def _complete_child(self, child_id: str, commit: RoundCommit) -> None:
-        self.client.set_terminated(child_id, "FINISHED", end_time=milliseconds(commit.committed_at))
+    def _complete_child(self, child_id: str, ended_at: float) -> None:
+        self.client.set_terminated(child_id, "FINISHED", end_time=milliseconds(ended_at))
         self.client.set_tag(child_id, MIRRORED_TAG, "complete")
 
 
-def _is_mirrored(run: Run | None) -> bool:
+def is_mirrored(run: Run | None) -> bool:
+    """Whether MLflow has all of a child run."""
     return run is not None and MIRRORED_TAG in run.data.tags
 
 

@@ -19,17 +19,20 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, TextIO
 
 import pyarrow as pa
 
 from loop.credentials import masked
+from loop.gallery.samples import RoundSamples
 from loop.monitors.mirror.facts import RoundFacts
+from loop.monitors.mirror.gallery import GalleryWriter
 from loop.monitors.mirror.live import LivePoints
+from loop.monitors.mirror.records import RecordSource, RunRecords
 from loop.monitors.mirror.sending import LiveStreams, watch_system
-from loop.monitors.mirror.traces import RoundTraces
+from loop.monitors.mirror.training import FinishedStage, TrainingMirror
 from loop.monitors.monitor import Ending
 from loop.monitors.tracking import ChampionFolder, Facts, Mirror, Samples, child_environment, cut
 from loop.store.commits import RoundCommit
@@ -38,32 +41,12 @@ from policies.records import RECORD_SCHEMA, Record, from_table
 logger = logging.getLogger(__name__)
 
 REPLY_TIMEOUT_S = 120.0  # mirroring one round is about fifteen requests of at most a few seconds each
-TRACE_TIMEOUT_S = 5.0
-RECORDS_PER_S = 1000
-"""To read and choose from, at least, for the traces of a round."""
 CHILD_EXIT_TIMEOUT_S = 5.0
 STREAM_EVERY_S = 3.0
 """From one look for live points to the next; ten times as long while MLflow is away."""
 PATIENCE_S = 8.0  # longer waits are explained
 CHILD_NICENESS = 10
 MAX_FAILURE_CHARACTERS = 600
-
-
-@dataclass(frozen=True, slots=True)
-class TraceOrder:
-    """Which records the child writes as traces. It reads them, and opens their images, itself."""
-
-    module: str
-    """The child's program: it calls `serve_driver` with a function that reads traces, which this package cannot build."""
-    uri: str
-    """The run folder."""
-    num: int
-    """Traces a round, at most; 0 for none."""
-
-    def timeout_s(self, commits: Sequence[RoundCommit]) -> float:
-        """How much longer than others a reply may take that needs the traces of one of these rounds."""
-        most = max((commit.counts.get("generated", 0) for commit in commits), default=0)
-        return self.num * TRACE_TIMEOUT_S + most / RECORDS_PER_S
 
 
 class MirrorError(RuntimeError):
@@ -82,7 +65,7 @@ class BackgroundMirror:
     def __init__(
         self, mirror: Mirror, samples: Samples, champion_folder: ChampionFolder, log_path: Path, *, facts: Facts = lambda _: RoundFacts(),
         live: LivePoints | None = None, on_ids: Callable[[str, str], None] = lambda experiment_id, run_id: None,
-        traces: TraceOrder | None = None,
+        records: RecordSource | None = None,
     ) -> None:  # fmt: skip
         """The functions are called in the thread. The child's output is appended to `log_path`, credentials masked.
 
@@ -90,7 +73,7 @@ class BackgroundMirror:
             facts: what MLflow shows of a round beyond commit and samples.
             live: where the points of running rounds are; files of rounds that MLflow has completely are deleted.
             on_ids: called with the ids of experiment and parent run, when MLflow has something of the run.
-            traces: which records the child writes as traces; None for none.
+            records: of which the child makes the gallery and traces; None for neither.
         """
         self._mirror = mirror
         self._samples = samples
@@ -98,7 +81,8 @@ class BackgroundMirror:
         self._facts = facts
         self._live = live
         self._on_ids = on_ids
-        self._traces = traces
+        self._records = records
+        self._gallery_lacks = False
         self._shown_uri = masked(mirror.tracking_uri)
         self._log_path = log_path
         self._orders: queue.Queue[Ending | None] = queue.Queue()
@@ -153,14 +137,14 @@ class BackgroundMirror:
                 if self._has_points.is_set():
                     self._attempt(None, None)
             else:
-                self._attempt(self._newest, closing)
+                self._attempt(self._finished, closing)
         self._drop_child()
 
-    def _attempt(self, commits: list[RoundCommit] | None, closing: Ending | None) -> None:
-        """Mirror `commits` and what is live; without commits, only what is live."""
+    def _attempt(self, finished: Callable[[], dict[str, Any]] | None, closing: Ending | None) -> None:
+        """Mirror what is `finished` and what is live; None for what is live alone."""
         try:
             self._has_points.clear()
-            self._exchange(commits, closing)
+            self._exchange(finished, closing)
         except Exception as error:
             # The boundary of the mirror: whatever fails in MLflow, its process or the reading of samples, the loop continues.
             self._has_points.set()
@@ -176,41 +160,57 @@ class BackgroundMirror:
             self._is_down = False
             self._is_complete = closing is not None
 
-    def _exchange(self, commits: list[RoundCommit] | None, closing: Ending | None) -> None:
+    def _exchange(self, finished: Callable[[], dict[str, Any]] | None, closing: Ending | None) -> None:
         child = self._child = self._child or self._start_child()
         message: dict[str, Any] = {"live": {number: str(path) for number, path in self._live.files().items()} if self._live else {}}
-        by_round = {commit.round: commit for commit in commits or ()}
-        timeout_s = REPLY_TIMEOUT_S + (self._traces.timeout_s(commits or ()) if self._traces else 0.0)
-        if commits is not None:
-            folders = {commit.round: self._champion_folder(commit) for commit in commits}
-            message |= {
-                "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in commits],
-                "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
-                "close": closing,
-            }
+        if finished is not None:
+            message |= {**finished(), "close": closing}
         while True:
-            reply = _ask(child, message, timeout_s)
+            reply = _ask(child, message)
             if "failed" in reply:
                 raise MirrorError(reply["failed"])
             if "of" not in reply:
                 break
-            commit = by_round[reply["of"]]
-            if reply["asked"] == "facts":
-                message = asdict(self._facts(commit))
-            else:
-                accepted, rejected = self._samples(commit)
-                message = {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
+            message = self._answer(reply["asked"], reply["of"])
         if reply["ids"] is not None:
             self._on_ids(*reply["ids"])
+        self._warn_of_gallery(reply["lacking"])
         if self._live is not None:
-            for number in by_round:
+            for number in reply["complete"]:
                 self._live.forget(number)
+
+    def _finished(self) -> dict[str, Any]:
+        """What is committed, as the child takes it."""
+        folders = {commit.round: self._champion_folder(commit) for commit in self._newest}
+        return {
+            "commits": [commit.model_dump(mode="json", exclude={"files"}) for commit in self._newest],
+            "folders": {number: folder and [str(folder), isinstance(folder, Path)] for number, folder in folders.items()},
+            "has_gallery": self._records is not None and self._records.gallery_samples > 0,
+            "has_traces": self._records is not None and self._records.num_traces > 0,
+        }
+
+    def _answer(self, asked: str, round: int) -> dict[str, Any]:
+        """What the child asks for of a round."""
+        commit = next(commit for commit in self._newest if commit.round == round)
+        if asked == "facts":
+            return asdict(self._facts(commit))
+        if asked == "records":
+            assert self._records is not None, "the child was told whether there are any"
+            return asdict(self._records)
+        accepted, rejected = self._samples(commit)
+        return {"accepted": [asdict(record) for record in accepted], "rejected": [asdict(record) for record in rejected]}
+
+    def _warn_of_gallery(self, lacking: Sequence[str]) -> None:
+        """Say once what the gallery lacks; MLflow says it of every round."""
+        if lacking and not self._gallery_lacks:
+            self._gallery_lacks = True
+            logger.warning("the gallery in MLflow is incomplete: %s; further rounds have it in the tag vigc.gallery", masked(lacking[0]))
 
     def _start_child(self) -> subprocess.Popen[str]:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         log = self._log_path.open("a")
         child = subprocess.Popen(
-            [sys.executable, "-m", self._traces.module if self._traces else "loop.monitors.tracking_process"],
+            [sys.executable, "-m", "loop.monitors.tracking_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -223,8 +223,7 @@ class BackgroundMirror:
         self._log = threading.Thread(target=_write_masked, args=(child.stderr, log), name="mlflow-log", daemon=True)
         self._log.start()
         plain = {field.name: getattr(self._mirror, field.name) for field in fields(self._mirror)}
-        plain |= {"parameters": dict(self._mirror.parameters), "source": dict(self._mirror.source)}
-        _write_line(child.stdin, {"mirror": plain, "traces": self._traces and asdict(self._traces)})
+        _write_line(child.stdin, {**plain, "parameters": dict(self._mirror.parameters), "source": dict(self._mirror.source)})
         return child
 
     def _drop_child(self) -> None:
@@ -236,6 +235,25 @@ class BackgroundMirror:
             self._log.join(CHILD_EXIT_TIMEOUT_S)
 
 
+class TrainingInBackground(BackgroundMirror):
+    """Mirrors a training while it goes on."""
+
+    def __init__(
+        self, mirror: TrainingMirror, stages: Callable[[], list[FinishedStage]], log_path: Path, live: LivePoints,
+        on_ids: Callable[[str, str], None],
+    ) -> None:  # fmt: skip
+        """`stages` says which stages are finished; the rest is as for `BackgroundMirror`."""
+        super().__init__(mirror, lambda commit: ([], []), lambda commit: None, log_path, live=live, on_ids=on_ids)
+        self._stages = stages
+
+    def log_stages(self) -> None:
+        """Mirror all stages that are finished; returns at once."""
+        self.log_commits([])
+
+    def _finished(self) -> dict[str, Any]:
+        return {"stages": [asdict(stage) for stage in self._stages()]}
+
+
 def _write_masked(lines: IO[str], log: TextIO) -> None:
     """Append the output of a process until it ends, masked: MLflow may print a tracking URI with its password."""
     with log:
@@ -244,14 +262,14 @@ def _write_masked(lines: IO[str], log: TextIO) -> None:
             log.flush()
 
 
-def _ask(child: subprocess.Popen[str], message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+def _ask(child: subprocess.Popen[str], message: Mapping[str, Any]) -> dict[str, Any]:
     """Send the child one message and return its reply; a child that does not reply in time is killed.
 
     Raises:
         OSError: the child is gone.
     """
     assert child.stdout is not None
-    deadline = threading.Timer(timeout_s, child.kill)
+    deadline = threading.Timer(REPLY_TIMEOUT_S, child.kill)
     deadline.daemon = True
     deadline.start()
     try:
@@ -260,7 +278,7 @@ def _ask(child: subprocess.Popen[str], message: Mapping[str, Any], timeout_s: fl
     finally:
         deadline.cancel()
     if not reply:
-        raise ConnectionError(f"its process ended or did not reply for {timeout_s:.0f} s")
+        raise ConnectionError(f"its process ended or did not reply for {REPLY_TIMEOUT_S:.0f} s")
     return json.loads(reply)
 
 
@@ -270,34 +288,27 @@ def _write_line(stream: IO[str] | None, message: Mapping[str, Any]) -> None:
     stream.flush()
 
 
-def serve_driver(traces_of: Callable[[TraceOrder], RoundTraces] | None = None) -> None:
-    """The child's side: mirror what the driver sends, until standard input is closed.
-
-    Args:
-        traces_of: reads the records of rounds that become traces, if the driver has ordered any.
-    """
+def _serve_driver() -> None:
+    """The child's side: mirror what the driver sends, until standard input is closed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process; the driver still closes the run in MLflow
     os.nice(CHILD_NICENESS)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep the output of libraries out of the replies
-    order = json.loads(sys.stdin.readline())
-    mirror = Mirror(**order["mirror"])
-    wanted = TraceOrder(**order["traces"]) if order["traces"] else None
-    traces = traces_of(wanted) if traces_of is not None and wanted is not None and wanted.num else None
+    plain = json.loads(sys.stdin.readline())
+    mirror = TrainingMirror(**plain) if "stage_names" in plain else Mirror(**plain)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
-    streams = LiveStreams(mirror)
+    served = _Served(mirror, lines, replies)
     while True:
         line = lines.get()
         try:
-            ids = _obey(mirror, json.loads(line), lines, replies, streams, traces)
+            reply = served.obey(json.loads(line))
         except Exception as error:
             # The boundary of the process: whatever MLflow raises is sent to the driver, which warns and tries again later.
             traceback.print_exc()
-            streams.forget()
-            _write_line(replies, {"failed": cut(f"{type(error).__name__}: {error}", MAX_FAILURE_CHARACTERS)})
-        else:
-            _write_line(replies, {"ids": ids})
+            served.streams.forget()
+            reply = {"failed": cut(f"{type(error).__name__}: {error}", MAX_FAILURE_CHARACTERS)}
+        _write_line(replies, reply)
 
 
 def _listen(lines: queue.SimpleQueue[str]) -> None:
@@ -307,37 +318,80 @@ def _listen(lines: queue.SimpleQueue[str]) -> None:
     os._exit(0)
 
 
-def _obey(
-    mirror: Mirror, message: dict[str, Any], lines: queue.SimpleQueue[str], replies: IO[str], streams: LiveStreams,
-    traces: RoundTraces | None,
-) -> tuple[str, str] | None:  # fmt: skip
-    """Do what the driver asks for; returns the ids of experiment and parent run."""
+class _Served:
+    """What the child does for the driver."""
 
-    def asked(what: str, commit: RoundCommit) -> dict[str, Any]:
-        _write_line(replies, {"asked": what, "of": commit.round})
-        return json.loads(lines.get())
+    def __init__(self, mirror: Mirror, lines: queue.SimpleQueue[str], replies: IO[str]) -> None:
+        self._mirror = mirror
+        self._lines = lines
+        self._replies = replies
+        self._opened: RunRecords | None = None
+        self._gallery: GalleryWriter | None = None
+        self.streams = LiveStreams(mirror)
 
-    def samples(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
-        answer = asked("samples", commit)
+    def obey(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Do what the driver asks for; returns the ids of experiment and parent run, which rounds are complete, and what the gallery
+        lacks."""
+        self.streams.send({int(number): Path(path) for number, path in message["live"].items()})
+        complete: list[int] = []
+        lacking: list[str] = []
+        if isinstance(self._mirror, TrainingMirror) and "stages" in message:
+            complete = _mirror_stages(self._mirror, message)
+        elif "commits" in message:
+            complete, lacking = self._mirror_commits(message)
+        ids = self.streams.ids()
+        if ids is not None and "close" not in message:  # something is running
+            watch_system(self._mirror.tracking_uri, ids[1])
+        return {"ids": ids, "complete": complete, "lacking": lacking}
+
+    def _mirror_commits(self, message: dict[str, Any]) -> tuple[list[int], list[str]]:
+        """Mirror what is committed, everything else before the gallery, which takes longest; returns its rounds, and what that lacks."""
+
+        def champion_folder(commit: RoundCommit) -> Path | str | None:
+            folder = message["folders"][str(commit.round)]
+            if folder is None:
+                return None
+            text, is_path = folder
+            return Path(text) if is_path else text
+
+        commits = [RoundCommit.model_validate(commit) for commit in message["commits"]]
+        self._mirror.log_commits(
+            commits, self._samples, champion_folder, lambda commit: RoundFacts.from_json(self._asked("facts", commit.round)),
+            self._traced if message["has_traces"] else None,
+        )  # fmt: skip
+        if message["close"] is not None:
+            self._mirror.close(message["close"], commits)
+        lacking = self._mirror.log_gallery(commits, self._write_pages) if message["has_gallery"] else []
+        return [commit.round for commit in commits], lacking
+
+    def _samples(self, commit: RoundCommit) -> tuple[list[Record], list[Record]]:
+        answer = self._asked("samples", commit.round)
         return _records(answer["accepted"]), _records(answer["rejected"])
 
-    def champion_folder(commit: RoundCommit) -> Path | str | None:
-        folder = message["folders"][str(commit.round)]
-        if folder is None:
-            return None
-        text, is_path = folder
-        return Path(text) if is_path else text
+    def _write_pages(self, round: int, folder: Path) -> str:
+        self._gallery = self._gallery or GalleryWriter(self._records(round))
+        return self._gallery.write(round, folder)
 
-    streams.send({int(number): Path(path) for number, path in message["live"].items()})
-    if "commits" in message:
-        commits = [RoundCommit.model_validate(commit) for commit in message["commits"]]
-        mirror.log_commits(commits, samples, champion_folder, lambda commit: RoundFacts.from_json(asked("facts", commit)), traces)
-        if message["close"] is not None:
-            mirror.close(message["close"], commits)
-    ids = streams.ids()
-    if ids is not None and "commits" not in message:  # a round is running
-        watch_system(mirror.tracking_uri, ids[1])
-    return ids
+    def _traced(self, commit: RoundCommit) -> RoundSamples:
+        return self._records(commit.round).traced(commit)
+
+    def _records(self, round: int) -> RunRecords:
+        source = RecordSource(**self._asked("records", round))  # also for each later round, since the driver waits as long for each
+        self._opened = self._opened or RunRecords(source)
+        return self._opened
+
+    def _asked(self, what: str, round: int) -> dict[str, Any]:
+        _write_line(self._replies, {"asked": what, "of": round})
+        return json.loads(self._lines.get())
+
+
+def _mirror_stages(mirror: TrainingMirror, message: dict[str, Any]) -> list[int]:
+    """Mirror the finished stages of a training, and its end; returns their numbers."""
+    stages = [FinishedStage.from_json(stage) for stage in message["stages"]]
+    mirror.log_stages(stages)
+    if message["close"] is not None:
+        mirror.close_training(message["close"], stages)
+    return [stage.number for stage in stages]
 
 
 def _records(rows: list[dict[str, Any]]) -> list[Record]:
@@ -345,4 +399,4 @@ def _records(rows: list[dict[str, Any]]) -> list[Record]:
 
 
 if __name__ == "__main__":
-    serve_driver()
+    _serve_driver()

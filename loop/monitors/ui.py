@@ -23,6 +23,7 @@ import psutil
 from loop.config.run_config import stored_config
 from loop.credentials import masked
 from loop.errors import LoopError, UserError
+from loop.monitors.mirror.training import TRAINING
 from loop.monitors.mirroring import MLFLOW, PLACE, mirror_of, monitor_folder
 from loop.monitors.tracking import child_environment
 from loop.store.run_store import Store
@@ -47,10 +48,11 @@ def show(run_dir: str, port: int | None, tell: Callable[[str], None]) -> None:
         tell: called with each line for the user.
 
     Raises:
-        UserError: the run is not tracked, or MLflow has nothing of it yet.
+        UserError: the run or training is not tracked, or MLflow has nothing of it yet.
         ServerError: MLflow's server does not start.
     """
-    uri, ids = find_place(Store.open(run_dir))
+    folder = Path(run_dir)
+    uri, ids = _place_of_training(folder) if (folder / TRAINING).is_file() else find_place(Store.open(run_dir))
     if uri.startswith(("http://", "https://")):
         tell(f"MLflow has the run at {masked(page(uri, *ids))}")
         return
@@ -80,6 +82,18 @@ def find_place(store: Store) -> tuple[str, tuple[str, str]]:
             f"MLflow at {masked(uri)} has nothing of {store.uri} yet; try again in a minute, or see mlflow.log in the run folder"
         )
     return uri, ids
+
+
+def _place_of_training(folder: Path) -> tuple[str, tuple[str, str]]:
+    """The same of a training by `vigc train`."""
+    place = _noted(folder / PLACE)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or place.get("tracking_uri")
+    if "run_id" not in place or uri is None:
+        raise UserError(
+            f"MLflow has nothing of the training in {folder} yet; try again in a minute, see {folder / 'mlflow.log'}, and check that its "
+            "config does not turn tracking off"
+        )
+    return uri, (place["experiment_id"], place["run_id"])
 
 
 def page(address: str, experiment_id: str, run_id: str) -> str:

@@ -1,6 +1,5 @@
 """People's review of records: which they see in MLflow, what they said, and what that tells about the filters.
 
-mirror_process   the process that mirrors a run, with the records that become traces
 labels           what people said, read back from MLflow
 estimates        precision and recall of the verdict and of every filter, with intervals
 labelled_data    the labelled records as held-out questions or seed data

@@ -22,6 +22,8 @@ from loop.monitors.terminal import print_loading
 from loop.scoring.commands import AsJson
 
 if TYPE_CHECKING:
+    from loop.config.run_config import RunConfig
+    from loop.config.train_config import TrainConfig
     from loop.store.documents import VerifyReport
 
 commands = typer.Typer()
@@ -139,6 +141,7 @@ def train(
         return
     assert out is not None, "both ways give one"
     training.print_summary(console, training.train(parsed, out, console), out)
+    _print_where(console, parsed, "its curves and models in MLflow", printable(str(out)))
 
 
 @commands.command()
@@ -298,7 +301,6 @@ def _outliving_job(folder: str | None, default: str, option: str) -> str:
 
 def _print_results(console: Console, uri: str) -> None:
     from loop.config.run_config import parse_config
-    from loop.monitors.mirroring import MLFLOW
     from loop.monitors.report import TABLE_WIDTH, print_results
     from loop.monitors.run_log import RunLog
     from loop.store.run_store import Store
@@ -310,11 +312,17 @@ def _print_results(console: Console, uri: str) -> None:
     print_results(Console(file=tables, width=TABLE_WIDTH), store.commits(), list(config.held_out))
     RunLog(store.storage).text(tables.getvalue())
     shown = printable(uri)
-    command = _this_command()
-    console.print(f"run folder {shown}; look at it with: {command} status {shown}", highlight=False, soft_wrap=True)
-    console.print(f"its records with their images: {command} report {shown} --out report", highlight=False, soft_wrap=True)
+    console.print(f"run folder {shown}; look at it with: {_this_command()} status {shown}", highlight=False, soft_wrap=True)
+    console.print(f"its records with their images: {_this_command()} report {shown} --out report", highlight=False, soft_wrap=True)
+    _print_where(console, config, "its charts, models and records in MLflow", shown)
+
+
+def _print_where(console: Console, config: RunConfig | TrainConfig, what: str, shown: str) -> None:
+    """How MLflow is opened on a run or training, if it is tracked."""
+    from loop.monitors.mirroring import MLFLOW
+
     if MLFLOW in config.monitors and config.tracking.enabled:
-        console.print(f"its charts, models and records in MLflow: {command} ui {shown}", highlight=False, soft_wrap=True)
+        console.print(f"{what}: {_this_command()} ui {shown}", highlight=False, soft_wrap=True)
 
 
 def _this_command() -> str:

@@ -28,6 +28,7 @@ from loop.setup.data import RunData, build_data
 from loop.setup.inert import no_effect, slow_model
 from loop.setup.overlaps import overlaps
 from loop.setup.planning import available_nodes, planned
+from loop.setup.routing import record_images
 from loop.store.commits import Finding, RoundCommit
 from loop.store.run_store import RunInfo, Store
 from loop.store.storage import open_storage
@@ -165,7 +166,7 @@ def drive(config: RunConfig, store: Store, console: Console, checked: Checked | 
         interruptible(store.uri),
         store.locked() as locked,
         logged(locked.storage) as log_of_run,
-        monitored(config, locked) as monitors,
+        monitored(config, locked, record_images) as monitors,
         log_of_run.ending(),
         RunProgress(console, listener=log_of_run, monitors=monitors) as progress,
         connection or ExitStack(),

@@ -65,7 +65,7 @@ def run_baseline(session: Session) -> RoundCommit:
 def run_round(session: Session, index: int) -> RoundCommit:
     """Run round `index` (from 1), from the unlabelled images to the commit record."""
     run, models, workers = session.run, session.models, session.workers
-    clock = RoundClock()
+    clock, busy_before = RoundClock(), workers.busy()
     champion = models.champion()
     written = round_records(run, models, workers, index, clock)
     parts = written.parts
@@ -78,7 +78,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
         assert set(records.weight_versions) <= {written.generator.version}
         selected, selected_part = select(run.store, run.policies.selection, index, parts, duplicates)
     if not len(selected):
-        return commit_empty_round(run, champion, index, clock, records, [*judged, selected_part], written, workers.take_incidents())
+        return commit_empty_round(run, champion, index, clock, records, [*judged, selected_part], written, workers, busy_before)
     if run.config.cluster.sleep_while_training:
         with clock.stage("sleep"):
             workers.sleep()
@@ -119,6 +119,7 @@ def run_round(session: Session, index: int) -> RoundCommit:
         },
         decision=Decision(accepted=verdict.accepted, reason=verdict.reason, numbers=verdict.numbers),
         stage_seconds=clock.seconds,
+        idle=workers.idle_since(busy_before, clock.seconds["round"]),
         files=[
             *(part.entry for part in judged),
             selected_part.entry,

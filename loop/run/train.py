@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +40,8 @@ from loop.errors import UserError, WriteError, printable
 from loop.interruption import interruptible
 from loop.models.checks import check_model
 from loop.models.files import downloaded
+from loop.monitors.mirror.training import SUMMARY, TRAINING
+from loop.monitors.mirroring import check_monitors, monitored_training
 from loop.monitors.progress import RunProgress
 from loop.run.skipped import findings_of, unreadable_images
 from loop.setup.assembly import build_labelled, derived_seed
@@ -49,8 +52,6 @@ from loop.store.documents import seal, unseal
 from loop.store.files import locked
 from loop.store.storage.local import LocalStorage
 from policies.records import TrainingSample
-
-_TRAIN, _SUMMARY = "train.json", "summary.json"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def check(config: TrainConfig, *, ask_cluster: bool = True) -> list[PlannedStage
     Raises:
         UserError: the config cannot work; a one-line message.
     """
+    check_monitors(config)
     cluster = config.cluster
     if ask_cluster or cluster.address is None:
         plan_ranks(available_nodes(cluster).nodes, cluster.trainer_ranks, cluster.cpus_per_actor, use_gpus=cluster.use_gpus)
@@ -115,25 +117,26 @@ def train(config: TrainConfig, out: Path, console: Console) -> dict[str, Any]:
     storage = LocalStorage(out.absolute())
     for finding in look_at_images(config, stages):
         console.print(escape(printable(finding.line)), highlight=False, soft_wrap=True)
-    with (
-        interruptible(str(out), f"continue it with `vigc train --resume {out}`"),
-        locked(storage),
-        RunProgress(console) as progress,
-        _Ranks(config, storage) as ranks,
-    ):
+    with interruptible(str(out), f"continue it with `vigc train --resume {out}`"), locked(storage), ExitStack() as stack:
         model = downloaded(config.model_path)
-        digest = _begin(storage, config, model)
+        digest, run_id = _begin(storage, config, model)
         storage.remove_leftovers()
+        monitors = stack.enter_context(monitored_training(config, run_id, storage.root))
+        progress = stack.enter_context(RunProgress(console, monitors=monitors))
+        ranks = stack.enter_context(_Ranks(config, storage))
         base, results, summary = model, [], {}
         for stage in stages:
             job = stage.job(storage.root, base, config.seed)
-            result = _kept(job, progress) or ranks.train(job, stage, progress)
+            result = _kept(job, progress)
+            if result is None:
+                progress.round(stage.number, len(stages), f"stage {stage.number}/{len(stages)} {stage.config.name}")
+                result = ranks.train(job, stage, progress)
             shutil.rmtree(storage.root / f"{stage.folder}.steps", ignore_errors=True)
             for finding in findings_of(result, len(stage.samples), with_place=True):
                 progress.note(f"stage {stage.config.name}: {finding.line}")
             results.append((stage, result))
             summary = _summary(config, digest, results)
-            _write(storage, _SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+            _write(storage, SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
             base = storage.root / stage.folder
     return summary
 
@@ -151,11 +154,11 @@ def stored_config(out: Path) -> TrainConfig:
         UserError: `out` holds no training.
         DamagedFileError: the config was altered.
     """
-    path = out / _TRAIN
+    path = out / TRAINING
     if not path.is_file():
         if (out / "run.json").is_file():
             raise UserError(f"{out} holds a run, not a training; resume it with `vigc resume {out}`")
-        raise UserError(f"{out} holds no training (no {_TRAIN}); start one with `vigc train CONFIG --out {out}` or check the path")
+        raise UserError(f"{out} holds no training (no {TRAINING}); start one with `vigc train CONFIG --out {out}` or check the path")
     return validated(TrainConfig, unseal(str(path), path.read_bytes())["config"])
 
 
@@ -199,18 +202,20 @@ def _samples(source: LabelledSource, stage: TrainStage, seed: int) -> list[Train
 
 def _refuse_foreign(out: Path) -> None:
     others = sorted({path.name for path in out.iterdir()} - {"lock"}) if out.is_dir() else [out.name] * out.exists()
-    if others and _TRAIN not in others:
+    if others and TRAINING not in others:
         raise UserError(f"{out} {'holds' if out.is_dir() else 'is'} {others[0]!r}, not a training; choose another folder with --out")
 
 
-def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
-    """Record config and start model in a new folder, or verify that they match; returns the digest of the start model."""
+def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> tuple[str, str]:
+    """Record config and start model in a new folder, or verify that they match; returns the digest of the start model, and the id of the
+    training."""
     digest = digest_of(read_checkpoint(model))
     wanted = {"config": config.model_dump(mode="json"), "model_digest": digest}
-    if storage.size(_TRAIN) is None:
-        _write(storage, _TRAIN, seal(wanted))
-        return digest
-    found = unseal(f"{storage.uri}/{_TRAIN}", storage.read(_TRAIN))
+    if storage.size(TRAINING) is None:
+        run_id = f"{config.name}-{uuid.uuid4().hex[:12]}"
+        _write(storage, TRAINING, seal({**wanted, "run_id": run_id}))
+        return digest, run_id
+    found = unseal(f"{storage.uri}/{TRAINING}", storage.read(TRAINING))
     stored = validated(TrainConfig, found["config"]).model_dump(mode="json")  # keys that an earlier version lacks have their defaults
     if places := differences(stored, wanted["config"]):
         raise UserError(
@@ -220,7 +225,7 @@ def _begin(storage: LocalStorage, config: TrainConfig, model: Path) -> str:
         raise UserError(
             f"model {config.model!r} has changed since the training in {storage.uri} was started; restore it, or choose another --out"
         )
-    return digest
+    return digest, found.get("run_id", f"{config.name}-{digest[:12]}")  # earlier versions wrote none
 
 
 def _write(storage: LocalStorage, name: str, data: bytes) -> None:
@@ -262,7 +267,7 @@ class _Ranks:
         self._group = self._group or self._started()
         training, cluster = stage.config.training, self._config.cluster
         bounds = Bounds(training.timeout_s, cluster.start_timeout_s, training.stall_timeout_s, cluster.max_restarts)
-        with progress.stage(job.output.name, total=job.hyper.num_steps) as shown:
+        with progress.stage("train", total=job.hyper.num_steps) as shown:
             result = self._group.train(job, stage.source, bounds, lambda now: progress.trained(shown, now))
         if result.resumed_from_step:
             progress.note(f"training resumed after step {result.resumed_from_step}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -53,6 +54,16 @@ _MAX_UNFINISHED_PER_FILTER = 3
 """One that runs, and two that wait for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Seconds of work, since the workers were opened."""
+
+    engines_s: float
+    """In which engines had a task, summed over the engines."""
+    trainer_s: float
+    """In which the trainer's ranks had a job."""
+
+
 @dataclass
 class Workers:
     """Actors and tasks of a run, created by `open_workers`. The actors start when the first model is served."""
@@ -63,6 +74,18 @@ class Workers:
     trainer: TrainerGroup
     sender_options: Callable[[], dict[str, Any]]
     """Returns the Ray options of what works beside the first rank, such as the actor that sends weights."""
+    trained_s: float = 0.0
+    """Seconds in which the trainer's ranks had a job."""
+
+    def busy(self) -> Busy:
+        """How busy the actors have been so far."""
+        return Busy(self.fleet.busy_s, self.trained_s)
+
+    def idle_since(self, before: Busy, seconds: float) -> dict[str, float]:
+        """Shares of the last `seconds` seconds in which `engines` had no task, over all engines, and the ranks of the `trainer` no job."""
+        engines_s, trainer_s = self.fleet.busy_s - before.engines_s, self.trained_s - before.trainer_s
+        busy = {"engines": engines_s / (self.fleet.size * seconds), "trainer": trainer_s / seconds}
+        return {name: min(1.0, max(0.0, 1.0 - share)) for name, share in busy.items()}
 
     def serve(self, model: Model) -> None:
         """Serve `model`. Returns once one engine serves it; the others are swapped while that one works. Starts or wakes the engines if
@@ -93,7 +116,9 @@ class Workers:
             training.timeout_s, start_timeout_s=cluster.start_timeout_s, stall_timeout_s=training.stall_timeout_s,
             max_restarts=cluster.max_restarts,
         )  # fmt: skip
+        started_s = time.monotonic()
         result = self.trainer.train(job, self.run.images, bounds, lambda progress: self.run.progress.trained(stage, progress))
+        self.trained_s += time.monotonic() - started_s
         if result.resumed_from_step:
             self.run.progress.note(f"training resumed after step {result.resumed_from_step}")
         return result

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from loop.chat_models import chat_model
+from loop.config.tracking_config import DEFAULT_EXPERIMENT
 from loop.monitors.terminal import print_loading
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ def evaluate(
     chunk_timeout_s: Annotated[float, typer.Option(help="bound on 64 prompts")] = 600.0,
     allow_missing_images: Annotated[bool, typer.Option("--allow-missing-images", help="leave out questions whose image is bad")] = False,
     out: Annotated[Path | None, typer.Option(help="folder; default evaluations/BENCHMARK-HASH. the same command resumes in it")] = None,
+    tracking: Annotated[
+        bool, typer.Option("--tracking/--no-tracking", help="log to MLflow: to MLFLOW_TRACKING_URI, or to mlflow.db beside the folder")
+    ] = True,
+    experiment: Annotated[str, typer.Option(envvar="MLFLOW_EXPERIMENT_NAME", help="MLflow experiment")] = DEFAULT_EXPERIMENT,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model a benchmark's questions, and score its answers."""
@@ -96,7 +101,7 @@ def evaluate(
     keys = {"kind": engine, "device": device, "dtype": dtype, "num_threads": num_threads}
     spec = EvaluationSpec(
         model, benchmark, tuple(data), images, split, plain, max_new_tokens, allow_missing_images, keys, num_engines,
-        chunk_timeout_s,
+        chunk_timeout_s, experiment if tracking else None,
     )  # fmt: skip
     console = Console(stderr=as_json)
     with interruptible("the evaluation", "run the same command to resume"), RunProgress(console) as progress:

@@ -6,8 +6,8 @@
     predictions.jsonl     all answers, in the format of `vigc score`
     score.json            the score
 
-Prompts are the benchmark's own (`policies.benchmarks`), answered greedily. Running the same command again resumes the evaluation. If
-`MLFLOW_TRACKING_URI` is set, the evaluation is logged to MLflow at the end (`loop.scoring.evaluation_tracking`).
+Prompts are the benchmark's own (`policies.benchmarks`), answered greedily. Running the same command again resumes the evaluation. At the
+end it is logged to MLflow (`loop.scoring.evaluation_tracking`).
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.weights import prepare
 from loop.config.engine_config import ClusterConfig, EngineConfig
 from loop.config.run_config import EMBEDDED_MODELS
+from loop.credentials import masked
 from loop.errors import DamagedFileError, UserError, printable
 from loop.models.checks import check_model
 from loop.models.files import downloaded, model_files
 from loop.models.serving import serving
+from loop.monitors.mirror.facts import DataSet
 from loop.monitors.progress import RunProgress
-from loop.scoring.evaluation_tracking import log_evaluation
+from loop.scoring.evaluation_tracking import Evaluation, log_evaluation
 from loop.scoring.images import NO_IMAGE, FoundImages, find_images
 from loop.scoring.score import build, filter_split, read_document, read_questions
 from loop.store.commits import champion_commit
@@ -82,6 +84,8 @@ class EvaluationSpec:
     num_engines: int = 1
     chunk_timeout_s: float = 600.0
     """Time limit for one chunk."""
+    experiment: str | None = None
+    """MLflow experiment that the evaluation is logged to; None for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +163,24 @@ def evaluate(spec: EvaluationSpec, out: Path | None, progress: RunProgress, serv
             scores |= {"num_blank_images": sum(found.ids[one.question_id] == NO_IMAGE for one in asked)}
             scores |= {"num_left_out": len(questions) - len(asked), "published": benchmark.published, **listed}
             write_json(folder / SCORE, scores)
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        told = {**facts, "digest": _sha256(canonical_json(facts))[:12], "model": _shown_model(spec.model), "weight_version": update.version}
-        files = [folder / PREDICTIONS, *([folder / SCORE] if scores else [])]
+    if spec.experiment is not None:
         with progress.stage("log to MLflow"):
-            log_evaluation(folder, {**told, "weight_digest": update.digest}, scores, files)
+            log_evaluation(_tracked(folder, spec, facts, update, scores, len(asked)), spec.experiment)
     return Evaluated(folder, scores, num_asked)
+
+
+def _tracked(
+    folder: Path, spec: EvaluationSpec, facts: dict[str, Any], update: WeightUpdate, scores: dict[str, Any], num_questions: int
+) -> Evaluation:
+    """What MLflow gets of an evaluation."""
+    told = {**facts, "digest": _sha256(canonical_json(facts))[:12], "model": _shown_model(spec.model), "weight_version": update.version}
+    files = [folder / PREDICTIONS, *([folder / SCORE] if scores else [])]
+    data = [
+        DataSet(path.name, "evaluation", digest[:16], str(path.resolve()), num_questions if len(spec.data) == 1 else None)
+        for path, digest in zip(spec.data, facts["data"], strict=True)
+    ]
+    checkpoint = update.checkpoint.resolve().as_uri() if isinstance(update.checkpoint, Path) else masked(str(update.checkpoint))
+    return Evaluation(folder, {**told, "weight_digest": update.digest}, scores, files, data, update.version, checkpoint)
 
 
 def _shown_model(model: str) -> str:

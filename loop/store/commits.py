@@ -88,7 +88,7 @@ def writer_commit(commits: Sequence[RoundCommit], round: int, overlap: int) -> R
 
 
 class RoundCommit(Document):
-    """Everything a later reader needs to know about a round. `stage_seconds`, `started_at` and `committed_at` (seconds since the
+    """Everything a later reader needs to know about a round. `stage_seconds`, `idle`, `started_at` and `committed_at` (seconds since the
     epoch), `epoch` and `incidents` are left out of the run's digest: they differ between two equal runs."""
 
     schema_version: int = SCHEMA_VERSION
@@ -125,6 +125,9 @@ class RoundCommit(Document):
     teacher), `swap` and the whole `round`. With `overlap`, `write_ahead` is the time that writing the records of the next round took, and
     `overlapped` the part of it in which this round trained as well: it counts in both, so that the stages less `overlapped` make the
     round."""
+    idle: dict[str, float] = Field(default_factory=dict)
+    """Shares of the round in which `engines` had no task, over all engines, and the ranks of the `trainer` no job; of the driver that
+    committed the round. Empty for round 0."""
     files: list[FileEntry] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
     incidents: list[Finding] = Field(default_factory=list)

@@ -15,7 +15,7 @@ from loop.errors import DamagedFileError, SchemaVersionError
 from loop.store.commits import SCHEMA_VERSION, Document, FileEntry, RoundCommit
 
 REMEDY = "restore it from a copy of the run (`vigc verify` lists every damaged file)"
-_NOT_IN_DIGEST = {"run_id", "started_at", "committed_at", "epoch", "stage_seconds", "incidents", "files"}
+_NOT_IN_DIGEST = {"run_id", "started_at", "committed_at", "epoch", "stage_seconds", "idle", "incidents", "files"}
 _NOT_IN_DIGEST_IF_EMPTY = ("findings", "mean_teacher", "mean_teacher_path")
 """Keys that records of earlier versions lack: records without a value keep their digest."""
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from actors.engines.base import Request, Sampling
 from loop.errors import UserError
+from loop.store.reading import RUN
 from loop.store.run_store import Store
 
 if TYPE_CHECKING:
@@ -62,16 +63,20 @@ def _load_pyfunc(path: str) -> Answerer:
 
 
 def checkpoint_of(uri: str) -> Path:
-    """The checkpoint folder of a run on this machine, verified; behind a URI, a copy.
+    """The checkpoint folder of a run on this machine, verified; behind a URI, a copy. Other checkpoints are read where they are.
 
     Raises:
-        UserError: the run has deleted it.
+        UserError: it is gone.
         StoreError: it has been deleted since, or is damaged.
     """
     if uri == UNAVAILABLE:
         raise UserError("the weights of this model were pruned before it was logged; keep more checkpoints with retention.keep_last")
     place = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
     run, _, name = place.rpartition(_FOLDER)
+    if uri.startswith("file://") and not (run and (Path(run) / RUN).exists()):
+        if not Path(place).is_dir():
+            raise UserError(f"the checkpoint {place} of this model does not exist; restore it, or train the model again")
+        return Path(place)
     return Store.open(run).local_checkpoint(f"checkpoints/{name}")
 
 

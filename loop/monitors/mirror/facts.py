@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from loop.config.run_config import RunConfig
+from loop.config.sets import LabelledSet
 from loop.credentials import masked
 from loop.errors import PrunedCheckpointError
 from loop.store.commits import RoundCommit, RoundState, champion_commit, checkpoint_name
@@ -32,7 +33,7 @@ class DataSet:
 
     name: str
     context: str
-    """What for: `seed data`, `generated`, `selected`, `held out`, `acceptance`."""
+    """What for: `seed data`, `generated`, `selected`, `held out`, `acceptance`, `training`, `evaluation`."""
     digest: str
     """Of the bytes, for what the run has made; of the definition in the config, for other sets."""
     source: str
@@ -112,13 +113,25 @@ def _data_sets(config: RunConfig, store: Store, commit: RoundCommit) -> list[Dat
 
 
 def _defined(name: str, context: str, section: Any) -> DataSet:
-    """A set that the config defines."""
+    """A set that a section of the config defines."""
     document = section.model_dump(mode="json")
-    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARACTERS]
-    data = document["data"]
-    source = next((str(data[key]) for key in ("path", "repo", "images") if data.get(key)), str(data["kind"]))
     num_rows = document.get("num_questions") or document.get("num_samples")
-    return DataSet(name, context, digest, masked(source), num_rows)
+    return DataSet(name, context, digest_of_document(document), _source(document["data"]), num_rows)
+
+
+def defined_set(name: str, context: str, data: LabelledSet, num_rows: int) -> DataSet:
+    """So many samples of a labelled set, as the config defines it."""
+    document = data.model_dump(mode="json")
+    return DataSet(name, context, digest_of_document([document, num_rows]), _source(document), num_rows)
+
+
+def digest_of_document(document: Any) -> str:
+    """The digest of what defines a data set, as short as MLflow needs it."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+
+
+def _source(data: dict[str, Any]) -> str:
+    return masked(next((str(data[key]) for key in ("path", "repo", "images") if data.get(key)), str(data["kind"])))
 
 
 def _candidate(store: Store, commit: RoundCommit) -> str | None:

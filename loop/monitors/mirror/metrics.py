@@ -54,8 +54,8 @@ def model_metrics(commit: RoundCommit, model_id: str, *, is_champion: bool) -> l
 
 def round_values(commit: RoundCommit, facts: RoundFacts | None = None) -> dict[str, float]:
     """The numbers of a round: `counts/...`, `rejected/REASON`, `kept/FILTER` (shares of what a filter saw), scores by set with their
-    intervals (`accuracy/SET`, `accuracy_low/SET`, `accuracy_high/SET`), `decision/...`, `train/...`, `time/STAGE` in seconds, and
-    `findings/KIND`."""
+    intervals (`accuracy/SET`, `accuracy_low/SET`, `accuracy_high/SET`), `decision/...`, `train/...`, `time/STAGE` in seconds,
+    `idle/engines` and `idle/trainer` (shares of the round), and `findings/KIND`."""
     values = _counted(commit) | {_GROUPS.get(name, name): value for name, value in commit.metrics.items()}
     for name, (low, high) in (RoundFacts() if facts is None else facts).intervals.items():
         measure, _, of = name.partition("/")
@@ -63,6 +63,7 @@ def round_values(commit: RoundCommit, facts: RoundFacts | None = None) -> dict[s
     if commit.decision is not None:  # one level: a file-based MLflow cannot store metric `a` beside `a/b`
         values |= {f"decision/{name.replace('/', '.')}": number for name, number in commit.decision.numbers.items()}
     values |= {f"time/{stage}": seconds for stage, seconds in commit.stage_seconds.items()}
+    values |= {f"idle/{who}": share for who, share in commit.idle.items()}
     for finding in commit.reported:
         values[f"findings/{finding.kind}"] = values.get(f"findings/{finding.kind}", 0) + finding.count
     return {mlflow_key(name): float(value) for name, value in values.items()}

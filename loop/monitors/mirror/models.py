@@ -33,6 +33,31 @@ def log_model(client: MlflowClient, experiment_id: str, child_id: str, tags: Map
         tags: `weight_version` and `checkpoint` are among them; see `reference`.
         step: the round.
     """
+    model_id = _made_by(client, experiment_id, child_id, tags)
+    outputs = client.get_run(child_id).outputs
+    if model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
+        from mlflow.entities import LoggedModelOutput
+
+        client.log_outputs(child_id, [LoggedModelOutput(model_id, step)])
+    return model_id
+
+
+def log_evaluated_model(client: MlflowClient, experiment_id: str, run_id: str, tags: Mapping[str, str]) -> str:
+    """The id of the logged model that the run `run_id` has evaluated: the one with this `weight_version`, which another run may have made,
+    or a new one."""
+    found = client.search_logged_models([experiment_id], f"tags.weight_version = '{tags['weight_version']}'")
+    model_id = next((model.model_id for model in found if model.status.name == "READY"), None)
+    model_id = model_id or _made_by(client, experiment_id, run_id, tags)
+    inputs = client.get_run(run_id).inputs
+    if model_id not in {one.model_id for one in (inputs.model_inputs if inputs else [])}:
+        from mlflow.entities import LoggedModelInput
+
+        client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
+    return model_id
+
+
+def _made_by(client: MlflowClient, experiment_id: str, child_id: str, tags: Mapping[str, str]) -> str:
+    """The id of the logged model of a run, which is created if necessary."""
     found = _logged_by(client, experiment_id, child_id)
     if not found:
         name = re.sub(r"[/:.%\"']", "_", tags["weight_version"])
@@ -46,11 +71,6 @@ def log_model(client: MlflowClient, experiment_id: str, child_id: str, tags: Map
             _write(Path(folder), first, child_id, tags)
             client.log_model_artifacts(first.model_id, folder)
         client.finalize_logged_model(first.model_id, "READY")
-    outputs = client.get_run(child_id).outputs
-    if first.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
-        from mlflow.entities import LoggedModelOutput
-
-        client.log_outputs(child_id, [LoggedModelOutput(first.model_id, step)])
     return first.model_id
 
 

@@ -47,6 +47,20 @@ def run_note(run_id: str, uri: str, commits: Sequence[RoundCommit], now: str) ->
     return "\n\n".join(filter(None, (head, table, gained, decision, "Each round is a child run with its own report.")))
 
 
+def training_note(run_id: str, uri: str, stages: Sequence[tuple[str, int, float, float]], now: str) -> str:
+    """The report on a training; its stages are names, samples, final losses and seconds."""
+    head = f"Training `{run_id}` in `{markdown_text(uri)}`: {markdown_text(now)}."
+    rows = [[markdown_text(name), str(num_samples), f"{loss:.3f}", f"{seconds:.0f}"] for name, num_samples, loss, seconds in stages]
+    table = _table(["stage", "samples", "final loss", "seconds"], rows) if rows else ""
+    return "\n\n".join(filter(None, (head, table, "Each stage is a child run with its curves and its model.")))
+
+
+def stage_note(name: str, num_samples: int, num_skipped: int, loss: float, seconds: float) -> str:
+    """The report on a stage of a training."""
+    skipped = f" {num_skipped} of them were skipped." if num_skipped else ""
+    return f"**Stage {markdown_text(name)}** was trained on {num_samples} samples in {seconds:.0f} s, to a loss of {loss:.3f}.{skipped}"
+
+
 def _written(commit: RoundCommit) -> str:
     counts = commit.counts
     written, kept = counts.get("generated", 0), counts.get("accepted", 0)
@@ -84,7 +98,12 @@ def _time(commit: RoundCommit) -> str:
     stages = ", ".join(f"{name.replace('_', ' ')} {value:.1f} s" for name, value in sorted(seconds.items(), key=lambda one: -one[1]))
     if "round" not in commit.stage_seconds:
         return ""
-    return f"Time: {commit.stage_seconds['round']:.1f} s{f' ({stages})' if stages else ''}."
+    return f"Time: {commit.stage_seconds['round']:.1f} s{f' ({stages})' if stages else ''}.{_idle(commit)}"
+
+
+def _idle(commit: RoundCommit) -> str:
+    shares = ", ".join(f"{who} {share:.0%}" for who, share in commit.idle.items())
+    return f" Idle: {shares}." if shares else ""
 
 
 def _findings(commit: RoundCommit) -> str:

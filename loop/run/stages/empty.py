@@ -12,6 +12,7 @@ from loop.run.stages.clock import RoundClock
 from loop.run.stages.evaluation import champion_predictions, mean_scores
 from loop.run.stages.records import counts_of, filter_counts
 from loop.run.stages.writing import RoundRecords
+from loop.run.workers import Busy, Workers
 from loop.store.commits import Decision, Finding, RoundCommit, RoundState
 from loop.store.run_store import PartReceipt
 from policies.counts import RecordCounts, rejections
@@ -42,10 +43,11 @@ def commit_empty_round(
     records: RecordCounts,
     parts: Sequence[PartReceipt],
     written: RoundRecords,
-    incidents: list[Finding],
+    workers: Workers,
+    busy_before: Busy,
 ) -> RoundCommit:
     """Reject a round whose part `selected`, the last of `parts`, is empty. Nothing is trained and the champion stays. `written` are its
-    records.
+    records, and `busy_before` says how busy the workers had been when it began.
 
     Raises:
         EmptyRoundError: `on_empty_round` is `stop`.
@@ -62,9 +64,10 @@ def commit_empty_round(
         filters=filter_counts(parts[:-1]),
         metrics={**records.correctness, **mean_scores("", run.sets, champion_predictions(run))},
         decision=Decision(accepted=False, reason=f"no candidate was trained: {reason}"),
-        stage_seconds=clock.seconds, files=[part.entry for part in (*parts, *written.set_aside)],
+        stage_seconds=clock.seconds, idle=workers.idle_since(busy_before, clock.seconds["round"]),
+        files=[part.entry for part in (*parts, *written.set_aside)],
         findings=[Finding(kind="empty_round", count=max(1, records.generated), message=f"{reason}; {advice(counts)}")],
-        incidents=incidents,
+        incidents=workers.take_incidents(),
     )  # fmt: skip
     run.store.commit(commit)
     return commit

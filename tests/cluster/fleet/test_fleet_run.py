@@ -45,7 +45,9 @@ def test_a_killed_engine_is_replaced_swapped_and_its_task_redone(make_fleet: Mak
     fleet = make_fleet(2, max_in_flight_per_engine=1)
     fleet.start(update_of(weights(2.0), "r2"))
     killer = signal_when_working(tmp_path, 0, signal.SIGKILL)
+    started_s = time.monotonic()
     results = [result for _, result in fleet.run(range(8), lambda engine, task: engine.slow.remote(task, 0.4))]
+    assert 8 * 0.4 <= fleet.busy_s < 2 * (time.monotonic() - started_s), "while an engine is replaced it has no task"
     killer.join()
     assert sorted(task for task, _ in results) == list(range(8))
     assert fleet.num_restarts == 1

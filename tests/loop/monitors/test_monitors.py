@@ -19,6 +19,7 @@ from loop.monitors.json_lines import EVENTS, JsonLines, read_events
 from loop.monitors.mirroring import check_monitors, monitored
 from loop.monitors.monitor import Ending, Monitors, RunFacts, StageProgress
 from loop.monitors.progress import RunProgress
+from loop.setup.routing import record_images
 from loop.store.commits import RoundCommit
 from loop.store.documents import RunInfo
 from loop.store.run_store import Store
@@ -94,7 +95,7 @@ def test_the_monitors_of_a_config_are_made_and_unknown_ones_refused(tmp_path: Pa
     config = load_config(path)
     check_monitors(config)
     store = Store.create(tmp_path / "run", RunInfo(run_id="x-1", config=config.model_dump(mode="json")))
-    with monitored(config, store) as monitors:
+    with monitored(config, store, record_images) as monitors:
         monitors.round_started(1, 2)
     events = [event["event"] for event in read_events(tmp_path / "run" / EVENTS)]
     assert events == ["round_started", "run_ended"]

@@ -25,7 +25,7 @@ COMMIT = RoundCommit(
     run_id="r", round=1, state=RoundState.ACCEPTED, epoch=1, started_at=0.0, committed_at=1.0, champion="r1", champion_path="c",
     counts={"generated": 40, "accepted": 10}, filters=[FilterCount(filter="parsable", seen=40, kept=30)],
     metrics={"accuracy/far": 0.5}, decision=Decision(accepted=True, reason="better", numbers={"difference": 0.1}),
-    stage_seconds={"train": 3.0}, files=[],
+    stage_seconds={"train": 3.0}, idle={"engines": 0.5, "trainer": 0.25}, files=[],
 )  # fmt: skip
 
 

@@ -19,14 +19,15 @@ from loop.cli import app
 from loop.errors import UserError
 from loop.gallery.samples import RoundSamples, Sample
 from loop.gallery.thumbnails import Picture
+from loop.monitors.mirror.records import RecordSource, record_source
 from loop.monitors.mirror.review_queue import RIGHT_ANSWER, put_up
 from loop.monitors.mirror.steps import Step, record_steps
 from loop.monitors.mirror.traces import RECORD_KEY, TRACES_TAG, TraceLog, can_be_judged
-from loop.monitors.mirroring import TRACES_MODULE, mirror_of
+from loop.monitors.mirroring import mirror_of
 from loop.monitors.tracking import Mirror
-from loop.monitors.tracking_process import BackgroundMirror, TraceOrder
+from loop.monitors.tracking_process import BackgroundMirror
 from loop.review.labels import read_review
-from loop.review.mirror_process import traces_of
+from loop.setup.routing import record_images
 from loop.sources.llava_json import LlavaJsonData
 from loop.store.commits import RoundCommit
 from loop.store.run_store import Store
@@ -74,8 +75,8 @@ def nothing(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
     return [], []
 
 
-def order(store: Store) -> TraceOrder:
-    return TraceOrder(TRACES_MODULE, store.uri, NUM)
+def source_of(store: Store) -> RecordSource:
+    return record_source(store, record_images, 0, NUM)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> T
     shutil.copy(empty_database, folder / "mlflow.db")
     store = write_run(folder / "run", config_of())
     mirror = mirror_of(config_of(), store)
-    background = BackgroundMirror(mirror, nothing, lambda _: None, folder / "mlflow.log", traces=order(store))
+    background = BackgroundMirror(mirror, nothing, lambda _: None, folder / "mlflow.log", records=source_of(store))
     background.log_commits(store.commits())
     assert background.finish("FINISHED", 120), (folder / "mlflow.log").read_text()[-2000:]
     return Tracked(store, mirror)
@@ -157,7 +158,9 @@ def test_a_replay_adds_nothing_and_keeps_what_people_said(tracked: Tracked) -> N
     before = seen()
     for run in tracked.client.search_runs([tracked.experiment_id], "tags.`vigc.round` = '1'"):
         tracked.client.delete_tag(run.info.run_id, "vigc.mirrored")
-    assert tracked.mirror.log_commits(tracked.store.commits(), nothing, lambda _: None, traces=traces_of(order(tracked.store))) == [1]
+    assert tracked.mirror.log_commits(
+        tracked.store.commits(), nothing, lambda _: None, traces=RunRecords(source_of(tracked.store)).traced
+    ) == [1]
     put_up(TracingClient(tracked.mirror.tracking_uri), tracked.experiment_id, "small (made)", [trace_id])
     assert seen() == before
     assert "bob" in {made.source.source_id for made in tracked.client.get_trace(trace_id).info.assessments}

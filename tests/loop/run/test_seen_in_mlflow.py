@@ -52,6 +52,10 @@ def test_each_round_shows_the_curves_of_its_training_and_the_progress_of_its_sta
         assert {"train/learning_rate", "train/gradient_norm", "train/tokens_per_s"} <= run.data.metrics.keys()
         assert run.data.metrics["progress/evaluate"] == 1.0
         assert 0 < run.data.metrics["kept/so_far"] <= 1
+        assert 0 < run.data.metrics["idle/engines"] < 1, "engines wait while it trains, and work otherwise"
+        train_s, round_s = (run.data.metrics[f"time/{name}"] for name in ("train", "round"))
+        assert 1 - train_s / round_s <= run.data.metrics["idle/trainer"] < 1
+        client.download_artifacts(run.info.run_id, f"gallery/round-{commit.round:04d}.html")
         assert run.data.metrics["accuracy_low/near"] < run.data.metrics["accuracy/near"] < run.data.metrics["accuracy_high/near"]
         assert {one.dataset.name for one in run.inputs.dataset_inputs} >= {"seed data", "near", "dev", f"round {commit.round} generated"}
     assert not list(finished[0].glob("mlflow-live/*")), "MLflow has all of it"

@@ -7,14 +7,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 import yaml
+from mlflow.tracking import MlflowClient
 
 from actors.engines.weights import digest_of, read_checkpoint
 from actors.training.checkpoint import group_of
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.models.files import model_files
+from loop.sources.shapes.source import ShapesImages
 from tests.loop.config.test_train_config import document
 from tests.loop.run.small_run import lose_machine, start, vigc, wait_until
 
@@ -75,6 +78,37 @@ def test_the_summary_says_what_is_there(trained: Path) -> None:
     assert "training_result.json" not in {path.name for path in model_files(trained / "checkpoints" / "2-instruct")}
 
 
+def curves(out: Path) -> dict[str, list[tuple[int, float]]]:
+    """The loss of each training step in MLflow, by stage."""
+    uri = f"sqlite:///{out.parent / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    ids = json.loads((out / "mlflow.json").read_text())
+    parent = client.get_run(ids["run_id"])
+    assert (parent.info.status, parent.info.run_name) == ("FINISHED", "small")
+    stages = client.search_runs([ids["experiment_id"]], f"tags.`mlflow.parentRunId` = '{ids['run_id']}'")
+    histories = {str(run.info.run_name): client.get_metric_history(run.info.run_id, "train/loss") for run in stages}
+    return {name: sorted((point.step, point.value) for point in history) for name, history in histories.items()}
+
+
+def test_mlflow_has_the_curves_of_each_stage_and_its_model(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = curves(trained)
+    assert {name: [step for step, _ in curve] for name, curve in found.items()} == {
+        "1-align": list(range(1, 9)),
+        "2-instruct": list(range(1, 9)),
+    }
+    uri = f"sqlite:///{trained.parent / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    models = {one.tags["stage"]: one for one in MlflowClient(uri, uri).search_logged_models(["1"])}
+    assert {name: one.tags["checkpoint"].rpartition("/")[2] for name, one in models.items()} == {
+        "align": "1-align", "instruct": "2-instruct",
+    }  # fmt: skip
+    image = ShapesImages(1, 0.0, 0.1, 24)
+    asked = [{"image": str(trained.parent / "image.png"), "question": "What is it?"}]
+    image.open(image.image_ids()[0]).save(asked[0]["image"])
+    model: Any = mlflow.pyfunc.load_model(models["instruct"].model_uri)
+    assert len(model.predict(asked)) == 1
+
+
 def test_the_same_command_keeps_what_is_finished(trained: Path) -> None:
     folder = trained.parents[1]
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")}
@@ -99,6 +133,7 @@ def test_a_training_killed_in_its_second_stage_ends_with_the_same_weights(traine
     found, wanted = (json.loads((folder / "summary.json").read_text()) for folder in (out, trained))
     assert [stage["digest"] for stage in found["stages"]] == [stage["digest"] for stage in wanted["stages"]]
     assert found["stages"][1]["losses"] == wanted["stages"][1]["losses"]
+    assert curves(out) == curves(trained), "a step that was trained again has one point"
 
 
 def test_a_damaged_stage_is_named(trained: Path) -> None:

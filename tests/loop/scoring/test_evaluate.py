@@ -22,9 +22,10 @@ from actors.engines.weights import digest_of, read_checkpoint, weight_version
 from loop.config.run_config import EMBEDDED_MODEL
 from loop.errors import DamagedFileError, InterruptedRunError, UserError
 from loop.interruption import interruptible
+from loop.monitors.mirror.answering import checkpoint_of
 from loop.monitors.progress import RunProgress
 from loop.scoring.evaluate import CHUNK_SIZE, Evaluated, EvaluationSpec, evaluate
-from loop.scoring.evaluation_tracking import log_evaluation, metrics_of
+from loop.scoring.evaluation_tracking import Evaluation, log_evaluation, metrics_of, with_intervals
 from loop.scoring.pope import pope_questions, world_objects, write_questions
 from loop.scoring.score import print_scores, score_files
 from loop.store.commits import RoundCommit
@@ -252,8 +253,7 @@ def test_mlflow_gets_one_run_of_an_evaluation_however_often_it_is_made(tmp_path:
     uri = (tmp_path / "mlflow").as_uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database takes seconds to be made
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "benchmarks")
-    given = spec("pope", pope_file(tmp_path, 3, ("random", "popular")), images="shapes")
+    given = spec("pope", pope_file(tmp_path, 3, ("random", "popular")), images="shapes", experiment="benchmarks")
     for _ in range(2):
         done = run(given, tmp_path / "out", LocalEngines(lambda request: "yes"))
     client = MlflowClient(tracking_uri=uri)
@@ -268,6 +268,12 @@ def test_mlflow_gets_one_run_of_an_evaluation_however_often_it_is_made(tmp_path:
     assert logged.data.metrics["accuracy"] == done.scores["accuracy"]
     assert logged.data.metrics["by_split/random/f1"] == done.scores["by_split"]["random"]["f1"]
     assert len(client.get_metric_history(logged.info.run_id, "accuracy")) == 1
+    assert logged.data.metrics["accuracy_low"] < done.scores["accuracy"] < logged.data.metrics["accuracy_high"]
+    (data,) = logged.inputs.dataset_inputs if logged.inputs else []
+    assert (data.dataset.name, data.tags[0].value, parameters["data"][2:18]) == ("pope.jsonl", "evaluation", data.dataset.digest)
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    assert [one.model_id for one in (logged.inputs.model_inputs if logged.inputs else [])] == [model.model_id]
+    assert checkpoint_of(model.tags["checkpoint"]) == EMBEDDED_MODEL.resolve()
     assert {file.path for file in client.list_artifacts(logged.info.run_id)} == {"predictions.jsonl", "score.json"}
 
 
@@ -276,7 +282,7 @@ def test_an_mlflow_that_does_not_answer_costs_a_bounded_time_and_a_warning(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@127.0.0.1:9/mlflow")
     (tmp_path / "score.json").touch()
-    assert not log_evaluation(tmp_path, {"digest": "x"}, {}, [tmp_path / "score.json"], timeout_s=0.2)
+    assert not log_evaluation(Evaluation(tmp_path, {"digest": "x"}, {}, [tmp_path / "score.json"]), "vigc", timeout_s=0.2)
     assert "does not have this evaluation" in caplog.text
     assert "hunter2" not in caplog.text
 
@@ -286,6 +292,13 @@ def test_figures_have_keys_of_their_own_in_mlflow() -> None:
     assert metrics_of(scores) == {
         "accuracy": 50, "by_category/a.b": 1, "by_category/a b": 2, "by_category/a_": 3, "by_category/a__2": 4, "by_category": 5,
     }  # fmt: skip
+
+
+def test_accuracies_of_a_known_number_of_questions_have_intervals() -> None:
+    found = with_intervals({"accuracy": 50.0, "num_questions": 40, "by_split": {"a": {"accuracy": 100.0, "num_questions": 20, "f1": 9.0}}})
+    assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx((35.20, 64.80), abs=0.01)  # Wilson, 20 of 40
+    assert (found["by_split"]["a"]["accuracy_low"], found["by_split"]["a"]["accuracy_high"]) == pytest.approx((83.89, 100), abs=0.01)
+    assert with_intervals({"accuracy": 50.0, "num_questions": 0, "score": 3}) == {"accuracy": 50.0, "num_questions": 0, "score": 3}
 
 
 def test_scores_are_shown_whole_in_80_columns(tmp_path: Path) -> None:
@@ -326,7 +339,7 @@ def test_the_embedded_model_on_real_engines_is_killed_goes_on_and_scores_the_sam
     total, chunks = len(lines(data)), tmp_path / "out" / "chunks"
     command = [
         sys.executable, "-m", "loop", "evaluate", "--model", "embedded", "--benchmark", "pope", "--data", str(data), "--images", "shapes",
-        "--plain", "--out", str(tmp_path / "out"), "--json",
+        "--plain", "--out", str(tmp_path / "out"), "--json", "--no-tracking",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
@@ -347,3 +360,4 @@ def test_the_embedded_model_on_real_engines_is_killed_goes_on_and_scores_the_sam
     assert {name: found[name] for name in scores} == scores
     assert scores["accuracy"] > 75  # it was trained on this grammar near shift 0
     assert scores["num_unparsable"] == 0
+    assert not (tmp_path / "mlflow.db").exists()
