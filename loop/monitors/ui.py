@@ -97,7 +97,7 @@ def _place_of_training(folder: Path) -> tuple[str, tuple[str, str]]:
 
 
 def page(address: str, experiment_id: str, run_id: str) -> str:
-    """The page of a run. Without the last part, MLflow's UI opens on its view of traces, which a run has none of."""
+    """The page of a run. Without the last part, MLflow's UI opens on its overview of traces."""
     return f"{address.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}?workflowType=machine_learning"
 
 

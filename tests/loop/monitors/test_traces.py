@@ -166,9 +166,7 @@ def test_a_replay_adds_nothing_and_keeps_what_people_said(tracked: Tracked) -> N
     assert "bob" in {made.source.source_id for made in tracked.client.get_trace(trace_id).info.assessments}
 
 
-def test_labels_come_back_as_precision_recall_and_data(
-    tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_come_back_as_precision_recall_and_data(tracked: Tracked, tmp_path: Path) -> None:
     shown = sorted(tracked.in_queue())
     for number, trace_id in enumerate(shown[1:]):
         tracked.say(trace_id, ("right", "Wrong", "bad_question", "perhaps")[number % 4])
@@ -210,7 +208,7 @@ def test_an_image_that_was_moved_costs_its_record_and_no_other(tracked: Tracked,
     [
         (lambda store, patch: None, "has nothing of"),
         (
-            lambda store, patch: mirror_of(config_of(), store).log_commits(store.commits(), nothing, lambda _: None),
+            lambda store, patch: mirror_of(config_of(), store).open_round(1, 0),
             "has no trace of the run",
         ),
         (lambda store, patch: patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), "MLflow does not answer"),
