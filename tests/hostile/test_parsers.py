@@ -331,7 +331,7 @@ def test_the_mirroring_process_answers_every_line_with_a_failure_and_ends_with_i
     )  # fmt: skip
     assert child.stdin is not None
     assert child.stdout is not None
-    child.stdin.write(json.dumps({"mirror": asdict(mirror), "traces": None}).encode() + b"\n")
+    child.stdin.write(json.dumps(asdict(mirror)).encode() + b"\n")
     for line in LINES:
         child.stdin.write(line + b"\n")
         child.stdin.flush()

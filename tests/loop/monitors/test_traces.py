@@ -19,7 +19,7 @@ from loop.cli import app
 from loop.errors import UserError
 from loop.gallery.samples import RoundSamples, Sample
 from loop.gallery.thumbnails import Picture
-from loop.monitors.mirror.records import RecordSource, record_source
+from loop.monitors.mirror.records import RecordSource, RunRecords, record_source
 from loop.monitors.mirror.review_queue import RIGHT_ANSWER, put_up
 from loop.monitors.mirror.steps import Step, record_steps
 from loop.monitors.mirror.traces import RECORD_KEY, TRACES_TAG, TraceLog, can_be_judged
