@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 from scipy.stats import binomtest
 
-from loop.monitors.mirror.facts import wilson
 from loop.review.estimates import Share, agreements, num_unseen, weighed
 from loop.review.labels import Reviewed, most_said
 from policies.filtering.attribution import judges
+from policies.metrics import wilson
 from policies.records import Reason
 
 CHAIN = judges(["parsable", "agreement", "confidence"])
