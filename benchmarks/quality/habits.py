@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
     "replace": ("mixing.options.accumulate=false",),
     "no evidence": _ALWAYS,
+    "neither filter nor evidence": (*_ALWAYS, "filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
     "control": ("mixing.options.seed_share=1.0", "filters=[parsable]"),
 }
 WITHOUT_HABITS = ("0-0.15", "0.2-0.5", "0.5-1.0")
@@ -169,8 +170,9 @@ def false_yes(model: str, work: Path) -> list[float]:
     command = ["evaluate", "--model", model, "--benchmark", "pope", "--data", str(data), "--images", "shapes", "--plain"]
     done = subprocess.run(vigc(*command, "--out", str(out), "--json"), check=True, capture_output=True, text=True)
     scores: dict[str, Any] = json.loads(done.stdout)
-    negatives = scores["false_positives"] + scores["true_negatives"]
-    return [round(100 * scores["false_positives"] / negatives, 2)]
+    said_yes, precision, recall = (scores[name] / 100 for name in ("yes_ratio", "precision", "recall"))
+    true_positives, false_positives = said_yes * precision, said_yes * (1 - precision)  # as shares of all questions
+    return [round(100 * false_positives / (1 - true_positives / recall), 2)]
 
 
 def summarise(found: dict[str, list[list[Measured]]]) -> list[dict[str, Any]]:
