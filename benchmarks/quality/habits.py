@@ -37,13 +37,14 @@ from policies.scoring.predictions import from_table
 
 RECIPE = Path(__file__).with_name("habits.yaml")
 _ALWAYS = ("acceptance=always", "acceptance_sets.near.seed_domain=false")
+_NO_FILTER = ("filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full loop": (),
     "no correction": ("correction=none", "filters=[parsable, {length: {max_answer_words: 60}}, duplicates]"),
-    "no filter": ("filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
+    "no filter": _NO_FILTER,
     "replace": ("mixing.options.accumulate=false",),
     "no evidence": _ALWAYS,
-    "neither filter nor evidence": (*_ALWAYS, "filters=[parsable, {length: {max_answer_words: 60}}]", "correction.options.check_premises=false"),
+    "neither filter nor evidence": (*_ALWAYS, *_NO_FILTER),
     "control": ("mixing.options.seed_share=1.0", "filters=[parsable]"),
 }
 WITHOUT_HABITS = ("0-0.15", "0.2-0.5", "0.5-1.0")
@@ -215,15 +216,15 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         "mean_answer_words": "words of a generated answer",
     }
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        for variant in dict.fromkeys(str(row["variant"]) for row in rows):
+        for number, variant in enumerate(dict.fromkeys(str(row["variant"]) for row in rows)):
             points = [(row["round"], row[name]) for row in rows if row["variant"] == variant and row[name] is not None]
             rounds, values = zip(*points, strict=True)
             bounds = np.array([value if isinstance(value, tuple | list) else (value,) * 3 for value in values])
-            axes.plot(rounds, bounds[:, 0], label=variant, marker="o", markersize=3)
+            axes.plot(rounds, bounds[:, 0], label=variant, marker="o", markersize=3, dashes=(6, number))
             axes.fill_between(rounds, bounds[:, 1], bounds[:, 2], alpha=0.12)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("round")
-    figure.axes[0].legend(fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
