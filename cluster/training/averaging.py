@@ -36,9 +36,8 @@ def average(
         return ray.get(task, timeout=timeout_s)
     except GetTimeoutError as error:
         ray.cancel(task, force=True)
-        raise TrainerError(
-            f"the average of two checkpoints was not written within {timeout_s:g} s; raise training.stall_timeout_s, then resume"
-        ) from error
+        advice = "find out what is slow, then continue with `vigc resume`"
+        raise TrainerError(f"the average of two checkpoints was not written within {timeout_s:g} s; {advice}") from error
     except RayError as error:
         cause = root_cause(error)
         if isinstance(cause, FinalError):
