@@ -51,6 +51,7 @@ SPARE_BYTES = 4 * 1024**3
 QUICK_HEALTH_CHECKS = {f"RAY_health_check_{name}": value for name, value in (("period_ms", "500"), ("timeout_ms", "2000"))}
 """Ray's own take 15 seconds and more to notice that a node is gone."""
 NUM_TASKS, LOSE_AT, WORK_S = 20, 5, 1.0
+MAX_UNJUDGED = 3
 LOST, STARTED = "lost", "constructing_*"
 """Marks: the loss is over; an engine has started after it."""
 NUM_SHARED_TASKS, SHARED_WORK_S, JOIN_S = 30, 0.5, 60.0
@@ -69,7 +70,7 @@ def run(placement: Placement, folder: Path, lose: Callable[[], object], submit: 
         rooms=Rooms(placement.engine_home, placement.check_engines, max_wait_s=ROOM_S),
     )  # fmt: skip
     judges: StatelessTasks[int] = StatelessTasks(
-        judge, (folder,), 3, JUDGE_S, placement.filter_options, placement.check_filters, placement.is_filter_stranded
+        judge, (folder,), MAX_UNJUDGED, JUDGE_S, placement.filter_options, placement.check_filters, placement.is_filter_stranded
     )
 
     def submit_for_both(engine: ActorHandle, task: int) -> tuple[ray.ObjectRef, ray.ObjectRef]:
@@ -104,8 +105,9 @@ def serve(engine: ActorHandle, task: int) -> ray.ObjectRef:
 
 
 def serve_around_loss(engine: ActorHandle, task: int) -> ray.ObjectRef:
-    """Every engine has a task when the node is lost, and the last task ends after a lost engine has started elsewhere."""
-    if task >= LOSE_AT:
+    """Every engine has a task when the node is lost, and the last task ends after a lost engine has started elsewhere. Tasks that do not
+    wait are enough for `LOSE_AT` results: at most `MAX_UNJUDGED` of them are not judged while the driver waits for engines."""
+    if task >= LOSE_AT + MAX_UNJUDGED:
         engine.wait_for.remote(STARTED if task == NUM_TASKS - 1 else LOST)
     return serve(engine, task)
 
