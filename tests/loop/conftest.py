@@ -1,11 +1,13 @@
-"""A run folder of its own for a test, the handle of its driver, an S3 server, and a small run that has ended."""
+"""A run folder of its own for a test, the handle of its driver, an S3 server, a browser, and a small run that has ended."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -14,6 +16,11 @@ from loop.store.run_store import Store
 from tests.actors.training.helpers import save_base
 from tests.loop.run.seen_run import SeenRun, see_run
 from tests.loop.store.make_run import RUN
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture
@@ -64,3 +71,14 @@ def s3_uri(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
     for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": s3_server}.items():
         monkeypatch.setenv(name, value)
     return f"s3://bucket/{uuid4().hex}/x"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -5,90 +5,39 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.entities import AssessmentSource, Expectation, Feedback, Trace
+from mlflow.entities import AssessmentSource, Expectation
 from mlflow.tracing.client import TracingClient
-from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 from loop.cli import app
 from loop.errors import UserError
 from loop.gallery.samples import RoundSamples, Sample
 from loop.gallery.thumbnails import Picture
-from loop.monitors.mirror.records import RecordSource, RunRecords, record_source
+from loop.monitors.mirror.records import RunRecords
 from loop.monitors.mirror.review_queue import RIGHT_ANSWER, put_up
 from loop.monitors.mirror.steps import Step, record_steps
 from loop.monitors.mirror.traces import RECORD_KEY, TRACES_TAG, TraceLog, can_be_judged
 from loop.monitors.mirroring import mirror_of
-from loop.monitors.tracking import Mirror
-from loop.monitors.tracking_process import BackgroundMirror
 from loop.review.labels import read_review
 from loop.setup.routing import record_images
 from loop.sources.llava_json import LlavaJsonData
-from loop.store.commits import RoundCommit
 from loop.store.run_store import Store
 from policies.filtering.attribution import judges
-from policies.records import Reason, Record
+from policies.records import Reason
 from tests.loop.gallery.made_run import commit_of, config_of, records, write_run
+from tests.loop.monitors.tracked import NUM, Tracked, nothing, source_of, tracked_run
 
-NUM = 12
 CHAIN = judges(["parsable", "agreement", "confidence"])
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """A run that the mirror's process has written to MLflow."""
-
-    store: Store
-    mirror: Mirror
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(self.mirror.tracking_uri, self.mirror.tracking_uri)
-
-    @property
-    def experiment_id(self) -> str:
-        ids = self.mirror.ids()
-        assert ids is not None
-        return ids[0]
-
-    def traces(self) -> list[Trace]:
-        return list(self.client.search_traces(locations=[self.experiment_id], max_results=100))
-
-    def in_queue(self) -> dict[str, str]:
-        """Status of each item of the review queue, by trace."""
-        store = TracingClient(self.mirror.tracking_uri).store
-        (queue,) = store.list_review_queues(self.experiment_id)
-        return {one.item_id: str(one.status) for one in store.list_review_queue_items(queue.queue_id)}
-
-    def say(self, trace_id: str, value: str, person: str = "ada") -> None:
-        """A label, as MLflow's UI writes it."""
-        source = AssessmentSource("HUMAN", person)
-        TracingClient(self.mirror.tracking_uri).log_assessment(trace_id, Feedback(name="review", value=value, source=source))
-
-
-def nothing(commit: RoundCommit) -> tuple[list[Record], list[Record]]:
-    return [], []
-
-
-def source_of(store: Store) -> RecordSource:
-    return record_source(store, record_images, 0, NUM)
 
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Tracked:
-    folder = tmp_path_factory.mktemp("tracked")
-    shutil.copy(empty_database, folder / "mlflow.db")
-    store = write_run(folder / "run", config_of())
-    mirror = mirror_of(config_of(), store)
-    background = BackgroundMirror(mirror, nothing, lambda _: None, folder / "mlflow.log", records=source_of(store))
-    background.log_commits(store.commits())
-    assert background.finish("FINISHED", 120), (folder / "mlflow.log").read_text()[-2000:]
-    return Tracked(store, mirror)
+    return tracked_run(tmp_path_factory.mktemp("tracked"), empty_database)
 
 
 def by_name(step: Step) -> dict[str, Step]:
@@ -194,7 +143,6 @@ def test_labels_come_back_as_precision_recall_and_data(tracked: Tracked, tmp_pat
 
 def test_an_image_that_was_moved_costs_its_record_and_no_other(tracked: Tracked, tmp_path: Path) -> None:
     from loop.review.labelled_data import write_labelled
-    from loop.setup.routing import record_images
 
     labelled = [replace(one, label="right") for one in read_review(tracked.store).records if one.record_id.startswith("r1-s00000")]
     gone = [replace(one, record_id="r1-s00001-0000", label="right") for one in labelled[:1]]
