@@ -133,7 +133,12 @@ def test_a_training_killed_in_its_second_stage_ends_with_the_same_weights(traine
     found, wanted = (json.loads((folder / "summary.json").read_text()) for folder in (out, trained))
     assert [stage["digest"] for stage in found["stages"]] == [stage["digest"] for stage in wanted["stages"]]
     assert found["stages"][1]["losses"] == wanted["stages"][1]["losses"]
-    assert curves(out) == curves(trained), "a step that was trained again has one point"
+    seen, whole = curves(out), curves(trained)
+    assert seen["1-align"] == whole["1-align"]
+    points = seen["2-instruct"]
+    assert len(points) == len(dict(points)), "a step that was trained again has one point"
+    assert {*points} <= {*whole["2-instruct"]}
+    assert points[-1] == whole["2-instruct"][-1], "the driver may be lost before it hears of the last steps, but not after"
 
 
 def test_a_damaged_stage_is_named(trained: Path) -> None:
